@@ -1,0 +1,55 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Weight-space interpolation between a zero-shot and a fine-tuned model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def interpolate_weights(
+    zero_shot: nn.Module | Mapping[str, Tensor], fine_tuned: nn.Module | Mapping[str, Tensor], alpha: float = 0.5
+) -> dict[str, Tensor]:
+    """
+    `(1 - alpha) * zero_shot + alpha * fine_tuned` for every tensor (WiSE-FT, Wortsman et al., CVPR 2022).
+
+    Given two whole `CLIPModel`s this interpolates both towers, the projections and the logarithm of the logit scale;
+    a classification head is then rebuilt from the interpolated text tower. That differs from interpolating two heads
+    (the original code does the latter): pass the heads' state dicts too for that.
+
+    Args:
+        zero_shot: The model before fine-tuning, or its state dict.
+        fine_tuned: The model after fine-tuning, or its state dict.
+        alpha (`float`, *optional*, defaults to 0.5): 0 gives the zero-shot weights, 1 the fine-tuned ones.
+
+    Returns:
+        `dict[str, torch.Tensor]`: A state dict for `load_state_dict`; tensors have the fine-tuned model's dtype.
+        Integer buffers must agree and are copied.
+
+    Raises:
+        ValueError: If `alpha` is outside [0, 1], or names, shapes or integer buffers disagree.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"`alpha={alpha}` lies outside [0, 1]; 0 is the zero-shot model, 1 the fine-tuned one.")
+    first = zero_shot.state_dict() if isinstance(zero_shot, nn.Module) else zero_shot
+    second = fine_tuned.state_dict() if isinstance(fine_tuned, nn.Module) else fine_tuned
+    if first.keys() != second.keys():
+        different = sorted(first.keys() ^ second.keys())
+        raise ValueError(
+            f"The two models have different tensors ({', '.join(different[:3])}{', ...' if len(different) > 3 else ''}); "
+            "interpolate a model with the checkpoint it was fine-tuned from."
+        )
+    result = {}
+    for name, start in first.items():
+        end = second[name]
+        if start.shape != end.shape:
+            raise ValueError(f"`{name}` has shape {tuple(start.shape)} in one model, {tuple(end.shape)} in the other.")
+        if not end.is_floating_point():
+            if not torch.equal(start.to(end.device), end):
+                raise ValueError(f"The integer buffer `{name}` differs between the models and cannot be interpolated.")
+            result[name] = end.clone()
+        else:
+            result[name] = (1.0 - alpha) * start.to(end) + alpha * end
+    return result

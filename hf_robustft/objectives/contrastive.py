@@ -1,0 +1,130 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The symmetric image-text contrastive loss over the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..modeling.features import ClipFeatures
+from .base import ObjectiveMixin
+
+
+def contrastive_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor | float,
+    *,
+    labels: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """
+    CLIP's loss: the mean of two cross-entropies, each image against all captions and each caption against all images
+    (Radford et al., ICML 2021; the fine-tuning loss of FLYP and CaRot).
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm image embeddings.
+        text_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm caption embeddings; row i belongs to
+            image i. All other captions of the batch count as negatives, identical ones too.
+        logit_scale (`torch.Tensor` or `float`): Scale of the similarities, already exponentiated.
+        labels (`torch.Tensor` of shape `(batch,)`, *optional*): If given, every caption of the same label is a
+            positive, each with the same share.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Share of the target spread over the batch.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+
+    Raises:
+        ValueError: If the shapes differ, or the batch holds fewer than two pairs (no negatives: the loss is 0).
+    """
+    if image_embeds.shape != text_embeds.shape or image_embeds.ndim != 2:
+        raise ValueError(
+            "The contrastive loss needs image and text embeddings of one shape (batch, embed_dim), "
+            f"got {tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."
+        )
+    logits = logit_scale * image_embeds @ text_embeds.t()
+    return contrastive_loss_of_rows(
+        logits, logits.t(), row_labels=labels, column_labels=labels, label_smoothing=label_smoothing
+    )
+
+
+def contrastive_loss_of_rows(
+    logits_per_image: Tensor,
+    logits_per_text: Tensor,
+    *,
+    row_offset: int = 0,
+    row_labels: Tensor | None = None,
+    column_labels: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """
+    [`contrastive_loss`] of some rows of the global matrices; its mean over equal parts is the loss of the whole.
+
+    Args:
+        logits_per_image (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities, images to captions.
+        logits_per_text (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities, captions to images.
+        row_offset (`int`, *optional*, defaults to 0): Column of the first row's positive.
+        row_labels, column_labels (`torch.Tensor` of shape `(rows,)` and `(global_batch,)`, *optional*): Labels, if
+            pairs of one label are positives.
+        label_smoothing (`float`, *optional*, defaults to 0.0): As in [`contrastive_loss`].
+
+    Returns:
+        `torch.Tensor`: Scalar.
+
+    Raises:
+        ValueError: If there are fewer than two columns.
+    """
+    rows, columns = logits_per_image.shape
+    if columns < 2:
+        raise ValueError(
+            "A contrastive batch of one pair has no negatives and nothing to learn from; "
+            "raise --per_device_train_batch_size (the papers use 512)."
+        )
+    if row_labels is None:
+        target = torch.arange(rows, device=logits_per_image.device) + row_offset
+    else:
+        same = (row_labels[:, None] == column_labels[None, :]).to(logits_per_image.dtype)
+        target = same / same.sum(dim=1, keepdim=True)
+    per_image = F.cross_entropy(logits_per_image, target, label_smoothing=label_smoothing)
+    per_text = F.cross_entropy(logits_per_text, target, label_smoothing=label_smoothing)
+    return (per_image + per_text) / 2
+
+
+class ContrastiveMixin(ObjectiveMixin):
+    """Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together."""
+
+    needs_captions = True
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        if args.per_device_train_batch_size * args.world_size < 2:
+            raise ValueError(
+                f"`per_device_train_batch_size={args.per_device_train_batch_size}` on {args.world_size} process leaves "
+                "a contrastive batch of one pair, without negatives; set it to 2 or more (the papers use 512)."
+            )
+        # An incomplete last batch has fewer negatives, or, of one pair, none at all; and processes must agree on
+        # its size before they gather.
+        args.dataloader_drop_last = True
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        row_labels = column_labels = None
+        if self.args.contrastive_positives == "same_label":
+            if batch.get("labels") is None:
+                raise ValueError(
+                    "`contrastive_positives='same_label'` needs a label column; use 'diagonal' for captions alone."
+                )
+            row_labels = batch["labels"]
+            column_labels = self.gather_rows(row_labels)
+        terms["contrastive"] = contrastive_loss_of_rows(
+            features.logits_per_image,
+            features.logits_per_text,
+            row_offset=features.row_offset,
+            row_labels=row_labels,
+            column_labels=column_labels,
+            label_smoothing=self.args.contrastive_label_smoothing,
+        )
+        return terms

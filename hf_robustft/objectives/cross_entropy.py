@@ -1,0 +1,93 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Classification with cross-entropy on a linear head that starts from the zero-shot classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modeling.features import ClipFeatures
+from ..modeling.zero_shot import ZeroShotHead
+from .base import ObjectiveMixin
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """
+    Mean cross-entropy of class logits.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`): From a [`ZeroShotHead`], which holds the logit scale.
+        labels (`torch.Tensor` of shape `(batch,)`): Class indices.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Share of the target spread over the classes.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+
+    Raises:
+        ValueError: If there is not one label a row.
+    """
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"Logits of shape {tuple(logits.shape)} need as many labels, got {tuple(labels.shape)}.")
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+class CrossEntropyMixin(ObjectiveMixin):
+    """
+    Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier.
+
+    Text tower, text projection and logit scale stay as they are (the head has taken the scale in); the image tower
+    and the head train. A trained head cannot live in a `CLIPModel`: it is saved beside it as `head.safetensors`.
+
+    Args:
+        head ([`ZeroShotHead`], *optional*): A head to start from; by default it is built from the model's text tower,
+            with the class names and templates of the training set.
+        class_names, templates (sequences of `str`, *optional*): For the head, where the training set has none.
+
+    Raises:
+        ValueError: If there is neither a head nor class names and a tokenizer to build one from.
+    """
+
+    def __init__(
+        self,
+        *args,
+        head: ZeroShotHead | None = None,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        if head is None:
+            class_names = class_names or getattr(self.train_dataset, "class_names", None)
+            templates = templates or getattr(self.train_dataset, "templates", None)
+            if not class_names or not templates or self.processing_class is None:
+                raise ValueError(
+                    "A head needs class names, templates and a processor: pass `head=`, or a labelled training set "
+                    "with `class_names=`, `templates=` and `processing_class=`."
+                )
+            head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates)
+        self.head = head.to(self.args.device)
+        for part in (self.model.text_model, self.model.text_projection):
+            part.requires_grad_(False)
+        self.model.logit_scale.requires_grad_(False)
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        labels = batch.get("labels")
+        if labels is None:
+            raise ValueError("Cross-entropy needs `labels` in every batch; name the label column, or use captions.")
+        terms["cross_entropy"] = classification_loss(
+            self.head(features.image_embeds), labels, self.args.label_smoothing_factor
+        )
+        return terms
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        return {**super().trainable_modules(), "head": self.head}
+
+    def evaluation_head(self) -> ZeroShotHead:
+        return self.head
+
+    def save_extras(self, directory: str) -> None:
+        super().save_extras(directory)
+        self.head.save_pretrained(directory)

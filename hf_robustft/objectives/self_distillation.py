@@ -1,0 +1,189 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Self-distillation from a teacher that is an exponential moving average (EMA) of the student."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modeling.features import ClipFeatures
+from .base import ObjectiveMixin, take, take_module
+
+
+def self_distillation_loss(
+    student_logits_per_image: Tensor,
+    teacher_logits_per_image: Tensor,
+    student_logits_per_text: Tensor | None = None,
+    teacher_logits_per_text: Tensor | None = None,
+) -> Tensor:
+    """
+    Cross-entropy of the student's in-batch distributions under the teacher's, summed over both directions
+    (CaRot, Oh et al., NeurIPS 2024).
+
+    `mean_i [-Σ_j p_T(j|i) log p_S(j|i)]` over images plus the same over captions: not halved, the teacher's entropy
+    not subtracted, no temperature beyond each model's own logit scale.
+
+    Args:
+        student_logits_per_image (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities of images to
+            captions, with the student's logit scale.
+        teacher_logits_per_image (same shape): The teacher's, with its own scale. No gradient flows to it.
+        student_logits_per_text, teacher_logits_per_text (same shape, *optional*): Captions to images; default to the
+            transposes, which exist only where the batch is whole.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+
+    Raises:
+        ValueError: If the shapes differ, or a transpose is needed of a part of the matrix.
+    """
+    if student_logits_per_image.shape != teacher_logits_per_image.shape:
+        raise ValueError(
+            "Student and teacher must score the same pairs, got logits of shape "
+            f"{tuple(student_logits_per_image.shape)} and {tuple(teacher_logits_per_image.shape)}."
+        )
+    if student_logits_per_text is None or teacher_logits_per_text is None:
+        rows, columns = student_logits_per_image.shape
+        if rows != columns:
+            raise ValueError(
+                f"{rows} rows of {columns} columns are a part of the batch; "
+                "pass student_logits_per_text and teacher_logits_per_text too."
+            )
+        student_logits_per_text = student_logits_per_image.t()
+        teacher_logits_per_text = teacher_logits_per_image.t()
+    per_image = F.cross_entropy(student_logits_per_image, teacher_logits_per_image.detach().softmax(dim=1))
+    per_text = F.cross_entropy(student_logits_per_text, teacher_logits_per_text.detach().softmax(dim=1))
+    return per_image + per_text
+
+
+def ema_momentum(step: int, total_steps: int, start: float, end: float, warmup_ratio: float) -> float:
+    """
+    The teacher's momentum at an update: linear from `start` to `end` over the first `warmup_ratio` of the run.
+
+    Args:
+        step (`int`): Index of the optimizer step, from 0 (not the number of updates).
+        total_steps (`int`): Optimizer steps of the whole run.
+        start, end (`float`): Momentum at step 0 and after the ramp; 1 keeps the teacher, 0 copies the student.
+        warmup_ratio (`float`): Length of the ramp as a share of the run; 0 means `end` throughout.
+
+    Returns:
+        `float`: `m` of `teacher = m * teacher + (1 - m) * student`.
+    """
+    ramp = total_steps * warmup_ratio
+    return start + (end - start) * step / ramp if step < ramp else end
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """
+    `teacher <- momentum * teacher + (1 - momentum) * student`, parameter by parameter, in place.
+
+    Buffers are not averaged (as in the reference; CLIP's hold position indices only).
+    """
+    targets, sources = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_mul_(targets, momentum)
+    torch._foreach_add_(targets, sources, alpha=1.0 - momentum)
+
+
+class SelfDistillationMixin(ObjectiveMixin):
+    """
+    Adds the term `self_distillation` (weight `distillation_weight`) and owns the teacher.
+
+    The teacher is a frozen copy of the student, in eval mode, made when training starts; it is no submodule of the
+    student, so optimizers, DDP and `save_pretrained` do not see it. It moves towards the student every
+    `ema_update_every` optimizer steps; it and the counters travel in every checkpoint. The first step has no
+    distillation term: teacher and student are still the same.
+    """
+
+    needs_captions = True
+    teacher: nn.Module | None = None
+    last_momentum: float | None = None
+    teacher_updates: int = 0
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        if args.export_weights == "teacher" and not args.distillation_weight:
+            raise ValueError(
+                "`export_weights='teacher'` needs a teacher, and `distillation_weight=0` makes none; "
+                "set a weight (the paper's is 1.5), or export the student."
+            )
+
+    def prepare_training(self, total_steps: int) -> None:
+        super().prepare_training(total_steps)
+        self.teacher, self.teacher_updates, self.last_momentum = None, 0, None
+        if not self.args.distillation_weight:
+            return
+        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        every = self.args.ema_interval(total_steps)
+        updates = len(self._update_steps(total_steps, every))
+        if every and updates < 5:
+            warnings.warn(
+                f"The teacher will be updated only {updates} times in {total_steps} steps "
+                f"(`ema_update_every={self.args.ema_update_every}`, that is every {every}); "
+                "the paper updates 51 times, which a fraction of the run, 0.02, gives at any length.",
+                stacklevel=2,
+            )
+
+    def _update_steps(self, total_steps: int, every: int) -> range:
+        if not every:
+            return range(0)
+        return range(0 if self.args.ema_from_first_step else every - 1, total_steps, every)
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        if self.args.distillation_weight and self.optimizer_steps > 0:
+            with torch.no_grad():
+                teacher = self.encode_global(self.teacher, batch)
+            terms["self_distillation"] = self.args.distillation_weight * self_distillation_loss(
+                features.logits_per_image,
+                teacher.logits_per_image,
+                features.logits_per_text,
+                teacher.logits_per_text,
+            )
+        return terms
+
+    def after_optimizer_step(self) -> None:
+        super().after_optimizer_step()
+        if self.teacher is None:
+            return
+        step, total_steps = self.optimizer_steps - 1, self.state.max_steps
+        if step in self._update_steps(total_steps, self.args.ema_interval(total_steps)):
+            self.last_momentum = ema_momentum(
+                step, total_steps, self.args.ema_start_momentum, self.args.ema_end_momentum, self.args.ema_warmup_ratio
+            )
+            update_teacher(self.teacher, self.model, self.last_momentum)
+            self.teacher_updates += 1
+
+    def extra_state(self) -> dict[str, Any]:
+        state = super().extra_state()
+        if self.teacher is not None:
+            state.update({f"teacher.{name}": value for name, value in self.teacher.state_dict().items()})
+            state["teacher_updates"] = self.teacher_updates
+            state["teacher_momentum"] = self.last_momentum
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
+        if self.teacher is not None:
+            take_module(state, "teacher", self.teacher)
+            self.teacher_updates = take(state, "teacher_updates")
+            self.last_momentum = take(state, "teacher_momentum")
+
+    def log_values(self) -> dict[str, float]:
+        values = super().log_values()
+        if self.last_momentum is not None:
+            values["teacher/momentum"] = self.last_momentum
+            values["teacher/updates"] = self.teacher_updates
+        return values
+
+    def export_state_dict(self) -> dict[str, Tensor] | None:
+        if self.args.export_weights != "teacher":
+            return super().export_state_dict()
+        if self.teacher is None:
+            raise ValueError("There is no teacher to export before training; call `train()` first.")
+        return self.teacher.state_dict()

@@ -1,0 +1,94 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""CaRot's constraint on the visual projection, which raises the smallest singular value of the image features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..modeling.features import ClipFeatures
+from .base import ObjectiveMixin
+
+
+def _full_precision(weight: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float64 else weight.float()
+
+
+def orthogonality_penalty(visual_projection: Tensor) -> Tensor:
+    """
+    Distance of a projection from having orthonormal rows, `||W Wᵀ - I||_F` (CaRot, Oh et al., NeurIPS 2024).
+
+    The norm is not squared, as in the authors' code, to which the published weight of 0.2 belongs.
+
+    Args:
+        visual_projection (`torch.Tensor` of shape `(embed_dim, width)`):
+            The weight as `nn.Linear` stores it; OpenAI's checkpoints hold its transpose.
+
+    Returns:
+        `torch.Tensor`: Scalar, float32 (float64 for a float64 weight) whatever autocast says. At an orthonormal
+        matrix its gradient is zero, not NaN.
+
+    Raises:
+        ValueError: If the weight is not a matrix.
+    """
+    if visual_projection.ndim != 2:
+        raise ValueError(
+            f"`visual_projection` must be a matrix (embed_dim, width), got shape {tuple(visual_projection.shape)}."
+        )
+    with torch.autocast(visual_projection.device.type, enabled=False):
+        weight = _full_precision(visual_projection)
+        identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        return torch.linalg.matrix_norm(weight @ weight.t() - identity)
+
+
+def cross_frobenius_penalty(visual_projection: Tensor, text_projection: Tensor) -> Tensor:
+    """
+    Norm of the product of the two projections, `||W_vᵀ W_t||_F` (a term of CaRot's published commands).
+
+    Args:
+        visual_projection (`torch.Tensor` of shape `(embed_dim, vision_width)`): As `nn.Linear` stores it.
+        text_projection (`torch.Tensor` of shape `(embed_dim, text_width)`): As `nn.Linear` stores it.
+
+    Returns:
+        `torch.Tensor`: Scalar, not squared, in float32 (float64 for float64 weights) whatever autocast says.
+
+    Raises:
+        ValueError: If the two do not share their embedding dimension.
+    """
+    if visual_projection.ndim != 2 or text_projection.ndim != 2 or len(visual_projection) != len(text_projection):
+        raise ValueError(
+            "The projections must be matrices with one embedding dimension, "
+            f"got {tuple(visual_projection.shape)} and {tuple(text_projection.shape)}."
+        )
+    with torch.autocast(visual_projection.device.type, enabled=False):
+        product = _full_precision(visual_projection).t() @ _full_precision(text_projection)
+        return torch.linalg.matrix_norm(product)
+
+
+class SingularValueMixin(ObjectiveMixin):
+    """
+    Adds the terms `orthogonality` (weight `orthogonality_weight`) and `cross_frobenius` (`cross_frobenius_weight`).
+
+    Both depend on the weights alone, so they are the same in every process and need no gathering.
+    """
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        projection = getattr(self.model, "visual_projection", None)
+        if args.orthogonality_weight and projection is not None and not projection.weight.requires_grad:
+            raise ValueError(
+                f"`orthogonality_weight={args.orthogonality_weight}` constrains the visual projection, which is frozen; "
+                "let it train, or set the weight to 0."
+            )
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        visual = self.model.visual_projection.weight
+        if self.args.cross_frobenius_weight:
+            penalty = cross_frobenius_penalty(visual, self.model.text_projection.weight)
+            terms["cross_frobenius"] = self.args.cross_frobenius_weight * penalty
+        if self.args.orthogonality_weight:
+            terms["orthogonality"] = self.args.orthogonality_weight * orthogonality_penalty(visual)
+        return terms
