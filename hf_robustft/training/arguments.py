@@ -1,0 +1,210 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Every knob of a run: `TrainingArguments` plus those of the objectives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+#: What the authors' CaRot code does where Transformers, or we, do otherwise.
+REFERENCE_PRESET: dict[str, Any] = {
+    "lr_schedule": "reference",
+    "max_grad_norm": 0.0,
+    "decay_all_parameters": True,
+    "bound_logit_scale": False,
+    "train_sampling_strategy": "sequential",
+    "ema_from_first_step": True,
+}
+
+
+def _option(default: Any, text: str, **extra: Any) -> Any:
+    return field(default=default, metadata={"help": text, **extra})
+
+
+@dataclass
+class RobustTrainingArguments(TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] with the settings of the objectives. Defaults are the published values of
+    CaRot (Oh et al., NeurIPS 2024) unless a line says otherwise. An objective that a method does not use ignores its
+    settings.
+
+    > Parameters that control the contrastive loss
+
+        contrastive_positives (`str`, *optional*, defaults to `"diagonal"`):
+            `"diagonal"`: only a pair's own caption is positive. `"same_label"`: every caption of its class is.
+        contrastive_label_smoothing (`float`, *optional*, defaults to 0.0):
+            Share of the target spread over the batch.
+
+    > Parameters that control the constraint on the projections
+
+        orthogonality_weight (`float`, *optional*, defaults to 0.2):
+            Weight of the (un-squared) norm of `W Wᵀ - I` of the visual projection.
+        cross_frobenius_weight (`float`, *optional*, defaults to 0.05):
+            Weight of the norm of the product of both projections.
+
+    > Parameters that control self-distillation
+
+        distillation_weight (`float`, *optional*, defaults to 1.5):
+            Weight of the distillation loss; 0 makes no teacher.
+        ema_update_every (`float`, *optional*, defaults to 0.02):
+            Optimizer steps between updates of the teacher, or, below 1, a fraction of the run (the paper's 500 of
+            25,030). 0 keeps the teacher at the initial weights.
+        ema_start_momentum (`float`, *optional*, defaults to 0.05), ema_end_momentum (`float`, *optional*, defaults
+            to 0.9): Momentum of the teacher at the start and after its warm-up.
+        ema_warmup_ratio (`float`, *optional*, defaults to 0.2):
+            Length of that warm-up as a share of the run.
+        ema_from_first_step (`bool`, *optional*, defaults to `True`):
+            Count steps from 0, so that the first update follows the first step (as the authors' code); otherwise
+            the first follows step `ema_update_every`.
+
+    > Parameters that control optimisation
+
+        lr_schedule (`str`, *optional*, defaults to `"transformers"`):
+            `"transformers"`: as `lr_scheduler_type` says. `"reference"`: linear warm-up from `1/warmup_steps` of the
+            peak, then cosine, as the authors' code.
+        min_lr (`float`, *optional*, defaults to 0.0):
+            Added to the cosine of the reference schedule.
+        decay_all_parameters (`bool`, *optional*, defaults to `False`):
+            Weight decay on norms, biases and logit scale too, as the authors' code. Not the paper's point, and
+            decaying the logit scale makes every model less confident over time.
+        bound_logit_scale (`bool`, *optional*, defaults to `True`):
+            Keep the logit scale at or below max(100, the loaded scale) after each step, as CLIP's pretraining did.
+            The authors' code does not.
+
+    > Parameters that control output
+
+        export_weights (`str`, *optional*, defaults to `"student"`):
+            Which weights `save_model` writes: `"student"` or `"teacher"`. Checkpoints always hold both.
+        preset (`str`, *optional*, defaults to `"none"`):
+            `"reference"` sets `lr_schedule`, `max_grad_norm=0`, `decay_all_parameters`, `bound_logit_scale=False`,
+            `train_sampling_strategy="sequential"` and `ema_from_first_step` as the authors' code has them. A field
+            that you set away from its default keeps your value.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate=1e-5`, `weight_decay=0.1`,
+    `lr_scheduler_type="cosine"`, `warmup_steps=0.02` (500 of 25,030), `remove_unused_columns=False` (the collator
+    needs raw columns) and `logging_nan_inf_filter=False` (a loss that is not finite stops the run by name).
+
+    Raises:
+        ValueError: At construction, for values that no run can have.
+    """
+
+    learning_rate: float = _option(1e-5, "Peak learning rate. Paper: 1e-5 for ViT-B/16 on ImageNet.")
+    weight_decay: float = _option(0.1, "Weight decay of AdamW. Paper: 0.1.")
+    lr_scheduler_type: str = _option("cosine", "Schedule after the warm-up. Paper: cosine.")
+    warmup_steps: float = _option(
+        0.02, "Warm-up in optimizer steps, or, below 1, as a fraction of the run. Paper: 500 of 25,030, that is 0.02."
+    )
+    remove_unused_columns: bool = _option(False, "Drop columns the model does not take. The collator needs them.")
+    logging_nan_inf_filter: bool = _option(
+        False, "Average NaN losses away in the log. Off: the run stops and names the term that is not finite."
+    )
+
+    contrastive_positives: str = _option(
+        "diagonal",
+        "Which captions are positives: 'diagonal' (a pair's own; the papers) or 'same_label' (all of its class).",
+        choices=["diagonal", "same_label"],
+    )
+    contrastive_label_smoothing: float = _option(0.0, "Share of the contrastive target spread over the batch. Paper: 0.")
+
+    orthogonality_weight: float = _option(0.2, "Weight of the orthogonality of the visual projection. Paper: 0.2.")
+    cross_frobenius_weight: float = _option(
+        0.05, "Weight of the norm of the product of the projections. Paper's published command: 0.05."
+    )
+
+    distillation_weight: float = _option(1.5, "Weight of self-distillation; 0 makes no teacher. Paper: 1.5.")
+    ema_update_every: float = _option(
+        0.02,
+        "Optimizer steps between teacher updates, or, below 1, a fraction of the run. Paper: 500 of 25,030, that is "
+        "0.02. 0 keeps the teacher at the initial weights.",
+    )
+    ema_start_momentum: float = _option(0.05, "Momentum of the teacher at the first step. Paper: 0.05.")
+    ema_end_momentum: float = _option(0.9, "Momentum of the teacher after its warm-up. Paper: 0.9.")
+    ema_warmup_ratio: float = _option(0.2, "Warm-up of the momentum as a share of the run. Paper: 0.2.")
+    ema_from_first_step: bool = _option(
+        True, "Update the teacher after steps 0, k, 2k, ... (authors' code) instead of k-1, 2k-1, ..."
+    )
+
+    lr_schedule: str = _option(
+        "transformers",
+        "'transformers' (lr_scheduler_type) or 'reference' (first step at 1/warmup of the peak, then cosine).",
+        choices=["transformers", "reference"],
+    )
+    min_lr: float = _option(0.0, "Added to the cosine of the reference schedule. Paper: 0.")
+    decay_all_parameters: bool = _option(
+        False, "Weight decay on norms, biases and the logit scale too, as the authors' code."
+    )
+    bound_logit_scale: bool = _option(True, "Keep the logit scale at or below max(100, the loaded scale).")
+
+    export_weights: str = _option(
+        "student", "Weights that save_model writes: 'student' or 'teacher' (the EMA).", choices=["student", "teacher"]
+    )
+    preset: str = _option(
+        "none", "'reference' sets what the authors' code does otherwise; see the class.", choices=["none", "reference"]
+    )
+
+    def __post_init__(self):
+        self._check_choices()
+        if self.preset == "reference":
+            defaults = {f.name: f.default for f in fields(self)}
+            for name, value in REFERENCE_PRESET.items():
+                if getattr(self, name) == defaults[name]:
+                    setattr(self, name, value)
+        self._check_numbers()
+        super().__post_init__()
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "`auto_find_batch_size` would change the number of negatives, and with it the objective, in mid-run; "
+                "set --per_device_train_batch_size to a size that fits."
+            )
+
+    def _check_choices(self) -> None:
+        for f in fields(self):
+            choices = f.metadata.get("choices")
+            if f.name in _OWN and choices and getattr(self, f.name) not in choices:
+                raise ValueError(f"`{f.name}={getattr(self, f.name)!r}` is unknown; choose one of {', '.join(choices)}.")
+
+    def _check_numbers(self) -> None:
+        for name in ("orthogonality_weight", "cross_frobenius_weight", "distillation_weight", "min_lr"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}={value}` must be finite and not negative; 0 switches the term off.")
+        for name in ("ema_start_momentum", "ema_end_momentum", "ema_warmup_ratio"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}={value}` must lie in [0, 1].")
+        if not 0 <= self.contrastive_label_smoothing < 1:
+            raise ValueError(
+                f"`contrastive_label_smoothing={self.contrastive_label_smoothing}` must lie in [0, 1); 0 is off."
+            )
+        for name in ("ema_update_every", "warmup_steps"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0 or (value >= 1 and value != int(value)):
+                raise ValueError(
+                    f"`{name}={value}` must be a whole number of optimizer steps, or a fraction of the run below 1."
+                )
+
+    def ema_interval(self, total_steps: int) -> int:
+        """
+        Optimizer steps between updates of the teacher.
+
+        Args:
+            total_steps (`int`): Optimizer steps of the run.
+
+        Returns:
+            `int`: At least 1, or 0 for a teacher that never moves.
+        """
+        if self.ema_update_every == 0:
+            return 0
+        if self.ema_update_every < 1:
+            return max(1, int(self.ema_update_every * total_steps))
+        return int(self.ema_update_every)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Trainer pickles its arguments into `training_args.bin`, which is pushed: the token must not be in it.
+        return {**self.__dict__, "hub_token": None}
+
+
+_OWN = set(RobustTrainingArguments.__annotations__)

@@ -1,0 +1,83 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Learning-rate schedule and data order: both pure functions of the step or epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
+
+
+def reference_learning_rate(step: int, total_steps: int, warmup_steps: int, base: float, min_lr: float = 0.0) -> float:
+    """
+    The schedule of the CaRot and FLYP code: `base * (step + 1) / warmup_steps`, then a cosine from `base`.
+
+    It differs from Transformers' cosine in that the first step already moves (theirs starts at 0), the peak is used
+    twice, and `min_lr` is added after the warm-up rather than being a floor.
+
+    Args:
+        step (`int`): Index of the optimizer step, from 0.
+        total_steps, warmup_steps (`int`): Lengths of the run and of the warm-up, in optimizer steps.
+        base (`float`): Peak learning rate.
+        min_lr (`float`, *optional*, defaults to 0.0): Added to the cosine.
+
+    Returns:
+        `float`: The learning rate of that step.
+    """
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    # A run of exactly its warm-up asks for the rate of step `total_steps` when it ends; nothing trains with it.
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress)) * base + min_lr
+
+
+def reference_schedule(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int, min_lr: float = 0.0
+) -> LambdaLR:
+    """[`reference_learning_rate`] as a scheduler over every parameter group of `optimizer`."""
+
+    def factor(base: float):
+        if base == 0:
+            return lambda step: 0.0
+        return lambda step: reference_learning_rate(step, total_steps, warmup_steps, base, min_lr) / base
+
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+
+
+class EpochSampler(Sampler):
+    """
+    The order of one epoch, a pure function of seed and epoch.
+
+    Accelerate fetches one batch ahead of the step that is saved, so an order that came from a generator's state would
+    not survive a resumed run.
+
+    Args:
+        size (`int`): Number of examples.
+        seed (`int`): Seed of the order.
+        shuffle (`bool`): A new permutation each epoch, or the stored order.
+        keyed (`bool`): Yield `(epoch, index)` instead of `index`, for data sets whose random views are functions of
+            both (`TrainingExamples`).
+    """
+
+    def __init__(self, size: int, *, seed: int, shuffle: bool, keyed: bool):
+        self.size, self.seed, self.shuffle, self.keyed = size, seed, shuffle, keyed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator:
+        epoch = self.epoch
+        order = range(self.size)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            order = torch.randperm(self.size, generator=generator).tolist()
+        for index in order:
+            yield (epoch, index) if self.keyed else index

@@ -1,0 +1,447 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`RobustTrainer`: sums and logs the named terms of its objectives, and names no method."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, Trainer, TrainerCallback
+
+from ..data.benchmarks import Benchmark
+from ..data.collator import ClipCollator, TrainingExamples
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.report import EvaluationReport
+from ..modeling.features import ClipFeatures, encode, unwrapped
+from ..objectives.base import ObjectiveMixin, take, take_module
+from .arguments import RobustTrainingArguments
+from .distributed import gather_rows, mean_gradient_over_processes, rank, world_size
+from .schedules import EpochSampler, reference_schedule
+from .state import load_state, save_state
+
+
+class RobustTrainer(ObjectiveMixin, Trainer):
+    """
+    A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
+
+    Each batch is encoded once; each term is logged as `loss/<name>` (weighted, averaged over the logging window and
+    over processes). What the objectives add to a run (teacher, heads, counters, the open logging window) is in every
+    checkpoint, so that a resumed run equals an uninterrupted one.
+
+    Args:
+        model ([`~transformers.CLIPModel`]): The model to fine-tune.
+        args ([`RobustTrainingArguments`]): Settings.
+        train_dataset ([`Benchmark`], `datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
+            A benchmark, a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column, or any data
+            set whose examples `data_collator` understands.
+        eval_dataset ([`Benchmark`], list or dict of them, *optional*):
+            What `evaluate` measures; keys are `eval_<benchmark>/accuracy` and so on.
+        processing_class ([`~transformers.CLIPProcessor`], *optional*):
+            Tokenizer and image processor; needed for benchmarks, saved beside the weights.
+        kwargs: As for [`~transformers.Trainer`] and the mixins.
+
+    Raises:
+        ValueError: If the model is no `CLIPModel`, the arguments are plain `TrainingArguments`, the objectives find
+            the settings impossible, or several GPUs would run in one process.
+    """
+
+    # The terms are means, whether or not the batch carries labels: Trainer must always divide by the accumulation
+    # steps. It would not where a model takes **kwargs and the batch has labels.
+    loss_is_scaled_for_ga = False
+    method = "robust"
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        args: RobustTrainingArguments,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Any = None,
+        **kwargs,
+    ):
+        if not isinstance(model, CLIPModel):
+            raise ValueError(f"{type(self).__name__} fine-tunes a `CLIPModel`, got a `{type(model).__name__}`.")
+        if not isinstance(args, RobustTrainingArguments):
+            raise ValueError(
+                f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
+                f"got `{type(args).__name__}`."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process would run in `nn.DataParallel`, which splits the contrastive batch; "
+                "start one process a GPU with `accelerate launch --num_processes N ...` or set CUDA_VISIBLE_DEVICES."
+            )
+        self.model = model
+        self.optimizer_steps = 0
+        self._saving_checkpoint = False
+        self._state_to_load: Mapping[str, Any] | None = None
+        self._evaluator: Evaluator | None = None
+        self._epoch_sampler: EpochSampler | None = None
+        self._clear_window()
+        self.validate_arguments(args)
+        train_dataset = self._training_examples(train_dataset, args, processing_class)
+        if data_collator is None and processing_class is not None:
+            data_collator = ClipCollator(processing_class)
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._logit_scale_bound = math.log(max(100.0, math.exp(self.model.logit_scale.item())))
+        self._check_attention()
+        self.add_callback(_StepHooks(self))
+
+    @staticmethod
+    def _training_examples(dataset: Any, args: RobustTrainingArguments, processor: Any) -> Any:
+        if isinstance(dataset, datasets.Dataset):
+            dataset = Benchmark.from_dataset(dataset, name="train", role="train")
+        if not isinstance(dataset, Benchmark):
+            return dataset
+        if processor is None:
+            raise ValueError("A benchmark is trained on through its processor; pass `processing_class=`.")
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return TrainingExamples.from_benchmark(dataset, processor, seed=seed)
+
+    def _check_attention(self) -> None:
+        implementation = getattr(self.model.config, "_attn_implementation", None)
+        if self.args.preset == "reference" and implementation not in (None, "sdpa"):
+            warnings.warn(
+                f"The reference preset expects SDPA attention, this model uses {implementation!r}: eager attention "
+                "takes its softmax in float32 even in a float64 model. Load with `attn_implementation='sdpa'`.",
+                stacklevel=3,
+            )
+
+    # ---- Loss --------------------------------------------------------------------------------------------------
+
+    @property
+    def _encodes_captions(self) -> bool:
+        return any(vars(cls).get("needs_captions", False) for cls in type(self).__mro__)
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """The rows of all processes in rank order, with gradient; `rows` itself in one process."""
+        return gather_rows(rows)
+
+    def encode_global(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
+        """
+        Encode a batch, with the columns of all processes.
+
+        Args:
+            model: The student (wrapped), the teacher, or any `CLIPModel`.
+            batch: The local batch.
+
+        Returns:
+            [`ClipFeatures`] in float32 (float64 for a float64 model).
+        """
+        features = encode(model, batch, captions=self._encodes_captions)
+        if features.text_embeds is not None and world_size() > 1:
+            features.all_image_embeds = gather_rows(features.image_embeds)
+            features.all_text_embeds = gather_rows(features.text_embeds)
+            features.row_offset = rank() * len(features.image_embeds)
+        return features
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        features = self.encode_global(model, inputs)
+        # Logits at CLIP's scale lose whole units of 1/64 in half precision; the towers keep autocast, losses do not.
+        with torch.autocast(self.args.device.type, enabled=False):
+            self.before_loss(features, inputs)
+            terms = self.loss_terms(features, inputs)
+        if not terms:
+            raise ValueError(
+                f"{type(self).__name__} has no loss term: every weight is 0, or it has no objective mixin. "
+                "Set a weight, or put a mixin such as `ContrastiveMixin` before `RobustTrainer`."
+            )
+        total = sum(terms.values())
+        if not torch.isfinite(total):
+            self._raise_not_finite(terms)
+        self._count_terms(total, terms)
+        return (total, features) if return_outputs else total
+
+    def _raise_not_finite(self, terms: Mapping[str, Tensor]) -> None:
+        values = {name: value.item() for name, value in terms.items()}
+        guilty = [name for name, value in values.items() if not math.isfinite(value)] or list(values)
+        raise FloatingPointError(
+            f"The loss is not finite at step {self.state.global_step}: {', '.join(guilty)} "
+            f"(of {', '.join(f'{name} = {value:g}' for name, value in values.items())}). "
+            "Lower --learning_rate, lengthen --warmup_steps, or look for broken images and weights."
+        )
+
+    def _clear_window(self) -> None:
+        self._window: dict[str, Tensor] = {}
+        self._window_steps = 0
+
+    def _count_terms(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        dtype = torch.float32 if total.device.type == "mps" else torch.float64
+        named = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
+        for name, value in named.items():
+            share = value.detach().to(dtype) / self.current_gradient_accumulation_steps
+            self._window[name] = self._window[name] + share if name in self._window else share
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._window_steps:
+            names = list(self._window)
+            # Trainer's own sum starts at zero in a resumed run; this window is part of the checkpoint.
+            sums = self.accelerator.reduce(torch.stack([self._window[name] for name in names]), "mean")
+            logs.update(zip(names, (sums / self._window_steps).tolist(), strict=True))
+            logs["logit_scale"] = float(self.model.logit_scale.detach().exp())
+            logs.update(self.log_values())
+            self._clear_window()
+        super().log(logs, start_time)
+
+    # ---- Optimisation ------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names under weight decay: all but norms, biases and the logit scale, or all with `decay_all_parameters`."""
+        if self.args.decay_all_parameters:
+            return [name for name, _ in model.named_parameters()]
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        for name, module in self.trainable_modules().items():
+            decayed = set(self.get_decay_parameter_names(module))
+            parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+            for decay in (True, False):
+                chosen = [p for n, p in parameters.items() if (n in decayed) is decay]
+                if chosen:
+                    weight_decay = self.args.weight_decay if decay else 0.0
+                    optimizer.add_param_group({"params": chosen, "weight_decay": weight_decay})
+            if not getattr(module, "_gradient_is_averaged", False):
+                for parameter in parameters.values():
+                    mean_gradient_over_processes(parameter)
+                module._gradient_is_averaged = True
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        if warmup_steps >= num_training_steps:
+            warnings.warn(
+                f"Warm-up takes {warmup_steps} steps (`warmup_steps={self.args.warmup_steps}`) and the run has "
+                f"{num_training_steps}: the learning rate never reaches its peak of {self.args.learning_rate:g}. "
+                "Give a fraction such as 0.02.",
+                stacklevel=2,
+            )
+        if self.lr_scheduler is None and self.args.lr_schedule == "reference":
+            self.lr_scheduler = reference_schedule(
+                self.optimizer if optimizer is None else optimizer,
+                num_training_steps,
+                warmup_steps,
+                self.args.min_lr,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _all_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        extra = (p for module in self.trainable_modules().values() for p in module.parameters())
+        return [*model.parameters(), *extra]
+
+    def _clip_grad_norm(self, model):
+        return self.accelerator.clip_grad_norm_(self._all_parameters(model), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if grad_norm is None:
+            grad_norm = self.accelerator.clip_grad_norm_(self._all_parameters(model), float("inf"))
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _finish_step(self) -> None:
+        self._window_steps += 1
+        if self.accelerator.optimizer_step_was_skipped:
+            return
+        self.optimizer_steps += 1
+        if self.args.bound_logit_scale and self.model.logit_scale.requires_grad:
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=self._logit_scale_bound)
+        self.after_optimizer_step()
+
+    # ---- Data --------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(dataset)
+        if self.args.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy={self.args.train_sampling_strategy!r}` is not available for image-text "
+                "pairs; use 'random' or 'sequential'."
+            )
+        global_batch = self.args.train_batch_size * world_size()
+        if self.args.dataloader_drop_last and len(dataset) < global_batch:
+            raise ValueError(
+                f"The training set has {len(dataset)} examples, fewer than one global batch of {global_batch}, and "
+                f"incomplete batches are dropped; set --per_device_train_batch_size to {len(dataset) // world_size()} "
+                "or less."
+            )
+        self._epoch_sampler = EpochSampler(
+            len(dataset),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            shuffle=self.args.train_sampling_strategy == "random",
+            keyed=getattr(dataset, "keyed", False),
+        )
+        return self._epoch_sampler
+
+    def _run_epoch(self, *args, **kwargs):
+        # Accelerate forwards the epoch through some of its wrappers, not through all (a resumed, sharded loader).
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.set_epoch(kwargs["epoch"])
+        return super()._run_epoch(*args, **kwargs)
+
+    # ---- Checkpoints -------------------------------------------------------------------------------------------
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        self.optimizer_steps = 0
+        self._clear_window()
+        self.prepare_training(max_steps)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def extra_state(self) -> dict[str, Any]:
+        state = super().extra_state()
+        state["method"] = self.method
+        state["optimizer_steps"] = self.optimizer_steps
+        state["window_steps"] = self._window_steps
+        state["window_names"] = list(self._window)
+        state["logit_scale_bound"] = self._logit_scale_bound
+        if self._window:
+            sums = self.accelerator.reduce(torch.stack(list(self._window.values())), "mean")
+            state["window_sums"] = sums
+        for name, module in self.trainable_modules().items():
+            state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
+        if take(state, "method") != self.method:
+            raise ValueError(
+                f"The checkpoint was written by method {state['method']!r}, this run is {self.method!r}; "
+                "resume with the same method, or start anew from its weights."
+            )
+        self.optimizer_steps = take(state, "optimizer_steps")
+        self._window_steps = take(state, "window_steps")
+        names = take(state, "window_names")
+        sums = take(state, "window_sums").to(self.args.device) if names else []
+        self._window = {name: sums[i].clone() for i, name in enumerate(names)}
+        self._logit_scale_bound = take(state, "logit_scale_bound")
+        for name, module in self.trainable_modules().items():
+            take_module(state, f"module.{name}", module)
+
+    # Trainer calls this pair at the right places: before trainer_state.json, push and rotation, and after the
+    # weights are loaded; `on_save` comes too late for a push.
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.extra_state()
+        if self.args.should_save:
+            save_state(output_dir, state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.load_extra_state(load_state(checkpoint))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if isinstance(resume_from_checkpoint, (str, os.PathLike)):
+            if not os.path.isdir(resume_from_checkpoint):
+                raise OSError(
+                    f"There is no checkpoint folder {str(resume_from_checkpoint)!r}; name one that holds "
+                    "model.safetensors and robustft_state.safetensors, such as <output_dir>/checkpoint-500."
+                )
+            # A missing teacher is found before an hour of loading and skipping, not after.
+            load_state(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        self._saving_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_checkpoint = False
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self._saving_checkpoint and state_dict is None:
+            state_dict = self.export_state_dict()
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.save_extras(self.args.output_dir if output_dir is None else output_dir)
+
+    # ---- Evaluation --------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: Benchmark | Sequence[Benchmark] | Mapping[str, Benchmark] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
+
+        Args:
+            eval_dataset ([`Benchmark`], list or dict of them, *optional*): Defaults to the Trainer's own.
+            ignore_keys: Unused with benchmarks.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
+
+        Returns:
+            `dict[str, float]`: For example `eval_validation/accuracy`; the whole report is in `self.last_report`.
+        """
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        benchmarks = _as_benchmarks(chosen)
+        if benchmarks is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self._evaluator is None or self._evaluated != benchmarks:
+            self._evaluator = Evaluator(
+                benchmarks,
+                self.processing_class,
+                batch_size=self.args.eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+                seed=self.args.seed,
+                progress=not self.args.disable_tqdm,
+            )
+            self._evaluated = benchmarks
+        self.last_report: EvaluationReport = self._evaluator.evaluate(
+            unwrapped(self.model), head=self.evaluation_head(), name=self.method
+        )
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.last_report.metrics().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
+        """Multiply-adds of one training step on `inputs`, times 6 a weight and token (both towers, no embeddings)."""
+        if not hasattr(self, "_tower_sizes"):
+            towers = self.model.vision_model, self.model.text_model
+            self._tower_sizes = [sum(p.numel() for p in tower.encoder.parameters()) for tower in towers]
+        vision, text = self._tower_sizes
+        patches = self.model.vision_model.embeddings.num_positions
+        operations = 6 * vision * patches * len(inputs["pixel_values"])
+        return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
+
+
+def _as_benchmarks(chosen: Any) -> list[Benchmark] | None:
+    if isinstance(chosen, Benchmark):
+        return [chosen]
+    if isinstance(chosen, Mapping):
+        chosen = list(chosen.values())
+    if isinstance(chosen, (list, tuple)) and chosen and all(isinstance(item, Benchmark) for item in chosen):
+        return list(chosen)
+    return None
+
+
+class _StepHooks(TrainerCallback):
+    # `on_step_end` comes after the optimizer step and before logging, evaluation and saving, which must see the
+    # updated teacher; Trainer has no method to override there. No `ExportableState`: a resumed Trainer would rebuild
+    # the callback without its trainer.
+    def __init__(self, trainer: RobustTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._finish_step()
