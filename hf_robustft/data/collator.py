@@ -1,0 +1,263 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""From rows of a data set to the batches a CLIP model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import datasets
+import torch
+from PIL.Image import DecompressionBombError
+from torch.utils.data import Dataset
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.columns import check_dataset, holds_integers, require_column
+from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
+from hf_robustft.data.randomness import choose, example_rng
+from hf_robustft.data.transforms import ImageTransform
+
+ExampleKey = tuple[int, int]
+"""(epoch, index): all that an example's random choices depend on, beside the seed."""
+
+
+class _Rows:
+    """Rows with the image still encoded, restricted to the columns in use, and its decoding with a useful error."""
+
+    def __init__(self, dataset: datasets.Dataset, image_column: str, columns: Iterable[str]):
+        rows = dataset.select_columns([image_column, *columns])
+        # Reading rows encoded and decoding one image apart lets an unreadable file be reported with its row.
+        self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
+        self.image_column, self.decoder = image_column, datasets.Image()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, dict]:
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"index {index} is outside the {len(self.rows)} rows")
+        row = self.rows[index]
+        encoded = row[self.image_column]
+        if encoded is None:
+            raise OSError(f"row {index} has no image; leave the row out")
+        try:
+            return self.decoder.decode_example(encoded), row
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+            where = encoded.get("path") or "stored bytes"
+            raise OSError(f"the image of row {index} ({where}) cannot be read: {error}; mend or remove it") from error
+
+
+class TrainingExamples(Dataset):
+    """Images with captions, cropped and captioned at random, but the same for the same key in any process.
+
+    An item is asked for by `(epoch, index)`; the crop and the choice of template or caption are pure functions of
+    (seed, epoch, index). A plain `index` means epoch 0. Each image comes once per epoch with one random template,
+    where the reference draws (image, template) pairs without replacement from the product of both.
+
+    Args:
+        dataset: rows with an image, and a label or a caption or both.
+        transform: a training transform (evaluation transforms work too: no crop is drawn then).
+        class_names: the classes in label order (needed unless there are captions).
+        templates: prompt templates with one "{}" each, for captions from class names.
+        image_column, label_column: names of the columns (default "image", "label").
+        caption_column: column of captions, text or lists of text, of which one is drawn (default: from class names).
+        label_names: what the data set calls the classes, where that differs from `class_names`.
+        seed: seed of all random choices (default 0).
+
+    Raises:
+        ValueError: neither captions nor class names and templates, or data that do not fit (see `check_dataset`).
+    """
+
+    keyed = True
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        transform: ImageTransform,
+        *,
+        class_names: Sequence[str] = (),
+        templates: Sequence[str] = (),
+        image_column: str = "image",
+        label_column: str | None = "label",
+        caption_column: str | None = None,
+        label_names: Sequence[str] | None = None,
+        seed: int = 0,
+    ):
+        self.class_names = check_class_names(class_names) if class_names else ()
+        self.label_column = label_column if self.class_names else None
+        if caption_column is None and self.label_column is None:
+            raise ValueError(
+                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
+                "or class_names and a label_column"
+            )
+        self.templates = check_templates(templates) if caption_column is None else ()
+        dataset = check_dataset(
+            dataset,
+            where="the training data",
+            class_names=self.class_names,
+            own_names=label_names,
+            image_column=image_column,
+            label_column=self.label_column,
+            caption_column=caption_column,
+        )
+        used = [column for column in (self.label_column, caption_column) if column is not None]
+        self.rows = _Rows(dataset, image_column, used)
+        self.transform, self.caption_column, self.seed = transform, caption_column, int(seed)
+
+    @classmethod
+    def from_benchmark(cls, benchmark: Benchmark, processor, *, seed: int = 0, **options) -> TrainingExamples:
+        """The training examples of a benchmark for a checkpoint.
+
+        Args:
+            benchmark: the data, with its class names, templates and columns.
+            processor: the checkpoint's `CLIPProcessor` or image processor.
+            seed: seed of all random choices (default 0).
+            options: options of the training `ImageTransform`, such as `scale` or `flip`.
+        """
+        return cls(
+            benchmark.load(),
+            ImageTransform.from_processor(processor, train=True, **options),
+            class_names=benchmark.class_names,
+            templates=benchmark.templates,
+            image_column=benchmark.image_column,
+            label_column=benchmark.label_column,
+            caption_column=benchmark.caption_column,
+            label_names=benchmark.label_names,
+            seed=seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
+        """One example.
+
+        Returns:
+            `pixel_values` (3, size, size) float32, `caption` str, and `label` int if there are classes.
+
+        Raises:
+            IndexError: no such row.
+            OSError: the image cannot be read.
+        """
+        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
+        epoch, index = int(epoch), int(index)
+        image, row = self.rows[index]
+        example: dict[str, Any] = {
+            "pixel_values": self.transform(image, example_rng(self.seed, epoch, index, "crop")),
+            "caption": self._caption(row, epoch, index),
+        }
+        if self.label_column is not None:
+            example["label"] = int(row[self.label_column])
+        return example
+
+    def _caption(self, row: dict, epoch: int, index: int) -> str:
+        if self.caption_column is None:
+            chosen = choose(len(self.templates), seed=self.seed, epoch=epoch, index=index, what="template")
+            return fill_template(self.templates[chosen], self.class_names[row[self.label_column]])
+        captions = row[self.caption_column]
+        if isinstance(captions, str):
+            return captions
+        return captions[choose(len(captions), seed=self.seed, epoch=epoch, index=index, what="caption")]
+
+
+class ClipCollator:
+    """A list of training examples to one batch for `CLIPModel`.
+
+    Captions are padded to the longest of the batch. For CLIP that is exact: its text tower is causal and reads the
+    embedding at the first end-of-text token, which no padding after it can reach.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer, padding on the right.
+        max_length: longest caption in tokens; longer ones are cut, keeping the end-of-text token (default: the
+            tokenizer's `model_max_length`).
+
+    Raises:
+        ValueError: the tokenizer pads on the left or has no padding token, or no limit of length is known.
+    """
+
+    def __init__(self, tokenizer, max_length: int | None = None):
+        if tokenizer.padding_side != "right":
+            raise ValueError("the tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'")
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token; set pad_token to its end-of-text token")
+        # transformers stands a huge number in for a limit that the tokenizer does not know.
+        if max_length is None and tokenizer.model_max_length > 1_000_000:
+            raise ValueError("the tokenizer knows no model_max_length; give max_length, the model's text positions")
+        self.tokenizer, self.max_length = tokenizer, int(max_length or tokenizer.model_max_length)
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate examples as `TrainingExamples` gives them.
+
+        Returns:
+            `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, longest), and `labels`
+            (batch,) int64 if the examples have them.
+        """
+        tokens = self.tokenizer(
+            [example["caption"] for example in examples],
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        batch = {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+        }
+        if "label" in examples[0]:
+            batch["labels"] = torch.tensor([example["label"] for example in examples])
+        return batch
+
+
+class EvaluationImages(Dataset):
+    """Images in the order of the data set, as the checkpoint's processor would prepare them.
+
+    Args:
+        dataset: rows with images and integer labels, as `Benchmark.load` returns them.
+        transform: an evaluation transform.
+        image_column: column of images (default "image").
+        label_column: column of integer labels (default "label"); None if there are none.
+
+    Raises:
+        ValueError: a training transform, or columns that do not exist or hold something else.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        transform: ImageTransform,
+        image_column: str = "image",
+        label_column: str | None = "label",
+    ):
+        if transform.train:
+            raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
+        dataset = check_dataset(dataset, where="the evaluation data", image_column=image_column)
+        if label_column is not None:
+            require_column(dataset, label_column, "label_column", "the evaluation data")
+            if not holds_integers(dataset.features[label_column]):
+                raise ValueError(
+                    f"column {label_column!r} of the evaluation data holds {dataset.features[label_column]}, not "
+                    "integer labels; use what Benchmark.load returns"
+                )
+        self.rows = _Rows(dataset, image_column, [] if label_column is None else [label_column])
+        self.transform, self.label_column = transform, label_column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`pixel_values` (3, size, size) float32, and `label` int if there is a label column."""
+        image, row = self.rows[int(index)]
+        example: dict[str, Any] = {"pixel_values": self.transform(image)}
+        if self.label_column is not None:
+            example["label"] = int(row[self.label_column])
+        return example
+
+
+def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """`EvaluationImages` items to `pixel_values` (batch, 3, size, size) and, if present, `labels` (batch,) int64."""
+    batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
+    if "label" in examples[0]:
+        batch["labels"] = torch.tensor([example["label"] for example in examples])
+    return batch

@@ -1,0 +1,185 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Class names and prompt templates: cleaning, checking, and the sentences made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def clean_class_name(name: str) -> str:
+    """`name` as it should read in a sentence: underscores become spaces, blanks collapse, ends are stripped."""
+    return " ".join(str(name).replace("_", " ").split())
+
+
+def class_key(name: str) -> str:
+    """What decides whether two names are the same class: the cleaned name without case.
+
+    CLIP's tokenizer lower-cases its input, so names that differ in case alone have one and the same text embedding.
+    """
+    return clean_class_name(name).casefold()
+
+
+def check_class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Clean the names of the classes and refuse a list that cannot be told apart.
+
+    Args:
+        names: one name per class, in label order.
+
+    Returns:
+        The cleaned names.
+
+    Raises:
+        ValueError: no names, a blank name, or one name (after cleaning, ignoring case) for two classes.
+    """
+    if isinstance(names, (str, Path)):
+        raise ValueError(f"class_names is the single string {str(names)!r}; give a tuple with one name per class")
+    cleaned = tuple(clean_class_name(name) for name in names)
+    if not cleaned:
+        raise ValueError("the list of class names is empty; give one name per class")
+    first: dict[str, int] = {}
+    for position, name in enumerate(cleaned):
+        if not name:
+            raise ValueError(f"class name {position} (counted from 0) is blank; give every class a name")
+        earlier = first.setdefault(name.casefold(), position)
+        if earlier != position:
+            raise ValueError(
+                f"class name {name!r} appears twice, at positions {earlier} and {position} (counted from 0); "
+                "rename one, zero-shot prompts cannot tell two classes of one name apart"
+            )
+    return cleaned
+
+
+def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
+    """Refuse templates that are not sentences with exactly one gap.
+
+    Args:
+        templates: sentences with one "{}" each, where the class name goes.
+
+    Returns:
+        The templates as a tuple.
+
+    Raises:
+        ValueError: no template, or one whose number of "{}" is not 1.
+    """
+    if isinstance(templates, (str, Path)):
+        raise ValueError(f"templates is the single string {str(templates)!r}; give a tuple of templates")
+    templates = tuple(templates)
+    if not templates:
+        raise ValueError('the list of templates is empty; give at least one, such as "a photo of a {}."')
+    for position, template in enumerate(templates):
+        gaps = template.count("{}")
+        if gaps != 1:
+            raise ValueError(
+                f'template {position} (counted from 0), {template!r}, holds {gaps} times "{{}}"; '
+                "write it exactly once, where the class name goes"
+            )
+    return templates
+
+
+def fill_template(template: str, class_name: str) -> str:
+    """The sentence of a checked template and a class; other braces, in name or template, stay as they are."""
+    return template.replace("{}", clean_class_name(class_name))
+
+
+def class_prompts(class_names: Iterable[str], templates: Iterable[str] = DEFAULT_TEMPLATES) -> list[str]:
+    """Every template filled with every class name.
+
+    Args:
+        class_names: the classes, in label order.
+        templates: sentences with one "{}" each (default: "a photo of a {}.").
+
+    Returns:
+        classes x templates sentences, class by class: all templates of class 0, then all of class 1, ...
+
+    Raises:
+        ValueError: as `check_class_names` and `check_templates`.
+    """
+    names, templates = check_class_names(class_names), check_templates(templates)
+    return [fill_template(template, name) for name in names for template in templates]
+
+
+def _lines(path: str | Path, what: str) -> list[str]:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"the file of {what} {str(path)!r} does not exist; give the path of a text file")
+    lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"the file of {what} {str(path)!r} is empty; write one a line")
+    return lines
+
+
+def load_templates(path: str | Path) -> tuple[str, ...]:
+    """Read prompt templates from a UTF-8 text file, one a line; blank lines are skipped.
+
+    Raises:
+        OSError: the file does not exist.
+        ValueError: the file is empty or a line does not hold exactly one "{}".
+    """
+    lines = _lines(path, "templates")
+    try:
+        return check_templates(line.strip() for line in lines)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Read class names from a UTF-8 text file, one a line in label order; blank lines are skipped.
+
+    A line may also be `label<TAB>name`, in all lines or none: `label` is what the data set calls the class (a folder
+    such as `n01440764`, a string label, a ClassLabel name), `name` is what the prompts should say.
+
+    Returns:
+        The cleaned class names, and the data set's own labels (None if the file holds names only).
+
+    Raises:
+        OSError: the file does not exist.
+        ValueError: the file is empty, mixes the two kinds of line, or its names fail `check_class_names`.
+    """
+    rows = [line.strip().split("\t") for line in _lines(path, "class names")]
+    widths = {len(row) for row in rows}
+    if widths not in ({1}, {2}):
+        raise ValueError(f"{path}: every line must be a class name, or every line a label, one tab and a class name")
+    try:
+        names = check_class_names(row[-1] for row in rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return names, tuple(row[0].strip() for row in rows) if widths == {2} else None
+
+
+def read_names_and_templates(
+    class_names: Iterable[str] | str | Path | None,
+    templates: Iterable[str] | str | Path | None,
+    label_names: Iterable[str] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Turn what a user may give, tuples or paths of text files, into tuples.
+
+    Args:
+        class_names: names in label order, or the path of a file for `load_class_names`; None if not given.
+        templates: templates, one template, or the path of a file for `load_templates`; None if not given.
+        label_names: what the data set calls the classes, if given apart from the file.
+
+    Returns:
+        `class_names`, `templates` and `label_names`, those that were given or read.
+
+    Raises:
+        OSError, ValueError: as the two readers, or label names both given and in the file.
+    """
+    settings: dict[str, tuple[str, ...]] = {}
+    if label_names is not None:
+        settings["label_names"] = tuple(label_names)
+    if isinstance(class_names, (str, Path)):
+        settings["class_names"], own = load_class_names(class_names)
+        if own is not None and label_names is not None:
+            raise ValueError(f"label_names are given, but {str(class_names)!r} holds them too; leave one out")
+        if own is not None:
+            settings["label_names"] = own
+    elif class_names is not None:
+        settings["class_names"] = tuple(class_names)
+    if isinstance(templates, str) and "{}" in templates:
+        settings["templates"] = (templates,)
+    elif templates is not None:
+        settings["templates"] = load_templates(templates) if isinstance(templates, (str, Path)) else tuple(templates)
+    return settings

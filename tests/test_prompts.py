@@ -1,0 +1,112 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+import pytest
+
+from hf_robustft.data.prompts import (
+    DEFAULT_TEMPLATES,
+    check_class_names,
+    check_templates,
+    class_prompts,
+    clean_class_name,
+    fill_template,
+    load_class_names,
+    load_templates,
+    read_names_and_templates,
+)
+
+
+@pytest.mark.parametrize(
+    "raw, clean",
+    [("golden_retriever", "golden retriever"), ("  red   panda\t", "red panda"), ("Turkey", "Turkey"), ("__a__", "a")],
+)
+def test_clean_class_name(raw, clean):
+    assert clean_class_name(raw) == clean
+
+
+def test_prompts_are_class_major():
+    prompts = class_prompts(["dog", "red_panda"], ["a photo of a {}.", "{} art"])
+    assert prompts == ["a photo of a dog.", "dog art", "a photo of a red panda.", "red panda art"]
+    assert class_prompts(["dog"]) == ["a photo of a dog."]
+    assert DEFAULT_TEMPLATES == ("a photo of a {}.",)
+
+
+def test_braces_of_names_and_templates_survive():
+    assert fill_template("a {} in {0}", "dog {}") == "a dog {} in {0}"
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ([], "empty"),
+        (["dog", " _ "], r"class name 1 \(counted from 0\) is blank"),
+        (["missile", "dog", "missile"], r"'missile' appears twice, at positions 0 and 2"),
+        (["red_panda", "red  panda"], r"'red panda' appears twice, at positions 0 and 1"),
+        (["dog", "turkey", "Turkey"], r"'Turkey' appears twice, at positions 1 and 2"),
+        ("dog", "single string 'dog'"),
+    ],
+)
+def test_class_names_that_cannot_be_told_apart(names, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_class_names(names)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "templates, message",
+    [
+        ([], "empty"),
+        (["a photo of a {}.", "a photo"], r"template 1 .*'a photo', holds 0 times"),
+        (["{} and {}"], "holds 2 times"),
+        (["a {0}"], "holds 0 times"),
+        ("a {}", "single string"),
+    ],
+)
+def test_templates_without_exactly_one_gap(templates, message):
+    with pytest.raises(ValueError, match=message):
+        check_templates(templates)
+    if not isinstance(templates, str):
+        with pytest.raises(ValueError, match=message):
+            class_prompts(["dog"], templates)
+
+
+def test_load_templates(tmp_path):
+    file = tmp_path / "templates.txt"
+    file.write_text("a photo of a {}.\r\n\n  art of the {}.  \n", encoding="utf-8")
+    assert load_templates(file) == ("a photo of a {}.", "art of the {}.")
+    file.write_text("a photo of a {}.\nno gap\n")
+    with pytest.raises(ValueError, match=r"templates\.txt: template 1 .*'no gap'"):
+        load_templates(file)
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        load_templates(file)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_templates(tmp_path / "none.txt")
+
+
+def test_load_class_names(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("dog\nred_panda\n")
+    assert load_class_names(file) == (("dog", "red panda"), None)
+    file.write_text("n02\ttench\nn01\tgolden_fish\n")
+    assert load_class_names(file) == (("tench", "golden fish"), ("n02", "n01"))
+    file.write_text("n02\ttench\ngoldfish\n")
+    with pytest.raises(ValueError, match="every line"):
+        load_class_names(file)
+    file.write_text("dog\ncat\ndog\n")
+    with pytest.raises(ValueError, match=r"classes\.txt: class name 'dog' appears twice"):
+        load_class_names(file)
+
+
+def test_names_and_templates_from_text_or_files(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("n02\ttench\nn01\tgoldfish\n")
+    assert read_names_and_templates(None, None) == {}
+    assert read_names_and_templates(["a"], "the {}", ["n"]) == {
+        "class_names": ("a",),
+        "templates": ("the {}",),
+        "label_names": ("n",),
+    }
+    assert read_names_and_templates(file, ["{}"])["label_names"] == ("n02", "n01")
+    with pytest.raises(ValueError, match="holds them too"):
+        read_names_and_templates(str(file), None, ["n02", "n01"])
+    with pytest.raises(FileNotFoundError, match="file of templates 'a photo' does not exist"):
+        read_names_and_templates(None, "a photo")
