@@ -105,7 +105,9 @@ def encode(model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True)
     pixel_values = batch["pixel_values"]
     if not captions:
         end_of_text = unwrapped(model).config.text_config.eos_token_id
-        output = model(pixel_values=pixel_values, input_ids=pixel_values.new_full((1, 1), end_of_text, dtype=torch.long))
+        output = model(
+            pixel_values=pixel_values, input_ids=pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
+        )
         return ClipFeatures(_unit(output.image_embeds), None, logit_scale(model))
     if len(pixel_values) != len(batch["input_ids"]):
         raise ValueError(

@@ -134,6 +134,4 @@ class ZeroShotHead(nn.Module):
             metadata = file.metadata() or {}
             if "class_names" not in metadata:
                 raise ValueError(f"{path} carries no class names; write it with `ZeroShotHead.save_pretrained`.")
-            return cls(
-                file.get_tensor("weight"), json.loads(metadata["class_names"]), bias=file.get_tensor("bias")
-            )
+            return cls(file.get_tensor("weight"), json.loads(metadata["class_names"]), bias=file.get_tensor("bias"))

@@ -107,7 +107,9 @@ class RobustTrainingArguments(TrainingArguments):
         "Which captions are positives: 'diagonal' (a pair's own; the papers) or 'same_label' (all of its class).",
         choices=["diagonal", "same_label"],
     )
-    contrastive_label_smoothing: float = _option(0.0, "Share of the contrastive target spread over the batch. Paper: 0.")
+    contrastive_label_smoothing: float = _option(
+        0.0, "Share of the contrastive target spread over the batch. Paper: 0."
+    )
 
     orthogonality_weight: float = _option(0.2, "Weight of the orthogonality of the visual projection. Paper: 0.2.")
     cross_frobenius_weight: float = _option(
@@ -164,7 +166,9 @@ class RobustTrainingArguments(TrainingArguments):
         for f in fields(self):
             choices = f.metadata.get("choices")
             if f.name in _OWN and choices and getattr(self, f.name) not in choices:
-                raise ValueError(f"`{f.name}={getattr(self, f.name)!r}` is unknown; choose one of {', '.join(choices)}.")
+                raise ValueError(
+                    f"`{f.name}={getattr(self, f.name)!r}` is unknown; choose one of {', '.join(choices)}."
+                )
 
     def _check_numbers(self) -> None:
         for name in ("orthogonality_weight", "cross_frobenius_weight", "distillation_weight", "min_lr"):

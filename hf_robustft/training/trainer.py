@@ -24,6 +24,7 @@ from .arguments import RobustTrainingArguments
 from .distributed import gather_rows, mean_gradient_over_processes, rank, world_size
 from .schedules import EpochSampler, reference_schedule
 from .state import load_state, save_state
+from .window import LossWindow
 
 
 class RobustTrainer(ObjectiveMixin, Trainer):
@@ -85,11 +86,18 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         self._state_to_load: Mapping[str, Any] | None = None
         self._evaluator: Evaluator | None = None
         self._epoch_sampler: EpochSampler | None = None
-        self._clear_window()
+        self._window = LossWindow()
         self.validate_arguments(args)
+        if args.load_best_model_at_end and args.save_only_model:
+            raise ValueError(
+                "`load_best_model_at_end` with `save_only_model` could bring back neither head nor teacher, which such "
+                "checkpoints do not hold; switch one of the two off."
+            )
+        if eval_dataset is not None:
+            _as_benchmarks(eval_dataset)
         train_dataset = self._training_examples(train_dataset, args, processing_class)
         if data_collator is None and processing_class is not None:
-            data_collator = ClipCollator(processing_class)
+            data_collator = ClipCollator(getattr(processing_class, "tokenizer", processing_class))
         super().__init__(
             model,
             args,
@@ -165,7 +173,8 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         total = sum(terms.values())
         if not torch.isfinite(total):
             self._raise_not_finite(terms)
-        self._count_terms(total, terms)
+        named = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
+        self._window.add(named, self.current_gradient_accumulation_steps)
         return (total, features) if return_outputs else total
 
     def _raise_not_finite(self, terms: Mapping[str, Tensor]) -> None:
@@ -177,27 +186,15 @@ class RobustTrainer(ObjectiveMixin, Trainer):
             "Lower --learning_rate, lengthen --warmup_steps, or look for broken images and weights."
         )
 
-    def _clear_window(self) -> None:
-        self._window: dict[str, Tensor] = {}
-        self._window_steps = 0
-
-    def _count_terms(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
-        dtype = torch.float32 if total.device.type == "mps" else torch.float64
-        named = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
-        for name, value in named.items():
-            share = value.detach().to(dtype) / self.current_gradient_accumulation_steps
-            self._window[name] = self._window[name] + share if name in self._window else share
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._window_steps:
-            names = list(self._window)
-            # Trainer's own sum starts at zero in a resumed run; this window is part of the checkpoint.
-            sums = self.accelerator.reduce(torch.stack([self._window[name] for name in names]), "mean")
-            logs.update(zip(names, (sums / self._window_steps).tolist(), strict=True))
+        if "loss" in logs:
+            logs.update(self._window.means(self._mean_over_processes))
             logs["logit_scale"] = float(self.model.logit_scale.detach().exp())
             logs.update(self.log_values())
-            self._clear_window()
         super().log(logs, start_time)
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, "mean")
 
     # ---- Optimisation ------------------------------------------------------------------------------------------
 
@@ -211,7 +208,7 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        for name, module in self.trainable_modules().items():
+        for module in self.trainable_modules().values():
             decayed = set(self.get_decay_parameter_names(module))
             parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
             for decay in (True, False):
@@ -257,7 +254,10 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _finish_step(self) -> None:
-        self._window_steps += 1
+        self._window.finish_step()
+        # Trainer clears the gradients of the wrapped model only.
+        for module in self.trainable_modules().values():
+            module.zero_grad()
         if self.accelerator.optimizer_step_was_skipped:
             return
         self.optimizer_steps += 1
@@ -302,7 +302,9 @@ class RobustTrainer(ObjectiveMixin, Trainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         self.optimizer_steps = 0
-        self._clear_window()
+        self._window = LossWindow()
+        for module in self.trainable_modules().values():
+            module.zero_grad()
         self.prepare_training(max_steps)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
@@ -310,28 +312,16 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         state = super().extra_state()
         state["method"] = self.method
         state["optimizer_steps"] = self.optimizer_steps
-        state["window_steps"] = self._window_steps
-        state["window_names"] = list(self._window)
         state["logit_scale_bound"] = self._logit_scale_bound
-        if self._window:
-            sums = self.accelerator.reduce(torch.stack(list(self._window.values())), "mean")
-            state["window_sums"] = sums
+        state.update(self._window.state(self._mean_over_processes))
         for name, module in self.trainable_modules().items():
             state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
         return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         super().load_extra_state(state)
-        if take(state, "method") != self.method:
-            raise ValueError(
-                f"The checkpoint was written by method {state['method']!r}, this run is {self.method!r}; "
-                "resume with the same method, or start anew from its weights."
-            )
         self.optimizer_steps = take(state, "optimizer_steps")
-        self._window_steps = take(state, "window_steps")
-        names = take(state, "window_names")
-        sums = take(state, "window_sums").to(self.args.device) if names else []
-        self._window = {name: sums[i].clone() for i, name in enumerate(names)}
+        self._window.load_state(state, self.args.device)
         self._logit_scale_bound = take(state, "logit_scale_bound")
         for name, module in self.trainable_modules().items():
             take_module(state, f"module.{name}", module)
@@ -345,9 +335,21 @@ class RobustTrainer(ObjectiveMixin, Trainer):
             save_state(output_dir, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        state = None if checkpoint is None else load_state(checkpoint)
+        # Before the optimizer is loaded, whose groups differ between methods.
+        if state is not None and take(state, "method") != self.method:
+            raise ValueError(
+                f"The checkpoint was written by method {state['method']!r}, this run is {self.method!r}; "
+                "resume with the same method, or start anew from its weights."
+            )
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.load_extra_state(load_state(checkpoint))
+        if state is not None:
+            self.load_extra_state(state)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        # Head and teacher belong to the weights of the same checkpoint.
+        self.load_extra_state(load_state(self.state.best_model_checkpoint))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
@@ -392,12 +394,16 @@ class RobustTrainer(ObjectiveMixin, Trainer):
 
         Returns:
             `dict[str, float]`: For example `eval_validation/accuracy`; the whole report is in `self.last_report`.
+
+        Raises:
+            ValueError: If there is nothing to evaluate, or something else than benchmarks.
         """
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if chosen is None:
+            raise ValueError("There is nothing to evaluate; pass `eval_dataset=` here or to the Trainer.")
         benchmarks = _as_benchmarks(chosen)
-        if benchmarks is None:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self._evaluator is None or self._evaluated != benchmarks:
+        # By identity: benchmarks of rows in memory are equal when their descriptions are.
+        if self._evaluator is None or list(map(id, self._evaluated)) != list(map(id, benchmarks)):
             self._evaluator = Evaluator(
                 benchmarks,
                 self.processing_class,
@@ -426,14 +432,17 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
 
 
-def _as_benchmarks(chosen: Any) -> list[Benchmark] | None:
+def _as_benchmarks(chosen: Any) -> list[Benchmark]:
     if isinstance(chosen, Benchmark):
         return [chosen]
     if isinstance(chosen, Mapping):
         chosen = list(chosen.values())
     if isinstance(chosen, (list, tuple)) and chosen and all(isinstance(item, Benchmark) for item in chosen):
         return list(chosen)
-    return None
+    raise ValueError(
+        f"`eval_dataset` must be a `Benchmark`, or a list or dict of them, got {type(chosen).__name__}; "
+        "`Benchmark.from_dataset(dataset, name=..., role='id')` makes one of rows with images and labels."
+    )
 
 
 class _StepHooks(TrainerCallback):

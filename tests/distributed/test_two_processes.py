@@ -16,7 +16,9 @@ WORKER = Path(__file__).with_name("train_worker.py")
 
 def launch(command: list, **environment) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def torchrun(processes: int, script, *arguments) -> subprocess.CompletedProcess:

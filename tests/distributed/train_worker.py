@@ -60,8 +60,13 @@ def main(method: str, output: str) -> None:
             state.update({f"teacher.{name}": value for name, value in trainer.teacher.state_dict().items()})
         for name, module in trainer.trainable_modules().items():
             state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
-        save_file({name: value.contiguous().clone() for name, value in state.items()}, Path(output) / "end.safetensors")
-        logs = [{k: v for k, v in entry.items() if k.startswith("loss") or k == "grad_norm"} for entry in trainer.state.log_history]
+        save_file(
+            {name: value.contiguous().clone() for name, value in state.items()}, Path(output) / "end.safetensors"
+        )
+        logs = [
+            {k: v for k, v in entry.items() if k.startswith("loss") or k == "grad_norm"}
+            for entry in trainer.state.log_history
+        ]
         (Path(output) / "logs.json").write_text(json.dumps([entry for entry in logs if entry]))
     trainer.accelerator.end_training()
 

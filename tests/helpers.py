@@ -1,0 +1,109 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What several test files share: a tokenizer and processor for `tiny_clip`, a small image data set, a short run."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from hf_robustft.training.arguments import RobustTrainingArguments
+
+CLASSES = ("cat", "dog", "owl", "bee")
+TEMPLATES = ("a {}.", "the {}.", "a photo of {}.")
+_MERGES = [("o", "f</w>"), ("p", "h"), ("ph", "o"), ("pho", "t"), ("phot", "o</w>")]
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A real CLIP tokenizer over letters, with the 64 tokens and 16 positions of `tiny_clip`."""
+    characters = [*string.ascii_lowercase, "."]
+    tokens = [*characters, *(c + "</w>" for c in characters), *("".join(pair) for pair in _MERGES), ",", "-", "'"]
+    vocab = {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    if len(vocab) != 64:
+        raise RuntimeError(f"the tiny vocabulary has {len(vocab)} tokens, the tiny model 64")
+    return CLIPTokenizer(vocab=vocab, merges=_MERGES, model_max_length=16)
+
+
+def tiny_processor() -> CLIPProcessor:
+    """A processor for `tiny_clip`: 32 pixels, the letters' tokenizer."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    return CLIPProcessor(image_processor=images, tokenizer=tiny_tokenizer())
+
+
+def image_dataset(n: int = 20, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> datasets.Dataset:
+    """`n` noisy pictures whose colour depends on their class, labels in turn."""
+    random = np.random.default_rng(seed)
+    labels = [i % len(classes) for i in range(n)]
+    images = []
+    for label in labels:
+        pixels = random.integers(0, 128, (36, 44, 3), dtype=np.uint8)
+        pixels[..., label % 3] += np.uint8(64 + 32 * (label // 3))
+        images.append(Image.fromarray(pixels))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def stack(examples: list[dict]) -> dict:
+    """Collate examples that are dicts of tensors."""
+    return {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def rows(batch: dict) -> list[dict]:
+    """The examples of a batch, for `stack`."""
+    return [{key: value[i] for key, value in batch.items()} for i in range(len(batch["pixel_values"]))]
+
+
+def arguments(output_dir, **settings) -> RobustTrainingArguments:
+    """Arguments of a short, quiet run on the CPU that logs every step and saves nothing."""
+    quiet = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "ema_update_every": 1,
+        "seed": 7,
+    }
+    return RobustTrainingArguments(output_dir=str(output_dir), **{**quiet, **settings})
+
+
+def step_logs(trainer) -> list[dict]:
+    """The log entries of training steps, without the wall clock."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def tolerance(text: str) -> tuple[float, float]:
+    """`(relative, absolute)` of a manifest entry such as 'max rel err 1e-9 (abs 1e-12)'."""
+    relative = re.search(r"rel(?: err)? (\d\S*?)(?=[\s;]|$)", text)
+    absolute = re.search(r"abs (\d[\d.e+-]*)", text)
+    return (float(relative[1]) if relative else 0.0, float(absolute[1]) if absolute else 0.0)
+
+
+def assert_golden(got: torch.Tensor, want: torch.Tensor, limits: tuple[float, float], what: str = "") -> None:
+    """`max|got - want| <= max(relative * max|want|, absolute)`, the manifest's measure, per array."""
+    if got.shape != want.shape:
+        raise AssertionError(f"{what} has shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+    error = (got.detach().double() - want.double()).abs().max().item()
+    limit = max(limits[0] * want.double().abs().max().item(), limits[1])
+    if not error <= limit:
+        raise AssertionError(f"{what} is off by {error:.3g}, more than {limit:.3g}")
+
+
+def golden_model(golden_dir, load, dtype=torch.float32) -> CLIPModel:
+    """The tiny CLIP of golden item e at its initial weights."""
+    model = CLIPModel(CLIPConfig.from_dict(json.loads((golden_dir / "e_hf_config.json").read_text())))
+    model.load_state_dict(load("e_student_init_hf"))
+    return model.to(dtype).eval()

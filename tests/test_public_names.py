@@ -1,0 +1,67 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Public names are there, and cost nothing until they are used."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import hf_robustft
+
+NAMES = [
+    "RobustTrainer",
+    "RobustTrainingArguments",
+    "CaRotTrainer",
+    "FLYPTrainer",
+    "FineTuneTrainer",
+    "ContrastiveMixin",
+    "CrossEntropyMixin",
+    "SingularValueMixin",
+    "SelfDistillationMixin",
+    "Benchmark",
+    "load_benchmark",
+    "ZeroShotHead",
+    "Evaluator",
+    "EvaluationReport",
+    "interpolate_weights",
+    "write_model_card",
+]
+
+
+def python(code: str, repository) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_is_public_and_resolves(name):
+    assert name in hf_robustft.__all__ and name in dir(hf_robustft)
+    value = getattr(hf_robustft, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("hf_robustft.")
+    assert value.__doc__ and value.__doc__.strip()
+
+
+@pytest.mark.parametrize("name", hf_robustft.__all__)
+def test_all_resolves(name):
+    assert getattr(hf_robustft, name) is not None
+
+
+def test_all_has_no_duplicates():
+    assert len(hf_robustft.__all__) == len(set(hf_robustft.__all__))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'CaRotTrainr'"):
+        hf_robustft.CaRotTrainr  # noqa: B018
+    with pytest.raises(ImportError):
+        from hf_robustft import CaRotTrainr  # noqa: F401
+
+
+def test_importing_the_package_is_light(repository):
+    heavy = "('torch', 'transformers', 'datasets', 'numpy', 'PIL', 'sklearn', 'matplotlib')"
+    code = f"import hf_robustft, sys; print([m for m in {heavy} if m in sys.modules], hf_robustft.__version__)"
+    result = python(code, repository)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"[] {hf_robustft.__version__}"
