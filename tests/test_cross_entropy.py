@@ -60,6 +60,7 @@ def test_image_tower_and_head_train_and_the_text_side_stays(tiny_clip, tmp_path)
     trainer.train()
     moved = {name for name, value in tiny_clip.state_dict().items() if not torch.equal(value, start[name])}
     assert {n for n, _ in tiny_clip.named_parameters() if n.startswith(("vision_model", "visual_projection"))} == moved
+    assert {name for name, p in tiny_clip.named_parameters() if p.requires_grad} == moved
     assert not torch.equal(trainer.head.weight, head["weight"]) and not torch.equal(trainer.head.bias, head["bias"])
     logs = step_logs(trainer)
     assert len(logs) == 4 and all(log["loss"] == log["loss/cross_entropy"] for log in logs)

@@ -204,6 +204,7 @@ def test_in_a_run_the_teacher_stays_apart(tiny_clip, tmp_path):
     for module in tiny_clip.modules():
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.5
+    tiny_clip.train()
     names = set(tiny_clip.state_dict())
     trainer = CaRotTrainer(
         tiny_clip, arguments(tmp_path, max_steps=3), train_dataset=rows(random_batch(24)), data_collator=stack

@@ -125,7 +125,7 @@ class SelfDistillationMixin(ObjectiveMixin):
             warnings.warn(
                 f"The teacher will be updated only {updates} times in {total_steps} steps "
                 f"(`ema_update_every={self.args.ema_update_every}`, that is every {every}); "
-                "the paper updates 51 times, which a fraction of the run, 0.02, gives at any length.",
+                "the paper updates it 51 times. Give a fraction of the run such as 0.02, or train longer.",
                 stacklevel=2,
             )
 

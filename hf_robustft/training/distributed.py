@@ -68,20 +68,22 @@ def mean_gradient_over_processes(parameter: torch.nn.Parameter) -> None:
     parameter.register_hook(average)
 
 
-def check_world_size(expected: str | None = None) -> int:
+def check_world_size(used: int) -> None:
     """
-    The world size, refused if the launcher promised another.
+    Refuse to train on fewer or more processes than were started.
+
+    On a machine without accelerator, processes that were started without `use_cpu` form a group that
+    `TrainingArguments` do not see: each would train alone and overwrite the others' results.
 
     Args:
-        expected (`str`, *optional*): What the launcher promised; defaults to the environment's `WORLD_SIZE`.
+        used (`int`): The world size that the run goes by, `TrainingArguments.world_size`.
 
     Raises:
-        ValueError: If this run would train on fewer or more processes than were asked for.
+        ValueError: If the launcher's `WORLD_SIZE`, or the process group, is of another size.
     """
-    expected = os.environ.get("WORLD_SIZE") if expected is None else expected
-    if expected is not None and int(expected) != world_size():
+    promised = int(os.environ.get("WORLD_SIZE", used))
+    if promised != used or world_size() != used:
         raise ValueError(
-            f"The launcher set WORLD_SIZE={expected}, but this run has {world_size()} process(es) in its group; on CPU "
-            "start several with `torchrun --nproc_per_node N examples/run_robust_ft.py --use_cpu`."
+            f"The launcher started {promised} process(es), {world_size()} of them are in a group, and this run would use "
+            f"{used}; on CPU start several with `torchrun --nproc_per_node N examples/run_robust_ft.py --use_cpu`."
         )
-    return world_size()

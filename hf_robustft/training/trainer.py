@@ -21,7 +21,7 @@ from ..evaluation.report import EvaluationReport
 from ..modeling.features import ClipFeatures, encode, unwrapped
 from ..objectives.base import ObjectiveMixin, take, take_module
 from .arguments import RobustTrainingArguments
-from .distributed import gather_rows, mean_gradient_over_processes, rank, world_size
+from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, rank, world_size
 from .schedules import EpochSampler, reference_schedule
 from .state import load_state, save_state
 from .window import LossWindow
@@ -80,6 +80,10 @@ class RobustTrainer(ObjectiveMixin, Trainer):
                 f"{args.n_gpu} GPUs in one process would run in `nn.DataParallel`, which splits the contrastive batch; "
                 "start one process a GPU with `accelerate launch --num_processes N ...` or set CUDA_VISIBLE_DEVICES."
             )
+        check_world_size(args.world_size)
+        if args.ddp_find_unused_parameters is None:
+            # Every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
+            args.ddp_find_unused_parameters = False
         self.model = model
         self.optimizer_steps = 0
         self._saving_checkpoint = False

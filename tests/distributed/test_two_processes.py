@@ -31,7 +31,7 @@ def test_two_processes_equal_one(method, tmp_path):
     for processes in (1, 2):
         output = tmp_path / str(processes)
         output.mkdir()
-        arguments = [method, output, processes]
+        arguments = [method, output, processes, "{}"]
         run = launch([WORKER, *arguments]) if processes == 1 else torchrun(processes, WORKER, *arguments)
         assert run.returncode == 0, run.stderr[-3000:]
         ends.append(load_file(output / "end.safetensors"))
@@ -49,9 +49,30 @@ def test_two_processes_equal_one(method, tmp_path):
     assert ("loss/self_distillation" in terms) == (method == "carot")
 
 
+def test_two_processes_resume_to_the_same_bits(tmp_path):
+    # Three steps an epoch, shuffled: step 5 is in the middle of the second. Its order must not be the first epoch's.
+    settings = {"max_steps": 8, "train_sampling_strategy": "random", "save_strategy": "steps", "save_steps": 5}
+    settings |= {"logging_steps": 2}
+    ends = []
+    for resumed in (False, True):
+        if resumed:
+            settings["resume_from_checkpoint"] = str(tmp_path / "checkpoint-5")
+            (tmp_path / "end.safetensors").rename(tmp_path / "whole.safetensors")
+        run = torchrun(2, WORKER, "carot", tmp_path, 2, json.dumps(settings))
+        assert run.returncode == 0, run.stderr[-3000:]
+        ends.append((load_file(tmp_path / "end.safetensors"), json.loads((tmp_path / "logs.json").read_text())))
+    (whole, whole_logs), (again, again_logs) = ends
+    for name, value in whole.items():
+        assert torch.equal(again[name], value), name
+    assert again_logs == whole_logs
+
+
 def test_the_script_refuses_a_world_size_that_is_not_there(repository, tmp_path):
+    # Without --use_cpu, on a machine without accelerator, each of torchrun's processes would train alone.
     script = repository / "examples" / "run_robust_ft.py"
-    run = launch([script, "--use_cpu", "--output_dir", tmp_path], WORLD_SIZE="2")
+    if torch.accelerator.is_available():
+        pytest.skip("with an accelerator torchrun's processes find each other")
+    run = torchrun(2, script, "--output_dir", tmp_path / "out")
     assert run.returncode != 0
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "WORLD_SIZE=2" in last and "torchrun" in last
+    assert "error: The launcher started 2 process(es)" in run.stderr and "would use 1" in run.stderr
+    assert "--use_cpu" in run.stderr and not (tmp_path / "out").exists()

@@ -23,29 +23,29 @@ def collate(examples: list[dict]) -> dict:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def main(method: str, output: str) -> None:
+def main(method: str, output: str, processes: int, settings: dict) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = CLIPModel(tiny_config()).double()
     pairs = random_batch(3 * GLOBAL_BATCH, seed=1, dtype=torch.float64)
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
-    processes = int(sys.argv[3])
-    args = RobustTrainingArguments(
-        output_dir=output,
-        use_cpu=True,
-        max_steps=3,
-        per_device_train_batch_size=GLOBAL_BATCH // processes,
-        learning_rate=1e-3,
-        warmup_steps=0,
-        ema_update_every=1,
-        contrastive_positives="same_label",
-        train_sampling_strategy="sequential",
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        max_grad_norm=0.5,
-    )
+    defaults = {
+        "output_dir": output,
+        "use_cpu": True,
+        "max_steps": 3,
+        "per_device_train_batch_size": GLOBAL_BATCH // processes,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "ema_update_every": 1,
+        "contrastive_positives": "same_label",
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_grad_norm": 0.5,
+    }
+    args = RobustTrainingArguments(**{**defaults, **settings})
     extra = {}
     if method == "ft":
         weight = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -53,7 +53,7 @@ def main(method: str, output: str) -> None:
     trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collate, **extra)
     if world_size() != processes:
         raise RuntimeError(f"{world_size()} processes run, {processes} were meant to")
-    trainer.train()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         state = {f"student.{name}": value for name, value in trainer.model.state_dict().items()}
         if getattr(trainer, "teacher", None) is not None:
@@ -72,4 +72,4 @@ def main(method: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))

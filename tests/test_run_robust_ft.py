@@ -1,0 +1,176 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The example script: what it leaves behind, and what it says of wrong input."""
+
+import importlib.util
+import json
+import shutil
+import sys
+
+import datasets
+import pytest
+import torch
+from helpers import CLASSES, image_dataset, tiny_processor
+from safetensors.torch import load_file
+from transformers import CLIPModel, pipeline
+
+QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
+FILES = {"README.md", "config.json", "evaluation.json", "model.safetensors", "reliability.png", "robustft.json"}
+
+
+@pytest.fixture(scope="module")
+def script(repository):
+    path = repository / "examples" / "run_robust_ft.py"
+    spec = importlib.util.spec_from_file_location("run_robust_ft", path)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules["run_robust_ft"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["run_robust_ft"]
+
+
+@pytest.fixture
+def base(tmp_path, tiny_clip):
+    """A checkpoint folder of the tiny model."""
+    folder = tmp_path / "base"
+    tiny_clip.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two folders of class folders: train and test."""
+    for split, n, seed in (("train", 16, 0), ("test", 12, 1)):
+        for i, row in enumerate(image_dataset(n, seed=seed)):
+            folder = tmp_path / "images" / split / CLASSES[row["label"]]
+            folder.mkdir(parents=True, exist_ok=True)
+            row["image"].save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+def command(base, images, output, *more) -> list[str]:
+    flags = {"--model": base, "--train_dataset": images / "train", "--eval_datasets": images / "test"}
+    flags |= {"--output_dir": output, "--per_device_train_batch_size": 4, "--max_steps": 3, "--learning_rate": 1e-3}
+    return [*(str(item) for pair in flags.items() for item in pair), *QUIET, *more]
+
+
+@pytest.mark.parametrize("method", ["carot", "flyp", "ft", "wise_ft", "zero_shot"])
+def test_every_method_leaves_a_checkpoint_its_report_and_its_card(script, base, images, tmp_path, method, capsys):
+    output = tmp_path / "out"
+    report = script.main(command(base, images, output, "--method", method))
+    names = {path.name for path in output.iterdir()}
+    assert FILES <= names
+    assert ("head.safetensors" in names) == (method == "ft")
+    printed = capsys.readouterr().out
+    assert "1 process(es)" in printed and "test (ID)" in printed and "Total " in printed
+    reports = json.loads((output / "evaluation.json").read_text())["reports"]
+    assert reports[-1]["results"]["test"]["accuracy"] == report.results["test"].accuracy
+    assert len(reports) == (1 if method == "zero_shot" else 2)
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    moved = not torch.equal(before["visual_projection.weight"], after["visual_projection.weight"])
+    assert moved == (method != "zero_shot")
+    facts = json.loads((output / "robustft.json").read_text())
+    assert facts["method"] == method and facts["class_names"] == sorted(CLASSES)
+
+
+def test_the_report_is_that_of_the_folder_without_our_code(script, base, images, tmp_path):
+    output = tmp_path / "out"
+    report = script.main(command(base, images, output))
+    model, processor = CLIPModel.from_pretrained(output).eval(), tiny_processor()
+    test = datasets.load_dataset("imagefolder", data_dir=str(images / "test"), split="train")
+    prompts = [f"a photo of a {name}." for name in sorted(CLASSES)]
+    inputs = processor(text=prompts, images=list(test["image"]), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"]).logits_per_image
+    labels = torch.tensor(test["label"])
+    assert (logits.argmax(1) == labels).double().mean().item() == pytest.approx(report.results["test"].accuracy)
+    nll = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    assert nll == pytest.approx(report.results["test"].nll, rel=1e-5)
+    classify = pipeline("zero-shot-image-classification", model=str(output))
+    best = classify(test[0]["image"], candidate_labels=sorted(CLASSES), hypothesis_template="a photo of a {}.")[0]
+    assert best["label"] == sorted(CLASSES)[logits[0].argmax()]
+
+
+def test_wise_ft_interpolates_with_a_model_that_is_given(script, base, images, tmp_path):
+    tuned, output = tmp_path / "tuned", tmp_path / "wise"
+    script.main(command(base, images, tuned, "--method", "ft"))
+    more = ["--method", "wise_ft", "--finetuned_model", str(tuned), "--alpha", "0.25"]
+    script.main(command(base, images, output, *more))
+    start, end, between = (load_file(d / "model.safetensors") for d in (base, tuned, output))
+    for name, value in between.items():
+        torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * end[name])
+
+
+def test_image_caption_pairs_need_no_classes(script, base, tmp_path):
+    pairs = image_dataset(8).remove_columns("label").add_column("text", [f"a drawing of {i}" for i in range(8)])
+    pairs.to_parquet(tmp_path / "pairs.parquet")
+    output = tmp_path / "out"
+    arguments = command(base, tmp_path, output, "--caption_column", "text")
+    at = arguments.index("--eval_datasets")
+    del arguments[at : at + 2]
+    arguments[arguments.index("--train_dataset") + 1] = str(tmp_path / "pairs.parquet")
+    assert script.main(arguments) is None
+    assert (output / "model.safetensors").is_file() and not (output / "evaluation.json").exists()
+
+
+def test_the_teacher_can_be_exported(script, base, images, tmp_path):
+    more = ["--ema_update_every", "1", "--ema_end_momentum", "0.99", "--ema_start_momentum", "0.99"]
+    script.main(command(base, images, tmp_path / "student", *more))
+    script.main(command(base, images, tmp_path / "teacher", *more, "--export_weights", "teacher"))
+    start, student, teacher = (
+        load_file(folder / "model.safetensors")["visual_projection.weight"]
+        for folder in (base, tmp_path / "student", tmp_path / "teacher")
+    )
+    assert 0 < (teacher - start).norm() < 0.1 * (student - start).norm()
+
+
+def test_a_config_file_is_overridden_by_flags(script, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("method: flyp\nlearning_rate: 1e-4\nnum_train_epochs: 7\n")
+    model_args, _, args = script.parse(["--config", str(config), "--num_train_epochs", "2", "--use_cpu"])
+    assert (model_args.method, args.learning_rate, args.num_train_epochs) == ("flyp", 1e-4, 2)
+    config.write_text("learning_rte: 1e-4\n")
+    with pytest.raises(ValueError, match="learning_rte, which is no argument"):
+        script.parse(["--config", str(config)])
+
+
+def test_the_default_run_is_carot_on_emoji_shift(script):
+    model_args, data_args, args = script.parse(["--use_cpu"])
+    assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
+    assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
+    train = script.load_train_benchmark(data_args)
+    roles = [benchmark.role for benchmark in script.load_eval_benchmarks(data_args, train)]
+    assert roles == ["id", "shift", "shift", "shift", "shift"]
+
+
+def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, images, tmp_path):
+    def message(*more, expected=ValueError, change=None):
+        arguments = command(base, images, tmp_path / "out", *more)
+        for flag, value in (change or {}).items():
+            arguments[arguments.index(flag) + 1] = str(value)
+        with pytest.raises(expected) as error:
+            script.main(arguments)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "choose one of carot" in message("--method", "robust")
+    text = message(expected=OSError, change={"--model": tmp_path / "nowhere"})
+    assert "nowhere" in text and "save_pretrained" in text
+    text = message("--resume_from_checkpoint", str(tmp_path / "checkpoint-9"), expected=OSError)
+    assert "checkpoint-9" in text and "robustft_state" in text
+    assert "raise" in (text := message(change={"--per_device_train_batch_size": 1})) or "2 or more" in text
+
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\ncat\nbee\n")
+    assert "'cat' appears twice" in message("--class_names", str(names))
+    assert "--image_column" in message("--image_column", "photo")
+
+    table = image_dataset(8).cast_column("label", datasets.Value("int64"))
+    table = table.remove_columns("label").add_column("label", [0, 1, 2, 9, 0, 1, 2, 3])
+    table.to_parquet(tmp_path / "labels.parquet")
+    names.write_text("bee\ncat\ndog\nowl\n")
+    text = message("--class_names", str(names), change={"--train_dataset": tmp_path / "labels.parquet"})
+    assert "9" in text and "class" in text
+    shutil.rmtree(images / "train")
+    assert "does not exist" in message(expected=OSError)
