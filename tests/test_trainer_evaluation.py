@@ -145,3 +145,8 @@ def test_data_that_are_no_benchmark_are_refused(tiny_clip, tmp_path, data):
         CaRotTrainer(tiny_clip, arguments(tmp_path), eval_dataset=wrong)
     with pytest.raises(ValueError, match="nothing to evaluate"):
         trainer.evaluate()
+
+
+def test_predict_says_what_to_use_instead(tiny_clip, tmp_path):
+    with pytest.raises(ValueError, match="ZeroShotHead.from_model"):
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path, None).predict([])

@@ -84,10 +84,12 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         if args.ddp_find_unused_parameters is None:
             # Every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
             args.ddp_find_unused_parameters = False
+        if args.device.type == "cpu":
+            # Pinned memory serves transfers to an accelerator; without one torch warns at every loader.
+            args.dataloader_pin_memory = False
         self.model = model
         self.optimizer_steps = 0
         self._saving_checkpoint = False
-        self._state_to_load: Mapping[str, Any] | None = None
         self._evaluator: Evaluator | None = None
         self._epoch_sampler: EpochSampler | None = None
         self._window = LossWindow()
@@ -424,6 +426,13 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, *args, **kwargs):
+        """Not available: raises ValueError. A `CLIPModel` predicts through class prompts, which `Evaluator` makes."""
+        raise ValueError(
+            "A CLIPModel has no labels of its own to predict; measure it with `evaluate`, or classify with "
+            "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
+        )
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Multiply-adds of one training step on `inputs`, times 6 a weight and token (both towers, no embeddings)."""

@@ -1,0 +1,136 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+The calibration metrics as `evaluate.Metric` modules, which need no network:
+
+    >>> import evaluate
+    >>> from hf_robustft.evaluation.metrics import BrierScore, ExpectedCalibrationError
+    >>> metrics = evaluate.combine([ExpectedCalibrationError(n_bins=15), BrierScore()])
+    >>> metrics.compute(predictions=[[0.75, 0.25], [0.25, 0.75]], references=[0, 1])
+    {'expected_calibration_error': 0.25, 'brier_score': 0.125}
+
+Predictions are probabilities, one row of all classes an image; references are class indices.
+"""
+
+from __future__ import annotations
+
+import datasets
+import evaluate
+import torch
+
+from . import calibration
+from .binning import check_n_bins
+
+_INPUTS = """
+Args:
+    predictions: probabilities of all classes, one row an image; each row sums to one.
+    references: class index of each image.
+"""
+
+
+class _ProbabilityMetric(evaluate.Metric):
+    """The common face: `function(probabilities, labels, ...)` under the key `key`."""
+
+    key: str
+    description: str
+    citation: str
+
+    def _info(self) -> evaluate.MetricInfo:
+        # float64, because a small probability that float32 rounds to 0 has an infinite likelihood.
+        features = {
+            "predictions": datasets.Sequence(datasets.Value("float64")),
+            "references": datasets.Value("int64"),
+        }
+        return evaluate.MetricInfo(
+            description=self.description,
+            citation=self.citation,
+            inputs_description=_INPUTS,
+            features=datasets.Features(features),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        if len({len(row) for row in predictions}) != 1:
+            raise ValueError(
+                f"There are {len(predictions)} rows of predictions, none at all or of different lengths; "
+                "give a probability of every class in every row."
+            )
+        probabilities = torch.tensor(predictions, dtype=torch.float64)
+        return {self.key: self._measure(probabilities, torch.tensor(references))}
+
+    def _measure(self, probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+        raise NotImplementedError
+
+
+class _BinnedMetric(_ProbabilityMetric):
+    """
+    A metric with bins.
+
+    Args:
+        n_bins (`int`, *optional*, defaults to 15): Bins. It is set here and not at `compute`, because `evaluate.combine`
+            hands the arguments of `compute` to every metric, and not all of them have bins.
+        kwargs: For `evaluate.Metric`, such as `keep_in_memory` or `experiment_id`.
+
+    Raises:
+        ValueError: If `n_bins` is below 1.
+    """
+
+    def __init__(self, n_bins: int = 15, **kwargs):
+        check_n_bins(n_bins)
+        self.n_bins = n_bins
+        super().__init__(**kwargs)
+
+
+class ExpectedCalibrationError(_BinnedMetric):
+    """Top-label ECE with equal-width bins, in [0, 1]. `n_bins` is 15 by default."""
+
+    key = "expected_calibration_error"
+    description = "Top-label expected calibration error with equal-width bins over the whole set, in [0, 1]."
+    citation = "Guo et al. (2017). On Calibration of Modern Neural Networks. arXiv:1706.04599."
+
+    def _measure(self, probabilities, labels):
+        return calibration.expected_calibration_error(probabilities, labels, self.n_bins)
+
+
+class AdaptiveCalibrationError(_BinnedMetric):
+    """Top-label calibration error with bins of equal mass, in [0, 1]. `n_bins` is 15 by default."""
+
+    key = "adaptive_calibration_error"
+    description = "Top-label calibration error with bins of equal mass, in [0, 1]."
+    citation = "Nixon et al. (2019). Measuring Calibration in Deep Learning. arXiv:1904.01685."
+
+    def _measure(self, probabilities, labels):
+        return calibration.adaptive_calibration_error(probabilities, labels, self.n_bins)
+
+
+class ClasswiseCalibrationError(_BinnedMetric):
+    """Mean over the classes of the ECE of each class's probability, in [0, 1]. `n_bins` is 15 by default."""
+
+    key = "classwise_calibration_error"
+    description = "Mean over the classes of the equal-width ECE of each class's own probability, in [0, 1]."
+    citation = "Kull et al. (2019). Beyond temperature scaling. arXiv:1910.12656."
+
+    def _measure(self, probabilities, labels):
+        return calibration.classwise_calibration_error(probabilities, labels, self.n_bins)
+
+
+class BrierScore(_ProbabilityMetric):
+    """Multiclass Brier score, summed over the classes, in [0, 2]."""
+
+    key = "brier_score"
+    description = (
+        "Multiclass Brier score: mean squared distance to the one-hot label, summed over the classes, in [0, 2]."
+    )
+    citation = "Brier (1950). Verification of Forecasts Expressed in Terms of Probability."
+
+    def _measure(self, probabilities, labels):
+        return calibration.brier_score(probabilities, labels)
+
+
+class NegativeLogLikelihood(_ProbabilityMetric):
+    """Mean of -log p(label) in nats, from probabilities; infinite where one is 0."""
+
+    key = "negative_log_likelihood"
+    description = "Mean of -log p(label), in nats, from probabilities."
+    citation = "Gneiting & Raftery (2007). Strictly Proper Scoring Rules, Prediction, and Estimation."
+
+    def _measure(self, probabilities, labels):
+        return calibration.negative_log_likelihood(probabilities, labels)

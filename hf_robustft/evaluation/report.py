@@ -1,0 +1,231 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What an evaluation found: numbers per data set, as JSON, as a dictionary of metrics and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+FORMAT = 1
+ZERO_SHOT_HEAD = "zero-shot prompts"
+TRAINED_HEAD = "trained linear head"
+SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
+DATASET_METRICS = (
+    "accuracy",
+    "ece",
+    "ece_noise_floor",
+    "adaptive_ece",
+    "classwise_ece",
+    "nll",
+    "brier",
+    "n",
+)
+
+
+@dataclass
+class DatasetResult:
+    """
+    The numbers of one data set. Rates are fractions, not percent; `*_se` are bootstrap standard errors.
+
+    Attributes:
+        name (`str`): Name of the benchmark.
+        role (`str`): `id`, `shift`, `validation` or `train`.
+        n, n_classes (`int`): Images, and classes of the head.
+        accuracy, accuracy_se (`float`): Top-1 accuracy.
+        ece, ece_se (`float`): Top-label expected calibration error of the whole set.
+        ece_noise_floor (`float`): The ECE that a perfectly calibrated model with these confidences would show.
+        adaptive_ece, classwise_ece (`float`): With bins of equal mass; averaged over classes.
+        nll, nll_se (`float`): Negative log-likelihood, in nats.
+        brier, brier_se (`float`): Brier score summed over classes, in [0, 2].
+        reliability (`dict`): The bins of the ECE, see `reliability_bins`.
+        head (`str`): `"zero-shot prompts"` or `"trained linear head"`.
+    """
+
+    name: str
+    role: str
+    n: int
+    n_classes: int
+    accuracy: float
+    accuracy_se: float
+    ece: float
+    ece_se: float
+    ece_noise_floor: float
+    adaptive_ece: float
+    classwise_ece: float
+    nll: float
+    nll_se: float
+    brier: float
+    brier_se: float
+    reliability: dict[str, list]
+    head: str = ZERO_SHOT_HEAD
+
+
+@dataclass
+class EvaluationReport:
+    """
+    The results of one model on several data sets.
+
+    Attributes:
+        model (`str`): What the model is called in tables and plots.
+        results (`dict[str, DatasetResult]`): By name of the benchmark, in the order they were given.
+        spectrum (`dict`, *optional*): Of the centred covariance of the unit-norm image embeddings of the in-distribution
+            set: `smallest_singular_value`, `largest_singular_value`, `n`, `dimension`, `note`, `dataset`.
+        logit_scale (`float`, *optional*): The model's learned scale, exponentiated.
+        settings (`dict`): What the numbers depend on besides model and data: bins, draws, seed, versions.
+    """
+
+    model: str
+    results: dict[str, DatasetResult]
+    spectrum: dict | None = None
+    logit_scale: float | None = None
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def shifts(self) -> list[DatasetResult]:
+        """The results with the role `shift`."""
+        return [result for result in self.results.values() if result.role == "shift"]
+
+    @property
+    def shift_mean(self) -> dict[str, float]:
+        """Plain mean over the shifts, each set counted once, of accuracy, ECE, NLL and Brier; empty without shifts."""
+        if not self.shifts:
+            return {}
+        return {key: sum(getattr(result, key) for result in self.shifts) / len(self.shifts) for key in SHIFT_METRICS}
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers under flat keys: `<dataset>/accuracy`, `shift_mean/ece`, `spectrum/smallest_singular_value`, ..."""
+        flat = {
+            f"{name}/{key}": getattr(result, key) for name, result in self.results.items() for key in DATASET_METRICS
+        }
+        flat.update({f"shift_mean/{key}": value for key, value in self.shift_mean.items()})
+        if self.spectrum is not None:
+            flat["spectrum/smallest_singular_value"] = self.spectrum["smallest_singular_value"]
+        return flat
+
+    def table(self, baseline: EvaluationReport | None = None, width: int = 100) -> str:
+        """
+        A table for the terminal, with the in-distribution sets first, then the shifts and their mean.
+
+        Args:
+            baseline ([`EvaluationReport`], *optional*): Another model on the same data, shown as before -> after.
+            width (`int`, *optional*, defaults to 100): Columns of the terminal.
+
+        Returns:
+            `str`: Lines without a trailing newline.
+
+        Raises:
+            ValueError: If the baseline shares no data set, or a set of the same name has another number of images.
+        """
+        from .tables import terminal_table
+
+        return terminal_table(self, baseline, width)
+
+    def markdown(self, baseline: EvaluationReport | None = None) -> str:
+        """The same table in markdown. Arguments and errors as `table`."""
+        from .tables import markdown_table
+
+        return markdown_table(self, baseline)
+
+    def to_dict(self) -> dict:
+        """The report as JSON types, the mean over the shifts included."""
+        return {
+            "model": self.model,
+            "results": {name: asdict(result) for name, result in self.results.items()},
+            "shift_mean": self.shift_mean,
+            "spectrum": self.spectrum,
+            "logit_scale": self.logit_scale,
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> EvaluationReport:
+        """
+        The inverse of `to_dict`.
+
+        Raises:
+            ValueError: If a field is missing, is unknown, or a result is filed under another name than its own.
+        """
+        # Derived from the results, so it is not read back.
+        given = {key: value for key, value in values.items() if key != "shift_mean"}
+        given = _checked_fields(cls, given, "an evaluation report")
+        results = {
+            name: _checked_fields(DatasetResult, row, f"result {name!r}") for name, row in given["results"].items()
+        }
+        for name, row in results.items():
+            if row["name"] != name:
+                raise ValueError(
+                    f"Result {name!r} says that its name is {row['name']!r}; the file was edited, restore it."
+                )
+        return cls(**{**given, "results": {name: DatasetResult(**row) for name, row in results.items()}})
+
+    def save_json(self, path: str | Path) -> Path:
+        """Write this report alone; `save_reports` keeps several in one file."""
+        return save_reports(path, [self])
+
+    @classmethod
+    def load_json(cls, path: str | Path) -> EvaluationReport:
+        """
+        Read a file that holds one report.
+
+        Raises:
+            OSError: If there is no such file.
+            ValueError: If it is not one of ours, or holds several reports.
+        """
+        reports = load_reports(path)
+        if len(reports) != 1:
+            raise ValueError(f"{path} holds {len(reports)} reports, not one; read it with `load_reports`.")
+        return reports[0]
+
+
+def save_reports(path: str | Path, reports: Iterable[EvaluationReport]) -> Path:
+    """
+    Write reports as `{"format": 1, "reports": [...]}`; folders are made as needed.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        ValueError: If a number is not finite, which JSON cannot hold.
+    """
+    path = Path(path)
+    content = {"format": FORMAT, "reports": [report.to_dict() for report in reports]}
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise ValueError(f"The reports cannot be written to {path}: a number is not finite ({error}).") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load_reports(path: str | Path) -> list[EvaluationReport]:
+    """
+    Read the reports that `save_reports` or `EvaluationReport.save_json` wrote.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is no JSON, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no evaluation report at {path}; `EvaluationReport.save_json` writes one.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); give a file that `save_reports` wrote.") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} has the format {version!r}, but this version reads {FORMAT}; evaluate the model again."
+        )
+    return [EvaluationReport.from_dict(values) for values in content["reports"]]
+
+
+def _checked_fields(cls, values: dict, what: str) -> dict:
+    known = {item.name for item in fields(cls)}
+    if set(values) != known:
+        missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+        raise ValueError(f"This is not {what}: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}.")
+    return values

@@ -1,0 +1,115 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""How far chance alone moves a metric: the noise floor of the ECE, and bootstrap standard errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .binning import bin_indices, check_confidence
+
+# Both functions hold (draws x images) numbers at once; they work through the draws in pieces of 16 MB.
+CHUNK_ELEMENTS = 2_000_000
+
+
+def ece_noise_floor(confidence: Tensor, n_bins: int = 15, draws: int = 200, seed: int = 0) -> float:
+    """
+    The ECE that a perfectly calibrated model with these confidences would still show on this number of images.
+
+    In each draw every image is right with a probability of its confidence; the errors of the draws are averaged. An ECE
+    near its floor is no evidence of miscalibration.
+
+    Args:
+        confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
+        n_bins (`int`, *optional*, defaults to 15): Equal-width bins.
+        draws (`int`, *optional*, defaults to 200): Simulated sets of labels.
+        seed (`int`, *optional*, defaults to 0): Seed of numpy's generator.
+
+    Returns:
+        `float`: The mean ECE of the draws.
+
+    Raises:
+        ValueError: As `reliability_bins`, or if `draws` is below 1.
+    """
+    _check_draws(draws, least=1)
+    confidence, _ = check_confidence(confidence, torch.zeros(torch.as_tensor(confidence).shape))
+    bins, order = bin_indices(confidence, n_bins).sort(stable=True)
+    by_bin = confidence[order].numpy()
+    starts = np.flatnonzero(np.diff(bins.numpy(), prepend=-1))
+    expected = np.add.reduceat(by_bin, starts)
+    rng = np.random.default_rng(seed)
+    total = 0.0
+    for size in _pieces(draws, len(by_bin)):
+        right = rng.random((size, len(by_bin))) < by_bin
+        total += np.abs(np.add.reduceat(right, starts, axis=1, dtype=np.int64) - expected).sum()
+    return float(total / draws / len(by_bin))
+
+
+def bootstrap_standard_error(
+    confidence: Tensor,
+    correct: Tensor,
+    nll: Tensor | None = None,
+    brier: Tensor | None = None,
+    *,
+    n_bins: int = 15,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """
+    Standard errors from resampling the images with replacement (Efron 1979), all metrics on the same draws.
+
+    They cover the choice of the test images only: neither the choice of the classes nor the seed of a training run.
+
+    Args:
+        confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, was the prediction right.
+        nll (`torch.Tensor` of shape `(n,)`, *optional*): Negative log-likelihood of each image.
+        brier (`torch.Tensor` of shape `(n,)`, *optional*): Brier score of each image.
+        n_bins (`int`, *optional*, defaults to 15): Bins of the ECE.
+        draws (`int`, *optional*, defaults to 1000): Bootstrap samples.
+        seed (`int`, *optional*, defaults to 0): Seed of numpy's generator.
+
+    Returns:
+        `dict[str, float]`: The standard deviation over the draws of `accuracy`, `ece` and, where given, `nll`, `brier`.
+
+    Raises:
+        ValueError: As `reliability_bins`, if `draws` is below 2, or if `nll` or `brier` are not n finite numbers.
+    """
+    _check_draws(draws, least=2)
+    confidence, correct = check_confidence(confidence, correct)
+    n = len(confidence)
+    per_image = {"accuracy": correct.double()}
+    for name, values in (("nll", nll), ("brier", brier)):
+        if values is None:
+            continue
+        per_image[name] = torch.as_tensor(values).detach().cpu().double()
+        if per_image[name].shape != (n,) or not torch.isfinite(per_image[name]).all():
+            raise ValueError(
+                f"{name} of shape {tuple(per_image[name].shape)} cannot be resampled with {n} images; "
+                "give one finite number an image."
+            )
+    gaps = torch.zeros(n, n_bins + 1, dtype=torch.float64)
+    gaps[torch.arange(n), bin_indices(confidence, n_bins)] = correct.double() - confidence
+    # Every average over a sample is linear in how often each image was drawn, so one matrix product serves all of them.
+    columns = torch.column_stack([*per_image.values(), gaps]).numpy() / n
+    rng = np.random.default_rng(seed)
+    samples = []
+    for size in _pieces(draws, n):
+        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        samples.append(times.astype(np.float64) @ columns)
+    samples = np.concatenate(samples)
+    errors = {name: float(samples[:, k].std(ddof=1)) for k, name in enumerate(per_image)}
+    errors["ece"] = float(np.abs(samples[:, len(per_image) :]).sum(axis=1).std(ddof=1))
+    return errors
+
+
+def _check_draws(draws: int, least: int) -> None:
+    if draws < least:
+        raise ValueError(f"draws is {draws}, but an estimate needs at least {least}; hundreds make a good one.")
+
+
+def _pieces(draws: int, n: int) -> list[int]:
+    size = max(1, CHUNK_ELEMENTS // n)
+    return [min(size, draws - start) for start in range(0, draws, size)]

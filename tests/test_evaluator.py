@@ -1,0 +1,262 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The Evaluator's numbers are those of the whole arrays, in one process and in two, and it leaves no trace."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from torch import nn
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.collator import EvaluationImages, collate_images
+from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.evaluation import calibration
+from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from hf_robustft.evaluation.spectrum import smallest_singular_value
+from hf_robustft.modeling.features import encode_images, logit_scale
+from hf_robustft.modeling.zero_shot import ZeroShotHead
+
+WORKER = """
+import sys
+import torch
+from accelerate import PartialState
+from conftest import tiny_config
+from helpers import tiny_processor
+from test_evaluator import benchmark, unreadable
+from transformers import CLIPModel
+from hf_robustft.evaluation.evaluator import Evaluator
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+state = PartialState(cpu=True)
+model = CLIPModel(tiny_config()).eval()
+# Five batches of four, and a single batch, so that the second process once has less and once has nothing.
+report = Evaluator([benchmark("id", 19), benchmark("shift", 3)], tiny_processor(), batch_size=4).evaluate(model)
+report.save_json(f"{sys.argv[1]}/{state.num_processes}-{state.process_index}.json")
+if state.num_processes == 2:
+    # Row 5 lies in the second batch: the second process fails, and the first must not wait for it.
+    try:
+        Evaluator([unreadable(8, row=5)], tiny_processor(), batch_size=4).evaluate(model)
+    except (OSError, RuntimeError) as error:
+        print(f"<{state.process_index}: {type(error).__name__}: {error}>")
+"""
+
+
+def benchmark(role="id", n=30, classes=CLASSES, templates=TEMPLATES, **changes):
+    rows = image_dataset(n, seed=n, classes=classes)
+    return Benchmark.from_dataset(rows, name=changes.pop("name", role), role=role, templates=templates, **changes)
+
+
+def unreadable(n, row):
+    rows = image_dataset(n).cast_column("image", datasets.Image(decode=False)).to_list()
+    rows[row]["image"] = {"bytes": b"no picture", "path": None}
+    features = image_dataset(1).features
+    return Benchmark.from_dataset(datasets.Dataset.from_list(rows, features=features), name="broken", role="id")
+
+
+def evaluator(benchmarks, **settings):
+    return Evaluator(
+        benchmarks, tiny_processor(), **{"batch_size": 8, "bootstrap_draws": 50, **settings}, progress=False
+    )
+
+
+def whole_arrays(model, chosen, head=None):
+    """Embeddings, logits and labels of a benchmark in one piece, by the same parts."""
+    processor = tiny_processor()
+    images = EvaluationImages(chosen.load(), ImageTransform.from_processor(processor, train=False))
+    batch = collate_images([images[index] for index in range(len(images))])
+    head = head or ZeroShotHead.from_model(model, processor, chosen.class_names, chosen.templates)
+    with torch.no_grad():
+        embeds = encode_images(model, batch["pixel_values"].to(model.dtype))
+        return embeds, head(embeds.to(head.weight.dtype)), batch["labels"]
+
+
+def test_every_number_is_that_of_the_whole_arrays(tiny_clip):
+    # float64, so that the batch size of the forward pass does not show.
+    model = tiny_clip.double()
+    with torch.no_grad():
+        model.logit_scale.fill_(4.0)
+    sets = [benchmark("id", 30), benchmark("shift", 21, name="a"), benchmark("shift", 13, name="b")]
+    report = evaluator(sets).evaluate(model, name="tiny")
+    assert report.model == "tiny" and list(report.results) == ["id", "a", "b"]
+    assert report.logit_scale == pytest.approx(logit_scale(model).item()) and report.settings["dtype"] == "float64"
+    for chosen in sets:
+        got = report.results[chosen.name]
+        embeds, logits, labels = whole_arrays(model, chosen)
+        scores, p = calibration.image_scores(logits, labels)
+        errors = calibration.bootstrap_standard_error(**scores, draws=50)
+        want = {
+            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+            "ece": calibration.expected_calibration_error(p, labels),
+            "ece_noise_floor": calibration.ece_noise_floor(scores["confidence"]),
+            "adaptive_ece": calibration.adaptive_calibration_error(p, labels),
+            "classwise_ece": calibration.classwise_calibration_error(p, labels),
+            "nll": calibration.negative_log_likelihood(logits, labels, from_logits=True),
+            "brier": calibration.brier_score(p, labels),
+            **{f"{key}_se": value for key, value in errors.items()},
+        }
+        assert {key: getattr(got, key) for key in want} == pytest.approx(want, rel=1e-9)
+        assert (got.n, got.n_classes, got.role, got.head) == (len(labels), 4, chosen.role, ZERO_SHOT_HEAD)
+        assert sum(got.reliability["count"]) == len(labels)
+        if chosen.role == "id":
+            assert report.spectrum["smallest_singular_value"] == pytest.approx(
+                smallest_singular_value(embeds), rel=1e-9
+            )
+            assert (report.spectrum["n"], report.spectrum["dimension"], report.spectrum["dataset"]) == (30, 16, "id")
+    assert 0 < report.results["id"].accuracy < 1
+
+
+def test_the_order_is_the_data_sets(tiny_clip):
+    labels_wrong = benchmark("id", 30).load().select(list(range(29, -1, -1)))
+    backwards = Benchmark.from_dataset(labels_wrong, name="id", role="id", templates=TEMPLATES)
+    one, other = (evaluator([chosen]).evaluate(tiny_clip.double()) for chosen in (benchmark("id", 30), backwards))
+    assert other.results["id"].nll == pytest.approx(one.results["id"].nll, rel=1e-9)
+    assert other.results["id"].classwise_ece == pytest.approx(one.results["id"].classwise_ece, abs=1e-9)
+
+
+def test_without_an_id_set_there_is_no_spectrum(tiny_clip):
+    report = evaluator({"any": benchmark("shift", 5), "other": benchmark("train", 5)}).evaluate(tiny_clip)
+    assert report.spectrum is None and list(report.results) == ["shift", "train"]
+
+
+def test_a_trained_head_serves_the_sets_with_its_classes(tiny_clip):
+    head = ZeroShotHead(torch.zeros(4, 16, dtype=torch.bfloat16), CLASSES, torch.tensor([0.0, 0, 9, 0]).bfloat16())
+    sets = [benchmark("id", 8), benchmark("shift", 8, classes=("red", "green", "blue"))]
+    report = evaluator(sets).evaluate(tiny_clip, head=head)
+    assert report.results["id"].head == TRAINED_HEAD and report.results["shift"].head == ZERO_SHOT_HEAD
+    assert report.results["id"].accuracy == 2 / 8 and report.results["shift"].n_classes == 3
+    assert head.weight.dtype == torch.bfloat16
+    other = ZeroShotHead(torch.zeros(2, 16), ("one", "two"))
+    with pytest.raises(ValueError, match="2 classes .* none of id, shift"):
+        evaluator(sets).evaluate(tiny_clip, head=other)
+
+
+def test_one_zero_shot_head_a_class_list(tiny_clip, monkeypatch):
+    calls = []
+    build = ZeroShotHead.from_model.__func__
+
+    def counted(cls, model, processor, class_names, templates, **settings):
+        calls.append((class_names, templates))
+        return build(cls, model, processor, class_names, templates, **settings)
+
+    monkeypatch.setattr(ZeroShotHead, "from_model", classmethod(counted))
+    sets = [benchmark("id", 4), benchmark("shift", 4), benchmark("shift", 4, name="x", templates=("a {}.",))]
+    evaluator(sets).evaluate(tiny_clip)
+    assert calls == [(CLASSES, TEMPLATES), (CLASSES, ("a {}.",))]
+
+
+def test_no_trace_is_left(tiny_clip):
+    tiny_clip.train()
+    tiny_clip.text_model.eval()
+    modes = [module.training for module in tiny_clip.modules()]
+    weights = copy.deepcopy(tiny_clip.state_dict())
+    random_state = torch.get_rng_state()
+    evaluator([benchmark("id", 9)]).evaluate(tiny_clip)
+    assert [module.training for module in tiny_clip.modules()] == modes and not all(modes) and any(modes)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, weights[name]) for name, value in tiny_clip.state_dict().items())
+    assert not any(parameter.is_inference() for parameter in tiny_clip.parameters())
+
+
+def test_the_mode_comes_back_after_an_error(tiny_clip):
+    tiny_clip.train()
+    with pytest.raises(OSError, match="row 5"):
+        evaluator([unreadable(8, row=5)]).evaluate(tiny_clip)
+    assert all(module.training for module in tiny_clip.modules())
+
+
+def test_the_same_twice_wrapped_or_not_and_with_workers(tiny_clip):
+    chosen = [benchmark("id", 11)]
+    report = evaluator(chosen).evaluate(tiny_clip)
+    assert evaluator(chosen).evaluate(tiny_clip) == report
+    assert evaluator(chosen).evaluate(nn.DataParallel(tiny_clip)) == report
+    assert evaluator(chosen, num_workers=1).evaluate(tiny_clip).results == report.results
+    assert evaluator(chosen, seed=1).evaluate(tiny_clip).results["id"].accuracy_se != report.results["id"].accuracy_se
+    assert EvaluationReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_still_gives_float32_logits(tiny_clip, monkeypatch, autocast):
+    seen = []
+    original = calibration.image_scores
+    monkeypatch.setattr(
+        calibration, "image_scores", lambda logits, y: (seen.append(logits.dtype), original(logits, y))[1]
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        evaluator([benchmark("id", 4)]).evaluate(tiny_clip if autocast else tiny_clip.bfloat16())
+    assert seen == [torch.float32]
+
+
+def test_what_is_kept_of_an_image_does_not_grow_with_the_classes(tiny_clip, monkeypatch):
+    kept = []
+    original = Evaluator._encode_share
+
+    def recorded(self, *arguments):
+        kept.append(original(self, *arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(Evaluator, "_encode_share", recorded)
+    many = tuple(chr(97 + a) + chr(97 + b) for a in range(10) for b in range(10))
+    evaluator([benchmark("id", 18), benchmark("shift", 18, classes=many)]).evaluate(tiny_clip)
+    assert [tuple(table.shape) for table in kept] == [(18, 5), (18, 5)]
+
+
+def test_a_diverged_model_is_named_with_its_data(tiny_clip):
+    with torch.no_grad():
+        tiny_clip.visual_projection.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="Data set 'id', images 0 to 7: The logits are not all finite"):
+        evaluator([benchmark("id", 30)]).evaluate(tiny_clip)
+
+
+def test_impossible_evaluations_are_refused():
+    captions = Benchmark.from_dataset(
+        image_dataset(4).add_column("text", ["a"] * 4),
+        name="captions",
+        role="id",
+        label_column=None,
+        caption_column="text",
+    )
+    for sets, message in (
+        ([], "no benchmarks"),
+        ([benchmark("open_set", 4)], "open set"),
+        ([benchmark("id", 4), benchmark("shift", 4, name="id")], "Two benchmarks are called 'id'"),
+        ([captions], "no class names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluator(sets)
+    for settings in ({"batch_size": 0}, {"num_workers": -1}, {"bootstrap_draws": 1}, {"n_bins": 0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            evaluator([benchmark("id", 4)], **settings)
+
+
+def test_two_processes_equal_one(tmp_path, repository):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    paths = os.pathsep.join([str(repository), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
+    printed = ""
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
+        command = [sys.executable, *launcher, str(script), str(tmp_path)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+        printed += run.stdout
+    one, first, second = (EvaluationReport.load_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))
+    assert first == second
+    assert {name: asdict(result) for name, result in first.results.items()} == {
+        name: asdict(result) for name, result in one.results.items()
+    }
+    assert [result.n for result in first.results.values()] == [19, 3]
+    for key in ("smallest_singular_value", "largest_singular_value"):
+        assert first.spectrum[key] == pytest.approx(one.spectrum[key], rel=1e-9)
+    assert (first.spectrum["n"], first.spectrum["dataset"]) == (19, "id")
+    assert "<1: OSError: the image of row 5" in printed
+    assert "<0: RuntimeError: Evaluation on 'broken' failed in process 1" in printed
