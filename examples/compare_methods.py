@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -24,11 +25,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hf_robustft.publishing.hardware import describe_hardware
+from hf_robustft.publishing.papers import METHOD_FACTS
 
 SCRIPT = Path(__file__).with_name("run_robust_ft.py")
 TRAINED = ("ft", "flyp", "carot")
 SELECTION_SEED = 100
-NAMES = {"zero_shot": "zero-shot", "ft": "FT", "wise_ft": "WiSE-FT", "flyp": "FLYP", "carot": "CaRot"}
+METHODS = ("zero_shot", "ft", "wise_ft", "flyp", "carot")
+NAMES = {method: METHOD_FACTS[method].label for method in METHODS}
 METRICS = ("accuracy", "ece", "nll")
 
 
@@ -167,7 +170,7 @@ def main() -> None:
     collected = run_seeds(args.output, chosen, args.seeds, args.jobs)
     summary = {method: summarise(collected[method]) for method in NAMES}
     seconds = time.perf_counter() - started
-    command = "python examples/compare_methods.py " + " ".join(sys.argv[1:])
+    command = f"python examples/compare_methods.py {shlex.join(sys.argv[1:])}".strip()
     facts = {"selection": selection, "chosen": chosen, "seeds": args.seeds, "seconds": seconds, "summary": summary}
     (args.output / "comparison.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     text = markdown(summary, selection, chosen, args.seeds, seconds, args.jobs, command)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field, fields
@@ -36,6 +37,7 @@ from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.hardware import describe_hardware
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
+from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
 from hf_robustft.training.methods import METHODS
@@ -257,7 +259,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     saved = CLIPModel.from_pretrained(output).to(args.device)
     report = baseline
     if evaluator and model_args.method != "zero_shot":
-        report = evaluator.evaluate(saved, head=head, name=model_args.method)
+        report = evaluator.evaluate(saved, head=head, name=METHOD_FACTS[model_args.method].label)
     if args.should_save:
         write_results(
             output, model_args, data_args, args, report, baseline, train_benchmark, benchmarks, seconds, arguments
@@ -308,7 +310,7 @@ def write_results(
         hardware=describe_hardware(args.device, args.world_size),
         wall_seconds=seconds,
         seed=args.seed,
-        command=" ".join(["accelerate launch examples/run_robust_ft.py", *arguments]),
+        command=f"accelerate launch examples/run_robust_ft.py {shlex.join(arguments)}".strip(),
     )
 
 

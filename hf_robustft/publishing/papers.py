@@ -1,0 +1,122 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The methods' names for readers, and the papers that they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A reference: what it is cited for, its title and venue, its arXiv number and a BibTeX entry."""
+
+    name: str
+    title: str
+    authors: str
+    venue: str
+    arxiv: str
+    bibtex: str
+
+
+CAROT = Paper(
+    name="CaRot",
+    title="Towards Calibrated Robust Fine-Tuning of Vision-Language Models",
+    authors="Oh et al.",
+    venue="NeurIPS 2024",
+    arxiv="2311.01723",
+    bibtex="""\
+@inproceedings{oh2024towards,
+  title     = {Towards Calibrated Robust Fine-Tuning of Vision-Language Models},
+  author    = {Oh, Changdae and Lim, Hyesu and Kim, Mijoo and Han, Dongyoon and
+               Yun, Sangdoo and Choo, Jaegul and Hauptmann, Alexander and
+               Cheng, Zhi-Qi and Song, Kyungwoo},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {37},
+  year      = {2024},
+}""",
+)
+FLYP = Paper(
+    name="FLYP",
+    title="Finetune like you pretrain: Improved finetuning of zero-shot vision models",
+    authors="Goyal et al.",
+    venue="CVPR 2023",
+    arxiv="2212.00638",
+    bibtex="""\
+@inproceedings{goyal2023finetune,
+  title     = {Finetune like you pretrain: Improved finetuning of zero-shot vision models},
+  author    = {Goyal, Sachin and Kumar, Ananya and Garg, Sankalp and Kolter, Zico and
+               Raghunathan, Aditi},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2023},
+}""",
+)
+WISE_FT = Paper(
+    name="WiSE-FT",
+    title="Robust fine-tuning of zero-shot models",
+    authors="Wortsman et al.",
+    venue="CVPR 2022",
+    arxiv="2109.01903",
+    bibtex="""\
+@inproceedings{wortsman2022robust,
+  title     = {Robust fine-tuning of zero-shot models},
+  author    = {Wortsman, Mitchell and Ilharco, Gabriel and Kim, Jong Wook and Li, Mike and
+               Kornblith, Simon and Roelofs, Rebecca and Gontijo-Lopes, Raphael and
+               Hajishirzi, Hannaneh and Farhadi, Ali and Namkoong, Hongseok and
+               Schmidt, Ludwig},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2022},
+}""",
+)
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """
+    How a card speaks of a method.
+
+    Attributes:
+        label (`str`): In a table.
+        phrase (`str`): In a sentence, after the name of the model.
+        summary (`str`): What the method does.
+        papers: To cite.
+        trains (`bool`): Whether there was a run at all.
+    """
+
+    label: str
+    phrase: str
+    summary: str
+    papers: tuple[Paper, ...]
+    trains: bool = True
+
+
+METHOD_FACTS = {
+    "carot": MethodFacts(
+        "CaRot",
+        "fine-tuned with CaRot",
+        "CaRot trains both towers with the contrastive loss on images and captions (as FLYP), keeps the visual "
+        "projection near orthogonality, and distils from a moving average of its own weights.",
+        (CAROT, FLYP),
+    ),
+    "flyp": MethodFacts(
+        "FLYP",
+        "fine-tuned with FLYP",
+        "FLYP trains both towers with the contrastive loss of pretraining on images and captions.",
+        (FLYP,),
+    ),
+    "ft": MethodFacts(
+        "FT",
+        "fine-tuned in the ordinary way (FT)",
+        "Ordinary fine-tuning trains the image tower and a linear head, started from the zero-shot classifier, with "
+        "cross-entropy; it is the baseline of WiSE-FT.",
+        (WISE_FT,),
+    ),
+    "wise_ft": MethodFacts(
+        "WiSE-FT",
+        "interpolated with its fine-tuned self (WiSE-FT)",
+        "WiSE-FT interpolates the weights of the zero-shot and of a fine-tuned model.",
+        (WISE_FT,),
+    ),
+    "zero_shot": MethodFacts(
+        "zero-shot", "not fine-tuned", "There was no training: the weights are those of the start.", (), trains=False
+    ),
+}

@@ -1,0 +1,104 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Code that a reader of a card can run in the checkpoint's folder, with the real class names and templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+#: Longer lists of classes are read from `robustft.json` where it holds them.
+LITERAL_CLASSES = 12
+SHOWN_CLASSES = 4
+
+
+def pipeline_snippet(class_names: Sequence[str], templates: Sequence[str]) -> str:
+    """Transformers' own pipeline, with the first template and all classes, or the first few of a long list."""
+    shown = class_names if len(class_names) <= LITERAL_CLASSES else class_names[:SHOWN_CLASSES]
+    # The pipeline fills the template with str.format; ours know no other brace than "{}".
+    template = templates[0].replace("{", "{{").replace("}", "}}").replace("{{}}", "{}")
+    return f"""\
+from PIL import Image
+from transformers import pipeline
+
+# "." is this folder; its id on the Hub does as well.
+classifier = pipeline("zero-shot-image-classification", model=".")
+image = Image.open("photo.png")
+candidate_labels = {_literal(shown)}
+template = {_quoted(template)}
+for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_template=template):
+    print(f"{{guess['score']:.3f}} {{guess['label']}}")
+"""
+
+
+def model_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
+    """`CLIPModel` alone, with the ensemble of all templates and the learned logit scale, as it was evaluated."""
+    if from_metadata:
+        imports, facts = (
+            "import json\n\n",
+            """\
+with open("robustft.json", encoding="utf-8") as file:
+    facts = json.load(file)
+class_names, templates = facts["class_names"], facts["templates"]""",
+        )
+    else:
+        imports, facts = "", f"class_names = {_literal(class_names)}\ntemplates = {_literal(templates)}"
+    return f"""\
+{imports}import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained(".").eval()
+processor = CLIPProcessor.from_pretrained(".")
+{facts}
+
+prompts = [template.replace("{{}}", name) for name in class_names for template in templates]
+image = Image.open("photo.png").convert("RGB")
+inputs = processor(text=prompts, images=image, padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    output = model(**inputs)
+    classes = output.text_embeds.float().unflatten(0, (len(class_names), len(templates)))
+    classes = torch.nn.functional.normalize(classes.mean(dim=1), dim=-1)
+    logits = model.logit_scale.exp().float() * output.image_embeds.float() @ classes.T
+probabilities = logits.softmax(dim=-1)[0]
+best = probabilities.argmax().item()
+print(f"{{probabilities[best].item():.3f}} {{class_names[best]}}")
+"""
+
+
+def trained_head_snippet() -> str:
+    """The trained linear head in `head.safetensors`, which no plain load of the folder uses."""
+    return """\
+import torch
+from hf_robustft import ZeroShotHead
+from hf_robustft.modeling.features import encode_images
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained(".").eval()
+processor = CLIPProcessor.from_pretrained(".")
+head = ZeroShotHead.from_pretrained(".")
+image = Image.open("photo.png").convert("RGB")
+pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+with torch.no_grad():
+    probabilities = head(encode_images(model, pixel_values)).softmax(dim=-1)[0]
+best = probabilities.argmax().item()
+print(f"{probabilities[best].item():.3f} {head.class_names[best]}")
+"""
+
+
+def _literal(items: Sequence[str], width: int = 88) -> str:
+    """A list of strings as Python source, wrapped."""
+    parts = [_quoted(item) for item in items]
+    if len(", ".join(parts)) <= width - 20:
+        return f"[{', '.join(parts)}]"
+    lines = ["   "]
+    for part in parts:
+        if len(lines[-1]) + len(part) + 2 > width:
+            lines.append("   ")
+        lines[-1] += f" {part},"
+    return "\n".join(["[", *lines, "]"])
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is a Python string too, in the double quotes of the rest of the code.
+    return json.dumps(str(text), ensure_ascii=False)

@@ -1,0 +1,171 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What may leave this machine, and how it is written so that it stays text in markdown, HTML and YAML."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+# Of a setting's name, cut at "_": it says where a run lived or who ran it, not what was run.
+_PRIVATE_WORDS = {"dir", "dirs", "path", "folder", "file", "hub", "key", "resume", "root", "trackio"}
+_SECRET_WORDS = {"token", "password", "passwd", "secret", "apikey", "key", "credential", "credentials"}
+_PRIVATE_NAMES = {"run_name", "project", "report_to", "local_rank"}
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
+_PART = r"""[^\s\\/"'`,;:|<>()\[\]=]+"""
+# The look-behind keeps URLs and relative paths, whose slashes follow a letter, a dot or a colon.
+_PATH = re.compile(rf"(?<![\w.:/~\\-])(?:(?:file://)?(?:[\\/]{_PART}){{2,}}|(?:~|[A-Za-z]:)(?:[\\/]{_PART})+)[\\/]?")
+_WHOLE_PATH = re.compile(r"(?:file://)?(?:[\\/]|~[^\s\\/]*[\\/]|[A-Za-z]:[\\/])\S.*", re.DOTALL)
+
+
+def one_line(text: Any) -> str:
+    """`text` without control characters and line breaks, blanks collapsed."""
+    text = "".join(" " if ord(character) < 32 or ord(character) == 127 else character for character in str(text))
+    return " ".join(text.split())
+
+
+def public_text(text: Any) -> str:
+    """Prose with the absolute paths in it cut to their last part, and access tokens of the Hub removed."""
+    return _TOKEN.sub("[removed]", _PATH.sub(lambda match: _last_part(match.group()), str(text)))
+
+
+def public_value(text: Any) -> str:
+    """As `public_text`, for one value: if all of it is an absolute path (blanks included), its last part."""
+    text = str(text)
+    return public_text(_last_part(text) if _WHOLE_PATH.fullmatch(text) else text)
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Settings as JSON types, without those that name places, accounts or secrets.
+
+    Args:
+        settings (`Mapping[str, Any]`): Training arguments by name; values may be enums, paths, lists or mappings.
+
+    Returns:
+        `dict[str, Any]`: Left out are names with a part such as `dir`, `path`, `token`, `hub` or `resume`
+        (`output_dir`, `hub_token`, `resume_from_checkpoint`, ...), `run_name`, `project` and `report_to`. In the
+        values that are left, absolute paths are cut to their last part.
+    """
+    return {str(name): _public_value(value) for name, value in settings.items() if not _is_private(str(name))}
+
+
+def public_command(command: str) -> str:
+    """
+    A shell command without secrets and machine paths, an option a line if it is long.
+
+    Args:
+        command (`str`): As typed, or `shlex.join(sys.argv)`.
+
+    Returns:
+        `str`: Options and variables that hold secrets (`--hub_token`, `HF_TOKEN=`) are dropped with their values;
+        absolute paths are cut to their last part.
+
+    Raises:
+        ValueError: If quotes are not closed.
+    """
+    try:
+        words = shlex.split(command.replace("\\\n", " "))
+    except ValueError as error:
+        raise ValueError(f"The command is no shell command line ({error}); give it as typed.") from None
+    kept: list[str] = []
+    drop_value = False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if drop_value and not word.startswith("-"):
+            drop_value = False
+            continue
+        drop_value = False
+        if (word.startswith("-") or equals) and _SECRET_WORDS & _words(name):
+            drop_value = not equals
+        else:
+            kept.append(f"{name}={public_value(value)}" if equals and not _PATH.match(name) else public_value(word))
+    return _wrapped([shlex.quote(one_line(word)) for word in kept])
+
+
+def markdown_text(text: Any) -> str:
+    """`text` in one line, escaped so that markdown (tables included) and HTML show it as it is."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # An underscore between letters starts no emphasis, so names such as emoji_shift stay readable in the source.
+    text = re.sub(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+    # At the start of a line these would begin a list or underline a heading.
+    return re.sub(r"^(?:([-+=])(?=[-=\s]|$)|(\d+)([.)])(?=\s|$))", r"\2\\\1\3", text)
+
+
+def code_span(text: Any) -> str:
+    """`text` in one line as inline code, or as escaped text where backticks or a table's bars would end the code."""
+    text = one_line(text)
+    return f"`{text}`" if text and not set("`|<>&") & set(text) else markdown_text(text)
+
+
+def code_block(code: str, language: str) -> str:
+    """A fenced code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
+
+
+def link_or_text(text: Any) -> str:
+    """A web address as a link, anything else as escaped text."""
+    text = one_line(text)
+    if re.fullmatch(r"https?://[^\s<>|()\[\]`\"\\]+", text):
+        return f"<{text}>"
+    return markdown_text(public_text(text))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader writes them: 41.3 s, 12 min 13 s, 5 h 2 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def shown_value(value: Any) -> str:
+    """A setting as `public_settings` gives it, in words; numbers keep all their digits."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list):
+        return ", ".join(shown_value(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {shown_value(item)}" for name, item in value.items())
+    return str(value)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+def _is_private(name: str) -> bool:
+    return bool((_PRIVATE_WORDS | _SECRET_WORDS) & _words(name)) or name in _PRIVATE_NAMES
+
+
+def _public_value(value: Any) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return public_settings(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_public_value(item) for item in items]
+    return one_line(public_value(value))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1].removeprefix("~")
+
+
+def _wrapped(words: list[str], width: int = 90) -> str:
+    if len(" ".join(words)) <= width:
+        return " ".join(words)
+    lines = [""]
+    for word in words:
+        if word.startswith("--"):
+            lines.append(f"    {word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return " \\\n".join(lines)

@@ -1,0 +1,155 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The sentence at the top of a card: what the model gets right, and what its confidence is worth."""
+
+from __future__ import annotations
+
+from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
+from hf_robustft.publishing.text import markdown_text, public_value
+
+
+def confidence_gap(result: DatasetResult) -> float:
+    """Mean confidence minus accuracy over the whole set, from the bins of its reliability diagram."""
+    bins = result.reliability
+    total = sum(
+        count * (confidence - accuracy)
+        for count, confidence, accuracy in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
+        if count
+    )
+    return total / sum(bins["count"])
+
+
+def calibration_verdict(result: DatasetResult) -> str:
+    """
+    What the bins say about a set's confidence.
+
+    Returns:
+        `str`: `"noise"` if the ECE is within two bootstrap standard errors of its noise floor; else `"high"` or
+        `"low"` if at least half of the ECE is confidence above (below) accuracy on average; else `"mixed"`.
+    """
+    if result.ece <= result.ece_noise_floor + 2 * result.ece_se:
+        return "noise"
+    gap = confidence_gap(result)
+    if abs(gap) < result.ece / 2:
+        return "mixed"
+    return "high" if gap > 0 else "low"
+
+
+def summary_sentence(subject: str, report: EvaluationReport, baseline: EvaluationReport | None) -> str:
+    """
+    Accuracy in distribution and under shift, the error of the confidence, and whether to trust it, in one sentence.
+
+    Args:
+        subject (`str`): What the model is, in markdown: the sentence's beginning.
+        report: The model's results.
+        baseline (*optional*): Those of the model it started from, quoted in brackets.
+
+    Returns:
+        `str`: Markdown.
+    """
+    inside = [result for result in report.results.values() if result.role == "id"]
+    shifts = report.shifts
+    if not inside and not shifts:
+        return f"{subject} was measured on no test set: the results below are on training or validation data."
+    right, off = [], []
+    for result in inside:
+        name, before = markdown_text(result.name), _before(baseline, result.name)
+        right.append(f"{percent(result.accuracy)} of the {result.n:,} images of {name}{before}")
+        words = {
+            "noise": "no more than sampling noise",
+            "high": "mostly too high",
+            "low": "mostly too low",
+            "mixed": "too high in parts and too low in others",
+        }[calibration_verdict(result)]
+        off.append(f"{points(result.ece)} on {name} (ECE; {words})")
+    if shifts:
+        mean, before = report.shift_mean, _mean_before(report, baseline)
+        if len(shifts) == 1:
+            right.append(f"{percent(mean['accuracy'])} of those of the shift {markdown_text(shifts[0].name)}{before}")
+        else:
+            right.append(f"{percent(mean['accuracy'])} on average over {len(shifts)} shifts{before}")
+        off.append(f"{points(mean['ece'])} under shift ({'' if inside else 'ECE; '}{_shift_words(shifts)})")
+    return (
+        f"{subject} labels {_listed(right)} correctly; its confidence is off by {_listed(off)}: "
+        f"{_advice(inside, shifts)}."
+    )
+
+
+def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
+    """What became worse than in the baseline, in distribution or under shift (means over common sets), or nothing."""
+    if baseline is None:
+        return ""
+    worse = []
+    for words, role in (("in distribution", "id"), ("under shift", "shift")):
+        names = [name for name, result in report.results.items() if result.role == role and name in baseline.results]
+        if not names:
+            continue
+        after, before = (
+            {key: sum(getattr(item.results[name], key) for name in names) / len(names) for key in ("accuracy", "ece")}
+            for item in (report, baseline)
+        )
+        # What the card's one decimal does not show is not called worse.
+        if round(after["accuracy"], 3) < round(before["accuracy"], 3):
+            worse.append(f"accuracy {words} ({percent(before['accuracy'])} before, {percent(after['accuracy'])} now)")
+        if round(after["ece"], 3) > round(before["ece"], 3):
+            worse.append(f"ECE {words} ({percent(before['ece'])} before, {percent(after['ece'])} now)")
+    return f"Worse than {model_name(baseline)}: {_listed(worse)}." if worse else ""
+
+
+def model_name(report: EvaluationReport) -> str:
+    """What a report calls its model, in markdown, without machine paths."""
+    return markdown_text(public_value(report.model))
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * fraction:.1f}%"
+
+
+def points(fraction: float) -> str:
+    """A fraction as percentage points with one decimal."""
+    return f"{100 * fraction:.1f} points"
+
+
+def _before(baseline: EvaluationReport | None, name: str) -> str:
+    if baseline is None or name not in baseline.results:
+        return ""
+    return f" ({model_name(baseline)}: {percent(baseline.results[name].accuracy)})"
+
+
+def _mean_before(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
+    if not same_shifts(report, baseline):
+        return ""
+    return f" ({model_name(baseline)}: {percent(baseline.shift_mean['accuracy'])})"
+
+
+def same_shifts(report: EvaluationReport, baseline: EvaluationReport | None) -> bool:
+    """Whether the two means over shifts are means over the same sets."""
+    return baseline is not None and {r.name for r in report.shifts} == {r.name for r in baseline.shifts}
+
+
+def _shift_words(shifts: list[DatasetResult]) -> str:
+    words = {"noise": "no more than sampling noise", "high": "too high", "low": "too low", "mixed": "mixed"}
+    verdicts = [calibration_verdict(result) for result in shifts]
+    if len(shifts) == 1:
+        return words[verdicts[0]]
+    if len(set(verdicts)) == 1:
+        return f"{words[verdicts[0]]} on all {len(shifts)}"
+    return _listed([f"{words[kind]} on {verdicts.count(kind)}" for kind in words if kind in verdicts])
+
+
+def _advice(inside: list[DatasetResult], shifts: list[DatasetResult]) -> str:
+    calibrated = bool(inside) and all(calibration_verdict(result) == "noise" for result in inside)
+    holds_under_shift = bool(shifts) and all(calibration_verdict(result) == "noise" for result in shifts)
+    if calibrated and holds_under_shift:
+        return "read it as a probability on data like these"
+    if calibrated and shifts:
+        return "read it as a probability on data like the training data, not under shift"
+    if calibrated:
+        return "read it as a probability on data like the training data; shifts were not measured"
+    if holds_under_shift and not inside:
+        return "read it as a probability on shifts like these"
+    return "do not read it as a probability without recalibration"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
