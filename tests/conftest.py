@@ -52,8 +52,15 @@ def golden(golden_dir):
 def tiny_config(**overrides) -> CLIPConfig:
     settings = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     return CLIPConfig(
-        text_config={**settings, "vocab_size": 64, "max_position_embeddings": 16, "bos_token_id": 62,
-                     "eos_token_id": 63, "pad_token_id": 63, "hidden_act": "quick_gelu"},
+        text_config={
+            **settings,
+            "vocab_size": 64,
+            "max_position_embeddings": 16,
+            "bos_token_id": 62,
+            "eos_token_id": 63,
+            "pad_token_id": 63,
+            "hidden_act": "quick_gelu",
+        },
         vision_config={**settings, "image_size": 32, "patch_size": 8, "hidden_act": "quick_gelu"},
         projection_dim=16,
         **overrides,

@@ -175,9 +175,7 @@ def _cells(values: dict, before: dict | None, baseline: EvaluationReport | None)
     differences = [form.format(scale * (values[key] - before[key])) for key, form, scale in units]
     # With error and floor of the second model alone the table fits in 100 columns with the longest name at hand.
     plain = _texts({key: before[key] for key, _, _ in units})
-    return [
-        (f"{old}{ARROW}{new}", difference) for old, new, difference in zip(plain, texts, differences, strict=True)
-    ]
+    return [(f"{old}{ARROW}{new}", difference) for old, new, difference in zip(plain, texts, differences, strict=True)]
 
 
 def _markdown_row(cells) -> str:

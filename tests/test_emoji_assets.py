@@ -1,0 +1,291 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The shipped benchmark and checkpoint: sizes, counts, labels, licences, and that the scripts give these very views."""
+
+import hashlib
+import importlib
+import json
+import sys
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor, pipeline
+
+COUNTS = {
+    "train": (200, 16),
+    "validation": (200, 5),
+    "noto": (200, 10),
+    "twemoji": (200, 10),
+    "openmoji": (200, 10),
+    "fluent-emoji": (200, 10),
+    "fluent-emoji-high-contrast": (200, 10),
+    "open_set": (150, 14),
+}
+
+
+@pytest.fixture(scope="module")
+def shift_dir(repository):
+    return repository / "hf_robustft" / "assets" / "emoji_shift"
+
+
+@pytest.fixture(scope="module")
+def clip_dir(repository):
+    return repository / "hf_robustft" / "assets" / "emoji_clip"
+
+
+@pytest.fixture(scope="module")
+def facts(shift_dir):
+    return json.loads((shift_dir / "classes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def sets(shift_dir, tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("datasets"))
+    return {
+        name: datasets.load_dataset(
+            "parquet", data_files=str(shift_dir / f"{name}.parquet"), split="train", cache_dir=cache
+        )
+        for name in COUNTS
+    }
+
+
+@pytest.fixture(scope="module")
+def scripts(repository):
+    folder = str(repository / "examples" / "emoji")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
+    for name in ("common", "augment", "build_views", "build_tokenizer", "build_artwork", "pretrain", "trim_embedding"):
+        sys.modules.pop(name, None)
+
+
+def image_bytes(shift_dir, name):
+    return [
+        row["bytes"] for row in pq.read_table(shift_dir / f"{name}.parquet", columns=["image"])["image"].to_pylist()
+    ]
+
+
+def test_package_data_is_small(shift_dir, clip_dir):
+    size = sum(file.stat().st_size for folder in (shift_dir, clip_dir) for file in folder.rglob("*") if file.is_file())
+    assert size < 25_000_000
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_labels_and_features(sets, facts, name):
+    data = sets[name]
+    concepts, views = COUNTS[name]
+    assert isinstance(data.features["image"], datasets.Image)
+    prefix = "open_set_" if name == "open_set" else ""
+    assert data.features["label"].names == facts[f"{prefix}classes"]
+    assert np.bincount(data["label"]).tolist() == [views] * concepts
+    assert data["code_point"] == [facts[f"{prefix}code_points"][label] for label in data["label"]]
+    assert data["view"] == list(range(views)) * concepts
+
+
+def test_test_sets_are_large_enough_for_calibration(sets):
+    assert all(len(sets[name]) >= 2000 for name in COUNTS if name not in ("train", "validation"))
+
+
+def test_open_set_is_disjoint(facts):
+    assert not set(facts["classes"]) & set(facts["open_set_classes"])
+    assert not set(facts["code_points"]) & set(facts["open_set_code_points"])
+    for key in ("classes", "open_set_classes", "code_points", "open_set_code_points"):
+        assert len(set(facts[key])) == len(facts[key])
+    assert all(template.count("{}") == 1 for template in facts["templates"])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_images_decode_and_show_something(sets, name):
+    for row in sets[name].select(range(0, len(sets[name]), 97)):
+        assert row["image"].size == (64, 64)
+        assert np.ptp(np.asarray(row["image"].convert("L"))) > 20
+
+
+def test_no_image_of_one_split_is_in_another(shift_dir):
+    names = [name for name in COUNTS if name != "open_set"]
+    digests = {name: {hashlib.sha256(data).digest() for data in image_bytes(shift_dir, name)} for name in names}
+    for i, name in enumerate(names):
+        for other in names[i + 1 :]:
+            assert not digests[name] & digests[other], (name, other)
+
+
+def test_licences_name_every_style(shift_dir, scripts):
+    text = (shift_dir / "LICENSES.md").read_text(encoding="utf-8")
+    versions = scripts("build_artwork").VERSIONS
+    for style in scripts("common").ALL_STYLES:
+        package = f"@iconify-json/{style}"
+        assert f"| {style} | `{package}@{versions[package]}` |" in text
+    for package in ("emojibase-data", "emojilib"):
+        assert f"`{package}@{versions[package]}`" in text
+    for name in COUNTS:
+        assert f"`{name}.parquet`" in text
+    assert "modified" in text
+
+
+def test_card_lists_every_file(shift_dir):
+    text = (shift_dir / "README.md").read_text(encoding="utf-8")
+    assert all(f"path: {name}.parquet" in text for name in COUNTS)
+
+
+def test_views_are_a_pure_function(scripts):
+    render = scripts("build_views").render_view
+    drawing = np.full((64, 64, 3), 255, dtype=np.uint8)
+    drawing[16:40, 20:50] = (200, 30, 60)
+    first = np.asarray(render(drawing, 1, "train", "1f436", 0))
+    np.random.seed(5)
+    assert np.array_equal(first, np.asarray(render(drawing, 1, "train", "1f436", 0)))
+    for other in (
+        (2, "train", "1f436", 0),
+        (1, "test", "1f436", 0),
+        (1, "train", "1f431", 0),
+        (1, "train", "1f436", 1),
+    ):
+        assert not np.array_equal(first, np.asarray(render(drawing, *other)))
+
+
+def test_views_show_their_drawing_around_the_middle(scripts, monkeypatch):
+    module = scripts("build_views")
+    monkeypatch.setitem(module.VIEW_PARAMETERS, "occlusion_probability", 0.0)
+    drawing = np.full((64, 64, 3), 255, dtype=np.uint8)
+    drawing[26:38, 26:38] = 0
+    for view in range(30):
+        dark = np.argwhere(np.asarray(module.render_view(drawing, 0, "train", "x", view).convert("L")) < 110)
+        assert len(dark) > 30
+        # A drawing's middle moves by the translation and nothing else, at most 9.6 pixels each way.
+        assert np.abs(dark.mean(axis=0) - 31.5).max() < 10.7
+
+
+def test_a_patch_hides_one_rectangle_and_changes_nothing_else(scripts, monkeypatch):
+    module = scripts("build_views")
+    drawing = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    monkeypatch.setitem(module.VIEW_PARAMETERS, "blur_probability", 0.0)
+    least, most = (round(64 * side) for side in module.VIEW_PARAMETERS["occlusion_side"])
+    for view in range(20):
+        shown = []
+        for probability in (0.0, 1.0):
+            monkeypatch.setitem(module.VIEW_PARAMETERS, "occlusion_probability", probability)
+            shown.append(np.asarray(module.render_view(drawing, 0, "train", "x", view)))
+        rows, columns = np.where((shown[0] != shown[1]).any(axis=-1))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert least - 1 <= min(height, width) and max(height, width) <= most + 1
+        patch = shown[1][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (patch == patch[0, 0]).all()
+
+
+def test_recorded_parameters_are_those_of_the_script(scripts, facts):
+    assert facts["views"] == scripts("build_views").VIEW_PARAMETERS
+    assert facts["templates"] == list(scripts("common").TEMPLATES)
+
+
+def test_shifted_views_differ_by_the_artist_only(sets):
+    # The same concept and view in two styles share the paper: where both corners are bare, they have the same colour.
+    near = total = 0
+    for name in ("twemoji", "openmoji"):
+        for i in range(0, 2000, 61):
+            corners = [
+                np.asarray(sets[s][i]["image"])[[0, 0, -1, -1], [0, -1, 0, -1]].max(axis=0) for s in ("noto", name)
+            ]
+            near += np.abs(corners[0].astype(int) - corners[1]).max() <= 6
+            total += 1
+    assert near / total > 0.8
+
+
+def test_bad_arguments_are_told(scripts, tmp_path):
+    with pytest.raises(OSError, match="build_artwork.py"):
+        scripts("common").load_concepts(tmp_path)
+    with pytest.raises(OSError, match="--styles noto"):
+        scripts("common").load_style(tmp_path, "noto")
+    with pytest.raises(ValueError, match="no room for merges"):
+        scripts("build_tokenizer").train(["a dog"], 300, 16)
+    with pytest.raises(OSError, match="--resume"):
+        scripts("pretrain").load_progress(tmp_path, None, None, None, None)
+
+
+def test_downstream_styles_are_never_trained_on(scripts):
+    common = scripts("common")
+    assert not set(common.PRETRAINING_STYLES) & set(common.DOWNSTREAM_STYLES)
+
+
+def test_pretraining_batches_and_loss(scripts):
+    pretrain = scripts("pretrain")
+    views = scripts("augment").random_views(torch.full((4, 3, 64, 64), 128, dtype=torch.uint8), 48, torch.Generator())
+    assert views.shape == (4, 3, 48, 48) and 0.0 <= views.min() and views.max() <= 1.0
+    # Two concepts, two drawings each, one caption of another concept: embeddings that agree cost next to nothing.
+    axes = torch.eye(3)
+    images, texts = axes[[0, 1, 0, 1]], axes
+    good = pretrain.losses(images, texts, torch.tensor(50.0), 2, 50.0)
+    assert good["image_text"] < 1e-4 and good["image_image"] < 1e-4
+    # Two right drawings share the probability of their caption: ln 2 is the least there can be.
+    assert good["text_image"].item() == pytest.approx(np.log(2.0), abs=1e-4)
+    bad = pretrain.losses(images.roll(1, 0), texts, torch.tensor(50.0), 2, 50.0)
+    assert bad["image_text"] > 10.0 and bad["text_image"] > 10.0
+
+
+def test_fast_activation_is_quick_gelu(scripts):
+    x = torch.linspace(-6.0, 6.0, 101)
+    torch.testing.assert_close(scripts("pretrain").QuickGELUBySiLU()(x), x * torch.sigmoid(1.702 * x))
+
+
+def test_checkpoint_is_a_plain_clip_model(clip_dir, sets, facts):
+    model = CLIPModel.from_pretrained(clip_dir).eval()
+    processor = CLIPProcessor.from_pretrained(clip_dir)
+    assert model.dtype == torch.float32
+    assert model.config.text_config.eos_token_id == processor.tokenizer.eos_token_id
+    # Padding follows the first end of text, so that a longer batch gives a caption the same embedding.
+    with torch.inference_mode():
+        alone = model.get_text_features(**processor(text=["a dog emoji."], return_tensors="pt")).pooler_output
+        texts = ["a dog emoji.", "a small picture of a moon viewing ceremony."]
+        padded = model.get_text_features(**processor(text=texts, return_tensors="pt", padding=True)).pooler_output
+    torch.testing.assert_close(alone[0], padded[0], atol=1e-5, rtol=1e-4)
+    pixels = processor(images=Image.new("RGB", (64, 64), "white"), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 48, 48)
+    torch.testing.assert_close(pixels, torch.ones_like(pixels))
+
+
+def test_zero_shot_pipeline_classifies(clip_dir, sets, facts):
+    classify = pipeline("zero-shot-image-classification", model=str(clip_dir), device="cpu")
+    rows = sets["noto"].select(range(0, 2000, 40))
+    labels = facts["classes"][::4]
+    answers = classify(list(rows["image"]), candidate_labels=labels, hypothesis_template="an emoji of a {}.")
+    right = [
+        answer[0]["label"] == facts["classes"][label] for answer, label in zip(answers, rows["label"], strict=True)
+    ]
+    # One in fifty would be chance.
+    assert len(right) == 50 and sum(right) / len(right) > 0.5
+
+
+def test_model_card_is_the_one_beside_the_weights(clip_dir, repository):
+    card = (clip_dir / "README.md").read_text(encoding="utf-8")
+    assert card == (repository / "model_cards" / "emoji_clip.md").read_text(encoding="utf-8")
+    for style in ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-high-contrast"):
+        assert f"| {style} |" in card and f"config: {style}\n" in card
+
+
+def test_trimming_keeps_similarities_and_narrows_the_embedding(scripts, tiny_clip):
+    module = scripts("trim_embedding")
+    pixels = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[62, 5, 9, 63], [62, 7, 63, 63]])
+
+    def embed(model):
+        with torch.no_grad():
+            images = model.get_image_features(pixel_values=pixels).pooler_output
+            texts = model.get_text_features(input_ids=ids).pooler_output
+        return images / images.norm(dim=1, keepdim=True), images, texts
+
+    unit, images, texts = embed(tiny_clip)
+    trimmed, kept = module.trim(tiny_clip, unit.double(), 10)
+    _, narrow, narrow_texts = embed(trimmed)
+    assert narrow.shape == (10, 10) and trimmed.config.vision_config.projection_dim == 10
+    # Ten images span ten directions, which keep every product with them.
+    assert kept == pytest.approx(1.0)
+    torch.testing.assert_close(narrow @ narrow_texts.T, images @ texts.T, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="--dimension 16 must lie between 0 and the model's 16"):
+        module.trim(tiny_clip, unit.double(), 16)
+
+
+def test_the_checkpoints_embedding_is_narrower_than_its_tower(clip_dir):
+    config = json.loads((clip_dir / "config.json").read_text(encoding="utf-8"))
+    assert config["projection_dim"] == 96 < config["vision_config"]["hidden_size"]
