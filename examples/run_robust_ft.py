@@ -28,7 +28,6 @@ from accelerate import PartialState
 from transformers import CLIPModel, CLIPProcessor, HfArgumentParser
 
 from hf_robustft.data.benchmarks import Benchmark, asset_path, load_benchmark
-from hf_robustft.data.collator import TrainingExamples
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.plots import plot_reliability
 from hf_robustft.evaluation.report import EvaluationReport, save_reports
@@ -41,6 +40,7 @@ from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.trainer import RobustTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 SUITE = "emoji_shift"
@@ -133,7 +133,10 @@ def load_model(name: str) -> tuple[CLIPModel, CLIPProcessor]:
             f"`--model {name}`: there is no checkpoint folder with a config.json at that path; "
             "give a folder that save_pretrained wrote, a Hub id, or 'emoji_clip'."
         )
-    return CLIPModel.from_pretrained(path, dtype=torch.float32), CLIPProcessor.from_pretrained(path)
+    try:
+        return CLIPModel.from_pretrained(path, dtype=torch.float32), CLIPProcessor.from_pretrained(path)
+    except OSError as error:
+        raise OSError(f"`--model {name}` is no folder here, and cannot be had from the Hub: {error}") from error
 
 
 def _own(data_args: DataArguments, captions: bool) -> dict:
@@ -173,33 +176,31 @@ def load_eval_benchmarks(data_args: DataArguments, train: Benchmark) -> list[Ben
     return benchmarks
 
 
-def train(
+def build_trainer(
     model: CLIPModel,
     processor: CLIPProcessor,
-    model_args: ModelArguments,
+    method: str,
     args: RobustTrainingArguments,
     train_benchmark: Benchmark,
     eval_benchmarks: list[Benchmark],
-) -> float:
-    """Fine-tune `model` and save it, with processor and trained head, to `output_dir`; returns the seconds of training."""
-    method = "ft" if model_args.method == "wise_ft" else model_args.method
-    examples = TrainingExamples.from_benchmark(
-        train_benchmark, processor, seed=args.seed if args.data_seed is None else args.data_seed
-    )
-    validation = [benchmark for benchmark in eval_benchmarks if benchmark.role == "validation"]
-    trainer = METHODS[method](
+) -> RobustTrainer:
+    """The method's Trainer. What is impossible is refused here, before anything is measured."""
+    trainer = METHODS["ft" if method == "wise_ft" else method](
         model,
         args,
-        train_dataset=examples,
-        eval_dataset=validation or eval_benchmarks or None,
+        train_dataset=train_benchmark,
+        eval_dataset=[b for b in eval_benchmarks if b.role == "validation"] or eval_benchmarks or None,
         processing_class=processor,
     )
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    seconds = time.perf_counter() - started
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()
-    return seconds
+    if args.resume_from_checkpoint is not None:
+        trainer.check_checkpoint(args.resume_from_checkpoint)
+    if method == "ft" and eval_benchmarks:
+        if all(benchmark.class_names != train_benchmark.class_names for benchmark in eval_benchmarks):
+            raise ValueError(
+                "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; "
+                "give --eval_datasets with the same classes, or use --method flyp."
+            )
+    return trainer
 
 
 def interpolate(model_args: ModelArguments, args: RobustTrainingArguments) -> None:
@@ -235,31 +236,36 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
             num_workers=args.dataloader_num_workers,
             progress=not args.disable_tqdm,
         )
-    model.to(args.device)
-    baseline = evaluator.evaluate(model, name="zero-shot") if evaluator else None
+    method = model_args.method
+    if method == "zero_shot" and evaluator is None:
+        raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
+    trainer = None
+    if method != "zero_shot" and not (method == "wise_ft" and model_args.finetuned_model):
+        trainer = build_trainer(model, processor, method, args, train_benchmark, benchmarks)
+
+    baseline = evaluator.evaluate(model.to(args.device), name="zero-shot") if evaluator else None
     seconds = None
-    if model_args.method == "zero_shot":
-        if evaluator is None:
-            raise ValueError(
-                "`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets."
-            )
-        if args.should_save:
-            model.save_pretrained(output)
-            processor.save_pretrained(output)
-    elif model_args.method != "wise_ft" or model_args.finetuned_model is None:
-        seconds = train(model, processor, model_args, args, train_benchmark, benchmarks)
-    if model_args.method == "wise_ft" and args.should_save:
+    if trainer is not None:
+        before = time.perf_counter()
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        seconds = time.perf_counter() - before
+        trainer.save_model()
+        trainer.accelerator.wait_for_everyone()
+    if method == "zero_shot" and args.should_save:
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+    if method == "wise_ft" and args.should_save:
         interpolate(model_args, args)
     PartialState().wait_for_everyone()
 
     # What is reported is what was saved: the folder is loaded again, as a user will.
     head = None
-    if model_args.method == "ft":
+    if method == "ft":
         head = ZeroShotHead.from_pretrained(output).to(args.device)
     saved = CLIPModel.from_pretrained(output).to(args.device)
     report = baseline
-    if evaluator and model_args.method != "zero_shot":
-        report = evaluator.evaluate(saved, head=head, name=METHOD_FACTS[model_args.method].label)
+    if evaluator and method != "zero_shot":
+        report = evaluator.evaluate(saved, head=head, name=METHOD_FACTS[method].label)
     if args.should_save:
         write_results(
             output, model_args, data_args, args, report, baseline, train_benchmark, benchmarks, seconds, arguments
@@ -317,7 +323,7 @@ def write_results(
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("HF_ROBUSTFT_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 
 import datasets
@@ -151,12 +152,14 @@ def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, im
             arguments[arguments.index(flag) + 1] = str(value)
         with pytest.raises(expected) as error:
             script.main(arguments)
-        assert "\n" not in str(error.value)
-        return str(error.value)
+        assert not list(tmp_path.glob("out/*")), "wrong input is refused before anything is trained or written"
+        return " ".join(str(error.value).split())
 
     assert "choose one of carot" in message("--method", "robust")
     text = message(expected=OSError, change={"--model": tmp_path / "nowhere"})
     assert "nowhere" in text and "save_pretrained" in text
+    text = message(expected=OSError, change={"--model": "somebody/nothing"})
+    assert "is no folder here, and cannot be had from the Hub" in text
     text = message("--resume_from_checkpoint", str(tmp_path / "checkpoint-9"), expected=OSError)
     assert "checkpoint-9" in text and "robustft_state" in text
     assert "raise" in (text := message(change={"--per_device_train_batch_size": 1})) or "2 or more" in text
@@ -174,3 +177,25 @@ def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, im
     assert "9" in text and "class" in text
     shutil.rmtree(images / "train")
     assert "does not exist" in message(expected=OSError)
+
+
+def test_a_head_for_other_classes_is_refused_before_training(script, base, images, tmp_path):
+    arguments = command(base, images, tmp_path / "out", "--method", "ft")
+    arguments[arguments.index("--eval_datasets") + 1] = "emoji_shift/validation"
+    with pytest.raises(ValueError, match="same classes, or use --method flyp"):
+        script.main(arguments)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_errors_are_one_line_on_the_terminal(repository, tmp_path):
+    command = [
+        sys.executable,
+        str(repository / "examples" / "run_robust_ft.py"),
+        "--use_cpu",
+        "--model",
+        str(tmp_path),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: `--model") and "Traceback" not in run.stderr

@@ -357,15 +357,25 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         # Head and teacher belong to the weights of the same checkpoint.
         self.load_extra_state(load_state(self.state.best_model_checkpoint))
 
+    @staticmethod
+    def check_checkpoint(folder: str | os.PathLike) -> None:
+        """
+        Refuse a folder that a run cannot be resumed from.
+
+        Raises:
+            OSError: If there is no such folder, or it lacks the state of teacher and counters.
+        """
+        if not os.path.isdir(folder):
+            raise OSError(
+                f"There is no checkpoint folder {str(folder)!r}; name one that holds model.safetensors and "
+                "robustft_state.safetensors, such as <output_dir>/checkpoint-500."
+            )
+        load_state(folder)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
-            if not os.path.isdir(resume_from_checkpoint):
-                raise OSError(
-                    f"There is no checkpoint folder {str(resume_from_checkpoint)!r}; name one that holds "
-                    "model.safetensors and robustft_state.safetensors, such as <output_dir>/checkpoint-500."
-                )
             # A missing teacher is found before an hour of loading and skipping, not after.
-            load_state(resume_from_checkpoint)
+            self.check_checkpoint(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):
