@@ -286,7 +286,7 @@ def write_results(
     settings = {
         name: value
         for name, value in vars(args).items()
-        if isinstance(value, (bool, int, float, str)) and (value or False) != defaults.get(name)
+        if name in defaults and isinstance(value, (bool, int, float, str)) and (value or False) != defaults[name]
     }
     alpha = model_args.alpha if model_args.method == "wise_ft" else None
     write_robustft_json(
