@@ -1,0 +1,103 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`robustft.json`: what a checkpoint folder must say beyond the weights. Its schema, reading and updating."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_robustft import __version__
+from hf_robustft.data.prompts import check_class_names, check_templates
+
+METADATA_FILE = "robustft.json"
+FORMAT = 1
+#: Parts that are there only where they were given, and their JSON types.
+OPTIONAL = {"alpha": (int, float), "head": str, "temperature": dict, "detector": dict, "adapters": dict}
+
+
+def dump_robustft_json(directory: str | Path, content: Mapping[str, Any]) -> Path:
+    """
+    Write `content` as the `robustft.json` of `directory`, whole or not at all.
+
+    Raises:
+        ValueError: If it holds a number that JSON cannot hold.
+    """
+    path = Path(directory) / METADATA_FILE
+    try:
+        text = json.dumps(dict(content), indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"A value cannot be written to {METADATA_FILE}: {error}; give finite numbers.") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, then renamed: a run that is stopped here leaves the old file, not half of the new one.
+    half = path.with_name(f".{METADATA_FILE}.new")
+    half.write_text(text + "\n", encoding="utf-8", newline="\n")
+    os.replace(half, path)
+    return path
+
+
+def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
+    """
+    Set parts of an existing `robustft.json`, and keep the others; a part set to `None` is removed.
+
+    Args:
+        directory: Folder of the checkpoint.
+        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        OSError: If the folder has no `robustft.json`.
+        ValueError: If a part is unknown, or a number is not finite.
+    """
+    content = load_robustft_json(directory)
+    unknown = sorted(set(parts) - set(OPTIONAL))
+    if unknown:
+        raise ValueError(f"{METADATA_FILE} has no part {unknown[0]!r}; it has {', '.join(OPTIONAL)}.")
+    content.update(parts)
+    return dump_robustft_json(directory, {name: value for name, value in content.items() if value is not None})
+
+
+def load_robustft_json(directory: str | Path) -> dict[str, Any]:
+    """
+    Read the `robustft.json` of a checkpoint folder.
+
+    Args:
+        directory: The folder.
+
+    Returns:
+        `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`,
+        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector` and `adapters`.
+
+    Raises:
+        OSError: If the folder has no `robustft.json`.
+        ValueError: If it is not JSON, of another format, or a field is missing or of the wrong kind.
+    """
+    path = Path(directory) / METADATA_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {METADATA_FILE} in {directory}; give the folder of a model that hf_robustft has trained."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore the file or write it again.") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} has the format {version!r}, but hf_robustft {__version__} reads {FORMAT}; use the version that "
+            "wrote it."
+        )
+    for name, kind in (("method", str), ("class_names", list), ("templates", list), ("settings", dict)):
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"{path} has no {name!r} of type {kind.__name__}; restore the file or write it again.")
+    for name, kind in OPTIONAL.items():
+        if name in content and not isinstance(content[name], kind):
+            raise ValueError(f"{path} has a part {name!r} of the wrong type; restore the file or write it again.")
+    if content["class_names"]:
+        check_class_names(content["class_names"])
+        check_templates(content["templates"])
+    return content
