@@ -9,7 +9,16 @@ from conftest import random_batch
 from helpers import assert_golden, golden_model
 from torch import nn
 
-from hf_robustft.modeling.features import ClipFeatures, encode, encode_images, encode_texts, logit_scale, unwrapped
+from hf_robustft.modeling.features import (
+    ClipFeatures,
+    encode,
+    encode_images,
+    encode_texts,
+    logit_scale,
+    project_images,
+    project_texts,
+    unwrapped,
+)
 
 
 class Compiled(nn.Module):
@@ -44,7 +53,8 @@ class Fixed(nn.Module):
         self.embeds, self.logit_scale = embeds, nn.Parameter(torch.zeros((), dtype=embeds.dtype))
 
     def forward(self, pixel_values, input_ids):
-        return SimpleNamespace(image_embeds=self.embeds, text_embeds=self.embeds)
+        raw = SimpleNamespace(pooler_output=self.embeds)
+        return SimpleNamespace(image_embeds=self.embeds, text_embeds=self.embeds, vision_model_output=raw)
 
 
 @torch.no_grad()
@@ -187,3 +197,43 @@ def test_golden_initial_features(golden_dir, golden):
         for kind, got in (("image", features.image_embeds), ("text", features.text_embeds)):
             raw = data[f"init_{kind}_features_{tag}"]
             assert_golden(got, raw / raw.norm(dim=1, keepdim=True), limits, f"{kind} {tag}")
+
+
+def test_raw_features_are_those_before_normalisation(tiny_clip):
+    batch = random_batch()
+    features = encode(tiny_clip, batch)
+    assert torch.equal(features.image_features, project_images(tiny_clip, batch["pixel_values"]))
+    unit = features.image_features / features.image_features.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(features.image_embeds, unit)
+    assert not torch.allclose(features.image_features, features.image_embeds)
+    assert features.extra_text_features is None
+
+
+@pytest.mark.parametrize("captions", [True, False])
+@pytest.mark.parametrize("longer", ["captions", "texts"])
+def test_extra_texts_ride_along(tiny_clip, captions, longer):
+    model, batch = tiny_clip.double(), random_batch(dtype=torch.float64)
+    texts = random_batch(5, seed=3)["input_ids"]
+    if longer == "captions":
+        texts = texts[:, :9]
+    else:
+        batch["input_ids"] = batch["input_ids"][:, :10]
+        batch["input_ids"][:, -1] = 63
+    features = encode(model, batch, captions=captions, extra_texts=texts)
+    torch.testing.assert_close(features.extra_text_features, project_texts(model, texts), rtol=0, atol=1e-12)
+    plain = encode(model, batch, captions=captions)
+    torch.testing.assert_close(features.image_embeds, plain.image_embeds, rtol=0, atol=1e-12)
+    if captions:
+        torch.testing.assert_close(features.text_embeds, plain.text_embeds, rtol=0, atol=1e-12)
+    else:
+        assert features.text_embeds is None
+
+
+def test_cached_image_features_spare_the_image_tower(tiny_clip):
+    pixels = random_batch()["pixel_values"]
+    raw = project_images(tiny_clip, pixels).detach()
+    tiny_clip.vision_model.forward = lambda *args, **kwargs: pytest.fail("the image tower ran")
+    features = encode(tiny_clip, {"image_features": raw}, captions=False)
+    assert torch.equal(features.image_features, raw) and features.text_embeds is None
+    with pytest.raises(ValueError, match="no pixel_values"):
+        encode(tiny_clip, {"image_features": raw, "input_ids": random_batch()["input_ids"]})

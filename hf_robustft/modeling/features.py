@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass
@@ -29,6 +30,10 @@ class ClipFeatures:
         all_image_embeds, all_text_embeds (`torch.Tensor` of shape `(global_batch, embed_dim)`, *optional*):
             The columns; default to the rows.
         row_offset (`int`, *optional*, defaults to 0): The column that row 0 pairs with.
+        image_features (`torch.Tensor` of shape `(batch, embed_dim)`, *optional*): Projected image features before
+            normalisation.
+        extra_text_features (`torch.Tensor` of shape `(texts, embed_dim)`, *optional*): Projected features, before
+            normalisation, of the texts that objectives asked for beside the captions.
     """
 
     image_embeds: Tensor
@@ -37,6 +42,8 @@ class ClipFeatures:
     all_image_embeds: Tensor | None = None
     all_text_embeds: Tensor | None = None
     row_offset: int = 0
+    image_features: Tensor | None = None
+    extra_text_features: Tensor | None = None
 
     @cached_property
     def logits_per_image(self) -> Tensor:
@@ -68,15 +75,20 @@ def logit_scale(model: nn.Module) -> Tensor:
     return (scale if scale.dtype == torch.float64 else scale.float()).exp()
 
 
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features if features.dtype == torch.float64 else features.float()
+
+
 def _unit(features: Tensor) -> Tensor:
     # Half-precision features are normalised in float32: losses and calibration are computed there, and a float16
     # norm overflows beyond 65,504.
-    if features.dtype != torch.float64:
-        features = features.float()
+    features = _at_least_float32(features)
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def encode(model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True) -> ClipFeatures:
+def encode(
+    model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True, extra_texts: Tensor | None = None
+) -> ClipFeatures:
     """
     Encode the images and captions of a training batch in one forward call.
 
@@ -86,9 +98,13 @@ def encode(model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True)
 
     Args:
         model: A `CLIPModel`, possibly wrapped.
-        batch: Holds `pixel_values` of shape `(batch, 3, height, width)` and `input_ids` of shape `(batch, length)`.
+        batch: Holds `pixel_values` of shape `(batch, 3, height, width)` and `input_ids` of shape `(batch, length)`; or,
+            where no text is encoded, `image_features` of shape `(batch, embed_dim)` that a frozen model gave before
+            (`cache_features`), and the image tower does not run.
         captions (`bool`, *optional*, defaults to `True`): Whether captions are needed. If not, the text tower sees
             a single one-token caption, which `CLIPModel.forward` cannot do without, and `text_embeds` is `None`.
+        extra_texts (`torch.Tensor` of shape `(texts, length)`, *optional*): Token ids of further texts, padded as the
+            captions are; their features are `extra_text_features`.
 
     Returns:
         [`ClipFeatures`]: float32 embeddings (float64 if the model is float64).
@@ -96,6 +112,10 @@ def encode(model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True)
     Raises:
         ValueError: If one of the two inputs is missing, or they differ in length.
     """
+    texts = captions or extra_texts is not None
+    if "image_features" in batch and not texts:
+        features = batch["image_features"]
+        return ClipFeatures(_unit(features), None, logit_scale(model), image_features=features)
     missing = [key for key in ("pixel_values", "input_ids")[: 2 if captions else 1] if batch.get(key) is None]
     if missing:
         raise ValueError(
@@ -103,19 +123,60 @@ def encode(model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True)
             "use `ClipCollator`, or a collator that returns pixel_values and input_ids."
         )
     pixel_values = batch["pixel_values"]
-    if not captions:
-        end_of_text = unwrapped(model).config.text_config.eos_token_id
-        output = model(
-            pixel_values=pixel_values, input_ids=pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
-        )
-        return ClipFeatures(_unit(output.image_embeds), None, logit_scale(model))
-    if len(pixel_values) != len(batch["input_ids"]):
+    if captions and len(pixel_values) != len(batch["input_ids"]):
         raise ValueError(
             f"The batch holds {len(pixel_values)} images and {len(batch['input_ids'])} captions; "
             "each image needs exactly one caption."
         )
-    output = model(pixel_values=pixel_values, input_ids=batch["input_ids"])
-    return ClipFeatures(_unit(output.image_embeds), _unit(output.text_embeds), logit_scale(model))
+    n_captions = len(pixel_values) if captions else 0
+    if not texts:
+        end_of_text = unwrapped(model).config.text_config.eos_token_id
+        input_ids = pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
+    elif extra_texts is None:
+        input_ids = batch["input_ids"]
+    else:
+        parts = [batch["input_ids"], extra_texts] if captions else [extra_texts]
+        # What follows the first end-of-text token is not seen, so the shorter part may be padded with that token.
+        padding = unwrapped(model).config.text_config.eos_token_id
+        input_ids = pad_sequence([row for part in parts for row in part], batch_first=True, padding_value=padding)
+    output = model(pixel_values=pixel_values, input_ids=input_ids)
+    return ClipFeatures(
+        _unit(output.image_embeds),
+        _unit(output.text_embeds[:n_captions]) if captions else None,
+        logit_scale(model),
+        image_features=_at_least_float32(output.vision_model_output.pooler_output),
+        extra_text_features=None
+        if extra_texts is None
+        else _at_least_float32(output.text_model_output.pooler_output[n_captions:]),
+    )
+
+
+def project_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """
+    Projected image features before normalisation.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped; call it in eval mode and without gradient.
+        pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Normalised images.
+
+    Returns:
+        `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
+    """
+    return _at_least_float32(unwrapped(model).get_image_features(pixel_values=pixel_values).pooler_output)
+
+
+def project_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """
+    Projected text features before normalisation.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped.
+        input_ids (`torch.Tensor` of shape `(n, length)`): Token ids, padded after the end-of-text token.
+
+    Returns:
+        `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
+    """
+    return _at_least_float32(unwrapped(model).get_text_features(input_ids=input_ids).pooler_output)
 
 
 def encode_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
@@ -129,7 +190,7 @@ def encode_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(n, embed_dim)`.
     """
-    return _unit(unwrapped(model).get_image_features(pixel_values=pixel_values).pooler_output)
+    return _unit(project_images(model, pixel_values))
 
 
 def encode_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
@@ -143,4 +204,4 @@ def encode_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(n, embed_dim)`.
     """
-    return _unit(unwrapped(model).get_text_features(input_ids=input_ids).pooler_output)
+    return _unit(project_texts(model, input_ids))

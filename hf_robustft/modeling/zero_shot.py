@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
-from .features import encode_texts, logit_scale, unwrapped
+from .features import logit_scale, project_texts, unwrapped
 
 HEAD_FILE = "head.safetensors"
 
@@ -30,6 +30,46 @@ def class_embeddings(prompt_embeds: Tensor) -> Tensor:
     """
     mean = (prompt_embeds / prompt_embeds.norm(dim=-1, keepdim=True)).mean(dim=1)
     return mean / mean.norm(dim=-1, keepdim=True)
+
+
+@torch.no_grad()
+def prompt_features(
+    model: nn.Module,
+    tokenizer,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    batch_size: int = 256,
+) -> Tensor:
+    """
+    Projected text features, before normalisation, of every prompt of every class.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped, on any device; its training mode is restored afterwards.
+        tokenizer: Its tokenizer, or a processor that holds one.
+        class_names: One name a class.
+        templates: Prompt templates with one `{}` each.
+        batch_size (`int`, *optional*, defaults to 256): Prompts encoded at once.
+
+    Returns:
+        `torch.Tensor` of shape `(classes, templates, embed_dim)`, at least float32.
+
+    Raises:
+        ValueError: If a class name appears twice or a template has no `{}`.
+    """
+    class_names, templates = check_class_names(class_names), check_templates(templates)
+    model = unwrapped(model)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    prompts = class_prompts(class_names, templates)
+    training = model.training
+    model.eval()
+    try:
+        features = []
+        for start in range(0, len(prompts), batch_size):
+            tokens = tokenizer(prompts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
+            features.append(project_texts(model, tokens["input_ids"].to(model.device)))
+    finally:
+        model.train(training)
+    return torch.cat(features).view(len(class_names), len(templates), -1)
 
 
 class ZeroShotHead(nn.Module):
@@ -92,22 +132,8 @@ class ZeroShotHead(nn.Module):
         Raises:
             ValueError: If a class name appears twice or a template has no `{}`.
         """
-        class_names, templates = check_class_names(class_names), check_templates(templates)
-        model = unwrapped(model)
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        prompts = class_prompts(class_names, templates)
-        training = model.training
-        model.eval()
-        try:
-            embeds = []
-            for start in range(0, len(prompts), batch_size):
-                tokens = tokenizer(
-                    prompts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
-                )
-                embeds.append(encode_texts(model, tokens["input_ids"].to(model.device)))
-        finally:
-            model.train(training)
-        embeds = torch.cat(embeds).view(len(class_names), len(templates), -1)
+        features = prompt_features(model, tokenizer, class_names, templates, batch_size)
+        embeds = features / features.norm(dim=-1, keepdim=True)
         return cls(logit_scale(model) * class_embeddings(embeds), class_names)
 
     def save_pretrained(self, directory: str | Path) -> Path:

@@ -1,0 +1,100 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Few-shot training sets: the same number of images of each class, drawn by seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.randomness import example_rng
+
+
+def few_shot_rows(labels: np.ndarray, n_classes: int, shots: int, seed: int = 0) -> np.ndarray:
+    """The rows of `shots` images of each class, drawn without replacement.
+
+    Each row has a random number that depends on (seed, class, row) alone, and the `shots` smallest of a class are
+    taken. So the rows of fewer shots are among those of more shots of the same seed, and the draw for one class does
+    not depend on the others.
+
+    Args:
+        labels: class of each row, integers of shape (n,).
+        n_classes: number of classes; each of them must have enough rows.
+        shots: images of each class, at least 1.
+        seed: seed of the draw (default 0).
+
+    Returns:
+        `n_classes * shots` row numbers in ascending order.
+
+    Raises:
+        ValueError: `shots` is not a whole number above 0, or a class has fewer rows.
+    """
+    _check_shots(shots)
+    labels = np.asarray(labels)
+    chosen = []
+    for label in range(n_classes):
+        rows = np.flatnonzero(labels == label).tolist()
+        if len(rows) < shots:
+            raise ValueError(f"class {label} has {len(rows)} images, fewer than {shots} shots")
+        drawn = sorted(rows, key=lambda row, label=label: (example_rng(seed, label, row, "few-shot").random(), row))
+        chosen += drawn[:shots]
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
+    """A training set of exactly `shots` images of each class of `benchmark`, balanced and without duplicates.
+
+    Args:
+        benchmark: data with class names and labels; usually the training set.
+        shots: images of each class, at least 1.
+        seed: seed of the draw (default 0). Sets of the same seed are nested: 1 shot lies in 4, 4 in 16.
+
+    Returns:
+        A `Benchmark` with the same name, role, classes, templates and columns, whose rows are held in memory as a
+        selection (no image is copied) in the order of the data set, and whose note says how they were drawn.
+
+    Raises:
+        ValueError: no class labels, `shots` below 1, or classes with fewer images, which are named.
+        OSError: the data cannot be read.
+    """
+    if not benchmark.class_names or benchmark.label_column is None:
+        raise ValueError(
+            f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
+            "and label_column, or train on all of it"
+        )
+    _check_shots(shots)
+    dataset, names = benchmark.load(), benchmark.class_names
+    labels = np.asarray(dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
+    counts = np.bincount(labels, minlength=len(names))
+    short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
+    if short:
+        raise ValueError(
+            f"benchmark {benchmark.name!r} has fewer than {shots} images of {len(short)} of its {len(names)} classes, "
+            f"{quoted(short)}; ask for at most {counts.min()} shots or leave these classes out"
+        )
+    selected = dataset.select(few_shot_rows(labels, len(names), shots, seed))
+    drawn = f"{shots} {'image' if shots == 1 else 'images'} of each class, drawn with seed {seed}"
+    subset = replace(
+        benchmark,
+        path=None,
+        data_files=None,
+        dataset=selected,
+        source=benchmark.source or _hub_page(benchmark.path),
+        note=f"{benchmark.note.rstrip('. ')}. {drawn}" if benchmark.note else drawn,
+    )
+    subset.load()
+    return subset
+
+
+def _check_shots(shots: int) -> None:
+    if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
+        raise ValueError(f"shots is {shots!r}; give the number of images of each class, a whole number of at least 1")
+
+
+def _hub_page(path: str | None) -> str | None:
+    """Where data of a Hub id come from: held in memory, they no longer say it themselves."""
+    on_hub = path is not None and "/" in path and not Path(path).expanduser().exists()
+    return f"https://huggingface.co/datasets/{path}" if on_hub else None

@@ -1,0 +1,67 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`adapters.safetensors`: what is in it, writing and reading it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .projections import PROJECTIONS
+
+ADAPTERS_FILE = "adapters.safetensors"
+FORMAT = "1"
+TENSORS = ("image_adapter", "text_adapter", *PROJECTIONS)
+FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", "merged_fingerprint")
+
+
+def write_adapters_file(directory: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Path:
+    """Write the `TENSORS` and the `FACTS` into `directory` (made where it is missing), whole or not at all."""
+    path = Path(directory) / ADAPTERS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, then renamed: a run that is stopped here leaves the old file, not half of the new one.
+    half = path.with_name(f".{ADAPTERS_FILE}.new")
+    values = {name: tensors[name].detach().cpu().clone().contiguous() for name in TENSORS}
+    save_file(
+        values, half, metadata={"format": "pt", "adapters_format": FORMAT, **{name: facts[name] for name in FACTS}}
+    )
+    os.replace(half, path)
+    return path
+
+
+def read_adapters_file(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """
+    The `TENSORS` and the `FACTS` of the file in `directory`.
+
+    Raises:
+        OSError: If the folder holds no `adapters.safetensors`.
+        ValueError: If the file is damaged, of another format, or was written by something else.
+    """
+    path = Path(directory) / ADAPTERS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {ADAPTERS_FILE} in {directory}; a run with adapters writes it beside the weights."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore the file.") from None
+    missing = [name for name in FACTS if name not in facts] + [name for name in TENSORS if name not in tensors]
+    if missing or facts.get("adapters_format") != FORMAT:
+        what = (
+            f"has no {missing[0]}" if missing else f"has the format {facts.get('adapters_format')!r}, not {FORMAT!r}"
+        )
+        raise ValueError(f"{path} {what}; write it with `FeatureAdapters.save_pretrained` of this version.")
+    image, text = tensors["image_adapter"], tensors["text_adapter"]
+    if image.ndim != 2 or image.shape[0] != image.shape[1] or text.shape != image.shape:
+        raise ValueError(
+            f"{path} has adapters of shapes {tuple(image.shape)} and {tuple(text.shape)}, not two square ones of one size; "
+            "restore the file."
+        )
+    return tensors, facts

@@ -1,0 +1,342 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""CRoFT's linear adapters on image and text features, and their exact merge into a `CLIPModel`'s projections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .adapter_file import ADAPTERS_FILE, read_adapters_file, write_adapters_file
+from .fingerprint import weights_fingerprint
+from .projections import PROJECTIONS, exchanged, folded, mixed_with_identity, product, projection_weights, set_weights
+from .zero_shot import class_embeddings
+
+#: Added to the L2 norm before dividing by it, as CRoFT's code does.
+EPSILON = 1e-6
+ORDERS = ("before_ensemble", "after_ensemble")
+# A temperature may be folded into the logit scale of a finished checkpoint; the adapters do not depend on it.
+_NOT_ADAPTED = ("logit_scale",)
+
+
+def near_unit(features: Tensor) -> Tensor:
+    """`x / (1e-6 + ||x||)` over the last dimension: CRoFT's normalisation; a zero vector stays zero."""
+    return features / (EPSILON + features.norm(dim=-1, keepdim=True))
+
+
+def ensemble_features(prompt_features: Tensor) -> Tensor:
+    """
+    One raw text feature a class, as CRoFT's code builds it before adapting.
+
+    Args:
+        prompt_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`): Projected text features, not
+            normalised.
+
+    Returns:
+        `torch.Tensor` of shape `(classes, embed_dim)`: With one template the feature itself, not normalised; with
+        several the average of the unit features, of unit norm.
+
+    Raises:
+        ValueError: If `prompt_features` has another number of dimensions or no template.
+    """
+    _check_prompts(prompt_features)
+    return prompt_features[:, 0] if prompt_features.shape[1] == 1 else class_embeddings(prompt_features)
+
+
+class FeatureAdapters(nn.Module):
+    """
+    Two square matrices on the projected features of a frozen `CLIPModel` (CRoFT, Zhu et al., ICML 2024).
+
+    A raw image feature x becomes `r * A x + (1 - r) * x`, and text features likewise with their own matrix and ratio;
+    both matrices start at the identity, which changes nothing. There is no bias and no non-linearity, so each adapter
+    is one linear map `M = I + r (A - I)` that [`merge_adapters`] folds into the projection.
+
+    Half-precision features are adapted in float32, also under autocast: the matrices stay close to the identity, and
+    what they add to it would drown in the rounding.
+
+    Args:
+        embed_dim (`int`): Size of the projected features (`projection_dim` of the model).
+        image_ratio (`float`, *optional*, defaults to 0.2): Share r of the adapted image feature.
+        text_ratio (`float`, *optional*, defaults to 0.5): Share r of the adapted text feature.
+        text_adapter_order (`str`, *optional*, defaults to `"before_ensemble"`): With several templates a class,
+            `"before_ensemble"` adapts the raw feature of each prompt, then normalises and averages: merging is exact.
+            `"after_ensemble"` adapts the averaged unit feature, as CRoFT's code does on ImageNet: no projection can
+            express that, so it cannot be merged. With one template they are the same.
+        dtype (`torch.dtype`, *optional*), device (*optional*): Of the two matrices.
+
+    Raises:
+        ValueError: If a ratio is outside [0, 1], the order unknown, or `embed_dim` below 1.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        image_ratio: float = 0.2,
+        text_ratio: float = 0.5,
+        text_adapter_order: str = "before_ensemble",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        if embed_dim < 1:
+            raise ValueError(f"`embed_dim={embed_dim}` is no size of features; give the model's `projection_dim`.")
+        for name, ratio in (("image_ratio", image_ratio), ("text_ratio", text_ratio)):
+            if not 0.0 <= ratio <= 1.0:
+                raise ValueError(f"`{name}={ratio}` lies outside [0, 1]; 0 leaves the features, 1 adapts them wholly.")
+        if text_adapter_order not in ORDERS:
+            raise ValueError(
+                f"`text_adapter_order={text_adapter_order!r}` is unknown; take one of {', '.join(ORDERS)}."
+            )
+        self.embed_dim = embed_dim
+        self.image_ratio, self.text_ratio = float(image_ratio), float(text_ratio)
+        self.text_adapter_order = text_adapter_order
+        self.image_adapter = nn.Parameter(torch.eye(embed_dim, dtype=dtype, device=device))
+        self.text_adapter = nn.Parameter(torch.eye(embed_dim, dtype=dtype, device=device))
+
+    def extra_repr(self) -> str:
+        return f"{self.embed_dim}, {self.image_ratio}, {self.text_ratio}, {self.text_adapter_order!r}"
+
+    def adapt_images(self, image_features: Tensor) -> Tensor:
+        """
+        Adapt raw image features of shape `(..., embed_dim)`; the result is not normalised.
+
+        Raises:
+            ValueError: If the last dimension is not `embed_dim`.
+        """
+        return self._adapt(image_features, self.image_adapter, self.image_ratio, "image")
+
+    def adapt_texts(self, text_features: Tensor) -> Tensor:
+        """
+        Adapt raw text features of shape `(..., embed_dim)`; the result is not normalised.
+
+        Raises:
+            ValueError: If the last dimension is not `embed_dim`.
+        """
+        return self._adapt(text_features, self.text_adapter, self.text_ratio, "text")
+
+    def image_matrix(self) -> Tensor:
+        """The whole map on image features, `I + r (A - I)` of shape `(embed_dim, embed_dim)`, with gradient."""
+        return mixed_with_identity(self.image_adapter, self.image_ratio)
+
+    def text_matrix(self) -> Tensor:
+        """The whole map on text features, `I + r (A - I)` of shape `(embed_dim, embed_dim)`, with gradient."""
+        return mixed_with_identity(self.text_adapter, self.text_ratio)
+
+    def adapt_class_features(self, prompt_features: Tensor) -> Tensor:
+        """
+        The class embeddings that images are compared with.
+
+        Args:
+            prompt_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`): Projected text features, not
+                normalised.
+
+        Returns:
+            `torch.Tensor` of shape `(classes, embed_dim)`: Rows of norm 1, but for the 1e-6 of `near_unit`.
+
+        Raises:
+            ValueError: If `prompt_features` has another shape.
+        """
+        _check_prompts(prompt_features)
+        if prompt_features.shape[1] == 1 or self.text_adapter_order == "after_ensemble":
+            return near_unit(self.adapt_texts(ensemble_features(prompt_features)))
+        return near_unit(near_unit(self.adapt_texts(prompt_features)).mean(dim=1))
+
+    def effective_projections(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """
+        The projections that the merged model would have, with gradient to the adapters and to the projections.
+
+        Args:
+            model: A `CLIPModel`, possibly wrapped, with its projections not merged.
+
+        Returns:
+            Two `torch.Tensor` of shapes `(embed_dim, vision width)` and `(embed_dim, text width)`.
+
+        Raises:
+            ValueError: If the model has no projections to features of `embed_dim`.
+        """
+        visual, text = projection_weights(model, self.embed_dim)
+        return product(self.image_matrix(), visual), product(self.text_matrix(), text)
+
+    def save_pretrained(self, directory: str | Path, model: nn.Module) -> Path:
+        """
+        Write `adapters.safetensors`: the adapters, the model's projections before merging, and the fingerprints of
+        the model before and after merging (without the logit scale), by which [`load_adapters`] knows them again.
+
+        Args:
+            directory: The folder; made where it is missing.
+            model: The `CLIPModel` that the adapters belong to, its projections **not** merged; it is left as it is.
+
+        Returns:
+            `Path`: The file.
+
+        Raises:
+            ValueError: If the model has no projections to features of `embed_dim`, or an adapter is not finite.
+        """
+        weights = projection_weights(model, self.embed_dim)
+        tensors = dict(zip(PROJECTIONS, [weight.detach().clone() for weight in weights], strict=True))
+        tensors.update(image_adapter=self.image_adapter, text_adapter=self.text_adapter)
+        base = weights_fingerprint(model, _NOT_ADAPTED)
+        with exchanged(weights, _merged(weights, self)):
+            merged = weights_fingerprint(model, _NOT_ADAPTED)
+        facts = {
+            # repr gives the shortest text that reads back as the same float.
+            "image_ratio": repr(self.image_ratio),
+            "text_ratio": repr(self.text_ratio),
+            "text_adapter_order": self.text_adapter_order,
+            "base_fingerprint": base,
+            "merged_fingerprint": merged,
+        }
+        return write_adapters_file(directory, tensors, facts)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> FeatureAdapters:
+        """
+        Load the adapters that `save_pretrained` wrote, without a look at any model; [`load_adapters`] takes the model
+        that they belong to and puts its projections back.
+
+        Raises:
+            OSError: If the folder holds no `adapters.safetensors`.
+            ValueError: If the file was not written by `save_pretrained`, or is damaged.
+        """
+        return cls._from_file(*read_adapters_file(directory))
+
+    @classmethod
+    def _from_file(cls, tensors: dict[str, Tensor], facts: dict[str, str]) -> FeatureAdapters:
+        matrix = tensors["image_adapter"]
+        adapters = cls(
+            matrix.shape[0],
+            float(facts["image_ratio"]),
+            float(facts["text_ratio"]),
+            facts["text_adapter_order"],
+            dtype=matrix.dtype,
+        )
+        with torch.no_grad():
+            adapters.image_adapter.copy_(matrix)
+            adapters.text_adapter.copy_(tensors["text_adapter"])
+        return adapters
+
+    def _adapt(self, features: Tensor, matrix: Tensor, ratio: float, kind: str) -> Tensor:
+        if features.ndim < 1 or features.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"The {kind} features have the shape {tuple(features.shape)}, but the adapters are for features of size "
+                f"{self.embed_dim}; give projected features of the model that they were made for."
+            )
+        features = features.to(torch.promote_types(features.dtype, matrix.dtype))
+        return ratio * product(features, matrix.t()) + (1.0 - ratio) * features
+
+
+def _merged(weights: Sequence[Tensor], adapters: FeatureAdapters) -> list[Tensor]:
+    return [
+        folded(weights[0], adapters.image_adapter, adapters.image_ratio),
+        folded(weights[1], adapters.text_adapter, adapters.text_ratio),
+    ]
+
+
+def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int = 1) -> nn.Module:
+    """
+    Fold the adapters into `visual_projection` and `text_projection`, in place.
+
+    The model then gives the adapted features itself, needs none of our code and costs nothing more. Normalising them
+    without the 1e-6 of [`near_unit`] is all that is left of a difference. The product is taken in float64 and rounded
+    once to the weights' dtype. Nothing marks a merged model: merge once, and save the adapters before.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped, its projections not merged.
+        adapters: The [`FeatureAdapters`].
+        n_templates (`int`, *optional*, defaults to 1): Templates a class that the adapters are used with.
+
+    Returns:
+        The model that was given.
+
+    Raises:
+        ValueError: If the adapters act after the ensemble of more than one template, `n_templates` is below 1, the
+            model has no projections to features of their size, or a merged weight is not finite.
+    """
+    _check_order(adapters, n_templates)
+    weights = projection_weights(model, adapters.embed_dim)
+    set_weights(weights, _merged(weights, adapters))
+    return model
+
+
+@contextmanager
+def merged_projections(model: nn.Module, adapters: FeatureAdapters, n_templates: int = 1) -> Iterator[nn.Module]:
+    """
+    The model with the adapters merged, for as long as the context lasts: to evaluate or to save it amid training.
+
+    The projections get back their very bits afterwards, also after an error.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped, its projections not merged.
+        adapters: The [`FeatureAdapters`].
+        n_templates (`int`, *optional*, defaults to 1): Templates a class that the adapters are used with.
+
+    Yields:
+        The model that was given.
+
+    Raises:
+        ValueError: As [`merge_adapters`].
+    """
+    _check_order(adapters, n_templates)
+    weights = projection_weights(model, adapters.embed_dim)
+    with exchanged(weights, _merged(weights, adapters)):
+        yield model
+
+
+def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
+    """
+    Load adapters for further training, and put back the projections that the model had before merging.
+
+    Args:
+        model: The `CLIPModel` of the same folder (merged), or the one that the adapters were trained on (not merged),
+            possibly wrapped; its projections are those before merging afterwards. The logit scale may differ.
+        directory: The folder with `adapters.safetensors`.
+
+    Returns:
+        [`FeatureAdapters`] on the model's device.
+
+    Raises:
+        OSError: If the folder holds no `adapters.safetensors`.
+        ValueError: If the model has other weights (adapting it twice, or another model, would go unnoticed), or the
+            file is damaged. The model is then left as it was.
+    """
+    tensors, facts = read_adapters_file(directory)
+    path = Path(directory) / ADAPTERS_FILE
+    adapters = FeatureAdapters._from_file(tensors, facts)
+    weights = projection_weights(model, adapters.embed_dim)
+    if weights_fingerprint(model, _NOT_ADAPTED) not in (facts["merged_fingerprint"], facts["base_fingerprint"]):
+        raise ValueError(
+            f"The model's weights are neither those that {path} was merged into nor those that its adapters were trained "
+            "on (or have another dtype); load the checkpoint of the same folder, in the dtype it was saved in."
+        )
+    unmerged = [tensors[name] for name in PROJECTIONS]
+    fits = all(weight.shape == value.shape for weight, value in zip(weights, unmerged, strict=True))
+    if fits:
+        with exchanged(weights, unmerged):
+            fits = weights_fingerprint(model, _NOT_ADAPTED) == facts["base_fingerprint"]
+    if not fits:
+        raise ValueError(
+            f"The projections in {path} do not give the model that its adapters were trained on; restore the file."
+        )
+    set_weights(weights, unmerged)
+    return adapters.to(weights[0].device)
+
+
+def _check_order(adapters: FeatureAdapters, n_templates: int) -> None:
+    if n_templates < 1:
+        raise ValueError(f"`n_templates={n_templates}` is no number of templates; give 1 or more.")
+    if adapters.text_adapter_order == "after_ensemble" and n_templates > 1:
+        raise ValueError(
+            f"The text adapter acts after the ensemble of {n_templates} templates, which no projection of single prompts "
+            'can express; train with `text_adapter_order="before_ensemble"`, or with one template, to merge.'
+        )
+
+
+def _check_prompts(prompt_features: Tensor) -> None:
+    if prompt_features.ndim != 3 or prompt_features.shape[1] < 1:
+        raise ValueError(
+            f"Prompt features have the shape (classes, templates, embed_dim), got {tuple(prompt_features.shape)}; with "
+            "one prompt a class add a dimension of size 1."
+        )

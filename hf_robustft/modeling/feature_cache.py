@@ -1,0 +1,287 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Image features of a frozen tower, computed once and kept, so that adapters train without running it every epoch.
+
+>>> features = cache_features(model, benchmark, processor, views=4, cache_dir="cache")
+>>> features[(5, 12)]["image_features"]          # epoch 5 reads view 1 of image 12
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather, pad_across_processes
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..data.benchmarks import Benchmark
+from ..data.collator import EvaluationImages, ExampleKey, TrainingExamples, collate_images
+from ..data.transforms import ImageTransform
+from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features
+from .features import project_images, unwrapped
+from .fingerprint import weights_fingerprint
+
+Result = TypeVar("Result")
+
+
+class CachedFeatures(Dataset):
+    """
+    Projected image features of one or several views of each image, in the order of the data set.
+
+    An item is asked for by `(epoch, index)`, as with `TrainingExamples`; epoch e reads view `e % views`. A plain `index`
+    means epoch 0.
+
+    Args:
+        features (`torch.Tensor` of shape `(views, n, embed_dim)`): Features before normalisation, float32 or float64.
+        labels (`torch.Tensor` of shape `(n,)`, or `None` if there are no classes): Integer labels.
+        class_names: The classes in label order; () if there are none.
+        templates: The prompt templates of the data set.
+        model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
+
+    Raises:
+        ValueError: If the shapes disagree.
+    """
+
+    keyed = True
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor | None,
+        class_names: Sequence[str],
+        templates: Sequence[str],
+        model_fingerprint: str,
+    ):
+        if features.ndim != 3 or not features.numel():
+            raise ValueError(
+                f"Features must be (views, images, embed_dim), none of them 0; got {tuple(features.shape)}."
+            )
+        if labels is not None and labels.shape != features.shape[1:2]:
+            raise ValueError(
+                f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label an image."
+            )
+        self.features, self.labels = features, labels
+        self.class_names, self.templates = tuple(class_names), tuple(templates)
+        self.model_fingerprint = model_fingerprint
+
+    @property
+    def views(self) -> int:
+        """Number of views of each image."""
+        return len(self.features)
+
+    def __len__(self) -> int:
+        return self.features.shape[1]
+
+    def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
+        """`image_features` (embed_dim,), and `label` int if there are classes; IndexError if there is no such row."""
+        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
+        epoch, index = int(epoch), int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the {len(self)} rows")
+        example: dict[str, Any] = {"image_features": self.features[epoch % self.views, index]}
+        if self.labels is not None:
+            example["label"] = int(self.labels[index])
+        return example
+
+
+def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`CachedFeatures` items to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) int64."""
+    batch = {"image_features": torch.stack([example["image_features"] for example in examples])}
+    if "label" in examples[0]:
+        batch["labels"] = torch.tensor([example["label"] for example in examples])
+    return batch
+
+
+def image_fingerprint(model: nn.Module) -> str:
+    """
+    The fingerprint of all weights that image features depend on: the vision tower and the visual projection.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped. Its text side and logit scale do not count.
+
+    Returns:
+        `str`: 64 hexadecimal digits, as `weights_fingerprint`.
+    """
+    model = unwrapped(model)
+    return weights_fingerprint(
+        nn.ModuleDict({"vision_model": model.vision_model, "visual_projection": model.visual_projection})
+    )
+
+
+def cache_features(
+    model: nn.Module,
+    benchmark: Benchmark,
+    processor,
+    *,
+    views: int = 0,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    cache_dir: str | Path | None = None,
+    cache_file: str | Path | None = None,
+    progress: bool = True,
+    **transform_options,
+) -> CachedFeatures:
+    """
+    The projected image features of a data set, computed by a frozen model or read from a file that it wrote before.
+
+    View v is what `TrainingExamples` shows in epoch v, so training on `views` cached views is training on images whose
+    crops repeat every `views` epochs. Labels are not cached but read from the benchmark.
+
+    In several processes whole batches are dealt out in turn; every process returns all features, the same as one process
+    computes, and the first of each machine writes the file. Neither the model's training mode nor the global random
+    state is changed.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped, on the device where it shall run.
+        benchmark: The data.
+        processor: The checkpoint's `CLIPProcessor` or image processor.
+        views (`int`, *optional*, defaults to 0): 0 for one view by the evaluation transform, or the number of views by
+            the training transform (random crops).
+        seed (`int`, *optional*, defaults to 0): Seed of the crops, as in `TrainingExamples`. Unused without views.
+        batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process. Other sizes, devices and
+            thread counts may change the last bits of a feature; they are not among the facts of a file.
+        num_workers (`int`, *optional*, defaults to 0): Processes that read images.
+        cache_dir (*optional*): Folder of files that are named by all facts they depend on. A file that is there is read.
+        cache_file (*optional*): One file instead, read if it exists and written if not.
+        progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
+        transform_options: Options of the training `ImageTransform`, such as `scale` or `flip`; they need `views`.
+
+    Returns:
+        [`CachedFeatures`] on the CPU, in float32 (float64 for a float64 model).
+
+    Raises:
+        ValueError: If a number is out of range, options are given that mean nothing, a feature is not finite, or the file
+            is damaged or was made by another model, of other data or views, with another transform, seed or precision.
+            It is neither used nor overwritten.
+        OSError: If an image or the file cannot be read or written.
+    """
+    if views < 0 or batch_size < 1 or num_workers < 0:
+        raise ValueError(
+            f"views {views}, batch_size {batch_size}, num_workers {num_workers}: they must be at least 0, 1 and 0."
+        )
+    if cache_dir is not None and cache_file is not None:
+        raise ValueError("Both cache_dir and cache_file are given; give the folder or the one file.")
+    if views == 0 and transform_options:
+        raise ValueError(
+            f"The evaluation transform (views=0) takes no option {sorted(transform_options)[0]!r}; "
+            "leave it out or set views."
+        )
+    model, state = unwrapped(model), PartialState()
+    if views:
+        examples = TrainingExamples.from_benchmark(benchmark, processor, seed=seed, **transform_options)
+    else:
+        transform = ImageTransform.from_processor(processor, train=False)
+        examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None)
+    fingerprint = _in_all_processes(lambda: image_fingerprint(model), state)
+    path = facts = features = None
+    if cache_dir is not None or cache_file is not None:
+        of = (model, fingerprint, benchmark, examples.transform, views, seed)
+        facts = _in_all_processes(lambda: feature_facts(*of), state)
+        path = Path(cache_file) if cache_file is not None else Path(cache_dir) / file_name(facts)
+        path = path.expanduser()
+        features = _in_all_processes(lambda: read_features(path, facts) if path.exists() else None, state)
+    missing = features is None
+    # Machines may not share the folder: all processes compute, or none does.
+    if _from_all(missing, state).any():
+        name = benchmark.name
+        computed = _encode(model, examples, name, views, batch_size, num_workers, progress, state)
+        features = computed if missing else features
+        if path is not None:
+            writes = missing and state.is_local_main_process
+            _in_all_processes(lambda: write_features(path, computed, facts) if writes else None, state)
+    labels = None
+    if benchmark.class_names and benchmark.label_column is not None:
+        labels = torch.tensor(benchmark.load()[benchmark.label_column][:], dtype=torch.long)
+    return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint)
+
+
+def _encode(
+    model: nn.Module,
+    examples: Dataset,
+    name: str,
+    views: int,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+    state: PartialState,
+) -> Tensor:
+    """Features `(views, n, embed_dim)` on the CPU, the same in every process."""
+    n = len(examples)
+    batches = [(view, rows) for view in range(max(views, 1)) for rows in torch.arange(n).split(batch_size)]
+    shares = [batches[rank :: state.num_processes] for rank in range(state.num_processes)]
+    share = shares[state.process_index]
+    loader = DataLoader(
+        examples,
+        batch_sampler=[[(view, row) if views else row for row in rows.tolist()] for view, rows in share],
+        collate_fn=collate_images,
+        num_workers=num_workers,
+        pin_memory=model.device.type == "cuda",
+        # Without a generator of its own a loader draws from the global one, and caching would change training.
+        generator=torch.Generator().manual_seed(0),
+    )
+    bar = tqdm(loader, desc=f"features of {name}", disable=not (progress and state.is_main_process), leave=False)
+
+    def encode_share() -> Tensor:
+        found = [torch.empty(0, model.config.projection_dim, dtype=feature_dtype(model))]
+        # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
+        with _evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+            for (view, rows), batch in zip(share, bar, strict=True):
+                pixel_values = batch["pixel_values"].to(model.device, model.dtype, non_blocking=True)
+                features = project_images(model, pixel_values).cpu()
+                if not features.isfinite().all():
+                    raise ValueError(
+                        f"Data set {name!r}, images {int(rows[0])} to {int(rows[-1])}, view {view}: a feature is NaN or "
+                        "infinite; check the model's weights and precision."
+                    )
+                found.append(features)
+        return torch.cat(found)
+
+    found = _in_all_processes(encode_share, state)
+    if state.num_processes > 1:
+        found = gather(pad_across_processes(found.to(state.device), dim=0)).cpu()
+    result = torch.empty(max(views, 1), n, found.shape[1], dtype=found.dtype)
+    for share, part in zip(shares, found.chunk(state.num_processes), strict=True):
+        sizes = [len(rows) for _, rows in share]
+        for (view, rows), features in zip(share, part[: sum(sizes)].split(sizes), strict=True):
+            result[view, rows] = features
+    return result
+
+
+def _from_all(value: bool, state: PartialState) -> Tensor:
+    if state.num_processes == 1:
+        return torch.tensor([value])
+    return gather(torch.tensor([int(value)], device=state.device)).cpu()
+
+
+def _in_all_processes(step: Callable[[], Result], state: PartialState) -> Result:
+    """Run a step in every process; if one fails, all raise, for the others would wait for it at the next gather."""
+    result, error = None, None
+    try:
+        result = step()
+    except Exception as failure:
+        error = failure
+    failed = _from_all(error is not None, state)
+    if error is not None:
+        raise error
+    if failed.any():
+        where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
+        raise RuntimeError(f"Caching features failed in process {where}, whose own error says why.")
+    return result
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    # Module by module, because a frozen tower may be in another mode than the rest.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
