@@ -7,6 +7,9 @@ __version__ = "0.1.0.dev0"
 
 _ROOMS = {
     "data.benchmarks": ["Benchmark", "load_benchmark"],
+    "data.few_shot": ["few_shot"],
+    "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],
+    "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
     "modeling.interpolation": ["interpolate_weights"],
     "objectives.base": ["ObjectiveMixin"],
@@ -14,12 +17,13 @@ _ROOMS = {
     "objectives.cross_entropy": ["CrossEntropyMixin"],
     "objectives.singular_value": ["SingularValueMixin"],
     "objectives.self_distillation": ["SelfDistillationMixin"],
+    "objectives.energy_gradient_mixin": ["EnergyGradientMixin"],
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.report": ["EvaluationReport"],
     "publishing.model_card": ["write_model_card"],
     "training.arguments": ["RobustTrainingArguments"],
     "training.trainer": ["RobustTrainer"],
-    "training.methods": ["CaRotTrainer", "FLYPTrainer", "FineTuneTrainer"],
+    "training.methods": ["CaRotCRoFTTrainer", "CaRotTrainer", "CRoFTTrainer", "FLYPTrainer", "FineTuneTrainer"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

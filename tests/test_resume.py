@@ -10,7 +10,7 @@ from helpers import TEMPLATES, arguments, image_dataset, step_logs, tiny_process
 from safetensors.torch import load_file
 from transformers import CLIPModel, TrainerCallback
 
-from hf_robustft import Benchmark, CaRotTrainer, FineTuneTrainer, FLYPTrainer
+from hf_robustft import Benchmark, CaRotCRoFTTrainer, CaRotTrainer, CRoFTTrainer, FineTuneTrainer, FLYPTrainer
 from hf_robustft.training.state import TENSORS, VALUES
 
 #: 22 images in batches of 4: five steps an epoch, incomplete batch dropped (CaRot), or six, the last of 2 (FT).
@@ -68,6 +68,13 @@ def assert_same_run(whole, resumed):
     if getattr(whole, "teacher", None) is not None:
         pairs["teacher"] = (whole.teacher, resumed.teacher)
         assert resumed.teacher_updates == whole.teacher_updates and resumed.last_momentum == whole.last_momentum
+    if hasattr(whole, "generator"):
+        pairs["generator"] = (whole.generator, resumed.generator)
+        momentum = [
+            run._generator_optimizer.state[run.generator.weight]["momentum_buffer"] for run in (whole, resumed)
+        ]
+        assert torch.equal(*momentum) and momentum[0].abs().max() > 0
+        assert not torch.equal(whole.generator.weight, torch.eye(16))
     pairs |= {name: (module, resumed.trainable_modules()[name]) for name, module in whole.trainable_modules().items()}
     for what, (one, two) in pairs.items():
         for name, value in one.state_dict().items():
@@ -84,7 +91,14 @@ CASES = [
     (FineTuneTrainer, 8, 3, 0),
     (FineTuneTrainer, 8, 5, 2),
     (FineTuneTrainer, 12, 5, 0),
+    (CRoFTTrainer, 8, 3, 0),
+    (CRoFTTrainer, 12, 5, 2),
+    (CaRotCRoFTTrainer, 8, 3, 0),
+    (CaRotCRoFTTrainer, 10, 4, 2),
 ]
+METHODS = (CaRotTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
+#: An incomplete batch is dropped by contrastive methods.
+STEPS_PER_EPOCH = {CaRotTrainer: 5, CaRotCRoFTTrainer: 5, FineTuneTrainer: 6, CRoFTTrainer: 6}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +122,7 @@ def whole_run(tmp_path_factory):
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run, cls, step, logging_steps, workers):
     model = with_dropout(tiny_clip)  # masks come from torch's generator, which must be restored too
     whole = whole_run(cls, model, logging_steps, workers)
-    per_epoch = 5 if cls is CaRotTrainer else 6
-    assert whole.state.max_steps == 3 * per_epoch
+    assert whole.state.max_steps == 3 * STEPS_PER_EPOCH[cls]
     settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
     with pytest.raises(Killed):
         trainer_of(cls, model, tmp_path, callbacks=[Kill(step)], **settings).train()
@@ -123,8 +136,8 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
 
 
 def test_the_cases_cover_what_they_claim():
-    ends = {(cls, step % (5 if cls is CaRotTrainer else 6) == 0) for cls, step, _, _ in CASES}
-    assert ends == {(cls, end) for cls in (CaRotTrainer, FineTuneTrainer) for end in (True, False)}
+    ends = {(cls, step % STEPS_PER_EPOCH[cls] == 0) for cls, step, _, _ in CASES}
+    assert ends == {(cls, end) for cls in METHODS for end in (True, False)}
     assert {workers for *_, workers in CASES} == {0, 2}
     assert any(step % logging for _, step, logging, _ in CASES)
 

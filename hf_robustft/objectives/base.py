@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,30 @@ class ObjectiveMixin:
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named, already weighted scalars of this batch. A weight of 0 computes nothing and returns no term."""
         return {}
+
+    def encodes_without_gradient(self) -> bool:
+        """Whether the model is frozen, so that batches are encoded in eval mode without gradient."""
+        return False
+
+    def extra_texts(self) -> Tensor | None:
+        """Token ids `(texts, length)` to encode with the batch, as `features.extra_text_features`; or `None`."""
+        return None
+
+    def adapt_features(self, features: ClipFeatures) -> ClipFeatures:
+        """The student's features as all objectives shall see them, before they are gathered."""
+        return features
+
+    def effective_projections(self) -> tuple[Tensor, Tensor]:
+        """Weights of the visual and the text projection as they are exported, with gradient."""
+        return self.model.visual_projection.weight, self.model.text_projection.weight
+
+    def exported_parameters(self) -> dict[str, Tensor]:
+        """The student's parameters as they are exported, by name."""
+        return dict(self.model.named_parameters())
+
+    def exported_weights(self):
+        """A context manager in which `self.model` has the student's weights as they are exported; yields the model."""
+        return nullcontext(self.model)
 
     def before_loss(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> None:
         """Inner steps with an optimizer of the mixin's own, before the terms are computed."""

@@ -79,13 +79,20 @@ def ema_momentum(step: int, total_steps: int, start: float, end: float, warmup_r
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_teacher(teacher: nn.Module, student: nn.Module | Mapping[str, Tensor], momentum: float) -> None:
     """
     `teacher <- momentum * teacher + (1 - momentum) * student`, parameter by parameter, in place.
 
     Buffers are not averaged (as in the reference; CLIP's hold position indices only).
+
+    Args:
+        teacher: The module to move.
+        student: A module of the same parameters, or these by name.
+        momentum (`float`): 1 keeps the teacher, 0 copies the student.
     """
-    targets, sources = list(teacher.parameters()), list(student.parameters())
+    student = dict(student.named_parameters()) if isinstance(student, nn.Module) else student
+    names, targets = zip(*teacher.named_parameters(), strict=True)
+    targets, sources = list(targets), [student[name] for name in names]
     torch._foreach_mul_(targets, momentum)
     torch._foreach_add_(targets, sources, alpha=1.0 - momentum)
 
@@ -156,7 +163,7 @@ class SelfDistillationMixin(ObjectiveMixin):
             self.last_momentum = ema_momentum(
                 step, total_steps, self.args.ema_start_momentum, self.args.ema_end_momentum, self.args.ema_warmup_ratio
             )
-            update_teacher(self.teacher, self.model, self.last_momentum)
+            update_teacher(self.teacher, self.exported_parameters(), self.last_momentum)
             self.teacher_updates += 1
 
     def extra_state(self) -> dict[str, Any]:

@@ -85,9 +85,12 @@ class SingularValueMixin(ObjectiveMixin):
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)
-        visual = self.model.visual_projection.weight
+        if not (self.args.cross_frobenius_weight or self.args.orthogonality_weight):
+            return terms
+        # With adapters in front of it, the projection that the exported model will have is the one to constrain.
+        visual, text = self.effective_projections()
         if self.args.cross_frobenius_weight:
-            penalty = cross_frobenius_penalty(visual, self.model.text_projection.weight)
+            penalty = cross_frobenius_penalty(visual, text)
             terms["cross_frobenius"] = self.args.cross_frobenius_weight * penalty
         if self.args.orthogonality_weight:
             terms["orthogonality"] = self.args.orthogonality_weight * orthogonality_penalty(visual)

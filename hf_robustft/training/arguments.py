@@ -60,11 +60,46 @@ class RobustTrainingArguments(TrainingArguments):
             Count steps from 0, so that the first update follows the first step (as the authors' code); otherwise
             the first follows step `ema_update_every`.
 
+    > Parameters that control the feature adapters and the energy gradient (CRoFT, Zhu et al., ICML 2024; defaults are
+    those of its code)
+
+        adapter_image_ratio (`float`, *optional*, defaults to 0.2), adapter_text_ratio (`float`, *optional*, defaults
+            to 0.5): Share of the adapted in the mixed features; 0 leaves a side as it is.
+        text_adapter_order (`str`, *optional*, defaults to `"before_ensemble"`):
+            Adapt each prompt's feature (merges exactly into a `CLIPModel`), or the `"after_ensemble"` of the prompts
+            (the authors' code for several templates; one template only, for want of a merge).
+        croft_weight (`float`, *optional*, defaults to 1.0):
+            Weight of all of CRoFT's terms beside other objectives; 0 switches them off.
+        energy_gradient_weight (`float`, *optional*, defaults to 5.0):
+            Weight of the energy-gradient penalty (the paper's lambda2).
+        energy_gradient_reduction (`str`, *optional*, defaults to `"sum"`):
+            How it pools: `"sum"` (the authors' ImageNet set-up) or `"mean"` (PACS, VLCS), smaller by orders of
+            magnitude, with weights up to 1000.
+        feature_shifts (`bool`, *optional*, defaults to `True`):
+            Learn worst-case shifted features and train on them.
+        shift_alignment_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the alignment of shifted and given features of a class (lambda1).
+        energy_gradient_shifted (`bool`, *optional*, defaults to `True`):
+            Pool shifted features in the energy gradient, and mix them back through the adapter. The authors' code
+            does neither for VLCS.
+        generator_steps (`int`, *optional*, defaults to 1):
+            Steps of the generator of shifted features in each batch.
+        generator_order (`str`, *optional*, defaults to `"auto"`):
+            `"reference"`: as the authors' code, whose inner steps move the adapters too; frozen encoders only.
+            `"clean"`: the generator steps alone, on detached features. `"auto"`: the first where encoders are frozen.
+        generator_learning_rate (`float`, *optional*, defaults to 0.002), generator_momentum (`float`, *optional*,
+            defaults to 0.9), generator_weight_decay (`float`, *optional*, defaults to 0.1):
+            Of the generator's own SGD. Its rate follows the run's schedule.
+        class_templates_per_step (`int`, *optional*, defaults to 1):
+            With encoders that train, prompts of each class that are encoded in a step, drawn anew each time: 1, or 0
+            for all templates.
+
     > Parameters that control optimisation
 
         lr_schedule (`str`, *optional*, defaults to `"transformers"`):
             `"transformers"`: as `lr_scheduler_type` says. `"reference"`: linear warm-up from `1/warmup_steps` of the
-            peak, then cosine, as the authors' code.
+            peak, then cosine, as the authors' code. `"epoch_cosine"`: an epoch at 1e-5, then a cosine that moves once
+            an epoch, as the code of CRoFT.
         min_lr (`float`, *optional*, defaults to 0.0):
             Added to the cosine of the reference schedule.
         decay_all_parameters (`bool`, *optional*, defaults to `False`):
@@ -129,10 +164,45 @@ class RobustTrainingArguments(TrainingArguments):
         True, "Update the teacher after steps 0, k, 2k, ... (authors' code) instead of k-1, 2k-1, ..."
     )
 
+    adapter_image_ratio: float = _option(0.2, "Share of the adapted in the mixed image features. Paper: 0.2.")
+    adapter_text_ratio: float = _option(0.5, "Share of the adapted in the mixed text features. Paper: 0.5.")
+    text_adapter_order: str = _option(
+        "before_ensemble",
+        "Adapt prompts 'before_ensemble' (merges exactly) or 'after_ensemble' (the authors' code; one template only).",
+        choices=["before_ensemble", "after_ensemble"],
+    )
+    croft_weight: float = _option(1.0, "Weight of all of CRoFT's terms beside other objectives; 0 is off.")
+    energy_gradient_weight: float = _option(5.0, "Weight of the energy-gradient penalty (lambda2). Paper's code: 5.")
+    energy_gradient_reduction: str = _option(
+        "sum",
+        "Pooling of the energy gradient: 'sum' (the authors' ImageNet set-up) or 'mean' (PACS, VLCS; much smaller).",
+        choices=["sum", "mean"],
+    )
+    feature_shifts: bool = _option(True, "Learn worst-case shifted features and train on them.")
+    shift_alignment_weight: float = _option(
+        1.0, "Weight of the alignment of shifted and given features of a class (lambda1). Paper's code: 1."
+    )
+    energy_gradient_shifted: bool = _option(
+        True, "Pool shifted features in the energy gradient and mix them back (the authors' code: not for VLCS)."
+    )
+    generator_steps: int = _option(1, "Steps of the generator of shifted features in each batch. Paper's code: 1.")
+    generator_order: str = _option(
+        "auto",
+        "'reference' (the authors' code; frozen encoders only), 'clean' (the generator steps alone), or 'auto'.",
+        choices=["auto", "reference", "clean"],
+    )
+    generator_learning_rate: float = _option(0.002, "Peak learning rate of the generator's SGD. Paper's code: 0.002.")
+    generator_momentum: float = _option(0.9, "Momentum of the generator's SGD. Paper's code: 0.9.")
+    generator_weight_decay: float = _option(0.1, "Weight decay of the generator's SGD. Paper's code: 0.1.")
+    class_templates_per_step: int = _option(
+        1, "With trainable encoders: prompts of each class encoded in a step, 1 (drawn anew) or 0 (all templates)."
+    )
+
     lr_schedule: str = _option(
         "transformers",
-        "'transformers' (lr_scheduler_type) or 'reference' (first step at 1/warmup of the peak, then cosine).",
-        choices=["transformers", "reference"],
+        "'transformers' (lr_scheduler_type), 'reference' (first step at 1/warmup of the peak, then cosine) or "
+        "'epoch_cosine' (CRoFT: an epoch at 1e-5, then a cosine that moves once an epoch).",
+        choices=["transformers", "reference", "epoch_cosine"],
     )
     min_lr: float = _option(0.0, "Added to the cosine of the reference schedule. Paper: 0.")
     decay_all_parameters: bool = _option(
@@ -171,11 +241,14 @@ class RobustTrainingArguments(TrainingArguments):
                 )
 
     def _check_numbers(self) -> None:
-        for name in ("orthogonality_weight", "cross_frobenius_weight", "distillation_weight", "min_lr"):
+        weights = ["orthogonality_weight", "cross_frobenius_weight", "distillation_weight", "min_lr", "croft_weight"]
+        weights += ["energy_gradient_weight", "shift_alignment_weight", "generator_learning_rate"]
+        for name in (*weights, "generator_weight_decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"`{name}={value}` must be finite and not negative; 0 switches the term off.")
-        for name in ("ema_start_momentum", "ema_end_momentum", "ema_warmup_ratio"):
+        ratios = ("adapter_image_ratio", "adapter_text_ratio", "generator_momentum")
+        for name in ("ema_start_momentum", "ema_end_momentum", "ema_warmup_ratio", *ratios):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}={value}` must lie in [0, 1].")
@@ -189,6 +262,21 @@ class RobustTrainingArguments(TrainingArguments):
                 raise ValueError(
                     f"`{name}={value}` must be a whole number of optimizer steps, or a fraction of the run below 1."
                 )
+
+        if self.generator_steps < 0:
+            raise ValueError(f"`generator_steps={self.generator_steps}` must be 0 or more steps a batch.")
+        if self.class_templates_per_step not in (0, 1):
+            raise ValueError(
+                f"`class_templates_per_step={self.class_templates_per_step}` must be 1 (one prompt a class, drawn anew in "
+                "each step) or 0 (all templates)."
+            )
+        if self.lr_schedule == "epoch_cosine" and (
+            self.max_steps > 0 or self.num_train_epochs != int(self.num_train_epochs)
+        ):
+            raise ValueError(
+                "`lr_schedule='epoch_cosine'` moves with whole epochs; give --num_train_epochs as a whole number and no "
+                "--max_steps."
+            )
 
     def ema_interval(self, total_steps: int) -> int:
         """

@@ -47,6 +47,38 @@ def reference_schedule(
     return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
 
 
+def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmup: float = 1e-5) -> float:
+    """
+    The schedule of the CRoFT code: one epoch at a constant rate, then a cosine that moves once an epoch.
+
+    The warm-up epoch does not count in the cosine, so the last epoch of a run is `total_epochs - 2` steps into it.
+
+    Args:
+        epoch (`int`): Index of the epoch, from 0.
+        total_epochs (`int`): Epochs of the run.
+        base (`float`): Peak learning rate, that of the second epoch.
+        warmup (`float`, *optional*, defaults to 1e-5): The rate of the first epoch.
+
+    Returns:
+        `float`: The learning rate of that epoch.
+    """
+    if epoch == 0:
+        return warmup
+    return 0.5 * base * (1 + math.cos(math.pi * (epoch - 1) / total_epochs))
+
+
+def epoch_cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, total_epochs: int) -> LambdaLR:
+    """[`epoch_cosine_learning_rate`] as a scheduler over every parameter group, stepped once an optimizer step."""
+    steps_per_epoch = max(1, total_steps // total_epochs)
+
+    def factor(base: float):
+        if base == 0:
+            return lambda step: 0.0
+        return lambda step: epoch_cosine_learning_rate(step // steps_per_epoch, total_epochs, base) / base
+
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+
+
 class EpochSampler(Sampler):
     """
     The order of one epoch, a pure function of seed and epoch.

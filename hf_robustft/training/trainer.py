@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import warnings
@@ -18,11 +19,12 @@ from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator, TrainingExamples
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
+from ..modeling.feature_cache import CachedFeatures, collate_features
 from ..modeling.features import ClipFeatures, encode, unwrapped
 from ..objectives.base import ObjectiveMixin, take, take_module
 from .arguments import RobustTrainingArguments
 from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, rank, world_size
-from .schedules import EpochSampler, reference_schedule
+from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .state import load_state, save_state
 from .window import LossWindow
 
@@ -102,7 +104,9 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         if eval_dataset is not None:
             _as_benchmarks(eval_dataset)
         train_dataset = self._training_examples(train_dataset, args, processing_class)
-        if data_collator is None and processing_class is not None:
+        if data_collator is None and isinstance(train_dataset, CachedFeatures):
+            data_collator = collate_features
+        elif data_collator is None and processing_class is not None:
             data_collator = ClipCollator(getattr(processing_class, "tokenizer", processing_class))
         super().__init__(
             model,
@@ -158,15 +162,27 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         Returns:
             [`ClipFeatures`] in float32 (float64 for a float64 model).
         """
-        features = encode(model, batch, captions=self._encodes_captions)
+        return self._with_all_columns(encode(model, batch, captions=self._encodes_captions))
+
+    def _with_all_columns(self, features: ClipFeatures) -> ClipFeatures:
         if features.text_embeds is not None and world_size() > 1:
             features.all_image_embeds = gather_rows(features.image_embeds)
             features.all_text_embeds = gather_rows(features.text_embeds)
             features.row_offset = rank() * len(features.image_embeds)
         return features
 
+    def _encode_student(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
+        frozen = self.encodes_without_gradient()
+        if frozen:
+            # Trainer sets training mode; dropout in a frozen encoder would be noise.
+            self.model.eval()
+        with torch.set_grad_enabled(not frozen):
+            features = encode(model, batch, captions=self._encodes_captions, extra_texts=self.extra_texts())
+        with torch.autocast(self.args.device.type, enabled=False):
+            return self._with_all_columns(self.adapt_features(features))
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        features = self.encode_global(model, inputs)
+        features = self._encode_student(model, inputs)
         # Logits at CLIP's scale lose whole units of 1/64 in half precision; the towers keep autocast, losses do not.
         with torch.autocast(self.args.device.type, enabled=False):
             self.before_loss(features, inputs)
@@ -237,13 +253,12 @@ class RobustTrainer(ObjectiveMixin, Trainer):
                 "Give a fraction such as 0.02.",
                 stacklevel=2,
             )
+        optimizer = self.optimizer if optimizer is None else optimizer
         if self.lr_scheduler is None and self.args.lr_schedule == "reference":
-            self.lr_scheduler = reference_schedule(
-                self.optimizer if optimizer is None else optimizer,
-                num_training_steps,
-                warmup_steps,
-                self.args.min_lr,
-            )
+            self.lr_scheduler = reference_schedule(optimizer, num_training_steps, warmup_steps, self.args.min_lr)
+            self._created_lr_scheduler = True
+        if self.lr_scheduler is None and self.args.lr_schedule == "epoch_cosine":
+            self.lr_scheduler = epoch_cosine_schedule(optimizer, num_training_steps, int(self.args.num_train_epochs))
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -312,7 +327,16 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         for module in self.trainable_modules().values():
             module.zero_grad()
         self.prepare_training(max_steps)
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if any(parameter.requires_grad for parameter in self.model.parameters()):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # DDP refuses a model without trainable parameters. In evaluation mode Accelerate places the model, but does not
+        # wrap it; what trains beside it averages its own gradients.
+        prepare_model = self.accelerator.prepare_model
+        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
+        try:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        finally:
+            del self.accelerator.prepare_model
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
@@ -429,9 +453,10 @@ class RobustTrainer(ObjectiveMixin, Trainer):
                 progress=not self.args.disable_tqdm,
             )
             self._evaluated = benchmarks
-        self.last_report: EvaluationReport = self._evaluator.evaluate(
-            unwrapped(self.model), head=self.evaluation_head(), name=self.method
-        )
+        with self.exported_weights() as model:
+            self.last_report: EvaluationReport = self._evaluator.evaluate(
+                unwrapped(model), head=self.evaluation_head(), name=self.method
+            )
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.last_report.metrics().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -450,6 +475,9 @@ class RobustTrainer(ObjectiveMixin, Trainer):
             towers = self.model.vision_model, self.model.text_model
             self._tower_sizes = [sum(p.numel() for p in tower.encoder.parameters()) for tower in towers]
         vision, text = self._tower_sizes
+        if "pixel_values" not in inputs:
+            # Cached features: no tower runs.
+            return 0
         patches = self.model.vision_model.embeddings.num_positions
         operations = 6 * vision * patches * len(inputs["pixel_values"])
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)

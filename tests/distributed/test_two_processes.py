@@ -25,7 +25,7 @@ def torchrun(processes: int, script, *arguments) -> subprocess.CompletedProcess:
     return launch(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, script, *arguments])
 
 
-@pytest.mark.parametrize("method", ["carot", "ft"])
+@pytest.mark.parametrize("method", ["carot", "ft", "croft", "carot+croft"])
 def test_two_processes_equal_one(method, tmp_path):
     ends, logs = [], []
     for processes in (1, 2):
@@ -46,7 +46,8 @@ def test_two_processes_equal_one(method, tmp_path):
         for name, value in before.items():
             assert after[name] == pytest.approx(value, rel=1e-9), name
     terms = {name for entry in logs[0] for name in entry}
-    assert ("loss/self_distillation" in terms) == (method == "carot")
+    assert ("loss/self_distillation" in terms) == ("carot" in method)
+    assert ("loss/energy_gradient" in terms) == ("croft" in method)
 
 
 def test_two_processes_resume_to_the_same_bits(tmp_path):

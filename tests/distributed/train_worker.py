@@ -9,13 +9,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from conftest import random_batch, tiny_config
+from helpers import CLASSES, TEMPLATES, tiny_tokenizer
 from safetensors.torch import save_file
 from transformers import CLIPModel
 
-from hf_robustft import CaRotTrainer, FineTuneTrainer, RobustTrainingArguments, ZeroShotHead
+from hf_robustft import RobustTrainingArguments, ZeroShotHead
 from hf_robustft.training.distributed import world_size
+from hf_robustft.training.methods import METHODS
 
-METHODS = {"carot": CaRotTrainer, "ft": FineTuneTrainer}
 GLOBAL_BATCH = 8
 
 
@@ -50,6 +51,8 @@ def main(method: str, output: str, processes: int, settings: dict) -> None:
     if method == "ft":
         weight = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
+    if "croft" in method:
+        extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
     trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collate, **extra)
     if world_size() != processes:
         raise RuntimeError(f"{world_size()} processes run, {processes} were meant to")
@@ -60,6 +63,8 @@ def main(method: str, output: str, processes: int, settings: dict) -> None:
             state.update({f"teacher.{name}": value for name, value in trainer.teacher.state_dict().items()})
         for name, module in trainer.trainable_modules().items():
             state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+        if "croft" in method:
+            state["generator"] = trainer.generator.weight.detach()
         save_file(
             {name: value.contiguous().clone() for name, value in state.items()}, Path(output) / "end.safetensors"
         )

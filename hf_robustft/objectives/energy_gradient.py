@@ -1,0 +1,194 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""CRoFT's objective in pure functions: energy, learned worst-case feature shifts, the energy-gradient regulariser."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..modeling.adapters import near_unit
+
+#: Where the energy gradient is taken: the adapters plus this constant (the authors' code).
+OFFSET = 1e-4
+REDUCTIONS = ("sum", "mean")
+
+
+def energy(logits: Tensor) -> Tensor:
+    """
+    The log-partition of class logits, `log Σ_k exp(logits_k)`: larger for in-distribution images.
+
+    The energy of the literature is its negative; the sign here is that of CRoFT's code and of every score in
+    `evaluation.open_set`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, classes)`): At the model's learned logit scale.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`.
+    """
+    return torch.logsumexp(logits, dim=-1)
+
+
+def class_logits(image_embeds: Tensor, class_embeds: Tensor, logit_scale: Tensor) -> Tensor:
+    """`logit_scale * image_embeds @ class_embeds.T`, of shape `(batch, classes)`."""
+    return logit_scale * image_embeds @ class_embeds.t()
+
+
+def same_class_alignment(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+    """
+    Similarity of two sets of features within classes, averaged over all pairs of rows (other classes count as 0).
+
+    Args:
+        first, second (`torch.Tensor` of shape `(batch, embed_dim)`): Features; row i of both has label i.
+        labels (`torch.Tensor` of shape `(batch,)`): Class indices.
+
+    Returns:
+        `torch.Tensor`: Scalar, the mean over all batch² pairs, the pair (i, i) included.
+
+    Raises:
+        ValueError: If the three do not have as many rows.
+    """
+    if first.shape != second.shape or labels.shape != first.shape[:1]:
+        raise ValueError(
+            f"Features of shape {tuple(first.shape)} and {tuple(second.shape)} need one label a row, "
+            f"got labels of shape {tuple(labels.shape)}."
+        )
+    same = labels[:, None] == labels[None, :]
+    return (same * (first @ second.t())).mean()
+
+
+def shifted_features(image_embeds: Tensor, generator: Tensor) -> Tensor:
+    """
+    Covariate-shifted image features `u(a G + a)`, unit up to 1e-6 in the norm (CRoFT, Zhu et al., ICML 2024).
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Adapted unit features `a`.
+        generator (`torch.Tensor` of shape `(embed_dim, embed_dim)`): `G`, applied from the right, not transposed.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, embed_dim)`.
+    """
+    return near_unit(image_embeds @ generator + image_embeds)
+
+
+def feature_shift_loss(
+    shifted: Tensor,
+    image_embeds: Tensor,
+    class_embeds: Tensor,
+    labels: Tensor,
+    logit_scale: Tensor,
+    alignment_weight: float = 1.0,
+) -> Tensor:
+    """
+    What the generator descends: shifted features keep their class and leave the features of that class
+    (CRoFT, Zhu et al., ICML 2024).
+
+    `CE(s c bᵀ, y) + alignment_weight * same_class_alignment(c, a, y)`. Nothing is detached here.
+
+    Args:
+        shifted (`torch.Tensor` of shape `(batch, embed_dim)`): `c`, of [`shifted_features`].
+        image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): `a`, which they were made from.
+        class_embeds (`torch.Tensor` of shape `(classes, embed_dim)`): `b`, adapted class embeddings.
+        labels (`torch.Tensor` of shape `(batch,)`): Class indices `y`.
+        logit_scale (`torch.Tensor`, scalar): `s`, already exponentiated.
+        alignment_weight (`float`, *optional*, defaults to 1.0): The paper's lambda1.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+    """
+    classification = F.cross_entropy(class_logits(shifted, class_embeds, logit_scale), labels)
+    return classification + alignment_weight * same_class_alignment(shifted, image_embeds, labels)
+
+
+def mixed_back(shifted: Tensor, image_adapter: Tensor, image_ratio: float) -> Tensor:
+    """
+    Shifted features through the adapter as the authors' code has it: `r c + (1 - r) c A`.
+
+    The ratios are swapped and the adapter is not transposed, as against the model's forward; no normalisation.
+
+    Args:
+        shifted (`torch.Tensor` of shape `(batch, embed_dim)`): `c`.
+        image_adapter (`torch.Tensor` of shape `(embed_dim, embed_dim)`): `A`.
+        image_ratio (`float`): `r`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, embed_dim)`.
+    """
+    return image_ratio * shifted + (1 - image_ratio) * (shifted @ image_adapter)
+
+
+def energy_gradient(
+    image_rows: Tensor,
+    class_rows: Tensor,
+    image_adapter: Tensor,
+    text_adapter: Tensor,
+    image_ratio: float = 0.2,
+    text_ratio: float = 0.5,
+    reduction: str = "sum",
+) -> Tensor:
+    """
+    Gradient of the pooled `exp(cosine)` by a shift that both adapters share, in the finite-shift construction of the
+    authors' code (CRoFT, Zhu et al., ICML 2024).
+
+    One matrix `delta`, 1e-4 in every entry, is added to both adapters; `exp(cosine)` of all image rows and classes is
+    pooled and differentiated by `delta`. There is neither a logarithm nor a logit scale, and `delta` being shared, the
+    gradients of both sides add up.
+
+    Args:
+        image_rows (`torch.Tensor` of shape `(rows, embed_dim)`): Unit image features before the adapter, with the
+            shifted ones below them.
+        class_rows (`torch.Tensor` of shape `(classes, embed_dim)`): Unit class features before the adapter.
+        image_adapter, text_adapter (`torch.Tensor` of shape `(embed_dim, embed_dim)`): Applied from the right, not
+            transposed, as the authors' code does here (and only here).
+        image_ratio, text_ratio (`float`, *optional*, default to 0.2 and 0.5): Mixing ratios.
+        reduction (`str`, *optional*, defaults to `"sum"`): Pool by the `"sum"` or the `"mean"` over rows and classes.
+
+    Returns:
+        `torch.Tensor` of shape `(embed_dim, embed_dim)`: Differentiable again, by both adapters and by whatever the rows
+        came from.
+
+    Raises:
+        ValueError: If the reduction is unknown or the shapes do not fit.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"`reduction={reduction!r}` is unknown; choose one of {', '.join(REDUCTIONS)}.")
+    dim = image_rows.shape[-1]
+    shapes = [tuple(matrix.shape) for matrix in (image_adapter, text_adapter)]
+    if class_rows.shape[-1] != dim or shapes != [(dim, dim)] * 2:
+        raise ValueError(
+            f"Image rows have dimension {dim}, class rows {class_rows.shape[-1]}, adapters {shapes[0]} and {shapes[1]}; "
+            "all must be of one dimension."
+        )
+    # The gradient by delta is what is asked for, under no_grad too.
+    with torch.enable_grad():
+        delta = torch.full_like(image_adapter, OFFSET).requires_grad_()
+        images = near_unit(image_ratio * (image_rows @ (image_adapter + delta)) + (1 - image_ratio) * image_rows)
+        classes = near_unit(text_ratio * (class_rows @ (text_adapter + delta)) + (1 - text_ratio) * class_rows)
+        similarity = (images @ classes.t()).exp()
+        pooled = similarity.sum() if reduction == "sum" else similarity.mean()
+        return torch.autograd.grad(pooled, delta, create_graph=True)[0]
+
+
+def energy_gradient_penalty(
+    image_rows: Tensor,
+    class_rows: Tensor,
+    image_adapter: Tensor,
+    text_adapter: Tensor,
+    image_ratio: float = 0.2,
+    text_ratio: float = 0.5,
+    reduction: str = "sum",
+) -> Tensor:
+    """
+    The energy-gradient regulariser: the squared [`energy_gradient`], reduced (CRoFT, Zhu et al., ICML 2024).
+
+    Arguments and errors as for [`energy_gradient`]. With `reduction="sum"` the penalty is the mean of the squared
+    gradient of the sum (the authors' ImageNet set-up), with `"mean"` the sum of the squared gradient of the mean (PACS,
+    VLCS), which is smaller by `(rows * classes / embed_dim)²`.
+
+    Returns:
+        `torch.Tensor`: Scalar.
+    """
+    rows = image_rows, class_rows, image_adapter, text_adapter
+    squared = energy_gradient(*rows, image_ratio, text_ratio, reduction).square()
+    return squared.mean() if reduction == "sum" else squared.sum()

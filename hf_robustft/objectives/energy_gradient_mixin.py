@@ -1,0 +1,391 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""CRoFT as a mixin: feature adapters, the generator of shifted features, and the terms of the combined objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.prompts import check_class_names, check_templates, class_prompts
+from ..data.randomness import choose
+from ..modeling.adapters import FeatureAdapters, ensemble_features, merged_projections, near_unit
+from ..modeling.feature_cache import image_fingerprint
+from ..modeling.features import ClipFeatures
+from ..modeling.zero_shot import prompt_features
+from .base import ObjectiveMixin, take
+from .energy_gradient import (
+    class_logits,
+    energy_gradient_penalty,
+    feature_shift_loss,
+    mixed_back,
+    same_class_alignment,
+    shifted_features,
+)
+
+
+class FeatureShiftGenerator(nn.Module):
+    """CRoFT's generator: one matrix `weight` of shape `(embed_dim, embed_dim)`, started from the identity."""
+
+    def __init__(self, embed_dim: int, dtype: torch.dtype | None = None, device: torch.device | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(embed_dim, dtype=dtype, device=device))
+
+
+@dataclass
+class _Step:
+    """The features of one batch, of all processes, as CRoFT names them."""
+
+    labels: Tensor
+    scale: Tensor
+    image_embeds: Tensor  # a: adapted
+    class_embeds: Tensor  # b: adapted
+    image_rows: Tensor  # z: not adapted
+    class_rows: Tensor  # w: not adapted
+    shifted: Tensor | None = None  # c
+
+
+class EnergyGradientMixin(ObjectiveMixin):
+    """
+    CRoFT (Zhu et al., ICML 2024): adds the terms `classification`, `shift_classification`, `shift_alignment` and
+    `energy_gradient`, and owns the feature adapters, the generator and its optimizer.
+
+    The loss is that of the global batch in every process, from gathered features: the energy gradient pools all rows
+    before it is squared, so it is no mean of the processes' own.
+
+    With `freezes_model` (CRoFT itself) only the adapters train, on image features that are computed without gradient
+    or were cached (`cache_features`). Without it the encoders train too and the mixin combines with any other
+    objective, our own extension: class embeddings are then encoded anew in each step, the objectives beside it see
+    adapted embeddings, and the generator steps alone on detached features (`generator_order="clean"`).
+
+    Args:
+        adapters ([`FeatureAdapters`], *optional*): Adapters to start from, such as those of `load_adapters`; by default
+            new ones, the identity.
+        class_names, templates (sequences of `str`, *optional*): Where the training set has none.
+        class_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`, *optional*): Projected text features
+            before normalisation, instead of class names; frozen model only.
+
+    Raises:
+        ValueError: If there are no classes, the adapters do not fit the model, or a setting is impossible.
+    """
+
+    freezes_model = False
+    generator_loss: Tensor | None = None
+
+    def __init__(
+        self,
+        *args,
+        adapters: FeatureAdapters | None = None,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        class_features: Tensor | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        dim, weight = self.model.config.projection_dim, self.model.visual_projection.weight
+        # Adapters are small and their second-order gradients delicate: never in half precision.
+        dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
+        if adapters is None:
+            adapters = FeatureAdapters(
+                dim,
+                image_ratio=self.args.adapter_image_ratio,
+                text_ratio=self.args.adapter_text_ratio,
+                text_adapter_order=self.args.text_adapter_order,
+            )
+        if tuple(adapters.image_adapter.shape) != (dim, dim):
+            raise ValueError(
+                f"The adapters have shape {tuple(adapters.image_adapter.shape)}, the model's embeddings dimension {dim}; "
+                "give adapters of this model."
+            )
+        self.adapters = adapters.to(self.args.device, dtype)
+        self.generator = FeatureShiftGenerator(dim, dtype, self.args.device)
+        self._generator_optimizer: torch.optim.Optimizer | None = None
+        self._step: _Step | None = None
+        if self.freezes_model:
+            self.model.requires_grad_(False)
+        self._prompt_features = None
+        if class_features is not None:
+            if class_features.ndim != 3 or class_features.shape[-1] != dim or not self.freezes_model:
+                raise ValueError(
+                    f"`class_features` of shape {tuple(class_features.shape)} must be (classes, templates, {dim}), "
+                    "and the model frozen."
+                )
+            self._prompt_features = class_features.to(self.args.device, dtype)
+            n_classes, n_templates = class_features.shape[:2]
+        else:
+            n_classes, n_templates = self._tokenize_prompts(class_names, templates)
+        self._n_classes = n_classes
+        if adapters.text_adapter_order == "after_ensemble" and n_templates > 1:
+            raise ValueError(
+                f"With `text_adapter_order='after_ensemble'` and {n_templates} templates the adapters cannot be merged into "
+                "a CLIPModel; use 'before_ensemble', or one template."
+            )
+        made_by = getattr(self.train_dataset, "model_fingerprint", None)
+        if made_by is not None:
+            self._check_cached_features(made_by)
+
+    def _check_cached_features(self, made_by: str) -> None:
+        if not self.freezes_model:
+            raise ValueError(
+                "Cached features do not follow encoders that train; train on images, or adapters alone (`CRoFTTrainer`)."
+            )
+        if image_fingerprint(self.model) != made_by:
+            raise ValueError(
+                "The cached features were made by another model than the one to train; make them anew with `cache_features` "
+                "and this model."
+            )
+
+    def _tokenize_prompts(self, class_names, templates) -> tuple[int, int]:
+        class_names = class_names or getattr(self.train_dataset, "class_names", None)
+        templates = templates or getattr(self.train_dataset, "templates", None)
+        if not class_names or not templates or self.processing_class is None:
+            raise ValueError(
+                "CRoFT needs the classes: pass a labelled training set, or `class_names=` and `templates=`, with "
+                "`processing_class=`."
+            )
+        class_names, templates = check_class_names(class_names), check_templates(templates)
+        self._classes = class_names, templates
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        tokens = tokenizer(class_prompts(class_names, templates), padding=True, truncation=True, return_tensors="pt")[
+            "input_ids"
+        ]
+        self._prompt_ids = tokens.view(len(class_names), len(templates), -1).to(self.args.device)
+        return len(class_names), len(templates)
+
+    # ---- Settings ----------------------------------------------------------------------------------------------
+
+    @property
+    def _order(self) -> str:
+        if self.args.generator_order != "auto":
+            return self.args.generator_order
+        return "reference" if self.freezes_model else "clean"
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        if args.generator_order == "reference" and not self.freezes_model:
+            raise ValueError(
+                "`generator_order='reference'` steps the adapters under a graph that is used again, which trainable "
+                "encoders do not survive; use 'clean', or train adapters alone with `CRoFTTrainer`."
+            )
+        if args.croft_weight and args.learning_rate <= 0:
+            raise ValueError(
+                f"`learning_rate={args.learning_rate}` must be above 0; the generator's rate is scaled with it."
+            )
+        order = args.generator_order if args.generator_order != "auto" else "reference"
+        if self.freezes_model and order == "reference" and args.feature_shifts:
+            if args.gradient_accumulation_steps > 1:
+                raise ValueError(
+                    f"`gradient_accumulation_steps={args.gradient_accumulation_steps}`: in the reference order the adapters "
+                    "step within each batch; set it to 1, or --generator_order clean."
+                )
+            if args.fp16:
+                raise ValueError(
+                    "The reference order steps without a loss scaler; use bf16 or --generator_order clean."
+                )
+
+    def prepare_training(self, total_steps: int) -> None:
+        super().prepare_training(total_steps)
+        with torch.no_grad():
+            self.generator.weight.copy_(torch.eye(len(self.generator.weight)))
+        self._generator_optimizer = torch.optim.SGD(
+            self.generator.parameters(),
+            lr=self.args.generator_learning_rate,
+            momentum=self.args.generator_momentum,
+            weight_decay=self.args.generator_weight_decay,
+        )
+        if self.freezes_model and self._prompt_features is None:
+            features = prompt_features(self.model, self.processing_class, *self._classes)
+            self._prompt_features = features.to(self.generator.weight)
+
+    # ---- Features ----------------------------------------------------------------------------------------------
+
+    def encodes_without_gradient(self) -> bool:
+        return self.freezes_model or super().encodes_without_gradient()
+
+    def extra_texts(self) -> Tensor | None:
+        if self.freezes_model or not self.args.croft_weight:
+            return super().extra_texts()
+        n_classes, n_templates, _ = self._prompt_ids.shape
+        if not self.args.class_templates_per_step:
+            return self._prompt_ids.flatten(0, 1)
+        chosen = torch.tensor(
+            [
+                choose(n_templates, seed=self.args.seed, epoch=self.optimizer_steps, index=row, what="class prompt")
+                for row in range(n_classes)
+            ],
+            device=self._prompt_ids.device,
+        )
+        return self._prompt_ids[torch.arange(n_classes, device=chosen.device), chosen]
+
+    def adapt_features(self, features: ClipFeatures) -> ClipFeatures:
+        features = super().adapt_features(features)
+        if self.freezes_model:
+            return features
+        dtype = self.adapters.image_adapter.dtype
+        images = self.adapters.adapt_images(features.image_features.to(dtype))
+        adapted = replace(features, image_embeds=F.normalize(images, dim=-1))
+        if features.text_embeds is not None:
+            adapted.text_embeds = F.normalize(self.adapters.adapt_texts(features.text_embeds.to(dtype)), dim=-1)
+        return adapted
+
+    def effective_projections(self) -> tuple[Tensor, Tensor]:
+        return self.adapters.effective_projections(self.model)
+
+    def exported_parameters(self) -> dict[str, Tensor]:
+        parameters = dict(super().exported_parameters())
+        visual, text = self.effective_projections()
+        parameters["visual_projection.weight"], parameters["text_projection.weight"] = visual, text
+        return parameters
+
+    def _begin_step(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> _Step:
+        labels = batch.get("labels")
+        if labels is None:
+            raise ValueError("CRoFT needs `labels` in every batch; name the label column.")
+        dtype = self.adapters.image_adapter.dtype
+        images = self.gather_rows(features.image_features.to(dtype))
+        if self.freezes_model:
+            prompts = self._prompt_features
+        else:
+            prompts = features.extra_text_features.to(dtype).view(self._n_classes, -1, images.shape[-1])
+        return _Step(
+            labels=self.gather_rows(labels),
+            scale=features.logit_scale,
+            image_embeds=near_unit(self.adapters.adapt_images(images)),
+            class_embeds=self.adapters.adapt_class_features(prompts),
+            image_rows=near_unit(images),
+            class_rows=near_unit(ensemble_features(prompts)),
+        )
+
+    # ---- Steps and terms ---------------------------------------------------------------------------------------
+
+    def before_loss(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> None:
+        super().before_loss(features, batch)
+        self._step = None
+        if not self.args.croft_weight:
+            return
+        step = self._step = self._begin_step(features, batch)
+        if not self.args.feature_shifts:
+            return
+        reference = self._order == "reference"
+        group = self._generator_optimizer.param_groups[0]
+        group["lr"] = self.args.generator_learning_rate * self._schedule_factor()
+        if reference:
+            images, classes, scale = step.image_embeds, step.class_embeds, step.scale
+        else:
+            images, classes, scale = step.image_embeds.detach(), step.class_embeds.detach(), step.scale.detach()
+        for _ in range(self.args.generator_steps):
+            shifted = shifted_features(images, self.generator.weight)
+            loss = feature_shift_loss(shifted, images, classes, step.labels, scale, self.args.shift_alignment_weight)
+            self._zero_gradients()
+            # In the reference order the graph of the adapted features is used by every repetition and by the loss:
+            # the adapters' gradients are those at the start of the step, applied to adapters that move on.
+            loss.backward(retain_graph=reference, inputs=None if reference else [self.generator.weight])
+            if reference:
+                self.optimizer.step()
+            self._generator_optimizer.step()
+            self.generator_loss = loss.detach()
+        self._zero_gradients()
+        shifted = shifted_features(images, self.generator.weight)
+        step.shifted = shifted if reference else shifted.detach()
+
+    def _zero_gradients(self) -> None:
+        if self._order == "reference":
+            self.adapters.zero_grad()
+        self.generator.zero_grad()
+
+    def _schedule_factor(self) -> float:
+        # The generator follows the run's schedule. The optimizer holds the rate of this very step.
+        return self.optimizer.param_groups[-1]["lr"] / self.args.learning_rate
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        step, args = self._step, self.args
+        if step is None:
+            return terms
+        logits = class_logits(step.image_embeds, step.class_embeds, step.scale)
+        croft = {"classification": F.cross_entropy(logits, step.labels)}
+        rows = step.image_rows
+        if step.shifted is not None:
+            shifted = step.shifted
+            if args.energy_gradient_shifted and args.generator_steps:
+                shifted = mixed_back(shifted, self.adapters.image_adapter, self.adapters.image_ratio)
+                alignment = same_class_alignment(step.shifted, step.image_rows, step.labels)
+                croft["shift_alignment"] = -args.shift_alignment_weight * alignment
+                rows = torch.cat([rows, step.shifted])
+            croft["shift_classification"] = F.cross_entropy(
+                class_logits(shifted, step.class_embeds, step.scale), step.labels
+            )
+        if args.energy_gradient_weight:
+            penalty = energy_gradient_penalty(
+                rows,
+                step.class_rows,
+                self.adapters.image_adapter,
+                self.adapters.text_adapter,
+                self.adapters.image_ratio,
+                self.adapters.text_ratio,
+                args.energy_gradient_reduction,
+            )
+            croft["energy_gradient"] = args.energy_gradient_weight * penalty
+        terms.update({name: args.croft_weight * value for name, value in croft.items()})
+        return terms
+
+    def after_optimizer_step(self) -> None:
+        super().after_optimizer_step()
+        if self._order == "reference" and self._step is not None and self.args.feature_shifts:
+            # The authors' loss moves the generator too; without gradient SGD leaves it as it is.
+            self._generator_optimizer.step()
+            self.generator.zero_grad()
+        self._step = None
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        return {**super().trainable_modules(), "adapters": self.adapters}
+
+    # ---- State and export --------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        state = super().extra_state()
+        state["generator"] = self.generator.weight.detach()
+        state["adapter_ratios"] = [self.adapters.image_ratio, self.adapters.text_ratio]
+        momentum = self._generator_optimizer.state.get(self.generator.weight, {}).get("momentum_buffer")
+        state["generator_has_momentum"] = momentum is not None
+        if momentum is not None:
+            state["generator_momentum"] = momentum
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
+        ratios = [self.adapters.image_ratio, self.adapters.text_ratio]
+        if take(state, "adapter_ratios") != ratios:
+            raise ValueError(
+                f"The checkpoint's adapters mix with ratios {state['adapter_ratios']}, this run's with {ratios}; resume "
+                "with the settings that wrote the checkpoint."
+            )
+        with torch.no_grad():
+            self.generator.weight.copy_(take(state, "generator"))
+        if take(state, "generator_has_momentum"):
+            buffer = take(state, "generator_momentum").to(self.generator.weight)
+            self._generator_optimizer.state[self.generator.weight]["momentum_buffer"] = buffer.clone()
+
+    def log_values(self) -> dict[str, float]:
+        values = super().log_values()
+        if self.generator_loss is not None:
+            values["generator/loss"] = self.generator_loss.item()
+        return values
+
+    def exported_weights(self):
+        return merged_projections(self.model, self.adapters)
+
+    def export_state_dict(self) -> dict[str, Tensor] | None:
+        chosen = super().export_state_dict()
+        if chosen is not None:
+            return chosen
+        with merged_projections(self.model, self.adapters) as model:
+            return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def save_extras(self, directory: str) -> None:
+        super().save_extras(directory)
+        self.adapters.save_pretrained(directory, self.model)
