@@ -70,9 +70,7 @@ def assert_same_run(whole, resumed):
         assert resumed.teacher_updates == whole.teacher_updates and resumed.last_momentum == whole.last_momentum
     if hasattr(whole, "generator"):
         pairs["generator"] = (whole.generator, resumed.generator)
-        momentum = [
-            run._generator_optimizer.state[run.generator.weight]["momentum_buffer"] for run in (whole, resumed)
-        ]
+        momentum = [run.generator.optimizer.state[run.generator.weight]["momentum_buffer"] for run in (whole, resumed)]
         assert torch.equal(*momentum) and momentum[0].abs().max() > 0
         assert not torch.equal(whole.generator.weight, torch.eye(16))
     pairs |= {name: (module, resumed.trainable_modules()[name]) for name, module in whole.trainable_modules().items()}

@@ -18,22 +18,8 @@ from ..modeling.feature_cache import image_fingerprint
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, take
-from .energy_gradient import (
-    class_logits,
-    energy_gradient_penalty,
-    feature_shift_loss,
-    mixed_back,
-    same_class_alignment,
-    shifted_features,
-)
-
-
-class FeatureShiftGenerator(nn.Module):
-    """CRoFT's generator: one matrix `weight` of shape `(embed_dim, embed_dim)`, started from the identity."""
-
-    def __init__(self, embed_dim: int, dtype: torch.dtype | None = None, device: torch.device | None = None):
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(embed_dim, dtype=dtype, device=device))
+from .energy_gradient import class_logits, energy_gradient_penalty, mixed_back, same_class_alignment
+from .feature_shift import FeatureShiftGenerator
 
 
 @dataclass
@@ -102,8 +88,8 @@ class EnergyGradientMixin(ObjectiveMixin):
                 "give adapters of this model."
             )
         self.adapters = adapters.to(self.args.device, dtype)
-        self.generator = FeatureShiftGenerator(dim, dtype, self.args.device)
-        self._generator_optimizer: torch.optim.Optimizer | None = None
+        rates = self.args.generator_learning_rate, self.args.generator_momentum, self.args.generator_weight_decay
+        self.generator = FeatureShiftGenerator(dim, *rates, dtype, self.args.device)
         self._step: _Step | None = None
         if self.freezes_model:
             self.model.requires_grad_(False)
@@ -150,10 +136,9 @@ class EnergyGradientMixin(ObjectiveMixin):
         class_names, templates = check_class_names(class_names), check_templates(templates)
         self._classes = class_names, templates
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        tokens = tokenizer(class_prompts(class_names, templates), padding=True, truncation=True, return_tensors="pt")[
-            "input_ids"
-        ]
-        self._prompt_ids = tokens.view(len(class_names), len(templates), -1).to(self.args.device)
+        prompts = class_prompts(class_names, templates)
+        tokens = tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
+        self._prompt_ids = tokens["input_ids"].view(len(class_names), len(templates), -1).to(self.args.device)
         return len(class_names), len(templates)
 
     # ---- Settings ----------------------------------------------------------------------------------------------
@@ -189,14 +174,7 @@ class EnergyGradientMixin(ObjectiveMixin):
 
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
-        with torch.no_grad():
-            self.generator.weight.copy_(torch.eye(len(self.generator.weight)))
-        self._generator_optimizer = torch.optim.SGD(
-            self.generator.parameters(),
-            lr=self.args.generator_learning_rate,
-            momentum=self.args.generator_momentum,
-            weight_decay=self.args.generator_weight_decay,
-        )
+        self.generator.restart()
         if self.freezes_model and self._prompt_features is None:
             features = prompt_features(self.model, self.processing_class, *self._classes)
             self._prompt_features = features.to(self.generator.weight)
@@ -271,35 +249,24 @@ class EnergyGradientMixin(ObjectiveMixin):
         if not self.args.feature_shifts:
             return
         reference = self._order == "reference"
-        group = self._generator_optimizer.param_groups[0]
-        group["lr"] = self.args.generator_learning_rate * self._schedule_factor()
+        # The generator follows the run's schedule. The optimizer holds the rate of this very step.
+        self.generator.set_rate(self.optimizer.param_groups[-1]["lr"] / self.args.learning_rate)
         if reference:
             images, classes, scale = step.image_embeds, step.class_embeds, step.scale
         else:
             images, classes, scale = step.image_embeds.detach(), step.class_embeds.detach(), step.scale.detach()
         for _ in range(self.args.generator_steps):
-            shifted = shifted_features(images, self.generator.weight)
-            loss = feature_shift_loss(shifted, images, classes, step.labels, scale, self.args.shift_alignment_weight)
-            self._zero_gradients()
+            loss = self.generator.loss(images, classes, step.labels, scale, self.args.shift_alignment_weight)
             # In the reference order the graph of the adapted features is used by every repetition and by the loss:
             # the adapters' gradients are those at the start of the step, applied to adapters that move on.
             loss.backward(retain_graph=reference, inputs=None if reference else [self.generator.weight])
             if reference:
                 self.optimizer.step()
-            self._generator_optimizer.step()
+                self.adapters.zero_grad()
+            self.generator.step()
             self.generator_loss = loss.detach()
-        self._zero_gradients()
-        shifted = shifted_features(images, self.generator.weight)
+        shifted = self.generator(images)
         step.shifted = shifted if reference else shifted.detach()
-
-    def _zero_gradients(self) -> None:
-        if self._order == "reference":
-            self.adapters.zero_grad()
-        self.generator.zero_grad()
-
-    def _schedule_factor(self) -> float:
-        # The generator follows the run's schedule. The optimizer holds the rate of this very step.
-        return self.optimizer.param_groups[-1]["lr"] / self.args.learning_rate
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)
@@ -336,9 +303,8 @@ class EnergyGradientMixin(ObjectiveMixin):
     def after_optimizer_step(self) -> None:
         super().after_optimizer_step()
         if self._order == "reference" and self._step is not None and self.args.feature_shifts:
-            # The authors' loss moves the generator too; without gradient SGD leaves it as it is.
-            self._generator_optimizer.step()
-            self.generator.zero_grad()
+            # The authors' loss moves the generator too.
+            self.generator.step()
         self._step = None
 
     def trainable_modules(self) -> dict[str, nn.Module]:
@@ -348,12 +314,8 @@ class EnergyGradientMixin(ObjectiveMixin):
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
-        state["generator"] = self.generator.weight.detach()
         state["adapter_ratios"] = [self.adapters.image_ratio, self.adapters.text_ratio]
-        momentum = self._generator_optimizer.state.get(self.generator.weight, {}).get("momentum_buffer")
-        state["generator_has_momentum"] = momentum is not None
-        if momentum is not None:
-            state["generator_momentum"] = momentum
+        state.update(self.generator.state())
         return state
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -364,11 +326,7 @@ class EnergyGradientMixin(ObjectiveMixin):
                 f"The checkpoint's adapters mix with ratios {state['adapter_ratios']}, this run's with {ratios}; resume "
                 "with the settings that wrote the checkpoint."
             )
-        with torch.no_grad():
-            self.generator.weight.copy_(take(state, "generator"))
-        if take(state, "generator_has_momentum"):
-            buffer = take(state, "generator_momentum").to(self.generator.weight)
-            self._generator_optimizer.state[self.generator.weight]["momentum_buffer"] = buffer.clone()
+        self.generator.load_state(state)
 
     def log_values(self) -> dict[str, float]:
         values = super().log_values()

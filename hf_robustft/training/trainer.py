@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -17,19 +16,18 @@ from transformers import CLIPModel, Trainer, TrainerCallback
 
 from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator, TrainingExamples
-from ..evaluation.evaluator import Evaluator
-from ..evaluation.report import EvaluationReport
 from ..modeling.feature_cache import CachedFeatures, collate_features
-from ..modeling.features import ClipFeatures, encode, unwrapped
-from ..objectives.base import ObjectiveMixin, take, take_module
+from ..modeling.features import ClipFeatures, encode
+from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
+from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
+from .checkpoints import ExactCheckpoints
 from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, rank, world_size
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
-from .state import load_state, save_state
 from .window import LossWindow
 
 
-class RobustTrainer(ObjectiveMixin, Trainer):
+class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ObjectiveMixin, Trainer):
     """
     A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
 
@@ -92,7 +90,6 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         self.model = model
         self.optimizer_steps = 0
         self._saving_checkpoint = False
-        self._evaluator: Evaluator | None = None
         self._epoch_sampler: EpochSampler | None = None
         self._window = LossWindow()
         self.validate_arguments(args)
@@ -102,7 +99,7 @@ class RobustTrainer(ObjectiveMixin, Trainer):
                 "checkpoints do not hold; switch one of the two off."
             )
         if eval_dataset is not None:
-            _as_benchmarks(eval_dataset)
+            as_benchmarks(eval_dataset)
         train_dataset = self._training_examples(train_dataset, args, processing_class)
         if data_collator is None and isinstance(train_dataset, CachedFeatures):
             data_collator = collate_features
@@ -338,137 +335,6 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         finally:
             del self.accelerator.prepare_model
 
-    def extra_state(self) -> dict[str, Any]:
-        state = super().extra_state()
-        state["method"] = self.method
-        state["optimizer_steps"] = self.optimizer_steps
-        state["logit_scale_bound"] = self._logit_scale_bound
-        state.update(self._window.state(self._mean_over_processes))
-        for name, module in self.trainable_modules().items():
-            state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
-        return state
-
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        super().load_extra_state(state)
-        self.optimizer_steps = take(state, "optimizer_steps")
-        self._window.load_state(state, self.args.device)
-        self._logit_scale_bound = take(state, "logit_scale_bound")
-        for name, module in self.trainable_modules().items():
-            take_module(state, f"module.{name}", module)
-
-    # Trainer calls this pair at the right places: before trainer_state.json, push and rotation, and after the
-    # weights are loaded; `on_save` comes too late for a push.
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        state = self.extra_state()
-        if self.args.should_save:
-            save_state(output_dir, state)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        state = None if checkpoint is None else load_state(checkpoint)
-        # Before the optimizer is loaded, whose groups differ between methods.
-        if state is not None and take(state, "method") != self.method:
-            raise ValueError(
-                f"The checkpoint was written by method {state['method']!r}, this run is {self.method!r}; "
-                "resume with the same method, or start anew from its weights."
-            )
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if state is not None:
-            self.load_extra_state(state)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        # Head and teacher belong to the weights of the same checkpoint.
-        self.load_extra_state(load_state(self.state.best_model_checkpoint))
-
-    @staticmethod
-    def check_checkpoint(folder: str | os.PathLike) -> None:
-        """
-        Refuse a folder that a run cannot be resumed from.
-
-        Raises:
-            OSError: If there is no such folder, or it lacks the state of teacher and counters.
-        """
-        if not os.path.isdir(folder):
-            raise OSError(
-                f"There is no checkpoint folder {str(folder)!r}; name one that holds model.safetensors and "
-                "robustft_state.safetensors, such as <output_dir>/checkpoint-500."
-            )
-        load_state(folder)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        if isinstance(resume_from_checkpoint, (str, os.PathLike)):
-            # A missing teacher is found before an hour of loading and skipping, not after.
-            self.check_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _save_checkpoint(self, model, trial):
-        self._saving_checkpoint = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_checkpoint = False
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self._saving_checkpoint and state_dict is None:
-            state_dict = self.export_state_dict()
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.save_extras(self.args.output_dir if output_dir is None else output_dir)
-
-    # ---- Evaluation --------------------------------------------------------------------------------------------
-
-    def evaluate(
-        self,
-        eval_dataset: Benchmark | Sequence[Benchmark] | Mapping[str, Benchmark] | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """
-        Accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
-
-        Args:
-            eval_dataset ([`Benchmark`], list or dict of them, *optional*): Defaults to the Trainer's own.
-            ignore_keys: Unused with benchmarks.
-            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
-
-        Returns:
-            `dict[str, float]`: For example `eval_validation/accuracy`; the whole report is in `self.last_report`.
-
-        Raises:
-            ValueError: If there is nothing to evaluate, or something else than benchmarks.
-        """
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        if chosen is None:
-            raise ValueError("There is nothing to evaluate; pass `eval_dataset=` here or to the Trainer.")
-        benchmarks = _as_benchmarks(chosen)
-        # By identity: benchmarks of rows in memory are equal when their descriptions are.
-        if self._evaluator is None or list(map(id, self._evaluated)) != list(map(id, benchmarks)):
-            self._evaluator = Evaluator(
-                benchmarks,
-                self.processing_class,
-                batch_size=self.args.eval_batch_size,
-                num_workers=self.args.dataloader_num_workers,
-                seed=self.args.seed,
-                progress=not self.args.disable_tqdm,
-            )
-            self._evaluated = benchmarks
-        with self.exported_weights() as model:
-            self.last_report: EvaluationReport = self._evaluator.evaluate(
-                unwrapped(model), head=self.evaluation_head(), name=self.method
-            )
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.last_report.metrics().items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(self, *args, **kwargs):
-        """Not available: raises ValueError. A `CLIPModel` predicts through class prompts, which `Evaluator` makes."""
-        raise ValueError(
-            "A CLIPModel has no labels of its own to predict; measure it with `evaluate`, or classify with "
-            "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
-        )
-
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """Multiply-adds of one training step on `inputs`, times 6 a weight and token (both towers, no embeddings)."""
         if not hasattr(self, "_tower_sizes"):
@@ -481,19 +347,6 @@ class RobustTrainer(ObjectiveMixin, Trainer):
         patches = self.model.vision_model.embeddings.num_positions
         operations = 6 * vision * patches * len(inputs["pixel_values"])
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
-
-
-def _as_benchmarks(chosen: Any) -> list[Benchmark]:
-    if isinstance(chosen, Benchmark):
-        return [chosen]
-    if isinstance(chosen, Mapping):
-        chosen = list(chosen.values())
-    if isinstance(chosen, (list, tuple)) and chosen and all(isinstance(item, Benchmark) for item in chosen):
-        return list(chosen)
-    raise ValueError(
-        f"`eval_dataset` must be a `Benchmark`, or a list or dict of them, got {type(chosen).__name__}; "
-        "`Benchmark.from_dataset(dataset, name=..., role='id')` makes one of rows with images and labels."
-    )
 
 
 class _StepHooks(TrainerCallback):

@@ -1,0 +1,86 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation inside the Trainer, by the same code as outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..data.benchmarks import Benchmark
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.report import EvaluationReport
+from ..modeling.features import unwrapped
+
+
+class BenchmarkEvaluation:
+    """
+    The part of `RobustTrainer` that measures benchmarks.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    _evaluator: Evaluator | None = None
+
+    def evaluate(
+        self,
+        eval_dataset: Benchmark | Sequence[Benchmark] | Mapping[str, Benchmark] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
+
+        Args:
+            eval_dataset ([`Benchmark`], list or dict of them, *optional*): Defaults to the Trainer's own.
+            ignore_keys: Unused with benchmarks.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
+
+        Returns:
+            `dict[str, float]`: For example `eval_validation/accuracy`; the whole report is in `self.last_report`.
+
+        Raises:
+            ValueError: If there is nothing to evaluate, or something else than benchmarks.
+        """
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if chosen is None:
+            raise ValueError("There is nothing to evaluate; pass `eval_dataset=` here or to the Trainer.")
+        benchmarks = as_benchmarks(chosen)
+        # By identity: benchmarks of rows in memory are equal when their descriptions are.
+        if self._evaluator is None or list(map(id, self._evaluated)) != list(map(id, benchmarks)):
+            self._evaluator = Evaluator(
+                benchmarks,
+                self.processing_class,
+                batch_size=self.args.eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+                seed=self.args.seed,
+                progress=not self.args.disable_tqdm,
+            )
+            self._evaluated = benchmarks
+        with self.exported_weights() as model:
+            self.last_report: EvaluationReport = self._evaluator.evaluate(
+                unwrapped(model), head=self.evaluation_head(), name=self.method
+            )
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.last_report.metrics().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(self, *args, **kwargs):
+        """Not available: raises ValueError. A `CLIPModel` predicts through class prompts, which `Evaluator` makes."""
+        raise ValueError(
+            "A CLIPModel has no labels of its own to predict; measure it with `evaluate`, or classify with "
+            "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
+        )
+
+
+def as_benchmarks(chosen: Any) -> list[Benchmark]:
+    if isinstance(chosen, Benchmark):
+        return [chosen]
+    if isinstance(chosen, Mapping):
+        chosen = list(chosen.values())
+    if isinstance(chosen, (list, tuple)) and chosen and all(isinstance(item, Benchmark) for item in chosen):
+        return list(chosen)
+    raise ValueError(
+        f"`eval_dataset` must be a `Benchmark`, or a list or dict of them, got {type(chosen).__name__}; "
+        "`Benchmark.from_dataset(dataset, name=..., role='id')` makes one of rows with images and labels."
+    )
