@@ -5,13 +5,14 @@ import evaluate
 import pytest
 import torch
 
-from hf_robustft.evaluation import calibration
+from hf_robustft.evaluation import calibration, open_set
 from hf_robustft.evaluation.metrics import (
     AdaptiveCalibrationError,
     BrierScore,
     ClasswiseCalibrationError,
     ExpectedCalibrationError,
     NegativeLogLikelihood,
+    OpenSetDetection,
 )
 
 MODULES = (
@@ -84,3 +85,29 @@ def test_every_module_describes_itself(cache):
 def test_bad_input_is_refused(cache, module, predictions, references, message):
     with pytest.raises(ValueError, match=message):
         module(**cache).compute(predictions=predictions, references=references)
+
+
+def test_open_set_detection_is_the_function(cache):
+    scores = torch.randn(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    known = torch.arange(60) % 3 == 0
+    metric = OpenSetDetection(**cache)
+    for start in range(0, 60, 25):
+        part = slice(start, start + 25)
+        metric.add_batch(predictions=scores[part].numpy(), references=known[part].long().numpy())
+    assert metric.compute() == open_set.detection_metrics(scores[known], scores[~known])
+    assert all(name in metric.description for name in open_set.FPR_DEFINITIONS) and metric.citation
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([0.5, 0.1], [1, 1], "open-set scores.*empty"),
+        ([0.5, 0.1], [0, 0], "in-distribution scores.*empty"),
+        ([], [], "empty"),
+        ([0.5, 0.1], [1, 2], "other numbers than 1"),
+        ([0.5, float("nan")], [1, 0], "open-set scores hold NaN"),
+    ],
+)
+def test_bad_detections_are_refused(cache, predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        OpenSetDetection(**cache).compute(predictions=predictions, references=references)

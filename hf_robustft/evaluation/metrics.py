@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """
-The calibration metrics as `evaluate.Metric` modules, which need no network:
+The calibration and open-set metrics as `evaluate.Metric` modules, which need no network:
 
     >>> import evaluate
     >>> from hf_robustft.evaluation.metrics import BrierScore, ExpectedCalibrationError
@@ -8,7 +8,12 @@ The calibration metrics as `evaluate.Metric` modules, which need no network:
     >>> metrics.compute(predictions=[[0.75, 0.25], [0.25, 0.75]], references=[0, 1])
     {'expected_calibration_error': 0.25, 'brier_score': 0.125}
 
-Predictions are probabilities, one row of all classes an image; references are class indices.
+Predictions are probabilities, one row of all classes an image; references are class indices. For `OpenSetDetection`
+predictions are scores and references say which images are of known classes:
+
+    >>> from hf_robustft.evaluation.metrics import OpenSetDetection
+    >>> OpenSetDetection().compute(predictions=[0.9, 0.8, 0.3], references=[1, 1, 0])["auroc"]
+    1.0
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import torch
 
 from . import calibration
 from .binning import check_n_bins
+from .open_set import FPR_DEFINITIONS, detection_metrics
 
 _INPUTS = """
 Args:
@@ -134,3 +140,35 @@ class NegativeLogLikelihood(_ProbabilityMetric):
 
     def _measure(self, probabilities, labels):
         return calibration.negative_log_likelihood(probabilities, labels)
+
+
+class OpenSetDetection(evaluate.Metric):
+    """
+    AUROC, average precision and three FPR95 of a score that is higher for known classes (`open_set.detection_metrics`).
+
+    Its predictions are numbers and not rows, so it does not go into one `evaluate.combine` with the others.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        rates = " ".join(f"{name}: {meaning}" for name, meaning in FPR_DEFINITIONS.items())
+        return evaluate.MetricInfo(
+            description=f"How well a score tells images of known classes, the positives, from unseen ones. {rates}",
+            citation=(
+                "Hendrycks & Gimpel (2017). A Baseline for Detecting Misclassified and Out-of-Distribution Examples in "
+                "Neural Networks. arXiv:1610.02136."
+            ),
+            inputs_description=(
+                "Args:\n    predictions: one score an image, higher for known classes.\n"
+                "    references: 1 for an image of a known class, 0 for one of an unseen class.\n"
+            ),
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        scores = torch.tensor(predictions, dtype=torch.float64)
+        references = torch.tensor(references, dtype=torch.int64)
+        if not ((references == 0) | (references == 1)).all():
+            raise ValueError("The references hold other numbers than 1 (known class) and 0 (unseen); give only these.")
+        return detection_metrics(scores[references == 1], scores[references == 0])

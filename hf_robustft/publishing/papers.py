@@ -68,6 +68,25 @@ WISE_FT = Paper(
 }""",
 )
 
+CROFT = Paper(
+    name="CRoFT",
+    title="CRoFT: Robust Fine-Tuning with Concurrent Optimization for OOD Generalization and Open-Set OOD Detection",
+    authors="Zhu et al.",
+    venue="ICML 2024",
+    arxiv="2405.16417",
+    bibtex="""\
+@inproceedings{zhu2024croft,
+  title     = {{CRoFT}: Robust Fine-Tuning with Concurrent Optimization for {OOD} Generalization
+               and Open-Set {OOD} Detection},
+  author    = {Zhu, Lin and Yang, Yifeng and Gu, Qinying and Wang, Xinbing and
+               Zhou, Chenghu and Ye, Nanyang},
+  booktitle = {Proceedings of the 41st International Conference on Machine Learning},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {235},
+  year      = {2024},
+}""",
+)
+
 
 @dataclass(frozen=True)
 class MethodFacts:
@@ -115,6 +134,23 @@ METHOD_FACTS = {
         "interpolated with its fine-tuned self (WiSE-FT)",
         "WiSE-FT interpolates the weights of the zero-shot and of a fine-tuned model.",
         (WISE_FT,),
+    ),
+    "croft": MethodFacts(
+        "CRoFT",
+        "fine-tuned with CRoFT",
+        "CRoFT keeps both towers frozen and trains a linear adapter on their image and text features: with cross-entropy, "
+        "also on features that a learned generator shifts (worst-case covariate shift), and with a penalty on the gradient "
+        "of the energy, the score that tells unseen classes. The adapters are merged into the model's projections.",
+        (CROFT,),
+    ),
+    "carot+croft": MethodFacts(
+        "CaRot + CRoFT",
+        "fine-tuned with CaRot and CRoFT together",
+        "CaRot trains both towers with the contrastive loss on images and captions, keeps the visual projection near "
+        "orthogonality, and distils from a moving average of its own weights; CRoFT's adapters, generator of shifted "
+        "features and penalty on the gradient of the energy are trained along with them. This combination is "
+        "hf_robustft's own: neither paper contains it.",
+        (CAROT, FLYP, CROFT),
     ),
     "zero_shot": MethodFacts(
         "zero-shot", "not fine-tuned", "There was no training: the weights are those of the start.", (), trains=False

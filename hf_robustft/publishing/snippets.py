@@ -86,6 +86,17 @@ print(f"{probabilities[best].item():.3f} {head.class_names[best]}")
 """
 
 
+def open_set_snippet() -> str:
+    """A folder of images, with the detector in `robustft.json`: "unknown" is an answer."""
+    return """\
+from hf_robustft import pipeline
+
+classify = pipeline(".")
+for found in classify("photos/"):
+    print(f"{found['image']}: {found['label']} ({found['probability']:.3f} for {found['nearest_class']})")
+"""
+
+
 def _literal(items: Sequence[str], width: int = 88) -> str:
     """A list of strings as Python source, wrapped."""
     parts = [_quoted(item) for item in items]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
-from hf_robustft.publishing.text import markdown_text, public_value
+from hf_robustft.publishing.text import code_span, markdown_text, public_value
 
 
 def confidence_gap(result: DatasetResult) -> float:
@@ -74,8 +74,28 @@ def summary_sentence(subject: str, report: EvaluationReport, baseline: Evaluatio
     )
 
 
-def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
-    """What became worse than in the baseline, in distribution or under shift (means over common sets), or nothing."""
+def open_set_sentence(report: EvaluationReport, baseline: EvaluationReport | None, score: str) -> str:
+    """How well a score tells images of unknown classes, and what a threshold on it still lets through; markdown."""
+    parts = []
+    for name, facts in report.open_set.items():
+        if score not in facts["scores"]:
+            continue
+        found, before = facts["scores"][score], _score_before(baseline, name, score)
+        was = "" if before is None else f" ({model_name(baseline)}: {percent(before['auroc'])})"
+        inside, outside = markdown_text(facts["id"]), markdown_text(name)
+        parts.append(
+            f"in {percent(found['auroc'])} of pairs{was} an image of {inside} scores above one of {outside}, and of {outside} "
+            f"{percent(found['fpr95'])} still pass as known at a threshold that accepts 95% of {inside}"
+        )
+    return f"Images of classes it does not know, by {code_span(score)}: {'; '.join(parts)}." if parts else ""
+
+
+def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None, score: str | None = None) -> str:
+    """
+    What became worse than in the baseline, or nothing.
+
+    Accuracy and ECE in distribution and under shift (means over common sets), and the AUROC of `score` on open sets.
+    """
     if baseline is None:
         return ""
     worse = []
@@ -92,7 +112,21 @@ def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None
             worse.append(f"accuracy {words} ({percent(before['accuracy'])} before, {percent(after['accuracy'])} now)")
         if round(after["ece"], 3) > round(before["ece"], 3):
             worse.append(f"ECE {words} ({percent(before['ece'])} before, {percent(after['ece'])} now)")
+    for name, facts in (report.open_set or {}).items():
+        known = _score_before(baseline, name, score)
+        if known is None or score not in facts["scores"]:
+            continue
+        now, was = facts["scores"][score]["auroc"], known["auroc"]
+        if round(now, 3) < round(was, 3):
+            on = f"AUROC of {code_span(score)} on {markdown_text(name)}"
+            worse.append(f"{on} ({percent(was)} before, {percent(now)} now)")
     return f"Worse than {model_name(baseline)}: {_listed(worse)}." if worse else ""
+
+
+def _score_before(baseline: EvaluationReport | None, name: str, score: str | None) -> dict | None:
+    """The baseline's numbers of a score on an open set, if it has them."""
+    sets = (baseline.open_set if baseline is not None else None) or {}
+    return sets.get(name, {}).get("scores", {}).get(score)
 
 
 def model_name(report: EvaluationReport) -> str:

@@ -1,0 +1,350 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A threshold on an open-set score that is fitted once, saved with the checkpoint, and applied to images."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.prompts import check_class_names
+from ..modeling.features import logit_scale as model_logit_scale
+from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
+from ..modeling.zero_shot import ZeroShotHead
+from .open_set import RECALL, as_floats, score, threshold_at_recall
+from .temperature import TemperatureScaling
+
+#: The scores that a detector can be made of; `knn` would need its bank of features beside the checkpoint.
+DETECTOR_SCORES = ("msp", "mcm", "max_logit", "energy")
+#: How far, relatively, a logit scale may be from the fit's. CLIP's in bfloat16 is a percent off, and its energies too.
+SCALE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class OpenSetPrediction:
+    """
+    What a detector says of one image.
+
+    Attributes:
+        label (`str`): The most probable of the known classes, also where `is_known` is `False`.
+        index (`int`): Its position in the class names.
+        probability (`float`): Its probability among the known classes, at the fitted temperature.
+        score (`float`): The detector's score, higher for known classes.
+        is_known (`bool`): Whether the score reaches the threshold.
+    """
+
+    label: str
+    index: int
+    probability: float
+    score: float
+    is_known: bool
+
+
+@dataclass(frozen=True)
+class OpenSetDetector:
+    """
+    Tells images of known classes from others: known is what scores at least the threshold.
+
+    Made by `fit` or `from_pretrained`. The score is of the model's own logits; the temperature acts on probabilities.
+
+    Attributes:
+        score (`str`): One of `DETECTOR_SCORES`.
+        threshold (`float`): The lowest score of an image that passes for known.
+        true_positive_rate (`float`): The share of known images that the fit was asked to accept, in (0, 1].
+        achieved_true_positive_rate (`float`): The share of the images of the fit that it accepts; at least the former.
+        class_names (`tuple[str, ...]`): The known classes in logit order.
+        logit_scale (`float`): The model's exponentiated logit scale at the fit; the threshold holds for no other.
+        n (`int`): Images of the fit.
+        temperature ([`TemperatureScaling`], *optional*): For the probabilities; `None` if none was given.
+        fitted_on (`str`, *optional*): Name of the validation set.
+
+    Raises:
+        ValueError: If the score is unknown or a number is out of range.
+    """
+
+    score: str
+    threshold: float
+    true_positive_rate: float
+    achieved_true_positive_rate: float
+    class_names: tuple[str, ...]
+    logit_scale: float
+    n: int
+    temperature: TemperatureScaling | None = None
+    fitted_on: str | None = None
+
+    def __post_init__(self):
+        _check_score(self.score)
+        object.__setattr__(self, "class_names", check_class_names(self.class_names))
+        for name, fits, range_ in (
+            ("threshold", math.isfinite, "is finite"),
+            ("true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
+            ("achieved_true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
+            ("logit_scale", lambda value: 0 < value < math.inf, "is positive and finite"),
+            (
+                "n",
+                lambda value: math.isfinite(value) and value >= 1 and value == int(value),
+                "is a whole number of images",
+            ),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not fits(value):
+                raise ValueError(f"{name} of the detector is {value!r}, but it {range_}; fit the detector again.")
+
+    @classmethod
+    def fit(
+        cls,
+        logits: Tensor,
+        *,
+        class_names: Sequence[str],
+        logit_scale: float | Tensor,
+        score: str = "energy",
+        true_positive_rate: float = RECALL,
+        temperature: float | TemperatureScaling | None = None,
+        fitted_on: str | None = None,
+    ) -> OpenSetDetector:
+        """
+        Set the highest threshold that accepts the asked share of in-distribution images.
+
+        Args:
+            logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images, all of them and not
+                only the correctly classified ones, at the model's learned scale. The threshold's true-positive rate
+                on new images scatters by about sqrt(t (1 - t) / n).
+            class_names: The classes in the order of the logits.
+            logit_scale (`float` or scalar `torch.Tensor`): exp of the model's `logit_scale` parameter.
+            score (`str`, *optional*, defaults to `"energy"`): One of `DETECTOR_SCORES`; `"mcm"` only for logits of a
+                zero-shot head, whose cosines are logits / logit scale.
+            true_positive_rate (`float`, *optional*, defaults to 0.95): The share t to accept, in (0, 1].
+            temperature (`float` or [`TemperatureScaling`], *optional*): For the probabilities of `predict`.
+            fitted_on (`str`, *optional*): Name of the validation set, for reports and cards.
+
+        Returns:
+            [`OpenSetDetector`].
+
+        Raises:
+            ValueError: If logits are empty, not finite, or not those of these classes, or an option is out of range.
+        """
+        _check_score(score)
+        if isinstance(temperature, (int, float)):
+            temperature = TemperatureScaling(temperature)
+        class_names, scale = check_class_names(class_names), _number(logit_scale)
+        if not 0 < scale < math.inf:
+            raise ValueError(f"logit_scale is {scale}; give exp of the model's parameter, which is positive.")
+        scores = _scores(_checked_logits(logits, class_names), score, scale)
+        threshold = threshold_at_recall(scores, true_positive_rate)
+        return cls(
+            score=score,
+            threshold=threshold,
+            true_positive_rate=float(true_positive_rate),
+            achieved_true_positive_rate=(scores >= threshold).double().mean().item(),
+            class_names=class_names,
+            logit_scale=scale,
+            n=len(scores),
+            temperature=temperature,
+            fitted_on=fitted_on,
+        )
+
+    def predict(self, logits: Tensor) -> list[OpenSetPrediction]:
+        """
+        Judge images by their logits.
+
+        Args:
+            logits (`torch.Tensor` of shape `(n, classes)`): Of the model that the detector was fitted on (see
+                `check`), at its learned scale.
+
+        Returns:
+            `list[OpenSetPrediction]`: One an image, in order.
+
+        Raises:
+            ValueError: If logits are empty, not finite, or of another number of classes.
+        """
+        logits = _checked_logits(logits, self.class_names)
+        scores = _scores(logits, self.score, self.logit_scale)
+        probabilities = (self.temperature or TemperatureScaling()).probabilities(logits)
+        indices = logits.argmax(dim=1)
+        chosen = probabilities.gather(1, indices[:, None])[:, 0]
+        return [
+            OpenSetPrediction(self.class_names[index], index, probability, value, value >= self.threshold)
+            for index, probability, value in zip(indices.tolist(), chosen.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def check(self, class_names: Sequence[str], logit_scale: float | Tensor) -> None:
+        """
+        Refuse a model that the threshold was not fitted for.
+
+        Args:
+            class_names: The classes of the head whose logits `predict` will see.
+            logit_scale (`float` or scalar `torch.Tensor`): exp of the model's parameter.
+
+        Raises:
+            ValueError: If the classes are others or in another order, or the logit scale differs by more than 0.1 %.
+        """
+        given, scale = check_class_names(class_names), _number(logit_scale)
+        if given != self.class_names:
+            raise ValueError(
+                f"The detector was fitted for other classes: {_difference(self.class_names, given)}. Refit."
+            )
+        if not math.isclose(scale, self.logit_scale, rel_tol=SCALE_TOLERANCE):
+            raise ValueError(
+                f"The model's logit scale is {scale:.6g}, but the detector was fitted at {self.logit_scale:.6g} and its "
+                "threshold holds for that alone. Refit it, or undo what moved the scale: a folded temperature, or weights "
+                "loaded in half precision."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON values, for the part `detector` of `robustft.json`; the temperature has its own part."""
+        facts = {name: value for name, value in asdict(self).items() if name != "temperature" and value is not None}
+        return {**facts, "class_names": list(self.class_names)}
+
+    def save(self, directory: str | Path) -> Path:
+        """
+        Write the parts `detector` and, if there is one, `temperature` of the `robustft.json` of a checkpoint.
+
+        Returns:
+            `Path`: The file.
+
+        Raises:
+            OSError: If the folder has no `robustft.json`.
+            ValueError: If the file is of a model with other classes, or holds a temperature that the detector was not
+                given.
+        """
+        content = load_robustft_json(directory)
+        self._check_file(content, directory)
+        parts: dict[str, Any] = {"detector": self.to_dict()}
+        if self.temperature is not None:
+            parts["temperature"] = self.temperature.to_dict()
+        elif "temperature" in content and TemperatureScaling.from_dict(content["temperature"]).temperature != 1:
+            raise ValueError(
+                f"{METADATA_FILE} in {directory} holds the temperature {content['temperature']['temperature']}, which "
+                "this detector was not given; fit it with temperature=TemperatureScaling.from_dict(...) of that part."
+            )
+        return update_robustft_json(directory, **parts)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> OpenSetDetector:
+        """
+        The detector that `save` wrote into a checkpoint folder.
+
+        Raises:
+            OSError: If the folder has no `robustft.json`.
+            ValueError: If no detector is in it, a fact is missing or out of range, or the classes of detector and
+                checkpoint differ.
+        """
+        content = load_robustft_json(directory)
+        if "detector" not in content:
+            raise ValueError(
+                f"{METADATA_FILE} in {directory} holds no detector; fit one on in-distribution validation logits with "
+                "`OpenSetDetector.fit` and `save` it there."
+            )
+        temperature = content.get("temperature")
+        try:
+            detector = cls(
+                **content["detector"],
+                temperature=None if temperature is None else TemperatureScaling.from_dict(temperature),
+            )
+        except TypeError as error:
+            raise ValueError(
+                f"The detector of {METADATA_FILE} in {directory} is incomplete or of another version ({error}); fit and "
+                "save it again."
+            ) from None
+        detector._check_file(content, directory)
+        return detector
+
+    def _check_file(self, content: Mapping[str, Any], directory: str | Path) -> None:
+        names = tuple(content["class_names"])
+        if names and names != self.class_names:
+            raise ValueError(
+                f"The detector is for other classes than the model in {directory}: "
+                f"{_difference(self.class_names, names)}. Fit it on that model."
+            )
+
+
+def fold_temperature(
+    model: nn.Module,
+    temperature: TemperatureScaling,
+    detector: OpenSetDetector | None = None,
+    validation_logits: Tensor | None = None,
+    head: ZeroShotHead | None = None,
+) -> OpenSetDetector | None:
+    """
+    Put a temperature into a model's weights and move its detector along.
+
+    Folding divides all logits by T, and with them every threshold of a detector changes its meaning. What is in the
+    checkpoint's folder is not touched: save the model, then the detector, or without one
+    `update_robustft_json(directory, detector=None, temperature=temperature.to_dict())`.
+
+    Args:
+        model: A `CLIPModel`, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).
+        temperature ([`TemperatureScaling`]): Its T is 1 afterwards.
+        detector ([`OpenSetDetector`], *optional*): The detector of the model as it is before.
+        validation_logits (`torch.Tensor` of shape `(n, classes)`, *optional*): In-distribution validation logits of the
+            model as it is before, to refit the detector on. Without them it is dropped with a warning.
+        head ([`ZeroShotHead`], *optional*): A head to fold the temperature into as well.
+
+    Returns:
+        [`OpenSetDetector`] refitted for the folded model with the same score, rate and classes, or `None`.
+
+    Raises:
+        ValueError: If the detector is not of this model, the logits do not fit it, or the model's precision cannot
+            hold the temperature; nothing is changed then.
+    """
+    factor, before = temperature.temperature, _number(model_logit_scale(model))
+    if detector is not None:
+        detector.check(detector.class_names, before)
+        if validation_logits is not None:
+            validation_logits = _checked_logits(validation_logits, detector.class_names)
+            _scores(validation_logits, detector.score, before)
+    temperature.fold_into(model, head)
+    if detector is None:
+        return None
+    if validation_logits is None:
+        warnings.warn(
+            f"The temperature {factor:.6g} was folded into the model, which moves the scores, and there were no "
+            "validation logits to refit the open-set detector on: it is dropped. Fit a new one.",
+            stacklevel=2,
+        )
+        return None
+    return OpenSetDetector.fit(
+        validation_logits / factor,
+        class_names=detector.class_names,
+        logit_scale=_number(model_logit_scale(model)),
+        score=detector.score,
+        true_positive_rate=detector.true_positive_rate,
+        temperature=temperature,
+        fitted_on=detector.fitted_on,
+    )
+
+
+def _number(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def _check_score(name: str) -> None:
+    if name not in DETECTOR_SCORES:
+        why = "would need its bank of features beside the checkpoint" if name == "knn" else "is not known"
+        raise ValueError(f"The score {name!r} of a detector {why}; choose one of {', '.join(DETECTOR_SCORES)}.")
+
+
+def _checked_logits(logits: Tensor, class_names: Sequence[str]) -> Tensor:
+    logits = as_floats(logits, "logits", "(images, classes)")
+    if logits.shape[1] != len(class_names):
+        raise ValueError(
+            f"The logits have {logits.shape[1]} columns, but the detector knows {len(class_names)} classes; "
+            "give the logits of the head with these classes."
+        )
+    return logits
+
+
+def _scores(logits: Tensor, name: str, scale: float) -> Tensor:
+    return score(name, logits=logits, cosines=logits / scale if name == "mcm" else None)
+
+
+def _difference(fitted: Sequence[str], given: Sequence[str]) -> str:
+    if len(fitted) != len(given):
+        return f"{len(fitted)} at the fit, {len(given)} here"
+    first = next(i for i, pair in enumerate(zip(fitted, given, strict=True)) if pair[0] != pair[1])
+    return f"number {first} (counted from 0) is {fitted[first]!r} at the fit and {given[first]!r} here"

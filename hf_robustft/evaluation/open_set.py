@@ -1,0 +1,229 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Open-set detection: scores that tell known classes from unseen ones, and what they are worth.
+
+Every score is higher for images that look in-distribution (ID), and ID is the positive class of every metric. All
+numbers are computed in float64, whatever the precision of the logits. Scores are of the model's own logits, at its
+learned logit scale; only `mcm` is defined on cosines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+SCORES = ("msp", "mcm", "max_logit", "energy", "knn")
+#: The share of ID images that must be accepted in FPR95.
+RECALL = 0.95
+FPR_CONVENTION = (
+    "FPR95 is the share of unseen-class images that are accepted at the highest threshold that accepts at least 95 % "
+    "of the in-distribution images, which are the positive class; lower is better."
+)
+#: What each number with "fpr95" in its name means; the last two are those of CRoFT's code.
+FPR_DEFINITIONS = {
+    "fpr95": FPR_CONVENTION,
+    "fpr95_nearest_recall": (
+        "FPR at the score whose recall on in-distribution images is nearest to 95 %, from above or below; of several "
+        "such scores the lowest, but never below the highest that has a recall of 1."
+    ),
+    "fpr95_percentile": (
+        "Share of unseen-class images whose score is strictly above the 5th percentile of the in-distribution scores, "
+        "which is interpolated linearly."
+    ),
+}
+# Unit vectors have cosines within [-1, 1] up to the rounding of their precision.
+_COSINE_TOLERANCE = 1e-3
+_NEEDS = {"msp": "logits", "max_logit": "logits", "energy": "logits", "mcm": "cosines", "knn": "features"}
+
+
+def score(
+    name: str,
+    *,
+    logits: Tensor | np.ndarray | None = None,
+    cosines: Tensor | np.ndarray | None = None,
+    features: Tensor | np.ndarray | None = None,
+    bank: Tensor | np.ndarray | None = None,
+    k: int = 10,
+    temperature: float = 1.0,
+) -> Tensor:
+    """
+    One number an image, higher for images of known classes.
+
+    - `"msp"`: the largest softmax probability of `logits` (Hendrycks & Gimpel 2017, arXiv:1610.02136).
+    - `"mcm"`: the largest softmax probability of `cosines`, without the logit scale (maximum concept matching, Ming et
+      al., "Delving into Out-of-Distribution Detection with Vision-Language Representations", NeurIPS 2022), by default
+      at temperature 1, a value that was not checked against the paper.
+    - `"max_logit"`: the largest of `logits` (Hendrycks et al. 2022, arXiv:1911.11132).
+    - `"energy"`: T logsumexp(logits / T), the negative free energy (Liu et al. 2020, arXiv:2010.03759), and at T = 1
+      the score of CRoFT. At CLIP's logit scale of 100 it is close to the largest logit.
+    - `"knn"`: minus the squared Euclidean distance from the unit-norm feature to the k-th nearest of the unit-norm
+      features in `bank` (deep nearest neighbours, Sun et al. 2022, arXiv:2204.06507; squared as in CRoFT's code).
+
+    Arguments that a score does not use may be given all the same, so that a loop over `SCORES` can pass them all; only
+    `temperature` may not, where it would have no effect.
+
+    Args:
+        name (`str`): One of `SCORES`.
+        logits (`torch.Tensor` or array of shape `(n, classes)`): At the model's learned scale.
+        cosines (`torch.Tensor` or array of shape `(n, classes)`): Of unit image and class embeddings: for a zero-shot
+            head logits / logit scale.
+        features (`torch.Tensor` or array of shape `(n, embed_dim)`): Image features, of any norm but 0.
+        bank (`torch.Tensor` or array of shape `(bank size, embed_dim)`): Features of known ID images.
+        k (`int`, *optional*, defaults to 10): Which neighbour, counted from 1.
+        temperature (`float`, *optional*, defaults to 1.0): T of `msp`, `mcm` and `energy`: logits, or cosines, are
+            divided by it.
+
+    Returns:
+        `torch.Tensor` of shape `(n,)`: float64, on the CPU.
+
+    Raises:
+        ValueError: If the name is unknown, an input is missing, empty, not finite or of the wrong shape, cosines lie
+            outside [-1, 1], a feature is zero, the bank holds fewer than `k` features, or the temperature is not
+            positive or has no effect.
+    """
+    if name not in SCORES:
+        raise ValueError(f"There is no open-set score {name!r}; choose one of {', '.join(SCORES)}.")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, but logits can be divided by positive numbers only; use 1.0.")
+    if temperature != 1 and name in ("max_logit", "knn"):
+        raise ValueError(f"temperature is {temperature}, but the order of {name!r} has none; leave it at 1.0.")
+    given = {"logits": logits, "cosines": cosines, "features": features}[_NEEDS[name]]
+    if given is None:
+        raise ValueError(f"The score {name!r} is one of {_NEEDS[name]}, which were not given; pass {_NEEDS[name]}=...")
+    values = as_floats(given, _NEEDS[name], "(images, classes)" if name != "knn" else "(images, embed_dim)")
+    if name == "knn":
+        return _knn_score(values, bank, k)
+    if name == "mcm" and values.abs().max() > 1 + _COSINE_TOLERANCE:
+        raise ValueError(
+            f"The cosines reach {values.abs().max():.4g}, but those of unit vectors lie within [-1, 1]; divide the "
+            "logits of a zero-shot head by the logit scale (a trained head has no cosines)."
+        )
+    if name == "max_logit":
+        return values.amax(dim=1)
+    if name == "energy":
+        return temperature * torch.logsumexp(values / temperature, dim=1)
+    return (values / temperature).softmax(dim=1).amax(dim=1)
+
+
+def _knn_score(features: Tensor, bank: Tensor | np.ndarray | None, k: int) -> Tensor:
+    if bank is None:
+        raise ValueError("The score 'knn' measures distances to a bank of ID features; pass bank=... as well.")
+    bank = as_floats(bank, "features of the bank", "(bank size, embed_dim)")
+    if bank.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"The features have {features.shape[1]} dimensions and those of the bank {bank.shape[1]}; "
+            "make both with one model."
+        )
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= len(bank):
+        raise ValueError(
+            f"k is {k!r}, but a bank of {len(bank)} features has neighbours 1 to {len(bank)}; "
+            "give one of these numbers, or a larger bank."
+        )
+    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_unit_rows(bank, "features of the bank"))
+    distances, _ = neighbours.kneighbors(_unit_rows(features, "features"))
+    return -torch.from_numpy(distances[:, k - 1]).square()
+
+
+def _unit_rows(features: Tensor, what: str) -> np.ndarray:
+    norms = features.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ValueError(f"Of the {what} row {int(norms.argmin())} is zero and has no direction; leave it out.")
+    return (features / norms).numpy()
+
+
+def detection_metrics(
+    id_scores: Tensor | np.ndarray | Sequence[float], open_set_scores: Tensor | np.ndarray | Sequence[float]
+) -> dict[str, float]:
+    """
+    How well a score tells in-distribution images (positive, higher) from images of unseen classes.
+
+    Args:
+        id_scores (`torch.Tensor`, array or list of shape `(n,)`): Scores of the images of known classes. Give all of
+            them: CRoFT's code keeps only the correctly classified ones, which raises AUROC.
+        open_set_scores (`torch.Tensor`, array or list of shape `(m,)`): Scores of the images of unseen classes.
+
+    Returns:
+        `dict[str, float]`: All in [0, 1]. `auroc`: the probability that an ID image scores higher than an open-set
+        image, ties counting one half. `aupr_in`, `aupr_out`: average precision with ID images, and with open-set
+        images at the negated score, as positives; unlike AUROC they depend on the sizes of the two sets. `fpr95`,
+        `fpr95_nearest_recall`, `fpr95_percentile`: see `FPR_DEFINITIONS`.
+
+    Raises:
+        ValueError: If a set is empty, not one-dimensional, or holds NaN or infinity.
+    """
+    known = as_floats(id_scores, "in-distribution scores", "(images,)").numpy()
+    unseen = as_floats(open_set_scores, "open-set scores", "(images,)").numpy()
+    is_known = np.repeat([1, 0], [len(known), len(unseen)])
+    values = np.concatenate([known, unseen])
+    return {
+        "auroc": float(roc_auc_score(is_known, values)),
+        "aupr_in": float(average_precision_score(is_known, values)),
+        "aupr_out": float(average_precision_score(1 - is_known, -values)),
+        "fpr95": float((unseen >= threshold_at_recall(known)).mean()),
+        "fpr95_nearest_recall": _fpr_nearest_recall(known, unseen),
+        "fpr95_percentile": float((unseen > np.percentile(known, 5)).mean()),
+    }
+
+
+def threshold_at_recall(id_scores: Tensor | np.ndarray | Sequence[float], recall: float = RECALL) -> float:
+    """
+    The highest threshold that accepts (score >= threshold) at least a share `recall` of the ID images.
+
+    Args:
+        id_scores (`torch.Tensor`, array or list of shape `(n,)`): Scores of ID images.
+        recall (`float`, *optional*, defaults to 0.95): The share, in (0, 1].
+
+    Returns:
+        `float`: One of the scores.
+
+    Raises:
+        ValueError: As `detection_metrics`, or if `recall` lies outside (0, 1].
+    """
+    scores = as_floats(id_scores, "in-distribution scores", "(images,)").sort(descending=True).values
+    if not 0 < recall <= 1:
+        raise ValueError(
+            f"The true-positive rate is {recall}, but a share of accepted images lies in (0, 1]; use 0.95."
+        )
+    # Shares are compared, not counts: 0.95 * n may be rounded up past a whole number, count / n == 0.95 may not.
+    shares = torch.arange(1, len(scores) + 1, dtype=torch.float64) / len(scores)
+    return scores[int(torch.searchsorted(shares, torch.tensor(recall, dtype=torch.float64)))].item()
+
+
+def _fpr_nearest_recall(known: np.ndarray, unseen: np.ndarray) -> float:
+    """`get_measures` of CRoFT's code (SPEC 2.6): every distinct score is a candidate, also those between ID scores."""
+    thresholds = np.unique(np.concatenate([known, unseen]))
+    thresholds = thresholds[thresholds >= known.min()]
+    recall = (len(known) - np.searchsorted(np.sort(known), thresholds)) / len(known)
+    return float((unseen >= thresholds[np.abs(recall - RECALL).argmin()]).mean())
+
+
+def as_floats(values: Tensor | np.ndarray | Sequence, what: str, shape: str) -> Tensor:
+    """
+    Float64 on the CPU, or a ValueError that says why not.
+
+    Args:
+        values: Tensor, array or list.
+        what (`str`): Its name in messages.
+        shape (`str`): The shape in words, such as `"(images, classes)"`; its number of entries is required.
+    """
+    # Through numpy, because torch would round a list of Python's floats to float32.
+    values = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    dimensions = len(shape.strip("()").rstrip(",").split(","))
+    if values.ndim != dimensions or values.dtype == torch.bool or values.is_complex():
+        raise ValueError(
+            f"The {what} are {values.dtype} of shape {tuple(values.shape)}; give numbers of shape {shape}."
+        )
+    if values.numel() == 0:
+        raise ValueError(f"The {what} of shape {tuple(values.shape)} are empty; give at least one image.")
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"The {what} hold NaN or infinity, first in row {bad}; nothing can be detected by them, look for a model "
+            "that diverged or an image that is broken."
+        )
+    return values.double()

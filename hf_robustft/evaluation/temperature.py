@@ -1,0 +1,179 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Temperature scaling: one number, fitted on in-distribution validation images, that divides all logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..modeling.features import unwrapped
+from ..modeling.zero_shot import ZeroShotHead
+from .binning import check_scores
+
+# The relative error of the logit scale above which a temperature has not been folded in but lost in the rounding.
+_ROUNDING = 1e-3
+
+
+class TemperatureScaling:
+    """
+    Calibrated probabilities `softmax(logits / T)` (Guo et al. 2017, arXiv:1706.04599).
+
+    T > 1 makes a model less confident, T < 1 more; the predicted classes stay.
+
+    Args:
+        temperature (`float`, *optional*, defaults to 1.0): T, by which logits are divided.
+
+    Attributes:
+        temperature (`float`): T, still to be applied to the model's logits.
+        folded (`float`): The temperature that `fold_into` has put into the model's weights; 1 if none.
+        n (`int`, *optional*): Validation images of the fit.
+        nll_before, nll_after (`float`, *optional*): Their mean negative log-likelihood at T = 1 and at the fitted T.
+
+    Raises:
+        ValueError: If the temperature is not a positive number.
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        self.temperature = _positive(temperature, "temperature")
+        self.folded = 1.0
+        self.n: int | None = None
+        self.nll_before: float | None = None
+        self.nll_after: float | None = None
+
+    def __repr__(self) -> str:
+        fitted = "" if self.n is None else f", n={self.n}, nll {self.nll_before:.4f} -> {self.nll_after:.4f}"
+        folded = "" if self.folded == 1 else f", folded={self.folded:.6g}"
+        return f"{type(self).__name__}({self.temperature:.6g}{folded}{fitted})"
+
+    def fit(self, logits: Tensor, labels: Tensor) -> TemperatureScaling:
+        """
+        Set the temperature to the one that minimises the negative log-likelihood.
+
+        The likelihood is convex in 1/T, so the root of its derivative, which is found to the last digits in float64,
+        is the only minimum.
+
+        Args:
+            logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images. Of test images they
+                would make the test optimistic.
+            labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+
+        Returns:
+            [`TemperatureScaling`]: Itself.
+
+        Raises:
+            ValueError: If the shapes disagree, a label is no class, a logit is not finite, or there is no minimum:
+                every label has the largest logit (T would be 0), or the logits favour the labels no more than chance
+                does (T would be infinite).
+        """
+        logits, labels = check_scores(logits, labels)
+        # Relative to the label's own logit, in units in which the largest gap is 1.
+        gaps = logits - logits.gather(1, labels[:, None])
+        unit = gaps.abs().max().item() or 1.0
+        gaps = gaps / unit
+
+        def slope(inverse: float) -> float:
+            """Derivative of the mean negative log-likelihood by the inverse temperature; it never falls."""
+            return ((inverse * gaps).softmax(dim=1) * gaps).sum(dim=1).mean().item()
+
+        if slope(0.0) >= 0:
+            raise ValueError(
+                f"The logits of these {len(labels)} images favour their labels no more than chance does, so no finite "
+                "temperature is best; check that labels and logits are in the same class order."
+            )
+        if gaps.max().item() <= 0:
+            raise ValueError(
+                f"All of these {len(labels)} images have their label as the largest logit, so the likelihood grows as "
+                "the temperature falls to 0; fit on more or harder validation images, none of them trained on."
+            )
+        low = high = 1.0
+        while slope(high) <= 0:
+            high *= 2
+        while slope(low) >= 0:
+            low /= 2
+        self.temperature = unit / brentq(slope, low, high, xtol=1e-300, rtol=1e-14, maxiter=500)
+        self.n = len(labels)
+        self.nll_before = cross_entropy(logits, labels).item()
+        self.nll_after = cross_entropy(logits / self.temperature, labels).item()
+        return self
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """`logits / T`, in the dtype and on the device of `logits`."""
+        return logits / self.temperature
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """`softmax(logits / T)` over the last dimension, in float64 on the CPU."""
+        return (logits.detach().cpu().double() / self.temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def fold_into(self, model: nn.Module, head: ZeroShotHead | None = None) -> None:
+        """
+        Put the temperature into the weights, so that the plain `CLIPModel` is calibrated and T becomes 1.
+
+        The logit scale of a model is exp(`logit_scale`), so log T is subtracted there. Every threshold on the model's
+        logits or energies moves with it: use `fold_temperature` where there is a detector.
+
+        Args:
+            model: A `CLIPModel`, possibly wrapped; changed in place.
+            head ([`ZeroShotHead`], *optional*): A head that was made or trained with the model; its weight and bias
+                are divided by T in place. A zero-shot head that is built afterwards has T in it already.
+
+        Raises:
+            ValueError: If the dtype of the logit scale or head is too coarse to hold the product (bfloat16 and float16
+                mostly are); nothing is changed then.
+        """
+        parameter = unwrapped(model).logit_scale
+        moved = parameter.detach().cpu().double() - math.log(self.temperature)
+        stored = moved.to(parameter.dtype)
+        if not abs(math.expm1((stored.double() - moved).item())) <= _ROUNDING:
+            raise ValueError(
+                f"A logit scale in {parameter.dtype} cannot hold the temperature {self.temperature:.6g}: rounding would "
+                f"change it by more than {_ROUNDING:.1%}. Load the model in float32."
+            )
+        if head is not None and head.weight.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"A head in {head.weight.dtype} would round the temperature away; fold it into a float32 head."
+            )
+        parameter.copy_(stored)
+        if head is not None:
+            head.weight.div_(self.temperature)
+            head.bias.div_(self.temperature)
+        self.folded *= self.temperature
+        self.temperature = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON values, for the part `temperature` of `robustft.json`: the attributes that are set."""
+        facts = {"temperature": self.temperature, "folded": self.folded}
+        if self.n is not None:
+            facts |= {"n": self.n, "nll_before": self.nll_before, "nll_after": self.nll_after}
+        return facts
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> TemperatureScaling:
+        """
+        What `to_dict` gave.
+
+        Raises:
+            ValueError: If there is no temperature among the facts, or it is not a positive number.
+        """
+        if "temperature" not in facts:
+            raise ValueError(f"There is no 'temperature' in {dict(facts)!r}; fit one and store it again.")
+        scaling = cls(facts["temperature"])
+        scaling.folded = _positive(facts.get("folded", 1.0), "folded")
+        for name in ("n", "nll_before", "nll_after"):
+            setattr(scaling, name, facts.get(name))
+        return scaling
+
+
+def _positive(value: Any, what: str) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(
+            f"{what} is {value!r}, but logits can be divided by positive numbers only; 1.0 changes nothing."
+        )
+    return float(value)

@@ -1,0 +1,229 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The card's section on open sets: which scores tell unseen classes, and the detector that lies in the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation.open_set import FPR_CONVENTION
+from hf_robustft.evaluation.open_set_report import shift_mean
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
+from hf_robustft.publishing import snippets, verdict
+from hf_robustft.publishing.text import code_span, markdown_text, public_text
+
+SCORES_FILE = "scores.png"
+HEADER = ("Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %")
+#: What each score is, in a card's words.
+SCORE_WORDS = {
+    "msp": "the confidence, that is the largest probability",
+    "mcm": "the largest probability without the logit scale (softmax of the cosines)",
+    "max_logit": "the largest logit",
+    "energy": "the log of the summed exponentials of the logits, at the model's logit scale",
+    "knn": "minus the squared distance to the k-th nearest of known images' embeddings",
+}
+
+_INTRODUCTION = (
+    "A *shift* shows the known classes in another way, and should be accepted. An *open set* shows classes that are none of "
+    "the class names, and should be refused as unknown. Every score is higher for images that look known. AUROC and "
+    "accepted should be high, FPR95 low."
+)
+
+
+@dataclass(frozen=True)
+class OpenSetFacts:
+    """
+    What a card says about open sets; all of it is empty without any, and without a detector or temperature.
+
+    Attributes:
+        section (`str`): A section in markdown, headline included.
+        sentence (`str`): For the summary at the top, in markdown.
+        sets (`str`): The open sets' names, in markdown.
+        snippet (`str`): Code that uses the detector in the folder.
+        temperature (`str`): A sentence on the temperature in `robustft.json`.
+        leading_score (`str`, *optional*): The score that the text speaks of.
+    """
+
+    section: str = ""
+    sentence: str = ""
+    sets: str = ""
+    snippet: str = ""
+    temperature: str = ""
+    leading_score: str | None = None
+
+
+def open_set_facts(
+    output_dir: Path,
+    report: EvaluationReport,
+    baseline: EvaluationReport | None,
+    names: tuple[str, str | None],
+    data: Sequence[Benchmark],
+) -> OpenSetFacts:
+    """
+    Gather what a card says about open sets.
+
+    Args:
+        output_dir: Folder of the checkpoint; its `robustft.json` may hold a detector, and `scores.png` is shown.
+        report, baseline: The results; each set in `report.open_set` becomes a table.
+        names: What the tables call the two models, in markdown.
+        data: The sets of the card, for the number of classes.
+
+    Returns:
+        [`OpenSetFacts`]
+
+    Raises:
+        ValueError: If the baseline was measured on another number of images of an open set, or against another set.
+    """
+    facts = load_robustft_json(output_dir) if (output_dir / METADATA_FILE).is_file() else {}
+    detector, sets = facts.get("detector"), report.open_set or {}
+    leading = leading_score(report, detector)
+    parts = [_table(name, report, _before(name, report, baseline), names, data, leading) for name in sets]
+    if sets:
+        parts = [_INTRODUCTION, *parts, _conventions(report)]
+        if (output_dir / SCORES_FILE).is_file():
+            parts.append(
+                f"![Histograms of the score: in-distribution, shifted and unseen-class images]({SCORES_FILE})"
+            )
+    if detector is not None:
+        parts.append(_detector(detector, measured=bool(sets)))
+    return OpenSetFacts(
+        section="\n\n".join(["## Known or unknown", *parts]) if parts else "",
+        sentence=verdict.open_set_sentence(report, baseline, leading) if sets else "",
+        sets=", ".join(markdown_text(name) for name in sets),
+        snippet="" if detector is None else snippets.open_set_snippet(),
+        temperature=_temperature(facts.get("temperature")),
+        leading_score=leading,
+    )
+
+
+def leading_score(report: EvaluationReport, detector: Mapping[str, Any] | None) -> str | None:
+    """The score that the text speaks of, chosen before the results: the detector's, else energy, else the first."""
+    scores = [score for facts in (report.open_set or {}).values() for score in facts["scores"]]
+    wanted = [detector["score"]] if detector else []
+    return next((score for score in [*wanted, "energy", *scores] if score in scores), None)
+
+
+def _before(name: str, report: EvaluationReport, baseline: EvaluationReport | None) -> Mapping[str, Any] | None:
+    before = ((baseline.open_set if baseline is not None else None) or {}).get(name)
+    now = report.open_set[name]
+    if before is not None and (before["n"], before["id"]) != (now["n"], now["id"]):
+        raise ValueError(
+            f"Open set {name!r} has {before['n']} images against {before['id']!r} for {baseline.model!r} and {now['n']} "
+            f"against {now['id']!r} for {report.model!r}; evaluate both models on the same images."
+        )
+    return before
+
+
+def _table(
+    name: str,
+    report: EvaluationReport,
+    before: Mapping[str, Any] | None,
+    names: tuple[str, str | None],
+    data: Sequence[Benchmark],
+    leading: str,
+) -> str:
+    facts = report.open_set[name]
+    classes = next((len(item.class_names) for item in data if item.name == name and item.class_names), None)
+    images = f"{facts['n']:,} images" + (f" of {classes:,} unseen classes" if classes else " of unseen classes")
+    known = report.results.get(facts["id"])
+    against = f"{known.n:,} images of " if known is not None else ""
+    lines = [
+        f"**{markdown_text(name)}**: {images}, against {against}{markdown_text(facts['id'])} (ID).",
+        "",
+        _row(HEADER),
+        "|:--|:--|" + "--:|" * (len(HEADER) - 2),
+    ]
+    for score, values in facts["scores"].items():
+        title = code_span(score)
+        if before is not None and score in before["scores"]:
+            lines.append(_row([title, names[1], *_cells(before["scores"][score])]))
+            title = ""
+        lines.append(_row([title, names[0], *_cells(values)]))
+    values = facts["scores"].get(leading)
+    if values is not None:
+        lines += ["", *_details(leading, values, facts["id"])]
+    return "\n".join(lines)
+
+
+def _details(score: str, values: Mapping[str, Any], known: str) -> list[str]:
+    lines, shifts = [], values["shifts"]
+    if len(shifts) > 1:
+        each = ", ".join(
+            f"{markdown_text(name)} {_percent(found['auroc'])} ({_percent(found['accepted'])})"
+            for name, found in shifts.items()
+        )
+        lines.append(f"- {code_span(score)} for each shift, AUROC % (accepted %): {each}.")
+    correct = values["correct_only"]
+    if correct is not None:
+        lines.append(
+            f"- As CRoFT's code counts, with correctly classified images of {markdown_text(known)} only, {code_span(score)} "
+            f"has an AUROC of {_percent(correct['auroc'])} % and, above the 5th percentile of their scores, an FPR of "
+            f"{_percent(correct['fpr95_percentile'])} %. The table counts all images, wrongly classified ones too."
+        )
+    return lines
+
+
+def _conventions(report: EvaluationReport) -> str:
+    scores = list(dict.fromkeys(score for facts in report.open_set.values() for score in facts["scores"]))
+    words = "; ".join(f"{code_span(score)} is {SCORE_WORDS.get(score, 'a score of your own')}" for score in scores)
+    lines = [
+        "- AUROC: the share of pairs of an image of a known and one of an unseen class in which the known one scores "
+        "higher, ties counting one half; 50 % is guessing.",
+        f"- {FPR_CONVENTION}",
+    ]
+    if report.shifts:
+        mean = f"mean over {len(report.shifts)} shifts" if len(report.shifts) > 1 else "one shift"
+        lines.append(
+            f"- Shifts: known classes under shift against the open set ({mean}), FPR95 at a threshold on the shift itself. "
+            "Accepted: the share of the shifted images that reach the threshold which accepts 95 % of the ID images; the "
+            "others are refused though their classes are known."
+        )
+    lines.append(f"- {words}.")
+    return "\n".join(lines)
+
+
+def _detector(detector: Mapping[str, Any], measured: bool) -> str:
+    on = f" of {markdown_text(public_text(detector['fitted_on']))}" if detector.get("fitted_on") else ""
+    return (
+        f"The detector in {code_span(METADATA_FILE)} calls an image unknown if its {code_span(detector['score'])} is below "
+        f"{detector['threshold']:.4g}: the highest threshold that accepts at least "
+        f"{_percent(detector['true_positive_rate'])} % of the {detector['n']:,} images{on} on which it was fitted "
+        f"({_percent(detector['achieved_true_positive_rate'])} % there). It belongs to these class names in this order and "
+        f"to the logit scale {detector['logit_scale']:.2f}; for others it must be fitted again."
+        + (" The table's thresholds are others: they are set on the test images themselves." if measured else "")
+    )
+
+
+def _temperature(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return ""
+    fit = ""
+    if facts.get("n") is not None:
+        before, after = facts["nll_before"], facts["nll_after"]
+        fit = f", fitted on {facts['n']:,} images (NLL {before:.3f} before, {after:.3f} after)"
+    if facts.get("folded", 1.0) != 1:
+        more = "" if facts["temperature"] == 1 else f" A further one of {facts['temperature']:.4g} is not in them."
+        folded = f"The logit scale has a temperature of {facts['folded']:.4g} in it{fit}"
+        return f"{folded}; the numbers above include it.{more}"
+    return (
+        f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "
+        "pipeline divides the logits before it gives a probability. The numbers above are without it."
+    )
+
+
+def _cells(values: Mapping[str, Any]) -> list[str]:
+    mean = shift_mean(values)
+    numbers = (values["auroc"], values["fpr95"], *(mean.get(key) for key in ("auroc", "fpr95", "accepted")))
+    return ["n/a" if value is None else _percent(value) for value in numbers]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,336 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Classify folders of images with a fine-tuned checkpoint, with "unknown" as an answer.
+
+>>> from hf_robustft import pipeline
+>>> classify = pipeline("outputs/croft")        # a folder, or an id on the Hub
+>>> found = classify("photos/")                 # one dictionary an image
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from PIL import Image, ImageOps
+from transformers import AutoConfig, CLIPModel, CLIPProcessor
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+
+from hf_robustft.data.folders import IMAGE_SUFFIXES
+from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.evaluation.collect import classify, evaluation_head
+from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.features import encode_images, logit_scale
+from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
+from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from hf_robustft.publishing.model_index import is_hub_id
+
+TASK = "open-set-image-classification"
+UNKNOWN = "unknown"
+
+
+class OpenSetImageClassificationPipeline(Pipeline):
+    """
+    Labels images with one of the checkpoint's classes, or with "unknown" where its [`OpenSetDetector`] says so.
+
+    Images are prepared, encoded and classified as [`Evaluator`] does it: the evaluation transform of the checkpoint's
+    processor, all templates, the learned logit scale, the trained head where the results belong to one.
+    `transformers.pipeline("open-set-image-classification", model=...)` builds it too, once this module is imported.
+
+    Args:
+        model (`CLIPModel`): The model; it is put into evaluation mode.
+        processor (`CLIPProcessor`): Its processor.
+        directory (`str` or `Path`, *optional*): Folder with `robustft.json` and, where one was trained,
+            `head.safetensors`. By default the folder that the model was loaded from; a model from the Hub comes with its
+            facts by the function `pipeline` alone.
+        head ([`ZeroShotHead`], *optional*): The head to use, instead of what the folder says.
+        detector ([`OpenSetDetector`], *optional*): A detector, instead of the folder's.
+        require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
+            not, nothing is called unknown: `is_known` and `score` are `None`.
+        kwargs: Of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
+
+    Raises:
+        ValueError: If there is no detector, it was fitted for other classes or at another logit scale, the model was
+            trained on captions and has no class names, or the model is not CLIP.
+        OSError: If there is no `robustft.json`, or `head.safetensors` is missing.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+    _load_tokenizer = False
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        processor: CLIPProcessor,
+        *,
+        directory: str | Path | None = None,
+        head: ZeroShotHead | None = None,
+        detector: OpenSetDetector | None = None,
+        require_detector: bool = True,
+        task: str = TASK,
+        **kwargs,
+    ):
+        if not isinstance(model, CLIPModel):
+            raise ValueError(f"The model is a {type(model).__name__}, not a CLIPModel; load a CLIP checkpoint.")
+        # Before anything is built: a checkpoint that cannot be used says so at once.
+        self.transform = ImageTransform.from_processor(processor, train=False)
+        super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
+        directory = _source_folder(model) if directory is None else Path(directory)
+        self.facts = load_robustft_json(directory)
+        if not self.facts["class_names"]:
+            raise ValueError(
+                f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
+                "into it with `write_robustft_json`, and fit a detector for them."
+            )
+        self.trained_head = head is not None or _has_trained_head(self.facts, directory)
+        self.head = self._head(directory) if head is None else self._checked_head(head)
+        self.detector = self._detector(directory, require_detector) if detector is None else detector
+        if self.detector is not None:
+            self.detector.check(self.head.class_names, logit_scale(model).item())
+        # For probabilities without a detector; a detector has its own.
+        self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
+
+    def __call__(self, images, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
+        """
+        Classify images.
+
+        Args:
+            images: A folder, which is searched for images to its depths, in the order of their paths; a file; a PIL
+                image; or a list of files and PIL images. Addresses of the web are not fetched.
+            batch_size (`int`, *optional*), num_workers (`int`, *optional*): Images encoded at once; processes that read.
+
+        Returns:
+            For one image a dictionary, for a folder or a list a list of them: `image` (the file, `None` for a PIL image
+            that came from none), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the
+            known classes, after temperature scaling if one was fitted), `score` (of the detector; higher is more like
+            the training data), `is_known`, `nearest_class`.
+
+        Raises:
+            OSError: If a file does not exist or cannot be read as an image; the message names it.
+            ValueError: If a folder has no images, or a list holds something else.
+        """
+        if isinstance(images, (str, Path)) and Path(images).is_dir():
+            images = _images_in(Path(images))
+        elif isinstance(images, (list, tuple)):
+            images = list(images)
+            if not images:
+                return []
+        return super().__call__(images, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """
+        Save weights, processor and all facts, so that `pipeline(save_directory)` gives this pipeline again.
+
+        Unlike the base class, it writes no code into the folder, so that loading never asks to trust any.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        # A detector brings its own temperature along.
+        left_out = () if self.detector is None else ("detector", "temperature")
+        facts = {name: value for name, value in self.facts.items() if name not in left_out}
+        dump_robustft_json(save_directory, {**facts, "head": TRAINED_HEAD if self.trained_head else ZERO_SHOT_HEAD})
+        if self.trained_head:
+            self.head.save_pretrained(save_directory)
+        if self.detector is not None:
+            self.detector.save(save_directory)
+
+    def _head(self, directory: Path) -> ZeroShotHead:
+        if self.trained_head:
+            return self._checked_head(ZeroShotHead.from_pretrained(directory))
+        names, templates = self.facts["class_names"], self.facts["templates"]
+        return ZeroShotHead.from_model(self.model, self.processor, names, templates)
+
+    def _checked_head(self, head: ZeroShotHead) -> ZeroShotHead:
+        if list(head.class_names) != self.facts["class_names"]:
+            raise ValueError(
+                f"The head has {len(head.class_names)} classes ({head.class_names[0]!r}, ...), which are not the "
+                f"{len(self.facts['class_names'])} of {METADATA_FILE}; give the head that was trained with this model."
+            )
+        return evaluation_head(head, self.device)
+
+    def _detector(self, directory: Path, required: bool) -> OpenSetDetector | None:
+        if "detector" in self.facts:
+            return OpenSetDetector.from_pretrained(directory)
+        if not required:
+            return None
+        raise ValueError(
+            f"{METADATA_FILE} of this checkpoint has no detector, so nothing says what is unknown; fit one on validation "
+            "images (`OpenSetDetector.fit(...)`, then `detector.save(folder)`), give detector=..., or classify without "
+            "one by require_detector=False."
+        )
+
+    def _sanitize_parameters(self, **kwargs):
+        if kwargs:
+            raise ValueError(f"The pipeline has no option {sorted(kwargs)[0]!r}; see its documentation.")
+        return {}, {}, {}
+
+    def preprocess(self, input_) -> dict[str, Any]:
+        image, name = _opened(input_)
+        return {"pixel_values": self.transform(image)[None], "image": name}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        embeds = encode_images(self.model, model_inputs["pixel_values"].to(self.model.dtype))
+        return {"logits": classify(self.head, embeds), "image": model_inputs["image"]}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+        logits = model_outputs["logits"]
+        found = {"image": model_outputs["image"]}
+        if self.detector is None:
+            probabilities = self.temperature.probabilities(logits)[0]
+            best = int(probabilities.argmax())
+            name = self.head.class_names[best]
+            unscored = {"score": None, "is_known": None, "nearest_class": name}
+            return {**found, "label": name, "probability": float(probabilities[best]), **unscored}
+        guess = self.detector.predict(logits)[0]
+        return {
+            **found,
+            "label": guess.label if guess.is_known else UNKNOWN,
+            "probability": guess.probability,
+            "score": guess.score,
+            "is_known": guess.is_known,
+            "nearest_class": guess.label,
+        }
+
+
+def pipeline(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 32,
+    **kwargs,
+) -> OpenSetImageClassificationPipeline:
+    """
+    Load a fine-tuned checkpoint, ready to classify images with "unknown" as an answer.
+
+    Args:
+        model (`str` or `Path`): The checkpoint's folder, or its id on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        token (`str` or `bool`, *optional*): Access token for a private repository.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the model. Evaluations and detectors are made in
+            float32; in half precision a score near the threshold may fall on its other side.
+        batch_size (`int`, *optional*, defaults to 32): Images encoded at once.
+        kwargs: Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`, `device`, ...
+
+    Returns:
+        [`OpenSetImageClassificationPipeline`]
+
+    Raises:
+        ValueError, OSError: As the class, or if the checkpoint cannot be had or is not CLIP.
+
+    Example:
+
+    ```python
+    from hf_robustft import pipeline
+
+    classify = pipeline("outputs/croft")
+    for found in classify("photos/"):
+        print(found["image"], found["label"], found["probability"])
+    ```
+    """
+    source = str(model)
+    if os.path.isdir(source):
+        directory, options = Path(source), {}
+    elif is_hub_id(source):
+        directory = _hub_folder(source, revision, token)
+        # The very commit of the facts: names and threshold of another one may belong to other weights.
+        options = {"revision": directory.name, "token": token}
+    else:
+        raise FileNotFoundError(f"There is no folder {source}, and it is no Hub id owner/name; correct the path.")
+    kind = AutoConfig.from_pretrained(source, **options).model_type
+    if kind != "clip":
+        raise ValueError(f"{source} is a model of type {kind!r}, not 'clip'; give a CLIP checkpoint.")
+    return OpenSetImageClassificationPipeline(
+        CLIPModel.from_pretrained(source, dtype=dtype, **options),
+        CLIPProcessor.from_pretrained(source, **options),
+        directory=directory,
+        batch_size=batch_size,
+        **kwargs,
+    )
+
+
+def _source_folder(model: CLIPModel) -> Path:
+    source = model.config.name_or_path
+    if source and os.path.isdir(source):
+        return Path(source)
+    raise ValueError(
+        f"The model was not loaded from a folder (its source is {source!r}); give the directory of its {METADATA_FILE}, or "
+        "load it with `hf_robustft.pipeline`, which also takes an id on the Hub."
+    )
+
+
+def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> Path:
+    """The cached commit of a repository, with `robustft.json` and, where there is one, the trained head."""
+    file = _from_hub(source, METADATA_FILE, revision, token)
+    if file is None:
+        raise FileNotFoundError(
+            f"There is no {METADATA_FILE} in {source} on the Hub; give a model that hf_robustft has trained."
+        )
+    if load_robustft_json(file.parent).get("head") != ZERO_SHOT_HEAD:
+        _from_hub(source, HEAD_FILE, file.parent.name, token)
+    return file.parent
+
+
+def _from_hub(source: str, name: str, revision: str | None, token: str | bool | None) -> Path | None:
+    """A file of a repository, or `None` if the repository has none of that name."""
+    try:
+        return Path(hf_hub_download(source, name, revision=revision, token=token))
+    except LocalEntryNotFoundError as error:
+        # Offline: what is not in the cache is missing in the repository only if that was seen before.
+        if try_to_load_from_cache(source, name, revision=revision) is _CACHED_NO_EXIST:
+            return None
+        raise OSError(
+            f"{source} is no folder here, and the Hub cannot be reached for its {name}, which is not in the cache: {error}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"{source} is neither a folder here nor a model on the Hub that you may read: {error}"
+        ) from error
+    except EntryNotFoundError:
+        return None
+
+
+def _has_trained_head(facts: dict[str, Any], directory: Path) -> bool:
+    """Whether the results belong to a trained head: by the metadata, or where they do not say, by its file."""
+    return facts.get("head", TRAINED_HEAD if (directory / HEAD_FILE).is_file() else None) == TRAINED_HEAD
+
+
+def _images_in(folder: Path) -> list[str]:
+    parts = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    visible = sorted(part for part in parts if not any(name.startswith(".") for name in part.parts))
+    images = [str(folder / part) for part in visible if (folder / part).is_file()]
+    if not images:
+        raise ValueError(f"There is no image in {folder}; give a folder with image files, such as .jpg or .png.")
+    return images
+
+
+def _opened(source: Any) -> tuple[Image.Image, str | None]:
+    """An image as the evaluation sees it (turned as its EXIF data say), and the name of its file."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source), getattr(source, "filename", None) or None
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f"An image is given as a {type(source).__name__}; give paths of files or PIL images.")
+    name = str(source)
+    if re.match(r"\w{2,}://", name):
+        raise ValueError(f"{name} is an address, and addresses are not fetched; download the image and give its path.")
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"There is no image file {name}; correct the path.")
+    try:
+        with Image.open(name) as image:
+            image.load()
+            return ImageOps.exif_transpose(image), name
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{name} cannot be read as an image: {error}; mend or remove it.") from error
+
+
+PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=CLIPModel, type="image")
