@@ -13,6 +13,7 @@ import datasets
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from safetensors.torch import load_file
 from torch import nn
 
 from hf_robustft.data.benchmarks import Benchmark
@@ -20,6 +21,8 @@ from hf_robustft.data.collator import EvaluationImages, collate_images
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.image_numbers import ImageNumbers
+from hf_robustft.evaluation.open_set import SCORES
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from hf_robustft.evaluation.spectrum import smallest_singular_value
 from hf_robustft.modeling.features import encode_images, logit_scale
@@ -31,8 +34,10 @@ import torch
 from accelerate import PartialState
 from conftest import tiny_config
 from helpers import tiny_processor
+from safetensors.torch import save_file
 from test_evaluator import benchmark, unreadable
 from transformers import CLIPModel
+from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator
 
 torch.set_num_threads(1)
@@ -40,14 +45,25 @@ torch.manual_seed(0)
 state = PartialState(cpu=True)
 model = CLIPModel(tiny_config()).eval()
 # Five batches of four, and a single batch, so that the second process once has less and once has nothing.
-report = Evaluator([benchmark("id", 19), benchmark("shift", 3)], tiny_processor(), batch_size=4).evaluate(model)
-report.save_json(f"{sys.argv[1]}/{state.num_processes}-{state.process_index}.json")
+sets = [benchmark("id", 19), benchmark("shift", 3), benchmark("open_set", 10, classes=("ant", "fox"))]
+evaluator = Evaluator(sets, tiny_processor(), batch_size=4, knn_bank=benchmark("train", 13), knn_k=2)
+report = evaluator.evaluate(model, logits_dir=f"{sys.argv[1]}/{state.num_processes}-logits")
+place = f"{sys.argv[1]}/{state.num_processes}-{state.process_index}"
+report.save_json(place + ".json")
+flat = {f"{name}/{key}": values for name, row in evaluator.scores.items() for key, values in row.items()}
+logits, labels = collect_logits(model, sets[0], tiny_processor(), batch_size=4)
+save_file({**flat, "logits": logits, "labels": labels}, place + ".safetensors")
 if state.num_processes == 2:
     # Row 5 lies in the second batch: the second process fails, and the first must not wait for it.
     try:
         Evaluator([unreadable(8, row=5)], tiny_processor(), batch_size=4).evaluate(model)
     except (OSError, RuntimeError) as error:
         print(f"<{state.process_index}: {type(error).__name__}: {error}>")
+    # Only the main process writes, and the other must not wait for it.
+    try:
+        evaluator.evaluate(model, logits_dir=place.replace("2-1", "2-0") + ".json")
+    except (OSError, RuntimeError) as error:
+        print(f"<{state.process_index}: {type(error).__name__}, logits: {error}>")
 """
 
 
@@ -198,16 +214,19 @@ def test_half_precision_still_gives_float32_logits(tiny_clip, monkeypatch, autoc
 
 def test_what_is_kept_of_an_image_does_not_grow_with_the_classes(tiny_clip, monkeypatch):
     kept = []
-    original = Evaluator._encode_share
+    original = ImageNumbers.merged
 
     def recorded(self, *arguments):
         kept.append(original(self, *arguments))
         return kept[-1]
 
-    monkeypatch.setattr(Evaluator, "_encode_share", recorded)
+    monkeypatch.setattr(ImageNumbers, "merged", recorded)
     many = tuple(chr(97 + a) + chr(97 + b) for a in range(10) for b in range(10))
     evaluator([benchmark("id", 18), benchmark("shift", 18, classes=many)]).evaluate(tiny_clip)
-    assert [tuple(table.shape) for table in kept] == [(18, 5), (18, 5)]
+    names = ["index", "confidence", "correct", "nll", "brier", "msp", "mcm", "max_logit", "energy"]
+    for columns, tensors in kept:
+        assert list(columns) == names and not tensors
+        assert all(column.shape == (18,) for column in columns.values())
 
 
 def test_a_diverged_model_is_named_with_its_data(tiny_clip):
@@ -227,13 +246,13 @@ def test_impossible_evaluations_are_refused():
     )
     for sets, message in (
         ([], "no benchmarks"),
-        ([benchmark("open_set", 4)], "open set"),
+        ([benchmark("open_set", 4, classes=("ant", "fox"))], "open set.*add an in-distribution test set"),
         ([benchmark("id", 4), benchmark("shift", 4, name="id")], "Two benchmarks are called 'id'"),
         ([captions], "no class names"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluator(sets)
-    for settings in ({"batch_size": 0}, {"num_workers": -1}, {"bootstrap_draws": 1}, {"n_bins": 0}):
+    for settings in ({"batch_size": 0}, {"num_workers": -1}, {"bootstrap_draws": 1}, {"n_bins": 0}, {"knn_k": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             evaluator([benchmark("id", 4)], **settings)
 
@@ -258,5 +277,21 @@ def test_two_processes_equal_one(tmp_path, repository):
     for key in ("smallest_singular_value", "largest_singular_value"):
         assert first.spectrum[key] == pytest.approx(one.spectrum[key], rel=1e-9)
     assert (first.spectrum["n"], first.spectrum["dataset"]) == (19, "id")
+    assert first.open_set == one.open_set and set(one.open_set["open_set"]["scores"]) == set(SCORES)
+    alone, *pair = (load_file(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1"))
+    assert set(alone) == {
+        "logits",
+        "labels",
+        *(f"{name}/{key}" for name in ("id", "shift", "open_set") for key in SCORES),
+    }
+    for tensors in pair:
+        assert tensors.keys() == alone.keys() and all(torch.equal(tensors[key], alone[key]) for key in alone)
+    for name in ("id", "shift", "open_set"):
+        saved = [load_file(tmp_path / f"{processes}-logits" / f"{name}.safetensors") for processes in (1, 2)]
+        assert saved[0].keys() == saved[1].keys() and all(
+            torch.equal(saved[0][key], saved[1][key]) for key in saved[0]
+        )
+    assert "<0: FileExistsError, logits" in printed or "<0: NotADirectoryError, logits" in printed
+    assert "<1: RuntimeError, logits: Evaluation on 'id' failed in process 0" in printed
     assert "<1: OSError: the image of row 5" in printed
     assert "<0: RuntimeError: Evaluation on 'broken' failed in process 1" in printed

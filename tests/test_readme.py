@@ -4,6 +4,11 @@
 import re
 
 import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+
+from hf_robustft import OpenSetDetector
+from hf_robustft.publishing.metadata import write_robustft_json
 
 
 @pytest.fixture(scope="module")
@@ -11,10 +16,23 @@ def readme(repository):
     return (repository / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks_run_as_printed(readme, tmp_path, monkeypatch, capsys):
+def checkpoint_with_detector(model, folder):
+    """The tiny model with a detector that refuses everything."""
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    write_robustft_json(folder, method="croft", class_names=CLASSES, templates=TEMPLATES, settings={})
+    logits = torch.full((3, 4), 1000.0)
+    OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=model.logit_scale.exp()).save(folder)
+
+
+def test_python_blocks_run_as_printed(readme, tiny_clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
+    checkpoint_with_detector(tiny_clip, tmp_path / "outputs" / "croft")
+    (tmp_path / "photos").mkdir()
+    for i, row in enumerate(image_dataset(5)):
+        row["image"].save(tmp_path / "photos" / f"{i}.png")
     names = {}
     for block in blocks:
         # The README trains on whatever device there is; 20 steps are its lesson, 2 are this test's.
@@ -27,7 +45,8 @@ def test_python_blocks_run_as_printed(readme, tmp_path, monkeypatch, capsys):
     pairs = trainer.data_collator([trainer.train_dataset[(0, i)] for i in range(4)])
     terms = mine.loss_terms(mine.encode_global(mine.model, pairs), pairs)
     assert list(terms) == ["contrastive", "cross_frobenius", "orthogonality", "small_scale"]
-    assert "accuracy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed and "4.png" in printed and "unknown" in printed
 
 
 def test_linked_files_exist(readme, repository):

@@ -14,6 +14,9 @@ from helpers import CLASSES, image_dataset, tiny_processor
 from safetensors.torch import load_file
 from transformers import CLIPModel, pipeline
 
+from hf_robustft import OpenSetDetector
+from hf_robustft import pipeline as unknown_pipeline
+
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
 FILES = {"README.md", "config.json", "evaluation.json", "model.safetensors", "reliability.png", "robustft.json"}
 
@@ -25,9 +28,12 @@ def script(repository):
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
     sys.modules["run_robust_ft"] = module
+    # The script imports what lies beside it, as Python lets a script do.
+    sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["run_robust_ft"]
+    sys.path.remove(str(path.parent))
+    del sys.modules["run_robust_ft"], sys.modules["job_arguments"]
 
 
 @pytest.fixture
@@ -56,13 +62,14 @@ def command(base, images, output, *more) -> list[str]:
     return [*(str(item) for pair in flags.items() for item in pair), *QUIET, *more]
 
 
-@pytest.mark.parametrize("method", ["carot", "flyp", "ft", "wise_ft", "zero_shot"])
+@pytest.mark.parametrize("method", ["carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot"])
 def test_every_method_leaves_a_checkpoint_its_report_and_its_card(script, base, images, tmp_path, method, capsys):
     output = tmp_path / "out"
     report = script.main(command(base, images, output, "--method", method))
     names = {path.name for path in output.iterdir()}
     assert FILES <= names
     assert ("head.safetensors" in names) == (method == "ft")
+    assert ("adapters.safetensors" in names) == ("croft" in method)
     printed = capsys.readouterr().out
     assert "1 process(es)" in printed and "test (ID)" in printed and "Total " in printed
     reports = json.loads((output / "evaluation.json").read_text())["reports"]
@@ -140,9 +147,10 @@ def test_the_default_run_is_carot_on_emoji_shift(script):
     model_args, data_args, args = script.parse(["--use_cpu"])
     assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
     assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
-    train = script.load_train_benchmark(data_args)
+    train = script.load_train_benchmark(data_args, args.seed)
     roles = [benchmark.role for benchmark in script.load_eval_benchmarks(data_args, train)]
-    assert roles == ["id", "shift", "shift", "shift", "shift"]
+    assert roles == ["id", "shift", "shift", "shift", "shift", "open_set"]
+    assert script.validation_benchmark(data_args, []).name == "validation"
 
 
 def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, images, tmp_path):
@@ -177,6 +185,78 @@ def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, im
     assert "9" in text and "class" in text
     shutil.rmtree(images / "train")
     assert "does not exist" in message(expected=OSError)
+
+
+def test_wrong_requests_about_unknown_classes_are_refused_early(script, base, images, tmp_path):
+    def message(*more):
+        with pytest.raises(ValueError) as error:
+            script.main(command(base, images, tmp_path / "out", *more))
+        assert not list(tmp_path.glob("out/*"))
+        return str(error.value)
+
+    assert "--detector knn" in message("--detector", "knn")
+    assert "--true_positive_rate 0.0" in message("--true_positive_rate", "0")
+    assert "use --method croft" in message("--feature_views", "2")
+    assert "--feature_views; give that too" in message("--method", "croft", "--feature_cache", str(tmp_path / "c"))
+    assert "validation images" in message("--fold_temperature")
+    assert "5 images" in message("--shots", "5")
+    assert "shots" in message("--shots", "0")
+
+
+@pytest.fixture
+def unseen(tmp_path):
+    """A folder of class folders with classes that the training set does not have, and one of validation images."""
+    for name, classes, seed in (("unseen", ("fox", "ant"), 7), ("held_out", CLASSES, 8)):
+        for i, row in enumerate(image_dataset(16, seed=seed, classes=classes)):
+            folder = tmp_path / name / classes[row["label"]]
+            folder.mkdir(parents=True, exist_ok=True)
+            row["image"].save(folder / f"{i}.png")
+    return tmp_path
+
+
+def with_sets(arguments: list[str], unseen) -> list[str]:
+    at = arguments.index("--eval_datasets") + 2
+    return [*arguments[:at], f"{unseen / 'held_out'}:validation", f"{unseen / 'unseen'}:open_set", *arguments[at:]]
+
+
+def test_an_open_set_is_measured_and_a_detector_fitted(script, base, images, unseen, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = command(base, images, output, "--method", "croft", "--feature_views", "2", "--shots", "3")
+    arguments += ["--feature_cache", str(tmp_path / "cache"), "--save_logits", "--true_positive_rate", "0.9"]
+    report = script.main(with_sets(arguments, unseen))
+    assert (output / "scores.png").is_file() and len(list((tmp_path / "cache").iterdir())) == 1
+    assert "known or unknown" in (printed := capsys.readouterr().out) and "FPR95 is the share" in printed
+    logits = {name: load_file(output / "logits" / f"{name}.safetensors") for name in ("test", "unseen", "held_out")}
+    assert "labels" in logits["test"] and "labels" not in logits["unseen"]
+    # Pairs, ties one half, from the saved logits alone.
+    known, unknown = (torch.logsumexp(logits[name]["logits"].double(), 1) for name in ("test", "unseen"))
+    pairs = (known[:, None] > unknown).double() + 0.5 * (known[:, None] == unknown).double()
+    saved = json.loads((output / "evaluation.json").read_text())["reports"][-1]
+    assert abs(saved["open_set"]["unseen"]["scores"]["energy"]["auroc"] - pairs.mean().item()) < 1e-9
+    assert report.metrics()["open_set/unseen/energy/auroc"] == saved["open_set"]["unseen"]["scores"]["energy"]["auroc"]
+    detector = OpenSetDetector.from_pretrained(output)
+    energies = torch.logsumexp(logits["held_out"]["logits"].double(), 1)
+    assert (energies >= detector.threshold).double().mean() >= 0.9 > (energies > detector.threshold).double().mean()
+    assert detector.fitted_on == "held_out" and detector.n == 16
+    answers = unknown_pipeline(output)(str(unseen / "unseen"))
+    assert [answer["score"] for answer in answers] == pytest.approx(unknown.tolist(), rel=1e-5)
+    assert all((answer["label"] == "unknown") == (answer["score"] < detector.threshold) for answer in answers)
+
+
+def test_a_folded_temperature_is_in_the_weights_and_in_the_report(script, base, images, unseen, tmp_path):
+    reports, scales = {}, {}
+    for name, more in (("plain", []), ("folded", ["--fold_temperature"])):
+        output = tmp_path / name
+        reports[name] = script.main(with_sets(command(base, images, output, "--method", "flyp", *more), unseen))
+        scales[name] = CLIPModel.from_pretrained(output).logit_scale.exp().item()
+    facts = json.loads((tmp_path / "folded" / "robustft.json").read_text())
+    plain = json.loads((tmp_path / "plain" / "robustft.json").read_text())
+    assert facts["temperature"]["temperature"] == 1 and plain["temperature"]["folded"] == 1
+    assert facts["temperature"]["folded"] == pytest.approx(plain["temperature"]["temperature"], rel=1e-6)
+    assert scales["folded"] == pytest.approx(scales["plain"] / facts["temperature"]["folded"], rel=1e-5)
+    assert reports["folded"].results["held_out"].nll < reports["plain"].results["held_out"].nll
+    assert reports["folded"].results["test"].accuracy == reports["plain"].results["test"].accuracy
+    assert facts["detector"]["logit_scale"] == pytest.approx(scales["folded"], rel=1e-6)
 
 
 def test_a_head_for_other_classes_is_refused_before_training(script, base, images, tmp_path):

@@ -3,49 +3,60 @@
 
 from __future__ import annotations
 
-import copy
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, pad_across_processes, reduce
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from hf_robustft import __version__
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.collator import EvaluationImages, collate_images
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.prompts import class_key
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.binning import check_n_bins
+from hf_robustft.evaluation.collect import (
+    evaluation_head,
+    evaluation_mode,
+    failing_together,
+    gather_rows,
+    image_batches,
+    save_logits,
+)
+from hf_robustft.evaluation.image_numbers import LABELLED, ImageNumbers
+from hf_robustft.evaluation.open_set_report import open_set_results
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance
-from hf_robustft.modeling.features import encode_images, logit_scale, unwrapped
+from hf_robustft.modeling.features import logit_scale, unwrapped
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 NOISE_FLOOR_DRAWS = 200
-# Columns of the per-image table that processes exchange: five float64 an image, whatever the number of classes.
-COLUMNS = ("index", "confidence", "correct", "nll", "brier")
 
 
 class Evaluator:
     """
-    Measures accuracy, calibration and the feature spectrum of any `CLIPModel` on several data sets.
+    Measures accuracy, calibration and the feature spectrum of any `CLIPModel` on several data sets, and how well its
+    scores tell known classes from unseen ones.
 
     Each data set is classified by the model's zero-shot head (its own text tower and learned logit scale) or by a trained
-    head. Of each image four numbers are kept, so memory does not grow with the number of classes.
+    head. Of each image nine or ten numbers are kept, so memory does not grow with the number of classes.
+
+    A benchmark with the role `open_set` holds images of unseen classes. It has no accuracy: its images are scored by the
+    head of the first in-distribution set, and compared with all images of that set and of the shifts that the same head
+    classifies. The scores are `msp`, `mcm` (of a zero-shot head), `max_logit`, `energy`, and `knn` with a bank.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
     the same report; it equals that of one process but for the spectrum, whose sums are rounded in another order (1e-12).
 
     Args:
-        benchmarks: [`Benchmark`]s with class names and distinct names, in a list or as the values of a mapping. The first
-            with the role `id` is the one whose spectrum is measured. The role `open_set` is refused.
+        benchmarks: [`Benchmark`]s with distinct names, in a list or as the values of a mapping, with class names and
+            labels except for the role `open_set`. The first with the role `id` is the one whose spectrum is measured and
+            with which open sets are compared.
         processor: The checkpoint's `CLIPProcessor`.
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
@@ -53,10 +64,19 @@ class Evaluator:
         bootstrap_draws (`int`, *optional*, defaults to 1000): Resamplings behind the standard errors.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and the noise floor.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
+        knn_bank ([`Benchmark`], *optional*): Known images, such as the training set, for the score `knn`. Its embeddings
+            are held in memory, in float64, by every process.
+        knn_k (`int`, *optional*, defaults to 10): The neighbour in the bank whose distance counts.
+
+    Attributes:
+        scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number an
+            image, in the order of the data, higher for known classes. Of in-distribution, shifted and open sets, and only
+            those that the head of the first in-distribution set classifies: no threshold serves two heads.
 
     Raises:
-        ValueError: If there are no benchmarks, two of one name, one without class names or with the role `open_set`, or
-            if a number is out of range.
+        ValueError: If there are no benchmarks, two of one name, one without class names or labels that is no open set, an
+            open set but no in-distribution set, an open set that shares classes with it, a bank that is evaluated too,
+            or if a number is out of range.
     """
 
     def __init__(
@@ -70,20 +90,32 @@ class Evaluator:
         bootstrap_draws: int = 1000,
         seed: int = 0,
         progress: bool = True,
+        knn_bank: Benchmark | None = None,
+        knn_k: int = 10,
     ):
         check_n_bins(n_bins)
-        if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2:
+        if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2 or knn_k < 1:
             raise ValueError(
-                f"batch_size {batch_size}, num_workers {num_workers}, bootstrap_draws {bootstrap_draws}: they must be at "
-                "least 1, 0 and 2."
+                f"batch_size {batch_size}, num_workers {num_workers}, bootstrap_draws {bootstrap_draws}, knn_k {knn_k}: "
+                "they must be at least 1, 0, 2 and 1."
             )
         self.benchmarks = _checked_benchmarks(benchmarks)
+        self._known = next((item for item in self.benchmarks.values() if item.role == "id"), None)
+        _check_bank(knn_bank, self.benchmarks)
         self.processor = processor
         self.transform = ImageTransform.from_processor(processor, train=False)
         self.batch_size, self.num_workers, self.n_bins = batch_size, num_workers, n_bins
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
+        self.knn_bank, self.knn_k = knn_bank, knn_k
+        self.scores: dict[str, dict[str, Tensor]] = {}
 
-    def evaluate(self, model: nn.Module, head: ZeroShotHead | None = None, name: str = "model") -> EvaluationReport:
+    def evaluate(
+        self,
+        model: nn.Module,
+        head: ZeroShotHead | None = None,
+        name: str = "model",
+        logits_dir: str | Path | None = None,
+    ) -> EvaluationReport:
         """
         Evaluate a model on all benchmarks.
 
@@ -94,92 +126,134 @@ class Evaluator:
             head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names; the others
                 get the zero-shot head. The report says which.
             name (`str`, *optional*, defaults to `"model"`): What the report calls the model.
+            logits_dir (*optional*): Folder into which the main process writes `<benchmark>.safetensors` for each
+                benchmark: `logits` (n, classes) in float32 (float64 of a float64 model), in the order of the data;
+                `labels` int64 except for open sets; metadata with the names of the model and the classes.
 
         Returns:
             [`EvaluationReport`]
 
         Raises:
-            ValueError: If the head's class names are those of no benchmark, a data set has labels outside its classes, or
-                a logit is not finite.
-            OSError: If an image cannot be read.
+            ValueError: If the head's class names are those of no benchmark, a data set has labels outside its classes, a
+                logit is not finite, or the bank holds fewer than `knn_k` images.
+            OSError: If an image cannot be read or the logits cannot be written.
         """
-        model = unwrapped(model)
-        spectrum_of = next((benchmark.name for benchmark in self.benchmarks.values() if benchmark.role == "id"), None)
-        results, spectrum = {}, None
-        with _evaluation_mode(model), torch.inference_mode():
+        model, state = unwrapped(model), PartialState()
+        self.scores = {}
+        results, scores, correct, spectrum = {}, {}, {}, None
+        with evaluation_mode(model), torch.inference_mode():
             heads = self._heads(model, head)
+            scale = logit_scale(model).item()
+            bank = self._bank_embeds(model, state)
             for benchmark in self.benchmarks.values():
-                covariance = (
-                    EmbeddingCovariance(model.config.projection_dim) if benchmark.name == spectrum_of else None
-                )
                 chosen, kind = heads[benchmark.name]
-                results[benchmark.name] = self._measure(model, chosen, kind, benchmark, covariance)
+                covariance = EmbeddingCovariance(model.config.projection_dim) if benchmark is self._known else None
+                numbers = ImageNumbers(
+                    benchmark,
+                    chosen,
+                    cosine_scale=scale if kind == ZERO_SHOT_HEAD else None,
+                    bank=bank,
+                    knn_k=self.knn_k,
+                    n_bins=self.n_bins,
+                    covariance=covariance,
+                    keep_logits=logits_dir is not None,
+                )
+                with failing_together(benchmark.name, state):
+                    batches = self._batches(model, benchmark, labelled=numbers.labelled)
+                    for index, embeds, labels in batches:
+                        numbers.update(index, embeds, labels)
+                columns, kept = numbers.merged(state)
+                if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
+                    scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
+                if numbers.labelled:
+                    results[benchmark.name] = self._result(benchmark, kind, columns, numbers)
+                    correct[benchmark.name] = columns["correct"]
                 if covariance is not None:
                     spectrum = {**covariance.summary(), "dataset": benchmark.name}
-            scale = logit_scale(model).item()
-        return EvaluationReport(name, results, spectrum, scale, self._settings(model))
+                if logits_dir is not None:
+                    facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
+                    facts |= {"logit_scale": scale, "class_names": chosen.class_names}
+                    with failing_together(benchmark.name, state):
+                        if state.is_main_process:
+                            save_logits(logits_dir, benchmark.name, kept, facts)
+        # Copied outside inference mode, so that they are ordinary tensors.
+        self.scores = {key: {of: values.clone() for of, values in row.items()} for key, row in scores.items()}
+        open_set = self._open_set(correct)
+        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set)
 
     def _heads(self, model: nn.Module, trained: ZeroShotHead | None) -> dict[str, tuple[nn.Module, str]]:
         """The head of each benchmark and its kind; one zero-shot head for each list of classes and templates."""
         if trained is not None:
-            trained = copy.deepcopy(unwrapped(trained)).eval()
-            # The logits are computed in float32 even if the head was trained in half precision.
-            dtype = torch.float64 if trained.weight.dtype == torch.float64 else torch.float32
-            trained = trained.to(model.device, dtype)
-            if all(trained.class_names != benchmark.class_names for benchmark in self.benchmarks.values()):
+            trained = evaluation_head(trained, model.device)
+            closed = [item for item in self.benchmarks.values() if item.role != "open_set"]
+            if all(trained.class_names != benchmark.class_names for benchmark in closed):
                 raise ValueError(
                     f"The head has {len(trained.class_names)} classes ({trained.class_names[0]!r}, ...), which are the class "
-                    f"names of none of {', '.join(self.benchmarks)}; give the head that was trained on these classes."
+                    f"names of none of {', '.join(item.name for item in closed)}; give the head that was trained on these "
+                    "classes."
                 )
         built, heads = {}, {}
         for benchmark in self.benchmarks.values():
-            if trained is not None and trained.class_names == benchmark.class_names:
+            # Unseen classes are what the known classes are not, so they are scored by the head of those.
+            of = self._known if benchmark.role == "open_set" else benchmark
+            if trained is not None and trained.class_names == of.class_names:
                 heads[benchmark.name] = (trained, TRAINED_HEAD)
                 continue
-            key = (benchmark.class_names, benchmark.templates)
+            key = (of.class_names, of.templates)
             if key not in built:
                 built[key] = ZeroShotHead.from_model(model, self.processor, *key, batch_size=self.batch_size)
             heads[benchmark.name] = (built[key], ZERO_SHOT_HEAD)
         return heads
 
-    def _measure(
-        self,
-        model: nn.Module,
-        head: nn.Module,
-        kind: str,
-        benchmark: Benchmark,
-        covariance: EmbeddingCovariance | None,
+    def _batches(self, model: nn.Module, benchmark: Benchmark, labelled: bool):
+        return image_batches(
+            model,
+            benchmark,
+            self.transform,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            labelled=labelled,
+            progress=self.progress,
+        )
+
+    def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:
+        """The embeddings of the whole bank in float64, or `None`. Raises ValueError if it is smaller than `knn_k`."""
+        if self.knn_bank is None:
+            return None
+        size = len(self.knn_bank.load())
+        if size < self.knn_k:
+            raise ValueError(
+                f"The bank {self.knn_bank.name!r} holds {size} images, so none has a neighbour {self.knn_k}; "
+                "lower knn_k, or give a larger bank."
+            )
+        rows = [torch.empty(0, 1, dtype=torch.long)]
+        embeds = [torch.empty(0, model.config.projection_dim, dtype=torch.float64)]
+        with failing_together(self.knn_bank.name, state):
+            for index, batch, _ in self._batches(model, self.knn_bank, labelled=False):
+                rows.append(index[:, None])
+                embeds.append(batch.double().cpu())
+        return gather_rows(torch.cat(rows), torch.cat(embeds), state=state)[1]
+
+    def _result(
+        self, benchmark: Benchmark, kind: str, columns: dict[str, Tensor], numbers: ImageNumbers
     ) -> DatasetResult:
-        """The result of one data set; `covariance` is filled with the embeddings of all processes."""
-        state = PartialState()
-        n_classes = len(benchmark.class_names)
-        classwise = calibration.ClasswiseAccumulator(n_classes, self.n_bins)
-        table, error = torch.empty(0, len(COLUMNS), dtype=torch.float64), None
-        try:
-            table = self._encode_share(model, head, benchmark, classwise, covariance, state)
-        except Exception as failure:
-            error = failure
-        if state.num_processes > 1:
-            _check_all_processes(error, benchmark.name, state)
-            table = _merge_processes(table, classwise, covariance, state)
-        elif error is not None:
-            raise error
-        confidence, correct, nll, brier = table.t().contiguous()[1:]
+        confidence, correct, nll, brier = (columns[key] for key in LABELLED)
         errors = calibration.bootstrap_standard_error(
             confidence, correct, nll, brier, n_bins=self.n_bins, draws=self.bootstrap_draws, seed=self.seed
         )
         return DatasetResult(
             name=benchmark.name,
             role=benchmark.role,
-            n=len(table),
-            n_classes=n_classes,
+            n=len(confidence),
+            n_classes=len(benchmark.class_names),
             accuracy=correct.mean().item(),
             accuracy_se=errors["accuracy"],
             ece=calibration.ece_from_confidence(confidence, correct, self.n_bins),
             ece_se=errors["ece"],
             ece_noise_floor=calibration.ece_noise_floor(confidence, self.n_bins, NOISE_FLOOR_DRAWS, self.seed),
             adaptive_ece=calibration.adaptive_from_confidence(confidence, correct, self.n_bins),
-            classwise_ece=classwise.compute(),
+            classwise_ece=numbers.classwise.compute(),
             nll=nll.mean().item(),
             nll_se=errors["nll"],
             brier=brier.mean().item(),
@@ -188,45 +262,16 @@ class Evaluator:
             head=kind,
         )
 
-    def _encode_share(
-        self,
-        model: nn.Module,
-        head: nn.Module,
-        benchmark: Benchmark,
-        classwise: calibration.ClasswiseAccumulator,
-        covariance: EmbeddingCovariance | None,
-        state: PartialState,
-    ) -> Tensor:
-        """This process's batches: `(images, 5)` per-image numbers in float64; the accumulators are updated."""
-        images = EvaluationImages(benchmark.load(), self.transform, benchmark.image_column, benchmark.label_column)
-        batches = torch.arange(len(images)).split(self.batch_size)[state.process_index :: state.num_processes]
-        loader = DataLoader(
-            images,
-            batch_sampler=[batch.tolist() for batch in batches],
-            collate_fn=collate_images,
-            num_workers=self.num_workers,
-            pin_memory=model.device.type == "cuda",
-            # Without a generator of its own a loader draws from the global one, and evaluating would change training.
-            generator=torch.Generator().manual_seed(self.seed),
+    def _open_set(self, correct: dict[str, Tensor]) -> dict | None:
+        """The report's part on unseen classes, `None` without open sets."""
+        named = {role: [b.name for b in self.benchmarks.values() if b.role == role] for role in ("shift", "open_set")}
+        if not named["open_set"]:
+            return None
+        known = self._known.name
+        shifts = [name for name in named["shift"] if name in self.scores]
+        return open_set_results(
+            self.scores, known=known, correct=correct[known], shifts=shifts, open_sets=named["open_set"]
         )
-        quiet = not (self.progress and state.is_main_process)
-        tables = [torch.empty(0, len(COLUMNS), dtype=torch.float64)]
-        for index, batch in zip(batches, tqdm(loader, desc=benchmark.name, disable=quiet, leave=False), strict=True):
-            pixel_values = batch["pixel_values"].to(model.device, model.dtype, non_blocking=True)
-            embeds = encode_images(model, pixel_values)
-            # Inside a Trainer's mixed precision the product with the head would fall back to half precision.
-            with torch.autocast(model.device.type, enabled=False):
-                logits = head(embeds.to(head.weight.dtype))
-            try:
-                scores, probabilities = calibration.image_scores(logits, batch["labels"])
-                classwise.update(probabilities, batch["labels"])
-                if covariance is not None:
-                    covariance.update(embeds)
-            except ValueError as error:
-                first, last = int(index[0]), int(index[-1])
-                raise ValueError(f"Data set {benchmark.name!r}, images {first} to {last}: {error}") from error
-            tables.append(torch.column_stack([index.double(), *(scores[key] for key in COLUMNS[1:])]))
-        return torch.cat(tables)
 
     def _settings(self, model: nn.Module) -> dict:
         return {
@@ -239,6 +284,7 @@ class Evaluator:
             "image_resampling": f"{self.transform.resample} (PIL)",
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
+            **({} if self.knn_bank is None else {"knn_bank": self.knn_bank.name, "knn_k": self.knn_k}),
             "versions": {
                 "hf_robustft": __version__,
                 "python": platform.python_version(),
@@ -255,58 +301,44 @@ def _checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark
         )
     checked: dict[str, Benchmark] = {}
     for benchmark in given:
-        if benchmark.role == "open_set":
-            raise ValueError(
-                f"Benchmark {benchmark.name!r} is an open set, whose classes the model does not know: it has no accuracy. "
-                "Leave it out here and use it for open-set detection."
-            )
-        if not benchmark.class_names or benchmark.label_column is None:
+        if benchmark.role != "open_set" and (not benchmark.class_names or benchmark.label_column is None):
             raise ValueError(f"Benchmark {benchmark.name!r} has no class names or no labels; accuracy needs both.")
         if benchmark.name in checked:
             raise ValueError(f"Two benchmarks are called {benchmark.name!r}; rename one, the report is keyed by name.")
         checked[benchmark.name] = benchmark
+    known = next((benchmark for benchmark in given if benchmark.role == "id"), None)
+    for benchmark in given:
+        if benchmark.role == "open_set":
+            _check_open_set(benchmark, known)
     return checked
 
 
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    # Module by module, because a frozen tower may be in another mode than the rest.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:
+    if known is None:
+        raise ValueError(
+            f"Benchmark {benchmark.name!r} is an open set: its images have no accuracy and are only compared with those "
+            "of known classes; add an in-distribution test set (role='id')."
+        )
+    keys = {class_key(name) for name in known.class_names}
+    shared = [name for name in benchmark.class_names if class_key(name) in keys]
+    if shared:
+        raise ValueError(
+            f"Benchmark {benchmark.name!r} is an open set, but {len(shared)} of its classes ({quoted(shared, 3)}) are "
+            f"classes of {known.name!r}, which the model knows; leave them out, or give other class names if they mean "
+            "other things."
+        )
 
 
-def _check_all_processes(error: Exception | None, name: str, state: PartialState) -> None:
-    """Raises in every process if one has failed; one that stopped alone would leave the others waiting for it."""
-    failed = gather(torch.tensor([int(error is not None)], device=state.device)).cpu()
-    if error is not None:
-        raise error
-    if failed.any():
-        where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
-        raise RuntimeError(f"Evaluation on {name!r} failed in process {where}, whose own error says why.")
-
-
-def _merge_processes(
-    table: Tensor,
-    classwise: calibration.ClasswiseAccumulator,
-    covariance: EmbeddingCovariance | None,
-    state: PartialState,
-) -> Tensor:
-    """The per-image numbers of all processes in the order of the data set; the accumulators become those of all."""
-    rows = gather(pad_across_processes(table.to(state.device), dim=0, pad_index=-1)).cpu()
-    rows = rows[rows[:, 0] >= 0]
-    classwise.gaps = reduce(classwise.gaps.to(state.device), "sum").cpu()
-    classwise.n = len(rows)
-    if covariance is not None:
-        # Merged by every process in the order of the ranks, so that all of them get the same bits.
-        counts = gather(torch.tensor([covariance.n], device=state.device)).tolist()
-        means = gather(covariance.mean[None].to(state.device)).cpu()
-        scatters = gather(covariance.scatter[None].to(state.device)).cpu()
-        covariance.n, covariance.mean, covariance.scatter = counts[0], means[0], scatters[0]
-        for part in zip(counts[1:], means[1:], scatters[1:], strict=True):
-            covariance.merge_moments(*part)
-    return rows[rows[:, 0].argsort()]
+def _check_bank(bank: Benchmark | None, benchmarks: dict[str, Benchmark]) -> None:
+    if bank is None:
+        return
+    if bank.role == "open_set":
+        raise ValueError(f"The bank {bank.name!r} is an open set, but it must hold known images, such as train.")
+    for benchmark in benchmarks.values():
+        places = [(b.path, b.data_files, b.split, b.config, b.revision) for b in (bank, benchmark)]
+        if bank.dataset is not benchmark.dataset if bank.dataset is not None else places[0] != places[1]:
+            continue
+        raise ValueError(
+            f"The bank {bank.name!r} is also evaluated, as {benchmark.name!r}: each image would be its own nearest "
+            "neighbour; give the training set as the bank."
+        )

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from .open_set_report import check_open_set, open_set_metrics
+
 FORMAT = 1
 ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = "trained linear head"
@@ -74,6 +76,8 @@ class EvaluationReport:
             set: `smallest_singular_value`, `largest_singular_value`, `n`, `dimension`, `note`, `dataset`.
         logit_scale (`float`, *optional*): The model's learned scale, exponentiated.
         settings (`dict`): What the numbers depend on besides model and data: bins, draws, seed, versions.
+        open_set (`dict`, *optional*): By set of unseen classes, how well each score tells known images from unseen ones:
+            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says. `None` if there was no such set.
     """
 
     model: str
@@ -81,6 +85,7 @@ class EvaluationReport:
     spectrum: dict | None = None
     logit_scale: float | None = None
     settings: dict = field(default_factory=dict)
+    open_set: dict | None = None
 
     @property
     def shifts(self) -> list[DatasetResult]:
@@ -95,18 +100,22 @@ class EvaluationReport:
         return {key: sum(getattr(result, key) for result in self.shifts) / len(self.shifts) for key in SHIFT_METRICS}
 
     def metrics(self) -> dict[str, float]:
-        """All numbers under flat keys: `<dataset>/accuracy`, `shift_mean/ece`, `spectrum/smallest_singular_value`, ..."""
+        """
+        All numbers under flat keys: `<dataset>/accuracy`, `shift_mean/ece`, `spectrum/smallest_singular_value`,
+        `open_set/<open set>/energy/auroc`, `open_set/<open set>/energy/<shift>/auroc`, ...
+        """
         flat = {
             f"{name}/{key}": getattr(result, key) for name, result in self.results.items() for key in DATASET_METRICS
         }
         flat.update({f"shift_mean/{key}": value for key, value in self.shift_mean.items()})
         if self.spectrum is not None:
             flat["spectrum/smallest_singular_value"] = self.spectrum["smallest_singular_value"]
-        return flat
+        return {**flat, **open_set_metrics(self.open_set)}
 
     def table(self, baseline: EvaluationReport | None = None, width: int = 100) -> str:
         """
-        A table for the terminal, with the in-distribution sets first, then the shifts and their mean.
+        A table for the terminal, with the in-distribution sets first, then the shifts and their mean; below it, if there
+        were sets of unseen classes, a table "known or unknown" for each.
 
         Args:
             baseline ([`EvaluationReport`], *optional*): Another model on the same data, shown as before -> after.
@@ -123,7 +132,7 @@ class EvaluationReport:
         return terminal_table(self, baseline, width)
 
     def markdown(self, baseline: EvaluationReport | None = None) -> str:
-        """The same table in markdown. Arguments and errors as `table`."""
+        """The same tables in markdown. Arguments and errors as `table`."""
         from .tables import markdown_table
 
         return markdown_table(self, baseline)
@@ -137,18 +146,19 @@ class EvaluationReport:
             "spectrum": self.spectrum,
             "logit_scale": self.logit_scale,
             "settings": self.settings,
+            "open_set": self.open_set,
         }
 
     @classmethod
     def from_dict(cls, values: dict) -> EvaluationReport:
         """
-        The inverse of `to_dict`.
+        The inverse of `to_dict`; `open_set` may be missing, as reports once had none.
 
         Raises:
             ValueError: If a field is missing, is unknown, or a result is filed under another name than its own.
         """
-        # Derived from the results, so it is not read back.
-        given = {key: value for key, value in values.items() if key != "shift_mean"}
+        # shift_mean is derived from the results, so it is not read back.
+        given = {"open_set": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
         given = _checked_fields(cls, given, "an evaluation report")
         results = {
             name: _checked_fields(DatasetResult, row, f"result {name!r}") for name, row in given["results"].items()
@@ -158,6 +168,7 @@ class EvaluationReport:
                 raise ValueError(
                     f"Result {name!r} says that its name is {row['name']!r}; the file was edited, restore it."
                 )
+        check_open_set(given["open_set"])
         return cls(**{**given, "results": {name: DatasetResult(**row) for name, row in results.items()}})
 
     def save_json(self, path: str | Path) -> Path:

@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .open_set import FPR_CONVENTION
+from .open_set_report import shift_mean
 from .report import DatasetResult, EvaluationReport
 
 ARROW = " \N{RIGHTWARDS ARROW} "
 ROLE_ORDER = ("id", "shift", "validation", "train")
 HEADER = ("set", "images", "accuracy %", "ECE % (floor)", "NLL", "Brier")
+OPEN_SET_HEADER = ("score", "ID AUROC %", "ID FPR95 %", "shifts AUROC %", "shifts FPR95 %", "shifts accepted %")
 
 
 @dataclass
@@ -67,11 +70,13 @@ def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> Non
             f"{baseline.model!r} was evaluated on {sorted(baseline.results)} and {report.model!r} on "
             f"{sorted(report.results)}; a comparison needs a common data set."
         )
-    for name in shared:
-        sizes = baseline.results[name].n, report.results[name].n
-        if sizes[0] != sizes[1]:
+    sizes = {name: (baseline.results[name].n, report.results[name].n) for name in shared}
+    for name in set(report.open_set or ()) & set(baseline.open_set or ()):
+        sizes[name] = (baseline.open_set[name]["n"], report.open_set[name]["n"])
+    for name, (before, after) in sizes.items():
+        if before != after:
             raise ValueError(
-                f"Data set {name!r} has {sizes[0]} images for {baseline.model!r} and {sizes[1]} for {report.model!r}; "
+                f"Data set {name!r} has {before} images for {baseline.model!r} and {after} for {report.model!r}; "
                 "evaluate both models on the same images."
             )
 
@@ -115,35 +120,123 @@ def _head_text(report: EvaluationReport) -> str:
     return ", ".join(f"{head} ({', '.join(sets)})" for head, sets in names.items())
 
 
+def open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, name: str) -> list[Row]:
+    """The rows of the table on one set of unseen classes: a score each, with the columns of `OPEN_SET_HEADER`."""
+    result = report.open_set[name]
+    before = ((baseline and baseline.open_set) or {}).get(name)
+    if before is not None and before["id"] != result["id"]:
+        before = None
+    return [
+        Row(score, "", _open_set_cells(row, before and before["scores"].get(score), baseline is not None))
+        for score, row in result["scores"].items()
+    ]
+
+
+def open_set_title(report: EvaluationReport, name: str) -> str:
+    """What a table on unseen classes compares."""
+    result = report.open_set[name]
+    known = report.results[result["id"]]
+    return f"known or unknown: {known.name} ({known.n:,} images) against {name} ({result['n']:,} of unseen classes)"
+
+
+def open_set_notes(report: EvaluationReport) -> list[str]:
+    """What a reader of these tables must know: the direction of every number, and which sets were compared."""
+    lines = [
+        "AUROC: how often an image of a known class scores higher than one of an unseen class; higher is better, 50 % is "
+        f"chance. {FPR_CONVENTION}"
+    ]
+    compared = {
+        shift for result in report.open_set.values() for row in result["scores"].values() for shift in row["shifts"]
+    }
+    left_out = [result.name for result in report.shifts if result.name not in compared]
+    if compared:
+        lines.append(
+            f"ID: all images of the in-distribution set. Shifts: plain mean over {len(compared)} shifted "
+            f"set{'s' if len(compared) > 1 else ''}, whose classes are known and whose images should be accepted; each "
+            "takes the place of the in-distribution set in AUROC and FPR95. Accepted: the share of their images at the "
+            "threshold of ID FPR95; higher is better."
+        )
+    if "knn_bank" in report.settings:
+        lines.append(f"knn: neighbour {report.settings['knn_k']} among the images of {report.settings['knn_bank']}.")
+    if left_out:
+        lines.append(f"Not among the shifts here, as their classes or prompts are others: {', '.join(left_out)}.")
+    return lines
+
+
 def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None = None, width: int = 100) -> str:
     """See [`EvaluationReport.table`]."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(_title(report, baseline)), title_justify="left")
     # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
     header = HEADER if baseline is None else (HEADER[0], *HEADER[2:])
-    table.add_column(header[0], overflow="fold")
-    for name in header[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in table_rows(report, baseline):
-        # Text, not str: rich reads [brackets] in a string as markup.
-        cells = [Text("\n".join(part for part in cell if part)) for cell in row.cells]
-        counts = [row.images] if baseline is None else []
-        table.add_row(Text(row.label), *counts, *cells, end_section=row.is_mean)
+    parts = [(_title(report, baseline), header, table_rows(report, baseline), notes(report, baseline))]
+    for name in report.open_set or ():
+        rows = open_set_rows(report, baseline, name)
+        parts.append((open_set_title(report, name), _used(OPEN_SET_HEADER, rows), rows, []))
+    if report.open_set:
+        parts[-1][-1].extend(open_set_notes(report))
     output = StringIO()
     console = Console(file=output, width=width, color_system=None, force_terminal=False, force_jupyter=False)
-    console.print(table)
-    for line in notes(report, baseline):
-        console.print(Text(line))
+    for number, (title, columns, rows, lines) in enumerate(parts):
+        if number:
+            console.print()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title), title_justify="left")
+        table.add_column(columns[0], overflow="fold")
+        for column in columns[1:]:
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            # Text, not str: rich reads [brackets] in a string as markup.
+            cells = [Text("\n".join(part for part in cell if part)) for cell in row.cells]
+            counts = [row.images] if columns[1] == HEADER[1] else []
+            table.add_row(Text(row.label), *counts, *cells, end_section=row.is_mean)
+        console.print(table)
+        for line in lines:
+            console.print(Text(line))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
 
 
 def markdown_table(report: EvaluationReport, baseline: EvaluationReport | None = None) -> str:
     """See [`EvaluationReport.markdown`]."""
-    lines = [_markdown_row(HEADER), "|:--|" + "--:|" * (len(HEADER) - 1)]
-    for row in table_rows(report, baseline):
+    parts = [_markdown(HEADER, table_rows(report, baseline), counts=True), _markdown_notes(notes(report, baseline))]
+    for name in report.open_set or ():
+        rows = open_set_rows(report, baseline, name)
+        parts.append(f"**{_escaped(open_set_title(report, name))}**")
+        parts.append(_markdown(_used(OPEN_SET_HEADER, rows), rows, counts=False))
+    if report.open_set:
+        parts.append(_markdown_notes(open_set_notes(report)))
+    return "\n\n".join(parts)
+
+
+def _markdown(header: tuple[str, ...], rows: list[Row], counts: bool) -> str:
+    lines = [_markdown_row(header), "|:--|" + "--:|" * (len(header) - 1)]
+    for row in rows:
         cells = [f"{value} ({difference})" if difference else value for value, difference in row.cells]
-        texts = [_escaped(row.label), row.images, *cells]
+        texts = [_escaped(row.label), *([row.images] if counts else []), *cells]
         lines.append(_markdown_row([f"**{text}**" if row.is_mean and text else text for text in texts]))
-    return "\n".join([*lines, "", "  \n".join(_escaped(line) for line in notes(report, baseline))])
+    return "\n".join(lines)
+
+
+def _markdown_notes(lines: list[str]) -> str:
+    return "  \n".join(_escaped(line) for line in lines)
+
+
+def _used(header: tuple[str, ...], rows: list[Row]) -> tuple[str, ...]:
+    """The columns that the rows fill: without shifts there are none for them."""
+    return header[: 1 + max(len(row.cells) for row in rows)]
+
+
+def _open_set_cells(row: dict, before: dict | None, compared: bool) -> list[tuple[str, str]]:
+    values = [row["auroc"], row["fpr95"], *shift_mean(row).values()]
+    texts = [f"{100 * value:.1f}" for value in values]
+    if not compared:
+        return [(text, "") for text in texts]
+    old: list[float | None] = [None] * len(values)
+    if before is not None:
+        old[:2] = before["auroc"], before["fpr95"]
+        if set(before["shifts"]) == set(row["shifts"]):
+            old[2:] = shift_mean(before).values()
+    return [
+        (f"n/a{ARROW}{text}", "") if was is None else (f"{100 * was:.1f}{ARROW}{text}", f"{100 * (value - was):+.1f}")
+        for was, value, text in zip(old, values, texts, strict=True)
+    ]
 
 
 def _title(report: EvaluationReport, baseline: EvaluationReport | None) -> str:

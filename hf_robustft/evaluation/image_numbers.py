@@ -1,0 +1,139 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What an evaluation keeps of the images of one data set: a few float64 numbers each, whatever the number of classes."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather, reduce
+from torch import Tensor, nn
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation import calibration
+from hf_robustft.evaluation.collect import classify, gather_rows
+from hf_robustft.evaluation.open_set import SCORES, score
+from hf_robustft.evaluation.spectrum import EmbeddingCovariance
+
+LABELLED = ("confidence", "correct", "nll", "brier")
+# Training and validation sets are neither known test images nor unseen ones.
+SCORED_ROLES = ("id", "shift", "open_set")
+
+
+class ImageNumbers:
+    """
+    A table with a row an image, filled batch by batch in each process and merged at the end.
+
+    Its columns are the row number; confidence, correctness, NLL and Brier score, except for an open set; and the open-set
+    scores, for the roles `id`, `shift` and `open_set`.
+
+    Args:
+        benchmark ([`Benchmark`]): The data set.
+        head: Classifies unit-norm embeddings; its weight has a row a class.
+        cosine_scale (`float`, *optional*): What the logits of a zero-shot head are divided by to be cosines; without it
+            there is no score `mcm`.
+        bank (`torch.Tensor` of shape `(bank size, embed_dim)`, *optional*): Embeddings for the score `knn`; without it
+            there is none.
+        knn_k (`int`): The neighbour in the bank whose distance counts.
+        n_bins (`int`): Bins of the class-wise calibration error.
+        covariance ([`EmbeddingCovariance`], *optional*): Filled with the embeddings.
+        keep_logits (`bool`): Whether to keep the logits, `(images, classes)` numbers, as well.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        head: nn.Module,
+        *,
+        cosine_scale: float | None,
+        bank: Tensor | None,
+        knn_k: int,
+        n_bins: int,
+        covariance: EmbeddingCovariance | None = None,
+        keep_logits: bool = False,
+    ):
+        self.benchmark, self.head, self.covariance = benchmark, head, covariance
+        self.cosine_scale, self.bank, self.knn_k, self.keep_logits = cosine_scale, bank, knn_k, keep_logits
+        self.labelled = benchmark.role != "open_set"
+        self.scores: tuple[str, ...] = ()
+        if benchmark.role in SCORED_ROLES:
+            available = {"mcm": cosine_scale is not None, "knn": bank is not None}
+            self.scores = tuple(key for key in SCORES if available.get(key, True))
+        self.columns = ("index", *(LABELLED if self.labelled else ()), *self.scores)
+        classes = len(head.weight)
+        self.classwise = calibration.ClasswiseAccumulator(classes, n_bins) if self.labelled else None
+        self._tables = [torch.empty(0, len(self.columns), dtype=torch.float64)]
+        self._logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
+        self._labels = [torch.empty(0, 1, dtype=torch.long)]
+
+    def update(self, index: Tensor, embeds: Tensor, labels: Tensor | None) -> None:
+        """
+        Add a batch.
+
+        Args:
+            index (`torch.Tensor` of shape `(batch,)`): Rows of the data set.
+            embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm image embeddings.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class indices; `None` for an open set.
+
+        Raises:
+            ValueError: If a logit is not finite or a label is no class; it names the data set and the images.
+        """
+        logits = classify(self.head, embeds)
+        numbers: dict[str, Tensor] = {"index": index.double()}
+        try:
+            if self.labelled:
+                found, probabilities = calibration.image_scores(logits, labels)
+                numbers.update(found)
+                self.classwise.update(probabilities, labels)
+            if self.covariance is not None:
+                self.covariance.update(embeds)
+            numbers.update(self._open_set_scores(logits, embeds))
+        except ValueError as error:
+            first, last = int(index[0]), int(index[-1])
+            raise ValueError(f"Data set {self.benchmark.name!r}, images {first} to {last}: {error}") from error
+        self._tables.append(torch.column_stack([numbers[key] for key in self.columns]))
+        if self.keep_logits:
+            self._logits.append(logits.cpu())
+            if self.labelled:
+                self._labels.append(labels[:, None])
+
+    def _open_set_scores(self, logits: Tensor, embeds: Tensor) -> dict[str, Tensor]:
+        logits = logits.cpu().double()
+        inputs = {"logits": logits, "features": embeds, "bank": self.bank, "k": self.knn_k}
+        if self.cosine_scale is not None:
+            inputs["cosines"] = logits / self.cosine_scale
+        return {key: score(key, **inputs) for key in self.scores}
+
+    def merged(self, state: PartialState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """
+        The numbers of all processes, in the order of the data set; the accumulators become those of all.
+
+        Returns:
+            `tuple`: The columns by name, each `(n,)` in float64 on the CPU; and, if they were kept, `logits` and (except
+            for an open set) `labels`.
+        """
+        tables = {"numbers": torch.cat(self._tables)}
+        if self.keep_logits:
+            tables["logits"] = torch.cat(self._logits)
+            if self.labelled:
+                tables["labels"] = torch.cat(self._labels)
+        kept = dict(zip(tables, gather_rows(*tables.values(), state=state), strict=True))
+        table = kept.pop("numbers")
+        if state.num_processes > 1:
+            self._merge_accumulators(len(table), state)
+        if "labels" in kept:
+            kept["labels"] = kept["labels"][:, 0]
+        return dict(zip(self.columns, table.t().contiguous(), strict=True)), kept
+
+    def _merge_accumulators(self, n: int, state: PartialState) -> None:
+        if self.classwise is not None:
+            self.classwise.gaps = reduce(self.classwise.gaps.to(state.device), "sum").cpu()
+            self.classwise.n = n
+        covariance = self.covariance
+        if covariance is not None:
+            # Merged by every process in the order of the ranks, so that all of them get the same bits.
+            counts = gather(torch.tensor([covariance.n], device=state.device)).tolist()
+            means = gather(covariance.mean[None].to(state.device)).cpu()
+            scatters = gather(covariance.scatter[None].to(state.device)).cpu()
+            covariance.n, covariance.mean, covariance.scatter = counts[0], means[0], scatters[0]
+            for part in zip(counts[1:], means[1:], scatters[1:], strict=True):
+                covariance.merge_moments(*part)
