@@ -37,6 +37,9 @@ class RobustTrainingArguments(TrainingArguments):
             `"diagonal"`: only a pair's own caption is positive. `"same_label"`: every caption of its class is.
         contrastive_label_smoothing (`float`, *optional*, defaults to 0.0):
             Share of the target spread over the batch.
+        contrastive_chunk_size (`int`, *optional*, defaults to 0):
+            Pairs of a batch that are encoded at once: the same gradients in the memory of a chunk, for one more
+            forward pass. 0 encodes the whole batch at once.
 
     > Parameters that control the constraint on the projections
 
@@ -144,6 +147,9 @@ class RobustTrainingArguments(TrainingArguments):
     )
     contrastive_label_smoothing: float = _option(
         0.0, "Share of the contrastive target spread over the batch. Paper: 0."
+    )
+    contrastive_chunk_size: int = _option(
+        0, "Pairs encoded at once: the whole batch's gradients in a chunk's memory, a forward pass dearer. 0: all."
     )
 
     orthogonality_weight: float = _option(0.2, "Weight of the orthogonality of the visual projection. Paper: 0.2.")
@@ -262,7 +268,10 @@ class RobustTrainingArguments(TrainingArguments):
                 raise ValueError(
                     f"`{name}={value}` must be a whole number of optimizer steps, or a fraction of the run below 1."
                 )
-
+        if self.contrastive_chunk_size < 0:
+            raise ValueError(
+                f"`contrastive_chunk_size={self.contrastive_chunk_size}` must be a number of pairs, or 0 for the whole batch."
+            )
         if self.generator_steps < 0:
             raise ValueError(f"`generator_steps={self.generator_steps}` must be 0 or more steps a batch.")
         if self.class_templates_per_step not in (0, 1):

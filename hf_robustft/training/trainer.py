@@ -17,17 +17,17 @@ from transformers import CLIPModel, Trainer, TrainerCallback
 from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator, TrainingExamples
 from ..modeling.feature_cache import CachedFeatures, collate_features
-from ..modeling.features import ClipFeatures, encode
 from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
-from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, rank, world_size
+from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, world_size
+from .gradient_cache import ChunkedEncoding
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .window import LossWindow
 
 
-class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ObjectiveMixin, Trainer):
+class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ChunkedEncoding, ObjectiveMixin, Trainer):
     """
     A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
 
@@ -147,36 +147,6 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ObjectiveMixin, Train
     def gather_rows(self, rows: Tensor) -> Tensor:
         """The rows of all processes in rank order, with gradient; `rows` itself in one process."""
         return gather_rows(rows)
-
-    def encode_global(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
-        """
-        Encode a batch, with the columns of all processes.
-
-        Args:
-            model: The student (wrapped), the teacher, or any `CLIPModel`.
-            batch: The local batch.
-
-        Returns:
-            [`ClipFeatures`] in float32 (float64 for a float64 model).
-        """
-        return self._with_all_columns(encode(model, batch, captions=self._encodes_captions))
-
-    def _with_all_columns(self, features: ClipFeatures) -> ClipFeatures:
-        if features.text_embeds is not None and world_size() > 1:
-            features.all_image_embeds = gather_rows(features.image_embeds)
-            features.all_text_embeds = gather_rows(features.text_embeds)
-            features.row_offset = rank() * len(features.image_embeds)
-        return features
-
-    def _encode_student(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
-        frozen = self.encodes_without_gradient()
-        if frozen:
-            # Trainer sets training mode; dropout in a frozen encoder would be noise.
-            self.model.eval()
-        with torch.set_grad_enabled(not frozen):
-            features = encode(model, batch, captions=self._encodes_captions, extra_texts=self.extra_texts())
-        with torch.autocast(self.args.device.type, enabled=False):
-            return self._with_all_columns(self.adapt_features(features))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         features = self._encode_student(model, inputs)
