@@ -260,6 +260,30 @@ def test_long_captions_are_cut_and_keep_their_end(word_tokenizer):
     assert ids.shape[1] == shipped.model_max_length and ids[0, -1] == shipped.eos_token_id
 
 
+@pytest.mark.parametrize(
+    "words, multiple, length", [(1, 8, 8), (6, 8, 8), (7, 8, 13), (11, 8, 13), (3, 4, 8), (3, 1, 5)]
+)
+def test_lengths_in_steps_never_exceed_the_longest_allowed(word_tokenizer, tiny_clip, words, multiple, length):
+    """13 positions stand for CLIP's 77: no multiple of 8."""
+    batch = [{"pixel_values": torch.zeros(3, 16, 16), "caption": " ".join(["red"] * n)} for n in (words, 1)]
+    plain = ClipCollator(word_tokenizer, max_length=13)(batch)
+    padded = ClipCollator(word_tokenizer, max_length=13, pad_to_multiple_of=multiple)(batch)
+    assert plain["input_ids"].shape == (2, words + 2) and padded["input_ids"].shape == (2, length)
+    assert padded["attention_mask"].shape == (2, length) and padded["input_ids"].dtype == torch.int64
+    assert torch.equal(padded["input_ids"][:, : words + 2], plain["input_ids"])
+    assert padded["input_ids"][:, words + 2 :].eq(63).all()
+    assert padded["attention_mask"].sum(1).tolist() == plain["attention_mask"].sum(1).tolist() == [words + 2, 3]
+    with torch.no_grad():
+        short, long = (tiny_clip.get_text_features(each["input_ids"]).pooler_output for each in (plain, padded))
+    assert (short - long).abs().max() < 1e-6
+
+
+def test_captions_of_the_full_length_stay_so(word_tokenizer):
+    long = [{"pixel_values": torch.zeros(3, 16, 16), "caption": " ".join(["red"] * 40)}]
+    assert ClipCollator(word_tokenizer, 13, pad_to_multiple_of=8)(long)["input_ids"].shape == (1, 13)
+    assert ClipCollator(word_tokenizer, pad_to_multiple_of=8)(long)["input_ids"].shape == (1, 16)
+
+
 def test_tokenizers_that_cannot_be_used(word_tokenizer):
     def changed(**settings):
         return PreTrainedTokenizerFast(
@@ -277,6 +301,9 @@ def test_tokenizers_that_cannot_be_used(word_tokenizer):
         ClipCollator(changed(pad_token=None))
     with pytest.raises(ValueError, match="knows no model_max_length"):
         ClipCollator(changed(model_max_length=None))
+    for number in (0, -8):
+        with pytest.raises(ValueError, match=f"pad_to_multiple_of={number}"):
+            ClipCollator(word_tokenizer, pad_to_multiple_of=number)
 
 
 # Evaluation

@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_robustft import CaRotTrainer, SelfDistillationMixin
 from hf_robustft.modeling.features import ClipFeatures, encode
+from hf_robustft.objectives import self_distillation
 from hf_robustft.objectives.contrastive import contrastive_loss
 from hf_robustft.objectives.self_distillation import ema_momentum, self_distillation_loss, update_teacher
 
@@ -227,6 +228,155 @@ def test_in_a_run_the_teacher_stays_apart(tiny_clip, tmp_path):
     assert not any(p.data_ptr() in storages for p in teacher.parameters())
     assert [log["teacher/updates"] for log in step_logs(trainer)] == [1, 2, 3]
     assert [("loss/self_distillation" in log) for log in step_logs(trainer)] == [False, True, True]
+
+
+# Captions that the teacher remembers while it stands still
+
+
+def with_repeated_captions(n=24, kinds=5, dtype=torch.float64):
+    batch = random_batch(n, dtype=dtype)
+    return {**batch, "input_ids": batch["input_ids"][torch.arange(n) * 7 % n % kinds]}
+
+
+def texts_seen(model):
+    """How many texts the text tower gets to see, call by call."""
+    seen = []
+    model.text_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return seen
+
+
+def plain_term(mixin, batch):
+    with torch.no_grad():
+        student, teacher = (
+            model(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"]).logits_per_image
+            for model in (mixin.model, mixin.teacher)
+        )
+    return 1.5 * self_distillation_loss(student, teacher)
+
+
+def test_the_teacher_encodes_a_caption_once_until_it_moves(tiny_clip, tmp_path):
+    model, batch = tiny_clip.double(), with_repeated_captions()
+    mixin = Alone(model, arguments(tmp_path, ema_update_every=4), 20)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    seen = texts_seen(mixin.teacher)
+    halves = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 8), slice(8, 24))]
+    halves[1]["input_ids"] = torch.nn.functional.pad(halves[1]["input_ids"], (0, 3))
+
+    def term_of(half):
+        before = len(seen)
+        term = mixin.loss_terms(encode(model, half), half)["self_distillation"]
+        new = seen[before:]
+        torch.testing.assert_close(term, plain_term(mixin, half), rtol=1e-12, atol=0)
+        return new
+
+    mixin.step()  # the first update
+    distinct = [len({tuple(row.tolist()) for row in half["input_ids"]}) for half in halves]
+    assert distinct == [5, 5]
+    few = {name: value[:2] for name, value in halves[0].items()}
+    assert term_of(few) == [2]
+    assert term_of(halves[0]) == [3], "two are known"
+    assert term_of(halves[1]) == [], "other images, other padding, the same captions"
+    mixin.step(), mixin.step(), mixin.step()
+    assert mixin.teacher_updates == 1 and term_of(halves[0]) == []
+    mixin.step()
+    assert mixin.teacher_updates == 2 and term_of(halves[1]) == [5], "the teacher has moved"
+    state = mixin.extra_state()
+    assert term_of(halves[1]) == [5], "a run that is resumed from this checkpoint remembers nothing"
+    with torch.no_grad():
+        state["teacher.text_projection.weight"] = state["teacher.text_projection.weight"] * torch.linspace(1, 2, 32)
+    mixin.load_extra_state(state)
+    assert term_of(halves[1]) == [5], "another teacher"
+    mixin.prepare_training(20)
+    seen = texts_seen(mixin.teacher)
+    assert term_of(halves[1]) == [5]
+
+
+def test_what_the_teacher_remembers_is_bounded(tiny_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(self_distillation, "REMEMBERED_CAPTIONS", 3)
+    model, batch = tiny_clip.double(), with_repeated_captions()
+    mixin = Alone(model, arguments(tmp_path), 20)
+    mixin.optimizer_steps = 1
+    seen = texts_seen(mixin.teacher)
+    for _ in range(3):
+        term = mixin.loss_terms(encode(model, batch), batch)["self_distillation"]
+    assert seen == [5, 2, 2] and len(mixin._teacher_captions) == 3
+    torch.testing.assert_close(term, plain_term(mixin, batch), rtol=1e-12, atol=0)
+
+
+def test_a_wrapped_teacher_remembers_nothing(tiny_clip, tmp_path):
+    # Of a sharded teacher every process must run each forward call.
+    batch = with_repeated_captions(dtype=torch.float32)
+    mixin = Alone(tiny_clip, arguments(tmp_path), 20)
+    mixin.optimizer_steps = 1
+    seen, teacher = texts_seen(mixin.teacher), mixin.teacher
+    teacher.register_forward_pre_hook(lambda module, args: None)
+    for _ in range(2):
+        mixin.loss_terms(encode(tiny_clip, batch), batch)
+    assert seen == [5, 5] and len(mixin._teacher_captions) == 0
+
+
+def carot_run(model, folder, steps, **settings):
+    settings = {"ema_update_every": 4, "logging_steps": 1, "max_steps": steps, **settings}
+    settings["train_sampling_strategy"] = "sequential"
+    return CaRotTrainer(
+        copy.deepcopy(model),
+        arguments(folder, **settings),
+        train_dataset=rows(with_repeated_captions(40, kinds=9)),
+        data_collator=stack,
+    )
+
+
+def assert_close_runs(got, want, limit):
+    for who in ("model", "teacher"):
+        for name, value in getattr(want, who).state_dict().items():
+            torch.testing.assert_close(getattr(got, who).state_dict()[name], value, rtol=0, atol=limit, msg=name)
+
+
+def test_a_run_with_memory_is_the_run_without(tiny_clip, tmp_path, monkeypatch):
+    model = tiny_clip.double()
+    seen, runs = [], []
+    for capacity in (self_distillation.REMEMBERED_CAPTIONS, 0):
+        monkeypatch.setattr(self_distillation, "REMEMBERED_CAPTIONS", capacity)
+        run = carot_run(model, tmp_path / str(capacity), 9)
+        prepare = run.prepare_training
+
+        def spied(total_steps, run=run, prepare=prepare):
+            prepare(total_steps)
+            seen.append(texts_seen(run.teacher))
+
+        run.prepare_training = spied
+        run.train()
+        runs.append(run)
+    assert len(seen[0]) < len(seen[1]) == 8 and sum(seen[0]) < sum(seen[1])
+    # AdamW divides by the root of a key bias's squared gradient, which is rounding noise: those may differ more.
+    for trainer in runs:
+        for who in (trainer.model, trainer.teacher):
+            for name, parameter in who.named_parameters():
+                if name.endswith("k_proj.bias"):
+                    parameter.data.zero_()
+    assert_close_runs(*runs, limit=1e-9)
+    for log, other in zip(*(step_logs(trainer) for trainer in runs), strict=True):
+        assert log["loss"] == pytest.approx(other["loss"], rel=1e-10)
+
+
+def test_resumed_while_captions_are_remembered_repeats_every_bit(tiny_clip, tmp_path):
+    # Batches of five share captions, so that what is remembered comes from batches other than a fresh encoding would.
+    settings = {"save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 5, "ema_update_every": 100}
+    model = tiny_clip.float()
+    with pytest.warns(UserWarning, match="teacher will be updated only"):
+        whole = carot_run(model, tmp_path, 9, **settings)
+        whole.train()
+        resumed = carot_run(model, tmp_path / "again", 9, **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_close_runs(resumed, whole, limit=0)
+    for log, other in zip(step_logs(resumed), step_logs(whole), strict=True):
+        assert {k: v for k, v in log.items() if k.startswith("loss")} == {
+            k: v for k, v in other.items() if k.startswith("loss")
+        }
 
 
 def test_a_teacher_that_hardly_moves_is_warned_of(tiny_clip, tmp_path):

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from hf_robustft import ZeroShotHead
 from hf_robustft.data.prompts import class_prompts
-from hf_robustft.modeling.features import encode_images, encode_texts
-from hf_robustft.modeling.zero_shot import class_embeddings
+from hf_robustft.modeling import zero_shot
+from hf_robustft.modeling.features import encode_images, encode_texts, project_texts
+from hf_robustft.modeling.zero_shot import class_embeddings, prompt_features
 
 
 class Numbered:
@@ -94,6 +95,47 @@ def test_size_of_batches_changes_nothing(tiny_clip):
     assert heads[0].weight.dtype == torch.float64
     for head in heads[1:]:
         torch.testing.assert_close(head.weight, heads[0].weight, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_prompts_are_encoded_by_length_and_equal_ones_once(tiny_clip):
+    tokenizer, model = tiny_tokenizer(), tiny_clip.double()
+    names = ("cat", "a very long name", "owl", "hippopotami", "bee")
+    templates = ("{}.", "a photo of {}.", "A {}.", "a {}.", "the {}")
+    shapes = []
+    model.text_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    features = prompt_features(model, tokenizer, names, templates, batch_size=6)
+    # CLIP's tokenizer has no capitals: two of the templates are one.
+    assert sum(rows for rows, _ in shapes) == 20 and max(rows for rows, _ in shapes) <= 6
+    lengths = [length for _, length in shapes]
+    assert lengths == sorted(lengths, reverse=True) and lengths[-1] < lengths[0]
+    for c, name in enumerate(names):
+        for t, template in enumerate(templates):
+            ids = tokenizer(template.replace("{}", name), truncation=True, return_tensors="pt")["input_ids"]
+            torch.testing.assert_close(features[c, t], project_texts(model, ids)[0], rtol=0, atol=1e-12)
+    assert torch.equal(features[:, 2], features[:, 3])
+
+
+def test_prompts_are_tokenized_in_parts(tiny_clip, monkeypatch):
+    whole = prompt_features(tiny_clip.double(), tiny_tokenizer(), CLASSES, TEMPLATES)
+    calls = []
+
+    def counted(prompts, **kwargs):
+        calls.append(len(prompts))
+        return tiny_tokenizer()(prompts, **kwargs)
+
+    monkeypatch.setattr(zero_shot, "_TOKENIZED_AT_ONCE", 5)
+    parts = prompt_features(tiny_clip, counted, CLASSES, TEMPLATES)
+    assert calls == [5, 5, 2]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_without_prompts_is_refused(tiny_clip, size):
+    with pytest.raises(ValueError, match=f"batch_size {size}"):
+        ZeroShotHead.from_model(tiny_clip, tiny_tokenizer(), CLASSES, TEMPLATES, batch_size=size)
 
 
 def test_a_processor_serves_as_tokenizer(tiny_clip):

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 from PIL.Image import DecompressionBombError
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hf_robustft.data.benchmarks import Benchmark
@@ -170,12 +171,15 @@ class ClipCollator:
         tokenizer: the checkpoint's tokenizer, padding on the right.
         max_length: longest caption in tokens; longer ones are cut, keeping the end-of-text token (default: the
             tokenizer's `model_max_length`).
+        pad_to_multiple_of: pad captions to a multiple of this many tokens, but never beyond `max_length` (default: to
+            the longest of the batch). 8 gives a compiled model few shapes; it is compiled anew for each.
 
     Raises:
-        ValueError: the tokenizer pads on the left or has no padding token, or no limit of length is known.
+        ValueError: the tokenizer pads on the left or has no padding token, no limit of length is known, or
+            `pad_to_multiple_of` is below 1.
     """
 
-    def __init__(self, tokenizer, max_length: int | None = None):
+    def __init__(self, tokenizer, max_length: int | None = None, pad_to_multiple_of: int | None = None):
         if tokenizer.padding_side != "right":
             raise ValueError("the tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'")
         if tokenizer.pad_token_id is None:
@@ -183,13 +187,16 @@ class ClipCollator:
         # transformers stands a huge number in for a limit that the tokenizer does not know.
         if max_length is None and tokenizer.model_max_length > 1_000_000:
             raise ValueError("the tokenizer knows no model_max_length; give max_length, the model's text positions")
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is no number of tokens; give 8, or None")
         self.tokenizer, self.max_length = tokenizer, int(max_length or tokenizer.model_max_length)
+        self.pad_to_multiple_of = pad_to_multiple_of or 1
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate examples as `TrainingExamples` gives them.
 
         Returns:
-            `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, longest), and `labels`
+            `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, length), and `labels`
             (batch,) int64 if the examples have them.
         """
         tokens = self.tokenizer(
@@ -200,10 +207,14 @@ class ClipCollator:
             return_attention_mask=True,
             return_tensors="pt",
         )
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        # Not left to the tokenizer: 77, CLIP's number of positions, is no multiple of 8, and 80 would be too many.
+        rounded = -(-ids.shape[1] // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        extra = max(min(rounded, self.max_length) - ids.shape[1], 0)
         batch = {
             "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
+            "input_ids": functional.pad(ids, (0, extra), value=self.tokenizer.pad_token_id),
+            "attention_mask": functional.pad(mask, (0, extra)),
         }
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])

@@ -9,7 +9,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from transformers import CLIPModel
+
+from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
 
 
 @dataclass
@@ -34,6 +36,8 @@ class ClipFeatures:
             normalisation.
         extra_text_features (`torch.Tensor` of shape `(texts, embed_dim)`, *optional*): Projected features, before
             normalisation, of the texts that objectives asked for beside the captions.
+        text_features (`torch.Tensor` of shape `(batch, embed_dim)`, *optional*): Projected caption features before
+            normalisation.
     """
 
     image_embeds: Tensor
@@ -44,6 +48,7 @@ class ClipFeatures:
     row_offset: int = 0
     image_features: Tensor | None = None
     extra_text_features: Tensor | None = None
+    text_features: Tensor | None = None
 
     @cached_property
     def logits_per_image(self) -> Tensor:
@@ -86,6 +91,52 @@ def _unit(features: Tensor) -> Tensor:
     return features / features.norm(dim=-1, keepdim=True)
 
 
+def is_bare(model: nn.Module) -> bool:
+    """
+    Whether calling `model` is no more than `CLIPModel.forward`: no DDP, FSDP, DeepSpeed, `torch.compile`, no autocast
+    of Accelerate's and no hook of a user's, so that its towers may as well be called one by one.
+    """
+    hooked = model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks
+    changed = hooked or "forward" in vars(model) or model._compiled_call_impl is not None
+    return type(model) is CLIPModel and not changed
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    while True:
+        if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+            return True
+        if not isinstance(getattr(model, "module", None), nn.Module):
+            return False
+        model = model.module
+
+
+def _draws_noise(tower: nn.Module) -> bool:
+    # `CLIPAttention` holds its rate as a number, other layers as a module.
+    for module in tower.modules():
+        rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", None)
+        if module.training and isinstance(rate, (int, float)) and rate > 0:
+            return True
+    return False
+
+
+def remember_captions(model: nn.Module, capacity: int) -> CaptionMemory:
+    """
+    Let [`encode`] keep the text features of a frozen model, and use them again when captions repeat.
+
+    It does so without gradient and for a bare `CLIPModel` in eval mode; of a wrapped or sharded one every process must
+    run the same forward calls, and nothing is kept.
+
+    Args:
+        model: A `CLIPModel`.
+        capacity (`int`): Captions kept.
+
+    Returns:
+        [`CaptionMemory`]: To `clear` whenever the model's weights change.
+    """
+    model._caption_memory = CaptionMemory(capacity)
+    return model._caption_memory
+
+
 def encode(
     model: nn.Module, batch: Mapping[str, Tensor], captions: bool = True, extra_texts: Tensor | None = None
 ) -> ClipFeatures:
@@ -93,16 +144,23 @@ def encode(
     Encode the images and captions of a training batch in one forward call.
 
     The call goes through `model(...)`, not through `get_image_features`, so that the hooks of DDP, FSDP and
-    `torch.compile` see it. No attention mask is passed: CLIP's text tower is causal and pools at the first
-    end-of-text token, so what follows it cannot change the embedding (and OpenAI's model has no mask either).
+    `torch.compile` see it; a bare model's image tower runs alone where no text is needed. No attention mask is passed:
+    CLIP's text tower is causal and pools at the first end-of-text token, so what follows it cannot change the embedding
+    (and OpenAI's model has no mask either).
+
+    Texts are cut after the longest, and equal ones are encoded once, which changes neither features nor gradients
+    beyond rounding. Where the text tower draws dropout masks, each text has its own, and all are encoded as they come.
+    Processes may differ in the number of their distinct texts. Finding them copies the token ids to the host.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped.
+        model: A `CLIPModel`, possibly wrapped. Text features of a model that remembers captions
+            ([`remember_captions`]) are taken from its memory.
         batch: Holds `pixel_values` of shape `(batch, 3, height, width)` and `input_ids` of shape `(batch, length)`; or,
             where no text is encoded, `image_features` of shape `(batch, embed_dim)` that a frozen model gave before
             (`cache_features`), and the image tower does not run.
-        captions (`bool`, *optional*, defaults to `True`): Whether captions are needed. If not, the text tower sees
-            a single one-token caption, which `CLIPModel.forward` cannot do without, and `text_embeds` is `None`.
+        captions (`bool`, *optional*, defaults to `True`): Whether captions are needed. If not, the text tower of a
+            wrapped model sees a single one-token caption, which `CLIPModel.forward` cannot do without, that of a bare
+            one nothing, and `text_embeds` is `None`.
         extra_texts (`torch.Tensor` of shape `(texts, length)`, *optional*): Token ids of further texts, padded as the
             captions are; their features are `extra_text_features`.
 
@@ -128,26 +186,43 @@ def encode(
             f"The batch holds {len(pixel_values)} images and {len(batch['input_ids'])} captions; "
             "each image needs exactly one caption."
         )
+    parts = ([batch["input_ids"]] if captions else []) + ([] if extra_texts is None else [extra_texts])
+    image_features, text_features = _features(model, pixel_values, parts)
     n_captions = len(pixel_values) if captions else 0
-    if not texts:
-        end_of_text = unwrapped(model).config.text_config.eos_token_id
-        input_ids = pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
-    elif extra_texts is None:
-        input_ids = batch["input_ids"]
-    else:
-        parts = [batch["input_ids"], extra_texts] if captions else [extra_texts]
-        # What follows the first end-of-text token is not seen, so the shorter part may be padded with that token.
-        padding = unwrapped(model).config.text_config.eos_token_id
-        input_ids = pad_sequence([row for part in parts for row in part], batch_first=True, padding_value=padding)
-    output = model(pixel_values=pixel_values, input_ids=input_ids)
     return ClipFeatures(
-        _unit(output.image_embeds),
-        _unit(output.text_embeds[:n_captions]) if captions else None,
+        _unit(image_features),
+        _unit(text_features[:n_captions]) if captions else None,
         logit_scale(model),
-        image_features=_at_least_float32(output.vision_model_output.pooler_output),
-        extra_text_features=None
-        if extra_texts is None
-        else _at_least_float32(output.text_model_output.pooler_output[n_captions:]),
+        image_features=image_features,
+        extra_text_features=None if extra_texts is None else text_features[n_captions:],
+        text_features=text_features[:n_captions] if captions else None,
+    )
+
+
+def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Projected features of images and of the texts in all tables, before normalisation."""
+    core = unwrapped(model)
+    end_of_text = core.config.text_config.eos_token_id
+    if not texts:
+        if is_bare(model):
+            return project_images(model, pixel_values), None
+        input_ids = pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
+        output = model(pixel_values=pixel_values, input_ids=input_ids)
+        return _at_least_float32(output.vision_model_output.pooler_output), None
+    # What follows the first end-of-text token is not seen, so shorter tables may be padded with that token.
+    input_ids = pad_captions(texts, end_of_text)
+    memory = getattr(model, "_caption_memory", None)
+    if memory is not None and is_bare(model) and not (model.training or torch.is_grad_enabled()):
+        text_features = memory.features(input_ids, end_of_text, lambda new: project_texts(model, new))
+        return project_images(model, pixel_values), text_features
+    if _draws_noise(core.text_model):
+        distinct = DistinctCaptions(input_ids)
+    else:
+        distinct = distinct_captions(input_ids, end_of_text, fixed_shapes=_is_compiled(model))
+    output = model(pixel_values=pixel_values, input_ids=distinct.input_ids)
+    return (
+        _at_least_float32(output.vision_model_output.pooler_output),
+        distinct.spread(_at_least_float32(output.text_model_output.pooler_output)),
     )
 
 

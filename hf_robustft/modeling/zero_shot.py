@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
+from .captions import distinct_captions, end_positions, pad_captions
 from .features import logit_scale, project_texts, unwrapped
 
 HEAD_FILE = "head.safetensors"
+
+#: Prompts that are tokenized in one call, which takes a few kB of memory each until they are a tensor.
+_TOKENIZED_AT_ONCE = 4096
 
 
 def class_embeddings(prompt_embeds: Tensor) -> Tensor:
@@ -39,9 +44,13 @@ def prompt_features(
     class_names: Sequence[str],
     templates: Sequence[str],
     batch_size: int = 256,
+    sharded: bool = False,
 ) -> Tensor:
     """
     Projected text features, before normalisation, of every prompt of every class.
+
+    Prompts of like length are encoded together, so that each is padded little, and equal ones once; the order in which
+    they are encoded changes their features by rounding only.
 
     Args:
         model: A `CLIPModel`, possibly wrapped, on any device; its training mode is restored afterwards.
@@ -49,27 +58,56 @@ def prompt_features(
         class_names: One name a class.
         templates: Prompt templates with one `{}` each.
         batch_size (`int`, *optional*, defaults to 256): Prompts encoded at once.
+        sharded (`bool`, *optional*, defaults to `False`): Share the prompts out over the processes of the default group,
+            all of which must then make this call, with the same model; each gets the same bits. Without such a
+            group it changes nothing.
 
     Returns:
         `torch.Tensor` of shape `(classes, templates, embed_dim)`, at least float32.
 
     Raises:
-        ValueError: If a class name appears twice or a template has no `{}`.
+        ValueError: If a class name appears twice, a template has no `{}`, or `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: at least one prompt must be encoded at once.")
     class_names, templates = check_class_names(class_names), check_templates(templates)
     model = unwrapped(model)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     prompts = class_prompts(class_names, templates)
+    shares = sharded and dist.is_available() and dist.is_initialized()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if shares else (0, 1)
+    # Every process has as many, the last of them a second time where they do not come out even.
+    share = -(-len(prompts) // processes)
+    own = [prompts[min(rank + processes * row, len(prompts) - 1)] for row in range(share)]
+    features = _encoded_by_length(model, tokenizer, own, batch_size)
+    if processes > 1:
+        parts = [torch.empty_like(features) for _ in range(processes)]
+        dist.all_gather(parts, features)
+        features = torch.stack(parts, dim=1).flatten(0, 1)[: len(prompts)]
+    return features.view(len(class_names), len(templates), -1)
+
+
+def _encoded_by_length(model: nn.Module, tokenizer, prompts: Sequence[str], batch_size: int) -> Tensor:
+    end_of_text = model.config.text_config.eos_token_id
+    tables = [
+        tokenizer(prompts[start : start + _TOKENIZED_AT_ONCE], padding=True, truncation=True, return_tensors="pt")
+        for start in range(0, len(prompts), _TOKENIZED_AT_ONCE)
+    ]
+    distinct = distinct_captions(pad_captions([table["input_ids"] for table in tables], end_of_text), end_of_text)
+    lengths = end_positions(distinct.input_ids, end_of_text) + 1
+    # The longest first: what does not fit into memory fails at once.
+    order = lengths.argsort(descending=True, stable=True)
     training = model.training
     model.eval()
     try:
-        features = []
-        for start in range(0, len(prompts), batch_size):
-            tokens = tokenizer(prompts[start : start + batch_size], padding=True, truncation=True, return_tensors="pt")
-            features.append(project_texts(model, tokens["input_ids"].to(model.device)))
+        parts = [
+            project_texts(model, distinct.input_ids[chosen, : lengths[chosen].max()].to(model.device))
+            for chosen in order.split(batch_size)
+        ]
     finally:
         model.train(training)
-    return torch.cat(features).view(len(class_names), len(templates), -1)
+    features = torch.cat(parts)[order.argsort().to(model.device)]
+    return features if distinct.rows is None else features[distinct.rows.to(model.device)]
 
 
 class ZeroShotHead(nn.Module):
@@ -115,6 +153,7 @@ class ZeroShotHead(nn.Module):
         class_names: Sequence[str],
         templates: Sequence[str],
         batch_size: int = 256,
+        sharded: bool = False,
     ) -> ZeroShotHead:
         """
         Build the head from a model's text tower.
@@ -125,14 +164,16 @@ class ZeroShotHead(nn.Module):
             class_names: One name a class.
             templates: Prompt templates with one `{}` each.
             batch_size (`int`, *optional*, defaults to 256): Prompts encoded at once.
+            sharded (`bool`, *optional*, defaults to `False`): Share the prompts out over the processes, all of which
+                must then make this call ([`prompt_features`]); each gets the same bits.
 
         Returns:
             [`ZeroShotHead`] on the model's device, in float32 (float64 if the model is).
 
         Raises:
-            ValueError: If a class name appears twice or a template has no `{}`.
+            ValueError: If a class name appears twice, a template has no `{}`, or `batch_size` is below 1.
         """
-        features = prompt_features(model, tokenizer, class_names, templates, batch_size)
+        features = prompt_features(model, tokenizer, class_names, templates, batch_size, sharded)
         embeds = features / features.norm(dim=-1, keepdim=True)
         return cls(logit_scale(model) * class_embeddings(embeds), class_names)
 

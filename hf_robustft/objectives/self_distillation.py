@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling.features import ClipFeatures
+from ..modeling.captions import CaptionMemory
+from ..modeling.features import ClipFeatures, remember_captions
 from .base import ObjectiveMixin, take, take_module
+
+#: Captions whose text features the teacher keeps between two of its moves: 32 MiB at 512 dimensions.
+REMEMBERED_CAPTIONS = 16_384
 
 
 def self_distillation_loss(
@@ -105,12 +109,15 @@ class SelfDistillationMixin(ObjectiveMixin):
     student, so optimizers, DDP and `save_pretrained` do not see it. It moves towards the student every
     `ema_update_every` optimizer steps; it and the counters travel in every checkpoint. The first step has no
     distillation term: teacher and student are still the same.
+
+    While it stands still, the teacher encodes a caption once and remembers its features (`REMEMBERED_CAPTIONS` at most).
     """
 
     needs_captions = True
     teacher: nn.Module | None = None
     last_momentum: float | None = None
     teacher_updates: int = 0
+    _teacher_captions: CaptionMemory | None = None
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -123,9 +130,11 @@ class SelfDistillationMixin(ObjectiveMixin):
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
         self.teacher, self.teacher_updates, self.last_momentum = None, 0, None
+        self._teacher_captions = None
         if not self.args.distillation_weight:
             return
         self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._teacher_captions = remember_captions(self.teacher, REMEMBERED_CAPTIONS)
         every = self.args.ema_interval(total_steps)
         updates = len(self._update_steps(total_steps, every))
         if every and updates < 5:
@@ -164,11 +173,15 @@ class SelfDistillationMixin(ObjectiveMixin):
                 step, total_steps, self.args.ema_start_momentum, self.args.ema_end_momentum, self.args.ema_warmup_ratio
             )
             update_teacher(self.teacher, self.exported_parameters(), self.last_momentum)
+            self._teacher_captions.clear()
             self.teacher_updates += 1
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
         if self.teacher is not None:
+            # What is remembered was encoded in other batches, and is fresh features only up to rounding. A run that is
+            # resumed here remembers nothing; to repeat its bits, the run that goes on must not either.
+            self._teacher_captions.clear()
             state.update({f"teacher.{name}": value for name, value in self.teacher.state_dict().items()})
             state["teacher_updates"] = self.teacher_updates
             state["teacher_momentum"] = self.last_momentum
@@ -178,6 +191,7 @@ class SelfDistillationMixin(ObjectiveMixin):
         super().load_extra_state(state)
         if self.teacher is not None:
             take_module(state, "teacher", self.teacher)
+            self._teacher_captions.clear()
             self.teacher_updates = take(state, "teacher_updates")
             self.last_momentum = take(state, "teacher_momentum")
 
