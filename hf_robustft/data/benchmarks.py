@@ -3,47 +3,47 @@
 
 >>> shifts = load_benchmark("emoji_shift")               # every set of the suite, by name
 >>> sketch = load_benchmark("emoji_shift", "twemoji")    # one of them
+>>> renditions = load_benchmark("imagenet-r")             # a set of the registry, from the Hub
 >>> own = load_benchmark("photos/", role="shift")        # one folder of images per class
 >>> images = own.load()                                  # a checked datasets.Dataset
 """
 
 from __future__ import annotations
 
-import glob
-import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets import Dataset, load_dataset_builder
+from torch import Tensor
 
+from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.columns import check_dataset, own_class_names, quoted
-from hf_robustft.data.folders import folder_splits, load_folder
+from hf_robustft.data.folders import folder_splits
 from hf_robustft.data.prompts import (
     DEFAULT_TEMPLATES,
     check_class_names,
     check_templates,
     read_names_and_templates,
 )
+from hf_robustft.data.reading import from_hub, require_hub_id
+from hf_robustft.data.reading import read_rows as _read
+from hf_robustft.data.registered_data import RegisteredData, check_one_path, own_copy, read_registered
+from hf_robustft.data.registry import (
+    ASSETS,
+    EVALUATION_ONLY_REPOSITORIES,
+    REGISTRY,
+    asset_path,
+    named_templates,
+    registered_sets,
+)
+
+__all__ = ["ROLES", "REGISTRY", "Benchmark", "asset_path", "load_benchmark"]
 
 ROLES = ("train", "validation", "id", "shift", "open_set")
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EMOJI_SHIFT_DIR = ASSETS / "emoji_shift"
 EMOJI_CLIP_DIR = ASSETS / "emoji_clip"
-_BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
-
-
-def asset_path(name: str) -> Path:
-    """The folder of a data set or checkpoint that is shipped with the package ("emoji_shift", "emoji_clip").
-
-    Raises:
-        ValueError: the package ships nothing of that name.
-    """
-    known = sorted(entry.name for entry in ASSETS.iterdir() if entry.is_dir()) if ASSETS.is_dir() else []
-    if name not in known:
-        raise ValueError(f"the package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}")
-    return ASSETS / name
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,15 @@ class Benchmark:
         suite: the suite that the set belongs to.
         licence, source, note: facts for the model card.
         dataset: rows held in memory instead of `path`.
+        registered: what the registry knows of the data: copies on the Hub, of which the first that exists is read, or
+            a folder. `path`, `data_files`, `split`, `config` and `revision` say which copy it is, after `load` for sure.
+        projection: how logits of a larger head (ImageNet's 1000 classes) become those of this set's classes.
+        evaluation_only: the data may not be trained or tuned on: the roles "train" and "validation" are refused.
+        border: pixels to cut from each side of the image before the transform (ObjectNet has a red border of 2).
 
     Raises:
-        ValueError: an unknown role, a name that cannot be a key, wrong class names or templates, no data.
+        ValueError: an unknown role, a name that cannot be a key, wrong class names or templates, no data, a role that
+            the licence of the data forbids, or a projection to another number of classes.
     """
 
     name: str
@@ -92,6 +98,10 @@ class Benchmark:
     source: str | None = None
     note: str | None = None
     dataset: Dataset | None = field(default=None, repr=False, compare=False)
+    registered: RegisteredData | None = field(default=None, repr=False)
+    projection: ClassProjection | None = field(default=None, repr=False)
+    evaluation_only: bool = False
+    border: int = 0
     _loaded: Dataset | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -103,8 +113,19 @@ class Benchmark:
             raise ValueError(
                 f"role {self.role!r} of benchmark {self.name!r} is unknown; choose one of {quoted(ROLES)}"
             )
-        if (self.path is None) == (self.dataset is None):
+        if self.registered is not None and self.dataset is not None:
+            object.__setattr__(self, "registered", None)
+        if self.registered is not None:
+            self._say_where(self.registered.place)
+        elif (self.path is None) == (self.dataset is None):
             raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them")
+        if self.role in ("train", "validation") and (
+            self.evaluation_only or (self.path or "").lower() in EVALUATION_ONLY_REPOSITORIES
+        ):
+            raise ValueError(
+                f"benchmark {self.name!r} may never be trained or tuned on, its licence says, but its role is "
+                f"{self.role!r}; take it for evaluation: 'id', 'shift' or 'open_set'"
+            )
         object.__setattr__(self, "templates", check_templates(self.templates))
         if self.class_names:
             object.__setattr__(self, "class_names", check_class_names(self.class_names))
@@ -121,6 +142,30 @@ class Benchmark:
                     "class_names; give one label name per class name"
                 )
             check_class_names(self.label_names)
+        if self.projection is not None and len(self.projection.groups) != len(self.class_names):
+            raise ValueError(
+                f"benchmark {self.name!r} has {len(self.class_names)} classes, its projection gives "
+                f"{len(self.projection.groups)}; give one group of columns per class"
+            )
+
+    def _say_where(self, place: dict) -> None:
+        for name, value in place.items():
+            object.__setattr__(self, name, value)
+
+    def project_logits(self, logits: Tensor) -> Tensor:
+        """Logits of shape (..., classes) from those of a head for this set's classes or for a larger set of classes.
+
+        Raises:
+            ValueError: neither number of columns, or another number than its classes where it has no projection.
+        """
+        if self.projection is not None:
+            return self.projection(logits)
+        if logits.shape[-1] != len(self.class_names):
+            raise ValueError(
+                f"the logits have {logits.shape[-1]} columns, benchmark {self.name!r} has {len(self.class_names)} "
+                "classes and no projection; use a head of its classes"
+            )
+        return logits
 
     def load(self) -> Dataset:
         """Read and check the data; the second call returns the same object.
@@ -134,7 +179,11 @@ class Benchmark:
                 `data.columns.check_dataset`).
             OSError: the path does not exist, or the Hub data set cannot be reached.
         """
-        if self._loaded is None:
+        if self._loaded is None and self.registered is not None:
+            dataset, place = read_registered(self.registered, f"benchmark {self.name!r}")
+            self._say_where(place)
+            self._check(dataset)
+        elif self._loaded is None:
             self._check(self.dataset if self.dataset is not None else _read(self))
         return self._loaded
 
@@ -185,79 +234,6 @@ class Benchmark:
         return benchmark
 
 
-def _read(benchmark: Benchmark) -> Dataset:
-    path, files = benchmark.path, benchmark.data_files
-    if path in _BUILDERS:
-        pattern = _file_pattern(files)
-        return load_dataset(path, data_files={benchmark.split: pattern}, split=benchmark.split)
-    if Path(path).expanduser().is_dir():
-        names = benchmark.label_names or benchmark.class_names or None
-        return load_folder(Path(path).expanduser(), benchmark.split, names)
-    _require_hub_id(path)
-    return _from_hub(
-        load_dataset, path, benchmark.config, split=benchmark.split, revision=benchmark.revision, data_files=files
-    )
-
-
-def _file_pattern(files: str | None) -> str:
-    """`files` as the pattern that `datasets` wants: a file that exists stands for itself, brackets and all."""
-    if files and Path(files).exists():
-        return glob.escape(files)
-    if not files or not set("*?[") & set(files):
-        raise FileNotFoundError(f"the data file {files!r} does not exist; correct the path")
-    return files
-
-
-def _require_hub_id(path: str) -> None:
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
-        raise FileNotFoundError(
-            f"the path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
-        )
-
-
-def _from_hub(function: Callable, path: str, config: str | None, **options):
-    try:
-        return function(path, config, **options)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise OSError(f"no folder {path!r} here, and it cannot be had from the Hub: {reason}") from error
-
-
-_EMOJI_SETS = {
-    "train": ("train", "Noto Emoji", "Apache-2.0"),
-    "validation": ("validation", "Noto Emoji", "Apache-2.0"),
-    "noto": ("id", "Noto Emoji", "Apache-2.0"),
-    "twemoji": ("shift", "Twemoji", "CC-BY-4.0"),
-    "openmoji": ("shift", "OpenMoji", "CC-BY-SA-4.0"),
-    "fluent-emoji": ("shift", "Fluent Emoji", "MIT"),
-    "fluent-emoji-high-contrast": ("shift", "Fluent Emoji High Contrast", "MIT"),
-    "open_set": ("open_set", "Noto Emoji", "Apache-2.0"),
-}
-
-
-def _emoji_shift() -> dict[str, Benchmark]:
-    """Emoji Shift: one list of concepts, drawn by rival artists; training on one style, shifts are the others."""
-    folder = asset_path("emoji_shift")
-    facts = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-    return {
-        name: Benchmark(
-            name=name,
-            role=role,
-            class_names=tuple(facts["open_set_classes" if role == "open_set" else "classes"]),
-            templates=tuple(facts["templates"]),
-            path="parquet",
-            data_files=str(folder / f"{name}.parquet"),
-            suite="emoji_shift",
-            licence=licence,
-            source=source,
-        )
-        for name, (role, source, licence) in _EMOJI_SETS.items()
-    }
-
-
-REGISTRY: dict[str, Callable[[], dict[str, Benchmark]]] = {"emoji_shift": _emoji_shift}
-
-
 def load_benchmark(
     source: str | Path,
     /,
@@ -270,17 +246,19 @@ def load_benchmark(
     """Describe a benchmark: one of ours by name, or your own data.
 
     Args:
-        source: a suite ("emoji_shift"); a folder with one folder of images per class, with images and metadata.jsonl,
+        source: a name of the registry ("emoji_shift", "imagenet-r"); a folder with one folder of images per class, with images and metadata.jsonl,
             with parquet files, or written by `save_to_disk`; a .parquet file; or a Hub id "owner/name".
-        split: for a suite, one of its sets (default: all); otherwise the split (needed where there are several).
+        split: for a suite of several, one of its sets (default: all); otherwise the split (needed where there are several).
         class_names: the classes in label order, or a text file with one a line, or with `label<TAB>name` (default:
             folder names, ClassLabel names, or the sorted strings of the label column).
-        templates: prompt templates, one template, or a text file with one a line.
+        templates: prompt templates, one template, a text file with one a line, or a name ("imagenet-80",
+            "imagenet-croft-7", "croft-dtd" and so on).
         overrides: fields of `Benchmark`. For own data, `role` is "id" and `name` the name of the folder or file by
-            default. With `caption_column` and without `class_names` the label column is not read.
+            default. With `caption_column` and without `class_names` the label column is not read. For a name of the
+            registry, `path` is a copy of the data: a folder, one of the known repositories, or another Hub id.
 
     Returns:
-        One `Benchmark`, or all of a suite by name. Own data have been read and checked.
+        One `Benchmark`, or all of a suite by key, if it has several. Own data have been read and checked.
 
     Raises:
         ValueError: an unknown name or split, or data that do not fit their description (see `Benchmark.load`).
@@ -289,17 +267,39 @@ def load_benchmark(
     unknown = sorted(set(overrides) - {item.name for item in fields(Benchmark) if item.init})
     if unknown:
         raise ValueError(f"load_benchmark knows no option {unknown[0]!r}; it takes the fields of Benchmark")
+    if isinstance(templates, str):
+        templates = named_templates(templates) or templates
     named = read_names_and_templates(class_names, templates, overrides.get("label_names"))
     given = {**overrides, **named}
     source = str(source)
-    if source in REGISTRY:
-        sets = REGISTRY[source]()
-        if split is None:
-            return {name: replace(benchmark, **given) for name, benchmark in sets.items()}
-        if split not in sets:
-            raise ValueError(f"{source} has no set {split!r}; its sets are {quoted(list(sets), 20)}")
-        return replace(sets[split], **given)
-    return _own_benchmark(source, split, given)
+    sets = registered_sets(source)
+    if sets is None:
+        return _own_benchmark(source, split, given)
+    if split is None and len(sets) > 1:
+        if given.get("path") is not None:
+            check_one_path(sets, str(given["path"]), source)
+        return {key: _registered_benchmark(described, given) for key, described in sets.items()}
+    split = split or next(iter(sets))
+    if split not in sets:
+        raise ValueError(f"{source} has no set {split!r}; its sets are {quoted(list(sets), 20)}")
+    return _registered_benchmark(sets[split], given)
+
+
+def _registered_benchmark(described: dict, given: dict) -> Benchmark:
+    name, data = described["name"], described.get("registered")
+    fixed = sorted({"registered", "projection", "evaluation_only", "border", "dataset"} & set(given))
+    if fixed:
+        raise ValueError(f"{fixed[0]} of the registered benchmark {name!r} is fixed; leave it out")
+    if data is not None:
+        data, given = own_copy(data, given, f"benchmark {name!r}")
+        described = {**described, "registered": data}
+    classes = given.get("class_names")
+    if classes is not None and len(classes) != len(described["class_names"]):
+        raise ValueError(
+            f"{len(classes)} class names are given, the registered benchmark {name!r} has "
+            f"{len(described['class_names'])} classes; give one per class, in the same order"
+        )
+    return Benchmark(**{**described, **given})
 
 
 def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
@@ -312,12 +312,12 @@ def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
         where, splits, stem = {"path": str(path)}, folder_splits(path), path.name
     elif "/" not in source and "\\" not in source and not path.suffix:
         raise ValueError(
-            f"unknown benchmark {source!r}: it is neither one of {quoted(sorted(REGISTRY), 20)} nor an existing path; "
+            f"unknown benchmark {source!r}: it is neither one of {quoted(sorted(REGISTRY), 40)} nor an existing path; "
             "give a name, a path, or a Hub id owner/name"
         )
     else:
-        _require_hub_id(source)
-        builder = _from_hub(
+        require_hub_id(source)
+        builder = from_hub(
             load_dataset_builder,
             source,
             given.get("config"),

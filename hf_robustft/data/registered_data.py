@@ -1,0 +1,290 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a registered benchmark knows of its data, and how the rows it means are read, from the Hub or one's own folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Value, concatenate_datasets
+
+from hf_robustft.data.columns import holds_integers, quoted
+from hf_robustft.data.folders import folder_kind, folder_splits, load_folder
+from hf_robustft.data.prompts import class_key
+from hf_robustft.data.randomness import example_rng
+from hf_robustft.data.repositories import (
+    WDS_IMAGES,
+    Repository,
+    check_label_order,
+    image_column_of,
+    label_key,
+    open_first,
+)
+
+_SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation", "eval", "evaluation"),
+}
+# Names of the domains of PACS and VLCS as other collections (DomainBed) spell their folders.
+_DOMAIN_ALIASES = {
+    "caltech": ("caltech101",),
+    "labelme": (),
+    "pascal": ("voc2007",),
+    "sun": ("sun09",),
+    "art_painting": ("art", "artpainting"),
+}
+
+
+@dataclass(frozen=True)
+class RegisteredData:
+    """What is known of a benchmark's data: its copies, what they call the classes, and which rows are meant.
+
+    Args:
+        repositories: copies on the Hub, in the order in which they are tried; () where none is known.
+        label_names: for each label of the data, in order, all names that copies give it.
+        key: "train" or "test", to find the split of a folder of one's own.
+        positions: for each label of the data its class in the benchmark, or -1 for rows that are left out (default:
+            the labels themselves).
+        all_domains: every domain of the data; () for data of one style.
+        domains: the domains whose rows are kept.
+        share: rows whose random number lies in [low, high) are kept; it depends on `seed` and the row number alone.
+        seed: seed of these numbers.
+        folder: one's own copy, which is read instead of the repositories.
+    """
+
+    repositories: tuple[Repository, ...]
+    label_names: tuple[tuple[str, ...], ...] = field(repr=False)
+    key: str = "test"
+    positions: tuple[int, ...] | None = field(default=None, repr=False)
+    all_domains: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    share: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+    folder: str | None = None
+
+    @property
+    def place(self) -> dict:
+        """Where the data are read from first, as fields of a `Benchmark`."""
+        if self.folder is not None:
+            return {"path": self.folder, "data_files": None, "split": self.key, "config": None, "revision": None}
+        return self.repositories[0].place if self.repositories else {"path": None}
+
+
+@functools.cache
+def facts(name: str) -> dict:
+    """A json file of the registry: "imagenet", "objectnet" or "datasets"."""
+    return json.loads((Path(__file__).parent / "registry" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredData, dict]:
+    """What a user says about the copy to read, built into the data; the other options are given back.
+
+    Args:
+        data: what the registry knows.
+        given: fields of a `Benchmark`. `path` is a folder, one of the known repositories or another Hub id;
+            `revision`, `config`, `data_files`, `image_column` and `label_column` describe it.
+        where: words for the benchmark, used in messages.
+
+    Returns:
+        The data with the one copy to read, and the fields that are not about it.
+
+    Raises:
+        ValueError: a description of a copy without its path.
+        OSError: `path` is neither a folder nor a Hub id.
+    """
+    about = ("path", "split", "revision", "config", "data_files", "image_column", "label_column")
+    copy = {key: given[key] for key in about if given.get(key) is not None}
+    rest = {key: value for key, value in given.items() if key not in copy}
+    if "path" not in copy:
+        if copy:
+            raise ValueError(
+                f"{where} has {next(iter(copy))} of its registered copies; give path of the copy you mean"
+            )
+        return data, rest
+    path = str(copy.pop("path"))
+    if Path(path).expanduser().is_dir():
+        if copy:
+            raise ValueError(f"{where}: {next(iter(copy))} does not go with the folder {path!r}; leave it out")
+        return replace(data, folder=str(Path(path).expanduser().absolute())), rest
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+        raise FileNotFoundError(f"{where}: the path {path!r} does not exist; give a folder or a Hub id owner/name")
+    if "image_column" in copy:
+        copy["image_columns"] = (copy.pop("image_column"),)
+    known = next((repository for repository in data.repositories if repository.path == path), None)
+    if known is None:
+        known = Repository(path, data.key, image_columns=("image", "img", *WDS_IMAGES))
+        if data.all_domains:
+            known = replace(known, domain_column="domain")
+    return replace(data, repositories=(replace(known, **copy),)), rest
+
+
+def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
+    """Raise ValueError if one path cannot serve all sets of a suite: they would silently be the same images.
+
+    Args:
+        sets: the suite's sets, as the registry describes them.
+        path: the folder or Hub id given for all of them.
+        source: name of the suite.
+    """
+    parts = [described["registered"] for described in sets.values() if "registered" in described]
+    keys = [part.key for part in parts]
+    several = len(parts) == len(sets) and len(set(keys)) == len(keys)
+    root = Path(path).expanduser()
+    if all(part.all_domains for part in parts) or (several and (not root.is_dir() or len(folder_splits(root)) > 1)):
+        return
+    raise ValueError(
+        f"{path!r} cannot be all of the sets {quoted(list(sets), 20)} of {source}: name the one that it is with split"
+        + (", or give a folder divided into train and test" if several else "")
+    )
+
+
+def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
+    """Read the rows that a registered benchmark means.
+
+    Returns:
+        A data set with the columns "image" and "label", the labels as positions of classes, and where it was read
+        from, as fields of a `Benchmark`. Label and domain columns have been read, images have not.
+
+    Raises:
+        OSError, ValueError: as `open_first`; labels outside the classes; domains that the data do not have.
+    """
+    if data.folder is not None:
+        dataset, image, label, domain = _read_folder(data, where)
+        place = data.place
+    else:
+        if not data.repositories:
+            raise OSError(
+                f"{where}: no copy on the Hub is known; give path, a folder with "
+                + (f"one folder per domain ({quoted(data.all_domains)}), each with " if data.all_domains else "")
+                + "one folder of images per class"
+            )
+        dataset, repository = open_first(data.repositories, data.label_names, where)
+        place = repository.place
+        image, label, domain = (
+            image_column_of(dataset.column_names, repository.image_columns, where),
+            repository.label_column,
+            repository.domain_column,
+        )
+        if repository.rows is not None and len(dataset) != repository.rows:
+            warnings.warn(
+                f"{where}: {repository.path!r} holds {len(dataset)} images, the registry expects {repository.rows}"
+                + ("" if repository.rows_verified else " (not verified)")
+                + "; a truncated shard is read without an error, so compare before numbers are published",
+                stacklevel=2,
+            )
+    labels = _labels(dataset, label, data.label_names, where)
+    keep = np.ones(len(labels), dtype=bool)
+    if data.positions is not None:
+        labels = np.asarray(data.positions)[labels]
+        keep &= labels >= 0
+    if data.all_domains and domain is not None:
+        keep &= _of_domains(dataset, domain, data, where)
+    if data.share != (0.0, 1.0):
+        numbers = np.array([example_rng(data.seed, 0, row, "share").random() for row in range(len(labels))])
+        keep &= (numbers >= data.share[0]) & (numbers < data.share[1])
+    dataset = dataset.select_columns([image])
+    dataset = dataset if image == "image" else dataset.rename_column(image, "image")
+    # Labels go in before rows are chosen: a column cannot be added to a selection without copying its images.
+    dataset = dataset.add_column("label", np.where(keep, labels, 0), feature=Value("int64"))
+    return dataset if keep.all() else dataset.select(np.flatnonzero(keep)), place
+
+
+def _labels(dataset: Dataset, column: str, label_names: Sequence[tuple[str, ...]], where: str) -> np.ndarray:
+    """The label of each row, in the order of `label_names`."""
+    values = dataset.with_format("arrow", columns=[column])[:].column(column)
+    if values.null_count:
+        raise ValueError(f"{where} has {values.null_count} rows without a label in column {column!r}; leave them out")
+    if holds_integers(dataset.features[column]):
+        labels = values.to_numpy()
+        outside = labels[(labels < 0) | (labels >= len(label_names))]
+        if len(outside):
+            raise ValueError(
+                f"{where} has the label {outside[0]} in column {column!r}, outside its {len(label_names)} classes "
+                f"({len(outside)} such rows of {len(labels)}); a split without labels, or another data set"
+            )
+        return labels.astype(np.int64)
+    meanings: dict[str, set[int]] = {}
+    for label, names in enumerate(label_names):
+        for name in names:
+            meanings.setdefault(label_key(name), set()).add(label)
+    encoded = values.combine_chunks().dictionary_encode()
+    found = [meanings.get(label_key(str(name)), set()) for name in encoded.dictionary.to_pylist()]
+    for name, labels in zip(encoded.dictionary.to_pylist(), found, strict=True):
+        if len(labels) != 1:
+            raise ValueError(
+                f"{where} has the label {name!r} in column {column!r}, the name of {len(labels)} of its classes, "
+                f"{quoted([names[0] for names in label_names])}; give path of a copy that fits"
+            )
+    return np.array([labels.pop() for labels in found], dtype=np.int64)[encoded.indices.to_numpy()]
+
+
+def _of_domains(dataset: Dataset, column: str, data: RegisteredData, where: str) -> np.ndarray:
+    feature = dataset.features.get(column)
+    if feature is None:
+        raise ValueError(
+            f"{where} has no column {column!r} of domains; its columns are {quoted(dataset.column_names)}"
+        )
+    values = dataset.with_format("arrow", columns=[column])[:].column(column).to_pylist()
+    names = [feature.int2str(value) for value in values] if isinstance(feature, ClassLabel) else values
+    found = sorted({str(name) for name in names})
+    if {label_key(name) for name in found} != {label_key(name) for name in data.all_domains}:
+        raise ValueError(f"{where} has the domains {quoted(found)}, the registry knows {quoted(data.all_domains)}")
+    kept = {label_key(name) for name in data.domains}
+    return np.array([label_key(str(name)) in kept for name in names])
+
+
+def _read_folder(data: RegisteredData, where: str) -> tuple[Dataset, str, str, str | None]:
+    root = Path(data.folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"{where}: the folder {str(root)!r} does not exist; correct path")
+    if not data.all_domains:
+        return *_class_folders(root, data, where), None
+    folders = {label_key(entry.name): entry for entry in root.iterdir() if entry.is_dir()}
+    parts = []
+    for domain in data.all_domains:
+        spellings = (domain, *_DOMAIN_ALIASES.get(domain, ()))
+        folder = next((folders[label_key(name)] for name in spellings if label_key(name) in folders), None)
+        if folder is None:
+            raise ValueError(
+                f"{where}: {str(root)!r} has no folder for the domain {domain!r}; it needs one folder per domain, "
+                f"{quoted(data.all_domains)}, each with one folder of images per class"
+            )
+        part, image, label = _class_folders(folder, data, where)
+        parts.append(part.select_columns([image, label]).add_column("domain", [domain] * len(part)))
+    return concatenate_datasets(parts), "image", "label", "domain"
+
+
+def _class_folders(root: Path, data: RegisteredData, where: str) -> tuple[Dataset, str, str]:
+    splits = [str(split) for split in folder_splits(root)]
+    named = [split for split in splits if split.lower() in _SPLIT_ALIASES[data.key]]
+    # An undivided folder counts as "train"; so does one whose only split is train, which must not pass for test data.
+    undivided = splits == ["train"] and not any(entry.is_dir() for entry in root.glob("train/*"))
+    if len(named) != 1 and not undivided:
+        raise ValueError(
+            f"{where}: {str(root)!r} has the splits {quoted(splits, 20)}, of which {len(named)} can be its "
+            f"{data.key} split; give the path of one of them"
+        )
+    split = "train" if undivided else named[0]
+    if folder_kind(root) != "classes":
+        dataset = load_folder(root, split)
+        feature = dataset.features.get("label")
+        if feature is None:
+            raise ValueError(f"{where}: {str(root)!r} has no column 'label'; it has {quoted(dataset.column_names)}")
+        if isinstance(feature, ClassLabel):
+            check_label_order(feature.names, data.label_names, f"{where}: {str(root)!r}")
+        return dataset, image_column_of(dataset.column_names, ("image", "webp", "jpg", "png", "jpeg"), where), "label"
+    failure: ValueError | None = None
+    for spelling in range(max(len(names) for names in data.label_names)):
+        names = [names[min(spelling, len(names) - 1)] for names in data.label_names]
+        if len({class_key(name) for name in names}) == len(names):
+            try:
+                return load_folder(root, split, names), "image", "label"
+            except ValueError as error:
+                failure = failure or error
+    raise ValueError(f"{where}: {failure}")

@@ -1,0 +1,240 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Copies of a data set on the Hub: the first one that exists is opened, and its class names are checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, IterableDataset, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import hf_hub_download, repo_exists
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hf_robustft.data.columns import holds_integers, quoted
+from hf_robustft.data.prompts import class_key
+
+WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One copy of a data set on the Hub.
+
+    Args:
+        path: Hub id.
+        split: split to load.
+        data_files: pattern of the split's files. Webdataset repositories need it: `datasets` guesses their kind from
+            file extensions and may take a shard count in a text file for the data.
+        config, revision: configuration and commit, if they matter.
+        image_columns: the column of images; of several names, exactly one must be there.
+        label_column: column of labels.
+        domain_column: column of the domain, for data in several styles.
+        class_file: file of class names in label order, for repositories whose labels are bare integers.
+        rows: number of images as far as known.
+        rows_verified: whether `rows` was read from a copy of the repository's facts, not from memory or a paper.
+        gated: whether access must be asked for; None where that is not known.
+        note: further facts.
+    """
+
+    path: str
+    split: str = "train"
+    data_files: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    image_columns: tuple[str, ...] = ("image",)
+    label_column: str = "label"
+    domain_column: str | None = None
+    class_file: str | None = None
+    rows: int | None = None
+    rows_verified: bool = False
+    gated: bool | None = None
+    note: str = ""
+
+    @property
+    def place(self) -> dict:
+        """Where this copy is, as fields of a `Benchmark`."""
+        return {name: getattr(self, name) for name in ("path", "data_files", "split", "config", "revision")}
+
+
+def wds_repository(name: str, split: str = "test", **settings) -> Repository:
+    """A repository that CLIP_benchmark's exporter wrote: tars of images and integer labels, names in a text file."""
+    return Repository(
+        path=f"clip-benchmark/wds_{name}",
+        split=split,
+        data_files=f"{split}/*.tar",
+        image_columns=WDS_IMAGES,
+        label_column="cls",
+        class_file="classnames.txt",
+        **settings,
+    )
+
+
+def label_key(name: str) -> str:
+    """What decides whether a copy means the same class: letters and digits alone, so "AnnualCrop" is "annual crop"."""
+    return "".join(letter for letter in class_key(name) if letter.isalnum())
+
+
+def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...]], where: str) -> None:
+    """Raise ValueError, showing both, unless `found` names the same classes in the same order.
+
+    Args:
+        found: the copy's own class names, in label order.
+        label_names: for each label, the names it may have.
+        where: words for the copy, used in the message.
+    """
+    expected = [names[0] for names in label_names]
+    if len(found) != len(expected):
+        raise ValueError(
+            f"{where} has {len(found)} classes, {quoted(found)}, but the registry knows {len(expected)}, "
+            f"{quoted(expected)}; the copy is another data set, or has changed: give path of a copy that fits"
+        )
+    wrong = [
+        label
+        for label, (name, names) in enumerate(zip(found, label_names, strict=True))
+        if label_key(name) not in {label_key(other) for other in names}
+    ]
+    if wrong:
+        first = wrong[0]
+        raise ValueError(
+            f"{where} calls class {first} {found[first]!r}, the registry calls it {expected[first]!r} ({len(wrong)} of "
+            f"{len(found)} differ; data: {quoted(found)}; registry: {quoted(expected)}); its labels would mean other "
+            "classes: give path of a copy that fits"
+        )
+
+
+def open_repository(
+    repository: Repository, label_names: Sequence[tuple[str, ...]], streaming: bool = False
+) -> Dataset | IterableDataset:
+    """Open one copy and check its class names before any row is read.
+
+    Args:
+        repository: the copy.
+        label_names: for each label, the names it may have.
+        streaming: read rows as they come (default False: all of it is downloaded).
+
+    Returns:
+        The split as the repository has it; use `image_column_of` for the image column.
+
+    Raises:
+        DatasetNotFoundError: there is no such repository, or it is gated or private (see `open_first`).
+        ValueError: no label column, or class names in another order.
+        OSError: it cannot be reached.
+    """
+    where = f"the data set {repository.path!r}"
+    options = {"revision": repository.revision}
+    if repository.data_files:
+        options["data_files"] = {repository.split: repository.data_files}
+    # What can be checked is checked before a download that may be of 150 GB.
+    if repository.class_file is not None:
+        _check_class_file(repository, label_names, where)
+    elif not streaming:
+        described = load_dataset_builder(repository.path, repository.config, **options).info.features or {}
+        if isinstance(described.get(repository.label_column), ClassLabel):
+            check_label_order(described[repository.label_column].names, label_names, where)
+    dataset = load_dataset(repository.path, repository.config, split=repository.split, streaming=streaming, **options)
+    features = dataset.features or {}
+    if features and repository.label_column not in features:
+        raise ValueError(
+            f"{where} has no column {repository.label_column!r}; its columns are {quoted(list(features), 20)}: it has "
+            "changed since the registry was written; give path of a copy that fits"
+        )
+    feature = features.get(repository.label_column)
+    if isinstance(feature, ClassLabel):
+        check_label_order(feature.names, label_names, where)
+    elif repository.class_file is None and (feature is None or holds_integers(feature)):
+        warnings.warn(
+            f"{where} does not say what it calls its classes, so their order could not be checked against the "
+            "registry's; compare a few images with their labels",
+            stacklevel=2,
+        )
+    return dataset
+
+
+def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, ...]], where: str) -> None:
+    try:
+        file = hf_hub_download(
+            repository.path, repository.class_file, repo_type="dataset", revision=repository.revision
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return  # Opening the data says so in the words that decide whether another copy is tried.
+    except LocalEntryNotFoundError as error:
+        raise OSError(f"{repository.class_file} cannot be fetched to check the classes: {_words(error)}") from error
+    except EntryNotFoundError:
+        warnings.warn(
+            f"{where} has no {repository.class_file}, so the order of its classes could not be checked against the "
+            "registry's; compare a few images with their labels",
+            stacklevel=3,
+        )
+        return
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    check_label_order([line.strip() for line in lines if line.strip()], label_names, f"{where} ({Path(file).name})")
+
+
+def open_first(
+    repositories: Sequence[Repository], label_names: Sequence[tuple[str, ...]], where: str, streaming: bool = False
+) -> tuple[Dataset | IterableDataset, Repository]:
+    """Open the first copy that exists.
+
+    A repository that does not exist (or that this account cannot see) moves on to the next with a warning. One that is
+    gated, or cannot be reached, does not: a model must not be measured on another copy because of a missing login.
+
+    Returns:
+        The opened split and the repository that it is of.
+
+    Raises:
+        OSError: none exists, one is gated, or the Hub cannot be reached.
+        ValueError: as `open_repository`.
+    """
+    missing: list[str] = []
+    for repository in repositories:
+        try:
+            return open_repository(repository, label_names, streaming), repository
+        except DatasetNotFoundError as error:
+            if _exists(repository.path):
+                page = f"https://huggingface.co/datasets/{repository.path}"
+                raise OSError(
+                    f"{where}: the data set {repository.path!r} is there but cannot be opened: {_words(error)} If it is "
+                    f"gated, accept its terms at {page} and log in with `hf auth login`; or give path of another copy"
+                ) from error
+            missing.append(repository.path)
+            after = repositories[len(missing) :]
+            if after:
+                warnings.warn(
+                    f"{where}: there is no data set {repository.path!r} on the Hub (or this account cannot see it); "
+                    f"trying {after[0].path!r} instead",
+                    stacklevel=2,
+                )
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"{where}: {repository.path!r} cannot be had from the Hub: {_words(error)}") from error
+    raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return repo_exists(path, repo_type="dataset")
+    except Exception:
+        # Nobody could say that it is missing, and only a missing one may be replaced by another.
+        return True
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def image_column_of(columns: Sequence[str], candidates: Sequence[str], where: str) -> str:
+    """The one of `candidates` that is among `columns`; raises ValueError if there is none or there are several."""
+    found = [name for name in candidates if name in columns]
+    if len(found) != 1:
+        raise ValueError(
+            f"{where} has {len(found)} of the image columns {quoted(candidates)}; its columns are {quoted(columns, 20)}. "
+            "Shards that mix image formats lose images, others are laid out in another way: give path of a copy that fits"
+        )
+    return found[0]
