@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 import string
 
@@ -52,6 +54,12 @@ def image_dataset(n: int = 20, seed: int = 0, classes: tuple[str, ...] = CLASSES
         images.append(Image.fromarray(pixels))
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
     return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def sent_to_a_worker(value):
+    """`value` as a worker process gets it: by its own reduction, which must have a byte form. No bytes are loaded."""
+    pickle.dumps(value)
+    return copy.deepcopy(value)
 
 
 def stack(examples: list[dict]) -> dict:

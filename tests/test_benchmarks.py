@@ -2,7 +2,6 @@
 import io
 import json
 import os
-import pickle
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from helpers import sent_to_a_worker
 from PIL import Image
 
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, EMOJI_SHIFT_DIR, Benchmark, asset_path, load_benchmark
@@ -91,7 +91,9 @@ def test_emoji_shift_by_name():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown benchmark 'emoji_shft': it is neither one of 'caltech101', .*'emoji_shift', .* nor"):
+    with pytest.raises(
+        ValueError, match="unknown benchmark 'emoji_shft': it is neither one of 'caltech101', .*'emoji_shift', .* nor"
+    ):
         load_benchmark("emoji_shft")
 
 
@@ -262,7 +264,7 @@ def test_string_labels_become_positions_in_the_class_names():
 
 def test_benchmarks_can_be_sent_to_workers(tmp_path):
     benchmark = load_benchmark(class_folders(tmp_path / "pets"))
-    copy = pickle.loads(pickle.dumps(benchmark))
+    copy = sent_to_a_worker(benchmark)
     assert copy == benchmark and copy.load()["label"] == benchmark.load()["label"]
 
 

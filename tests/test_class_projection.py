@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-import pickle
 
 import numpy as np
 import pytest
 import torch
+from helpers import sent_to_a_worker
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_projection import ClassProjection
@@ -53,7 +53,7 @@ def test_the_gradient_reaches_the_largest_column_alone():
 
 
 def test_any_leading_shape_and_workers():
-    projection = pickle.loads(pickle.dumps(ClassProjection.of_subset(NAMES, (1, 4))))
+    projection = sent_to_a_worker(ClassProjection.of_subset(NAMES, (1, 4)))
     assert projection(torch.arange(30.0).view(2, 3, 5)).tolist() == [
         [[1, 4], [6, 9], [11, 14]],
         [[16, 19], [21, 24], [26, 29]],

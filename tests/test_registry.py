@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 import hashlib
 import json
-import pickle
 import warnings
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetNotFoundError
+from helpers import sent_to_a_worker
 from PIL import Image
 
 from hf_robustft.data import repositories
@@ -118,7 +118,7 @@ def test_every_entry_is_a_benchmark_with_distinct_names():
         assert len({benchmark.name for benchmark in sets.values()}) == len(sets)
         for key, benchmark in sets.items():
             assert benchmark.suite == name
-            assert load_benchmark(name, key) == benchmark == pickle.loads(pickle.dumps(benchmark))
+            assert load_benchmark(name, key) == benchmark == sent_to_a_worker(benchmark)
     assert {"imagenet-1k", "objectnet", "cifar-10", "cifar-100", *OPEN_SET_PARTNERS} <= set(REGISTRY)
     assert len(FEW_SHOT_SETS) == 10 and set(FEW_SHOT_SETS) <= set(REGISTRY)
     assert {f"{name}-{target}" for name in DOMAINS for target in DOMAINS[name]} <= set(REGISTRY)

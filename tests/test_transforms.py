@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 import math
-import pickle
 import random
 
 import numpy as np
 import pytest
 import torch
+from helpers import sent_to_a_worker
 from PIL import Image
 from transformers.models.clip import CLIPImageProcessorPil
 
@@ -158,7 +158,7 @@ def test_from_processor_takes_the_checkpoints_settings_for_training():
 
 
 def test_transforms_can_be_sent_to_workers():
-    transform = pickle.loads(pickle.dumps(ImageTransform.from_processor(small_processor(), train=False)))
+    transform = sent_to_a_worker(ImageTransform.from_processor(small_processor(), train=False))
     image = picture(50, 70)
     assert torch.equal(transform(image), ImageTransform.from_processor(small_processor(), train=False)(image))
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.collator import EvaluationImages, collate_images
 from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.modeling.features import encode_images, unwrapped
+from hf_robustft.modeling.features import encode_images, evaluation_mode, unwrapped
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 
@@ -156,18 +156,6 @@ def evaluation_head(head: nn.Module, device: torch.device) -> nn.Module:
     """A copy of a trained head to evaluate with: in float32 even if it was trained in half precision."""
     head = copy.deepcopy(unwrapped(head)).eval()
     return head.to(device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block. Module by module, because a frozen tower may be in another mode than the rest."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

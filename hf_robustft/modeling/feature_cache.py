@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from ..data.benchmarks import Benchmark
 from ..data.collator import EvaluationImages, ExampleKey, TrainingExamples, collate_images
 from ..data.transforms import ImageTransform
 from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features
-from .features import project_images, unwrapped
+from .features import evaluation_mode, project_images, unwrapped
 from .fingerprint import weights_fingerprint
 
 Result = TypeVar("Result")
@@ -230,7 +229,7 @@ def _encode(
     def encode_share() -> Tensor:
         found = [torch.empty(0, model.config.projection_dim, dtype=feature_dtype(model))]
         # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
-        with _evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+        with evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             for (view, rows), batch in zip(share, bar, strict=True):
                 pixel_values = batch["pixel_values"].to(model.device, model.dtype, non_blocking=True)
                 features = project_images(model, pixel_values).cpu()
@@ -273,15 +272,3 @@ def _in_all_processes(step: Callable[[], Result], state: PartialState) -> Result
         where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
         raise RuntimeError(f"Caching features failed in process {where}, whose own error says why.")
     return result
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    # Module by module, because a frozen tower may be in another mode than the rest.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -224,6 +225,18 @@ def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tu
         _at_least_float32(output.vision_model_output.pooler_output),
         distinct.spread(_at_least_float32(output.text_model_output.pooler_output)),
     )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block. Module by module, because a frozen tower may be in another mode than the rest."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def project_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
