@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling.features import ClipFeatures
+from ..modeling.sharding import placed_like
 
 
 class ObjectiveMixin:
@@ -73,6 +74,10 @@ class ObjectiveMixin:
         """Modules beside the model that the Trainer's optimizer trains and its checkpoints hold, by name."""
         return {}
 
+    def frozen_copies(self) -> list[nn.Module]:
+        """Frozen copies of the model that an objective keeps, to be spread over processes with the model."""
+        return []
+
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint must hold to continue exactly: tensors and JSON values, by name."""
         return {}
@@ -129,4 +134,4 @@ def take_module(state: Mapping[str, Any], prefix: str, module: nn.Module) -> Non
                 "resume with the base model that the checkpoint was trained from."
             )
         with torch.no_grad():
-            value.copy_(saved)
+            value.copy_(placed_like(saved, value))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
+from ..modeling.sharding import placed_like, whole_copy
 from .base import ObjectiveMixin, take, take_module
 
 #: Captions whose text features the teacher keeps between two of its moves: 32 MiB at 512 dimensions.
@@ -96,7 +96,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module | Mapping[str, Tensor]
     """
     student = dict(student.named_parameters()) if isinstance(student, nn.Module) else student
     names, targets = zip(*teacher.named_parameters(), strict=True)
-    targets, sources = list(targets), [student[name] for name in names]
+    targets = list(targets)
+    sources = [placed_like(student[name].detach(), target) for name, target in zip(names, targets, strict=True)]
     torch._foreach_mul_(targets, momentum)
     torch._foreach_add_(targets, sources, alpha=1.0 - momentum)
 
@@ -133,7 +134,7 @@ class SelfDistillationMixin(ObjectiveMixin):
         self._teacher_captions = None
         if not self.args.distillation_weight:
             return
-        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.teacher = whole_copy(self.model).eval().requires_grad_(False)
         self._teacher_captions = remember_captions(self.teacher, REMEMBERED_CAPTIONS)
         every = self.args.ema_interval(total_steps)
         updates = len(self._update_steps(total_steps, every))
@@ -175,6 +176,9 @@ class SelfDistillationMixin(ObjectiveMixin):
             update_teacher(self.teacher, self.exported_parameters(), self.last_momentum)
             self._teacher_captions.clear()
             self.teacher_updates += 1
+
+    def frozen_copies(self) -> list[nn.Module]:
+        return [*super().frozen_copies(), *([] if self.teacher is None else [self.teacher])]
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from ..modeling.features import ClipFeatures
+from ..modeling.sharding import full_tensor
 from .base import ObjectiveMixin
 
 
 def _full_precision(weight: Tensor) -> Tensor:
+    # Of a weight that FSDP2 spreads over processes a part would give the penalty of a part.
+    weight = full_tensor(weight)
     return weight if weight.dtype == torch.float64 else weight.float()
 
 

@@ -112,6 +112,14 @@ class RobustTrainingArguments(TrainingArguments):
             Keep the logit scale at or below max(100, the loaded scale) after each step, as CLIP's pretraining did.
             The authors' code does not.
 
+    > Parameters that control several processes
+
+        fully_shard (`bool`, *optional*, defaults to `False`):
+            Spread weights, gradients and optimizer over the processes with FSDP2, on CPU or accelerators, under any
+            launcher. Accelerate's own FSDP plugin is refused: it cannot spread a `CLIPModel`.
+        shard_teacher (`bool`, *optional*, defaults to `True`):
+            With `fully_shard`: spread the teacher too, or keep it whole in each process (faster, more memory).
+
     > Parameters that control output
 
         export_weights (`str`, *optional*, defaults to `"student"`):
@@ -215,6 +223,9 @@ class RobustTrainingArguments(TrainingArguments):
         False, "Weight decay on norms, biases and the logit scale too, as the authors' code."
     )
     bound_logit_scale: bool = _option(True, "Keep the logit scale at or below max(100, the loaded scale).")
+
+    fully_shard: bool = _option(False, "Spread model and teacher over the processes with FSDP2, on CPU too.")
+    shard_teacher: bool = _option(True, "With fully_shard: spread the teacher too, or keep it whole in each process.")
 
     export_weights: str = _option(
         "student", "Weights that save_model writes: 'student' or 'teacher' (the EMA).", choices=["student", "teacher"]

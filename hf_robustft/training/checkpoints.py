@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..modeling.sharding import full_values
 from ..objectives.base import take, take_module
 from .state import load_state, save_state
 
@@ -40,7 +41,7 @@ class ExactCheckpoints:
     # weights are loaded; `on_save` comes too late for a push.
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.extra_state()
+        state = full_values(self.extra_state())
         if self.args.should_save:
             save_state(output_dir, state)
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_distributed() -> bool:
@@ -87,3 +89,129 @@ def check_world_size(used: int) -> None:
             f"The launcher started {promised} process(es), {world_size()} of them are in a group, and this run would use "
             f"{used}; on CPU start several with `torchrun --nproc_per_node N examples/run_robust_ft.py --use_cpu`."
         )
+
+
+def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
+    """
+    Refuse launchers under which a run would silently be another one.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of the run.
+        beside_the_model (sequence of `str`, *optional*): Modules that train beside the model, which DeepSpeed's engine
+            does not hold.
+
+    Raises:
+        ValueError: For Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
+            spread the scalar `logit_scale`), for DeepSpeed where it is not exact, and for `split_batches`.
+    """
+    if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise ValueError(
+            "Accelerate's FSDP plugin cannot spread a CLIPModel (its `logit_scale` is a scalar), and on CPU Accelerate "
+            "ignores the plugin silently; drop --fsdp and the FSDP lines of the Accelerate config, and pass "
+            "--fully_shard, which spreads the model by FSDP2 under any launcher of several processes."
+        )
+    stage = _deepspeed_stage(args)
+    if stage is not None:
+        _check_deepspeed(args, stage, sorted(beside_the_model))
+    config = getattr(args, "accelerator_config", None)
+    if getattr(config, "split_batches", False):
+        raise ValueError(
+            "`split_batches` would divide --per_device_train_batch_size among the processes; leave it off and set "
+            f"--per_device_train_batch_size to the batch of one process ({args.per_device_train_batch_size} "
+            f"// {world_size()} = {args.per_device_train_batch_size // world_size()} for what you asked)."
+        )
+
+
+def _deepspeed_stage(args: Any) -> int | None:
+    """The ZeRO stage that arguments or launcher ask for; `None` without DeepSpeed."""
+    config = getattr(args, "hf_deepspeed_config", None)
+    if config is not None:
+        return int(config.config.get("zero_optimization", {}).get("stage", 0))
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
+        return None
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def _check_deepspeed(args: Any, stage: int, beside_the_model: list[str]) -> None:
+    if args.device.type == "cpu":
+        raise ValueError(
+            "DeepSpeed was asked for on CPU, where Accelerate ignores it silently; start with `torchrun "
+            "--nproc_per_node N ... --use_cpu`, without a DeepSpeed config."
+        )
+    if stage == 3:
+        raise ValueError(
+            "DeepSpeed ZeRO-3 gathers weights without gradient, which the orthogonality of the whole projection needs, "
+            "and its teacher would be a part of one; use --fully_shard (FSDP2), or ZeRO-2 where the weights fit."
+        )
+    if beside_the_model:
+        raise ValueError(
+            f"DeepSpeed trains the model alone, and this method also trains {', '.join(beside_the_model)}; start the "
+            "same run without DeepSpeed (plain `accelerate launch --multi_gpu`)."
+        )
+    if args.bound_logit_scale:
+        raise ValueError(
+            "DeepSpeed keeps weights of its own and would undo the bound on the logit scale in the next step; set "
+            "--bound_logit_scale false, or use --fully_shard instead of DeepSpeed."
+        )
+
+
+def check_global_batches(examples: int, args: Any) -> None:
+    """
+    Refuse a training set whose last global batch several processes cannot share equally.
+
+    Accelerate fills such a batch with examples from the beginning, or gives the processes batches of different sizes;
+    both are another objective than that of one process.
+
+    Args:
+        examples (`int`): Length of the training set.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+
+    Raises:
+        ValueError: If several processes run, batches are left incomplete and the last one would be.
+    """
+    global_batch = args.per_device_train_batch_size * world_size()
+    if world_size() > 1 and not args.dataloader_drop_last and examples % global_batch:
+        raise ValueError(
+            f"{examples} training examples leave a last batch of {examples % global_batch} for {world_size()} processes "
+            f"with {args.per_device_train_batch_size} each; set --dataloader_drop_last, or a "
+            "--per_device_train_batch_size that divides the data."
+        )
+
+
+def check_local_batch(batch: Mapping[str, Any], args: Any) -> None:
+    """
+    Refuse a batch of another size than the other processes hold, before anything is gathered.
+
+    Nothing is communicated: in several processes every batch must have `per_device_train_batch_size` rows.
+
+    Args:
+        batch (`Mapping`): The local batch, tensors of shape `(rows, ...)` by name.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+
+    Raises:
+        ValueError: If several processes run and this one's batch has another number of rows.
+    """
+    if world_size() == 1:
+        return
+    rows = {name: len(batch[name]) for name in ("pixel_values", "image_features", "labels") if name in batch}
+    wrong = {name: n for name, n in rows.items() if n != args.per_device_train_batch_size}
+    if wrong:
+        name, n = next(iter(wrong.items()))
+        raise ValueError(
+            f"Process {rank()} got {n} rows of `{name}` where every process must have "
+            f"{args.per_device_train_batch_size}: gathered batches must be equal. Drop or fill the incomplete batch "
+            "(--dataloader_drop_last), and let the collator return one row an example."
+        )
+
+
+def same_start(*modules: nn.Module) -> None:
+    """
+    Give every process the weights and buffers of the first, as DDP does for the model that it wraps.
+
+    Args:
+        modules (`nn.Module`): Plain modules, the same in every process but for their values.
+    """
+    if is_distributed():
+        for module in modules:
+            for value in (*module.parameters(), *module.buffers()):
+                dist.broadcast(value.data, src=0)

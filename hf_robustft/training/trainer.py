@@ -21,13 +21,22 @@ from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
-from .distributed import check_world_size, gather_rows, mean_gradient_over_processes, world_size
+from .distributed import (
+    check_global_batches,
+    check_launcher,
+    check_local_batch,
+    check_world_size,
+    gather_rows,
+    mean_gradient_over_processes,
+    world_size,
+)
 from .gradient_cache import ChunkedEncoding
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
+from .sharding import ShardedTraining
 from .window import LossWindow
 
 
-class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ChunkedEncoding, ObjectiveMixin, Trainer):
+class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, ChunkedEncoding, ObjectiveMixin, Trainer):
     """
     A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
 
@@ -81,6 +90,7 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ChunkedEncoding, Obje
                 "start one process a GPU with `accelerate launch --num_processes N ...` or set CUDA_VISIBLE_DEVICES."
             )
         check_world_size(args.world_size)
+        check_launcher(args)
         if args.ddp_find_unused_parameters is None:
             # Every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
             args.ddp_find_unused_parameters = False
@@ -149,6 +159,7 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ChunkedEncoding, Obje
         return gather_rows(rows)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        check_local_batch(inputs, self.args)
         features = self._encode_student(model, inputs)
         # Logits at CLIP's scale lose whole units of 1/64 in half precision; the towers keep autocast, losses do not.
         with torch.autocast(self.args.device.type, enabled=False):
@@ -265,6 +276,7 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ChunkedEncoding, Obje
                 f"`train_sampling_strategy={self.args.train_sampling_strategy!r}` is not available for image-text "
                 "pairs; use 'random' or 'sequential'."
             )
+        check_global_batches(len(dataset), self.args)
         global_batch = self.args.train_batch_size * world_size()
         if self.args.dataloader_drop_last and len(dataset) < global_batch:
             raise ValueError(

@@ -1,5 +1,11 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Trains the tiny CLIP for a few steps in this process, or in all processes that torchrun started, and saves the end."""
+"""
+Trains the tiny CLIP by a list of jobs, in this process or in all processes that torchrun started.
+
+A job is a dict of JSON values: `name` (its folder), `method`, `dtype`, `settings` of the run, `frozen` (a part of the
+model), `uneven` (the last process loses a row of each batch), and `gradients` to save the terms and gradients of one
+step instead of the end of a training.
+"""
 
 import json
 import sys
@@ -9,31 +15,61 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from conftest import random_batch, tiny_config
-from helpers import CLASSES, TEMPLATES, tiny_tokenizer
+from helpers import CLASSES, TEMPLATES, stack, tiny_tokenizer
 from safetensors.torch import save_file
-from transformers import CLIPModel
+from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
-from hf_robustft.training.distributed import world_size
+from hf_robustft.modeling.sharding import full_tensor, full_values, is_sharded, placed_like
+from hf_robustft.training.distributed import rank, world_size
 from hf_robustft.training.methods import METHODS
 
 GLOBAL_BATCH = 8
 
 
-def collate(examples: list[dict]) -> dict:
-    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+class OneStep(TrainerCallback):
+    """Stands at a step at which the teacher has left the student, and keeps the gradients of that step."""
+
+    trainer = None
+    gradients = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.optimizer_steps = 1
+        teacher = getattr(self.trainer, "teacher", None)
+        if teacher is not None:
+            generator = torch.Generator().manual_seed(5)
+            for parameter in teacher.parameters():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
+                parameter.data += placed_like(0.05 * noise, parameter)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        gradients = {name: p.grad for name, p in self.trainer.model.named_parameters()}
+        for module, owner in self.trainer.trainable_modules().items():
+            gradients |= {f"{module}.{name}": p.grad for name, p in owner.named_parameters()}
+        self.gradients = {name: full_tensor(value).clone() for name, value in gradients.items() if value is not None}
 
 
-def main(method: str, output: str, processes: int, settings: dict) -> None:
-    torch.set_num_threads(1)
+def save(path: Path, tensors: dict) -> None:
+    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, path)
+
+
+def uneven(examples: list[dict]) -> dict:
+    return stack(examples[: -1 if rank() else None])
+
+
+def work(job: dict, output: Path, processes: int) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    dtype = getattr(torch, job.get("dtype", "float64"))
     torch.manual_seed(0)
-    model = CLIPModel(tiny_config()).double()
-    pairs = random_batch(3 * GLOBAL_BATCH, seed=1, dtype=torch.float64)
+    model = CLIPModel(tiny_config()).to(dtype)
+    if job.get("frozen"):
+        model.get_submodule(job["frozen"]).requires_grad_(False)
+    pairs = random_batch(3 * GLOBAL_BATCH, seed=1, dtype=dtype)
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
     defaults = {
-        "output_dir": output,
+        "output_dir": str(output),
         "use_cpu": True,
-        "max_steps": 3,
+        "max_steps": 1 if job.get("gradients") else 5,
         "per_device_train_batch_size": GLOBAL_BATCH // processes,
         "learning_rate": 1e-3,
         "warmup_steps": 0,
@@ -44,37 +80,55 @@ def main(method: str, output: str, processes: int, settings: dict) -> None:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "max_grad_norm": 0.5,
+        "max_grad_norm": 0.0 if job.get("gradients") else 0.5,
     }
-    args = RobustTrainingArguments(**{**defaults, **settings})
-    extra = {}
+    args = RobustTrainingArguments(**{**defaults, **job.get("settings", {})})
+    method, extra = job["method"], {}
     if method == "ft":
-        weight = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        weight = torch.randn(4, 16, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
     if "croft" in method:
         extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
-    trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collate, **extra)
+    step = OneStep()
+    if job.get("gradients"):
+        extra["callbacks"] = [step]
+    collator = uneven if job.get("uneven") else stack
+    trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collator, **extra)
+    step.trainer = trainer
     if world_size() != processes:
         raise RuntimeError(f"{world_size()} processes run, {processes} were meant to")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if is_sharded(trainer.model) != getattr(args, "fully_shard", False):
+        raise RuntimeError("the model is spread over processes, or it is not, against what the job says")
+    state = {f"student.{name}": value for name, value in full_values(trainer.model.state_dict()).items()}
+    if getattr(trainer, "teacher", None) is not None:
+        state |= {f"teacher.{name}": value for name, value in full_values(trainer.teacher.state_dict()).items()}
     if trainer.is_world_process_zero():
-        state = {f"student.{name}": value for name, value in trainer.model.state_dict().items()}
-        if getattr(trainer, "teacher", None) is not None:
-            state.update({f"teacher.{name}": value for name, value in trainer.teacher.state_dict().items()})
         for name, module in trainer.trainable_modules().items():
-            state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+            state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         if "croft" in method:
-            state["generator"] = trainer.generator.weight.detach()
-        save_file(
-            {name: value.contiguous().clone() for name, value in state.items()}, Path(output) / "end.safetensors"
-        )
+            state["generator"] = trainer.generator.weight
         logs = [
             {k: v for k, v in entry.items() if k.startswith("loss") or k == "grad_norm"}
             for entry in trainer.state.log_history
         ]
-        (Path(output) / "logs.json").write_text(json.dumps([entry for entry in logs if entry]))
-    trainer.accelerator.end_training()
+        save(output / "end.safetensors", step.gradients if job.get("gradients") else state)
+        (output / "logs.json").write_text(json.dumps([entry for entry in logs if entry]))
+    # No process leaves while another still writes or talks to it.
+    trainer.accelerator.wait_for_everyone()
+
+
+def main(output: str, processes: int, jobs: list[dict]) -> None:
+    torch.set_num_threads(1)
+    for job in jobs:
+        work(job, Path(output) / job["name"], processes)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+    if len(sys.argv) == 5:  # One job by itself: method, folder, processes, settings.
+        method, folder, processes, settings = sys.argv[1:]
+        main(folder, int(processes), [{"name": ".", "method": method, "settings": json.loads(settings)}])
+    else:
+        main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

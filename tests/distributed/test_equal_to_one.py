@@ -1,0 +1,114 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Several processes with a part of the batch each, by DDP or FSDP2, are one process with the whole batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launching import run_in
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("train_worker.py")
+METHODS = ("carot", "flyp", "croft", "carot+croft", "ft")
+#: What is compared, its precision, and the largest error that rounding may leave.
+LIMITS = {"float32": 1e-5, "float64": 1e-12, "end": 1e-9}
+JOBS = [
+    {
+        "name": f"{method}-{what}",
+        "method": method,
+        "dtype": "float64" if what == "end" else what,
+        "gradients": what != "end",
+    }
+    for method in METHODS
+    for what in LIMITS
+]
+#: Three micro-batches an epoch, so that every second step has but one.
+JOBS.append({"name": "accumulated-end", "method": "carot", "settings": {"gradient_accumulation_steps": 2}})
+JOBS.append({"name": "frozen-end", "method": "carot", "frozen": "text_model"})
+#: The same by FSDP2, and three variants of it that must not matter.
+SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp")]
+SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
+SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
+SHARDED = [{**job, "settings": {**job.get("settings", {}), "fully_shard": True}} for job in SHARDED]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """`trained(processes, job, sharded=False)` -> `(tensors, logs)`; all jobs run at the first call for their processes."""
+    folders = {}
+
+    def result(processes: int, name: str, sharded: bool = False) -> tuple[dict, list[dict]]:
+        if (processes, sharded) not in folders:
+            folder = folders[processes, sharded] = tmp_path_factory.mktemp(
+                f"processes{processes}{'sharded' * sharded}"
+            )
+            run_in(processes, WORKER, folder, processes, json.dumps(SHARDED if sharded else JOBS))
+        folder = folders[processes, sharded] / name
+        return load_file(folder / "end.safetensors"), json.loads((folder / "logs.json").read_text())
+
+    return result
+
+
+def assert_equal(got: dict, want: dict, limit: float) -> None:
+    """`max|got - want| <= limit * max|want|` for each tensor; absolutely for key biases, whose gradient is rounding."""
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        error, size = (got[name] - value).abs().max().item(), value.abs().max().item()
+        assert value.isfinite().all() and got[name].isfinite().all(), name
+        if name.endswith("k_proj.bias"):
+            assert error <= limit, f"{name} is off by {error:.3g}"
+        else:
+            assert error <= limit * size, f"{name} is off by {error:.3g}, its largest value is {size:.3g}"
+
+
+def assert_same_logs(got: list[dict], want: list[dict], limit: float) -> None:
+    assert len(got) == len(want) >= 1
+    for one, other in zip(got, want, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            assert one[name] == pytest.approx(value, rel=limit, abs=0), name
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", [job["name"] for job in JOBS])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_equal_one(trained, processes, name):
+    limit = LIMITS[name.rsplit("-")[-1]]
+    (want, logs), (got, got_logs) = trained(1, name), trained(processes, name)
+    assert_equal(got, want, limit)
+    assert_same_logs(got_logs, logs, limit)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", [job["name"] for job in SHARDED])
+def test_fsdp2_equals_one_process(trained, name):
+    plain = name if any(job["name"] == name for job in JOBS) else "carot-end"
+    limit = LIMITS[plain.rsplit("-")[-1]]
+    (want, logs), (got, got_logs) = trained(1, plain), trained(2, name, sharded=True)
+    assert_equal(got, want, limit)
+    assert_same_logs(got_logs, logs, limit)
+
+
+@pytest.mark.timeout(1800)
+def test_what_is_compared_is_all_there(trained):
+    for method in METHODS:
+        gradients, logs = trained(1, f"{method}-float64")
+        end, end_logs = trained(1, f"{method}-end")
+        terms = set().union(*(entry.keys() for entry in logs))
+        assert ("loss/self_distillation" in terms) == ("carot" in method), "the teacher has left the student"
+        assert ("loss/energy_gradient" in terms) == ("croft" in method)
+        assert ("logit_scale" in gradients) == (method in ("carot", "flyp", "carot+croft"))
+        assert any(name.startswith("teacher.") for name in end) == ("carot" in method)
+        assert len(end_logs) == 5
+        # A gradient of nothing would equal anything's. A key's bias moves no softmax.
+        assert all(
+            value.abs().max() > 1e-9 for name, value in gradients.items() if not name.endswith("k_proj.bias")
+        ), method
+    # The frozen tower is still what it was at the start: the teacher's too, but nothing else.
+    frozen, _ = trained(1, "frozen-end")
+    free, _ = trained(1, "carot-end")
+    name = "student.text_model.encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(frozen[name], frozen[name.replace("student", "teacher")]) and not torch.equal(
+        frozen[name], free[name]
+    )
