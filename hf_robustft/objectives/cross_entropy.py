@@ -66,7 +66,7 @@ class CrossEntropyMixin(ObjectiveMixin):
                     "A head needs class names, templates and a processor: pass `head=`, or a labelled training set "
                     "with `class_names=`, `templates=` and `processing_class=`."
                 )
-            head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates)
+            head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates, sharded=True)
         self.head = head.to(self.args.device)
         for part in (self.model.text_model, self.model.text_projection):
             part.requires_grad_(False)

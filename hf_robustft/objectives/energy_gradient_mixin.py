@@ -176,7 +176,7 @@ class EnergyGradientMixin(ObjectiveMixin):
         super().prepare_training(total_steps)
         self.generator.restart()
         if self.freezes_model and self._prompt_features is None:
-            features = prompt_features(self.model, self.processing_class, *self._classes)
+            features = prompt_features(self.model, self.processing_class, *self._classes, sharded=True)
             self._prompt_features = features.to(self.generator.weight)
 
     # ---- Features ----------------------------------------------------------------------------------------------

@@ -114,7 +114,10 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
         if data_collator is None and isinstance(train_dataset, CachedFeatures):
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
-            data_collator = ClipCollator(getattr(processing_class, "tokenizer", processing_class))
+            # A compiled text tower is compiled anew for each length of captions; multiples of 8 are few.
+            padding = 8 if args.torch_compile else None
+            tokenizer = getattr(processing_class, "tokenizer", processing_class)
+            data_collator = ClipCollator(tokenizer, pad_to_multiple_of=padding)
         super().__init__(
             model,
             args,
@@ -318,7 +321,7 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
             del self.accelerator.prepare_model
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
-        """Multiply-adds of one training step on `inputs`, times 6 a weight and token (both towers, no embeddings)."""
+        """6 a weight and token of one step on `inputs` (both towers, no embeddings), repeated captions counted each time."""
         if not hasattr(self, "_tower_sizes"):
             towers = self.model.vision_model, self.model.text_model
             self._tower_sizes = [sum(p.numel() for p in tower.encoder.parameters()) for tower in towers]
