@@ -493,7 +493,7 @@ def test_two_processes_give_what_one_gives(tiny_clip, repository, tmp_path):
         [*launcher, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "<1: OSError: the image of row 5" in run.stdout
+    assert "<1: UnreadableImage: the image of row 5" in run.stdout
     assert "<0: RuntimeError: Caching features failed in process 1" in run.stdout
     assert len(list((tmp_path / "cache").iterdir())) == 2
     for name, n, views in (("a", 19, 3), ("b", 3, 0)):

@@ -1,6 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-import pytest
+from collections import Counter
+from pathlib import Path
 
+import pytest
+from helpers import tiny_processor
+from PIL import Image
+
+from hf_robustft.data.benchmarks import load_benchmark
+from hf_robustft.data.collator import TrainingExamples
 from hf_robustft.data.prompts import (
     DEFAULT_TEMPLATES,
     check_class_names,
@@ -108,5 +115,26 @@ def test_names_and_templates_from_text_or_files(tmp_path):
     assert read_names_and_templates(file, ["{}"])["label_names"] == ("n02", "n01")
     with pytest.raises(ValueError, match="holds them too"):
         read_names_and_templates(str(file), None, ["n02", "n01"])
-    with pytest.raises(FileNotFoundError, match="file of templates 'a photo' does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match="file of templates 'a photo' does not exist.*or a name such as imagenet-80"
+    ):
         read_names_and_templates(None, "a photo")
+
+
+@pytest.mark.parametrize(
+    "name, count", [("imagenet-80", 80), ("imagenet-croft-7", 7), ("croft-dtd", 1), ("own.txt", 3)]
+)
+def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, count, tmp_path):
+    for animal in ("cat", "dog"):
+        (tmp_path / "pets" / animal).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "pets" / animal / "1.png")
+    if name == "own.txt":
+        name = str(tmp_path / name)
+        Path(name).write_text("a {}.\nthe {}.\none {}\n")
+    benchmark = load_benchmark(str(tmp_path / "pets"), name="pets", role="train", templates=name)
+    assert len(benchmark.templates) == count
+    examples = TrainingExamples.from_benchmark(benchmark, tiny_processor())
+    captions = Counter(examples[(epoch, 1)]["caption"] for epoch in range(12 * count))
+    # Each of 80 is missed in 960 draws with a probability of 6e-6.
+    assert set(captions) == {fill_template(template, "dog") for template in benchmark.templates}
+    assert max(captions.values()) < 40

@@ -8,12 +8,12 @@ from typing import Any
 
 import datasets
 import torch
-from PIL.Image import DecompressionBombError
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.columns import check_dataset, holds_integers, require_column
+from hf_robustft.data.images import UNREADABLE, BadImages, UnreadableImage
 from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
 from hf_robustft.data.randomness import choose, example_rng
 from hf_robustft.data.transforms import ImageTransform
@@ -22,30 +22,33 @@ ExampleKey = tuple[int, int]
 """(epoch, index): all that an example's random choices depend on, beside the seed."""
 
 
+_REPLACEMENTS = 100
+
+
 class _Rows:
-    """Rows with the image still encoded, restricted to the columns in use, and its decoding with a useful error."""
+    """Rows with the image still encoded, restricted to the columns in use."""
 
     def __init__(self, dataset: datasets.Dataset, image_column: str, columns: Iterable[str]):
         rows = dataset.select_columns([image_column, *columns])
         # Reading rows encoded and decoding one image apart lets an unreadable file be reported with its row.
         self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
-        self.image_column, self.decoder = image_column, datasets.Image()
+        self.image_column = image_column
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Any, dict]:
+    def __getitem__(self, index: int) -> tuple[dict | None, dict, str]:
+        """The encoded image, the row, and words for where it is."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"index {index} is outside the {len(self.rows)} rows")
         row = self.rows[index]
         encoded = row[self.image_column]
-        if encoded is None:
-            raise OSError(f"row {index} has no image; leave the row out")
-        try:
-            return self.decoder.decode_example(encoded), row
-        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
-            where = encoded.get("path") or "stored bytes"
-            raise OSError(f"the image of row {index} ({where}) cannot be read: {error}; mend or remove it") from error
+        where = f"row {index}"
+        return encoded, row, where if encoded is None else f"{where} ({encoded.get('path') or 'stored bytes'})"
+
+
+def _counter(bad_images: BadImages | None, name: str, total: int) -> BadImages:
+    return BadImages("error", name=name, total=total) if bad_images is None else bad_images.bound(name, total)
 
 
 class TrainingExamples(Dataset):
@@ -54,6 +57,11 @@ class TrainingExamples(Dataset):
     An item is asked for by `(epoch, index)`; the crop and the choice of template or caption are pure functions of
     (seed, epoch, index). A plain `index` means epoch 0. Each image comes once per epoch with one random template,
     where the reference draws (image, template) pairs without replacement from the product of both.
+
+    By the policy "skip", another image of the data set takes the place of one that cannot be read, so that batches keep
+    their size: image, caption and label of a row that is drawn from the same key, and so is the same in any process. The
+    example then names what it replaces under `UNREADABLE`; a collator other than `ClipCollator` must hand that list on to
+    the batch if unreadable images are to be counted.
 
     Args:
         dataset: rows with an image, and a label or a caption or both.
@@ -64,6 +72,10 @@ class TrainingExamples(Dataset):
         caption_column: column of captions, text or lists of text, of which one is drawn (default: from class names).
         label_names: what the data set calls the classes, where that differs from `class_names`.
         seed: seed of all random choices (default 0).
+        bad_images: what is done about images that cannot be read (default: the first one is an error).
+
+    Attributes:
+        bad_images (`BadImages`): the policy, and the counter for whoever takes the batches (`BadImages.take`).
 
     Raises:
         ValueError: neither captions nor class names and templates, or data that do not fit (see `check_dataset`).
@@ -83,6 +95,7 @@ class TrainingExamples(Dataset):
         caption_column: str | None = None,
         label_names: Sequence[str] | None = None,
         seed: int = 0,
+        bad_images: BadImages | None = None,
     ):
         self.class_names = check_class_names(class_names) if class_names else ()
         self.label_column = label_column if self.class_names else None
@@ -104,16 +117,20 @@ class TrainingExamples(Dataset):
         used = [column for column in (self.label_column, caption_column) if column is not None]
         self.rows = _Rows(dataset, image_column, used)
         self.transform, self.caption_column, self.seed = transform, caption_column, int(seed)
+        self.bad_images = _counter(bad_images, "the training data", len(self.rows))
 
     @classmethod
-    def from_benchmark(cls, benchmark: Benchmark, processor, *, seed: int = 0, **options) -> TrainingExamples:
+    def from_benchmark(
+        cls, benchmark: Benchmark, processor, *, seed: int = 0, bad_images: BadImages | None = None, **options
+    ) -> TrainingExamples:
         """The training examples of a benchmark for a checkpoint.
 
         Args:
             benchmark: the data, with its class names, templates and columns.
             processor: the checkpoint's `CLIPProcessor` or image processor.
             seed: seed of all random choices (default 0).
-            options: options of the training `ImageTransform`, such as `scale` or `flip`.
+            bad_images: what is done about images that cannot be read (default: the first one is an error).
+            options: options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or `output`.
         """
         return cls(
             benchmark.load(),
@@ -125,6 +142,7 @@ class TrainingExamples(Dataset):
             caption_column=benchmark.caption_column,
             label_names=benchmark.label_names,
             seed=seed,
+            bad_images=bad_images,
         )
 
     def __len__(self) -> int:
@@ -134,17 +152,38 @@ class TrainingExamples(Dataset):
         """One example.
 
         Returns:
-            `pixel_values` (3, size, size) float32, `caption` str, and `label` int if there are classes.
+            `pixel_values` (3, size, size) as the transform gives them, `caption` str, `label` int if there are classes,
+            and where the image stands for unreadable ones, `UNREADABLE`: a line for each of them.
 
         Raises:
             IndexError: no such row.
-            OSError: the image cannot be read.
+            OSError: the image cannot be read, and by the policy that is an error, or no replacement was found.
         """
         epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
         epoch, index = int(epoch), int(index)
-        image, row = self.rows[index]
+        chosen, unreadable = index, []
+        while True:
+            try:
+                example = self._example(epoch, index, chosen)
+            except UnreadableImage as error:
+                if not self.bad_images.skips:
+                    raise
+                unreadable.append(error.summary)
+                if len(unreadable) > _REPLACEMENTS:
+                    raise OSError(
+                        f"{len(unreadable)} images drawn in turn cannot be read, the last: {error.summary}; "
+                        "mend the data"
+                    ) from error
+                purpose = f"replacement {len(unreadable)}"
+                chosen = choose(len(self.rows), seed=self.seed, epoch=epoch, index=index, what=purpose)
+                continue
+            return {**example, UNREADABLE: unreadable} if unreadable else example
+
+    def _example(self, epoch: int, index: int, chosen: int) -> dict[str, Any]:
+        """The row `chosen`, with the random choices of `index`."""
+        encoded, row, where = self.rows[chosen]
         example: dict[str, Any] = {
-            "pixel_values": self.transform(image, example_rng(self.seed, epoch, index, "crop")),
+            "pixel_values": self.transform.decode(encoded, example_rng(self.seed, epoch, index, "crop"), where),
             "caption": self._caption(row, epoch, index),
         }
         if self.label_column is not None:
@@ -196,8 +235,8 @@ class ClipCollator:
         """Collate examples as `TrainingExamples` gives them.
 
         Returns:
-            `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, length), and `labels`
-            (batch,) int64 if the examples have them.
+            `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, length), `labels` (batch,)
+            int64 if the examples have them, and `UNREADABLE`, a list of lines, if any image could not be read.
         """
         tokens = self.tokenizer(
             [example["caption"] for example in examples],
@@ -218,20 +257,29 @@ class ClipCollator:
         }
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])
-        return batch
+        unreadable = [line for example in examples for line in example.get(UNREADABLE, ())]
+        return {**batch, UNREADABLE: unreadable} if unreadable else batch
 
 
 class EvaluationImages(Dataset):
     """Images in the order of the data set, as the checkpoint's processor would prepare them.
+
+    By the policy "skip", an item whose image cannot be read holds nothing but a line about it under `UNREADABLE`;
+    `collate_images` leaves it out of the batch.
 
     Args:
         dataset: rows with images and integer labels, as `Benchmark.load` returns them.
         transform: an evaluation transform.
         image_column: column of images (default "image").
         label_column: column of integer labels (default "label"); None if there are none.
+        bad_images: what is done about images that cannot be read (default: the first one is an error).
+        border: pixels to cut off on each side of an image before the transform (default 0; ObjectNet: 2).
+
+    Attributes:
+        bad_images (`BadImages`): the policy, and the counter for whoever takes the batches (`BadImages.take`).
 
     Raises:
-        ValueError: a training transform, or columns that do not exist or hold something else.
+        ValueError: a training transform, a border below 0, or columns that do not exist or hold something else.
     """
 
     def __init__(
@@ -240,7 +288,11 @@ class EvaluationImages(Dataset):
         transform: ImageTransform,
         image_column: str = "image",
         label_column: str | None = "label",
+        bad_images: BadImages | None = None,
+        border: int = 0,
     ):
+        if border < 0:
+            raise ValueError(f"border is {border}; give the pixels to cut off on each side, at least 0")
         if transform.train:
             raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
         dataset = check_dataset(dataset, where="the evaluation data", image_column=image_column)
@@ -252,23 +304,40 @@ class EvaluationImages(Dataset):
                     "integer labels; use what Benchmark.load returns"
                 )
         self.rows = _Rows(dataset, image_column, [] if label_column is None else [label_column])
-        self.transform, self.label_column = transform, label_column
+        self.transform, self.label_column, self.border = transform, label_column, border
+        self.bad_images = _counter(bad_images, "the evaluation data", len(self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`pixel_values` (3, size, size) float32, and `label` int if there is a label column."""
-        image, row = self.rows[int(index)]
-        example: dict[str, Any] = {"pixel_values": self.transform(image)}
+        """`pixel_values` (3, size, size) as the transform gives them, and `label` int if there is a label column."""
+        encoded, row, where = self.rows[int(index)]
+        try:
+            example: dict[str, Any] = {"pixel_values": self.transform.decode(encoded, None, where, self.border)}
+        except UnreadableImage as error:
+            if not self.bad_images.skips:
+                raise
+            return {UNREADABLE: [error.summary]}
         if self.label_column is not None:
             example["label"] = int(row[self.label_column])
         return example
 
 
-def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """`EvaluationImages` items to `pixel_values` (batch, 3, size, size) and, if present, `labels` (batch,) int64."""
-    batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
-    if "label" in examples[0]:
-        batch["labels"] = torch.tensor([example["label"] for example in examples])
+def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items of `EvaluationImages`, or of `TrainingExamples` without their captions, to a batch.
+
+    Returns:
+        `pixel_values` (batch, 3, size, size) and, if present, `labels` (batch,) int64. If any image could not be read,
+        also `UNREADABLE`, a list of lines, and `kept`, (batch,) int64: which of the examples are left. The batch is empty,
+        of shape (0, 3, 0, 0), if none is.
+    """
+    kept = [position for position, example in enumerate(examples) if "pixel_values" in example]
+    unreadable = [line for example in examples for line in example.get(UNREADABLE, ())]
+    pixels = [examples[position]["pixel_values"] for position in kept]
+    batch: dict[str, Any] = {"pixel_values": torch.stack(pixels) if pixels else torch.empty(0, 3, 0, 0)}
+    if not kept or "label" in examples[kept[0]]:
+        batch["labels"] = torch.tensor([examples[position]["label"] for position in kept], dtype=torch.int64)
+    if unreadable:
+        batch |= {UNREADABLE: unreadable, "kept": torch.tensor(kept, dtype=torch.int64)}
     return batch

@@ -101,10 +101,10 @@ def class_prompts(class_names: Iterable[str], templates: Iterable[str] = DEFAULT
     return [fill_template(template, name) for name in names for template in templates]
 
 
-def _lines(path: str | Path, what: str) -> list[str]:
+def _lines(path: str | Path, what: str, else_: str = "") -> list[str]:
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"the file of {what} {str(path)!r} does not exist; give the path of a text file")
+        raise FileNotFoundError(f"the file of {what} {str(path)!r} does not exist; give the path of a text file{else_}")
     lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"the file of {what} {str(path)!r} is empty; write one a line")
@@ -118,7 +118,7 @@ def load_templates(path: str | Path) -> tuple[str, ...]:
         OSError: the file does not exist.
         ValueError: the file is empty or a line does not hold exactly one "{}".
     """
-    lines = _lines(path, "templates")
+    lines = _lines(path, "templates", ", a template with one {}, or a name such as imagenet-80")
     try:
         return check_templates(line.strip() for line in lines)
     except ValueError as error:

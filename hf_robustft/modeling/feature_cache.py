@@ -22,7 +22,7 @@ from ..data.benchmarks import Benchmark
 from ..data.collator import EvaluationImages, ExampleKey, TrainingExamples, collate_images
 from ..data.transforms import ImageTransform
 from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features
-from .features import evaluation_mode, project_images, unwrapped
+from .features import evaluation_mode, normalised, project_images, unwrapped
 from .fingerprint import weights_fingerprint
 
 Result = TypeVar("Result")
@@ -173,9 +173,10 @@ def cache_features(
         )
     model, state = unwrapped(model), PartialState()
     if views:
-        examples = TrainingExamples.from_benchmark(benchmark, processor, seed=seed, **transform_options)
+        options = {**transform_options, "output": "uint8"}
+        examples = TrainingExamples.from_benchmark(benchmark, processor, seed=seed, **options)
     else:
-        transform = ImageTransform.from_processor(processor, train=False)
+        transform = ImageTransform.from_processor(processor, train=False, output="uint8")
         examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None)
     fingerprint = _in_all_processes(lambda: image_fingerprint(model), state)
     path = facts = features = None
@@ -231,7 +232,8 @@ def _encode(
         # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
         with evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             for (view, rows), batch in zip(share, bar, strict=True):
-                pixel_values = batch["pixel_values"].to(model.device, model.dtype, non_blocking=True)
+                pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
+                pixel_values = normalised(pixel_values, examples.transform, model.dtype)
                 features = project_images(model, pixel_values).cpu()
                 if not features.isfinite().all():
                     raise ValueError(

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
+from ..data.transforms import ImageTransform
 from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
 
 
@@ -136,6 +138,53 @@ def remember_captions(model: nn.Module, capacity: int) -> CaptionMemory:
     """
     model._caption_memory = CaptionMemory(capacity)
     return model._caption_memory
+
+
+def normalised(
+    pixel_values: Tensor, transform: ImageTransform | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """
+    Images as the model reads them, from the 256 levels that a loader hands over (`ImageTransform(output="uint8")`).
+
+    Levels are looked up in the transform's table on the device where they are, so every device gives the numbers that the
+    transform itself gives, to the last bit.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): uint8 levels, or images already normalised.
+        transform ([`ImageTransform`], *optional*): The transform that made the levels; needed for uint8.
+        dtype (`torch.dtype`, *optional*): Of the result. Defaults to float32 for levels, and to what the images have.
+
+    Returns:
+        `torch.Tensor` of the same shape; floating-point images are only converted to `dtype`.
+
+    Raises:
+        ValueError: If levels come without the transform that says what they mean.
+    """
+    if pixel_values.dtype != torch.uint8:
+        return pixel_values if dtype is None else pixel_values.to(dtype)
+    table = getattr(transform, "level_table", None)
+    if table is None:
+        raise ValueError(
+            "The batch holds pixel_values in uint8, and nothing says how they are normalised; give a data set with a "
+            "`transform` (`ImageTransform`), or normalised images in float32."
+        )
+    dtype = torch.float32 if dtype is None else dtype
+    if pixel_values.device.type == "cpu" and dtype == torch.float32:
+        # NumPy's look-up reads the levels as they are; torch's would first widen each to an index of four bytes.
+        result = torch.empty(pixel_values.shape, dtype=dtype)
+        for levels, image in zip(pixel_values.numpy(), result.numpy(), strict=True):
+            for channel in range(3):
+                np.take(table[channel], levels[channel], out=image[channel], mode="clip")
+        return result
+    return _looked_up(pixel_values, torch.from_numpy(table).to(pixel_values.device, dtype))
+
+
+def _looked_up(levels: Tensor, table: Tensor) -> Tensor:
+    """`table[c, levels[:, c]]` for each channel c; channel by channel, for indices take four times the levels' memory."""
+    result = torch.empty(levels.shape, dtype=table.dtype, device=levels.device)
+    for channel in range(3):
+        result[:, channel] = table[channel][levels[:, channel].int()]
+    return result
 
 
 def encode(

@@ -1,0 +1,348 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""From encoded files to upright RGB images, and what is done about files that cannot be read.
+
+A large collection of images always holds a few that are broken. By the policy "skip" they are left out of an evaluation
+and replaced in training, counted and named, and the run stops when there are too many of them; by the policy "error" the
+first one stops it. Images are read where the data loader's workers run; what could not be read travels in the batch
+under the key `UNREADABLE` to the main process, which counts (`BadImages.take`).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import DownloadConfig
+from datasets.utils.file_utils import xopen
+from PIL import Image, UnidentifiedImageError
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"
+"""Key of examples and batches: a list of one line for each image that could not be read."""
+POLICIES = ("skip", "error")
+DEFAULT_THRESHOLD = 0.01
+NAMED = 20
+"""Images that reports name; a log names the first 5."""
+_STREAM_MINIMUM = 1000
+_NO_NAME = "the data"
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where the last column and row of the stored image come to lie: left instead of right, and above instead of below.
+_LAST_IS_LEFT, _LAST_IS_ABOVE = (2, 3, 6, 7), (3, 4, 7, 8)
+
+
+class UnreadableImage(OSError):
+    """An image that is missing, broken, empty, too large, or of a kind that has no meaning as RGB.
+
+    Attributes:
+        summary: one line for logs and reports: which image, and why.
+    """
+
+    def __init__(self, message: str, summary: str = ""):
+        # A loader raises a worker's error again from its message alone, so that must suffice.
+        super().__init__(message)
+        self.summary = summary or message
+
+    @classmethod
+    def because(cls, where: str, reason: str) -> UnreadableImage:
+        """The error for the image that `where` names."""
+        return cls(f"the image of {where} cannot be read: {reason}; mend or remove it", f"{where}: {reason}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` as RGB with 8 bits a channel.
+
+    Transparent pixels (RGBA, LA, palettes with transparency) are composited on white. 16-bit greys are scaled to 8 bits,
+    where PIL's own conversion would clip all but the darkest 256 of them to white.
+
+    Raises:
+        ValueError: integers that are no 16-bit greys, or floating-point numbers: nothing says which of them is white.
+    """
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.size and (levels.min() < 0 or levels.max() > 65535):
+            raise ValueError(f"its pixels are integers from {levels.min()} to {levels.max()}, not 16-bit greys")
+        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    """One line, without the addresses of objects that PIL puts into some messages."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format, or its beginning is broken"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _unreadable(error: Exception, where: str) -> Exception:
+    """What to raise for an error of PIL's: about the image, or about the machine where that is in trouble."""
+    about_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, about_file):
+        # A full table of open files or a failing disk says nothing about the image.
+        return OSError(error.errno, f"the image of {where} could not be fetched: {_reason(error)}")
+    return UnreadableImage.because(where, _reason(error))
+
+
+class EncodedImage:
+    """An image whose size is known and whose pixels are read, once, at the size that is needed.
+
+    Args:
+        encoded: what `datasets.Image(decode=False)` gives, a dict of "bytes" and "path"; bytes; the path of a file; or a
+            PIL image, which is taken as it is.
+        where: which image this is, in messages, such as "row 17 (cat/1.jpg)".
+
+    Attributes:
+        size: (width, height) in pixels of the upright image.
+
+    Raises:
+        UnreadableImage: the file is missing, empty, broken, or larger than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+        OSError: a file on another machine cannot be fetched, or this machine cannot open files.
+    """
+
+    def __init__(self, encoded: dict | bytes | str | Image.Image | None, where: str = "the file"):
+        self.where = where
+        content, path = (encoded.get("bytes"), encoded.get("path")) if isinstance(encoded, dict) else (encoded, None)
+        if content is None and path is None:
+            raise UnreadableImage(f"{where} has no image; leave the row out", f"{where}: no image")
+        if content is None or isinstance(content, str):
+            path, content = path or content, None
+            if "://" in path:
+                # Errors of the network stay what they are: they say nothing about the image.
+                with xopen(path, "rb", download_config=DownloadConfig()) as file:
+                    content = file.read()
+        if isinstance(content, (bytes, bytearray, memoryview)) and not len(content):
+            raise UnreadableImage.because(where, "the file is empty")
+        self._image = self._guarded(lambda: self._opened(content, path))
+
+    def _guarded(self, step):
+        try:
+            return step()
+        except (MemoryError, UnreadableImage):
+            raise
+        except Exception as error:
+            # On broken files PIL's readers fail with errors of almost any kind (struct, zlib, KeyError, ...).
+            raise _unreadable(error, self.where) from error
+
+    def _opened(self, content: bytes | Image.Image | None, path: str | None) -> Image.Image:
+        if isinstance(content, Image.Image):
+            image = content
+        else:
+            try:
+                image = Image.open(path if content is None else io.BytesIO(content))
+            except UnidentifiedImageError:
+                if content is None and not os.path.getsize(path):
+                    raise UnreadableImage.because(self.where, "the file is empty") from None
+                raise
+        # Of other formats too little is known before they are decoded: some say last how the image is turned.
+        self._scalable = image.format in ("JPEG", "MPO") and len(getattr(image, "tile", ())) == 1
+        if not self._scalable:
+            image.load()
+        if min(image.size) < 1:
+            raise UnreadableImage.because(self.where, f"it is {image.width} x {image.height} pixels")
+        self._orientation = image.getexif().get(_ORIENTATION)
+        self.size = image.size[::-1] if self._orientation in (5, 6, 7, 8) else image.size
+        return image
+
+    @property
+    def scalable(self) -> bool:
+        """Whether `read` can give a fraction of the size at less cost: for JPEG."""
+        return self._scalable
+
+    def read(self, shrink: int = 1) -> Image.Image:
+        """The upright RGB image; the first picture of an animation.
+
+        Args:
+            shrink: 1, or for a `scalable` image 2, 4 or 8: decode at that fraction of the size, rounded up.
+
+        Returns:
+            A PIL image of mode RGB.
+
+        Raises:
+            UnreadableImage: the file is truncated or broken, or its pixels cannot be RGB.
+        """
+        return self._guarded(lambda: self._read(shrink))
+
+    def _read(self, shrink: int) -> Image.Image:
+        image = self._image
+        if shrink > 1:
+            image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
+        image.load()
+        image, turn = to_rgb(image), _TURNS.get(self._orientation)
+        return image if turn is None else image.transpose(turn)
+
+    def origin(self, shrink: int) -> tuple[float, float]:
+        """Where in `read(shrink)` the upper left corner lies, in its pixels.
+
+        A fraction of the size is rounded up, so the last column and row may lie in part outside the image; an image that
+        is turned has them at its beginning.
+        """
+        width, height = self.size
+        left = (-width % shrink) / shrink if self._orientation in _LAST_IS_LEFT else 0.0
+        return left, (-height % shrink) / shrink if self._orientation in _LAST_IS_ABOVE else 0.0
+
+
+def decode_image(encoded: dict | bytes | str | Image.Image | None, where: str = "the file") -> Image.Image:
+    """Read one image: upright, as RGB, the first picture of an animation.
+
+    EXIF data that cannot be parsed count as none. A truncated file is an error unless `PIL.ImageFile.
+    LOAD_TRUNCATED_IMAGES` was set, which makes PIL fill what is missing with grey.
+
+    Args:
+        encoded: a dict of "bytes" and "path" as `datasets.Image(decode=False)` gives it, bytes, or the path of a file.
+        where: which image this is, in messages.
+
+    Returns:
+        A PIL image of mode RGB.
+
+    Raises:
+        UnreadableImage: (an OSError) the image is missing, empty, truncated, broken, too large, or cannot be RGB.
+        OSError: a file on another machine cannot be fetched, or this machine cannot open files.
+    """
+    return EncodedImage(encoded, where).read()
+
+
+class BadImages:
+    """The policy for images that cannot be read, and the count of them.
+
+    By "skip", an evaluation leaves them out and training puts another image in their place. The run stops when their
+    share is above the threshold: for a data set of known size as soon as those found are more than that share of the whole;
+    for a stream, of the images read so far but at least of 1,000. A single one never stops a run. In training on several
+    processes each process counts what it reads itself.
+
+    Args:
+        policy: "skip" (the default), or "error": the first unreadable image stops the run.
+        threshold: largest share of unreadable images that is put up with (default 0.01), above 0, at most 1.
+        name: words for the data set, used in messages.
+        total: number of images in the data set; None if it is not known.
+
+    Attributes:
+        read (`int`): images read so far, the unreadable ones included; in training, over all epochs.
+        unreadable (`dict[str, int]`): one line for each image that could not be read, in the order of their coming, and
+            how often it was met.
+
+    Raises:
+        ValueError: another policy, or a threshold out of range.
+    """
+
+    def __init__(
+        self,
+        policy: str = "skip",
+        threshold: float = DEFAULT_THRESHOLD,
+        name: str = _NO_NAME,
+        total: int | None = None,
+    ):
+        if policy not in POLICIES:
+            raise ValueError(f"bad_images is {policy!r}; choose 'skip' or 'error'")
+        if not 0 < threshold <= 1:
+            raise ValueError(
+                f"bad_images_threshold is {threshold}; give a share above 0, at most 1 (bad_images='error' allows none)"
+            )
+        self.policy, self.threshold, self.name, self.total = policy, threshold, name, total
+        self.read = 0
+        self.unreadable: dict[str, int] = {}
+
+    @property
+    def skips(self) -> bool:
+        """Whether unreadable images are skipped."""
+        return self.policy == "skip"
+
+    def of(self, name: str, total: int | None = None) -> BadImages:
+        """The same policy for a data set, counted from 0."""
+        return BadImages(self.policy, self.threshold, name, total)
+
+    def bound(self, name: str, total: int) -> BadImages:
+        """This counter, for a data set that it does not know yet; raises ValueError if it counts another."""
+        if self.total not in (None, total):
+            raise ValueError(
+                f"these BadImages count the {self.total} images of {self.name} already, not the {total} of {name}; "
+                "give each data set its own: bad_images.of(name)"
+            )
+        self.total = total
+        if self.name == _NO_NAME:
+            self.name = name
+        return self
+
+    def count(self, read: int, unreadable: Sequence[str]) -> None:
+        """Add images that were read, or could not be; the first ones are logged.
+
+        Args:
+            read: images read, the unreadable ones included.
+            unreadable: one line for each that was unreadable.
+
+        Raises:
+            OSError: the share of unreadable images is above the threshold.
+        """
+        self.read += read
+        for line in unreadable:
+            if line not in self.unreadable and len(self.unreadable) < 5:
+                logger.warning("Unreadable image in %s, skipped: %s", self.name, line)
+            self.unreadable[line] = self.unreadable.get(line, 0) + 1
+        if unreadable:
+            self._check(max(self.read, _STREAM_MINIMUM) if self.total is None else self.total)
+
+    def take(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Count a batch.
+
+        Args:
+            batch: tensors by name, as a collator made them; its list `UNREADABLE`, if there is one, is removed.
+
+        Returns:
+            `batch`.
+
+        Raises:
+            OSError: the share of unreadable images is above the threshold.
+        """
+        unreadable = batch.pop(UNREADABLE, [])
+        rows = next((len(value) for value in batch.values() if hasattr(value, "shape") and value.ndim), 0)
+        self.count(rows + len(unreadable), unreadable)
+        return batch
+
+    def add(self, others: Iterable[dict[str, Any]]) -> None:
+        """Add the `state` of other counters, such as those of the other processes; raises OSError as `count` does."""
+        for state in others:
+            self.read += state["read"]
+            for line, times in state["unreadable"].items():
+                self.unreadable[line] = self.unreadable.get(line, 0) + times
+        self.finish()
+
+    def state(self) -> dict[str, Any]:
+        """`read` and `unreadable`, for `add`."""
+        return {"read": self.read, "unreadable": dict(self.unreadable)}
+
+    def finish(self) -> None:
+        """Judge what was counted when no more images will come; raises OSError as `count` does."""
+        self._check(self.read if self.total is None else self.total)
+
+    def _check(self, of: int) -> None:
+        found = len(self.unreadable)
+        if found > max(1, self.threshold * of):
+            among = f"{self.read} images read" if self.total is None else f"{self.total} images"
+            raise OSError(
+                f"{found} of the {among} of {self.name} cannot be read, more than the {100 * self.threshold:g} % that "
+                f"bad_images_threshold allows: {'; '.join(list(self.unreadable)[:3])}{'; ...' if found > 3 else ''}; "
+                "mend or remove them, or give a higher bad_images_threshold (--bad_images_threshold)"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """For reports: `count` of distinct unreadable images, `of` how many, and the `first` lines."""
+        of = self.read if self.total is None else self.total
+        return {"count": len(self.unreadable), "of": of, "first": list(self.unreadable)[:NAMED]}
