@@ -15,21 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from datasets import Dataset, load_dataset_builder
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 
 from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.columns import check_dataset, own_class_names, quoted
-from hf_robustft.data.folders import folder_splits
-from hf_robustft.data.prompts import (
-    DEFAULT_TEMPLATES,
-    check_class_names,
-    check_templates,
-    read_names_and_templates,
-)
-from hf_robustft.data.reading import from_hub, require_hub_id
+from hf_robustft.data.own_data import describe_own_data
+from hf_robustft.data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
+from hf_robustft.data.reading import open_rows
 from hf_robustft.data.reading import read_rows as _read
-from hf_robustft.data.registered_data import RegisteredData, check_one_path, own_copy, read_registered
+from hf_robustft.data.registered_data import RegisteredData, check_one_path, describe_registered, read_registered
 from hf_robustft.data.registry import (
     ASSETS,
     EVALUATION_ONLY_REPOSITORIES,
@@ -38,6 +33,8 @@ from hf_robustft.data.registry import (
     named_templates,
     registered_sets,
 )
+from hf_robustft.data.stream_registered import stream_registered
+from hf_robustft.data.stream_rows import RowStream, checked_stream, class_names_of
 
 __all__ = ["ROLES", "REGISTRY", "Benchmark", "asset_path", "load_benchmark"]
 
@@ -74,6 +71,7 @@ class Benchmark:
         projection: how logits of a larger head (ImageNet's 1000 classes) become those of this set's classes.
         evaluation_only: the data may not be trained or tuned on: the roles "train" and "validation" are refused.
         border: pixels to cut from each side of the image before the transform (ObjectNet has a red border of 2).
+        streaming: read rows as they come, through `stream` instead of `load`: nothing is downloaded or copied before.
 
     Raises:
         ValueError: an unknown role, a name that cannot be a key, wrong class names or templates, no data, a role that
@@ -102,7 +100,9 @@ class Benchmark:
     projection: ClassProjection | None = field(default=None, repr=False)
     evaluation_only: bool = False
     border: int = 0
+    streaming: bool = False
     _loaded: Dataset | None = field(default=None, init=False, repr=False, compare=False)
+    _rows: RowStream | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if not self.name or re.search(r"[\s/]", self.name):
@@ -119,6 +119,10 @@ class Benchmark:
             self._say_where(self.registered.place)
         elif (self.path is None) == (self.dataset is None):
             raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them")
+        if self.streaming and self.dataset is not None:
+            raise ValueError(
+                f"the rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out"
+            )
         if self.role in ("train", "validation") and (
             self.evaluation_only or (self.path or "").lower() in EVALUATION_ONLY_REPOSITORIES
         ):
@@ -179,6 +183,11 @@ class Benchmark:
                 `data.columns.check_dataset`).
             OSError: the path does not exist, or the Hub data set cannot be reached.
         """
+        if self.streaming:
+            raise ValueError(
+                f"benchmark {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
+                "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out"
+            )
         if self._loaded is None and self.registered is not None:
             dataset, place = read_registered(self.registered, f"benchmark {self.name!r}")
             self._say_where(place)
@@ -186,6 +195,43 @@ class Benchmark:
         elif self._loaded is None:
             self._check(self.dataset if self.dataset is not None else _read(self))
         return self._loaded
+
+    def stream(self) -> IterableDataset:
+        """The data as they come, for any other use: training and evaluation read the same rows through `row_stream`.
+
+        Returns:
+            A `datasets.IterableDataset` of the rows that belong to the benchmark, with the columns `image` (encoded:
+            {"bytes", "path"}), `label` (an index of `class_names`) if there are classes, and `caption` if there are
+            captions.
+
+        Raises:
+            ValueError, OSError: as `row_stream`; while it is read, a label or caption that is wrong, with its row.
+        """
+        return self.row_stream().dataset()
+
+    def row_stream(self) -> RowStream:
+        """Open the data and check what can be checked before a row is read; the second call returns the same object.
+
+        Raises:
+            ValueError: it is not described as streaming; columns that are missing or of another kind, names that
+                disagree, or a format that cannot be streamed.
+            OSError: the path does not exist, or the Hub data set cannot be reached.
+        """
+        if not self.streaming:
+            raise ValueError(
+                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True"
+            )
+        if self._rows is None and self.registered is not None:
+            where = f"benchmark {self.name!r}"
+            rows, place = stream_registered(self.registered, where, training=self.role == "train")
+            self._say_where(place)
+            object.__setattr__(self, "_rows", rows)
+        elif self._rows is None:
+            object.__setattr__(self, "_rows", checked_stream(open_rows(self), self))
+        return self._rows
+
+    def _open(self) -> None:
+        self.row_stream() if self.streaming else self.load()
 
     def _check(self, dataset: Dataset) -> None:
         checked = check_dataset(
@@ -246,8 +292,9 @@ def load_benchmark(
     """Describe a benchmark: one of ours by name, or your own data.
 
     Args:
-        source: a name of the registry ("emoji_shift", "imagenet-r"); a folder with one folder of images per class, with images and metadata.jsonl,
-            with parquet files, or written by `save_to_disk`; a .parquet file; or a Hub id "owner/name".
+        source: a name of the registry ("emoji_shift", "imagenet-r"); a folder with one folder of images per class, with
+            images and metadata.jsonl, with parquet files, with tars of samples (webdataset), or written by
+            `save_to_disk`; a .parquet file; or a Hub id "owner/name".
         split: for a suite of several, one of its sets (default: all); otherwise the split (needed where there are several).
         class_names: the classes in label order, or a text file with one a line, or with `label<TAB>name` (default:
             folder names, ClassLabel names, or the sorted strings of the label column).
@@ -258,7 +305,8 @@ def load_benchmark(
             registry, `path` is a copy of the data: a folder, one of the known repositories, or another Hub id.
 
     Returns:
-        One `Benchmark`, or all of a suite by key, if it has several. Own data have been read and checked.
+        One `Benchmark`, or all of a suite by key, if it has several. Own data have been read and checked; with
+        `streaming=True` they have been opened, and their columns checked.
 
     Raises:
         ValueError: an unknown name or split, or data that do not fit their description (see `Benchmark.load`).
@@ -278,70 +326,28 @@ def load_benchmark(
     if split is None and len(sets) > 1:
         if given.get("path") is not None:
             check_one_path(sets, str(given["path"]), source)
-        return {key: _registered_benchmark(described, given) for key, described in sets.items()}
+        return {key: Benchmark(**describe_registered(described, given)) for key, described in sets.items()}
     split = split or next(iter(sets))
     if split not in sets:
         raise ValueError(f"{source} has no set {split!r}; its sets are {quoted(list(sets), 20)}")
-    return _registered_benchmark(sets[split], given)
-
-
-def _registered_benchmark(described: dict, given: dict) -> Benchmark:
-    name, data = described["name"], described.get("registered")
-    fixed = sorted({"registered", "projection", "evaluation_only", "border", "dataset"} & set(given))
-    if fixed:
-        raise ValueError(f"{fixed[0]} of the registered benchmark {name!r} is fixed; leave it out")
-    if data is not None:
-        data, given = own_copy(data, given, f"benchmark {name!r}")
-        described = {**described, "registered": data}
-    classes = given.get("class_names")
-    if classes is not None and len(classes) != len(described["class_names"]):
-        raise ValueError(
-            f"{len(classes)} class names are given, the registered benchmark {name!r} has "
-            f"{len(described['class_names'])} classes; give one per class, in the same order"
-        )
-    return Benchmark(**{**described, **given})
+    return Benchmark(**describe_registered(sets[split], given))
 
 
 def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
-    path = Path(source).expanduser().absolute()
-    if path.is_file() and path.suffix.lower() == ".parquet":
-        where, splits, stem = {"path": "parquet", "data_files": str(path)}, (split or "train",), path.stem
-    elif path.is_file():
-        raise ValueError(f"the file {source!r} is no parquet file; give a .parquet file or a folder")
-    elif path.is_dir():
-        where, splits, stem = {"path": str(path)}, folder_splits(path), path.name
-    elif "/" not in source and "\\" not in source and not path.suffix:
-        raise ValueError(
-            f"unknown benchmark {source!r}: it is neither one of {quoted(sorted(REGISTRY), 40)} nor an existing path; "
-            "give a name, a path, or a Hub id owner/name"
-        )
-    else:
-        require_hub_id(source)
-        builder = from_hub(
-            load_dataset_builder,
-            source,
-            given.get("config"),
-            revision=given.get("revision"),
-            data_files=given.get("data_files"),
-        )
-        splits = tuple(builder.info.splits or builder.config.data_files or ())
-        where, stem = {"path": source}, source.split("/")[-1]
-    if split is None:
-        if len(splits) != 1:
-            raise ValueError(f"{source!r} has the splits {quoted(splits, 20)}; choose one with split")
-        split = splits[0]
-    elif split not in splits:
-        raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(splits, 20)}")
-    name = re.sub(r"[\s/]+", "-", stem if len(splits) == 1 else f"{stem}-{split}")
-    settings = {"name": name, "role": "id", "split": split, **where, **given}
+    settings = describe_own_data(source, split, given, known=sorted(REGISTRY))
     label_column = settings.get("label_column", "label")
     if settings.get("class_names") or settings.get("caption_column") or label_column is None:
         benchmark = Benchmark(**settings)
-        benchmark.load()
+        benchmark._open()
         return benchmark
     # The data name their classes: read them first, without looking at the labels, then complete the description.
-    dataset = _read(Benchmark(**{**settings, "label_column": None}))
-    settings["class_names"] = own_class_names(dataset, label_column, f"benchmark {name!r}")
+    described = Benchmark(**{**settings, "label_column": None})
+    opened = open_rows(described) if described.streaming else _read(described)
+    names_of = class_names_of if described.streaming else own_class_names
+    settings["class_names"] = names_of(opened, label_column, f"benchmark {settings['name']!r}")
     benchmark = Benchmark(**settings)
-    benchmark._check(dataset)
+    if benchmark.streaming:
+        object.__setattr__(benchmark, "_rows", checked_stream(opened, benchmark))
+    else:
+        benchmark._check(opened)
     return benchmark

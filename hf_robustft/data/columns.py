@@ -179,7 +179,8 @@ def check_captions(dataset: Dataset, column: str, where: str) -> None:
         )
     # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
     missing = [_without_text(chunk, several) for chunk in _arrow_column(dataset, column).chunks]
-    _refuse_rows(np.concatenate(missing), lambda row: "the caption", rule, column, where)
+    bad = np.concatenate([np.empty(0, dtype=bool), *missing])
+    _refuse_rows(bad, lambda row: "the caption", rule, column, where)
 
 
 def _without_text(values: pa.Array, several: bool) -> np.ndarray:

@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_dataset_builder
 
-from hf_robustft.data.folders import load_folder
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder
+from hf_robustft.data.repositories import Repository, declared_rows
+from hf_robustft.data.stream_sources import Opened, listed, open_split
 
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
@@ -22,17 +25,102 @@ def read_rows(benchmark) -> Dataset:
         ValueError: a folder that holds no data set, or folders that are none of the classes.
         OSError: the path does not exist, or the Hub data set cannot be reached.
     """
-    path, files = benchmark.path, benchmark.data_files
+    path, split = benchmark.path, benchmark.split
     if path in _BUILDERS:
-        pattern = _file_pattern(files)
-        return load_dataset(path, data_files={benchmark.split: pattern}, split=benchmark.split)
-    if Path(path).expanduser().is_dir():
-        names = benchmark.label_names or benchmark.class_names or None
-        return load_folder(Path(path).expanduser(), benchmark.split, names)
+        return load_dataset(path, data_files={split: _file_pattern(benchmark.data_files)}, split=split)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and holds_tars(folder):
+        return load_dataset("webdataset", data_files=_tars_of(folder, split), split=split)
+    if folder.is_dir():
+        return load_folder(folder, split, benchmark.label_names or benchmark.class_names or None)
     require_hub_id(path)
-    return from_hub(
-        load_dataset, path, benchmark.config, split=benchmark.split, revision=benchmark.revision, data_files=files
+    return from_hub(load_dataset, path, benchmark.config, split=split, **hub_options(benchmark))
+
+
+def open_rows(benchmark) -> Opened | Dataset:
+    """Open what a `Benchmark` with a `path` describes, to be streamed; its columns are not checked.
+
+    Returns:
+        The opened split; or, for a folder of image files and for what `save_to_disk` wrote, a data set of paths or of
+        memory-mapped rows, of which nothing has to be copied to be read in any order.
+
+    Raises:
+        ValueError: as `read_rows`, or a format that cannot be streamed.
+        OSError: as `read_rows`.
+    """
+    path, split = benchmark.path, benchmark.split
+    if path in _BUILDERS:
+        return _open(load_dataset_builder(path, data_files={split: _file_pattern(benchmark.data_files)}), split)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and holds_tars(folder):
+        return _open(load_dataset_builder("webdataset", data_files=_tars_of(folder, split)), split)
+    if folder.is_dir():
+        if folder_kind(folder) != "parquet":
+            return load_folder(folder, split, benchmark.label_names or benchmark.class_names or None)
+        if split not in folder_splits(folder):
+            raise ValueError(f"{path!r} has no split {split!r}; its splits are {quoted(folder_splits(folder), 20)}")
+        return _open(load_dataset_builder(str(folder)), split)
+    require_hub_id(path)
+    return from_hub(_open_on_hub, path, benchmark.config, split=split, **hub_options(benchmark))
+
+
+def _open_on_hub(path: str, config: str | None, *, split: str, revision: str | None, data_files: dict | None):
+    builder = load_dataset_builder(path, config, revision=revision, data_files=data_files)
+    # A builder forgets what the data set says of itself as soon as its files are named.
+    described = Repository(path, split, config=config, revision=revision)
+    return _open(builder, split, declared_rows(described) if data_files else None)
+
+
+def _open(builder, split: str, declared: int | None = None) -> Opened | Dataset:
+    opened = open_split(builder, split, declared)
+    files = listed(opened)
+    return opened if files is None else files
+
+
+def hub_options(benchmark) -> dict:
+    """What `datasets` is asked for a data set of the Hub: the revision, and the files of the split where they are given.
+
+    A pattern by itself would always be the files of a split called "train".
+    """
+    files = benchmark.data_files
+    return {"revision": benchmark.revision, "data_files": {benchmark.split: files} if files else None}
+
+
+def holds_tars(folder: Path) -> bool:
+    """Whether a folder holds tars of samples (webdataset), at its top or in folders named as splits."""
+    return any(True for _ in folder.glob("*.tar")) or any(
+        entry.name.lower() in SPLIT_NAMES and any(True for _ in entry.glob("*.tar")) for entry in folder.iterdir()
     )
+
+
+def tar_splits(folder: Path) -> dict[str, list[str]]:
+    """The tars of a folder by split, as patterns: by the name of their folder, or of the tars; "train" if neither says it.
+
+    Raises:
+        ValueError: the names of some tars say a split and those of others do not.
+    """
+    splits: dict[str, list[str]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and entry.name.lower() in SPLIT_NAMES:
+            splits[entry.name] = [glob.escape(str(file)) for file in sorted(entry.glob("*.tar"))]
+    top = sorted(folder.glob("*.tar"))
+    named = {file: [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES] for file in top}
+    for file, words in named.items():
+        splits.setdefault(words[0] if len(words) == 1 else "train", []).append(glob.escape(str(file)))
+    wrong = [file.name for file, words in named.items() if len(words) != 1]
+    if wrong and len(splits) > 1:
+        raise ValueError(
+            f"the tars {quoted(wrong)} in {str(folder)!r} name no one split, but others do; put each split's tars into "
+            "a folder of its name"
+        )
+    return {split: files for split, files in splits.items() if files}
+
+
+def _tars_of(folder: Path, split: str) -> dict[str, list[str]]:
+    splits = tar_splits(folder)
+    if split not in splits:
+        raise ValueError(f"{str(folder)!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}")
+    return {split: splits[split]}
 
 
 def _file_pattern(files: str | None) -> str:

@@ -124,6 +124,33 @@ def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredD
     return replace(data, repositories=(replace(known, **copy),)), rest
 
 
+def describe_registered(described: dict, given: dict) -> dict:
+    """The fields of a registered benchmark with those that a user gives.
+
+    Args:
+        described: what the registry says, fields of a `Benchmark`.
+        given: fields that the user gives; `path` and what belongs to it say which copy is read.
+
+    Raises:
+        ValueError: a field that is fixed, or another number of class names.
+        OSError: as `own_copy`.
+    """
+    name, data = described["name"], described.get("registered")
+    fixed = sorted({"registered", "projection", "evaluation_only", "border", "dataset"} & set(given))
+    if fixed:
+        raise ValueError(f"{fixed[0]} of the registered benchmark {name!r} is fixed; leave it out")
+    if data is not None:
+        data, given = own_copy(data, given, f"benchmark {name!r}")
+        described = {**described, "registered": data}
+    classes = given.get("class_names")
+    if classes is not None and len(classes) != len(described["class_names"]):
+        raise ValueError(
+            f"{len(classes)} class names are given, the registered benchmark {name!r} has "
+            f"{len(described['class_names'])} classes; give one per class, in the same order"
+        )
+    return {**described, **given}
+
+
 def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
     """Raise ValueError if one path cannot serve all sets of a suite: they would silently be the same images.
 
@@ -158,12 +185,7 @@ def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
         dataset, image, label, domain = _read_folder(data, where)
         place = data.place
     else:
-        if not data.repositories:
-            raise OSError(
-                f"{where}: no copy on the Hub is known; give path, a folder with "
-                + (f"one folder per domain ({quoted(data.all_domains)}), each with " if data.all_domains else "")
-                + "one folder of images per class"
-            )
+        require_copy(data, where)
         dataset, repository = open_first(data.repositories, data.label_names, where)
         place = repository.place
         image, label, domain = (
@@ -171,13 +193,7 @@ def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
             repository.label_column,
             repository.domain_column,
         )
-        if repository.rows is not None and len(dataset) != repository.rows:
-            warnings.warn(
-                f"{where}: {repository.path!r} holds {len(dataset)} images, the registry expects {repository.rows}"
-                + ("" if repository.rows_verified else " (not verified)")
-                + "; a truncated shard is read without an error, so compare before numbers are published",
-                stacklevel=2,
-            )
+        compare_rows(repository, len(dataset), where)
     labels = _labels(dataset, label, data.label_names, where)
     keep = np.ones(len(labels), dtype=bool)
     if data.positions is not None:
@@ -193,6 +209,27 @@ def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
     # Labels go in before rows are chosen: a column cannot be added to a selection without copying its images.
     dataset = dataset.add_column("label", np.where(keep, labels, 0), feature=Value("int64"))
     return dataset if keep.all() else dataset.select(np.flatnonzero(keep)), place
+
+
+def require_copy(data: RegisteredData, where: str) -> None:
+    """Raise OSError, saying what to give, if no copy on the Hub is known."""
+    if not data.repositories:
+        raise OSError(
+            f"{where}: no copy on the Hub is known; give path, a folder with "
+            + (f"one folder per domain ({quoted(data.all_domains)}), each with " if data.all_domains else "")
+            + "one folder of images per class"
+        )
+
+
+def compare_rows(repository: Repository, found: int | None, where: str) -> None:
+    """Warn if a copy has another number of rows than the registry knows."""
+    if repository.rows is not None and found is not None and found != repository.rows:
+        warnings.warn(
+            f"{where}: {repository.path!r} holds {found} images, the registry expects {repository.rows}"
+            + ("" if repository.rows_verified else " (not verified)")
+            + "; a truncated shard is read without an error, so compare before numbers are published",
+            stacklevel=3,
+        )
 
 
 def _labels(dataset: Dataset, column: str, label_names: Sequence[tuple[str, ...]], where: str) -> np.ndarray:
@@ -224,12 +261,15 @@ def _labels(dataset: Dataset, column: str, label_names: Sequence[tuple[str, ...]
     return np.array([labels.pop() for labels in found], dtype=np.int64)[encoded.indices.to_numpy()]
 
 
+def require_domains(columns: list[str], column: str, where: str) -> None:
+    """Raise ValueError if the copy has no column of domains."""
+    if column not in columns:
+        raise ValueError(f"{where} has no column {column!r} of domains; its columns are {quoted(columns)}")
+
+
 def _of_domains(dataset: Dataset, column: str, data: RegisteredData, where: str) -> np.ndarray:
-    feature = dataset.features.get(column)
-    if feature is None:
-        raise ValueError(
-            f"{where} has no column {column!r} of domains; its columns are {quoted(dataset.column_names)}"
-        )
+    require_domains(dataset.column_names, column, where)
+    feature = dataset.features[column]
     values = dataset.with_format("arrow", columns=[column])[:].column(column).to_pylist()
     names = [feature.int2str(value) for value in values] if isinstance(feature, ClassLabel) else values
     found = sorted({str(name) for name in names})

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, IterableDataset, load_dataset, load_dataset_builder
+from datasets import ClassLabel, Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import hf_hub_download, repo_exists
+from huggingface_hub import hf_hub_download, metadata_load, repo_exists
 from huggingface_hub.errors import (
     EntryNotFoundError,
     LocalEntryNotFoundError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 
 from hf_robustft.data.columns import holds_integers, quoted
 from hf_robustft.data.prompts import class_key
+from hf_robustft.data.stream_sources import Opened, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
 
@@ -112,7 +113,7 @@ def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...
 
 def open_repository(
     repository: Repository, label_names: Sequence[tuple[str, ...]], streaming: bool = False
-) -> Dataset | IterableDataset:
+) -> Dataset | Opened:
     """Open one copy and check its class names before any row is read.
 
     Args:
@@ -121,7 +122,7 @@ def open_repository(
         streaming: read rows as they come (default False: all of it is downloaded).
 
     Returns:
-        The split as the repository has it; use `image_column_of` for the image column.
+        The split as the repository has it, opened if it is to be streamed; use `image_column_of` for the image column.
 
     Raises:
         DatasetNotFoundError: there is no such repository, or it is gated or private (see `open_first`).
@@ -135,12 +136,20 @@ def open_repository(
     # What can be checked is checked before a download that may be of 150 GB.
     if repository.class_file is not None:
         _check_class_file(repository, label_names, where)
-    elif not streaming:
-        described = load_dataset_builder(repository.path, repository.config, **options).info.features or {}
-        if isinstance(described.get(repository.label_column), ClassLabel):
+    builder = None
+    if streaming or repository.class_file is None:
+        builder = load_dataset_builder(repository.path, repository.config, **options)
+        described = builder.info.features or {}
+        if repository.class_file is None and isinstance(described.get(repository.label_column), ClassLabel):
             check_label_order(described[repository.label_column].names, label_names, where)
-    dataset = load_dataset(repository.path, repository.config, split=repository.split, streaming=streaming, **options)
-    features = dataset.features or {}
+    if streaming:
+        # Builders forget what the data set says of itself as soon as its files are named.
+        declared = declared_rows(repository) if repository.data_files else None
+        opened = open_split(builder, repository.split, declared)
+        features = opened.dataset.features
+    else:
+        opened = load_dataset(repository.path, repository.config, split=repository.split, **options)
+        features = opened.features or {}
     if features and repository.label_column not in features:
         raise ValueError(
             f"{where} has no column {repository.label_column!r}; its columns are {quoted(list(features), 20)}: it has "
@@ -155,7 +164,33 @@ def open_repository(
             "registry's; compare a few images with their labels",
             stacklevel=2,
         )
-    return dataset
+    return opened
+
+
+def declared_rows(repository: Repository) -> int | None:
+    """Number of rows of the split that the data set's README declares; None if it says nothing.
+
+    Raises:
+        OSError: the README cannot be fetched, or its header is damaged.
+    """
+    try:
+        file = hf_hub_download(repository.path, "README.md", repo_type="dataset", revision=repository.revision)
+    except LocalEntryNotFoundError as error:
+        raise OSError(f"README.md cannot be fetched: {_words(error)}") from error
+    except EntryNotFoundError:
+        return None
+    try:
+        described = (metadata_load(file) or {}).get("dataset_info") or []
+    except ValueError as error:
+        raise OSError(f"the header of README.md of {repository.path!r} is damaged: {_words(error)}") from error
+    configs = [described] if isinstance(described, dict) else described
+    wanted = repository.config or (configs[0].get("config_name") if len(configs) == 1 else "default")
+    for config in configs:
+        if config.get("config_name") == wanted or len(configs) == 1:
+            for split in config.get("splits") or []:
+                if split.get("name") == repository.split and isinstance(split.get("num_examples"), int):
+                    return split["num_examples"]
+    return None
 
 
 def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, ...]], where: str) -> None:
@@ -180,7 +215,7 @@ def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, .
 
 def open_first(
     repositories: Sequence[Repository], label_names: Sequence[tuple[str, ...]], where: str, streaming: bool = False
-) -> tuple[Dataset | IterableDataset, Repository]:
+) -> tuple[Dataset | Opened, Repository]:
     """Open the first copy that exists.
 
     A repository that does not exist (or that this account cannot see) moves on to the next with a warning. One that is

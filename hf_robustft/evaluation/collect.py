@@ -6,22 +6,27 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, pad_across_processes
+from accelerate.utils import gather, gather_object, pad_across_processes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.class_projection import head_classes
 from hf_robustft.data.collator import EvaluationImages, collate_images
+from hf_robustft.data.images import BadImages
+from hf_robustft.data.streaming import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.modeling.features import encode_images, evaluation_mode, unwrapped
+from hf_robustft.modeling.features import encode_images, evaluation_mode, normalised, unwrapped
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 
@@ -33,6 +38,7 @@ def collect_logits(
     batch_size: int = 256,
     num_workers: int = 0,
     progress: bool = True,
+    bad_images: BadImages | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """
     The logits of a whole data set, for example of validation data, to fit `TemperatureScaling` or `OpenSetDetector`.
@@ -50,15 +56,18 @@ def collect_logits(
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read, and
+            their count. By default the first one is an error.
 
     Returns:
-        `tuple`: Logits of shape `(n, classes)` in float32 (float64 of a float64 model), at the model's logit scale, and
-        int64 labels of shape `(n,)` or `None`; on the CPU, in the order of the data.
+        `tuple`: Logits of shape `(n, classes)`, projected to the benchmark's classes if it has a projection, in float32
+        (float64 of a float64 model), at the model's logit scale, and int64 labels of shape `(n,)` or `None`; on the CPU,
+        in the order of the data.
 
     Raises:
         ValueError: If there is no head to classify with, its classes are not those of the benchmark, or a number is out
             of range.
-        OSError: If an image cannot be read.
+        OSError: If an image cannot be read, or a stream gives another number of rows than its data set declares.
     """
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"batch_size {batch_size}, num_workers {num_workers}: they must be at least 1 and 0.")
@@ -68,7 +77,7 @@ def collect_logits(
             f"Benchmark {benchmark.name!r} has no classes that the model could tell apart (its role is {benchmark.role}); "
             "give the head of the known classes."
         )
-    if head is not None and known and unwrapped(head).class_names != benchmark.class_names:
+    if head is not None and known and unwrapped(head).class_names not in head_classes(benchmark):
         raise ValueError(
             f"The head has {len(unwrapped(head).class_names)} classes, which are not the {len(benchmark.class_names)} of "
             f"benchmark {benchmark.name!r} in its order; its labels would mean others."
@@ -76,21 +85,24 @@ def collect_logits(
     model, state = unwrapped(model), PartialState()
     labelled = known and benchmark.label_column is not None
     transform = ImageTransform.from_processor(processor, train=False)
-    settings = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    settings = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress, "bad_images": bad_images}
     # Not in inference mode: what is returned may take part in a caller's gradient.
     with evaluation_mode(model), torch.no_grad():
         if head is None:
+            classes = head_classes(benchmark)[0]
             head = ZeroShotHead.from_model(
-                model, processor, benchmark.class_names, benchmark.templates, batch_size=batch_size
+                model, processor, classes, benchmark.templates, batch_size=batch_size, sharded=True
             )
         else:
             head = evaluation_head(head, model.device)
         rows = [torch.empty(0, 2, dtype=torch.long)]
-        logits = [torch.empty(0, len(head.weight), dtype=head.weight.dtype)]
+        classes = len(benchmark.class_names) if known else len(head.weight)
+        logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
         with failing_together(benchmark.name, state):
             for index, embeds, labels in image_batches(model, benchmark, transform, labelled=labelled, **settings):
                 rows.append(torch.column_stack([index, index if labels is None else labels]))
-                logits.append(classify(head, embeds).cpu())
+                whole = classify(head, embeds)
+                logits.append((benchmark.project_logits(whole) if known else whole).cpu())
         rows, logits = gather_rows(torch.cat(rows), torch.cat(logits), state=state)
     return logits, rows[:, 1].clone() if labelled else None
 
@@ -105,9 +117,13 @@ def image_batches(
     seed: int = 0,
     labelled: bool = True,
     progress: bool = True,
+    bad_images: BadImages | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """
-    This process's batches of a data set, encoded: whole batches are dealt out to the processes in turn.
+    This process's batches of a data set, encoded: whole batches are dealt out to the processes in turn, or, of a stream,
+    whole shards to the processes and their workers (every n-th row of a shard where there are fewer shards than readers).
+
+    In several processes it must be read to its end inside `failing_together`: they compare what they counted.
 
     Args:
         model: A `CLIPModel` without wrappers, in eval mode; the caller decides on gradients.
@@ -118,31 +134,85 @@ def image_batches(
         seed (`int`, *optional*, defaults to 0): Of the loader's own generator; no result depends on it.
         labelled (`bool`, *optional*, defaults to `True`): Whether to read the labels.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read;
+            afterwards it holds what all processes counted. By default the first one is an error.
 
     Yields:
-        `tuple`: Row numbers `(batch,)`, unit-norm embeddings `(batch, embed_dim)` on the model's device, and labels
-        `(batch,)` or `None`.
+        `tuple`: Numbers `(batch,)` int64 that sort in the order of the data (row numbers, if it is not a stream),
+        unit-norm embeddings `(batch, embed_dim)` on the model's device, and labels `(batch,)` or `None`.
 
     Raises:
-        OSError: If an image cannot be read.
+        OSError: If an image cannot be read, too many cannot, or a stream gives another number of rows than its data set
+            declares.
     """
     state = PartialState()
+    labelled = labelled and benchmark.label_column is not None
+    if model.device.type != "cpu":
+        # A quarter of the bytes for workers to hand over and for the bus, and the same numbers on the device.
+        transform = replace(transform, output="uint8")
+    options = {
+        "num_workers": num_workers,
+        "pin_memory": model.device.type == "cuda",
+        # Without a generator of its own a loader draws from the global one, and evaluating would change training.
+        "generator": torch.Generator().manual_seed(seed),
+    }
+    read = _streamed if benchmark.streaming else _stored
+    batches, total = read(benchmark, transform, batch_size, labelled, bad_images, options, state)
+    quiet, counted = not (progress and state.is_main_process), 0
+    for index, batch in tqdm(batches, desc=benchmark.name, disable=quiet, leave=False, total=total):
+        counted += batch.pop("rows", 0)
+        if bad_images is not None:
+            batch = bad_images.take(batch)
+        # Rows whose images could be read.
+        index = index[batch.pop("kept")] if "kept" in batch else index
+        if len(index):
+            pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
+            pixel_values = normalised(pixel_values, transform, model.dtype)
+            yield index, encode_images(model, pixel_values), batch.get("labels")
+    unreadable = 0 if bad_images is None else len(bad_images.unreadable)
+    counted, unreadable = _together(state, False, counted, unreadable)
+    if unreadable and state.num_processes > 1:
+        others = gather_object([(state.process_index, bad_images.state())])
+        bad_images.add(seen for process, seen in others if process != state.process_index)
+    elif bad_images is not None:
+        bad_images.finish()
+    if benchmark.streaming:
+        doubt = check_count(benchmark.row_stream(), counted)
+        if doubt is not None and state.is_main_process:
+            warnings.warn(doubt, stacklevel=2)
+
+
+def _stored(benchmark, transform, batch_size, labelled, bad_images, options, state):
     label_column = benchmark.label_column if labelled else None
-    images = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column)
+    images = EvaluationImages(
+        benchmark.load(), transform, benchmark.image_column, label_column, bad_images, benchmark.border
+    )
     batches = torch.arange(len(images)).split(batch_size)[state.process_index :: state.num_processes]
     loader = DataLoader(
-        images,
-        batch_sampler=[batch.tolist() for batch in batches],
-        collate_fn=collate_images,
-        num_workers=num_workers,
-        pin_memory=model.device.type == "cuda",
-        # Without a generator of its own a loader draws from the global one, and evaluating would change training.
-        generator=torch.Generator().manual_seed(seed),
+        images, batch_sampler=[batch.tolist() for batch in batches], collate_fn=collate_images, **options
     )
-    quiet = not (progress and state.is_main_process)
-    for index, batch in zip(batches, tqdm(loader, desc=benchmark.name, disable=quiet, leave=False), strict=True):
-        pixel_values = batch["pixel_values"].to(model.device, model.dtype, non_blocking=True)
-        yield index, encode_images(model, pixel_values), batch.get("labels")
+    return zip(batches, loader, strict=True), len(batches)
+
+
+def _streamed(benchmark, transform, batch_size, labelled, bad_images, options, state):
+    place = {"process": state.process_index, "processes": state.num_processes}
+    stream = benchmark.row_stream()
+    images = StreamedEvaluationImages(
+        stream,
+        transform,
+        batch_size,
+        labelled=labelled,
+        border=benchmark.border,
+        bad_images=bad_images,
+        **place,
+    )
+    loader = DataLoader(images, batch_size=None, collate_fn=_unchanged, **options)
+    total = None if stream.examples is None else stream.examples // (batch_size * state.num_processes)
+    return ((batch.pop("index"), batch) for batch in loader), total
+
+
+def _unchanged(batch: dict) -> dict:
+    return batch
 
 
 def classify(head: nn.Module, embeds: Tensor) -> Tensor:
@@ -158,28 +228,52 @@ def evaluation_head(head: nn.Module, device: torch.device) -> nn.Module:
     return head.to(device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
 
 
+class _FailedElsewhere(RuntimeError):
+    """Another process has failed and told so; it waits for nobody any more."""
+
+
+def _together(state: PartialState, failed: bool, *counts: int) -> tuple[int, ...]:
+    """
+    The sums over processes of a few counts. Whenever processes meet, be it to compare or because one has failed, each
+    sends one message of this form, so that a failure is understood at whichever meeting the others are.
+
+    Raises:
+        RuntimeError: In a process that has not failed, if another one has.
+    """
+    counts = (*counts, 0, 0)[:2]
+    if state.num_processes == 1:
+        return counts
+    told = gather(torch.tensor([[int(failed), *counts]], device=state.device)).cpu()
+    if not failed and told[:, 0].any():
+        where = ", ".join(str(rank) for rank in told[:, 0].nonzero().flatten().tolist())
+        raise _FailedElsewhere(where)
+    return tuple(told[:, 1:].sum(dim=0).tolist())
+
+
 @contextmanager
 def failing_together(name: str, state: PartialState) -> Iterator[None]:
     """Raises in every process if the block failed in one; one that stopped alone would leave the others waiting for it."""
-    error = None
     try:
-        yield
-    except Exception as failure:
-        error = failure
-    if state.num_processes > 1:
-        failed = gather(torch.tensor([int(error is not None)], device=state.device)).cpu()
-        if error is None and failed.any():
-            where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
-            raise RuntimeError(f"Evaluation on {name!r} failed in process {where}, whose own error says why.")
-    if error is not None:
-        raise error
+        try:
+            yield
+        except _FailedElsewhere:
+            raise
+        except Exception:
+            _together(state, True)
+            raise
+        _together(state, False)
+    except _FailedElsewhere as where:
+        raise RuntimeError(f"Evaluation on {name!r} failed in process {where}, whose own error says why.") from None
 
 
 def gather_rows(*tables: Tensor, state: PartialState) -> tuple[Tensor, ...]:
     """The rows of all processes in the order of the data set; the first column of the first table is the row number."""
+    index = tables[0][:, 0]
     if state.num_processes == 1:
-        return tables
-    index = gather(pad_across_processes(tables[0][:, 0].to(state.device), dim=0, pad_index=-1)).cpu()
+        # Workers that read a stream hand over their shards in turn.
+        order = None if bool((index[1:] > index[:-1]).all()) else index.argsort()
+        return tables if order is None else tuple(table[order] for table in tables)
+    index = gather(pad_across_processes(index.to(state.device), dim=0, pad_index=-1)).cpu()
     real = index >= 0
     order = index[real].argsort()
     return tuple(gather(pad_across_processes(table.to(state.device), dim=0)).cpu()[real][order] for table in tables)

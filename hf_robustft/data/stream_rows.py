@@ -1,0 +1,279 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a row of a stream means: its image still encoded, its label as a class of the benchmark, its captions.
+
+A stream cannot be checked before it is read, so what `data.columns` and `data.registered_data` check of whole columns is
+checked here row by row, by the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
+
+from hf_robustft.data.columns import (
+    check_captions,
+    holds_integers,
+    quoted,
+    require_column,
+    with_image_column,
+    with_integer_labels,
+)
+from hf_robustft.data.prompts import class_key
+from hf_robustft.data.randomness import example_rng
+from hf_robustft.data.stream_sources import IndexedRows, Opened, ShardRows, count_rows
+
+
+@dataclass(frozen=True)
+class RowMeaning:
+    """From the columns of a stored row to an example, or to nothing where the row is left out.
+
+    Args:
+        where: words for the data set, used in messages.
+        image_column, label_column, caption_column: names of the columns; None for what is not read.
+        labels: number of labels.
+        names: for labels that are text, the label of each `key(name)`; -1 for a name of several. None for integers.
+        key: what two spellings of one name have in common.
+        positions: for each label its class, or -1 for rows that are left out (default: the label itself).
+        domain_column: column of domains (None: all rows are kept).
+        domain_names: names of integer domains.
+        all_domains, domains: keys of all domains, and of those that are kept.
+        share: rows whose random number lies in [low, high) are kept.
+        seed: seed of these numbers.
+        first_rows: number of the first row of each shard, for these numbers.
+    """
+
+    where: str
+    image_column: str
+    label_column: str | None = None
+    caption_column: str | None = None
+    labels: int = 0
+    names: Mapping[str, int] | None = field(default=None, repr=False)
+    key: Callable[[str], str] = class_key
+    positions: tuple[int, ...] | None = field(default=None, repr=False)
+    domain_column: str | None = None
+    domain_names: tuple[str, ...] | None = None
+    all_domains: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    share: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+    first_rows: tuple[int, ...] = field(default=(0,), repr=False)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read beside the image."""
+        return [name for name in (self.label_column, self.caption_column, self.domain_column) if name is not None]
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no row is left out."""
+        return self.domain_column is None and self.share == (0.0, 1.0) and -1 not in (self.positions or ())
+
+    def __call__(self, shard: int, row: int, values: Mapping) -> dict | None:
+        """The example of a row: `image` (encoded, or None), `label` and `caption` where they are read.
+
+        Raises:
+            ValueError: a label or caption that is missing or none of those described.
+        """
+        example = {"image": values[self.image_column]}
+        if self.label_column is not None:
+            example["label"] = self._label(shard, row, values[self.label_column])
+        if self.caption_column is not None:
+            example["caption"] = self._caption(shard, row, values[self.caption_column])
+        if example.get("label", 0) < 0 or not self._in_share(shard, row):
+            return None
+        if self.domain_column is not None:
+            return example if self._domain(shard, row, values[self.domain_column]) in self.domains else None
+        return example
+
+    def _domain(self, shard: int, row: int, value) -> str:
+        name = self.key(str(value if self.domain_names is None else self.domain_names[value]))
+        if name not in self.all_domains:
+            raise ValueError(f"{self._place(shard, row)} is of the domain {value!r}, which the registry does not know")
+        return name
+
+    def _label(self, shard: int, row: int, value) -> int:
+        if value is None:
+            raise ValueError(f"the label of {self._place(shard, row)} is missing; leave the row out")
+        label = value if self.names is None else self.names.get(self.key(str(value)), self.labels)
+        if not 0 <= label < self.labels:
+            fault = f"is outside the {self.labels} classes" if self.names is None else "is the name of no one class"
+            raise ValueError(
+                f"label {value!r} of {self._place(shard, row)}, column {self.label_column!r}, {fault}; correct the "
+                "column or class_names, or give path of a copy that fits"
+            )
+        return int(label) if self.positions is None else self.positions[label]
+
+    def _caption(self, shard: int, row: int, value) -> str | list[str]:
+        texts = [value] if isinstance(value, str) or value is None else value
+        if not texts or any(text is None or not text.strip() for text in texts):
+            raise ValueError(
+                f"the caption of {self._place(shard, row)}, column {self.caption_column!r}, has no text; write one or "
+                "leave the row out"
+            )
+        return value
+
+    def _in_share(self, shard: int, row: int) -> bool:
+        if self.share == (0.0, 1.0):
+            return True
+        number = example_rng(self.seed, 0, self.first_rows[shard] + row, "share").random()
+        return self.share[0] <= number < self.share[1]
+
+    def _place(self, shard: int, row: int) -> str:
+        return f"row {row} of shard {shard} of {self.where}"
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """The rows of a benchmark as they come, shard by shard.
+
+    Args:
+        source: where the rows come from.
+        meaning: what they mean.
+        declared: number of stored rows that the data set, or the registry, says there are; None if neither does.
+        declared_by: who says so.
+        certain: whether another number is an error; otherwise it is only told.
+    """
+
+    source: ShardRows | IndexedRows
+    meaning: RowMeaning
+    declared: int | None = None
+    declared_by: str = ""
+    certain: bool = True
+
+    @property
+    def where(self) -> str:
+        """Words for the data set."""
+        return self.meaning.where
+
+    @property
+    def examples(self) -> int | None:
+        """Examples of one pass; None where it is not known how many rows are left out."""
+        return self.declared if self.meaning.keeps_all and self.certain else None
+
+    @property
+    def shuffles_in_windows(self) -> bool:
+        """Whether rows come in the order of their shards, so that shuffling the shards does not shuffle the rows."""
+        return isinstance(self.source, ShardRows)
+
+    def rows(self, shard: int, start: int = 0, step: int = 1, part: int = 0) -> Iterator[tuple[int, dict | None]]:
+        """Row numbers of a shard from `start` on, those that leave the rest `part` when divided by `step`, with their
+        examples, or None for a row that is left out."""
+        for row, values in self.source.rows(shard, start, step, part):
+            yield row, self.meaning(shard, row, values)
+
+    def dataset(self) -> IterableDataset:
+        """The stream as a data set with the columns `image` (encoded), and `label` and `caption` where they are read."""
+        features = Features({"image": Image(decode=False)})
+        if self.meaning.label_column is not None:
+            features["label"] = Value("int64")
+        if self.meaning.caption_column is not None:
+            stored = self.source.dataset.features[self.meaning.caption_column]
+            features["caption"] = List(Value("string")) if not isinstance(stored, Value) else Value("string")
+        # A list is what `datasets` divides over workers; as many parts as there are shards, within reason.
+        parts = _parts(self.source.n_shards, 1024)
+        return IterableDataset.from_generator(_examples, features, gen_kwargs={"stream": self, "shards": parts})
+
+
+def _parts(count: int, most: int) -> list[range]:
+    bounds = [count * part // most for part in range(most + 1)] if count > most else list(range(count + 1))
+    return [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def _examples(stream: RowStream, shards: list[range]) -> Iterator[dict]:
+    for shard in (shard for part in shards for shard in part):
+        yield from (example for _, example in stream.rows(shard) if example is not None)
+
+
+def checked_stream(opened: Opened | Dataset, benchmark) -> RowStream:
+    """The stream of one's own data, after the checks that need no row.
+
+    Args:
+        opened: the split as it was opened, or rows that can be asked for by number.
+        benchmark: their description, a `Benchmark`.
+
+    Raises:
+        ValueError: a missing column, a column of another kind, or class names that disagree.
+        OSError: a damaged file on this machine.
+    """
+    where = f"benchmark {benchmark.name!r}"
+    dataset = opened if isinstance(opened, Dataset) else opened.dataset
+    # The checks of `data.columns` on a data set of these columns without rows say what their types say.
+    empty = Dataset.from_dict({name: [] for name in dataset.features}, features=dataset.features)
+    with_image_column(empty, benchmark.image_column, where)
+    names = None
+    if benchmark.class_names and benchmark.label_column is not None:
+        require_column(empty, benchmark.label_column, "label_column", where)
+        with_integer_labels(empty, benchmark.label_column, benchmark.class_names, benchmark.label_names, where)
+        if not holds_integers(empty.features[benchmark.label_column]):
+            expected = benchmark.label_names or benchmark.class_names
+            names = {class_key(name): label for label, name in enumerate(expected)}
+    if benchmark.caption_column is not None:
+        check_captions(empty, benchmark.caption_column, where)
+    meaning = RowMeaning(
+        where,
+        benchmark.image_column,
+        benchmark.label_column if benchmark.class_names else None,
+        benchmark.caption_column,
+        labels=len(benchmark.class_names),
+        names=names,
+    )
+    return stream_of(opened, meaning, training=benchmark.role == "train")
+
+
+def stream_of(
+    opened: Opened | Dataset,
+    meaning: RowMeaning,
+    rows: int | None = None,
+    certain: bool = True,
+    training: bool = False,
+) -> RowStream:
+    """The stream of an opened split with a known meaning.
+
+    Args:
+        opened: the split as it was opened, or rows that can be asked for by number.
+        meaning: what its rows mean.
+        rows: number of rows that the registry knows, used where neither the data set itself nor its files say it.
+        certain: whether the registry's number was verified.
+        training: count the rows of parquet files on the Hub too if nobody says it; a pass must have a length.
+    """
+    if isinstance(opened, Dataset):
+        source = IndexedRows(opened, meaning.image_column, meaning.columns)
+        return RowStream(source, meaning, len(opened), "the list of its files")
+    source = ShardRows(opened.dataset, meaning.image_column, meaning.columns)
+    if opened.declared is not None:
+        return RowStream(source, meaning, opened.declared, "the data set itself")
+    local = bool(opened.files) and not any("://" in file for file in opened.files)
+    counts = count_rows(opened) if local or (training and rows is None) else None
+    if counts is not None:
+        return RowStream(source, meaning, sum(counts), "the headers of its files")
+    return RowStream(source, meaning, rows, "" if rows is None else "the registry", certain)
+
+
+def class_names_of(opened: Opened | Dataset, column: str, where: str) -> tuple[str, ...]:
+    """The names of a ClassLabel column of a stream.
+
+    Raises:
+        ValueError: no such column, or one whose classes only its rows would tell.
+    """
+    features = (opened if isinstance(opened, Dataset) else opened.dataset).features
+    if column not in features:
+        raise ValueError(
+            f"{where} has no column {column!r}; its columns are {quoted(list(features), 20)}: name the right one with "
+            "label_column (--label_column on the command line)"
+        )
+    if not isinstance(features[column], ClassLabel):
+        raise ValueError(
+            f"column {column!r} of {where} holds {features[column]}, and a stream is not read to learn its classes; "
+            "give class_names (--class_names on the command line): a text file with one name a line"
+        )
+    return tuple(features[column].names)
+
+
+def first_rows(counts: Sequence[int]) -> tuple[int, ...]:
+    """Number of the first row of each of the shards with these numbers of rows."""
+    starts = [0]
+    for count in counts[:-1]:
+        starts.append(starts[-1] + count)
+    return tuple(starts)

@@ -1,0 +1,308 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Images that are read as they come: endlessly and in a new order each pass for training, once each for evaluation.
+
+>>> benchmark = load_benchmark("imagenet-1k", "train", streaming=True)
+>>> examples = StreamingExamples.from_benchmark(benchmark, processor)
+>>> loader = DataLoader(examples, batch_size=64, collate_fn=ClipCollator(processor.tokenizer), num_workers=4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fsspec.asyn
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from hf_robustft.data.images import UNREADABLE, BadImages, UnreadableImage
+from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
+from hf_robustft.data.randomness import choose, example_rng
+from hf_robustft.data.stream_reader import DEFAULT_BUFFER, Item, Position, Reader, parts_of_a_shard
+from hf_robustft.data.stream_rows import RowStream
+from hf_robustft.data.transforms import ImageTransform
+
+#: Unreadable images in a row after which a stream is taken for broken as a whole.
+_HOPELESS = 1000
+
+
+class StreamingExamples(IterableDataset):
+    """Images with captions as `TrainingExamples` gives them, from a stream that starts anew in another order at its end.
+
+    Crop and caption of an example are pure functions of (seed, pass, row). Iterated in a data loader, its workers share
+    the rows; `examples` says which part of them one of several readers gets, and from where on.
+
+    Args:
+        stream: the rows, from `Benchmark.row_stream`.
+        transform: a training transform (evaluation transforms work too: no crop is drawn then).
+        class_names: the classes in label order (needed unless there are captions).
+        templates: prompt templates with one "{}" each, for captions from class names.
+        seed: seed of the order and of all random choices (default 0).
+        shuffle: a new order in each pass, or that of the data (default True).
+        buffer: rows that a reader shuffles at once, held encoded in memory (default 1000).
+        size: examples of one pass, where you know it better than the data.
+        bad_images: what is done about images that cannot be read (default: the first one is an error). By "skip" the next
+            image takes its place, and a line about it travels with that one (see `data.images`).
+
+    Attributes:
+        size (`int` or `None`): examples of one pass, `len()` of the data set, if known.
+
+    Raises:
+        ValueError: neither captions nor class names and templates, or a size or buffer below 1.
+    """
+
+    keyed = True
+
+    def __init__(
+        self,
+        stream: RowStream,
+        transform: ImageTransform,
+        *,
+        class_names: Sequence[str] = (),
+        templates: Sequence[str] = (),
+        seed: int = 0,
+        shuffle: bool = True,
+        buffer: int = DEFAULT_BUFFER,
+        size: int | None = None,
+        bad_images: BadImages | None = None,
+    ):
+        self.labelled = stream.meaning.label_column is not None
+        self.captioned = stream.meaning.caption_column is not None
+        if not self.labelled and not self.captioned:
+            raise ValueError(
+                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
+                "or class_names and a label_column"
+            )
+        self.class_names = check_class_names(class_names) if self.labelled else ()
+        self.templates = () if self.captioned else check_templates(templates)
+        self.size = stream.examples if size is None else size
+        if buffer < 1 or (self.size is not None and self.size < 1):
+            raise ValueError(f"buffer {buffer}, size {self.size}: a stream needs at least 1 of each")
+        self.stream, self.transform, self.seed = stream, transform, int(seed)
+        self.shuffle, self.buffer, self.bad_images = shuffle, buffer, _counter(bad_images, stream.where, self.size)
+
+    @classmethod
+    def from_benchmark(
+        cls,
+        benchmark,
+        processor,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        buffer: int = DEFAULT_BUFFER,
+        size: int | None = None,
+        bad_images: BadImages | None = None,
+        **options,
+    ) -> StreamingExamples:
+        """The training examples of a benchmark that is streamed, for a checkpoint.
+
+        Args:
+            benchmark: the data, a `Benchmark` with streaming=True.
+            processor: the checkpoint's `CLIPProcessor` or image processor.
+            seed, shuffle, buffer, size, bad_images: as above.
+            options: options of the training `ImageTransform`, such as `scale` or `flip`.
+        """
+        return cls(
+            benchmark.row_stream(),
+            ImageTransform.from_processor(processor, train=True, **options),
+            class_names=benchmark.class_names,
+            templates=benchmark.templates,
+            seed=seed,
+            shuffle=shuffle,
+            buffer=buffer,
+            size=size,
+            bad_images=bad_images,
+        )
+
+    def __len__(self) -> int:
+        if self.size is None:
+            # What `len` raises of objects without a length; callers ask for it to learn that there is none.
+            raise TypeError(f"nobody says how many rows {self.stream.where} has, so a pass has no known length")
+        return self.size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return (example for _, example in self.examples(reader, readers))
+
+    def examples(
+        self, reader: int = 0, readers: int = 1, position: Position | None = None
+    ) -> Iterator[tuple[Position, dict[str, Any]]]:
+        """One reader's examples without end, each with the position after it. What comes before `position` is not decoded.
+
+        Yields:
+            `Position`, and a dict with `pixel_values` (3, size, size), `caption` str, and `label` int if there are
+            classes.
+
+        Raises:
+            OSError: an image cannot be read, by the policy "error"; or 1000 in a row cannot, by any policy.
+            ValueError: a label or caption that is wrong, or no rows at all.
+        """
+        _leave_the_parent_process()
+        settings = {"seed": self.seed, "shuffle": self.shuffle, "buffer": self.buffer, "position": position}
+        unreadable: list[str] = []
+        for after, item in Reader(self.stream, reader, readers, **settings):
+            try:
+                example = self.example(item)
+            except UnreadableImage as error:
+                if not self.bad_images.skips or len(unreadable) >= _HOPELESS:
+                    raise
+                unreadable.append(error.summary)
+                continue
+            if unreadable:
+                example[UNREADABLE], unreadable = unreadable, []
+            yield after, example
+
+    def example(self, item: Item) -> dict[str, Any]:
+        """A row, decoded, cropped and captioned as its pass and number say."""
+        epoch, index, where, row = item
+        rng = example_rng(self.seed, epoch, index, "crop")
+        example: dict[str, Any] = {
+            "pixel_values": self.transform.decode(row["image"], rng, _named(where, row["image"])),
+            "caption": self._caption(row, epoch, index),
+        }
+        if self.labelled:
+            example["label"] = row["label"]
+        return example
+
+    def _caption(self, row: dict, epoch: int, index: int) -> str:
+        if not self.captioned:
+            chosen = choose(len(self.templates), seed=self.seed, epoch=epoch, index=index, what="template")
+            return fill_template(self.templates[chosen], self.class_names[row["label"]])
+        captions = row["caption"]
+        if isinstance(captions, str):
+            return captions
+        return captions[choose(len(captions), seed=self.seed, epoch=epoch, index=index, what="caption")]
+
+
+class StreamedEvaluationImages(IterableDataset):
+    """Batches of the images of a stream, each once, over any number of processes and data loader workers.
+
+    Whole shards are dealt out to the readers; where there are fewer shards than readers, every n-th row of a shard. Give it
+    to a data loader with `batch_size=None`.
+
+    Args:
+        stream: the rows, from `Benchmark.row_stream`.
+        transform: an evaluation transform.
+        batch_size: images of a batch; the last one of each reader may have fewer.
+        labelled: whether to give the labels (default True).
+        process, processes: this process and their number (default 0 of 1).
+        border: pixels to cut off on each side of an image first (default 0).
+        bad_images: what is done about images that cannot be read (default: the first one is an error).
+
+    Raises:
+        ValueError: a training transform, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        transform: ImageTransform,
+        batch_size: int,
+        *,
+        labelled: bool = True,
+        process: int = 0,
+        processes: int = 1,
+        border: int = 0,
+        bad_images: BadImages | None = None,
+    ):
+        if transform.train:
+            raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.stream, self.transform, self.batch_size, self.labelled = stream, transform, batch_size, labelled
+        self.process, self.processes, self.border = process, processes, border
+        self.bad_images = _counter(bad_images, stream.where, stream.examples)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches of one reader.
+
+        Yields:
+            `index` (batch,) int64, which sorts in the order of the data, `pixel_values` (batch, 3, size, size), `labels`
+            (batch,) int64 if asked for, and the lines of unreadable images. At last a batch without rows whose `rows` is
+            the number of stored rows that the reader came by, of whatever class.
+        """
+        _leave_the_parent_process()
+        worker = get_worker_info()
+        reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        seen, batch, unreadable = 0, [], []
+        for row in self._rows(reader * self.processes + self.process, readers * self.processes):
+            seen += 1
+            if row is None:
+                continue
+            index, where, example = row
+            try:
+                pixels = self.transform.decode(
+                    example["image"], where=_named(where, example["image"]), border=self.border
+                )
+            except UnreadableImage as error:
+                if not self.bad_images.skips:
+                    raise
+                unreadable.append(error.summary)
+                continue
+            batch.append((index, pixels, example.get("label", -1)))
+            if len(batch) == self.batch_size:
+                yield self._collated(batch, unreadable)
+                batch, unreadable = [], []
+        if batch or unreadable:
+            yield self._collated(batch, unreadable)
+        yield {**self._collated([], []), "rows": seen}
+
+    def _rows(self, reader: int, readers: int) -> Iterator[tuple[int, str, dict] | None]:
+        shards = self.stream.source.n_shards
+        parts = parts_of_a_shard(max(shards, 1), readers)
+        for place in range(reader, shards * parts, readers):
+            shard, part = divmod(place, parts)
+            for row, example in self.stream.rows(shard, 0, parts, part):
+                where = f"row {row} of shard {shard} of {self.stream.where}"
+                yield None if example is None else (self.stream.source.row_id(shard, row), where, example)
+
+    def _collated(self, batch: list[tuple], unreadable: list[str]) -> dict[str, Any]:
+        size = self.transform.size
+        pixels = [pixels for _, pixels, _ in batch]
+        collated: dict[str, Any] = {
+            "index": torch.tensor([index for index, _, _ in batch], dtype=torch.int64),
+            "pixel_values": torch.stack(pixels) if pixels else torch.empty(0, 3, size, size),
+        }
+        if self.labelled:
+            collated["labels"] = torch.tensor([label for _, _, label in batch], dtype=torch.int64)
+        return {**collated, UNREADABLE: unreadable} if unreadable else collated
+
+
+def check_count(stream: RowStream, counted: int) -> str | None:
+    """Compare the rows that were read in an evaluation with those that were declared.
+
+    Returns:
+        A sentence for a warning if the numbers differ and the declared one was not verified; else None.
+
+    Raises:
+        OSError: the numbers differ.
+    """
+    if stream.declared is None or counted == stream.declared:
+        return None
+    says = f"{stream.where}: {counted} rows were read, but {stream.declared_by} says there are {stream.declared}" + (
+        "" if stream.certain else " (not verified)"
+    )
+    if stream.certain:
+        raise OSError(
+            f"{says}; a truncated shard is read without an error, so no result is given for a part of the data: fetch the "
+            "data again, correct the number in the data set's README, or give path of a whole copy"
+        )
+    return f"{says}; compare before numbers are published"
+
+
+def _counter(bad_images: BadImages | None, name: str, total: int | None) -> BadImages:
+    if bad_images is None:
+        return BadImages("error", name=name, total=total)
+    return bad_images if total is None else bad_images.bound(name, total)
+
+
+def _named(where: str, encoded: dict | None) -> str:
+    path = None if encoded is None else encoded.get("path")
+    return f"{where} ({path})" if path else where
+
+
+def _leave_the_parent_process() -> None:
+    """In a forked worker, locks that a thread of the parent process held would never be released."""
+    if get_worker_info() is not None:
+        fsspec.asyn.reset_lock()

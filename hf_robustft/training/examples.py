@@ -1,0 +1,75 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""From what a Trainer is given to train on to its examples, and from a loader's batch to what the model reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+
+from ..data.benchmarks import Benchmark
+from ..data.collator import TrainingExamples
+from ..data.images import BadImages
+from ..modeling.features import normalised
+from .streaming import check_stream, streamed_examples
+
+
+def training_examples(
+    dataset: Any, args: Any, processor: Any, bad_images: BadImages | None = None, levels: bool = True
+) -> Any:
+    """
+    The training examples of a benchmark, streamed or stored, or of a `datasets.Dataset`; other data sets pass as they are.
+
+    Args:
+        dataset: What the Trainer was given.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+        processor ([`~transformers.CLIPProcessor`], *optional*): Needed for a benchmark.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of a benchmark that
+            cannot be read. By default the first one is an error.
+        levels (`bool`, *optional*, defaults to `True`): Give pixels as uint8 levels where an accelerator trains, which
+            normalises them; else as normalised numbers.
+
+    Raises:
+        ValueError: If a benchmark comes without processor or may not be trained on, or a stream cannot be trained on as the arguments ask.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        dataset = Benchmark.from_dataset(dataset, name="train", role="train")
+    check_stream(dataset, args)
+    if not isinstance(dataset, Benchmark):
+        return dataset
+    if dataset.evaluation_only:
+        raise ValueError(
+            f"Benchmark {dataset.name!r} may be evaluated on, never trained or tuned on, as its licence says; train on "
+            "another."
+        )
+    if processor is None:
+        raise ValueError("A benchmark is trained on through its processor; pass `processing_class=`.")
+    options: dict[str, Any] = {
+        "bad_images": None if bad_images is None else bad_images.of(f"the training set {dataset.name!r}"),
+        # A quarter of the bytes for workers to hand over and for the bus; on CPU the workers normalise better.
+        "output": "uint8" if levels and args.device.type != "cpu" else "float32",
+        "crop": args.train_crop,
+    }
+    if dataset.streaming:
+        return streamed_examples(dataset, processor, args, buffer=args.shuffle_buffer, **options)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return TrainingExamples.from_benchmark(dataset, processor, seed=seed, **options)
+
+
+class PreparedBatches:
+    """
+    The part of `RobustTrainer` that counts unreadable images and normalises levels on the device.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # Counted when it is trained on, not when it was read ahead.
+        counter = getattr(self.train_dataset, "bad_images", None)
+        if counter is not None:
+            inputs = counter.take(inputs)
+        inputs = super()._prepare_inputs(inputs)
+        if inputs.get("pixel_values") is not None:
+            transform = getattr(self.train_dataset, "transform", None)
+            inputs = {**inputs, "pixel_values": normalised(inputs["pixel_values"], transform)}
+        return inputs

@@ -1,0 +1,296 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Training on a stream: an endless loader whose place in the data is a part of the checkpoint.
+
+Transformers and Accelerate read streams in the first process alone, or by shards only, start each pass in the same order
+and resume by reading again all that was read, from a wrong place after the first pass. So this loader is not theirs: each
+batch brings along where its reader stands after it, checkpoints hold that of every reader of every process, and a resumed
+run opens each reader's current shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..data.benchmarks import Benchmark
+from ..data.stream_reader import Position, parts_of_a_shard
+from ..data.streaming import StreamingExamples
+from ..objectives.base import take
+from .distributed import rank, world_size
+
+#: Setting of a stream, and the option of the command line behind it.
+_SETTINGS = {
+    "processes": "number of processes",
+    "readers": "--dataloader_num_workers (0 and 1 are the same)",
+    "batch_size": "--per_device_train_batch_size",
+    "seed": "--seed (or --data_seed)",
+    "shuffle": "--train_sampling_strategy",
+    "buffer": "shuffle buffer",
+    "shards": "number of shards of the data",
+    "parts": "number of parts of a shard",
+}
+
+
+class _ProcessBatches(IterableDataset):
+    """Full batches of one process: of each of its readers, which are the workers of a data loader, those that it reads."""
+
+    def __init__(self, loader: StreamLoader):
+        self.examples, self.collator, self.batch_size = loader.examples, loader.collator, loader.batch_size
+        self.process, self.processes = loader.process, loader.processes
+        self.positions, self.batches = list(loader.positions), loader.batches
+
+    def __iter__(self) -> Iterator[tuple[int, Position, Any]]:
+        worker = get_worker_info()
+        # The loader asks its first worker first, and the next batch is the turn of the reader that was to follow.
+        readers = len(self.positions)
+        slot = (self.batches + (0 if worker is None else worker.id)) % readers
+        source = self.examples.examples(
+            slot * self.processes + self.process, readers * self.processes, self.positions[slot]
+        )
+        batch = []
+        for position, example in source:
+            batch.append(example)
+            if len(batch) == self.batch_size:
+                yield slot, position, self.collator(batch)
+                batch = []
+
+
+class StreamLoader:
+    """
+    The batches of one process, without end; every pass of a Trainer over it goes on where the one before stopped.
+
+    Args:
+        examples ([`~hf_robustft.data.streaming.StreamingExamples`]): The stream.
+        collator (`Callable`): From a list of examples to a batch.
+        batch_size (`int`): Examples of each batch; no batch has fewer.
+        process, processes (`int`): Which of how many processes this is.
+        workers (`int`): Worker processes that read; 0 reads here.
+        accumulation (`int`): Batches of an optimizer step, in which the length of a pass is counted.
+        options: Further options of the `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        examples: StreamingExamples,
+        collator: Callable,
+        batch_size: int,
+        *,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 0,
+        accumulation: int = 1,
+        **options,
+    ):
+        self.examples, self.collator, self.batch_size = examples, collator, batch_size
+        self.process, self.processes, self.workers, self.accumulation = process, processes, workers, accumulation
+        self.options = options
+        self.positions = [Position()] * max(1, workers)
+        self.batches = 0
+        self._iterator: Iterator | None = None
+
+    @property
+    def dataset(self) -> StreamingExamples:
+        """The examples, by the name that a `DataLoader` has for them."""
+        return self.examples
+
+    def __len__(self) -> int:
+        """Batches of a pass: those of whole optimizer steps, at least one step. What is left belongs to the next pass."""
+        whole = len(self.examples) // (self.batch_size * self.processes * self.accumulation)
+        return max(1, whole) * self.accumulation
+
+    def __iter__(self) -> StreamLoader:
+        return self
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            loader = DataLoader(
+                _ProcessBatches(self),
+                batch_size=None,
+                collate_fn=_unchanged,
+                num_workers=self.workers,
+                # Without a generator of its own a loader draws from the global one, and a resumed run would differ.
+                generator=torch.Generator().manual_seed(self.examples.seed),
+                **self.options,
+            )
+            self._iterator = iter(loader)
+        slot, position, batch = next(self._iterator)
+        self.positions[slot] = Position(*position)
+        self.batches += 1
+        return batch
+
+    def close(self) -> None:
+        """Let the workers go; the next batch would start others at the same place."""
+        self._iterator = None
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for the order of the data to be."""
+        examples, shards = self.examples, self.examples.stream.source.n_shards
+        readers = self.processes * len(self.positions)
+        return {
+            "processes": self.processes,
+            "readers": len(self.positions),
+            "batch_size": self.batch_size,
+            "seed": examples.seed,
+            "shuffle": examples.shuffle,
+            "buffer": examples.buffer,
+            "shards": shards,
+            "parts": parts_of_a_shard(shards, readers),
+        }
+
+    def passes(self) -> int:
+        """Passes that all readers of this process have finished."""
+        settings = self.settings()
+        parts, readers = settings["shards"] * settings["parts"], self.processes * len(self.positions)
+        starts = (slot * self.processes + self.process for slot in range(len(self.positions)))
+        return min((start + at.turn * readers) // parts for start, at in zip(starts, self.positions, strict=True))
+
+    def start_from(self, positions: Tensor, batches: int) -> None:
+        """Go on after `batches` batches, with readers at `positions` (readers, 4)."""
+        self.close()
+        self.positions = [Position(*row) for row in positions.tolist()]
+        self.batches = batches
+
+
+class StreamingTraining:
+    """
+    The part of `RobustTrainer` that trains on streams.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    _stream: StreamLoader | None = None
+
+    def get_train_dataloader(self):
+        self._stream = None
+        if not isinstance(self.train_dataset, StreamingExamples):
+            return super().get_train_dataloader()
+        options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
+        if self.args.dataloader_num_workers:
+            options["prefetch_factor"] = self.args.dataloader_prefetch_factor
+            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
+        self._stream = StreamLoader(
+            self.train_dataset,
+            self.data_collator,
+            self.args.train_batch_size,
+            process=rank(),
+            processes=world_size(),
+            workers=self.args.dataloader_num_workers,
+            accumulation=self.args.gradient_accumulation_steps,
+            **options,
+        )
+        return self._stream
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+
+    def _run_epoch(self, *args, **kwargs):
+        resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
+        if self._stream is not None and resumed:
+            # The loader is at its place already; Trainer has only to count the steps of the pass that are left.
+            left = kwargs["num_update_steps_per_epoch"]
+            left -= self.state.global_step % left
+            kwargs |= {"steps_trained_in_current_epoch": 0, "num_update_steps_per_epoch": left}
+        return super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self._stream is not None:
+            # Trainer counts whole optimizer steps of a pass; examples over the size of the data are the passes seen.
+            size, seen = self.train_dataset.size, self.state.global_step * self.args.gradient_accumulation_steps
+            seen *= self._stream.batch_size * self._stream.processes
+            self.state.epoch = float(self._stream.passes()) if size is None else seen / size
+        return super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def extra_state(self) -> dict[str, Any]:
+        state = super().extra_state()
+        if self._stream is not None:
+            positions = torch.tensor(self._stream.positions, dtype=torch.int64, device=self.args.device)
+            state["stream.positions"] = self.accelerator.gather(positions[None])
+            state["stream.batches"] = self._stream.batches
+            state["stream.settings"] = self._stream.settings()
+        return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
+        if self._stream is None:
+            if "stream.settings" in state and self.train_dataset is not None:
+                raise ValueError(
+                    "The checkpoint was written by a run that streamed its data, this run does not, and would go on in "
+                    "another order; stream them again (--streaming), or start anew from its weights."
+                )
+            return
+        saved, now = take(state, "stream.settings"), self._stream.settings()
+        differing = [name for name in _SETTINGS if saved.get(name) != now[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"The checkpoint's run read its stream with {_SETTINGS[name]} = {saved.get(name)}, this one has "
+                f"{now[name]}: the rows would be dealt out or ordered otherwise, and some seen twice or never; resume "
+                "with the same, or start anew from its weights."
+            )
+        self._stream.start_from(take(state, "stream.positions")[self._stream.process], take(state, "stream.batches"))
+
+
+def streamed_examples(benchmark: Benchmark, processor: Any, args: Any, **options) -> StreamingExamples:
+    """
+    The training examples of a benchmark that is streamed, as the arguments of a run want them; `options` as for
+    `StreamingExamples.from_benchmark`.
+
+    Raises:
+        ValueError: As `check_stream`.
+    """
+    examples = StreamingExamples.from_benchmark(
+        benchmark,
+        processor,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        shuffle=args.train_sampling_strategy != "sequential",
+        **options,
+    )
+    check_stream(examples, args)
+    return examples
+
+
+def check_stream(dataset: Any, args: Any) -> None:
+    """
+    Refuse streams that cannot be trained on as the arguments ask. Data sets that are no streams pass.
+
+    Raises:
+        ValueError: For a stream of `datasets`; a pass of unknown length without `max_steps`; a set smaller than a global
+            batch; a sampling strategy that needs the whole set.
+    """
+    if isinstance(dataset, datasets.IterableDataset):
+        raise ValueError(
+            "A stream of `datasets` cannot be resumed exactly, nor divided evenly among processes and workers; give its "
+            "files or Hub id as `load_benchmark(..., streaming=True)`."
+        )
+    if not isinstance(dataset, StreamingExamples):
+        return
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"`train_sampling_strategy={args.train_sampling_strategy!r}` is not available for streams; use 'random' or "
+            "'sequential'."
+        )
+    if dataset.size is None and args.max_steps <= 0:
+        raise ValueError(
+            f"Nobody says how many rows {dataset.stream.where} has or keeps, so {args.num_train_epochs:g} passes have no "
+            "known length; give --max_steps."
+        )
+    global_batch = args.per_device_train_batch_size * world_size()
+    if dataset.size is not None and dataset.size < global_batch:
+        raise ValueError(
+            f"The training set has {dataset.size} examples, fewer than one global batch of {global_batch}; set "
+            f"--per_device_train_batch_size to {max(1, dataset.size // world_size())} or less."
+        )
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
