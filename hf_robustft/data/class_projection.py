@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,3 +107,15 @@ class ClassProjection:
         if columns.shape[1] == 1:
             return logits.index_select(-1, columns[:, 0])
         return logits[..., columns].amax(dim=-1)
+
+
+def head_classes(benchmark: Any) -> tuple[tuple[str, ...], ...]:
+    """The lists of classes, in the order of their labels, of the heads that can classify a `Benchmark`.
+
+    Returns:
+        The list of the zero-shot head that it is measured with first: the larger one where the benchmark has a projection,
+        so that ImageNet and its shifts share one head. Then its own classes, if that is another list.
+    """
+    if benchmark.projection is None:
+        return (benchmark.class_names,)
+    return benchmark.projection.source_classes, benchmark.class_names

@@ -57,9 +57,15 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
         selection (no image is copied) in the order of the data set, and whose note says how they were drawn.
 
     Raises:
-        ValueError: no class labels, `shots` below 1, or classes with fewer images, which are named.
+        ValueError: no class labels, `shots` below 1, classes with fewer images, which are named, data that may only be
+            evaluated on, or a stream.
         OSError: the data cannot be read.
     """
+    if benchmark.evaluation_only:
+        raise ValueError(
+            f"benchmark {benchmark.name!r} may never be trained or tuned on, its licence says, so no shots are drawn from "
+            "it; choose another data set"
+        )
     if not benchmark.class_names or benchmark.label_column is None:
         raise ValueError(
             f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "

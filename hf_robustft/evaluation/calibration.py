@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_calibration_error
 
 from .binning import (
     bin_indices,
     check_confidence,
     check_n_bins,
-    check_probabilities,
     check_scores,
+    check_shapes,
+    probability_pieces,
     reliability_bins,
+    score_pieces,
 )
 from .resampling import bootstrap_standard_error, ece_noise_floor
 
@@ -169,7 +171,7 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: i
     Raises:
         ValueError: As `expected_calibration_error`.
     """
-    probabilities, labels = check_probabilities(probabilities, labels)
+    probabilities, labels = check_shapes(probabilities, labels, "probabilities")
     accumulator = ClasswiseAccumulator(probabilities.shape[1], n_bins)
     accumulator.update(probabilities, labels)
     return accumulator.compute()
@@ -202,16 +204,17 @@ class ClasswiseAccumulator:
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add a batch: `(batch, classes)` probabilities and `(batch,)` labels. Raises ValueError if they are neither."""
-        probabilities, labels = check_probabilities(probabilities, labels)
-        n_classes = len(self.gaps)
-        if probabilities.shape[1] != n_classes:
-            raise ValueError(
-                f"The batch has {probabilities.shape[1]} classes, but this accumulator was made for {n_classes}."
-            )
-        units = torch.round((probabilities - one_hot(labels, n_classes)) / self.UNIT).long()
-        cells = bin_indices(probabilities, self.n_bins) + torch.arange(n_classes) * (self.n_bins + 1)
-        self.gaps.view(-1).scatter_add_(0, cells.flatten(), units.flatten())
-        self.n += len(labels)
+        n_classes, gaps = len(self.gaps), self.gaps.clone()
+        for rows, targets in probability_pieces(probabilities, labels):
+            if rows.shape[1] != n_classes:
+                raise ValueError(
+                    f"The batch has {rows.shape[1]} classes, but this accumulator was made for {n_classes}."
+                )
+            units = torch.round(_minus_one_hot(rows, targets) / self.UNIT).long()
+            cells = bin_indices(rows, self.n_bins) + torch.arange(n_classes) * (self.n_bins + 1)
+            gaps.view(-1).scatter_add_(0, cells.flatten(), units.flatten())
+        # A batch that was refused leaves no part of itself.
+        self.gaps, self.n = gaps, self.n + len(labels)
 
     def compute(self) -> float:
         """The classwise calibration error of all images so far. Raises ValueError if there were none."""
@@ -234,7 +237,8 @@ def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: As `expected_calibration_error`.
     """
-    return _squared_distance(*check_probabilities(probabilities, labels)).mean().item()
+    pieces = probability_pieces(probabilities, labels)
+    return torch.cat([_squared_distance(*piece) for piece in pieces]).mean().item()
 
 
 def negative_log_likelihood(probabilities: Tensor, labels: Tensor, *, from_logits: bool = False) -> float:
@@ -255,9 +259,10 @@ def negative_log_likelihood(probabilities: Tensor, labels: Tensor, *, from_logit
         ValueError: As `expected_calibration_error`; logits need only be finite.
     """
     if from_logits:
-        return cross_entropy(*check_scores(probabilities, labels)).item()
-    probabilities, labels = check_probabilities(probabilities, labels)
-    return -probabilities.gather(1, labels[:, None]).log().mean().item()
+        losses = [cross_entropy(*piece, reduction="none") for piece in score_pieces(probabilities, labels)]
+        return torch.cat(losses).mean().item()
+    pieces = probability_pieces(probabilities, labels)
+    return -torch.cat([rows.gather(1, targets[:, None]).log() for rows, targets in pieces]).mean().item()
 
 
 def image_scores(logits: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -288,11 +293,21 @@ def image_scores(logits: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Ten
 
 
 def _top_label(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    probabilities, labels = check_probabilities(probabilities, labels)
-    confidence, predicted = probabilities.max(dim=1)
-    # A row may miss a sum of one by a rounding, and then a certain prediction is a hair above 1.
-    return confidence.clamp(max=1.0), predicted == labels
+    confidence, correct = [], []
+    for rows, targets in probability_pieces(probabilities, labels):
+        largest, predicted = rows.max(dim=1)
+        # A row may miss a sum of one by a rounding, and then a certain prediction is a hair above 1.
+        confidence.append(largest.clamp(max=1.0))
+        correct.append(predicted == targets)
+    return torch.cat(confidence), torch.cat(correct)
+
+
+def _minus_one_hot(probabilities: Tensor, labels: Tensor) -> Tensor:
+    # Without a one-hot matrix, which would be another int64 number for each probability.
+    gaps = probabilities.clone()
+    gaps[torch.arange(len(labels)), labels] -= 1
+    return gaps
 
 
 def _squared_distance(probabilities: Tensor, labels: Tensor) -> Tensor:
-    return (probabilities - one_hot(labels, probabilities.shape[1])).square().sum(dim=1)
+    return _minus_one_hot(probabilities, labels).square_().sum(dim=1)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names
+from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.features import logit_scale as model_logit_scale
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
@@ -85,11 +86,7 @@ class OpenSetDetector:
             ("true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
             ("achieved_true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
             ("logit_scale", lambda value: 0 < value < math.inf, "is positive and finite"),
-            (
-                "n",
-                lambda value: math.isfinite(value) and value >= 1 and value == int(value),
-                "is a whole number of images",
-            ),
+            ("n", lambda value: 1 <= value < math.inf and value == int(value), "is a whole number of images"),
         ):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not fits(value):
@@ -225,15 +222,19 @@ class OpenSetDetector:
         return update_robustft_json(directory, **parts)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> OpenSetDetector:
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> OpenSetDetector:
         """
         The detector that `save` wrote into a checkpoint folder.
 
+        Args:
+            source, revision, token: The folder, or the checkpoint's id on the Hub, as of `CLIPModel.from_pretrained`.
+
         Raises:
-            OSError: If the folder has no `robustft.json`.
-            ValueError: If no detector is in it, a fact is missing or out of range, or the classes of detector and
-                checkpoint differ.
+            OSError, ValueError: If there is no `robustft.json`, no or a broken detector in it, or one for other classes.
         """
+        directory = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
         content = load_robustft_json(directory)
         if "detector" not in content:
             raise ValueError(
@@ -273,9 +274,8 @@ def fold_temperature(
     """
     Put a temperature into a model's weights and move its detector along.
 
-    Folding divides all logits by T, and with them every threshold of a detector changes its meaning. What is in the
-    checkpoint's folder is not touched: save the model, then the detector, or without one
-    `update_robustft_json(directory, detector=None, temperature=temperature.to_dict())`.
+    Folding divides all logits by T, and every threshold changes its meaning. The checkpoint's folder is not touched: save
+    the model, then the detector, or `update_robustft_json(directory, detector=None, temperature=temperature.to_dict())`.
 
     Args:
         model: A `CLIPModel`, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from hf_robustft import __version__
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.prompts import class_key
+from hf_robustft.data.class_projection import head_classes
+from hf_robustft.data.images import BadImages
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
+from hf_robustft.evaluation.benchmark_checks import check_bank, checked_benchmarks
 from hf_robustft.evaluation.binning import check_n_bins
 from hf_robustft.evaluation.collect import (
     evaluation_head,
@@ -27,6 +28,7 @@ from hf_robustft.evaluation.collect import (
     image_batches,
     save_logits,
 )
+from hf_robustft.evaluation.data_source import data_source, unreadable_images
 from hf_robustft.evaluation.image_numbers import LABELLED, ImageNumbers
 from hf_robustft.evaluation.open_set_report import open_set_results
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
@@ -45,9 +47,15 @@ class Evaluator:
     Each data set is classified by the model's zero-shot head (its own text tower and learned logit scale) or by a trained
     head. Of each image nine or ten numbers are kept, so memory does not grow with the number of classes.
 
+    A benchmark with a projection (ImageNet-R, -A, ObjectNet) is classified by the head of the larger list of classes,
+    which it shares with the other sets of these classes; its logits are projected before softmax, so accuracy and
+    calibration are over its own classes. A trained head of either list serves it.
+
     A benchmark with the role `open_set` holds images of unseen classes. It has no accuracy: its images are scored by the
     head of the first in-distribution set, and compared with all images of that set and of the shifts that the same head
-    classifies. The scores are `msp`, `mcm` (of a zero-shot head), `max_logit`, `energy`, and `knn` with a bank.
+    classifies. The scores are `msp`, `mcm` (of a zero-shot head), `max_logit`, `energy`, and `knn` with a bank. They are
+    those of all classes of the head, of sets with a projection too, as CRoFT's code has them: a detector in use does not
+    know which of the classes an image could be of, and one threshold must serve all sets.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
@@ -67,6 +75,9 @@ class Evaluator:
         knn_bank ([`Benchmark`], *optional*): Known images, such as the training set, for the score `knn`. Its embeddings
             are held in memory, in float64, by every process.
         knn_k (`int`, *optional*, defaults to 10): The neighbour in the bank whose distance counts.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy for images that cannot be read, counted
+            for each data set by itself. By default the first one is an error. Of those that are skipped, the report says
+            how many and which.
 
     Attributes:
         scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number an
@@ -92,6 +103,7 @@ class Evaluator:
         progress: bool = True,
         knn_bank: Benchmark | None = None,
         knn_k: int = 10,
+        bad_images: BadImages | None = None,
     ):
         check_n_bins(n_bins)
         if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2 or knn_k < 1:
@@ -99,14 +111,14 @@ class Evaluator:
                 f"batch_size {batch_size}, num_workers {num_workers}, bootstrap_draws {bootstrap_draws}, knn_k {knn_k}: "
                 "they must be at least 1, 0, 2 and 1."
             )
-        self.benchmarks = _checked_benchmarks(benchmarks)
+        self.benchmarks = checked_benchmarks(benchmarks)
         self._known = next((item for item in self.benchmarks.values() if item.role == "id"), None)
-        _check_bank(knn_bank, self.benchmarks)
+        check_bank(knn_bank, self.benchmarks)
         self.processor = processor
         self.transform = ImageTransform.from_processor(processor, train=False)
         self.batch_size, self.num_workers, self.n_bins = batch_size, num_workers, n_bins
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
-        self.knn_bank, self.knn_k = knn_bank, knn_k
+        self.knn_bank, self.knn_k, self.bad_images = knn_bank, knn_k, bad_images
         self.scores: dict[str, dict[str, Tensor]] = {}
 
     def evaluate(
@@ -123,11 +135,11 @@ class Evaluator:
 
         Args:
             model: A `CLIPModel`, possibly wrapped, on the device where it shall run.
-            head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names; the others
-                get the zero-shot head. The report says which.
+            head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names, or with a
+                projection from them; the others get the zero-shot head. The report says which.
             name (`str`, *optional*, defaults to `"model"`): What the report calls the model.
             logits_dir (*optional*): Folder into which the main process writes `<benchmark>.safetensors` for each
-                benchmark: `logits` (n, classes) in float32 (float64 of a float64 model), in the order of the data;
+                benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 of a float64 model), in the order of the data;
                 `labels` int64 except for open sets; metadata with the names of the model and the classes.
 
         Returns:
@@ -136,11 +148,12 @@ class Evaluator:
         Raises:
             ValueError: If the head's class names are those of no benchmark, a data set has labels outside its classes, a
                 logit is not finite, or the bank holds fewer than `knn_k` images.
-            OSError: If an image cannot be read or the logits cannot be written.
+            OSError: If an image cannot be read (or too many, by the policy "skip"), a stream gives another number of rows
+                than it declares, or the logits cannot be written.
         """
         model, state = unwrapped(model), PartialState()
         self.scores = {}
-        results, scores, correct, spectrum = {}, {}, {}, None
+        results, scores, correct, unseen, spectrum = {}, {}, {}, {}, None
         with evaluation_mode(model), torch.inference_mode():
             heads = self._heads(model, head)
             scale = logit_scale(model).item()
@@ -158,27 +171,35 @@ class Evaluator:
                     covariance=covariance,
                     keep_logits=logits_dir is not None,
                 )
+                bad = self._policy(benchmark)
                 with failing_together(benchmark.name, state):
-                    batches = self._batches(model, benchmark, labelled=numbers.labelled)
+                    batches = self._batches(model, benchmark, bad, labelled=numbers.labelled)
                     for index, embeds, labels in batches:
                         numbers.update(index, embeds, labels)
                 columns, kept = numbers.merged(state)
+                read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
                 if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
                 if numbers.labelled:
-                    results[benchmark.name] = self._result(benchmark, kind, columns, numbers)
+                    read["head_classes"] = len(chosen.weight)
+                    results[benchmark.name] = self._result(benchmark, kind, columns, numbers, read)
                     correct[benchmark.name] = columns["correct"]
+                else:
+                    unseen[benchmark.name] = read
                 if covariance is not None:
                     spectrum = {**covariance.summary(), "dataset": benchmark.name}
                 if logits_dir is not None:
                     facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
-                    facts |= {"logit_scale": scale, "class_names": chosen.class_names}
+                    named = benchmark if numbers.labelled else chosen
+                    facts |= {"logit_scale": scale, "class_names": named.class_names}
                     with failing_together(benchmark.name, state):
                         if state.is_main_process:
                             save_logits(logits_dir, benchmark.name, kept, facts)
         # Copied outside inference mode, so that they are ordinary tensors.
         self.scores = {key: {of: values.clone() for of, values in row.items()} for key, row in scores.items()}
         open_set = self._open_set(correct)
+        for of, read in unseen.items():
+            open_set[of].update(read)
         return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set)
 
     def _heads(self, model: nn.Module, trained: ZeroShotHead | None) -> dict[str, tuple[nn.Module, str]]:
@@ -186,7 +207,7 @@ class Evaluator:
         if trained is not None:
             trained = evaluation_head(trained, model.device)
             closed = [item for item in self.benchmarks.values() if item.role != "open_set"]
-            if all(trained.class_names != benchmark.class_names for benchmark in closed):
+            if all(trained.class_names not in head_classes(benchmark) for benchmark in closed):
                 raise ValueError(
                     f"The head has {len(trained.class_names)} classes ({trained.class_names[0]!r}, ...), which are the class "
                     f"names of none of {', '.join(item.name for item in closed)}; give the head that was trained on these "
@@ -196,16 +217,22 @@ class Evaluator:
         for benchmark in self.benchmarks.values():
             # Unseen classes are what the known classes are not, so they are scored by the head of those.
             of = self._known if benchmark.role == "open_set" else benchmark
-            if trained is not None and trained.class_names == of.class_names:
+            classes = head_classes(of)
+            if trained is not None and trained.class_names in classes:
                 heads[benchmark.name] = (trained, TRAINED_HEAD)
                 continue
-            key = (of.class_names, of.templates)
+            key = (classes[0], of.templates)
             if key not in built:
-                built[key] = ZeroShotHead.from_model(model, self.processor, *key, batch_size=self.batch_size)
+                built[key] = ZeroShotHead.from_model(
+                    model, self.processor, *key, batch_size=self.batch_size, sharded=True
+                )
             heads[benchmark.name] = (built[key], ZERO_SHOT_HEAD)
         return heads
 
-    def _batches(self, model: nn.Module, benchmark: Benchmark, labelled: bool):
+    def _policy(self, benchmark: Benchmark) -> BadImages | None:
+        return None if self.bad_images is None else self.bad_images.of(f"data set {benchmark.name!r}")
+
+    def _batches(self, model: nn.Module, benchmark: Benchmark, bad_images: BadImages | None, labelled: bool):
         return image_batches(
             model,
             benchmark,
@@ -215,6 +242,7 @@ class Evaluator:
             seed=self.seed,
             labelled=labelled,
             progress=self.progress,
+            bad_images=bad_images,
         )
 
     def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:
@@ -230,13 +258,13 @@ class Evaluator:
         rows = [torch.empty(0, 1, dtype=torch.long)]
         embeds = [torch.empty(0, model.config.projection_dim, dtype=torch.float64)]
         with failing_together(self.knn_bank.name, state):
-            for index, batch, _ in self._batches(model, self.knn_bank, labelled=False):
+            for index, batch, _ in self._batches(model, self.knn_bank, self._policy(self.knn_bank), labelled=False):
                 rows.append(index[:, None])
                 embeds.append(batch.double().cpu())
         return gather_rows(torch.cat(rows), torch.cat(embeds), state=state)[1]
 
     def _result(
-        self, benchmark: Benchmark, kind: str, columns: dict[str, Tensor], numbers: ImageNumbers
+        self, benchmark: Benchmark, kind: str, columns: dict[str, Tensor], numbers: ImageNumbers, read: dict
     ) -> DatasetResult:
         confidence, correct, nll, brier = (columns[key] for key in LABELLED)
         errors = calibration.bootstrap_standard_error(
@@ -260,6 +288,7 @@ class Evaluator:
             brier_se=errors["brier"],
             reliability=calibration.reliability_bins(confidence, correct, self.n_bins),
             head=kind,
+            **read,
         )
 
     def _open_set(self, correct: dict[str, Tensor]) -> dict | None:
@@ -291,54 +320,3 @@ class Evaluator:
                 **{package: version(package) for package in ("torch", "transformers", "torchmetrics", "pillow")},
             },
         }
-
-
-def _checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]) -> dict[str, Benchmark]:
-    given = list(benchmarks.values() if isinstance(benchmarks, Mapping) else benchmarks)
-    if not given:
-        raise ValueError(
-            "There are no benchmarks to evaluate on; give at least one, for example from `load_benchmark`."
-        )
-    checked: dict[str, Benchmark] = {}
-    for benchmark in given:
-        if benchmark.role != "open_set" and (not benchmark.class_names or benchmark.label_column is None):
-            raise ValueError(f"Benchmark {benchmark.name!r} has no class names or no labels; accuracy needs both.")
-        if benchmark.name in checked:
-            raise ValueError(f"Two benchmarks are called {benchmark.name!r}; rename one, the report is keyed by name.")
-        checked[benchmark.name] = benchmark
-    known = next((benchmark for benchmark in given if benchmark.role == "id"), None)
-    for benchmark in given:
-        if benchmark.role == "open_set":
-            _check_open_set(benchmark, known)
-    return checked
-
-
-def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:
-    if known is None:
-        raise ValueError(
-            f"Benchmark {benchmark.name!r} is an open set: its images have no accuracy and are only compared with those "
-            "of known classes; add an in-distribution test set (role='id')."
-        )
-    keys = {class_key(name) for name in known.class_names}
-    shared = [name for name in benchmark.class_names if class_key(name) in keys]
-    if shared:
-        raise ValueError(
-            f"Benchmark {benchmark.name!r} is an open set, but {len(shared)} of its classes ({quoted(shared, 3)}) are "
-            f"classes of {known.name!r}, which the model knows; leave them out, or give other class names if they mean "
-            "other things."
-        )
-
-
-def _check_bank(bank: Benchmark | None, benchmarks: dict[str, Benchmark]) -> None:
-    if bank is None:
-        return
-    if bank.role == "open_set":
-        raise ValueError(f"The bank {bank.name!r} is an open set, but it must hold known images, such as train.")
-    for benchmark in benchmarks.values():
-        places = [(b.path, b.data_files, b.split, b.config, b.revision) for b in (bank, benchmark)]
-        if bank.dataset is not benchmark.dataset if bank.dataset is not None else places[0] != places[1]:
-            continue
-        raise ValueError(
-            f"The bank {bank.name!r} is also evaluated, as {benchmark.name!r}: each image would be its own nearest "
-            "neighbour; give the training set as the bank."
-        )

@@ -26,6 +26,10 @@ class ImageNumbers:
     Its columns are the row number; confidence, correctness, NLL and Brier score, except for an open set; and the open-set
     scores, for the roles `id`, `shift` and `open_set`.
 
+    Of a benchmark with a projection, the logits of a head of the larger list of classes are projected before confidence
+    and all that follows from it. The open-set scores are those of the head's own logits all the same: a detector does not
+    know which classes the image before it could be of.
+
     Args:
         benchmark ([`Benchmark`]): The data set.
         head: Classifies unit-norm embeddings; its weight has a row a class.
@@ -59,7 +63,7 @@ class ImageNumbers:
             available = {"mcm": cosine_scale is not None, "knn": bank is not None}
             self.scores = tuple(key for key in SCORES if available.get(key, True))
         self.columns = ("index", *(LABELLED if self.labelled else ()), *self.scores)
-        classes = len(head.weight)
+        classes = len(benchmark.class_names) if self.labelled else len(head.weight)
         self.classwise = calibration.ClasswiseAccumulator(classes, n_bins) if self.labelled else None
         self._tables = [torch.empty(0, len(self.columns), dtype=torch.float64)]
         self._logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
@@ -77,7 +81,8 @@ class ImageNumbers:
         Raises:
             ValueError: If a logit is not finite or a label is no class; it names the data set and the images.
         """
-        logits = classify(self.head, embeds)
+        whole = classify(self.head, embeds)
+        logits = self.benchmark.project_logits(whole) if self.labelled else whole
         numbers: dict[str, Tensor] = {"index": index.double()}
         try:
             if self.labelled:
@@ -86,7 +91,7 @@ class ImageNumbers:
                 self.classwise.update(probabilities, labels)
             if self.covariance is not None:
                 self.covariance.update(embeds)
-            numbers.update(self._open_set_scores(logits, embeds))
+            numbers.update(self._open_set_scores(whole, embeds))
         except ValueError as error:
             first, last = int(index[0]), int(index[-1])
             raise ValueError(f"Data set {self.benchmark.name!r}, images {first} to {last}: {error}") from error

@@ -11,6 +11,7 @@ from .open_set import detection_metrics, threshold_at_recall
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95", "fpr95_nearest_recall", "fpr95_percentile")
 SHIFT_METRICS = ("auroc", "fpr95", "accepted")
+READ = ("source", "unreadable")  # What an evaluation adds on where the images came from.
 CORRECT_METRICS = ("auroc", "fpr95_percentile")
 
 Scores = Mapping[str, Mapping[str, Tensor]]
@@ -87,7 +88,10 @@ def check_open_set(results: object) -> None:
     if not isinstance(results, dict):
         raise ValueError(f"The part open_set is a {type(results).__name__}, not a mapping; evaluate the model again.")
     for name, result in results.items():
-        _check_keys(result, ("n", "id", "scores"), f"open set {name!r}")
+        if not isinstance(result, dict):
+            raise ValueError(f"Open set {name!r} is no mapping; evaluate the model again.")
+        described = {key: value for key, value in result.items() if key not in READ}
+        _check_keys(described, ("n", "id", "scores"), f"open set {name!r}")
         if not isinstance(result["scores"], dict):
             raise ValueError(f"The scores of open set {name!r} are no mapping; evaluate the model again.")
         for score, row in result["scores"].items():

@@ -14,6 +14,7 @@ FORMAT = 1
 ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = "trained linear head"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
+ADDED = ("head_classes", "source", "unreadable")
 DATASET_METRICS = (
     "accuracy",
     "ece",
@@ -34,7 +35,7 @@ class DatasetResult:
     Attributes:
         name (`str`): Name of the benchmark.
         role (`str`): `id`, `shift`, `validation` or `train`.
-        n, n_classes (`int`): Images, and classes of the head.
+        n, n_classes (`int`): Images that were read, and classes between which was chosen.
         accuracy, accuracy_se (`float`): Top-1 accuracy.
         ece, ece_se (`float`): Top-label expected calibration error of the whole set.
         ece_noise_floor (`float`): The ECE that a perfectly calibrated model with these confidences would show.
@@ -43,6 +44,9 @@ class DatasetResult:
         brier, brier_se (`float`): Brier score summed over classes, in [0, 2].
         reliability (`dict`): The bins of the ECE, see `reliability_bins`.
         head (`str`): `"zero-shot prompts"` or `"trained linear head"`.
+        head_classes (`int`, *optional*): Classes of the head; more than `n_classes` if its logits were projected.
+        source (`dict`, *optional*): Where the images were read from, see `data_source`.
+        unreadable (`dict`, *optional*): Images that could not be read: `count`, `of` how many, and the `first` lines.
     """
 
     name: str
@@ -62,6 +66,9 @@ class DatasetResult:
     brier_se: float
     reliability: dict[str, list]
     head: str = ZERO_SHOT_HEAD
+    head_classes: int | None = None
+    source: dict[str, str] | None = None
+    unreadable: dict | None = None
 
 
 @dataclass
@@ -77,7 +84,8 @@ class EvaluationReport:
         logit_scale (`float`, *optional*): The model's learned scale, exponentiated.
         settings (`dict`): What the numbers depend on besides model and data: bins, draws, seed, versions.
         open_set (`dict`, *optional*): By set of unseen classes, how well each score tells known images from unseen ones:
-            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says. `None` if there was no such set.
+            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, and `source` and `unreadable` as of the other
+            sets. `None` if there was no such set.
     """
 
     model: str
@@ -152,7 +160,8 @@ class EvaluationReport:
     @classmethod
     def from_dict(cls, values: dict) -> EvaluationReport:
         """
-        The inverse of `to_dict`; `open_set` may be missing, as reports once had none.
+        The inverse of `to_dict`; `open_set`, and of a result `head_classes`, `source` and `unreadable`, may be missing, as
+        reports once had none.
 
         Raises:
             ValueError: If a field is missing, is unknown, or a result is filed under another name than its own.
@@ -161,7 +170,8 @@ class EvaluationReport:
         given = {"open_set": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
         given = _checked_fields(cls, given, "an evaluation report")
         results = {
-            name: _checked_fields(DatasetResult, row, f"result {name!r}") for name, row in given["results"].items()
+            name: _checked_fields(DatasetResult, {**dict.fromkeys(ADDED), **row}, f"result {name!r}")
+            for name, row in given["results"].items()
         }
         for name, row in results.items():
             if row["name"] != name:

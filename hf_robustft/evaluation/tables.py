@@ -97,6 +97,7 @@ def notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[s
     )
     heads = [_head_text(item) for item in (baseline, report) if item is not None]
     lines.append(f"Head: {heads[0]}." if len(set(heads)) == 1 else f"Heads: {ARROW.join(heads)}.")
+    lines += _class_notes(report) + _data_notes(report)
     spectrum = report.spectrum
     if spectrum is not None:
         values = [f"{spectrum['smallest_singular_value']:.3e}"]
@@ -108,6 +109,37 @@ def notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[s
         )
         if spectrum["note"]:
             lines.append(spectrum["note"])
+    return lines
+
+
+def _class_notes(report: EvaluationReport) -> list[str]:
+    projected = [
+        f"{result.n_classes:,} classes ({result.name})"
+        for result in ordered(report)
+        if result.head_classes is not None and result.head_classes > result.n_classes
+    ]
+    if not projected:
+        return []
+    classes = max(result.head_classes or 0 for result in report.results.values())
+    return [f"Of the {classes:,} classes of the head, softmax is over the {', '.join(projected)} that the set knows."]
+
+
+def _data_notes(report: EvaluationReport) -> list[str]:
+    """Copies on the Hub that were read, and images that could not be."""
+    results = [(result.name, result.source, result.unreadable) for result in ordered(report)]
+    results += [(name, row.get("source"), row.get("unreadable")) for name, row in (report.open_set or {}).items()]
+    places = [
+        f"{name} from {source['path']} ({source.get('split', 'all')})"
+        for name, source, _ in results
+        if source is not None and "/" in source["path"]
+    ]
+    lines = [f"Images: {', '.join(places)}."] if places else []
+    for name, _, found in results:
+        if found is not None:
+            first = "; ".join(found["first"][:3]) + ("; ..." if found["count"] > 3 else "")
+            lines.append(
+                f"{name}: {found['count']:,} of {found['of']:,} images cannot be read and are left out: {first}."
+            )
     return lines
 
 

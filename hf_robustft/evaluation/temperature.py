@@ -34,6 +34,7 @@ class TemperatureScaling:
         folded (`float`): The temperature that `fold_into` has put into the model's weights; 1 if none.
         n (`int`, *optional*): Validation images of the fit.
         nll_before, nll_after (`float`, *optional*): Their mean negative log-likelihood at T = 1 and at the fitted T.
+        record (`dict[str, Any]`): Further JSON values that are stored along, such as the name of the set of the fit.
 
     Raises:
         ValueError: If the temperature is not a positive number.
@@ -45,6 +46,7 @@ class TemperatureScaling:
         self.n: int | None = None
         self.nll_before: float | None = None
         self.nll_after: float | None = None
+        self.record: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         fitted = "" if self.n is None else f", n={self.n}, nll {self.nll_before:.4f} -> {self.nll_after:.4f}"
@@ -55,8 +57,10 @@ class TemperatureScaling:
         """
         Set the temperature to the one that minimises the negative log-likelihood.
 
-        The likelihood is convex in 1/T, so the root of its derivative, which is found to the last digits in float64,
-        is the only minimum.
+        The likelihood is convex in 1/T, so the root of its derivative, bracketed and found to the last digits in
+        float64, is the only minimum. L-BFGS, the usual choice, finds the same number if it is run in 1/T, in float64 and
+        with tolerances far below its defaults; the bracket needs none of these settings, cannot stop early, and tells
+        when there is no minimum at all, where a descent would run off to 0 or infinity and return what it had.
 
         Args:
             logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images. Of test images they
@@ -151,7 +155,7 @@ class TemperatureScaling:
         facts = {"temperature": self.temperature, "folded": self.folded}
         if self.n is not None:
             facts |= {"n": self.n, "nll_before": self.nll_before, "nll_after": self.nll_after}
-        return facts
+        return facts | {name: value for name, value in self.record.items() if name not in facts}
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> TemperatureScaling:
@@ -165,8 +169,10 @@ class TemperatureScaling:
             raise ValueError(f"There is no 'temperature' in {dict(facts)!r}; fit one and store it again.")
         scaling = cls(facts["temperature"])
         scaling.folded = _positive(facts.get("folded", 1.0), "folded")
-        for name in ("n", "nll_before", "nll_after"):
+        known = ("n", "nll_before", "nll_after")
+        for name in known:
             setattr(scaling, name, facts.get(name))
+        scaling.record = {name: facts[name] for name in facts if name not in ("temperature", "folded", *known)}
         return scaling
 
 

@@ -1,0 +1,83 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which benchmarks can be evaluated together, decided before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.class_projection import head_classes
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.prompts import class_key
+
+
+def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]) -> dict[str, Benchmark]:
+    """
+    Benchmarks by name.
+
+    Raises:
+        ValueError: If there are none, two of one name, one without class names or labels that is no open set, an open set
+            but no in-distribution set, or an open set that shares classes with it.
+    """
+    given = list(benchmarks.values() if isinstance(benchmarks, Mapping) else benchmarks)
+    if not given:
+        raise ValueError(
+            "There are no benchmarks to evaluate on; give at least one, for example from `load_benchmark`."
+        )
+    checked: dict[str, Benchmark] = {}
+    for benchmark in given:
+        if benchmark.role != "open_set" and (not benchmark.class_names or benchmark.label_column is None):
+            raise ValueError(f"Benchmark {benchmark.name!r} has no class names or no labels; accuracy needs both.")
+        if benchmark.name in checked:
+            raise ValueError(f"Two benchmarks are called {benchmark.name!r}; rename one, the report is keyed by name.")
+        checked[benchmark.name] = benchmark
+    known = next((benchmark for benchmark in given if benchmark.role == "id"), None)
+    for benchmark in given:
+        if benchmark.role == "open_set":
+            _check_open_set(benchmark, known)
+    return checked
+
+
+def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:
+    if known is None:
+        raise ValueError(
+            f"Benchmark {benchmark.name!r} is an open set: its images have no accuracy and are only compared with those "
+            "of known classes; add an in-distribution test set (role='id')."
+        )
+    # The head of the known set scores the open set, and may know more classes than the known set holds.
+    keys = {class_key(name) for classes in head_classes(known) for name in classes}
+    shared = [name for name in benchmark.class_names if class_key(name) in keys]
+    if shared:
+        raise ValueError(
+            f"Benchmark {benchmark.name!r} is an open set, but {len(shared)} of its classes ({quoted(shared, 3)}) are "
+            f"classes of {known.name!r}, which the model knows; leave them out, or give other class names if they mean "
+            "other things."
+        )
+
+
+def check_bank(bank: Benchmark | None, benchmarks: Mapping[str, Benchmark]) -> None:
+    """
+    Refuse images that cannot be the bank of the score `knn`; `None` passes.
+
+    Raises:
+        ValueError: If they are an open set, streamed, evaluated too, or may only be evaluated on.
+    """
+    if bank is None:
+        return
+    if bank.role == "open_set":
+        raise ValueError(f"The bank {bank.name!r} is an open set, but it must hold known images, such as train.")
+    if bank.evaluation_only:
+        raise ValueError(f"The bank {bank.name!r} may only be evaluated on, its licence says; give the training set.")
+    if bank.streaming:
+        raise ValueError(
+            f"The bank {bank.name!r} is streamed; its images are kept, so load them: leave streaming out."
+        )
+    for benchmark in benchmarks.values():
+        # Of registered data the place alone says little: several sets are parts of the rows of one split.
+        places = [(b.path, b.data_files, b.split, b.config, b.revision, b.registered) for b in (bank, benchmark)]
+        if bank.dataset is not benchmark.dataset if bank.dataset is not None else places[0] != places[1]:
+            continue
+        raise ValueError(
+            f"The bank {bank.name!r} is also evaluated, as {benchmark.name!r}: each image would be its own nearest "
+            "neighbour; give the training set as the bank."
+        )
