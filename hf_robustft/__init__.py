@@ -8,6 +8,7 @@ __version__ = "0.1.0.dev0"
 _ROOMS = {
     "data.benchmarks": ["Benchmark", "load_benchmark"],
     "data.few_shot": ["few_shot"],
+    "data.images": ["BadImages"],
     "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
@@ -23,7 +24,8 @@ _ROOMS = {
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.report": ["EvaluationReport"],
     "evaluation.temperature": ["TemperatureScaling"],
-    "publishing.model_card": ["write_model_card"],
+    "publishing.hub": ["publish"],
+    "publishing.model_card": ["refresh_model_card", "write_model_card"],
     "publishing.pipeline": ["pipeline"],
     "training.arguments": ["RobustTrainingArguments"],
     "training.trainer": ["RobustTrainer"],

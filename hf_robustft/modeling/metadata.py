@@ -15,7 +15,7 @@ from hf_robustft.data.prompts import check_class_names, check_templates
 METADATA_FILE = "robustft.json"
 FORMAT = 1
 #: Parts that are there only where they were given, and their JSON types.
-OPTIONAL = {"alpha": (int, float), "head": str, "temperature": dict, "detector": dict, "adapters": dict}
+OPTIONAL = {"alpha": (int, float), "head": str, "temperature": dict, "detector": dict, "adapters": dict, "card": dict}
 
 
 def dump_robustft_json(directory: str | Path, content: Mapping[str, Any]) -> Path:
@@ -44,7 +44,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory: Folder of the checkpoint.
-        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`.
+        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`.
 
     Returns:
         `Path`: The file.
@@ -70,7 +70,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`,
-        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector` and `adapters`.
+        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters` and `card` (what the
+        model card says beyond the results).
 
     Raises:
         OSError: If the folder has no `robustft.json`.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from .captions import distinct_captions, end_positions, pad_captions
+from .checkpoint_file import checkpoint_folder
 from .features import logit_scale, project_texts, unwrapped
 
 HEAD_FILE = "head.safetensors"
@@ -186,15 +187,21 @@ class ZeroShotHead(nn.Module):
         return path
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> ZeroShotHead:
+    def from_pretrained(
+        cls, directory: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> ZeroShotHead:
         """
         Load a head that `save_pretrained` wrote.
 
+        Args:
+            directory (`str` or `Path`): A folder, or an id on the Hub.
+            revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
+
         Raises:
-            OSError: If the folder holds no `head.safetensors`.
+            OSError: If the folder holds no `head.safetensors`, or the repository cannot be read.
             ValueError: If the file was not written by `save_pretrained`.
         """
-        path = Path(directory) / HEAD_FILE
+        path = checkpoint_folder(directory, HEAD_FILE, revision=revision, token=token) / HEAD_FILE
         if not path.is_file():
             raise OSError(f"No {HEAD_FILE} in {directory}; it is written by a fine-tuning run of `FineTuneTrainer`.")
         with safe_open(path, framework="pt") as file:

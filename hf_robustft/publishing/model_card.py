@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,20 @@ from huggingface_hub import ModelCard
 
 from hf_robustft import __version__
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport
-from hf_robustft.evaluation.tables import check_same_data, label, ordered
+from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from hf_robustft.evaluation.tables import check_same_data, ordered
 from hf_robustft.modeling.zero_shot import HEAD_FILE
 from hf_robustft.publishing import snippets, verdict
+from hf_robustft.publishing.card_facts import CardFacts, SetFacts
 from hf_robustft.publishing.card_file import write_card
+from hf_robustft.publishing.card_history import history_table, training_log
+from hf_robustft.publishing.card_results import RELIABILITY_FILE, results_section
+from hf_robustft.publishing.eval_results import defined_tasks, write_eval_results
 from hf_robustft.publishing.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.publishing.model_index import PARTS, card_data, is_hub_id, n_bins, on_hub
+from hf_robustft.publishing.model_index import PARTS, card_data, is_hub_id
 from hf_robustft.publishing.open_set_section import open_set_facts
 from hf_robustft.publishing.papers import METHOD_FACTS, MethodFacts
+from hf_robustft.publishing.temperature_section import temperature_section
 from hf_robustft.publishing.text import (
     code_block,
     code_span,
@@ -30,14 +35,12 @@ from hf_robustft.publishing.text import (
     link_or_text,
     markdown_text,
     one_line,
-    public_command,
-    public_settings,
-    public_text,
-    public_value,
     shown_value,
+    unbroken,
 )
 
-RELIABILITY_FILE = "reliability.png"
+__all__ = ["RELIABILITY_FILE", "refresh_model_card", "write_model_card"]
+
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub")
 
@@ -59,14 +62,19 @@ def write_model_card(
     licence: str = "apache-2.0",
     command: str | None = None,
     notes: Sequence[str] = (),
+    log_history: Iterable[Mapping[str, Any]] = (),
+    emissions: Mapping[str, Any] | None = None,
+    eval_tasks: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
 ) -> Path:
     """
-    Write `README.md` into a checkpoint folder.
+    Write `README.md` into a checkpoint folder, and `.eval_results/*.yaml` for benchmark data sets of the Hub.
 
-    Call it last: the card shows `reliability.png` and `scores.png`, its code uses `robustft.json` and
+    Call it last: the card shows `reliability.png`, `shift.png` and `scores.png`, its code uses `robustft.json` and
     `head.safetensors`, and it states the detector and temperature in `robustft.json`, where these are in the folder.
     Machine paths, tokens, and settings that name places or accounts are left out. A README.md that was not generated
-    here, or was edited since, is kept, and the card goes into `README.generated.md`.
+    here, or was edited since, is kept, and the card goes into `README.generated.md`. What the card says beyond the
+    results is kept in `robustft.json`, if there is one, for `refresh_model_card`.
 
     Args:
         output_dir: Folder of the checkpoint; its name is the card's title.
@@ -85,13 +93,20 @@ def write_model_card(
         licence (`str`, *optional*, defaults to `"apache-2.0"`): Of the weights, as the Hub spells it.
         command (`str`, *optional*): The command that trained the model.
         notes (`Sequence[str]`, *optional*): Sentences for the section on limits.
+        log_history (*optional*): The Trainer's `state.log_history`, or that of a `trainer_state.json`; a few rows of it
+            are shown.
+        emissions (`Mapping[str, Any]`, *optional*): `{"emissions": grams of CO2 equivalent, "source": what measured
+            them}`, only if they were measured.
+        eval_tasks (`Mapping[str, str]`, *optional*): By name of a test set on the Hub the id of the task that its repository
+            defines; by default the repositories' `eval.yaml` are asked (see `defined_tasks`).
+        tags (`Sequence[str]`, *optional*): For the metadata, such as the `model_tags` that a tracker gave the model.
 
     Returns:
         `Path`: The file written: `README.md` or `README.generated.md`.
 
     Raises:
         ValueError: If no set has class names, the baseline was measured on other data, `"wise_ft"` comes without
-            `alpha`, or the command has an open quote.
+            `alpha`, the command has an open quote, or emissions are no grams.
     """
     if not report.results:
         raise ValueError("The report has no results; a card needs at least one evaluated data set.")
@@ -101,131 +116,120 @@ def write_model_card(
         raise ValueError("A card of 'wise_ft' must say how the weights were interpolated; give alpha.")
     if baseline is not None:
         check_same_data(report, baseline)
-    output_dir = Path(output_dir)
-    facts = METHOD_FACTS.get(method) or MethodFacts(
-        markdown_text(method), f"fine-tuned with {code_span(method)}", f"The method is {code_span(method)}.", ()
-    )
-    if not facts.trains:
+    if not _method_facts(method).trains:
         data = [benchmark for benchmark in data if benchmark.role != "train" or benchmark.name in report.results]
-    example = _example_benchmark(data, report)
-    title = one_line(output_dir.resolve().name) or "model"
-    # A report that is called by the method's short name is shown by the name that its paper has.
-    names = (
-        (facts.label if report.model == method else verdict.model_name(report)),
-        (None if baseline is None else verdict.model_name(baseline)),
+    facts = CardFacts.of(
+        data,
+        _example_benchmark(data, report),
+        method=method,
+        settings=settings,
+        base_model=base_model,
+        base_model_note=base_model_note,
+        hardware=hardware,
+        wall_seconds=wall_seconds,
+        seed=None if seed is None else int(seed),
+        alpha=alpha,
+        licence=licence,
+        command=command,
+        notes=notes,
+        log=training_log(log_history),
+        emissions=emissions,
+        tags=tags,
     )
-    unknown = open_set_facts(output_dir, report, baseline, names, data)
+    facts = replace(facts, eval_tasks=defined_tasks(facts.sets, eval_tasks))
+    facts.save(output_dir)
+    return _write(Path(output_dir), facts, report, baseline)
+
+
+def refresh_model_card(
+    output_dir: str | Path,
+    report: EvaluationReport,
+    baseline: EvaluationReport | None = None,
+    title: str | None = None,
+) -> Path | None:
+    """
+    Write the card of a folder again, with other results or after its `robustft.json` or pictures changed.
+
+    What is not in the results, such as settings and hardware, is what `write_model_card` has kept in `robustft.json`.
+
+    Args:
+        output_dir: Folder of the checkpoint.
+        report, baseline: As `write_model_card`.
+        title (`str`, *optional*): Of the card; the folder's name by default.
+
+    Returns:
+        `Path`: The file written, or `None` if `robustft.json` holds no facts of a card.
+
+    Raises:
+        OSError: If the folder has no `robustft.json`.
+        ValueError: If the facts are broken, or the baseline was measured on other data.
+    """
+    facts = CardFacts.load(output_dir)
+    if facts is None:
+        return None
+    if baseline is not None:
+        check_same_data(report, baseline)
+    return _write(Path(output_dir), facts, report, baseline, title)
+
+
+def _write(
+    output_dir: Path,
+    facts: CardFacts,
+    report: EvaluationReport,
+    baseline: EvaluationReport | None,
+    title: str | None = None,
+) -> Path:
+    facts = replace(facts, sets=tuple(item.as_measured(report) for item in facts.sets))
+    method = _method_facts(facts.method)
+    title = one_line(title or output_dir.resolve().name) or "model"
+    # A report that is called by the method's short name is shown by the name that its paper has.
+    shown = method.label if report.model == facts.method else verdict.model_name(report)
+    names = unbroken(shown), (None if baseline is None else unbroken(verdict.model_name(baseline)))
+    unknown = open_set_facts(output_dir, report, baseline, names, facts.sets)
+    history = history_table(facts.log)
     card = ModelCard.from_template(
-        card_data(title, report, method, data, base_model, licence),
+        card_data(title, report, facts),
         template_path=str(TEMPLATE),
         md=markdown_text,
         code=code_span,
         code_block=code_block,
         title=title,
-        licence=licence,
-        **_results(output_dir, report, baseline, names),
-        **_how_to_use(output_dir, report, example),
+        licence=facts.licence,
+        **results_section(output_dir, report, baseline, names),
+        **_how_to_use(output_dir, report, facts),
         unknown=unknown,
-        summary=verdict.summary_sentence(_subject(facts, base_model, data), report, baseline),
+        temperature=temperature_section(output_dir, report),
+        summary=verdict.summary_sentence(_subject(method, facts), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown.leading_score),
-        trained=facts.trains,
-        method_summary=facts.summary,
-        interpolation=_interpolation(alpha, report),
-        run_facts=_run_facts(base_model, base_model_note, seed, hardware, wall_seconds),
-        settings=[(name, shown_value(value)) for name, value in public_settings(settings).items()],
-        command=code_block(public_command(command), "bash") if command else None,
-        data_rows=[_data_row(benchmark, report) for benchmark in data],
-        data_notes=[
-            f"{markdown_text(benchmark.name)}: {markdown_text(public_text(benchmark.note))}"
-            for benchmark in data
-            if benchmark.note
-        ],
-        notes=[public_text(note) for note in notes],
-        papers=facts.papers,
+        trained=method.trains,
+        method_summary=method.summary,
+        interpolation=_interpolation(facts.alpha, report),
+        run_facts=_run_facts(facts),
+        settings=[(name, shown_value(value)) for name, value in facts.settings.items()],
+        command=code_block(facts.command, "bash") if facts.command else None,
+        history=history,
+        data_rows=[_data_row(item, report) for item in facts.sets],
+        data_notes=[f"{markdown_text(item.name)}: {markdown_text(item.note)}" for item in facts.sets if item.note],
+        notes=list(facts.notes),
+        papers=method.papers,
         versions=_versions(report),
     )
+    write_eval_results(output_dir, report, facts.sets, facts.eval_tasks)
     return write_card(output_dir, card.content)
 
 
-def _results(
-    output_dir: Path,
-    report: EvaluationReport,
-    baseline: EvaluationReport | None,
-    names: tuple[str, str | None],
-) -> dict[str, Any]:
-    results = ordered(report)
-    draws = report.settings.get("bootstrap_draws")
-    by_head: dict[str, list[str]] = {}
-    for result in results:
-        by_head.setdefault(markdown_text(result.head), []).append(markdown_text(result.name))
-    heads = [head if len(by_head) == 1 else f"{head} on {', '.join(names)}" for head, names in by_head.items()]
-    return {
-        "rows": _table_rows(report, baseline, names),
-        "draws": f" ({draws} draws)" if draws else "",
-        "n_bins": n_bins(results[0]),
-        "heads": "; ".join(heads),
-        "logit_scale": None if report.logit_scale is None else f"{report.logit_scale:.2f}",
-        "spectrum": _spectrum(report, baseline),
-        "reliability_picture": (output_dir / RELIABILITY_FILE).is_file(),
-        "shift_count": len(report.shifts),
-        "shift_names": ", ".join(markdown_text(result.name) for result in report.shifts),
-        "no_shift": not report.shifts,
-        "has_id": any(result.role == "id" for result in results),
-    }
-
-
-def _table_rows(
-    report: EvaluationReport, baseline: EvaluationReport | None, names: tuple[str, str | None]
-) -> list[list[str]]:
-    rows = []
-    results = ordered(report)
-    last_shift = max((index for index, result in enumerate(results) if result.role == "shift"), default=None)
-    for index, result in enumerate(results):
-        before = None if baseline is None else baseline.results.get(result.name)
-        title = markdown_text(label(result))
-        if before is not None:
-            rows.append([title, names[1], f"{before.n:,}", *_cells(vars(before))])
-        rows.append(["" if before is not None else title, names[0], f"{result.n:,}", *_cells(vars(result))])
-        if index == last_shift and len(report.shifts) > 1:
-            title = f"**mean of {len(report.shifts)} shifts**"
-            if verdict.same_shifts(report, baseline):
-                rows.append([title, names[1], "", *_cells(baseline.shift_mean)])
-                title = ""
-            rows.append([title, names[0], "", *_cells(report.shift_mean)])
-    return rows
-
-
-def _cells(values: Mapping[str, Any]) -> list[str]:
-    se, floor = values.get("accuracy_se"), values.get("ece_noise_floor")
-    return [
-        f"{100 * values['accuracy']:.1f}" + ("" if se is None else f" ± {100 * se:.1f}"),
-        f"{100 * values['ece']:.1f}" + ("" if floor is None else f" ({100 * floor:.1f})"),
-        f"{values['nll']:.3f}",
-        f"{values['brier']:.3f}",
-    ]
-
-
-def _spectrum(report: EvaluationReport, baseline: EvaluationReport | None) -> str | None:
-    if report.spectrum is None:
-        return None
-    spectrum = report.spectrum
-    before = ""
-    if baseline is not None and baseline.spectrum is not None:
-        before = f" ({verdict.model_name(baseline)}: {baseline.spectrum['smallest_singular_value']:.3e})"
-    sentence = (
-        f"Smallest singular value of the centred covariance of the unit-norm image embeddings of "
-        f"{markdown_text(spectrum['dataset'])}: {spectrum['smallest_singular_value']:.3e}{before}, "
-        f"from n = {spectrum['n']:,} images in {spectrum['dimension']} dimensions."
+def _method_facts(method: str) -> MethodFacts:
+    return METHOD_FACTS.get(method) or MethodFacts(
+        markdown_text(method), f"fine-tuned with {code_span(method)}", f"The method is {code_span(method)}.", ()
     )
-    return f"{sentence} {markdown_text(spectrum['note'])}" if spectrum.get("note") else sentence
 
 
-def _how_to_use(output_dir: Path, report: EvaluationReport, example: Benchmark) -> dict[str, Any]:
-    names, templates = example.class_names, example.templates
+def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) -> dict[str, Any]:
+    names, templates = facts.class_names, facts.templates
     in_metadata = False
     if len(names) > snippets.LITERAL_CLASSES and (output_dir / METADATA_FILE).is_file():
-        facts = load_robustft_json(output_dir)
-        in_metadata = facts["class_names"] == list(names) and facts["templates"] == list(templates)
+        stored = load_robustft_json(output_dir)
+        in_metadata = stored["class_names"] == list(names) and stored["templates"] == list(templates)
     shown = len(names) if len(names) <= snippets.LITERAL_CLASSES else snippets.SHOWN_CLASSES
     with_head = [markdown_text(result.name) for result in ordered(report) if result.head == TRAINED_HEAD]
     has_head = with_head and (output_dir / HEAD_FILE).is_file()
@@ -249,80 +253,81 @@ def _example_benchmark(data: Sequence[Benchmark], report: EvaluationReport) -> B
     return min(named, key=lambda benchmark: (benchmark.role != "id", benchmark.name not in report.results))
 
 
-def _subject(facts: MethodFacts, base_model: str | None, data: Sequence[Benchmark]) -> str:
+def _subject(method: MethodFacts, facts: CardFacts) -> str:
     trained_on: list[str] = []
-    for benchmark in data:
-        if benchmark.role == "train":
-            suite = f" set of {markdown_text(benchmark.suite)}" if benchmark.suite else ""
-            trained_on.append(
-                f"the {markdown_text(benchmark.name)}{suite}" if suite else markdown_text(benchmark.name)
-            )
+    for item in facts.sets:
+        if item.role == "train":
+            suite = f" set of {markdown_text(item.suite)}" if item.suite else ""
+            trained_on.append(f"the {markdown_text(item.name)}{suite}" if suite else markdown_text(item.name))
     on = f" on {', '.join(trained_on)}" if trained_on else ""
-    base = "A CLIP model" if base_model is None else f"The CLIP model {_base_name(base_model)}"
-    return f"{base}, {facts.phrase}{on},"
+    base = "A CLIP model" if facts.base_model is None else f"The CLIP model {_base_name(facts.base_model)}"
+    return f"{base}, {method.phrase}{on},"
 
 
 def _base_name(base_model: str) -> str:
     if is_hub_id(base_model):
         return f"[{markdown_text(base_model)}](https://huggingface.co/{base_model})"
-    # A relative path says no more about the model than its last part either.
-    return code_span(re.split(r"[\\/]", public_value(base_model).rstrip("\\/"))[-1])
+    return code_span(base_model)
 
 
-def _full_name(benchmark: Benchmark) -> str:
-    name = markdown_text(benchmark.name)
-    return f"{markdown_text(benchmark.suite)}: {name}" if benchmark.suite else name
+def _full_name(item: SetFacts) -> str:
+    name = markdown_text(item.name)
+    return f"{markdown_text(item.suite)}: {name}" if item.suite else name
 
 
 def _interpolation(alpha: float | None, report: EvaluationReport) -> str | None:
     if alpha is None:
         return None
+    words = {
+        ZERO_SHOT_HEAD: f"{ZERO_SHOT_HEAD}, rebuilt from the interpolated text tower; WiSE-FT's own code interpolates the "
+        "two models' heads instead",
+        TRAINED_HEAD: "the two models' heads, interpolated like the weights, as WiSE-FT's own code does",
+    }
     kinds = list(dict.fromkeys(result.head for result in report.results.values()))
-    head = " and ".join(markdown_text(kind) for kind in kinds)
+    head = " and ".join(words.get(kind, markdown_text(kind)) for kind in kinds)
     return (
         f"Every weight is (1 - alpha) × zero-shot + alpha × fine-tuned, with alpha = {alpha:g}. Head of the results "
         f"above: {head}."
     )
 
 
-def _run_facts(
-    base_model: str | None,
-    base_model_note: str | None,
-    seed: int | None,
-    hardware: str | None,
-    wall_seconds: float | None,
-) -> list[str]:
+def _run_facts(facts: CardFacts) -> list[str]:
     lines = []
-    if base_model is not None or base_model_note is not None:
-        name = "a CLIP model" if base_model is None else _base_name(base_model)
-        note = f". {markdown_text(public_text(base_model_note))}" if base_model_note else ""
+    if facts.base_model is not None or facts.base_model_note is not None:
+        name = "a CLIP model" if facts.base_model is None else _base_name(facts.base_model)
+        note = f". {markdown_text(facts.base_model_note)}" if facts.base_model_note else ""
         lines.append(f"Started from: {name}{note}")
-    lines.append(f"Seed: {'not recorded' if seed is None else int(seed)}")
-    if hardware is not None:
-        lines.append(f"Hardware: {markdown_text(public_text(hardware))}")
-    if wall_seconds is not None:
-        lines.append(f"Wall time of training: {duration(wall_seconds)}")
+    lines.append(f"Seed: {'not recorded' if facts.seed is None else facts.seed}")
+    if facts.hardware is not None:
+        lines.append(f"Hardware: {markdown_text(facts.hardware)}")
+    if facts.wall_seconds is not None:
+        lines.append(f"Wall time of training: {duration(facts.wall_seconds)}")
+    if facts.emissions is not None:
+        grams, source = facts.emissions["emissions"], facts.emissions["source"]
+        lines.append(f"Emissions: {grams:.4g} g of CO2 equivalent, measured by {markdown_text(source)}")
     return lines
 
 
-def _data_row(benchmark: Benchmark, report: EvaluationReport) -> list[str]:
-    result = report.results.get(benchmark.name)
-    loaded = benchmark.dataset if benchmark.dataset is not None else benchmark._loaded
-    images = result.n if result is not None else None if loaded is None else len(loaded)
-    if benchmark.role == "open_set":
-        images = (report.open_set or {}).get(benchmark.name, {}).get("n", images)
-    source = "not stated"
-    if benchmark.source:
-        source = link_or_text(benchmark.source)
-    elif on_hub(benchmark):
-        source = f"[{markdown_text(benchmark.path)}](https://huggingface.co/datasets/{benchmark.path})"
+def _data_row(item: SetFacts, report: EvaluationReport) -> list[str]:
+    result = report.results.get(item.name)
+    images = result.n if result is not None else item.images
+    if item.role == "open_set":
+        images = (report.open_set or {}).get(item.name, {}).get("n", images)
+    source = link_or_text(item.source) if item.source else ""
+    if item.path is not None:
+        # Which rows of which commit: without them the numbers cannot be measured again.
+        place = f"[{markdown_text(item.path)}](https://huggingface.co/datasets/{item.path})"
+        parts = [markdown_text(part) for part in (item.config, item.split) if part]
+        revision = f"revision {code_span(item.revision)}" if item.revision else "revision not recorded"
+        place = ", ".join([place, *parts, revision])
+        source = f"{source}; {place}" if source else place
     return [
-        _full_name(benchmark),
-        PARTS.get(benchmark.role, markdown_text(benchmark.role)),
+        _full_name(item),
+        PARTS.get(item.role, markdown_text(item.role)),
         "not stated" if images is None else f"{images:,}",
-        f"{len(benchmark.class_names):,}" if benchmark.class_names else "captions",
-        source,
-        markdown_text(benchmark.licence) if benchmark.licence else "not stated",
+        f"{item.n_classes:,}" if item.n_classes else "captions",
+        source or "not stated",
+        markdown_text(item.licence) if item.licence else "not stated",
     ]
 
 

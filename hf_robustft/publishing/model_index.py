@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -16,6 +16,9 @@ from hf_robustft.evaluation.tables import ordered
 from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.publishing.text import one_line
 
+if TYPE_CHECKING:
+    from hf_robustft.publishing.card_facts import CardFacts, SetFacts
+
 PARTS = {
     "train": "training",
     "validation": "validation",
@@ -25,14 +28,7 @@ PARTS = {
 }
 
 
-def card_data(
-    title: str,
-    report: EvaluationReport,
-    method: str,
-    data: Sequence[Benchmark],
-    base_model: str | None,
-    licence: str,
-) -> ModelCardData:
+def card_data(title: str, report: EvaluationReport, facts: CardFacts) -> ModelCardData:
     """
     The metadata of a card.
 
@@ -40,24 +36,28 @@ def card_data(
         title (`str`): Name of the model in the model-index.
         report: The results; each set becomes four entries, and each open set two a score, with the convention of the
             metric in its arguments.
-        method, data, base_model, licence: As `write_model_card`. `base_model` is used if it is a Hub id.
+        facts ([`CardFacts`]): The rest. The base model is used if it is a Hub id.
 
     Returns:
         `ModelCardData`
     """
+    method, data, base_model = facts.method, facts.sets, facts.base_model
     base = {}
     if base_model is not None and is_hub_id(base_model):
         base = {"base_model": base_model}
         if method not in METHOD_FACTS or METHOD_FACTS[method].trains:
             base["base_model_relation"] = "finetune"
+    if facts.emissions is not None:
+        base["co2_eq_emissions"] = dict(facts.emissions)
+    tags = ["hf_robustft", one_line(method), "clip", "calibration", "robustness"]
     open_set_tags = ["out-of-distribution-detection"] if report.open_set else []
     open_set_metrics = ["roc_auc", "fpr95"] if report.open_set else []
     hub_data = [benchmark.path for benchmark in data if benchmark.role == "train" and on_hub(benchmark)]
     return ModelCardData(
-        license=licence,
+        license=one_line(facts.licence),
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=["hf_robustft", one_line(method), "clip", "calibration", "robustness", *open_set_tags],
+        tags=list(dict.fromkeys([*tags, *open_set_tags, *facts.tags])),
         datasets=list(dict.fromkeys(hub_data)) or None,
         metrics=["accuracy", "expected_calibration_error", "nll", "brier_score", *open_set_metrics],
         model_name=title,
@@ -66,7 +66,7 @@ def card_data(
     )
 
 
-def _eval_results(report: EvaluationReport, benchmarks: Mapping[str, Benchmark]) -> list[EvalResult]:
+def _eval_results(report: EvaluationReport, benchmarks: Mapping[str, SetFacts]) -> list[EvalResult]:
     results: list[EvalResult] = []
     used: set[tuple] = set()
     for result in ordered(report):
@@ -103,7 +103,7 @@ def _entries(task: str, data: dict[str, Any], values: Iterable[tuple[str, str, f
     ]
 
 
-def _dataset(set_name: str, benchmark: Benchmark | None, used: set[tuple]) -> dict[str, Any]:
+def _dataset(set_name: str, benchmark: SetFacts | None, used: set[tuple]) -> dict[str, Any]:
     """What the Hub calls a set; `used` are the Hub data sets that other sets of this card are called by already."""
     name = one_line(set_name)
     data: dict[str, Any] = {"dataset_type": name, "dataset_name": name}
@@ -165,7 +165,7 @@ def is_hub_id(base_model: str) -> bool:
     return True
 
 
-def on_hub(benchmark: Benchmark) -> bool:
+def on_hub(benchmark: Benchmark | SetFacts) -> bool:
     """Whether a benchmark is a data set on the Hub."""
     return benchmark.path is not None and is_hub_id(benchmark.path)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.open_set import FPR_CONVENTION
 from hf_robustft.evaluation.open_set_report import shift_mean
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.publishing import snippets, verdict
+from hf_robustft.publishing.card_facts import SetFacts
 from hf_robustft.publishing.text import code_span, markdown_text, public_text
 
 SCORES_FILE = "scores.png"
@@ -37,14 +37,13 @@ _INTRODUCTION = (
 @dataclass(frozen=True)
 class OpenSetFacts:
     """
-    What a card says about open sets; all of it is empty without any, and without a detector or temperature.
+    What a card says about open sets; all of it is empty without any, and without a detector.
 
     Attributes:
         section (`str`): A section in markdown, headline included.
         sentence (`str`): For the summary at the top, in markdown.
         sets (`str`): The open sets' names, in markdown.
         snippet (`str`): Code that uses the detector in the folder.
-        temperature (`str`): A sentence on the temperature in `robustft.json`.
         leading_score (`str`, *optional*): The score that the text speaks of.
     """
 
@@ -52,7 +51,6 @@ class OpenSetFacts:
     sentence: str = ""
     sets: str = ""
     snippet: str = ""
-    temperature: str = ""
     leading_score: str | None = None
 
 
@@ -61,7 +59,7 @@ def open_set_facts(
     report: EvaluationReport,
     baseline: EvaluationReport | None,
     names: tuple[str, str | None],
-    data: Sequence[Benchmark],
+    data: Sequence[SetFacts],
 ) -> OpenSetFacts:
     """
     Gather what a card says about open sets.
@@ -95,7 +93,6 @@ def open_set_facts(
         sentence=verdict.open_set_sentence(report, baseline, leading) if sets else "",
         sets=", ".join(markdown_text(name) for name in sets),
         snippet="" if detector is None else snippets.open_set_snippet(),
-        temperature=_temperature(facts.get("temperature")),
         leading_score=leading,
     )
 
@@ -123,11 +120,11 @@ def _table(
     report: EvaluationReport,
     before: Mapping[str, Any] | None,
     names: tuple[str, str | None],
-    data: Sequence[Benchmark],
+    data: Sequence[SetFacts],
     leading: str,
 ) -> str:
     facts = report.open_set[name]
-    classes = next((len(item.class_names) for item in data if item.name == name and item.class_names), None)
+    classes = next((item.n_classes for item in data if item.name == name and item.n_classes), None)
     images = f"{facts['n']:,} images" + (f" of {classes:,} unseen classes" if classes else " of unseen classes")
     known = report.results.get(facts["id"])
     against = f"{known.n:,} images of " if known is not None else ""
@@ -171,6 +168,9 @@ def _conventions(report: EvaluationReport) -> str:
     scores = list(dict.fromkeys(score for facts in report.open_set.values() for score in facts["scores"]))
     words = "; ".join(f"{code_span(score)} is {SCORE_WORDS.get(score, 'a score of your own')}" for score in scores)
     lines = [
+        # A list right after another list would become one with it, with gaps between all its lines.
+        "How the numbers are counted:",
+        "",
         "- AUROC: the share of pairs of an image of a known and one of an unseen class in which the known one scores "
         "higher, ties counting one half; 50 % is guessing.",
         f"- {FPR_CONVENTION}",
@@ -195,23 +195,6 @@ def _detector(detector: Mapping[str, Any], measured: bool) -> str:
         f"({_percent(detector['achieved_true_positive_rate'])} % there). It belongs to these class names in this order and "
         f"to the logit scale {detector['logit_scale']:.2f}; for others it must be fitted again."
         + (" The table's thresholds are others: they are set on the test images themselves." if measured else "")
-    )
-
-
-def _temperature(facts: Mapping[str, Any] | None) -> str:
-    if facts is None:
-        return ""
-    fit = ""
-    if facts.get("n") is not None:
-        before, after = facts["nll_before"], facts["nll_after"]
-        fit = f", fitted on {facts['n']:,} images (NLL {before:.3f} before, {after:.3f} after)"
-    if facts.get("folded", 1.0) != 1:
-        more = "" if facts["temperature"] == 1 else f" A further one of {facts['temperature']:.4g} is not in them."
-        folded = f"The logit scale has a temperature of {facts['folded']:.4g} in it{fit}"
-        return f"{folded}; the numbers above include it.{more}"
-    return (
-        f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "
-        "pipeline divides the logits before it gives a probability. The numbers above are without it."
     )
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+
+from hf_robustft.publishing.text import source_string
 
 #: Longer lists of classes are read from `robustft.json` where it holds them.
 LITERAL_CLASSES = 12
@@ -24,7 +25,7 @@ from transformers import pipeline
 classifier = pipeline("zero-shot-image-classification", model=".")
 image = Image.open("photo.png")
 candidate_labels = {_literal(shown)}
-template = {_quoted(template)}
+template = {source_string(template)}
 for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_template=template):
     print(f"{{guess['score']:.3f}} {{guess['label']}}")
 """
@@ -99,7 +100,7 @@ for found in classify("photos/"):
 
 def _literal(items: Sequence[str], width: int = 88) -> str:
     """A list of strings as Python source, wrapped."""
-    parts = [_quoted(item) for item in items]
+    parts = [source_string(item) for item in items]
     if len(", ".join(parts)) <= width - 20:
         return f"[{', '.join(parts)}]"
     lines = ["   "]
@@ -108,8 +109,3 @@ def _literal(items: Sequence[str], width: int = 88) -> str:
             lines.append("   ")
         lines[-1] += f" {part},"
     return "\n".join(["[", *lines, "]"])
-
-
-def _quoted(text: str) -> str:
-    # A JSON string is a Python string too, in the double quotes of the rest of the code.
-    return json.dumps(str(text), ensure_ascii=False)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ _PRIVATE_WORDS = {"dir", "dirs", "path", "folder", "file", "hub", "key", "resume
 _SECRET_WORDS = {"token", "password", "passwd", "secret", "apikey", "key", "credential", "credentials"}
 _PRIVATE_NAMES = {"run_name", "project", "report_to", "local_rank"}
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
+# Ranges by number, so that this file holds no such character itself.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_HALF = re.compile("[\ud800-\udfff]")
 _PART = r"""[^\s\\/"'`,;:|<>()\[\]=]+"""
 # The look-behind keeps URLs and relative paths, whose slashes follow a letter, a dot or a colon.
 _PATH = re.compile(rf"(?<![\w.:/~\\-])(?:(?:file://)?(?:[\\/]{_PART}){{2,}}|(?:~|[A-Za-z]:)(?:[\\/]{_PART})+)[\\/]?")
@@ -21,9 +26,13 @@ _WHOLE_PATH = re.compile(r"(?:file://)?(?:[\\/]|~[^\s\\/]*[\\/]|[A-Za-z]:[\\/])\
 
 
 def one_line(text: Any) -> str:
-    """`text` without control characters and line breaks, blanks collapsed."""
-    text = "".join(" " if ord(character) < 32 or ord(character) == 127 else character for character in str(text))
-    return " ".join(text.split())
+    """
+    `text` without control characters and line breaks, blanks collapsed.
+
+    Marks that turn the direction of writing, with which a text can show something else than it says, are taken out too,
+    and half surrogates, which no file can hold, are replaced.
+    """
+    return " ".join(_CONTROL.sub(" ", _HALF.sub("\ufffd", _DIRECTION.sub("", str(text)))).split())
 
 
 def public_text(text: Any) -> str:
@@ -94,6 +103,11 @@ def markdown_text(text: Any) -> str:
     return re.sub(r"^(?:([-+=])(?=[-=\s]|$)|(\d+)([.)])(?=\s|$))", r"\2\\\1\3", text)
 
 
+def unbroken(text: str) -> str:
+    """Markdown whose hyphens inside words break no line, for narrow cells of a table."""
+    return re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", "\N{NON-BREAKING HYPHEN}", text)
+
+
 def code_span(text: Any) -> str:
     """`text` in one line as inline code, or as escaped text where backticks or a table's bars would end the code."""
     text = one_line(text)
@@ -112,6 +126,14 @@ def link_or_text(text: Any) -> str:
     if re.fullmatch(r"https?://[^\s<>|()\[\]`\"\\]+", text):
         return f"<{text}>"
     return markdown_text(public_text(text))
+
+
+def source_string(text: Any) -> str:
+    """`text` as a string in Python's source, also valid JSON; what a reader would not see there is escaped."""
+    quoted = json.dumps(str(text), ensure_ascii=False)
+    for hidden in (_CONTROL, _DIRECTION, _HALF):
+        quoted = hidden.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
+    return quoted
 
 
 def duration(seconds: float) -> str:

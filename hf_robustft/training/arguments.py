@@ -112,6 +112,13 @@ class RobustTrainingArguments(TrainingArguments):
             Keep the logit scale at or below max(100, the loaded scale) after each step, as CLIP's pretraining did.
             The authors' code does not.
 
+    > Parameters that control the training images
+
+        train_crop (`str`, *optional*, defaults to `"carot"`):
+            `"carot"`: random crops of 0.9 to 1 of the area, no flip. `"croft"`: of 0.08 to 1, flipped half of the time.
+        shuffle_buffer (`int`, *optional*, defaults to 1000):
+            Rows of a stream that each reader shuffles at once, held encoded in memory.
+
     > Parameters that control several processes
 
         fully_shard (`bool`, *optional*, defaults to `False`):
@@ -224,6 +231,13 @@ class RobustTrainingArguments(TrainingArguments):
     )
     bound_logit_scale: bool = _option(True, "Keep the logit scale at or below max(100, the loaded scale).")
 
+    train_crop: str = _option(
+        "carot",
+        "Random crops of the training images: 'carot' (0.9 to 1 of the area) or 'croft' (0.08 to 1, and flips).",
+        choices=["carot", "croft"],
+    )
+    shuffle_buffer: int = _option(1000, "Rows of a stream that each reader shuffles at once, held encoded in memory.")
+
     fully_shard: bool = _option(False, "Spread model and teacher over the processes with FSDP2, on CPU too.")
     shard_teacher: bool = _option(True, "With fully_shard: spread the teacher too, or keep it whole in each process.")
 
@@ -283,6 +297,8 @@ class RobustTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`contrastive_chunk_size={self.contrastive_chunk_size}` must be a number of pairs, or 0 for the whole batch."
             )
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"`shuffle_buffer={self.shuffle_buffer}` must be 1 (the order of the files) or more rows.")
         if self.generator_steps < 0:
             raise ValueError(f"`generator_steps={self.generator_steps}` must be 0 or more steps a batch.")
         if self.class_templates_per_step not in (0, 1):

@@ -54,6 +54,7 @@ class BenchmarkEvaluation:
                 num_workers=self.args.dataloader_num_workers,
                 seed=self.args.seed,
                 progress=not self.args.disable_tqdm,
+                bad_images=self.bad_images,
             )
             self._evaluated = benchmarks
         with self.exported_weights() as model:

@@ -101,9 +101,14 @@ def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
             does not hold.
 
     Raises:
-        ValueError: For Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
+        ValueError: For several GPUs in one process, for Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
             spread the scalar `logit_scale`), for DeepSpeed where it is not exact, and for `split_batches`.
     """
+    if getattr(args, "n_gpu", 0) > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process would run in `nn.DataParallel`, which splits the contrastive batch; "
+            "start one process a GPU with `accelerate launch --num_processes N ...` or set CUDA_VISIBLE_DEVICES."
+        )
     if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         raise ValueError(
             "Accelerate's FSDP plugin cannot spread a CLIPModel (its `logit_scale` is a scalar), and on CPU Accelerate "

@@ -66,6 +66,7 @@ class CRoFTTrainer(EnergyGradientMixin, RobustTrainer):
         "per_device_train_batch_size": 32,
         "dataloader_drop_last": True,
         "generator_order": "reference",
+        "train_crop": "croft",
     }
 
 

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, Trainer, TrainerCallback
 
 from ..data.benchmarks import Benchmark
-from ..data.collator import ClipCollator, TrainingExamples
+from ..data.collator import ClipCollator
+from ..data.images import BadImages
 from ..modeling.feature_cache import CachedFeatures, collate_features
 from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
@@ -30,13 +30,26 @@ from .distributed import (
     mean_gradient_over_processes,
     world_size,
 )
+from .examples import PreparedBatches, training_examples
 from .gradient_cache import ChunkedEncoding
+from .hub_push import CardOnPush
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
+from .streaming import StreamingTraining
 from .window import LossWindow
 
 
-class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, ChunkedEncoding, ObjectiveMixin, Trainer):
+class RobustTrainer(
+    CardOnPush,
+    BenchmarkEvaluation,
+    ExactCheckpoints,
+    ShardedTraining,
+    StreamingTraining,
+    PreparedBatches,
+    ChunkedEncoding,
+    ObjectiveMixin,
+    Trainer,
+):
     """
     A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
 
@@ -48,12 +61,14 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
         model ([`~transformers.CLIPModel`]): The model to fine-tune.
         args ([`RobustTrainingArguments`]): Settings.
         train_dataset ([`Benchmark`], `datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
-            A benchmark, a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column, or any data
-            set whose examples `data_collator` understands.
+            A benchmark (also streamed), a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column,
+            or any data set whose examples `data_collator` understands.
         eval_dataset ([`Benchmark`], list or dict of them, *optional*):
             What `evaluate` measures; keys are `eval_<benchmark>/accuracy` and so on.
         processing_class ([`~transformers.CLIPProcessor`], *optional*):
             Tokenizer and image processor; needed for benchmarks, saved beside the weights.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*):
+            What is done about images of benchmarks that cannot be read. By default the first one is an error.
         kwargs: As for [`~transformers.Trainer`] and the mixins.
 
     Raises:
@@ -75,6 +90,7 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
         eval_dataset: Any = None,
         processing_class: Any = None,
         data_collator: Any = None,
+        bad_images: BadImages | None = None,
         **kwargs,
     ):
         if not isinstance(model, CLIPModel):
@@ -83,11 +99,6 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
             raise ValueError(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
-            )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process would run in `nn.DataParallel`, which splits the contrastive batch; "
-                "start one process a GPU with `accelerate launch --num_processes N ...` or set CUDA_VISIBLE_DEVICES."
             )
         check_world_size(args.world_size)
         check_launcher(args)
@@ -110,7 +121,11 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
             )
         if eval_dataset is not None:
             as_benchmarks(eval_dataset)
-        train_dataset = self._training_examples(train_dataset, args, processing_class)
+        self.train_benchmark = train_dataset if isinstance(train_dataset, Benchmark) else None
+        # A collator of one's own may not know uint8 levels.
+        options = {"bad_images": bad_images, "levels": data_collator is None}
+        train_dataset = training_examples(train_dataset, args, processing_class, **options)
+        self.bad_images = bad_images
         if data_collator is None and isinstance(train_dataset, CachedFeatures):
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
@@ -130,17 +145,6 @@ class RobustTrainer(BenchmarkEvaluation, ExactCheckpoints, ShardedTraining, Chun
         self._logit_scale_bound = math.log(max(100.0, math.exp(self.model.logit_scale.item())))
         self._check_attention()
         self.add_callback(_StepHooks(self))
-
-    @staticmethod
-    def _training_examples(dataset: Any, args: RobustTrainingArguments, processor: Any) -> Any:
-        if isinstance(dataset, datasets.Dataset):
-            dataset = Benchmark.from_dataset(dataset, name="train", role="train")
-        if not isinstance(dataset, Benchmark):
-            return dataset
-        if processor is None:
-            raise ValueError("A benchmark is trained on through its processor; pass `processing_class=`.")
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return TrainingExamples.from_benchmark(dataset, processor, seed=seed)
 
     def _check_attention(self) -> None:
         implementation = getattr(self.model.config, "_attn_implementation", None)

@@ -1,0 +1,9 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`python -m hf_robustft.cli`."""
+
+import sys
+
+from hf_robustft.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Fit a temperature on in-distribution validation images and fold it into a checkpoint.
+
+    hf-robustft calibrate outputs/carot --dataset emoji_shift/validation
+    hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
+
+The folder stays a plain CLIPModel whose probabilities are calibrated on data like the validation images; accuracy is
+unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured anew,
+before and after; without, evaluation.json and the card say that their numbers are from before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+from transformers.utils.logging import disable_progress_bar
+
+from hf_robustft.cli.data_sets import (
+    SETS,
+    DataOptions,
+    Known,
+    evaluation_benchmarks,
+    model_classes,
+    validation_benchmark,
+)
+from hf_robustft.cli.specs import Spec
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.publishing.recalibrate import Recalibration, recalibrate
+from hf_robustft.publishing.temperature_section import worse_under_shift
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `calibrate`."""
+    parser.add_argument("directory", metavar="DIR", help="Folder of a checkpoint that hf_robustft has trained.")
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="SET",
+        help="Validation images in distribution: a folder, a .parquet file, a Hub id, or a set of a suite such as "
+        "emoji_shift/validation.",
+    )
+    parser.add_argument(
+        "--eval_datasets", nargs="+", default=[], metavar="SET", help=f"Sets to measure on before and after. {SETS}"
+    )
+    for item in fields(DataOptions):
+        # The templates to calibrate are the checkpoint's own.
+        if item.name == "templates":
+            continue
+        kind = (
+            {"action": "store_true"}
+            if item.default is False
+            else {"type": type(item.default or ""), "default": item.default}
+        )
+        parser.add_argument(f"--{item.name}", help=item.metadata["help"].replace("%", "%%"), **kind)
+    parser.add_argument(
+        "--allow_test_set",
+        action="store_true",
+        help="Fit on a set that the model is measured or was trained on all the same; the card says so.",
+    )
+    parser.add_argument(
+        "--remove_detector", action="store_true", help="Remove the open-set detector instead of refitting it."
+    )
+    parser.add_argument("--batch_size", type=int, default=256, help="Images encoded at once (default 256).")
+    parser.add_argument("--num_workers", type=int, default=0, help="Processes that read images (default 0).")
+    parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bars.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    if options.disable_tqdm:
+        disable_progress_bar()
+    data = DataOptions(
+        **{item.name: getattr(options, item.name) for item in fields(DataOptions) if item.name != "templates"}
+    )
+    facts = load_robustft_json(options.directory)
+    known = model_classes(data, facts["class_names"], facts["templates"])
+    evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    found = recalibrate(
+        options.directory,
+        validation_set(options.dataset, data, known),
+        evaluation,
+        bad_images=data.policy(),
+        allow_test_set=options.allow_test_set,
+        keep_detector=not options.remove_detector,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        progress=not options.disable_tqdm,
+    )
+    print("\n".join([*summary(found, options.directory), *notes]))
+    return 0
+
+
+def validation_set(text: str, data: DataOptions, known: Known | None) -> Benchmark:
+    """
+    The set that `--dataset` names; a suite stands for its validation set.
+
+    Raises:
+        ValueError: the suite has no validation set, or a registered set is given another role than its own.
+    """
+    spec = Spec.parse(text)
+    if spec.registered and spec.role is not None:
+        raise ValueError(f"`--dataset {text}`: sets of the registry have roles of their own; leave ':{spec.role}' out")
+    if spec.registered and spec.part is None:
+        found = validation_benchmark(text, data, ())
+        if found is None:
+            raise ValueError(
+                f"`--dataset {text}`: {spec.source} has no validation set; give validation images of your own"
+            )
+        return found
+    (found,), _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:validation"], data, known)
+    return found
+
+
+def summary(found: Recalibration, directory: str) -> list[str]:
+    """What was done, a line each, for the terminal."""
+    temperature, record = found.temperature, found.temperature.record
+    lines = [
+        f"Temperature {found.fitted:.6g} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",
+        f"{record['fitted_on']}: NLL {temperature.nll_before:.4f} -> {temperature.nll_after:.4f}, "
+        f"ECE {100 * record['ece_before']:.1f} -> {100 * record['ece_after']:.1f} %",
+    ]
+    for name, row in record.get("sets", {}).items():
+        (ece, new_ece), (nll, new_nll) = row["ece"], row["nll"]
+        lines.append(
+            f"{name} ({'ID' if row['role'] == 'id' else row['role']}): accuracy {100 * row['accuracy']:.1f} %, "
+            f"NLL {nll:.4f} -> {new_nll:.4f}, ECE {100 * ece:.1f} -> {100 * new_ece:.1f} %"
+        )
+    if found.detector is not None:
+        lines.append(
+            f"Open-set detector refitted: {found.detector.score} at least {found.detector.threshold:.6g} is known."
+        )
+    worse = worse_under_shift(temperature.to_dict())
+    return [*lines, *([worse] if worse else []), *found.notes]

@@ -1,0 +1,273 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The data sets that a command line names, for training and for evaluation. How it names them: `cli.specs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hf_robustft.cli.specs import Spec, own_columns, own_split
+from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.class_matching import load_matched, shared_classes
+from hf_robustft.data.class_projection import head_classes
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.images import DEFAULT_THRESHOLD, BadImages
+from hf_robustft.data.prompts import read_names_and_templates
+from hf_robustft.data.registered_data import check_one_path
+from hf_robustft.data.registry import named_templates, registered_sets
+
+MEASURED = ("id", "shift", "open_set")
+SETS = (
+    "Each is `NAME[/SET][=PATH][:ROLE]`: a name of the registry (`imagenet-r`; `imagenet-1k=/data/imagenet` reads your own "
+    "copy), or a folder, a .parquet file or a Hub id of your own (`owner/name/test` for a split). ROLE is id (default), "
+    "shift, validation (also fits detector and temperature) or open_set (images of other classes); sets of the registry "
+    "have roles of their own, and the name of a suite stands for all its test sets."
+)
+
+
+@dataclass
+class DataOptions:
+    """How data are read; the flags that training and evaluation share."""
+
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images in your own data."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in your own data."})
+    class_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file of the class names in label order, one a line, or `label<TAB>name`, where the label is what "
+            "your own data call the class."
+        },
+    )
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts: a text file with one {} a line, or a name: imagenet-80, imagenet-croft-7, croft-dtd and so on."
+        },
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the data as they come instead of downloading them first."}
+    )
+    bad_images: str = field(
+        default="skip",
+        metadata={"help": "What to do about images that cannot be read: skip (count and name them) or error."},
+    )
+    bad_images_threshold: float = field(
+        default=DEFAULT_THRESHOLD,
+        metadata={"help": "Share of unreadable images of a data set above which the run stops all the same."},
+    )
+
+    def policy(self) -> BadImages:
+        """The policy for images that cannot be read; raises ValueError if there is no such policy or threshold."""
+        return BadImages(self.bad_images, self.bad_images_threshold)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The classes of a model, in label order, with its prompts and what data may call the classes too."""
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, benchmark: Benchmark) -> Known | None:
+        """The classes of a benchmark; None if it has none."""
+        if not benchmark.class_names:
+            return None
+        return cls(benchmark.class_names, benchmark.templates, benchmark.label_names)
+
+
+def train_benchmark(text: str, options: DataOptions, caption_column: str | None = None) -> Benchmark:
+    """The data set to train on.
+
+    Args:
+        text: `NAME[/SET][=PATH]`; the name of a suite stands for its training set.
+        options: how data are read.
+        caption_column: column of captions of one's own data.
+
+    Raises:
+        ValueError: a registered set without training data, or one that may not be trained on; options for one's own data
+            beside a registered name; or as `load_benchmark`.
+        OSError: as `load_benchmark`.
+    """
+    spec = Spec.parse(text)
+    if spec.role is not None:
+        raise ValueError(f"`--train_dataset {text}`: data to train on have no role; leave ':{spec.role}' out")
+    if not spec.registered:
+        own = (
+            own_columns(spec, _given(options, "image_column", "label_column"))
+            | _given(options, "class_names", "templates")
+            | _streamed(options)
+        )
+        if caption_column is not None:
+            own["caption_column"] = caption_column
+        return load_benchmark(spec.source, own_split(spec, "train"), name="train", role="train", **own)
+    for name in ("class_names", "caption_column"):
+        if (caption_column if name == "caption_column" else options.class_names) is not None:
+            raise ValueError(f"`--{name}` describes your own training data, but {text} is registered; leave it out")
+    sets = registered_sets(spec.source)
+    part = spec.part or next((key for key, described in sets.items() if described["role"] == "train"), None)
+    if part is None and len(sets) == 1:
+        # Of these some may not be trained on, which the benchmark says by itself.
+        load_benchmark(spec.source, role="train", **_registered(spec, options))
+    if part is None or part not in sets or sets[part]["role"] != "train":
+        chosen = [key for key, described in sets.items() if described["role"] == "train"]
+        raise ValueError(
+            f"`--train_dataset {text}` is no training set; "
+            + (f"{spec.source} has {quoted(chosen)}" if chosen else f"{spec.source} has only {quoted(list(sets), 20)}")
+            + ": choose another data set, or give your own"
+        )
+    return load_benchmark(spec.source, part, **_registered(spec, options))
+
+
+def evaluation_benchmarks(
+    texts: Sequence[str], options: DataOptions, known: Known | None
+) -> tuple[list[Benchmark], list[str]]:
+    """The data sets to measure on.
+
+    Args:
+        texts: `NAME[/SET][=PATH][:ROLE]` each.
+        options: how data are read.
+        known: the model's classes, with which the labels of one's own data are matched by name; None for a model without,
+            whose data have their own classes, except for shifts, which have those of the set with the role id before
+            them.
+
+    Returns:
+        The benchmarks, and notes on what differs between them: classes without images, labels without names.
+
+    Raises:
+        ValueError: two sets of one name, classes that the model does not know, a role that the data may not have; or as
+            `load_benchmark`.
+        OSError: as `load_benchmark`.
+    """
+    benchmarks: list[Benchmark] = []
+    notes: list[str] = []
+    specs = [Spec.parse(text) for text in texts]
+    own_names = [spec.name for spec in specs if not spec.registered]
+    for spec in specs:
+        if spec.registered:
+            found = _suite(spec, options)
+            notes += [note for note in (_other_classes(item, known) for item in found) if note]
+        else:
+            name = spec.name
+            if own_names.count(name) > 1:
+                # a/test and b/test are told apart by their folders.
+                outer = Path(spec.source).name if spec.part else Path(spec.source).absolute().parent.name
+                name = re.sub(r"\s+", "-", f"{outer}-{name}")
+            benchmark, more = _own(spec, name, options, known)
+            found, notes = [benchmark], notes + more
+        benchmarks += found
+        if known is None:
+            known = next((Known.of(item) for item in found if item.role == "id"), None)
+            if known is not None:
+                known = replace(known, label_names=None)
+    names = [benchmark.name for benchmark in benchmarks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two evaluation sets are called {', '.join(twice)}; rename a folder, reports are by name.")
+    return benchmarks, notes
+
+
+def default_evaluation(train: str) -> list[str]:
+    """What to measure on if nothing is said: the test sets of the suite that is trained on; none of one's own data."""
+    spec = Spec.parse(train)
+    if not spec.registered:
+        return []
+    return [spec.source if spec.copy is None else f"{spec.source}={spec.copy}"]
+
+
+def validation_benchmark(train: str, options: DataOptions, benchmarks: Sequence[Benchmark]) -> Benchmark | None:
+    """In-distribution images that are not tested on, to fit detector and temperature.
+
+    Those of `benchmarks` with the role validation; else the validation set of the suite that is trained on, if it has one.
+    """
+    chosen = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
+    spec = Spec.parse(train)
+    if chosen is not None or not spec.registered:
+        return chosen
+    sets = registered_sets(spec.source)
+    part = next((key for key, described in sets.items() if described["role"] == "validation"), None)
+    return None if part is None else load_benchmark(spec.source, part, **_registered(spec, options))
+
+
+def model_classes(options: DataOptions, class_names: Sequence[str], templates: Sequence[str]) -> Known | None:
+    """The classes of a checkpoint, unless files for --class_names or --templates say otherwise.
+
+    Args:
+        options: how data are read.
+        class_names, templates: those of the checkpoint; () if it does not say.
+    """
+    found = read_names_and_templates(
+        options.class_names, named_templates(options.templates or "") or options.templates
+    )
+    names = found.get("class_names") or tuple(class_names)
+    if not names:
+        return None
+    prompts = found.get("templates") or tuple(templates) or Benchmark.templates
+    return Known(names, prompts, found.get("label_names"))
+
+
+def _suite(spec: Spec, options: DataOptions) -> list[Benchmark]:
+    sets, given = registered_sets(spec.source), _registered(spec, options)
+    if spec.part is not None:
+        keys = [spec.part]
+    else:
+        keys = [key for key, described in sets.items() if described["role"] in MEASURED]
+    if len(keys) > 1 and spec.role is not None:
+        raise ValueError(
+            f"{spec.text!r}: {spec.source} has the sets {quoted(keys, 20)}, each with its own role; leave ':{spec.role}' "
+            f"out, or name one, such as {spec.source}/{keys[0]}:{spec.role}"
+        )
+    if len(keys) > 1 and spec.copy is not None:
+        check_one_path({key: sets[key] for key in keys}, spec.copy, spec.source)
+    if spec.role is not None:
+        given["role"] = spec.role
+    return [load_benchmark(spec.source, key, **given) for key in keys]
+
+
+def _own(spec: Spec, name: str, options: DataOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
+    role, columns = spec.role or "id", own_columns(spec, _given(options, "image_column", "label_column"))
+    split = own_split(spec, "test")
+    if role == "open_set":
+        label_column = columns.pop("label_column", "label")
+        given = {"name": name, "role": role, "label_column": None, **columns, **_streamed(options)}
+        benchmark = load_benchmark(spec.source, split, **given)
+        shared = (
+            [] if known is None or options.streaming else shared_classes(benchmark, known.class_names, label_column)
+        )
+        if shared:
+            raise ValueError(
+                f"{spec.text!r} is an open set, but it has images of {quoted(shared)}, which the model knows; leave these "
+                "classes out, or give them as a set of their own with the role shift"
+            )
+        # What else these images show is of no consequence, and names would be taken for those of labels.
+        return (replace(benchmark, class_names=(), label_names=None) if benchmark.class_names else benchmark), []
+    settings = {"name": name, "role": role, **columns, **_streamed(options)}
+    if known is None:
+        return load_benchmark(spec.source, split, **settings, **_given(options, "class_names", "templates")), []
+    matched = {"class_names": known.class_names, "templates": known.templates, "label_names": known.label_names}
+    return load_matched(spec.source, split, **settings, **matched)
+
+
+def _registered(spec: Spec, options: DataOptions) -> dict:
+    copy = {} if spec.copy is None else {"path": spec.copy}
+    return {**copy, **_given(options, "templates"), **_streamed(options)}
+
+
+def _given(options: DataOptions, *names: str) -> dict:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _streamed(options: DataOptions) -> dict:
+    return {"streaming": True} if options.streaming else {}
+
+
+def _other_classes(benchmark: Benchmark, known: Known | None) -> str | None:
+    if known is None or benchmark.role == "open_set" or known.class_names in head_classes(benchmark):
+        return None
+    return (
+        f"{benchmark.name}: its {len(benchmark.class_names)} classes are not the {len(known.class_names)} of the model, so it "
+        "is classified by its own prompts"
+    )

@@ -1,0 +1,140 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Measure accuracy, calibration and open-set detection of a CLIP checkpoint, without training.
+
+    hf-robustft evaluate outputs/carot --eval_datasets emoji_shift
+    hf-robustft evaluate outputs/carot --eval_datasets my_images/test my_sketches:shift something_else:open_set
+    hf-robustft evaluate openai/clip-vit-base-patch16 --eval_datasets imagenet-1k imagenet-v2 imagenet-r objectnet --streaming
+
+Class names, prompts and a trained head are those of the checkpoint's folder (robustft.json, head.safetensors), if it has
+them; a plain CLIPModel takes its classes from the data. Labels of your own data are matched with them by name. Prints the
+tables and writes evaluation.json, reliability.png, with shifts shift.png, and with open sets scores.png. Several processes
+share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_type_hints
+
+from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
+
+from hf_robustft.cli.checkpoint import load_checkpoint
+from hf_robustft.cli.data_sets import SETS, DataOptions, evaluation_benchmarks, model_classes, train_benchmark
+from hf_robustft.data.benchmarks import asset_path
+from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.checkpoint_file import checkpoint_folder
+from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
+from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from hf_robustft.publishing.card_pictures import draw_pictures
+
+RESULTS = "evaluation.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `evaluate`."""
+    parser.add_argument("model", metavar="MODEL", help="Folder or Hub id of a CLIPModel, or 'emoji_clip'.")
+    parser.add_argument("--eval_datasets", nargs="+", required=True, metavar="SET", help=f"Sets to measure on. {SETS}")
+    parser.add_argument(
+        "--output_dir", default="outputs/evaluate", help="Folder for the results (default outputs/evaluate)."
+    )
+    parser.add_argument("--name", help="What the report calls the model (default: the last part of MODEL).")
+    parser.add_argument("--revision", help="Commit, branch or tag of MODEL on the Hub.")
+    parser.add_argument(
+        "--zero_shot", action="store_true", help="Use prompts even if the folder has a trained head for the classes."
+    )
+    parser.add_argument(
+        "--knn_bank", metavar="SET", help="Known images, such as the training set, for the open-set score knn."
+    )
+    parser.add_argument("--knn_k", type=int, default=10, help="Neighbour whose distance counts for knn (default 10).")
+    hints = get_type_hints(DataOptions)
+    for option in fields(DataOptions):
+        text = {"help": option.metadata["help"]}
+        if hints[option.name] is bool:
+            parser.add_argument(f"--{option.name}", action="store_true", **text)
+        else:
+            kind = float if hints[option.name] is float else str
+            parser.add_argument(f"--{option.name}", type=kind, default=option.default, **text)
+    parser.add_argument("--batch_size", type=int, default=256, help="Images encoded at once (default 256).")
+    parser.add_argument("--num_workers", type=int, default=0, help="Processes that read images (default 0).")
+    parser.add_argument("--save_logits", action="store_true", help="Write the logits of each image too.")
+    parser.add_argument("--use_cpu", action="store_true", help="Do not use an accelerator.")
+    parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bars.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry the command out; returns the exit code."""
+    evaluate(options)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> EvaluationReport:
+    """
+    Measure, print and write.
+
+    Raises:
+        ValueError: If the data do not fit the model or each other, or an option is out of range.
+        OSError: If model or data cannot be read.
+    """
+    state = PartialState(cpu=options.use_cpu)
+    if options.disable_tqdm:
+        disable_progress_bar()
+    data = DataOptions(**{option.name: getattr(options, option.name) for option in fields(DataOptions)})
+    policy = data.policy()
+    model, processor = load_checkpoint(options.model, "MODEL", options.revision)
+    folder = _own_files(options.model, options.revision)
+    facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
+    known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()))
+    head = None
+    if folder is not None and (folder / HEAD_FILE).is_file() and not options.zero_shot:
+        head = ZeroShotHead.from_pretrained(folder)
+    benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    evaluator = Evaluator(
+        benchmarks,
+        processor,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        progress=not options.disable_tqdm,
+        knn_bank=None if options.knn_bank is None else train_benchmark(options.knn_bank, replace(data, streaming=False)),
+        knn_k=options.knn_k,
+        bad_images=policy,
+    )
+    if state.is_main_process:
+        for note in notes:
+            print(f"Note: {note}.")
+    output = Path(options.output_dir)
+    report = evaluator.evaluate(
+        model.to(state.device),
+        head=None if head is None else head.to(state.device),
+        name=options.name or Path(options.model).name,
+        logits_dir=output / "logits" if options.save_logits else None,
+    )
+    if state.is_main_process:
+        report.save_json(output / RESULTS)
+        detector = None
+        if report.open_set:
+            # Its threshold is one of the logits of its own head.
+            own = not (options.zero_shot or options.class_names or options.templates)
+            detector = OpenSetDetector.from_pretrained(folder) if own and "detector" in facts else None
+            if detector is not None and all(item.class_names != detector.class_names for item in benchmarks):
+                detector = None
+        roles = {benchmark.name: benchmark.role for benchmark in benchmarks}
+        pictures = draw_pictures(output, report, scores=evaluator.scores, roles=roles, detector=detector)
+        print(report.table())
+        print(f"Saved to {output}: {', '.join([RESULTS, *pictures])}")
+    state.wait_for_everyone()
+    return report
+
+
+def _own_files(name: str, revision: str | None) -> Path | None:
+    """The folder with what hf_robustft wrote beside the weights; None for a model on the Hub that it did not train."""
+    if name == "emoji_clip":
+        return asset_path(name)
+    try:
+        return checkpoint_folder(name, METADATA_FILE, HEAD_FILE, revision=revision)
+    except FileNotFoundError:
+        return None

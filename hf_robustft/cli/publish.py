@@ -1,0 +1,83 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Upload a finished checkpoint folder with its card to a model repository on the Hub.
+
+    hf-robustft publish outputs/carot --repo_id user/my-clip --dry_run
+    hf-robustft publish outputs/carot --repo_id user/my-clip --private
+
+What belongs to the model goes in one commit: weights, configuration, tokenizer and processor, robustft.json, head,
+adapters, the card with its pictures, and the evaluation. Checkpoints of the run, optimizer states, training_args.bin and
+logs stay. Weights, card and metadata are checked first, and no file may hold an access token.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hf_robustft.publishing.hub import Publication, publish
+from hf_robustft.publishing.retrying import RETRIES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `hf-robustft publish`."""
+    parser.add_argument("folder", help="The finished folder, with a card.")
+    parser.add_argument("--repo_id", required=True, help="user/name, or a name in your own account.")
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="Make the repository private if it is new."
+    )
+    parser.add_argument("--dry_run", action="store_true", help="Check, and show what would be uploaded. No network.")
+    parser.add_argument("--revision", help="Branch to upload to; made if it does not exist. Default: main.")
+    parser.add_argument("--message", help="First line of the commit.")
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="PATTERN", help="Upload these files too, such as 'runs/*'."
+    )
+    parser.add_argument(
+        "--overwrite_card",
+        action="store_true",
+        help="Replace the card on the Hub even if a person wrote or edited it there.",
+    )
+    parser.add_argument(
+        "--retries", type=int, default=RETRIES, help=f"Repetitions when the Hub fails for the moment ({RETRIES})."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Upload, or say what would be; the token is that of `hf auth login` or of HF_TOKEN."""
+    done = publish(
+        options.folder,
+        options.repo_id,
+        private=options.private,
+        dry_run=options.dry_run,
+        revision=options.revision,
+        commit_message=options.message,
+        include=options.include,
+        edited_card="overwrite" if options.overwrite_card else "refuse",
+        retries=options.retries,
+    )
+    print(described(done, Path(options.folder)))
+    return 0
+
+
+def described(done: Publication, folder: Path) -> str:
+    """A publication in words: a table of the files, what stays, and the address."""
+    width = max(map(len, done.files))
+    lines = [f"  {name:<{width}}  {readable(size):>9}" for name, size in done.files.items()]
+    lines += [f"{len(done.files)} files, {readable(sum(done.files.values()))}"]
+    if done.left_out:
+        lines.append(f"Left out: {', '.join(done.left_out)}")
+    if done.removed:
+        lines.append(f"Removed from the repository: {', '.join(done.removed)}")
+    if done.commit is None:
+        return "\n".join([f"Would go from {folder} to {done.repo_id}:", *lines, "Checked; nothing was uploaded."])
+    return "\n".join([f"Uploaded from {folder} to {done.repo_id}:", *lines, f"{done.url} (commit {done.commit[:8]})"])
+
+
+def readable(size: int) -> str:
+    """A number of bytes as a reader writes it: 512 B, 1.4 MB."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{size} B"

@@ -1,0 +1,152 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Data sets as command lines name them: `NAME[/SET][=PATH][:ROLE]`.
+
+NAME is one of the registry (`imagenet-r`, `pacs-sketch`, `dtd`), of which a set can be chosen, and PATH is your own copy of
+it. Anything else is your own data: a folder of class folders, of parquet files or of tars, what `save_to_disk` wrote, a
+.parquet file, or a Hub id; `/SPLIT` behind it chooses a split.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import get_dataset_split_names
+
+from hf_robustft.data.columns import quoted
+from hf_robustft.data.folders import folder_splits
+from hf_robustft.data.reading import holds_tars, tar_splits
+from hf_robustft.data.registry import registered_sets
+from hf_robustft.data.repositories import WDS_IMAGES
+
+_HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+ROLES = ("id", "validation", "shift", "open_set")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a command line says about one data set.
+
+    Attributes:
+        text: all of it.
+        source: a name of the registry, a path or a Hub id.
+        part: a set of a suite, or a split.
+        copy: one's own copy of a registered set.
+        role: as given, or None.
+        registered: whether `source` is of the registry.
+    """
+
+    text: str
+    source: str
+    part: str | None = None
+    copy: str | None = None
+    role: str | None = None
+    registered: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read `NAME[/SET][=PATH][:ROLE]`."""
+        place, _, role = text.rpartition(":")
+        if not place or role not in ROLES:
+            place, role = text, None
+        name, equals, copy = place.partition("=")
+        suite, _, part = name.partition("/")
+        if registered_sets(suite) is not None:
+            if equals and not copy:
+                raise ValueError(f"{text!r}: the path of your copy is missing after '='; give it, or leave '=' out")
+            return cls(text, suite, part or None, copy or None, role, registered=True)
+        return cls(text, *_own_place(place), None, role)
+
+    @property
+    def name(self) -> str:
+        """What reports call one's own data."""
+        stem = Path(self.source).stem if self.part is None else self.part
+        return re.sub(r"\s+", "-", stem) or "data"
+
+
+def own_split(spec: Spec, usual: str) -> str | None:
+    """The split of own data that is meant: the one named; else, of several, the one usual for the purpose.
+
+    Raises:
+        ValueError: there are several, and none of the usual name.
+    """
+    folder = Path(spec.source).expanduser()
+    if spec.part is not None or folder.is_file():
+        return spec.part
+    if folder.is_dir():
+        splits = _folder_splits(folder)
+    elif re.fullmatch(_HUB_ID, spec.source):
+        try:
+            splits = tuple(get_dataset_split_names(spec.source))
+        except (OSError, RuntimeError):
+            # Opening the data says what is wrong.
+            return None
+    else:
+        return None
+    if len(splits) > 1 and usual not in splits:
+        raise ValueError(
+            f"{spec.text!r} has the splits {quoted(splits, 20)}; choose one, such as {spec.source}/{splits[0]}"
+        )
+    return usual if len(splits) > 1 else None
+
+
+def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
+    """The columns of own data.
+
+    Args:
+        spec: the data.
+        given: `image_column` and `label_column`, those that a user named.
+
+    Returns:
+        The same; of a folder of tars, what is not given is what the files in its first tar are named for.
+
+    Raises:
+        ValueError: there is no one kind of image in the tar.
+    """
+    folder = Path(spec.source).expanduser()
+    if not folder.is_dir() or not holds_tars(folder) or len(given) == 2:
+        return given
+    return {**_tar_columns(folder, spec.source), **given}
+
+
+def _tar_columns(folder: Path, source: str) -> dict[str, str]:
+    first = next(iter(sorted(folder.glob("*.tar"))), None) or next(iter(sorted(folder.glob("*/*.tar"))))
+    endings = set()
+    with tarfile.open(first) as tar:
+        for _ in range(20):
+            member = tar.next()
+            if member is None:
+                break
+            endings.add(member.name.rpartition("/")[2].partition(".")[2])
+    images = [name for name in WDS_IMAGES if name in endings]
+    if len(images) != 1:
+        raise ValueError(
+            f"{source!r}: {first.name} holds files ending in {quoted(sorted(endings), 20)}, of which {len(images)} are "
+            "images; name the one to read with --image_column"
+        )
+    return {"image_column": images[0], **({"label_column": "cls"} if "cls" in endings else {})}
+
+
+def _own_place(place: str) -> tuple[str, str | None]:
+    """A path or Hub id, and the split that is named behind it."""
+    outer, _, last = place.rstrip("/").rpartition("/")
+    if Path(place).expanduser().exists():
+        beside = Path(outer or ".").expanduser() / "classnames.txt"
+        if beside.is_file() and last in _folder_splits(beside.parent):
+            # Of tars: their names of classes lie above the folders of the splits.
+            return outer or ".", last
+        return place, None
+    if re.fullmatch(_HUB_ID, outer) and not Path(outer).exists():
+        return outer, last
+    if outer and Path(outer).expanduser().is_dir() and last in _folder_splits(Path(outer).expanduser()):
+        return outer, last
+    return place, None
+
+
+def _folder_splits(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(tar_splits(folder)) if holds_tars(folder) else folder_splits(folder)
+    except ValueError:
+        return ()

@@ -1,0 +1,188 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which files of a checkpoint folder are published, and whether they are fit for it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import mmap
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
+from safetensors import SafetensorError, safe_open
+
+from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
+from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
+from hf_robustft.modeling.zero_shot import HEAD_FILE
+from hf_robustft.publishing.card_file import CARD_FILE
+
+INDEX_FILE = "model.safetensors.index.json"
+#: What a loaded model depends on. Of these the repository keeps none that the folder does not have.
+MODEL_FILES = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE, METADATA_FILE, HEAD_FILE, ADAPTERS_FILE)
+#: What else is published. Optimizer states, logs, pickled arguments and checkpoints of the run are not.
+OTHER_FILES = (
+    *("config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"),
+    *(CARD_FILE, "LICENSE*", "evaluation.json", ".eval_results/*.yaml"),
+)
+_PICTURE = re.compile(r"(?:\]\(|src=[\"'])(?!\w+:|/|#)([^)\s\"']+\.(?:png|svg|jpe?g|webp|gif))", re.IGNORECASE)
+_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
+_SHORTEST_SECRET = 8
+
+
+def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, Path]:
+    """
+    The files of a checkpoint folder that belong on the Hub.
+
+    Args:
+        folder: The folder.
+        include: Patterns such as `"runs/*"` of further files, relative to the folder.
+
+    Returns:
+        `dict[str, Path]`: Path by name in the repository, sorted: weights, configuration, tokenizer and processor,
+        `robustft.json`, head, adapters, card and the pictures it shows, `evaluation.json` and `.eval_results`.
+
+    Raises:
+        OSError: If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise OSError(f"There is no folder {str(folder)!r}; give the output folder of a finished run.")
+    patterns = [*MODEL_FILES, *OTHER_FILES, *include]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    shown = pictures(folder / CARD_FILE)
+    return {name: path for name, path in files.items() if name in shown or matches(name, patterns)}
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name in the repository fits a pattern; `*` does not cross folders unless the pattern ends with it."""
+    depth = name.count("/")
+    return any(
+        fnmatch.fnmatchcase(name, pattern) and (depth == pattern.count("/") or pattern.endswith("/*"))
+        for pattern in patterns
+    )
+
+
+def pictures(card: Path) -> set[str]:
+    """Names of the pictures beside a card that it shows."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return {match.removeprefix("./") for match in _PICTURE.findall(text)}
+
+
+def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None = None) -> None:
+    """
+    Refuse to publish what would not load, what has no valid card, and what holds a secret.
+
+    Args:
+        folder: The checkpoint folder, for the messages.
+        files (`Mapping[str, Path]`): What `chosen_files` gave.
+        token (`str`, *optional*): An access token that must not be in any file, beside the one of this machine.
+
+    Raises:
+        OSError: If configuration, weights, tokenizer, image processor, card or a picture of it are missing, or weights
+            cannot be read.
+        ValueError: If weights are not finite, metadata are broken, or a file holds an access token.
+    """
+    _check_presence(folder, files)
+    for name, path in files.items():
+        if name.endswith(".safetensors"):
+            _check_weights(path)
+        elif name.endswith(".json"):
+            _read_json(path)
+        elif name.startswith(".eval_results/"):
+            _check_results(path)
+    if METADATA_FILE in files:
+        load_robustft_json(folder)
+    _check_card(files[CARD_FILE])
+    check_secrets(folder, files, token)
+
+
+def check_secrets(folder: str | Path, files: Mapping[str, Path], token: str | None = None) -> None:
+    """
+    Refuse files with an access token in them.
+
+    Raises:
+        ValueError: If any byte of a file is part of something like a token of the Hub, of `token`, or of the one that
+            this machine is logged in with.
+    """
+    secrets = [value for value in (token, get_token(), os.environ.get("HF_TOKEN")) if value]
+    for name, path in files.items():
+        if path.is_file() and holds_token(path, secrets):
+            raise ValueError(f"{name} in {folder} holds an access token; remove it there, and revoke the token.")
+
+
+def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
+    needed = {
+        "config.json": (("config.json",), "give the folder that `save_pretrained` or the Trainer wrote"),
+        "model.safetensors": (("model.safetensors", INDEX_FILE), "save the model there"),
+        "tokenizer": (("tokenizer.json", "vocab.json"), "save the processor there with `processor.save_pretrained`"),
+        "image processor": (
+            ("preprocessor_config.json", "processor_config.json"),
+            "save the processor there with `processor.save_pretrained`",
+        ),
+        CARD_FILE: ((CARD_FILE,), "write the card with `write_model_card`, or a README.md of your own"),
+    }
+    for what, (names, advice) in needed.items():
+        if not any(name in files for name in names):
+            raise FileNotFoundError(f"There is no {what} in {folder}; {advice}.")
+    if INDEX_FILE in files:
+        parts = set(_read_json(files[INDEX_FILE]).get("weight_map", {}).values())
+        missing = sorted(parts - set(files))
+        if missing:
+            raise FileNotFoundError(f"{INDEX_FILE} in {folder} names {missing[0]}, which is missing; save again.")
+    missing = sorted(pictures(files[CARD_FILE]) - set(files))
+    if missing:
+        raise FileNotFoundError(f"The card in {folder} shows {missing[0]}, which is missing; write the card again.")
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                value = file.get_tensor(name)
+                if value.is_floating_point() and not torch.isfinite(value).all():
+                    raise ValueError(f"{name} in {path} is not finite; such a model answers nothing. Train again.")
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be read ({error}); save the model again.") from None
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); save it again.") from None
+
+
+def _check_results(path: Path) -> None:
+    try:
+        parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no list of evaluation results ({error!r}); evaluate again.") from None
+
+
+def _check_card(path: Path) -> None:
+    # Line ends stay as they are: the card's parser tells them apart.
+    content = path.read_bytes().decode("utf-8", errors="replace")
+    try:
+        card = ModelCard(content)
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"The metadata of {path} are not valid ({' '.join(str(error).split())}); mend them."
+        ) from None
+    if not card.text.strip():
+        raise ValueError(f"{path} holds no text; write the card with `write_model_card`, or one of your own.")
+
+
+def holds_token(path: Path, secrets: Iterable[str] = ()) -> bool:
+    """Whether any byte of a file is part of something like an access token of the Hub, or of one of `secrets`."""
+    if path.stat().st_size == 0:
+        return False
+    secrets = [secret.encode() for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _TOKEN.search(content) is not None or any(content.find(secret) >= 0 for secret in secrets)

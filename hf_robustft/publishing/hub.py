@@ -1,0 +1,235 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Uploading a finished checkpoint folder: checked first, in one commit, repeated when the Hub fails, compared after."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+from hf_robustft.publishing.card_file import CARD_FILE, is_untouched
+from hf_robustft.publishing.folder import MODEL_FILES, check_files, chosen_files, matches
+from hf_robustft.publishing.retrying import RETRIES, may_pass, summary, with_retries
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """
+    What was published, or, of a dry run, what would be.
+
+    Attributes:
+        repo_id (`str`): The repository.
+        files (`dict[str, int]`): Sizes in bytes by name.
+        left_out (`tuple[str, ...]`): Files of the folder's top that stay here.
+        removed (`tuple[str, ...]`): Files of an earlier model that were taken out of the repository.
+        card_kept (`bool`): Whether the repository's own, hand-edited card was left as it is.
+        url, commit (`str`, *optional*): Address of the repository and id of the commit; `None` of a dry run.
+    """
+
+    repo_id: str
+    files: dict[str, int]
+    left_out: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    card_kept: bool = False
+    url: str | None = None
+    commit: str | None = None
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    include: Sequence[str] = (),
+    edited_card: str = "refuse",
+    retries: int = RETRIES,
+) -> Publication:
+    """
+    Upload a finished checkpoint folder to a model repository, in one commit.
+
+    Uploaded is what belongs to the model: weights, configuration, tokenizer and processor, `robustft.json`, head,
+    adapters, card and pictures, evaluation. Checkpoints of the run, optimizer states, pickled arguments and logs stay.
+    Nothing is uploaded unless all of it is fit (see `check_files`). Afterwards the repository is compared with the folder.
+
+    Args:
+        folder: The folder.
+        repo_id (`str`): `user/name`, or a name in your own account. Made if it does not exist.
+        private (`bool`, *optional*): Make a new repository private. By default as the account or organisation has it.
+        token (`str`, *optional*): Access token with write permission; by default that of `hf auth login` or `HF_TOKEN`.
+        dry_run (`bool`, *optional*, defaults to `False`): Only check, and say what would be uploaded; no network.
+        revision (`str`, *optional*): Branch; made if it does not exist. Default `main`.
+        commit_message (`str`, *optional*): First line of the commit.
+        include: Patterns of further files, such as `"runs/*"`.
+        edited_card (`str`, *optional*, defaults to `"refuse"`): If the repository has a card that a person wrote or
+            edited: `"refuse"` to publish, `"keep"` that card, or `"overwrite"` it.
+        retries (`int`, *optional*, defaults to 5): Repetitions after errors that may pass (busy or broken server,
+            broken connection, cut answer), after 1, 2, 4, ... seconds or as long as the Hub asks for.
+
+    Returns:
+        [`Publication`]: What was uploaded, and where.
+
+    Raises:
+        OSError: If files are missing or cannot be read, or the Hub cannot be reached or refuses; the folder is as it was.
+        ValueError: If a file is unfit or holds an access token, a name is none, the card on the Hub was edited, or a
+            repository that should be private is public.
+    """
+    if edited_card not in ("refuse", "keep", "overwrite"):
+        raise ValueError(f"`edited_card={edited_card!r}` is unknown; choose refuse, keep or overwrite.")
+    if retries < 0:
+        raise ValueError(f"`retries={retries}` must be 0 or more.")
+    folder = Path(folder)
+    validate_repo_id(repo_id)
+    files = chosen_files(folder, include)
+    check_files(folder, files, token)
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    left_out = tuple(sorted(path.name for path in folder.iterdir() if not _goes(path.name, files)))
+    if dry_run:
+        return Publication(repo_id, sizes, left_out)
+    upload = _Upload(files, HfApi(token=token), revision, commit_message or "Upload model", edited_card)
+    try:
+        upload.open(repo_id, private, retries)
+        commit = with_retries(upload.commit, f"The upload to {upload.repo_id}", retries=retries)
+        with_retries(lambda: upload.compare(commit), f"The comparison with {upload.repo_id}", retries=retries)
+    except (HTTPError, OSError) as error:
+        again = "Try again later" if may_pass(error) else _advice(error)
+        raise OSError(
+            f"{folder} was not uploaded to {upload.repo_id or repo_id} ({summary(error)}). All files are still in the "
+            f"folder. {again}: hf-robustft publish {folder} --repo_id {upload.repo_id or repo_id}"
+        ) from error
+    if upload.card_kept:
+        sizes.pop(CARD_FILE)
+    return Publication(
+        upload.repo_id, sizes, left_out, upload.removed, upload.card_kept, f"{upload.url}", upload.commit_id
+    )
+
+
+def open_repository(api: HfApi, repo_id: str, private: bool | None, retries: int = RETRIES) -> str:
+    """
+    Make a model repository if it does not exist.
+
+    Returns:
+        `str`: Its address, a `RepoUrl` with the full `repo_id`.
+
+    Raises:
+        ValueError: If it shall be private and exists as a public one.
+        OSError: If the Hub refuses or cannot be reached.
+    """
+    url = with_retries(
+        lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"Creating {repo_id}", retries=retries
+    )
+    if private:
+        info = with_retries(lambda: api.model_info(url.repo_id), f"Looking at {url.repo_id}", retries=retries)
+        if not info.private:
+            raise ValueError(
+                f"{url.repo_id} shall be private, and exists as a public repository; make it private in its settings on "
+                "the Hub, or choose another name."
+            )
+    return url
+
+
+@dataclass
+class _Upload:
+    files: Mapping[str, Path]
+    api: HfApi
+    revision: str | None
+    message: str
+    edited_card: str
+    repo_id: str = ""
+    url: str = ""
+    commit_id: str = ""
+    card_kept: bool = False
+    removed: tuple[str, ...] = ()
+    sent: dict[str, Path] = field(default_factory=dict)
+
+    def open(self, repo_id: str, private: bool | None, retries: int) -> None:
+        url = open_repository(self.api, repo_id, private, retries)
+        self.url, self.repo_id = str(url), url.repo_id
+        if self.revision is not None:
+            with_retries(
+                lambda: self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True),
+                f"Creating the branch {self.revision}",
+                retries=retries,
+            )
+
+    def commit(self) -> str:
+        # All of it is repeated after a failure. If only the answer to a commit was lost, or somebody else committed in
+        # between, this sees the repository as it is then, and files that are there already are not sent again.
+        parent = self.api.model_info(self.repo_id, revision=self.revision).sha
+        there = self._listing(parent)
+        self.sent = dict(self.files)
+        self.card_kept = False
+        if self._card_is_foreign(there, parent):
+            if self.edited_card == "refuse":
+                raise ValueError(
+                    f"The card of {self.repo_id} on the Hub was written or edited by hand, and would be lost. Copy it to "
+                    f"{CARD_FILE} in the folder to keep it, or publish with --overwrite_card."
+                )
+            self.card_kept = self.edited_card == "keep"
+        if self.card_kept:
+            self.sent.pop(CARD_FILE)
+        stale = [name for name in there if matches(name, MODEL_FILES) and name not in self.files]
+        self.removed = tuple(stale) or self.removed
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in self.sent.items()]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
+        info = self.api.create_commit(
+            self.repo_id, operations, commit_message=self.message, revision=self.revision, parent_commit=parent
+        )
+        self.commit_id = info.oid
+        return info.oid
+
+    def compare(self, commit: str) -> None:
+        there = self._listing(commit)
+        for name, path in self.sent.items():
+            found = there.get(name)
+            if found is None or not _is_equal(path, found):
+                raise OSError(f"{name} in the repository is not what was sent")
+
+    def _listing(self, revision: str) -> dict[str, RepoFile]:
+        entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+        return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+    def _card_is_foreign(self, there: Mapping[str, RepoFile], revision: str) -> bool:
+        if CARD_FILE not in there or _is_equal(self.files[CARD_FILE], there[CARD_FILE]):
+            return False
+        with tempfile.TemporaryDirectory() as fresh:
+            # Not from the cache, where a card of the same commit may have been changed by hand.
+            path = self.api.hf_hub_download(self.repo_id, CARD_FILE, revision=revision, local_dir=fresh)
+            return not is_untouched(Path(path))
+
+
+def _is_equal(path: Path, entry: RepoFile) -> bool:
+    if path.stat().st_size != entry.size:
+        return False
+    if entry.lfs is not None:
+        with open(path, "rb") as file:
+            return sha_fileobj(file).hex() == entry.lfs.sha256
+    return git_hash(path.read_bytes()) == entry.blob_id
+
+
+def _goes(name: str, files: Mapping[str, Path]) -> bool:
+    return name in files or any(sent.startswith(f"{name}/") for sent in files)
+
+
+def _advice(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, RevisionNotFoundError):
+        return "Give a branch that exists, or leave --revision away"
+    if status in (401, 403, 404):
+        return "Log in with `hf auth login` and a token that may write there, then"
+    if isinstance(error, HfHubHTTPError):
+        return "Mend what the Hub says, then"
+    return "Then"

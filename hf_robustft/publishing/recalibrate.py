@@ -1,0 +1,337 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Temperature scaling of a finished checkpoint folder: fitted, folded into its weights, and said in all its files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPModel, CLIPProcessor
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.images import BadImages
+from hf_robustft.evaluation.calibration import expected_calibration_error
+from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.evaluation.detector import OpenSetDetector, fold_temperature
+from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports, save_reports
+from hf_robustft.evaluation.tables import check_same_data
+from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
+from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from hf_robustft.publishing.card_facts import CardFacts
+from hf_robustft.publishing.card_file import CARD_FILE
+from hf_robustft.publishing.card_pictures import draw_pictures
+from hf_robustft.publishing.folder_change import changing, restore
+from hf_robustft.publishing.model_card import refresh_model_card
+from hf_robustft.publishing.temperature_section import FOLDED_SINCE
+
+EVALUATION_FILE = "evaluation.json"
+#: A temperature this close to 1 changes no number that is shown.
+UNCHANGED = 1e-6
+_TESTS = ("id", "shift", "open_set")
+_WORDS = {"id": "a test set", "shift": "a shift", "open_set": "an open set", "train": "the training set"}
+
+
+@dataclass
+class Recalibration:
+    """
+    What `recalibrate` did.
+
+    Attributes:
+        temperature ([`TemperatureScaling`]): With everything that `robustft.json` now says of it.
+        fitted (`float`): The temperature of this fit, which is now in the weights.
+        detector ([`OpenSetDetector`], *optional*): The folder's detector, refitted; `None` if it has none.
+        before, after ([`EvaluationReport`], *optional*): On the evaluation sets, if there were any.
+        notes (`list[str]`): What the caller should know.
+    """
+
+    temperature: TemperatureScaling
+    fitted: float
+    detector: OpenSetDetector | None
+    before: EvaluationReport | None = None
+    after: EvaluationReport | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def recalibrate(
+    directory: str | Path,
+    validation: Benchmark,
+    evaluation: Sequence[Benchmark] = (),
+    *,
+    allow_test_set: bool = False,
+    keep_detector: bool = True,
+    bad_images: BadImages | None = None,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Recalibration:
+    """
+    Fit a temperature on in-distribution validation images and fold it into a checkpoint folder.
+
+    In the weights only `logit_scale` changes, and the scale of a trained head, so predicted classes stay. The open-set
+    detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE before
+    and after; `evaluation.json`, the pictures and the card are measured anew if there are evaluation sets, and otherwise
+    marked as measured before. All files change together or none does.
+
+    Args:
+        directory: The folder, with `robustft.json`.
+        validation ([`Benchmark`]): Images in distribution that were neither trained nor tested on, with the folder's class
+            names in their order.
+        evaluation (`Sequence[Benchmark]`, *optional*): Sets to measure on before and after.
+        allow_test_set (`bool`, *optional*, defaults to `False`): Fit on a test, shift or training set all the same; the
+            card then says so.
+        keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; else it is removed.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*), batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
+            *optional*, defaults to `True`): As [`Evaluator`].
+
+    Returns:
+        [`Recalibration`]
+
+    Raises:
+        OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
+        ValueError: If the validation set is one to measure or train on, its classes are others, there is no best
+            temperature, or the precision of the weights cannot hold it.
+    """
+    directory = Path(directory)
+    if directory.is_dir():
+        restore(directory)
+    facts = load_robustft_json(directory)
+    reports = load_reports(directory / EVALUATION_FILE) if (directory / EVALUATION_FILE).is_file() else []
+    if validation.evaluation_only:
+        raise ValueError(
+            f"{validation.name!r} may be evaluated on, never trained or tuned on, as its licence says; give in-distribution "
+            "validation images."
+        )
+    reason = why_not_validation(validation, directory, reports, evaluation)
+    if reason is not None and (not allow_test_set or validation.role == "open_set"):
+        more = "" if validation.role == "open_set" else ", or say that you mean it with --allow_test_set"
+        raise ValueError(
+            f"{validation.name!r} is {reason}, and a temperature fitted on it would make its numbers look better than they "
+            f"are; give in-distribution validation images that are neither trained nor measured on{more}."
+        )
+    _check_classes(facts, validation, directory)
+    if facts["templates"] and validation.templates != tuple(facts["templates"]):
+        # The probabilities to calibrate are those of the folder's own prompts.
+        validation = replace(validation, templates=tuple(facts["templates"]))
+    state = PartialState()
+    if state.num_processes > 1:
+        raise ValueError(
+            f"There are {state.num_processes} processes, and each would write {directory}; calibrate in one, without "
+            "accelerate launch."
+        )
+    device = state.device
+    model = CLIPModel.from_pretrained(directory).to(device).eval()
+    if model.logit_scale.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"The weights in {directory} are in {model.logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
+            "them with dtype=torch.float32 and save them again first."
+        )
+    processor = CLIPProcessor.from_pretrained(directory)
+    head = ZeroShotHead.from_pretrained(directory).to(device) if facts.get("head") == TRAINED_HEAD else None
+    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    evaluator = Evaluator(evaluation, processor, bad_images=bad_images, **options) if evaluation else None
+    bad = None if bad_images is None else bad_images.of(f"data set {validation.name!r}")
+    logits, labels = collect_logits(model, validation, processor, head=head, bad_images=bad, **options)
+    temperature = _fitted(facts, logits, labels)
+    fitted = temperature.temperature
+    temperature.record |= {"fitted_on": validation.name, "test_set": reason is not None}
+    name = reports[-1].model if reports else facts["method"]
+    before = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
+    notes: list[str] = []
+    detector = _detector(directory, facts, validation, keep_detector, notes)
+    detector = fold_temperature(model, temperature, detector, logits, head)
+    if "detector" in facts and not keep_detector:
+        warnings.warn(
+            "The temperature moves the scores of the open-set detector, which was not to be refitted: it is removed.",
+            stacklevel=2,
+        )
+    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
+    _record(temperature, fitted, logits, labels, before, after)
+
+    with changing(directory) as folder:
+        _save_logit_scale(directory, folder, model.logit_scale)
+        if head is not None:
+            head.save_pretrained(folder)
+        update_robustft_json(folder, detector=None, temperature=temperature.to_dict())
+        if detector is not None:
+            detector.save(folder)
+        if after is not None:
+            reports = _with(reports, after, notes)
+            _draw(folder, evaluator, evaluation, reports, detector)
+        elif reports and abs(fitted - 1) > UNCHANGED:
+            earlier = reports[-1].settings.get(FOLDED_SINCE, 1.0)
+            reports[-1].settings[FOLDED_SINCE] = earlier * fitted
+            notes.append(f"{EVALUATION_FILE} was measured before; give --eval_datasets to measure anew.")
+        if reports:
+            save_reports(folder / EVALUATION_FILE, reports)
+            _write_card(directory, folder, reports, notes)
+    return Recalibration(temperature, fitted, detector, before, after, notes)
+
+
+def why_not_validation(
+    validation: Benchmark, directory: Path, reports: Iterable[EvaluationReport], evaluation: Iterable[Benchmark]
+) -> str | None:
+    """
+    What a set is instead of validation data, in words, or `None`.
+
+    It is a set to measure or train on if that is its role, if a set of its name was measured in such a role, if the card
+    lists the same part of the same data set on the Hub as such, if it is read from the place of one of `evaluation`, or if
+    its split is called test.
+    """
+    if validation.role in _WORDS:
+        return _WORDS[validation.role]
+    for report in reports:
+        result = report.results.get(validation.name)
+        if result is not None and result.role in (*_TESTS, "train"):
+            return f"{_WORDS[result.role]} of {EVALUATION_FILE}"
+        if validation.name in (report.open_set or {}):
+            return f"an open set of {EVALUATION_FILE}"
+    card = CardFacts.load(directory)
+    place = (validation.path, validation.config, validation.split)
+    for item in () if card is None else card.sets:
+        # Sets of the registry may be other rows of the same files.
+        other_rows = validation.registered is not None and item.name != validation.name
+        if item.role in _WORDS and (item.path, item.config, item.split) == place and not other_rows:
+            return f"{_WORDS[item.role]} of the model ({item.name})"
+    for benchmark in evaluation:
+        same = (
+            benchmark.dataset is validation.dataset
+            if validation.dataset is not None
+            else _place(benchmark) == _place(validation)
+        )
+        if same and benchmark.role != "validation":
+            return f"also in --eval_datasets, as {_WORDS.get(benchmark.role, benchmark.role)} ({benchmark.name})"
+    if validation.path is not None and str(validation.split).split("[")[0] == "test":
+        return "the split 'test' of its data set"
+    return None
+
+
+def _place(benchmark: Benchmark) -> tuple:
+    path = benchmark.path
+    if path is not None and Path(path).exists():
+        path = str(Path(path).resolve())
+    return path, benchmark.data_files, benchmark.config, benchmark.split, benchmark.registered
+
+
+def _check_classes(facts: dict[str, Any], validation: Benchmark, directory: Path) -> None:
+    names = facts["class_names"]
+    if names and tuple(names) != validation.class_names:
+        raise ValueError(
+            f"The model in {directory} has {len(names)} classes ({names[0]!r}, ...), which are not the "
+            f"{len(validation.class_names)} of {validation.name!r} in its order; give validation images of its classes."
+        )
+
+
+def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor) -> TemperatureScaling:
+    """The temperature of this fit, with what earlier ones have left in the weights."""
+    earlier = TemperatureScaling.from_dict(facts.get("temperature", {"temperature": 1.0}))
+    temperature = TemperatureScaling()
+    temperature.folded, temperature.record = earlier.folded, dict(earlier.record)
+    return temperature.fit(logits, labels)
+
+
+def _detector(
+    directory: Path, facts: dict[str, Any], validation: Benchmark, keep: bool, notes: list[str]
+) -> OpenSetDetector | None:
+    if "detector" not in facts or not keep:
+        return None
+    detector = OpenSetDetector.from_pretrained(directory)
+    if detector.fitted_on != validation.name:
+        notes.append(f"The open-set detector, fitted on {detector.fitted_on}, is now fitted on {validation.name}.")
+    return replace(detector, fitted_on=validation.name)
+
+
+def _record(
+    temperature: TemperatureScaling,
+    fitted: float,
+    logits: Tensor,
+    labels: Tensor,
+    before: EvaluationReport | None,
+    after: EvaluationReport | None,
+) -> None:
+    """Complete what is stored of the temperature: ECE before and after, on which sets, and this fit in the history."""
+    record = temperature.record
+    for key, divisor in (("ece_before", 1.0), ("ece_after", fitted)):
+        record[key] = float(expected_calibration_error((logits.double() / divisor).softmax(dim=1), labels))
+    this = {"temperature": fitted, "fitted_on": record["fitted_on"], "n": temperature.n}
+    this |= {"nll_before": temperature.nll_before, "nll_after": temperature.nll_after}
+    record["history"] = [*record.get("history", []), this]
+    if after is None and abs(fitted - 1) > UNCHANGED:
+        record.pop("sets", None)
+    elif after is not None:
+        record["sets"] = {
+            name: {
+                "role": result.role,
+                "n": result.n,
+                "accuracy": result.accuracy,
+                "ece": [before.results[name].ece, result.ece],
+                "nll": [before.results[name].nll, result.nll],
+            }
+            for name, result in after.results.items()
+        }
+    if not record["test_set"]:
+        del record["test_set"]
+
+
+def _with(reports: list[EvaluationReport], after: EvaluationReport, notes: list[str]) -> list[EvaluationReport]:
+    """The reports of the file with the last one measured anew; an earlier model stays if it saw the same images."""
+    left_out = sorted(set(reports[-1].results) - set(after.results)) if reports else []
+    if left_out:
+        notes.append(f"Not measured anew and no longer in {EVALUATION_FILE}: {', '.join(left_out)}.")
+    kept = []
+    for report in reports[:-1]:
+        try:
+            check_same_data(after, report)
+        except ValueError as error:
+            notes.append(f"{report.model} is no longer in {EVALUATION_FILE}: {error}")
+        else:
+            kept.append(report)
+    return [*kept, after]
+
+
+def _draw(
+    folder: Path,
+    evaluator: Evaluator,
+    evaluation: Sequence[Benchmark],
+    reports: list[EvaluationReport],
+    detector: OpenSetDetector | None,
+) -> None:
+    roles = {benchmark.name: benchmark.role for benchmark in evaluation}
+    draw_pictures(folder, reports[-2:], scores=evaluator.scores, roles=roles, detector=detector)
+
+
+def _write_card(directory: Path, folder: Path, reports: list[EvaluationReport], notes: list[str]) -> None:
+    if not (folder / CARD_FILE).is_file():
+        return
+    baseline = reports[-2] if len(reports) > 1 else None
+    if refresh_model_card(folder, reports[-1], baseline, title=directory.resolve().name) is None:
+        notes.append(
+            f"{CARD_FILE} is as it was: {METADATA_FILE} does not hold what it says beyond the results; write it again with "
+            "write_model_card."
+        )
+
+
+def _save_logit_scale(directory: Path, folder: Path, logit_scale: Tensor) -> None:
+    """Rewrite the one file of the weights that holds the logit scale; every other byte of the weights stays."""
+    for path in sorted(directory.glob("*.safetensors")):
+        if path.name == HEAD_FILE:
+            continue
+        with safe_open(path, framework="pt") as file:
+            names, metadata = set(file.keys()), file.metadata()
+        if "logit_scale" in names:
+            tensors = load_file(path)
+            tensors["logit_scale"] = logit_scale.detach().to("cpu", tensors["logit_scale"].dtype)
+            save_file(tensors, folder / path.name, metadata=metadata)
+            return
+    raise OSError(
+        f"No .safetensors file in {directory} holds `logit_scale`; save the CLIPModel there with save_pretrained first."
+    )

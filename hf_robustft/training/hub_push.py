@@ -1,0 +1,351 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Pushes of a run: whole, with their card, and never at the expense of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from ..data.benchmarks import Benchmark
+from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from ..publishing.card_file import CARD_FILE, is_untouched
+from ..publishing.card_pictures import draw_pictures
+from ..publishing.folder import check_secrets, pictures
+from ..publishing.hardware import describe_hardware
+from ..publishing.hub import Publication, open_repository, publish
+from ..publishing.metadata import METADATA_FILE, write_robustft_json
+from ..publishing.model_card import write_model_card
+from ..publishing.progress_card import is_progress_card, write_progress_card
+from ..publishing.retrying import summary, with_retries
+from .push_parts import changed_arguments, linked_copy
+
+logger = logging.getLogger(__name__)
+
+STAGE = ".push"
+#: Pickled, with paths of this machine in it, and no resumed run reads it.
+NOT_PUSHED = "training_args.bin"
+
+
+class CardOnPush:
+    """
+    The part of `RobustTrainer` that uploads to the Hub.
+
+    Every push holds all that belongs to the model: the weights as they are exported, `robustft.json`, head, adapters,
+    and a card from the facts known by then. Pushes during training go on in the background from copies, so that the
+    run never waits and no file changes under them; one that fails is logged, and the next one makes up for it.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    last_report: EvaluationReport | None = None
+    #: The training set, if it was given as a [`Benchmark`].
+    train_benchmark: Benchmark | None = None
+    _evaluated_at: int | None = None
+    _train_started: float = 0.0
+    _train_seconds: float | None = None
+    _failed_push: str | None = None
+    _pusher: ThreadPoolExecutor | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        Make the repository, before anything is trained.
+
+        Raises:
+            OSError: If the Hub refuses or cannot be reached, after repetitions.
+            ValueError: If it shall be private and exists as a public one.
+        """
+        if not self.is_world_process_zero():
+            return
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        try:
+            url = open_repository(HfApi(token=token or self.args.hub_token), name, private)
+        except OSError as error:
+            raise OSError(
+                f"The repository {name} cannot be made on the Hub ({summary(error)}). Log in with `hf auth login`, or "
+                f"train without --push_to_hub and upload later: {self._command(name)}"
+            ) from error
+        self.hub_model_id = url.repo_id
+        self.push_in_progress = None
+
+    def train(self, *args, **kwargs):
+        started, self._train_started = time.perf_counter(), time.time()
+        if self.is_world_process_zero():
+            shutil.rmtree(Path(self.args.output_dir) / STAGE, ignore_errors=True)
+        result = super().train(*args, **kwargs)
+        self._train_seconds = time.perf_counter() - started
+        if self._failed_push is not None:
+            logger.warning(
+                "The last push of the run failed (%s). The checkpoints are in %s; what is finished there is uploaded by: %s",
+                self._failed_push,
+                self.args.output_dir,
+                self._command(self.hub_model_id),
+            )
+        return result
+
+    def evaluate(self, *args, **kwargs):
+        metrics = super().evaluate(*args, **kwargs)
+        self._evaluated_at = self.state.global_step
+        return metrics
+
+    # ---- While the run goes on ---------------------------------------------------------------------------------
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        busy = self.is_world_process_zero() and self._is_pushing() and not self.args.hub_always_push
+        # Saving takes all processes, and only the first knows of its pushes.
+        if self.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
+            return
+        stage = Path(self.args.output_dir) / STAGE / f"step-{self.state.global_step}"
+        # The checkpoint holds what a resumed run needs: adapters beside the weights, a student beside its teacher.
+        saving, self._saving_checkpoint = self._saving_checkpoint, False
+        try:
+            self.save_model(str(stage), _internal_call=True)
+        finally:
+            self._saving_checkpoint = saving
+        if not self.is_world_process_zero():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        resumable = None
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            resumable = "last-checkpoint" if last else Path(checkpoint_folder).name
+            # Before the checkpoint is rotated away.
+            linked_copy(Path(checkpoint_folder), stage / resumable)
+        message = f"Training in progress, step {self.state.global_step}"
+        try:
+            self._describe(stage)
+        except Exception as error:
+            self._note_failure(message, error, stage)
+            return
+        if self._pusher is None:
+            self._pusher = ThreadPoolExecutor(1, thread_name_prefix="push")
+        job = self._pusher.submit(self._push, stage, resumable, message)
+        running = self.push_in_progress.jobs if self._is_pushing() else []
+        self.push_in_progress = PushInProgress([*running, job])
+
+    def _is_pushing(self) -> bool:
+        return getattr(self, "push_in_progress", None) is not None and not self.push_in_progress.is_done()
+
+    def _push(self, stage: Path, resumable: str | None, message: str) -> None:
+        try:
+            self._upload(stage, message)
+            if resumable is not None:
+                check_secrets(stage, {p.name: p for p in (stage / resumable).rglob("*")}, self.args.hub_token)
+                api = HfApi(token=self.args.hub_token)
+                with_retries(
+                    lambda: api.upload_folder(
+                        repo_id=self.hub_model_id,
+                        folder_path=stage / resumable,
+                        path_in_repo=resumable,
+                        commit_message=f"{message}, checkpoint",
+                        revision=self.args.hub_revision,
+                        ignore_patterns=[NOT_PUSHED],
+                        # An earlier one may be of more processes.
+                        delete_patterns=["*"],
+                    ),
+                    f"The upload of {resumable}",
+                )
+            self._failed_push = None
+            self._remove(stage)
+        except Exception as error:
+            self._note_failure(message, error, stage)
+
+    def _note_failure(self, message: str, error: Exception, stage: Path) -> None:
+        # Whatever went wrong: the run is worth more than this push.
+        self._failed_push = summary(error)
+        logger.warning("%s was not pushed, and the run goes on: %s", message, error)
+        self._remove(stage)
+
+    @staticmethod
+    def _remove(stage: Path) -> None:
+        shutil.rmtree(stage, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            # Not empty while another push waits.
+            stage.parent.rmdir()
+
+    def _upload(self, folder: Path, message: str, **options: Any) -> Publication:
+        settings = {"token": self.args.hub_token, "revision": self.args.hub_revision, "edited_card": "keep", **options}
+        done = publish(folder, self.hub_model_id, commit_message=message, **settings)
+        if done.card_kept:
+            logger.warning(
+                "The card of %s was edited on the Hub and is kept; `hf-robustft publish --overwrite_card` replaces it.",
+                done.repo_id,
+            )
+        return done
+
+    def _describe(self, stage: Path) -> None:
+        self._write_metadata(stage)
+        written = Path(self.args.output_dir) / CARD_FILE
+        if written.is_file() and not is_untouched(written):
+            for name in (CARD_FILE, *pictures(written)):
+                if (written.parent / name).is_file():
+                    (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(written.parent / name, stage / name)
+            return
+        if self.last_report is not None:
+            draw_pictures(stage, self.last_report)
+        self._write_progress_card(stage)
+
+    def _write_metadata(self, folder: Path) -> None:
+        names, templates = self._named_classes()
+        head = ZERO_SHOT_HEAD if self.evaluation_head() is None else TRAINED_HEAD
+        settings = changed_arguments(self.args)
+        write_robustft_json(
+            folder, method=self.method, class_names=names, templates=templates, settings=settings, head=head
+        )
+
+    def _write_progress_card(self, folder: Path) -> None:
+        losses = [(entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry]
+        write_progress_card(
+            folder,
+            title=(self.hub_model_id or folder.resolve().name).split("/")[-1],
+            method=self.method,
+            step=self.state.global_step,
+            total_steps=self.state.max_steps,
+            base_model=self.model.name_or_path or None,
+            trained_on=[self.train_benchmark.name] if self.train_benchmark is not None else [],
+            loss=losses[-1] if losses else None,
+            report=self.last_report,
+            evaluated_at=self._evaluated_at,
+        )
+
+    def _named_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        source = self.train_benchmark if self.train_benchmark is not None else self.train_dataset
+        names, templates = (tuple(getattr(source, name, None) or ()) for name in ("class_names", "templates"))
+        return (names, templates) if names and templates else ((), ())
+
+    # ---- At the end --------------------------------------------------------------------------------------------
+
+    def create_model_card(self, **kwargs) -> None:
+        """
+        Write the card into `output_dir`, unless it is there.
+
+        A card that a person wrote or edited is kept, and one that `write_model_card` wrote since the training began.
+        Otherwise the card holds the last evaluation of the run, or says that there was none.
+
+        Args:
+            kwargs: As for [`~transformers.Trainer.create_model_card`]; `license`, `finetuned_from` and `model_name` are used.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        card = folder / CARD_FILE
+        old = card.is_file() and (card.stat().st_mtime < self._train_started or is_progress_card(folder))
+        if card.is_file() and not (old and is_untouched(card)):
+            return
+        metadata = folder / METADATA_FILE
+        if not metadata.is_file() or metadata.stat().st_mtime < self._train_started:
+            self._write_metadata(folder)
+        data = [] if self.train_benchmark is None else [self.train_benchmark]
+        data += [benchmark for benchmark in getattr(self, "_evaluated", ()) if benchmark not in data]
+        if not data or not self._last_report_is_of_the_export():
+            self._write_progress_card(folder)
+            return
+        draw_pictures(folder, self.last_report)
+        write_model_card(
+            folder,
+            report=self.last_report,
+            method=self.method,
+            data=data,
+            settings=changed_arguments(self.args),
+            base_model=kwargs.get("finetuned_from") or self.model.name_or_path or None,
+            hardware=describe_hardware(self.args.device, self.args.world_size),
+            wall_seconds=self._train_seconds,
+            seed=self.args.seed,
+            log_history=self.state.log_history,
+            tags=getattr(self.model, "model_tags", None) or (),
+            **({"licence": kwargs["license"]} if kwargs.get("license") else {}),
+        )
+
+    def _last_report_is_of_the_export(self) -> bool:
+        at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps
+        return self.last_report is not None and (
+            at_the_end and not self.args.load_best_model_at_end and self.args.export_weights == "student"
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> Publication | None:
+        """
+        Save the model into `output_dir`, and upload what belongs to it from there.
+
+        Args:
+            commit_message (`str`, *optional*): First line of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Only `True`: a push that fails must be heard of.
+            token, revision, private (*optional*): By default as in the arguments.
+            kwargs: See `create_model_card`.
+
+        Returns:
+            [`Publication`]: What was uploaded; `None` in all processes but the first.
+
+        Raises:
+            OSError: If it failed after repetitions. The folder is complete, and the error says how to upload it.
+            ValueError: If a file is unfit to be published, or `blocking` is `False`.
+        """
+        if not blocking:
+            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        options = {"token": token or self.args.hub_token, "revision": revision or self.args.hub_revision}
+        return self._upload(Path(self.args.output_dir), commit_message or "End of training", **options)
+
+    def _command(self, repo_id: str) -> str:
+        return f"hf-robustft publish {self.args.output_dir} --repo_id {repo_id}"
+
+
+def push_finished(args: TrainingArguments, trainer: CardOnPush | None = None) -> Publication:
+    """
+    Upload the output folder of a job, after its last file is written.
+
+    Unlike `push_to_hub` it saves nothing, so that interpolated weights or a folded temperature stay in the folder.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): Folder, repository, its visibility and branch, and the token.
+        trainer ([`RobustTrainer`], *optional*): The trainer of the job, to wait for its pushes, and for the card where
+            none was written.
+
+    Returns:
+        [`Publication`]: What was uploaded.
+
+    Raises:
+        OSError, ValueError: See `publish`.
+    """
+    repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
+    if trainer is not None:
+        trainer._finish_current_push()
+        trainer.create_model_card()
+        repo_id = trainer.hub_model_id or repo_id
+    return publish(
+        args.output_dir,
+        repo_id,
+        private=args.hub_private_repo,
+        token=args.hub_token,
+        revision=args.hub_revision,
+        commit_message="End of training",
+        edited_card="keep",
+    )

@@ -1,0 +1,35 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a push is made of: the settings that it tells, and the files as they are at its moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The training arguments that are not at their defaults, those of private nature included."""
+    # TrainingArguments turns the default None of some switches into False.
+    defaults = {field.name: field.default or False for field in fields(args)}
+    return {
+        name: value
+        for name, value in vars(args).items()
+        if name in defaults and isinstance(value, (bool, int, float, str)) and (value or False) != defaults[name]
+    }
+
+
+def linked_copy(folder: Path, copy: Path) -> None:
+    """A copy of a folder whose files take no space where the file system allows: they are never rewritten, only removed."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    shutil.copytree(folder, copy, copy_function=link)
