@@ -10,14 +10,22 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.cli.data_sets import (
+    SETS,
+    DataOptions,
+    Known,
+    default_evaluation,
+    evaluation_benchmarks,
+    train_benchmark,
+    validation_benchmark,
+)
+from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.evaluation.detector import DETECTOR_SCORES
 from hf_robustft.training.arguments import RobustTrainingArguments
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 SUITE = "emoji_shift"
-ROLES = ("id", "validation", "shift", "open_set")
 CHOICES = ("carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot")
 DETECTORS = (*DETECTOR_SCORES, "none")
 
@@ -53,30 +61,27 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(DataOptions):
     """What to train on and what to measure on."""
 
     train_dataset: str = field(
         default=SUITE,
-        metadata={"help": "'emoji_shift', a folder of class folders or parquet files, a .parquet file, or a Hub id."},
+        metadata={
+            "help": "A name of the registry ('emoji_shift', 'imagenet-1k', 'pacs-sketch', or 'imagenet-1k=/data/imagenet' for "
+            "your own copy); or your own data: a folder of class folders, parquet files or tars, a .parquet file, or a "
+            "Hub id."
+        },
     )
     eval_datasets: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Sets to measure on, each `name_or_path[:role]`, role id (default), validation (also fits detector "
-            "and temperature), shift, or open_set (images of other classes); 'emoji_shift' stands for its test set, its "
-            "four shifts and its unseen classes, 'emoji_shift/validation' for one of its sets."
+            "help": f"Sets to measure on. {SETS} By default the test sets of the suite that is trained on; none of your "
+            "own data."
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images in your own data."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in your own data."})
     caption_column: str | None = field(
         default=None, metadata={"help": "Column of captions: train on image-caption pairs instead of class names."}
     )
-    class_names: str | None = field(
-        default=None, metadata={"help": "Text file of class names in label order, one a line, or `label<TAB>name`."}
-    )
-    templates: str | None = field(default=None, metadata={"help": "Text file of prompts with one {} each."})
     shots: int | None = field(
         default=None, metadata={"help": "Train on that many images of each class, drawn with --seed; all by default."}
     )
@@ -131,55 +136,27 @@ def _read_config(parser: argparse.ArgumentParser, path: str | Path) -> dict:
     return settings
 
 
-def _own(data_args: DataArguments, captions: bool) -> dict:
-    names = ("image_column", "label_column", "class_names", "templates", *(("caption_column",) if captions else ()))
-    given = {name: getattr(data_args, name) for name in names}
-    return {key: value for key, value in given.items() if value is not None}
-
-
 def load_train_benchmark(data_args: DataArguments, seed: int) -> Benchmark:
     """The benchmark to train on; with `--shots` a part of it."""
-    if data_args.train_dataset == SUITE:
-        benchmark = load_benchmark(SUITE, "train")
-    else:
-        own = _own(data_args, captions=True)
-        benchmark = load_benchmark(data_args.train_dataset, name="train", role="train", **own)
+    benchmark = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     return benchmark if data_args.shots is None else few_shot(benchmark, data_args.shots, seed)
 
 
-def load_eval_benchmarks(data_args: DataArguments, train: Benchmark) -> list[Benchmark]:
-    """The benchmarks to measure on, with the training set's classes where they are one's own."""
-    specs = data_args.eval_datasets or ([SUITE] if data_args.train_dataset == SUITE else [])
-    benchmarks: list[Benchmark] = []
-    for spec in specs:
-        path, _, role = spec.rpartition(":")
-        if role not in ROLES:
-            path, role = spec, "id"
-        if path == SUITE:
-            benchmarks += [b for b in load_benchmark(SUITE).values() if b.role in ("id", "shift", "open_set")]
-        elif path.startswith(f"{SUITE}/"):
-            benchmarks.append(load_benchmark(SUITE, path.removeprefix(f"{SUITE}/")))
-        else:
-            own = _own(data_args, captions=False)
-            if role == "open_set":
-                # Its images are of other classes, so labels and names of the known ones say nothing of it.
-                own = {
-                    "label_column": None,
-                    **({"image_column": own["image_column"]} if "image_column" in own else {}),
-                }
-            elif train.class_names:
-                own = {"class_names": train.class_names, "templates": train.templates, **own}
-            benchmarks.append(load_benchmark(path, name=Path(path).stem, role=role, **own))
-    names = [benchmark.name for benchmark in benchmarks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"Two evaluation sets are called {', '.join(twice)}; rename a folder, reports are by name.")
-    return benchmarks
+def load_eval_benchmarks(data_args: DataArguments, train: Benchmark) -> tuple[list[Benchmark], list[str]]:
+    """The benchmarks to measure on, and notes on how their classes differ from the training set's."""
+    texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
+    return evaluation_benchmarks(texts, data_args, Known.of(train))
 
 
-def validation_benchmark(data_args: DataArguments, benchmarks: list[Benchmark]) -> Benchmark | None:
-    """In-distribution images that are not tested on, to fit detector and temperature: those with role validation."""
-    chosen = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
-    if chosen is None and data_args.train_dataset == SUITE:
-        chosen = load_benchmark(SUITE, "validation")
-    return chosen
+def load_validation_benchmark(data_args: DataArguments, benchmarks: list[Benchmark]) -> Benchmark | None:
+    """In-distribution images that are not tested on, to fit detector and temperature."""
+    return validation_benchmark(data_args.train_dataset, data_args, benchmarks)
+
+
+def replaced_images(trainer) -> str:
+    """Lines on the training images that this process could not read; each process counts its own."""
+    counter = getattr(trainer.train_dataset, "bad_images", None)
+    if counter is None or not counter.unreadable:
+        return ""
+    found = counter.summary()
+    return f"{found['count']} training images cannot be read and were replaced: {'; '.join(found['first'])}\n"

@@ -20,6 +20,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -31,29 +32,33 @@ from job_arguments import (
     ModelArguments,
     load_eval_benchmarks,
     load_train_benchmark,
+    load_validation_benchmark,
     parse,
-    validation_benchmark,
+    replaced_images,
 )
 from transformers import CLIPModel, CLIPProcessor
 
-from hf_robustft.data.benchmarks import Benchmark, asset_path
+from hf_robustft.cli.checkpoint import load_checkpoint
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.class_projection import head_classes
+from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector, fold_temperature
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.plots import plot_reliability
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, save_reports
-from hf_robustft.evaluation.score_plots import plot_scores
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.feature_cache import cache_features
 from hf_robustft.modeling.features import logit_scale
 from hf_robustft.modeling.interpolation import interpolate_weights
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from hf_robustft.publishing.card_pictures import draw_pictures
 from hf_robustft.publishing.hardware import describe_hardware
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
+from hf_robustft.training.hub_push import push_finished
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.trainer import RobustTrainer
 
@@ -71,26 +76,12 @@ class Job:
     train: Benchmark
     benchmarks: list[Benchmark]
     validation: Benchmark | None
+    bad_images: BadImages
     evaluator: Evaluator | None
 
     @property
     def output(self) -> Path:
         return Path(self.args.output_dir)
-
-
-def load_model(name: str) -> tuple[CLIPModel, CLIPProcessor]:
-    """The model in float32 and its processor; the error of a missing folder names the fix."""
-    path = str(asset_path("emoji_clip")) if name == "emoji_clip" else name
-    looks_local = os.path.isdir(path) or path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not os.path.isfile(os.path.join(path, "config.json")):
-        raise OSError(
-            f"`--model {name}`: there is no checkpoint folder with a config.json at that path; "
-            "give a folder that save_pretrained wrote, a Hub id, or 'emoji_clip'."
-        )
-    try:
-        return CLIPModel.from_pretrained(path, dtype=torch.float32), CLIPProcessor.from_pretrained(path)
-    except OSError as error:
-        raise OSError(f"`--model {name}` is no folder here, and cannot be had from the Hub: {error}") from error
 
 
 def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> None:
@@ -117,10 +108,13 @@ def prepare(arguments: list[str]) -> Job:
         print(
             f"{model_args.method} on {args.device}: {args.world_size} process(es), {torch.get_num_threads()} thread(s) each"
         )
-    model, processor = load_model(model_args.model)
+    bad_images = data_args.policy()
+    model, processor = load_checkpoint(model_args.model)
     train = load_train_benchmark(data_args, args.seed)
-    benchmarks = load_eval_benchmarks(data_args, train)
-    validation = validation_benchmark(data_args, benchmarks)
+    benchmarks, notes = load_eval_benchmarks(data_args, train)
+    if args.should_save:
+        print("".join(f"Note: {note}.\n" for note in notes), end="")
+    validation = load_validation_benchmark(data_args, benchmarks)
     evaluator = None
     if benchmarks:
         evaluator = Evaluator(
@@ -129,12 +123,15 @@ def prepare(arguments: list[str]) -> Job:
             batch_size=args.eval_batch_size,
             num_workers=args.dataloader_num_workers,
             progress=not args.disable_tqdm,
+            bad_images=bad_images,
         )
     if model_args.method == "zero_shot" and evaluator is None:
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
-    return Job(model_args, data_args, args, arguments, model, processor, train, benchmarks, validation, evaluator)
+    return Job(
+        model_args, data_args, args, arguments, model, processor, train, benchmarks, validation, bad_images, evaluator
+    )
 
 
 def build_trainer(job: Job) -> RobustTrainer:
@@ -153,6 +150,7 @@ def build_trainer(job: Job) -> RobustTrainer:
             num_workers=args.dataloader_num_workers,
             cache_dir=job.data_args.feature_cache,
             progress=not args.disable_tqdm,
+            **({"crop": args.train_crop} if job.data_args.feature_views else {}),
         )
     trainer = METHODS["ft" if method == "wise_ft" else method](
         job.model,
@@ -160,10 +158,12 @@ def build_trainer(job: Job) -> RobustTrainer:
         train_dataset=train_dataset,
         eval_dataset=[b for b in closed if b.role == "validation"] or closed or None,
         processing_class=job.processor,
+        bad_images=job.bad_images,
     )
+    trainer.train_benchmark = train
     if args.resume_from_checkpoint is not None:
         trainer.check_checkpoint(args.resume_from_checkpoint)
-    if method == "ft" and closed and all(benchmark.class_names != train.class_names for benchmark in closed):
+    if method == "ft" and closed and all(train.class_names not in head_classes(benchmark) for benchmark in closed):
         raise ValueError(
             "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; "
             "give --eval_datasets with the same classes, or use --method flyp."
@@ -173,8 +173,8 @@ def build_trainer(job: Job) -> RobustTrainer:
 
 def interpolate(job: Job) -> None:
     """Replace the weights in `output_dir` by those between the zero-shot and the fine-tuned model; no head stays."""
-    zero_shot, processor = load_model(job.model_args.model)
-    fine_tuned, _ = load_model(job.model_args.finetuned_model or job.args.output_dir)
+    zero_shot, processor = load_checkpoint(job.model_args.model)
+    fine_tuned, _ = load_checkpoint(job.model_args.finetuned_model or job.args.output_dir)
     fine_tuned.load_state_dict(interpolate_weights(zero_shot, fine_tuned, job.model_args.alpha))
     fine_tuned.save_pretrained(job.output)
     processor.save_pretrained(job.output)
@@ -199,6 +199,7 @@ def fit_detector(job: Job, model: CLIPModel, head: ZeroShotHead | None) -> OpenS
         batch_size=job.args.eval_batch_size,
         num_workers=job.args.dataloader_num_workers,
         progress=not job.args.disable_tqdm,
+        bad_images=job.bad_images.of(f"data set {job.validation.name!r}"),
     )
     temperature = None
     try:
@@ -247,7 +248,9 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         before = time.perf_counter()
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         seconds = time.perf_counter() - before
-        trainer.save_model()
+        print(replaced_images(trainer), end="")
+        # Not pushed yet: card, detector and temperature come with what is measured below.
+        trainer.save_model(_internal_call=True)
         trainer.accelerator.wait_for_everyone()
     if method == "zero_shot" and args.should_save:
         job.model.save_pretrained(output)
@@ -278,11 +281,14 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     if method == "zero_shot" and not job.model_args.fold_temperature:
         baseline = report
     if args.should_save:
-        write_results(job, report, baseline, detector, settings, seconds)
+        log_history = () if trainer is None else trainer.state.log_history
+        write_results(job, report, baseline, detector, settings, seconds, log_history)
         if report is not None:
             print(report.table(baseline=None if report is baseline else baseline))
         print(f"Saved to {output}: {', '.join(sorted(p.name for p in output.iterdir() if p.is_file()))}")
         print(f"Total {time.perf_counter() - started:.0f} s")
+    if args.push_to_hub and args.should_save:
+        print(f"Pushed to {push_finished(args, trainer).url}")
     return report
 
 
@@ -297,19 +303,19 @@ def changed_settings(args: RobustTrainingArguments) -> dict:
     }
 
 
-def write_results(job: Job, report, baseline, detector, settings: dict, seconds: float | None) -> None:
-    """With evaluation sets `evaluation.json`, `reliability.png`, `scores.png` and the card."""
+def write_results(
+    job: Job, report, baseline, detector, settings: dict, seconds: float | None, log_history: Sequence[dict]
+) -> None:
+    """With evaluation sets `evaluation.json`, the pictures and the card."""
     if report is None:
         print("No --eval_datasets: nothing was measured, so there is no evaluation.json and no card.")
         return
     output, method = job.output, job.model_args.method
     trained = baseline is not None and report is not baseline
-    save_reports(output / "evaluation.json", [baseline, report] if trained else [report])
-    plot_reliability([baseline, report] if trained else report, output / "reliability.png")
-    if report.open_set:
-        roles = {benchmark.name: benchmark.role for benchmark in job.benchmarks}
-        score, threshold = (detector.score, detector.threshold) if detector else ("energy", None)
-        plot_scores(job.evaluator.scores, roles, output / "scores.png", score=score, threshold=threshold)
+    reports = [baseline, report] if trained else [report]
+    save_reports(output / "evaluation.json", reports)
+    roles = {benchmark.name: benchmark.role for benchmark in job.benchmarks}
+    draw_pictures(output, reports, scores=job.evaluator.scores, roles=roles, detector=detector)
     data = [job.train, *job.benchmarks]
     if job.validation is not None and job.validation not in job.benchmarks:
         data.append(job.validation)
@@ -328,6 +334,7 @@ def write_results(job: Job, report, baseline, detector, settings: dict, seconds:
         hardware=describe_hardware(job.args.device, job.args.world_size),
         wall_seconds=seconds,
         seed=job.args.seed,
+        log_history=log_history,
         command=f"accelerate launch examples/run_robust_ft.py {shlex.join(job.arguments)}".strip(),
     )
 

@@ -100,6 +100,7 @@ WRONG = {
     "generator_momentum": [-0.1, 1.5],
     "generator_weight_decay": [-0.1, math.inf],
     "generator_steps": [-1],
+    "shuffle_buffer": [0, -1],
     "class_templates_per_step": [-1, 2],
     "ema_update_every": [-1, 1.5, math.nan, math.inf],
     "warmup_steps": [-1, 2.5, math.nan],

@@ -171,8 +171,13 @@ def test_predict_refuses_what_it_cannot_judge():
 def test_a_folder_without_detector_says_how_to_fit_one(folder, tmp_path):
     with pytest.raises(ValueError, match="holds no detector; fit one"):
         OpenSetDetector.from_pretrained(folder)
-    with pytest.raises(OSError, match="no robustft.json"):
+    with pytest.raises(OSError, match="There is no folder"):
         OpenSetDetector.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="robustft.json, which is not in the cache"):
+        OpenSetDetector.from_pretrained("owner/nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="no robustft.json"):
+        OpenSetDetector.from_pretrained(tmp_path / "empty")
     with pytest.raises(OSError, match="no robustft.json"):
         fitted().save(tmp_path / "nowhere")
 

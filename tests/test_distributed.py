@@ -120,3 +120,8 @@ def test_a_local_batch_of_another_size_is_refused_without_talking(monkeypatch, n
     with pytest.raises(ValueError, match=rf"Process 1 got 3 rows of `{name}` where every process must have 4"):
         distributed.check_local_batch(batch, settings())
     distributed.check_local_batch({name: torch.zeros(4, 2)}, settings())
+
+
+def test_several_gpus_in_one_process_are_refused():
+    with pytest.raises(ValueError, match="2 GPUs in one process.*accelerate launch --num_processes"):
+        distributed.check_launcher(SimpleNamespace(n_gpu=2))

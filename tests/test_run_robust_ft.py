@@ -148,9 +148,9 @@ def test_the_default_run_is_carot_on_emoji_shift(script):
     assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
     assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
     train = script.load_train_benchmark(data_args, args.seed)
-    roles = [benchmark.role for benchmark in script.load_eval_benchmarks(data_args, train)]
+    roles = [benchmark.role for benchmark in script.load_eval_benchmarks(data_args, train)[0]]
     assert roles == ["id", "shift", "shift", "shift", "shift", "open_set"]
-    assert script.validation_benchmark(data_args, []).name == "validation"
+    assert script.load_validation_benchmark(data_args, []).name == "validation"
 
 
 def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, images, tmp_path):

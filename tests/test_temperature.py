@@ -171,3 +171,43 @@ def test_a_coarse_logit_scale_is_refused_unchanged(tiny_clip):
     with pytest.raises(ValueError, match="head in torch.bfloat16"):
         scaling.fold_into(model, head)
     assert torch.equal(model.logit_scale, before.float())
+
+
+# ---- The usual way -------------------------------------------------------------------------------------------------
+
+
+def by_lbfgs(logits, labels) -> float:
+    """The temperature by L-BFGS on the negative log-likelihood in 1/T, in float64."""
+    logits = logits.double()
+    inverse = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [inverse], max_iter=200, tolerance_grad=1e-15, tolerance_change=1e-18, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits * inverse, labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return 1 / inverse.item()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("scale", [0.2, 1.0, 30.0])
+def test_lbfgs_finds_the_same_temperature(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(400, 12, generator=generator)
+    labels = torch.distributions.Categorical(logits=1.5 * logits).sample() if seed % 2 else logits.argmax(dim=1)
+    wrong = torch.rand(400, generator=generator) < 0.3
+    labels = torch.where(wrong, torch.randint(0, 12, (400,), generator=generator), labels)
+    found = TemperatureScaling().fit(scale * logits, labels).temperature
+    assert found == pytest.approx(by_lbfgs(scale * logits, labels), rel=1e-8)
+
+
+def test_what_is_stored_along_comes_back():
+    scaling = TemperatureScaling(1.5)
+    scaling.record = {"fitted_on": "validation", "history": [{"temperature": 1.5}]}
+    again = TemperatureScaling.from_dict(json.loads(json.dumps(scaling.to_dict())))
+    assert again.record == scaling.record and again.to_dict() == scaling.to_dict()

@@ -2,15 +2,17 @@
 """The Trainer: sums and logs named terms, bounds the scale, accumulates exactly, and refuses what cannot work."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
 from conftest import random_batch
-from helpers import CLASSES, TEMPLATES, arguments, rows, stack, step_logs, tiny_processor
+from helpers import CLASSES, TEMPLATES, arguments, image_dataset, rows, stack, step_logs, tiny_processor
 from transformers import CLIPVisionModel, TrainingArguments
 
 from hf_robustft import (
+    Benchmark,
     CaRotTrainer,
     ContrastiveMixin,
     CrossEntropyMixin,
@@ -305,3 +307,10 @@ def test_eager_attention_is_warned_of_where_it_would_spoil_a_comparison(tiny_cli
     tiny_clip.set_attn_implementation("eager")
     with pytest.warns(UserWarning, match="expects SDPA attention, this model uses 'eager'"):
         CaRotTrainer(tiny_clip, arguments(tmp_path, preset="reference"))
+
+
+def test_data_that_may_only_be_evaluated_on_are_not_trained_on(tiny_clip, tmp_path):
+    benchmark = Benchmark.from_dataset(image_dataset(8), name="objects", role="id", templates=TEMPLATES)
+    forbidden = dataclasses.replace(benchmark, evaluation_only=True)
+    with pytest.raises(ValueError, match="'objects' may be evaluated on, never trained"):
+        CaRotTrainer(tiny_clip, arguments(tmp_path), train_dataset=forbidden, processing_class=tiny_processor())
