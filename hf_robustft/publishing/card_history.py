@@ -60,7 +60,8 @@ def history_table(log: Iterable[Mapping[str, float]]) -> list[list[str]]:
     sets = list(dict.fromkeys(match["name"] for match in map(_EVALUATED.fullmatch, keys) if match))[:SETS]
     plain = [key for key in _PLAIN if key in keys]
     columns = [(_PLAIN[key], key, _number) for key in plain if key == "loss"]
-    columns += [(markdown_text(key.removeprefix("loss/")), key, _number) for key in terms]
+    # Words, not one long name, so that the header breaks and the table fits a page.
+    columns += [(markdown_text(key.removeprefix("loss/").replace("_", " ")), key, _number) for key in terms]
     columns += [(_PLAIN[key], key, _number) for key in plain if key != "loss"]
     for name in sets:
         columns += [
