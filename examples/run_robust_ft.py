@@ -150,6 +150,7 @@ def build_trainer(job: Job) -> RobustTrainer:
             num_workers=args.dataloader_num_workers,
             cache_dir=job.data_args.feature_cache,
             progress=not args.disable_tqdm,
+            bad_images=job.bad_images.of(f"the training set {train.name!r}"),
             **({"crop": args.train_crop} if job.data_args.feature_views else {}),
         )
     trainer = METHODS["ft" if method == "wise_ft" else method](

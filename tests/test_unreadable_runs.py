@@ -7,7 +7,7 @@ from broken_images import class_folder
 from datasets import Image
 from helpers import CLASSES, arguments, step_logs, tiny_processor
 
-from hf_robustft import Evaluator, FLYPTrainer
+from hf_robustft import Benchmark, Evaluator, FLYPTrainer, cache_features
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation.collect import collect_logits
@@ -101,3 +101,36 @@ def test_by_the_policy_error_the_first_one_stops_a_run(folder, tiny_clip):
     for policy in (None, BadImages("error")):
         with pytest.raises(OSError, match=r"the image of row \d+ \(.*\) cannot be read: .*; mend or remove it"):
             collect_logits(tiny_clip, benchmark(folder, "id"), tiny_processor(), bad_images=policy, progress=False)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_cached_features_leave_them_out(folder, tiny_clip, tmp_path, views):
+    whole = benchmark(folder, "train")
+    labels = torch.tensor(whole.load()["label"][:])
+
+    def cache(policy, where=None, **options):
+        return cache_features(
+            tiny_clip, whole, tiny_processor(), views=views, cache_dir=where, bad_images=policy, progress=False, **options
+        )
+
+    counter = BadImages(threshold=0.2)
+    computed = cache(counter, tmp_path / "cache", batch_size=8)
+    assert len(computed) == GOOD and names(folder, counter.unreadable) == sorted(folder[1])
+    assert counter.summary()["of"] == GOOD + BROKEN
+    # Of the images that are left each has its own features and label.
+    encoded = whole.load().cast_column("image", Image(decode=False))
+    good = [row for row, example in enumerate(encoded) if example["image"]["path"] not in folder[1]]
+    alone = Benchmark.from_dataset(whole.load().select(good), name="good", role="train")
+    if not views:
+        expected = cache_features(tiny_clip, alone, tiny_processor(), views=0, progress=False)
+        torch.testing.assert_close(computed.features, expected.features)
+    assert computed.labels.tolist() == labels[good].tolist() and computed.features.isfinite().all()
+    again = BadImages(threshold=0.2)
+    read = cache(again, tmp_path / "cache", batch_size=8)
+    assert torch.equal(read.features, computed.features) and list(again.unreadable) == list(counter.unreadable)
+    with pytest.raises(OSError, match="13 of the 100 images of the training set 'photos' cannot be read, more than the 1 %"):
+        cache(BadImages())
+    with pytest.raises(OSError, match="cannot be read"):
+        cache(BadImages("error"))
+    with pytest.raises(OSError, match="cannot be read"):
+        cache(None)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.benchmarks import Benchmark
 from ..data.collator import EvaluationImages, ExampleKey, TrainingExamples, collate_images
+from ..data.images import BadImages, UnreadableImage
 from ..data.transforms import ImageTransform
 from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features
 from .features import evaluation_mode, normalised, project_images, unwrapped
@@ -124,6 +125,7 @@ def cache_features(
     cache_dir: str | Path | None = None,
     cache_file: str | Path | None = None,
     progress: bool = True,
+    bad_images: BadImages | None = None,
     **transform_options,
 ) -> CachedFeatures:
     """
@@ -149,7 +151,11 @@ def cache_features(
         cache_dir (*optional*): Folder of files that are named by all facts they depend on. A file that is there is read.
         cache_file (*optional*): One file instead, read if it exists and written if not.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        transform_options: Options of the training `ImageTransform`, such as `scale` or `flip`; they need `views`.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read. By
+            default the first one is an error; skipped ones are left out of the result and counted (in a file their features
+            are NaN).
+        transform_options: Options of `ImageTransform.from_processor` in training, such as `crop`, `scale` or `flip`; they
+            need `views`.
 
     Returns:
         [`CachedFeatures`] on the CPU, in float32 (float64 for a float64 model).
@@ -158,7 +164,7 @@ def cache_features(
         ValueError: If a number is out of range, options are given that mean nothing, a feature is not finite, or the file
             is damaged or was made by another model, of other data or views, with another transform, seed or precision.
             It is neither used nor overwritten.
-        OSError: If an image or the file cannot be read or written.
+        OSError: If an image or the file cannot be read or written, or more images cannot be read than `bad_images` allows.
     """
     if views < 0 or batch_size < 1 or num_workers < 0:
         raise ValueError(
@@ -178,11 +184,12 @@ def cache_features(
     else:
         transform = ImageTransform.from_processor(processor, train=False, output="uint8")
         examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None)
+    skips = bad_images is not None and bad_images.skips
     fingerprint = _in_all_processes(lambda: image_fingerprint(model), state)
     path = facts = features = None
     if cache_dir is not None or cache_file is not None:
         of = (model, fingerprint, benchmark, examples.transform, views, seed)
-        facts = _in_all_processes(lambda: feature_facts(*of), state)
+        facts = _in_all_processes(lambda: feature_facts(*of, skips), state)
         path = Path(cache_file) if cache_file is not None else Path(cache_dir) / file_name(facts)
         path = path.expanduser()
         features = _in_all_processes(lambda: read_features(path, facts) if path.exists() else None, state)
@@ -190,7 +197,8 @@ def cache_features(
     # Machines may not share the folder: all processes compute, or none does.
     if _from_all(missing, state).any():
         name = benchmark.name
-        computed = _encode(model, examples, name, views, batch_size, num_workers, progress, state)
+        read = _Marked(examples) if skips else examples
+        computed = _encode(model, read, name, views, batch_size, num_workers, progress, state)
         features = computed if missing else features
         if path is not None:
             writes = missing and state.is_local_main_process
@@ -198,7 +206,49 @@ def cache_features(
     labels = None
     if benchmark.class_names and benchmark.label_column is not None:
         labels = torch.tensor(benchmark.load()[benchmark.label_column][:], dtype=torch.long)
+    readable = features.isfinite().all(dim=2).all(dim=0)
+    if bad_images is not None:
+        bad_images = bad_images.bound(f"the training set {benchmark.name!r}", len(readable))
+        bad_images.count(len(readable), _reasons(examples, (~readable).nonzero().flatten().tolist(), views))
+    if not readable.all():
+        features = features[:, readable]
+        labels = None if labels is None else labels[readable]
     return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint)
+
+
+class _Marked(Dataset):
+    """Examples in which an image that cannot be read is a black one, marked as `broken`."""
+
+    def __init__(self, examples: Dataset):
+        self.examples, self.transform = examples, examples.transform
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
+        try:
+            return {**self.examples[key], "broken": False}
+        except UnreadableImage:
+            size = self.transform.size
+            return {"pixel_values": torch.zeros(3, size, size, dtype=torch.uint8), "broken": True}
+
+
+def _collate(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    images = collate_images([{"pixel_values": example["pixel_values"]} for example in examples])
+    return {**images, "broken": torch.tensor([example.get("broken", False) for example in examples])}
+
+
+def _reasons(examples: Dataset, rows: Sequence[int], views: int) -> list[str]:
+    """Why images cannot be read, a line each; read once more, so that a file's features come with them too."""
+    lines = []
+    for row in rows:
+        try:
+            examples[(0, row) if views else row]
+        except UnreadableImage as error:
+            lines.append(error.summary)
+        else:
+            lines.append(f"row {row}: could not be read when its features were computed")
+    return lines
 
 
 def _encode(
@@ -219,7 +269,7 @@ def _encode(
     loader = DataLoader(
         examples,
         batch_sampler=[[(view, row) if views else row for row in rows.tolist()] for view, rows in share],
-        collate_fn=collate_images,
+        collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=model.device.type == "cuda",
         # Without a generator of its own a loader draws from the global one, and caching would change training.
@@ -240,6 +290,7 @@ def _encode(
                         f"Data set {name!r}, images {int(rows[0])} to {int(rows[-1])}, view {view}: a feature is NaN or "
                         "infinite; check the model's weights and precision."
                     )
+                features[batch["broken"]] = torch.nan
                 found.append(features)
         return torch.cat(found)
 

@@ -37,7 +37,7 @@ _MADE = {
 }
 
 
-def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image") -> str:
+def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", skips: bool = False) -> str:
     """
     SHA-256 over the encoded images of a data set in their order.
 
@@ -47,6 +47,7 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image") -
     Args:
         dataset: Rows with an image column, as `Benchmark.load` returns them.
         image_column (`str`, *optional*, defaults to `"image"`).
+        skips (`bool`, *optional*, defaults to `False`): Count an image that is missing as one of no bytes.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -60,15 +61,19 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image") -
         encoded = row[image_column] or {}
         content, path = encoded.get("bytes"), encoded.get("path")
         if content is None and path is None:
-            raise OSError(f"row {index} has no image; leave the row out")
+            if not skips:
+                raise OSError(f"row {index} has no image; leave the row out")
+            content = b""
         if content is None:
             try:
                 with open(path, "rb") if Path(path).is_file() else fsspec.open(path, "rb") as file:
                     content = file.read()
             except (OSError, ValueError) as error:
-                raise OSError(
-                    f"the image of row {index} ({path}) cannot be read: {error}; mend or remove it"
-                ) from error
+                if not skips or not isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
+                    raise OSError(
+                        f"the image of row {index} ({path}) cannot be read: {error}; mend or remove it"
+                    ) from error
+                content = b""
         # The length goes first, so that no two lists of images run together to the same bytes.
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
@@ -76,7 +81,13 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image") -
 
 
 def feature_facts(
-    model: nn.Module, fingerprint: str, benchmark: Benchmark, transform: ImageTransform, views: int, seed: int
+    model: nn.Module,
+    fingerprint: str,
+    benchmark: Benchmark,
+    transform: ImageTransform,
+    views: int,
+    seed: int,
+    skips: bool = False,
 ) -> dict[str, Any]:
     """All that the features depend on, as JSON gives it back."""
     config, dataset = model.config.vision_config, benchmark.load()
@@ -85,7 +96,7 @@ def feature_facts(
         "model": fingerprint,
         "tower": {name: getattr(config, name) for name in _TOWER_SETTINGS},
         "rows": len(dataset),
-        "images": images_fingerprint(dataset, benchmark.image_column),
+        "images": images_fingerprint(dataset, benchmark.image_column, skips),
         "views": views,
         "seed": int(seed) if views else None,
         "transform": {**asdict(transform), "resample": str(getattr(transform.resample, "value", transform.resample))},
