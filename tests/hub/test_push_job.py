@@ -43,6 +43,9 @@ def test_the_last_push_holds_what_was_measured(hub, run_with_hub, command, tmp_p
     assert "unfinished-run" not in card.data.tags
     facts = json.loads(files["robustft.json"])
     assert facts["method"] == method and "detector" in facts
+    if method == "ft":
+        head = run_with_hub("from hf_robustft import ZeroShotHead; print(ZeroShotHead.from_pretrained('alice/job'))", hub)
+        assert "ZeroShotHead" in head.stdout
     # Earlier pushes were of the unfinished run, and said so.
     history = hub.repositories["model", "alice/job"].history()
     earlier = [commit.files["README.md"].content for commit in history[1:] if "README.md" in commit.files]
