@@ -8,7 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,22 @@ def one_thread():
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def script(repository):
+    """The module `examples/run_robust_ft.py`."""
+    path = repository / "examples" / "run_robust_ft.py"
+    spec = importlib.util.spec_from_file_location("run_robust_ft", path)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules["run_robust_ft"] = module
+    # The script imports what lies beside it, as Python lets a script do.
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(path.parent))
+    del sys.modules["run_robust_ft"], sys.modules["job_arguments"]
 
 
 @pytest.fixture(scope="session")

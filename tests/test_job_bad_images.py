@@ -1,28 +1,12 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """The job on one's own images of which some are broken: trained and measured, and the broken ones named."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 from helpers import CLASSES, image_dataset, tiny_processor
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
-
-
-@pytest.fixture
-def script(repository):
-    path = repository / "examples" / "run_robust_ft.py"
-    spec = importlib.util.spec_from_file_location("run_robust_ft", path)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules["run_robust_ft"] = module
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(path.parent))
-    del sys.modules["run_robust_ft"], sys.modules["job_arguments"]
 
 
 @pytest.fixture

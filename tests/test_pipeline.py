@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from broken_images import unusual
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
@@ -20,6 +21,7 @@ from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmar
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from hf_robustft.modeling import checkpoint_file
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -238,7 +240,7 @@ def test_an_unreadable_image_is_named(checkpoint, photos):
     classify, broken = pipeline(checkpoint), photos / "b" / "broken.jpg"
     for content in (b"no image", b"", (photos / "a" / "00.png").read_bytes()[:200]):
         broken.write_bytes(content)
-        with pytest.raises(OSError, match=r"broken\.jpg cannot be read as an image"):
+        with pytest.raises(OSError, match=r"the image of .*broken\.jpg cannot be read: .*mend or remove it"):
             classify(photos)
 
 
@@ -329,12 +331,13 @@ def test_a_repository_may_have_no_head_but_must_exist(checkpoint, monkeypatch):
             raise EntryNotFoundError("404")
         return str(checkpoint / name)
 
-    monkeypatch.setattr(module, "hf_hub_download", download)
+    monkeypatch.setattr(checkpoint_file, "hf_hub_download", download)
     update_robustft_json(checkpoint, head=None)
     assert module._hub_folder("me/clip", "v1", "secret") == checkpoint
     # The head of the commit that the facts are of.
     commit = checkpoint.name
-    assert asked == [("me/clip", "robustft.json", "v1", "secret"), ("me/clip", HEAD_FILE, commit, "secret")]
+    revisions = [("robustft.json", "v1"), ("robustft.json", commit), (HEAD_FILE, commit)]
+    assert asked == [("me/clip", name, revision, "secret") for name, revision in revisions]
     with pytest.raises(OSError, match="me/none is neither a folder here nor a model on the Hub"):
         pipeline("me/none")
 
@@ -364,3 +367,12 @@ def test_the_packaged_model_knows_noto_better_than_its_unseen_classes(tmp_path):
     )
     accepted = [sum(row["is_known"] for row in rows) / 200 for rows in (known, unknown)]
     assert 0.88 < accepted[0] <= 1 and accepted[1] < accepted[0] - 0.05, accepted
+
+
+def test_unusual_files_look_as_in_the_evaluation(checkpoint, tmp_path):
+    classify = pipeline(checkpoint)
+    for name, content in unusual().items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        expected = classify.transform.decode({"bytes": content, "path": None})
+        assert torch.equal(classify.preprocess(str(path))["pixel_values"][0], expected), name

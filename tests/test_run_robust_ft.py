@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """The example script: what it leaves behind, and what it says of wrong input."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,21 +18,6 @@ from hf_robustft import pipeline as unknown_pipeline
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
 FILES = {"README.md", "config.json", "evaluation.json", "model.safetensors", "reliability.png", "robustft.json"}
-
-
-@pytest.fixture(scope="module")
-def script(repository):
-    path = repository / "examples" / "run_robust_ft.py"
-    spec = importlib.util.spec_from_file_location("run_robust_ft", path)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules["run_robust_ft"] = module
-    # The script imports what lies beside it, as Python lets a script do.
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(path.parent))
-    del sys.modules["run_robust_ft"], sys.modules["job_arguments"]
 
 
 @pytest.fixture

@@ -26,36 +26,39 @@ CAPTION_LENGTH = 24
 def on_device(turn, method: str, model: str, batch: int, compiled: bool) -> dict:
     """`ours` in bfloat16 on the accelerator; returns the device's own peak of memory."""
     import torch
+    from accelerate import PartialState
 
     ours(
         turn,
         method,
         model,
         batch,
-        device="cuda",
+        device=PartialState().device,
         caption_length=CAPTION_LENGTH,
         use_cpu=False,
         bf16=True,
         torch_compile=compiled,
         dataloader_pin_memory=False,
     )
-    return {"device_peak_bytes": torch.cuda.max_memory_allocated()}
+    return {"device_peak_bytes": torch.accelerator.max_memory_allocated()}
 
 
 def matmul_ceiling(repeats: int = 30) -> dict[str, float]:
     """Floating-point operations a second of square bfloat16 products, by size; the largest is the ceiling."""
     import torch
+    from accelerate import PartialState
 
+    device = PartialState().device
     found = {}
     for size in (4096, 8192, 16384):
-        one, other = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
         for _ in range(3):
             one @ other
-        torch.cuda.synchronize()
+        torch.accelerator.synchronize()
         start = time.perf_counter()
         for _ in range(repeats):
             one @ other
-        torch.cuda.synchronize()
+        torch.accelerator.synchronize()
         found[str(size)] = 2 * size**3 * repeats / (time.perf_counter() - start)
     return found
 

@@ -18,6 +18,8 @@ predictions are scores and references say which images are of known classes:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import datasets
 import evaluate
 import torch
@@ -33,7 +35,7 @@ Args:
 """
 
 
-class _ProbabilityMetric(evaluate.Metric):
+class _ProbabilityMetric(evaluate.Metric, ABC):
     """The common face: `function(probabilities, labels, ...)` under the key `key`."""
 
     key: str
@@ -62,8 +64,9 @@ class _ProbabilityMetric(evaluate.Metric):
         probabilities = torch.tensor(predictions, dtype=torch.float64)
         return {self.key: self._measure(probabilities, torch.tensor(references))}
 
+    @abstractmethod
     def _measure(self, probabilities: torch.Tensor, labels: torch.Tensor) -> float:
-        raise NotImplementedError
+        """The metric of float64 probabilities `(n, classes)` and labels `(n,)`."""
 
 
 class _BinnedMetric(_ProbabilityMetric):

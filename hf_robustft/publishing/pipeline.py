@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoConfig, CLIPModel, CLIPProcessor
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from hf_robustft.data.folders import IMAGE_SUFFIXES
+from hf_robustft.data.images import decode_image
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.collect import classify, evaluation_head
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.checkpoint_file import checkpoint_folder
 from hf_robustft.modeling.features import encode_images, logit_scale
 from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -271,33 +271,10 @@ def _source_folder(model: CLIPModel) -> Path:
 
 def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> Path:
     """The cached commit of a repository, with `robustft.json` and, where there is one, the trained head."""
-    file = _from_hub(source, METADATA_FILE, revision, token)
-    if file is None:
-        raise FileNotFoundError(
-            f"There is no {METADATA_FILE} in {source} on the Hub; give a model that hf_robustft has trained."
-        )
-    if load_robustft_json(file.parent).get("head") != ZERO_SHOT_HEAD:
-        _from_hub(source, HEAD_FILE, file.parent.name, token)
-    return file.parent
-
-
-def _from_hub(source: str, name: str, revision: str | None, token: str | bool | None) -> Path | None:
-    """A file of a repository, or `None` if the repository has none of that name."""
-    try:
-        return Path(hf_hub_download(source, name, revision=revision, token=token))
-    except LocalEntryNotFoundError as error:
-        # Offline: what is not in the cache is missing in the repository only if that was seen before.
-        if try_to_load_from_cache(source, name, revision=revision) is _CACHED_NO_EXIST:
-            return None
-        raise OSError(
-            f"{source} is no folder here, and the Hub cannot be reached for its {name}, which is not in the cache: {error}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise OSError(
-            f"{source} is neither a folder here nor a model on the Hub that you may read: {error}"
-        ) from error
-    except EntryNotFoundError:
-        return None
+    folder = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
+    if load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
+        checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
+    return folder
 
 
 def _has_trained_head(facts: dict[str, Any], directory: Path) -> bool:
@@ -315,9 +292,9 @@ def _images_in(folder: Path) -> list[str]:
 
 
 def _opened(source: Any) -> tuple[Image.Image, str | None]:
-    """An image as the evaluation sees it (turned as its EXIF data say), and the name of its file."""
+    """An image as the evaluation reads it, and the name of its file."""
     if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source), getattr(source, "filename", None) or None
+        return decode_image(source, "the PIL image"), getattr(source, "filename", None) or None
     if not isinstance(source, (str, Path)):
         raise ValueError(f"An image is given as a {type(source).__name__}; give paths of files or PIL images.")
     name = str(source)
@@ -325,12 +302,7 @@ def _opened(source: Any) -> tuple[Image.Image, str | None]:
         raise ValueError(f"{name} is an address, and addresses are not fetched; download the image and give its path.")
     if not os.path.isfile(name):
         raise FileNotFoundError(f"There is no image file {name}; correct the path.")
-    try:
-        with Image.open(name) as image:
-            image.load()
-            return ImageOps.exif_transpose(image), name
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{name} cannot be read as an image: {error}; mend or remove it.") from error
+    return decode_image(name, name), name
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=CLIPModel, type="image")
