@@ -21,7 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,6 +60,7 @@ from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
 from hf_robustft.training.hub_push import push_finished
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.push_parts import changed_arguments
 from hf_robustft.training.trainer import RobustTrainer
 
 
@@ -258,7 +259,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         job.processor.save_pretrained(output)
     if method == "wise_ft" and args.should_save:
         interpolate(job)
-    settings = changed_settings(args)
+    settings = changed_arguments(args)
     if args.should_save:
         write_robustft_json(
             output,
@@ -291,17 +292,6 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     if args.push_to_hub and args.should_save:
         print(f"Pushed to {push_finished(args, trainer).url}")
     return report
-
-
-def changed_settings(args: RobustTrainingArguments) -> dict:
-    """The training arguments that are not at their defaults."""
-    # TrainingArguments turns the default None of some switches into False.
-    defaults = {field.name: field.default or False for field in fields(RobustTrainingArguments)}
-    return {
-        name: value
-        for name, value in vars(args).items()
-        if name in defaults and isinstance(value, (bool, int, float, str)) and (value or False) != defaults[name]
-    }
 
 
 def write_results(

@@ -139,6 +139,15 @@ def test_the_order_is_the_data_sets(tiny_clip):
     assert other.results["id"].classwise_ece == pytest.approx(one.results["id"].classwise_ece, abs=1e-9)
 
 
+def test_without_a_test_set_the_spectrum_is_that_of_validation(tiny_clip):
+    """A run that looks at validation images alone still sees what CaRot is about."""
+    alone = evaluator([benchmark("validation", 30)]).evaluate(tiny_clip.double())
+    both = evaluator([benchmark("validation", 30), benchmark("id", 20)]).evaluate(tiny_clip.double())
+    embeds, _, _ = whole_arrays(tiny_clip, benchmark("validation", 30))
+    assert (alone.spectrum["dataset"], both.spectrum["dataset"]) == ("validation", "id")
+    assert alone.spectrum["smallest_singular_value"] == pytest.approx(smallest_singular_value(embeds), rel=1e-9)
+
+
 def test_without_an_id_set_there_is_no_spectrum(tiny_clip):
     report = evaluator({"any": benchmark("shift", 5), "other": benchmark("train", 5)}).evaluate(tiny_clip)
     assert report.spectrum is None and list(report.results) == ["shift", "train"]

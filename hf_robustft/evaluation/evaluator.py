@@ -63,8 +63,8 @@ class Evaluator:
 
     Args:
         benchmarks: [`Benchmark`]s with distinct names, in a list or as the values of a mapping, with class names and
-            labels except for the role `open_set`. The first with the role `id` is the one whose spectrum is measured and
-            with which open sets are compared.
+            labels except for the role `open_set`. The first with the role `id` is the one whose spectrum is measured (or,
+            without such, the first with the role `validation`) and with which open sets are compared.
         processor: The checkpoint's `CLIPProcessor`.
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
@@ -112,7 +112,9 @@ class Evaluator:
                 "they must be at least 1, 0, 2 and 1."
             )
         self.benchmarks = checked_benchmarks(benchmarks)
-        self._known = next((item for item in self.benchmarks.values() if item.role == "id"), None)
+        self._known = self._first("id")
+        # During training there often is nothing else in distribution than validation images.
+        self._spectrum_of = self._known or self._first("validation")
         check_bank(knn_bank, self.benchmarks)
         self.processor = processor
         self.transform = ImageTransform.from_processor(processor, train=False)
@@ -120,6 +122,9 @@ class Evaluator:
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
         self.knn_bank, self.knn_k, self.bad_images = knn_bank, knn_k, bad_images
         self.scores: dict[str, dict[str, Tensor]] = {}
+
+    def _first(self, role: str) -> Benchmark | None:
+        return next((item for item in self.benchmarks.values() if item.role == role), None)
 
     def evaluate(
         self,
@@ -160,7 +165,7 @@ class Evaluator:
             bank = self._bank_embeds(model, state)
             for benchmark in self.benchmarks.values():
                 chosen, kind = heads[benchmark.name]
-                covariance = EmbeddingCovariance(model.config.projection_dim) if benchmark is self._known else None
+                covariance = EmbeddingCovariance(model.config.projection_dim) if benchmark is self._spectrum_of else None
                 numbers = ImageNumbers(
                     benchmark,
                     chosen,
