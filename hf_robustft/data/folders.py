@@ -8,10 +8,15 @@ as splits and hold class folders or a metadata file.
 
 from __future__ import annotations
 
+import functools
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset, load_dataset_builder, load_from_disk
 
 from hf_robustft.data.columns import quoted
@@ -20,20 +25,115 @@ from hf_robustft.data.prompts import class_key
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    + (".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".avif")
 )
+# What file managers, network drives and notebooks put beside pictures, small copies of them above all.
+_HELPER_FOLDERS = frozenset(
+    ("@eadir", "@__thumb", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
+    + ("thumbs", "thumbnails")
+)
+_HELPER_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+_SPECIAL = "pipe or device"
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith((".", "__"))
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder, those of its folders included.
+
+    Attributes:
+        images (`tuple[Path, ...]`): Images by their ending, sorted. Whether they can be read is not known yet.
+        others (`dict[str, int]`): Number of the other files by ending in lower case, "" for none.
+        helpers (`tuple[Path, ...]`): Folders such as `@eaDir` that were not read. Hidden ones are not among them.
+    """
+
+    images: tuple[Path, ...]
+    others: dict[str, int]
+    helpers: tuple[Path, ...] = ()
+
+    def left_out(self) -> str:
+        """What was not read, in words: "3 files ending in .heic, 1 without an ending"; "" if all was."""
+        return left_out_words(self.others, self.helpers)
+
+
+def left_out_words(others: dict[str, int], helpers: Sequence[Path] = ()) -> str:
+    """The words of `FolderFiles.left_out`, for several folders together."""
+    words = []
+    for ending, count in sorted(others.items(), key=lambda item: (-item[1], item[0])):
+        files = f"{count} {'file' if count == 1 else 'files'}"
+        if ending == _SPECIAL:
+            words.append(f"{count} {_SPECIAL if count == 1 else 'pipes or devices'}")
+        else:
+            words.append(f"{files} ending in {ending}" if ending else f"{files} without an ending")
+    if helpers:
+        names = sorted({folder.name for folder in helpers})
+        words.append(f"{len(helpers)} helper {'folder' if len(helpers) == 1 else 'folders'} ({quoted(names)})")
+    return ", ".join(words)
+
+
+@functools.cache
+def _readable_suffixes() -> frozenset[str]:
+    """The endings whose formats this Pillow reads; AVIF, WebP and TIFF depend on how it was built."""
+    known, readers = PIL.Image.registered_extensions(), PIL.Image.OPEN
+    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in readers)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden: its name begins with a dot, or is a helper's."""
+    return name.startswith(".") or name.lower() in _HELPER_FILES
+
+
+def is_helper(name: str) -> bool:
+    """Whether a folder of this name is never read: hidden, `__MACOSX`, `@eaDir`, `thumbs` and the like."""
+    return name.startswith((".", "__")) or name.lower() in _HELPER_FOLDERS
+
+
+def image_files(folder: str | Path) -> FolderFiles:
+    """
+    List the images of a folder at any depth; the one rule of what is read from folders.
+
+    Hidden files and the contents of hidden and helper folders (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`, `thumbs`) are
+    not looked at. Links are followed, but never back into a folder that is being listed. Pipes and devices are not read.
+
+    Args:
+        folder (`str` or `Path`): An existing folder; its own name does not matter.
+
+    Returns:
+        [`FolderFiles`]: The images, and what else was found.
+    """
+    folder = Path(folder)
+    images: list[Path] = []
+    helpers: list[Path] = []
+    others: Counter[str] = Counter()
+    # Each folder goes with those around it, which a link from inside must not enter again.
+    open_folders = [(str(folder), {_identity(place) for place in (folder.resolve(), *folder.resolve().parents)})]
+    while open_folders:
+        place, inside = open_folders.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if is_helper(entry.name):
+                        helpers += [] if entry.name.startswith((".", "__")) else [Path(entry.path)]
+                    elif (identity := _identity(entry.path)) not in inside:
+                        open_folders.append((entry.path, inside | {identity}))
+                elif not is_hidden(entry.name):
+                    # A link that leads nowhere is an image that cannot be read, which reading it says.
+                    if not entry.is_file() and os.path.exists(entry.path):
+                        others[_SPECIAL] += 1
+                    elif (ending := os.path.splitext(entry.name)[1].lower()) in _readable_suffixes():
+                        images.append(Path(entry.path))
+                    else:
+                        others[ending] += 1
+    return FolderFiles(tuple(sorted(images)), dict(others), tuple(sorted(helpers)))
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry))
-
-
-def _images(path: Path) -> Iterator[Path]:
-    return (entry for entry in path.rglob("*") if entry.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(entry))
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_helper(entry.name))
 
 
 def _has_metadata(path: Path) -> bool:
@@ -64,7 +164,7 @@ def folder_kind(path: Path) -> str:
     # Two levels are enough for the layouts of the Hub, and a search of every level is slow among a million images.
     if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
         return "parquet"
-    if any(next(_images(folder), None) for folder in _folders(path)):
+    if any(image_files(folder).images for folder in _folders(path)):
         return "classes"
     raise ValueError(
         f"the folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
@@ -159,7 +259,7 @@ def _load_class_folders(root: Path, class_names: Sequence[str] | None) -> Datase
     paths: list[str] = []
     labels: list[int] = []
     for folder in folders:
-        found = sorted(_images(folder))
+        found = image_files(folder).images
         paths += [str(file) for file in found]
         labels += [position[class_key(folder.name)]] * len(found)
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
