@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -23,6 +24,7 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.evaluation.detector import DETECTOR_SCORES
 from hf_robustft.training.arguments import RobustTrainingArguments
+from hf_robustft.training.given import RecordsGiven, Suggested
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 SUITE = "emoji_shift"
@@ -31,7 +33,7 @@ DETECTORS = (*DETECTOR_SCORES, "none")
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(RecordsGiven):
     """What to fine-tune, and how."""
 
     method: str = field(default="carot", metadata={"help": f"One of {', '.join(CHOICES)}."})
@@ -61,7 +63,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments(DataOptions):
+class DataArguments(RecordsGiven, DataOptions):
     """What to train on and what to measure on."""
 
     train_dataset: str = field(
@@ -103,6 +105,10 @@ class DataArguments(DataOptions):
     )
 
 
+#: The parts of a command line, in the order in which `parse` gives them.
+PARTS = (ModelArguments, DataArguments, RobustTrainingArguments)
+
+
 def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RobustTrainingArguments]:
     """Flags over a YAML file over the recipe of the packaged benchmark over the defaults."""
     first = argparse.ArgumentParser(add_help=False)
@@ -110,30 +116,56 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     first.add_argument("--method", default=None)
     first.add_argument("--train_dataset", default=None)
     early, _ = first.parse_known_args(arguments)
-    parser = HfArgumentParser((ModelArguments, DataArguments, RobustTrainingArguments), description=__doc__)
+    parser = HfArgumentParser(PARTS, description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--config", help="A YAML file of arguments; flags override it.")
-    given = _read_config(parser, early.config) if early.config else {}
-    method = early.method or given.get("method", "carot")
+    for action in parser._actions:
+        # What was not given stays away, so that what was given is known.
+        action.default = argparse.SUPPRESS
+    config = read_config(parser, early.config) if early.config else {}
+    method = early.method or config.get("method", "carot")
     if method not in CHOICES:
         raise ValueError(f"`--method {method}` is unknown; choose one of {', '.join(CHOICES)}.")
-    settings = {"output_dir": f"outputs/{method}"}
-    if (early.train_dataset or given.get("train_dataset", SUITE)) == SUITE and method != "zero_shot":
-        settings.update(_read_config(parser, CONFIGS / SUITE / f"{method}.yaml"))
-    parser.set_defaults(**{**settings, **given})
-    model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(arguments)
-    return model_args, data_args, training_args
+    suggested = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
+    if (early.train_dataset or config.get("train_dataset", SUITE)) == SUITE and method != "zero_shot":
+        recipe = read_config(parser, CONFIGS / SUITE / f"{method}.yaml")
+        origin = f"recipe {SUITE}/{method}"
+        suggested.update({name: Suggested(value, origin) for name, value in recipe.items()})
+    flags = vars(parser.parse_args(arguments))
+    values = {**suggested, **config, **flags}
+    return tuple(part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS)
 
 
-def _read_config(parser: argparse.ArgumentParser, path: str | Path) -> dict:
+def read_config(parser: argparse.ArgumentParser, path: str | Path) -> dict[str, Any]:
+    """
+    The settings of a YAML file, by the types of the flags.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it sets something that is not an argument, or a value of the wrong type.
+    """
     if not Path(path).is_file():
         raise OSError(f"There is no config file {str(path)!r}; examples are in examples/configs.")
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = {action.dest for action in parser._actions}
-    unknown = sorted(set(settings) - known) if isinstance(settings, dict) else [type(settings).__name__]
+    actions = {action.dest: action for action in reversed(parser._actions)}
+    unknown = sorted(set(settings) - set(actions)) if isinstance(settings, dict) else [type(settings).__name__]
     if unknown:
         raise ValueError(f"{path} sets {', '.join(unknown)}, which is no argument of this script; see --help.")
-    return settings
+    return {name: _typed(actions[name], value, path) for name, value in settings.items()}
+
+
+def _typed(action: argparse.Action, value: Any, path: str | Path) -> Any:
+    # YAML reads 1e-3 as text; a flag's own type reads it as the command line does.
+    try:
+        if isinstance(value, list) and action.nargs in ("+", "*"):
+            return [action.type(str(item)) for item in value]
+        if isinstance(value, str) and callable(action.type):
+            return [action.type(value)] if action.nargs == "+" else action.type(value)
+        if action.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, action.type))):
+            raise TypeError
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        raise ValueError(f"{path} sets {action.dest} to {value!r}, which `--{action.dest}` does not take.") from None
+    return value
 
 
 def load_train_benchmark(data_args: DataArguments, seed: int) -> Benchmark:

@@ -107,7 +107,7 @@ class ContrastiveMixin(ObjectiveMixin):
             )
         # An incomplete last batch has fewer negatives, or, of one pair, none at all; and processes must agree on
         # its size before they gather.
-        args.dataloader_drop_last = True
+        args.derive(dataloader_drop_last=True)
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)

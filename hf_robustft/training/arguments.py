@@ -9,13 +9,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-#: What the authors' CaRot code does where Transformers, or we, do otherwise.
+from .given import RecordsGiven
+
+#: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
 REFERENCE_PRESET: dict[str, Any] = {
     "lr_schedule": "reference",
     "max_grad_norm": 0.0,
     "decay_all_parameters": True,
     "bound_logit_scale": False,
-    "train_sampling_strategy": "sequential",
     "ema_from_first_step": True,
 }
 
@@ -25,7 +26,7 @@ def _option(default: Any, text: str, **extra: Any) -> Any:
 
 
 @dataclass
-class RobustTrainingArguments(TrainingArguments):
+class RobustTrainingArguments(RecordsGiven, TrainingArguments):
     """
     [`~transformers.TrainingArguments`] with the settings of the objectives. Defaults are the published values of
     CaRot (Oh et al., NeurIPS 2024) unless a line says otherwise. An objective that a method does not use ignores its
@@ -132,13 +133,15 @@ class RobustTrainingArguments(TrainingArguments):
         export_weights (`str`, *optional*, defaults to `"student"`):
             Which weights `save_model` writes: `"student"` or `"teacher"`. Checkpoints always hold both.
         preset (`str`, *optional*, defaults to `"none"`):
-            `"reference"` sets `lr_schedule`, `max_grad_norm=0`, `decay_all_parameters`, `bound_logit_scale=False`,
-            `train_sampling_strategy="sequential"` and `ema_from_first_step` as the authors' code has them. A field
-            that you set away from its default keeps your value.
+            `"reference"` sets `lr_schedule`, `max_grad_norm=0`, `decay_all_parameters`, `bound_logit_scale=False` and
+            `ema_from_first_step` as the authors' code has them. A field that you give keeps your value. The order of
+            the data stays random, as in that code.
 
     Defaults that differ from `TrainingArguments`: `learning_rate=1e-5`, `weight_decay=0.1`,
     `lr_scheduler_type="cosine"`, `warmup_steps=0.02` (500 of 25,030), `remove_unused_columns=False` (the collator
     needs raw columns) and `logging_nan_inf_filter=False` (a loss that is not finite stops the run by name).
+
+    `args.given` names the fields that you gave, `args.origins` where others come from that a preset or a recipe set.
 
     Raises:
         ValueError: At construction, for values that no run can have.
@@ -249,19 +252,18 @@ class RobustTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._take_suggestions()
         self._check_choices()
         if self.preset == "reference":
-            defaults = {f.name: f.default for f in fields(self)}
-            for name, value in REFERENCE_PRESET.items():
-                if getattr(self, name) == defaults[name]:
-                    setattr(self, name, value)
+            self.suggest(REFERENCE_PRESET, "preset reference")
         self._check_numbers()
-        super().__post_init__()
+        TrainingArguments.__post_init__(self)
         if self.auto_find_batch_size:
             raise ValueError(
                 "`auto_find_batch_size` would change the number of negatives, and with it the objective, in mid-run; "
                 "set --per_device_train_batch_size to a size that fits."
             )
+        self._record_assignments()
 
     def _check_choices(self) -> None:
         for f in fields(self):

@@ -104,10 +104,10 @@ class RobustTrainer(
         check_launcher(args)
         if args.ddp_find_unused_parameters is None:
             # Every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
-            args.ddp_find_unused_parameters = False
+            args.derive(ddp_find_unused_parameters=False)
         if args.device.type == "cpu":
             # Pinned memory serves transfers to an accelerator; without one torch warns at every loader.
-            args.dataloader_pin_memory = False
+            args.derive(dataloader_pin_memory=False)
         self.model = model
         self.optimizer_steps = 0
         self._saving_checkpoint = False

@@ -1,0 +1,98 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which settings a user gave, and where the others come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """
+    The value of a setting that its user did not give: it yields to what is given, and says where it comes from.
+
+    Args:
+        value: As the field takes it.
+        origin (`str`): Such as `"recipe emoji_shift/carot"`, for cards and messages.
+    """
+
+    value: Any
+    origin: str
+
+
+class RecordsGiven:
+    """
+    The part of a dataclass of settings, such as `RobustTrainingArguments`, that knows which fields the user gave.
+
+    Given are the arguments of the constructor, and fields that are assigned afterwards. A [`Suggested`] value is not.
+    A call that passes every field (`dataclasses.replace`, `HfArgumentParser` with its own defaults, a rebuild from
+    `to_dict`) does not say which of them are meant; there, those that differ from their defaults count as given. Copies
+    and pickles keep the record.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        # Not in `__init__`, which every dataclass that is derived from this one writes again.
+        self = super().__new__(cls)
+        state = self.__dict__
+        state["_origins"], state["_recording"] = {}, False
+        taken = [f for f in fields(cls) if f.init]
+        passed = dict(zip((f.name for f in taken), args, strict=False)) | kwargs
+        if all(f.name in passed for f in taken):
+            passed = {f.name: passed[f.name] for f in taken if _differs(passed[f.name], f)}
+        state["_given"] = frozenset(name for name, value in passed.items() if not isinstance(value, Suggested))
+        return self
+
+    def __post_init__(self) -> None:
+        self._take_suggestions()
+        self._record_assignments()
+
+    def _take_suggestions(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Suggested):
+                self.suggest({f.name: value.value}, value.origin)
+
+    def _record_assignments(self) -> None:
+        self.__dict__["_recording"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_recording") and name in self.__dataclass_fields__:
+            self.__dict__["_given"] |= {name}
+            self.__dict__["_origins"].pop(name, None)
+        super().__setattr__(name, value)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the fields that the user gave, also those given at their default."""
+        return self.__dict__["_given"]
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where settings come from that the user did not give: `{"learning_rate": "recipe emoji_shift/carot", ...}`."""
+        return dict(self.__dict__["_origins"])
+
+    def suggest(self, values: Mapping[str, Any], origin: str) -> None:
+        """
+        Set fields that the user did not give, and remember where their values come from.
+
+        Args:
+            values (`Mapping[str, Any]`): By field name.
+            origin (`str`): Where they come from, in words that a card can print.
+        """
+        for name, value in values.items():
+            if name not in self.given:
+                object.__setattr__(self, name, value)
+                self.__dict__["_origins"][name] = origin
+
+    def derive(self, **values: Any) -> None:
+        """Set fields to what the run makes of them. That is nobody's choice, so it changes no record."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _differs(value: Any, of: Field) -> bool:
+    default = of.default_factory() if of.default_factory is not MISSING else of.default
+    # Transformers turns a switch's default None into False.
+    return not isinstance(value, Suggested) and (value or None) != (default or None)
