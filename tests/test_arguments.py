@@ -121,7 +121,16 @@ def test_every_own_number_is_checked():
 
 @pytest.mark.parametrize(
     ("every", "total", "interval"),
-    [(0.02, 25030, 500), (0.02, 1000, 20), (0.02, 30, 1), (0.5, 9, 4), (500, 25030, 500), (1, 10, 1), (0, 10, 0)],
+    [
+        (0.29, 100, 29),
+        (0.02, 25030, 500),
+        (0.02, 1000, 20),
+        (0.02, 30, 1),
+        (0.5, 9, 4),
+        (500, 25030, 500),
+        (1, 10, 1),
+        (0, 10, 0),
+    ],
 )
 def test_teacher_interval(tmp_path, every, total, interval):
     assert arguments(tmp_path, ema_update_every=every).ema_interval(total) == interval

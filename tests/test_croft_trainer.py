@@ -2,6 +2,7 @@
 """CRoFT in the Trainer: what trains, what is exported, what it may be combined with, and what it refuses."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -205,6 +206,11 @@ def test_a_users_combination_of_the_mixin_trains(tiny_clip, tmp_path):
         ({"energy_gradient_reduction": "max"}, "energy_gradient_reduction='max'"),
         ({"class_templates_per_step": 3}, "class_templates_per_step=3"),
         ({"lr_schedule": "epoch_cosine", "max_steps": 3}, "epoch_cosine.*max_steps"),
+        ({"lr_schedule": "epoch_cosine", "num_train_epochs": 0}, "epoch_cosine.*num_train_epochs=0"),
+        ({"lr_schedule": "epoch_cosine", "num_train_epochs": 1.5}, "epoch_cosine.*num_train_epochs=1.5"),
+        ({"adapters": FeatureAdapters(16, 0.3), "adapter_image_ratio": 0.4}, "adapter_image_ratio=0.4.*0.3"),
+        ({"adapters": FeatureAdapters(16), "adapter_text_ratio": 0.4}, "adapter_text_ratio=0.4.*0.5"),
+        ({"adapters": FeatureAdapters(16), "text_adapter_order": "after_ensemble"}, "after_ensemble.*before_ensemble"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],
     ids=str,
@@ -213,6 +219,17 @@ def test_impossible_settings_are_refused(tiny_clip, tmp_path, settings, message)
     cls = settings.pop("cls", CRoFTTrainer)
     with pytest.raises(ValueError, match=message):
         trainer_of(cls, tiny_clip, tmp_path, **settings)
+
+
+def test_given_adapters_keep_their_ratios_and_the_arguments_say_so(tiny_clip, tmp_path):
+    with pytest.warns(UserWarning, match="adapter_image_ratio=0.3, adapter_text_ratio=0.75"):
+        trainer = trainer_of(CRoFTTrainer, tiny_clip, tmp_path, adapters=FeatureAdapters(16, 0.3, 0.75))
+    assert (trainer.args.adapter_image_ratio, trainer.args.adapter_text_ratio) == (0.3, 0.75)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer_of(
+            CRoFTTrainer, tiny_clip, tmp_path / "same", adapters=FeatureAdapters(16, 0.3), adapter_image_ratio=0.3
+        )
 
 
 def test_features_of_another_model_and_encoders_that_train_are_refused(tiny_clip, tmp_path):

@@ -63,6 +63,25 @@ def test_dtype_is_the_fine_tuned_models():
     assert mixed["w"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32), (torch.float32, torch.float16)])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_half_precision_end_is_interpolated_in_float32(dtypes, half):
+    """One rounding at the end, to the fine-tuned model's dtype: by exact arithmetic in float64."""
+    generator = torch.Generator().manual_seed(1)
+    dtypes = [half if dtype == torch.float16 else dtype for dtype in dtypes]
+    first, second = (torch.randn(1000, generator=generator).to(dtype) for dtype in dtypes)
+    for alpha in (0.0, 0.3, 0.5, 0.7, 1.0):
+        mixed = interpolate_weights({"w": first}, {"w": second}, alpha)["w"]
+        exact = (1 - alpha) * first.double() + alpha * second.double()
+        assert mixed.dtype == second.dtype
+        # Half a unit of the last place of the result, and four float32 roundings before it.
+        limit = torch.finfo(mixed.dtype).eps / 2 * exact.abs() + 4 * torch.finfo(torch.float32).eps
+        assert ((mixed.double() - exact).abs() <= limit + torch.finfo(mixed.dtype).tiny).all(), alpha
+    both = interpolate_weights({"w": first.to(half)}, {"w": second.to(half)}, 0.3)["w"]
+    exact = 0.7 * first.to(half).double() + 0.3 * second.to(half).double()
+    assert both.dtype == half and (both != exact.to(half)).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_outside_the_segment_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha.*outside"):

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from hf_robustft.training.schedules import EpochSampler, reference_learning_rate, reference_schedule
+from hf_robustft.training.schedules import (
+    EpochSampler,
+    epoch_cosine_learning_rate,
+    epoch_cosine_schedule,
+    reference_learning_rate,
+    reference_schedule,
+)
 
 TABLES = ["lr0", "lr1", "lr2", "lr3"]
 
@@ -52,6 +58,14 @@ def test_no_warm_up_and_nothing_but_warm_up():
     assert reference_learning_rate(0, 5, 0, 3.0) == 3.0
     assert [reference_learning_rate(step, 3, 6, 6.0) for step in range(4)] == [1.0, 2.0, 3.0, 4.0]
     assert math.isfinite(reference_learning_rate(6, 6, 6, 1.0))
+
+
+def test_no_epochs_are_no_cosine():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    for call in (lambda: epoch_cosine_learning_rate(1, 0, 1.0), lambda: epoch_cosine_schedule(optimizer, 10, 0)):
+        with pytest.raises(ValueError, match="total_epochs=0"):
+            call()
+    assert [epoch_cosine_learning_rate(epoch, 1, 1.0) for epoch in (0, 1)] == [1e-5, 1.0]
 
 
 def test_every_group_follows_its_own_peak():

@@ -11,6 +11,7 @@ import numpy as np
 from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.registered_data import RegisteredData, facts
 from hf_robustft.data.repositories import WDS_IMAGES, Repository, wds_repository
+from hf_robustft.data.shares import floor_share
 
 SEEN_SHARE = 0.4
 
@@ -52,7 +53,7 @@ def imagenet_seen_unseen(seed: int, share: float = SEEN_SHARE) -> tuple[tuple[in
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; give a whole number from 0 to {2**32 - 1}")
     names = [row[1] for row in facts("imagenet")["classes"]]
-    count = int(share * len(names))
+    count = floor_share(share, len(names))
     if not 0 < count < len(names):
         raise ValueError(f"share is {share}; it must leave seen and unseen classes, so lie between 0 and 1")
     drawn = set(np.random.RandomState(seed).choice(names, count, replace=False).tolist())

@@ -20,6 +20,8 @@ from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
 from PIL import Image, UnidentifiedImageError
 
+from hf_robustft.data.shares import floor_share
+
 logger = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable"
@@ -334,7 +336,7 @@ class BadImages:
 
     def _check(self, of: int) -> None:
         found = len(self.unreadable)
-        if found > max(1, self.threshold * of):
+        if found > max(1, floor_share(self.threshold, of)):
             among = f"{self.read} images read" if self.total is None else f"{self.total} images"
             raise OSError(
                 f"{found} of the {among} of {self.name} cannot be read, more than the {100 * self.threshold:g} % that "

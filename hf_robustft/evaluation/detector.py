@@ -24,6 +24,9 @@ from .temperature import TemperatureScaling
 DETECTOR_SCORES = ("msp", "mcm", "max_logit", "energy")
 #: How far, relatively, a logit scale may be from the fit's. CLIP's in bfloat16 is a percent off, and its energies too.
 SCALE_TOLERANCE = 1e-3
+#: How far a cosine may be off where sums are rounded in another order: other processors, batches, numbers of threads.
+#: A float32 product of 512 to 1024 terms is off by some 1e-6 in all, and the encoder's own noise comes on top.
+COSINE_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class OpenSetDetector:
 
     Attributes:
         score (`str`): One of `DETECTOR_SCORES`.
-        threshold (`float`): The lowest score of an image that passes for known.
+        threshold (`float`): The lowest score of an image that passes for known. `fit` sets it below the score that
+            FPR95 would take by what another rounding may move that score (a cosine by 1e-5), so that the share of the
+            fit is still accepted on another processor or in other batches.
         true_positive_rate (`float`): The share of known images that the fit was asked to accept, in (0, 1].
         achieved_true_positive_rate (`float`): The share of the images of the fit that it accepts; at least the former.
         class_names (`tuple[str, ...]`): The known classes in logit order.
@@ -105,7 +110,7 @@ class OpenSetDetector:
         fitted_on: str | None = None,
     ) -> OpenSetDetector:
         """
-        Set the highest threshold that accepts the asked share of in-distribution images.
+        Set the highest threshold that accepts the asked share of in-distribution images, however they are rounded.
 
         Args:
             logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images, all of them and not
@@ -132,7 +137,7 @@ class OpenSetDetector:
         if not 0 < scale < math.inf:
             raise ValueError(f"logit_scale is {scale}; give exp of the model's parameter, which is positive.")
         scores = _scores(_checked_logits(logits, class_names), score, scale)
-        threshold = threshold_at_recall(scores, true_positive_rate)
+        threshold = _lowest_rounded(threshold_at_recall(scores, true_positive_rate), score, scale)
         return cls(
             score=score,
             threshold=threshold,
@@ -341,6 +346,16 @@ def _checked_logits(logits: Tensor, class_names: Sequence[str]) -> Tensor:
 
 def _scores(logits: Tensor, name: str, scale: float) -> Tensor:
     return score(name, logits=logits, cosines=logits / scale if name == "mcm" else None)
+
+
+def _lowest_rounded(value: float, name: str, scale: float) -> float:
+    """The least that a score may become where each cosine is off by `COSINE_ROUNDING`."""
+    if name in ("max_logit", "energy"):
+        # Neither moves further than the logit that moves most.
+        return value - scale * COSINE_ROUNDING
+    # Log-odds of a probability are its logit minus the log-sum-exp of the others, and both may move.
+    moved = math.exp(2 * COSINE_ROUNDING * (scale if name == "msp" else 1.0))
+    return value / (value + (1.0 - value) * moved) - math.ulp(1.0)
 
 
 def _difference(fitted: Sequence[str], given: Sequence[str]) -> str:

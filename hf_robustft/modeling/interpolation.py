@@ -25,8 +25,8 @@ def interpolate_weights(
         alpha (`float`, *optional*, defaults to 0.5): 0 gives the zero-shot weights, 1 the fine-tuned ones.
 
     Returns:
-        `dict[str, torch.Tensor]`: A state dict for `load_state_dict`; tensors have the fine-tuned model's dtype.
-        Integer buffers must agree and are copied.
+        `dict[str, torch.Tensor]`: A state dict for `load_state_dict`. The sum is taken in the wider of the two dtypes,
+        float32 at least, and rounded once, to the fine-tuned model's dtype. Integer buffers must agree and are copied.
 
     Raises:
         ValueError: If `alpha` is outside [0, 1], or names, shapes or integer buffers disagree.
@@ -51,5 +51,7 @@ def interpolate_weights(
                 raise ValueError(f"The integer buffer `{name}` differs between the models and cannot be interpolated.")
             result[name] = end.clone()
         else:
-            result[name] = (1.0 - alpha) * start.to(end) + alpha * end
+            wide = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
+            mixed = (1.0 - alpha) * start.to(end.device, wide) + alpha * end.to(wide)
+            result[name] = mixed.to(end.dtype)
     return result

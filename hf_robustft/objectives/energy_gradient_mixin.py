@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,6 +88,7 @@ class EnergyGradientMixin(ObjectiveMixin):
                 f"The adapters have shape {tuple(adapters.image_adapter.shape)}, the model's embeddings dimension {dim}; "
                 "give adapters of this model."
             )
+        self._settle_adapter_settings(adapters)
         self.adapters = adapters.to(self.args.device, dtype)
         rates = self.args.generator_learning_rate, self.args.generator_momentum, self.args.generator_weight_decay
         self.generator = FeatureShiftGenerator(dim, *rates, dtype, self.args.device)
@@ -113,6 +115,30 @@ class EnergyGradientMixin(ObjectiveMixin):
         made_by = getattr(self.train_dataset, "model_fingerprint", None)
         if made_by is not None:
             self._check_cached_features(made_by)
+
+    def _settle_adapter_settings(self, adapters: FeatureAdapters) -> None:
+        """The adapters mix as they were made to; the arguments, and with them the card, say the same or refuse."""
+        taken = {}
+        for argument, of_adapters in (
+            ("adapter_image_ratio", adapters.image_ratio),
+            ("adapter_text_ratio", adapters.text_ratio),
+            ("text_adapter_order", adapters.text_adapter_order),
+        ):
+            asked = getattr(self.args, argument)
+            if asked == of_adapters:
+                continue
+            if asked != type(self.args).__dataclass_fields__[argument].default:
+                raise ValueError(
+                    f"`{argument}={asked}` was asked for, but the adapters that were given are made for {of_adapters}; "
+                    f"leave `{argument}` out, or start from other adapters."
+                )
+            taken[argument] = of_adapters
+            setattr(self.args, argument, of_adapters)
+        if taken:
+            warnings.warn(
+                f"The adapters that were given set {', '.join(f'{name}={value}' for name, value in taken.items())}.",
+                stacklevel=3,
+            )
 
     def _check_cached_features(self, made_by: str) -> None:
         if not self.freezes_model:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..data.shares import ceil_share, floor_share
 from .given import RecordsGiven
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
@@ -309,11 +310,12 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
                 "each step) or 0 (all templates)."
             )
         if self.lr_schedule == "epoch_cosine" and (
-            self.max_steps > 0 or self.num_train_epochs != int(self.num_train_epochs)
+            self.max_steps > 0 or self.num_train_epochs < 1 or self.num_train_epochs % 1
         ):
+            given = f"max_steps={self.max_steps}" if self.max_steps > 0 else f"num_train_epochs={self.num_train_epochs}"
             raise ValueError(
-                "`lr_schedule='epoch_cosine'` moves with whole epochs; give --num_train_epochs as a whole number and no "
-                "--max_steps."
+                f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{given}`; give "
+                "--num_train_epochs as a whole number of at least 1, and no --max_steps."
             )
 
     def ema_interval(self, total_steps: int) -> int:
@@ -329,8 +331,14 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
         if self.ema_update_every == 0:
             return 0
         if self.ema_update_every < 1:
-            return max(1, int(self.ema_update_every * total_steps))
+            return max(1, floor_share(self.ema_update_every, total_steps))
         return int(self.ema_update_every)
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As Transformers', but 0.07 of 100 is 7: their float product is 7.000000000000001, which they round up."""
+        if self.warmup_steps >= 1:
+            return int(self.warmup_steps)
+        return ceil_share(self.warmup_steps, num_training_steps)
 
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into `training_args.bin`, which is pushed: the token must not be in it.

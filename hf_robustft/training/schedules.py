@@ -61,7 +61,12 @@ def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmu
 
     Returns:
         `float`: The learning rate of that epoch.
+
+    Raises:
+        ValueError: If there is not a single epoch.
     """
+    if total_epochs < 1:
+        raise ValueError(f"`total_epochs={total_epochs}` is not a run; the cosine over epochs needs at least 1.")
     if epoch == 0:
         return warmup
     return 0.5 * base * (1 + math.cos(math.pi * (epoch - 1) / total_epochs))
@@ -69,6 +74,8 @@ def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmu
 
 def epoch_cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, total_epochs: int) -> LambdaLR:
     """[`epoch_cosine_learning_rate`] as a scheduler over every parameter group, stepped once an optimizer step."""
+    if total_epochs < 1:
+        raise ValueError(f"`total_epochs={total_epochs}` is not a run; the cosine over epochs needs at least 1.")
     steps_per_epoch = max(1, total_steps // total_epochs)
 
     def factor(base: float):
