@@ -210,6 +210,7 @@ def test_a_users_combination_of_the_mixin_trains(tiny_clip, tmp_path):
         ({"lr_schedule": "epoch_cosine", "num_train_epochs": 1.5}, "epoch_cosine.*num_train_epochs=1.5"),
         ({"adapters": FeatureAdapters(16, 0.3), "adapter_image_ratio": 0.4}, "adapter_image_ratio=0.4.*0.3"),
         ({"adapters": FeatureAdapters(16), "adapter_text_ratio": 0.4}, "adapter_text_ratio=0.4.*0.5"),
+        ({"adapters": FeatureAdapters(16, 0.3), "adapter_image_ratio": 0.2}, "adapter_image_ratio=0.2.*0.3"),
         ({"adapters": FeatureAdapters(16), "text_adapter_order": "after_ensemble"}, "after_ensemble.*before_ensemble"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],

@@ -127,14 +127,14 @@ class EnergyGradientMixin(ObjectiveMixin):
             asked = getattr(self.args, argument)
             if asked == of_adapters:
                 continue
-            if asked != type(self.args).__dataclass_fields__[argument].default:
+            if argument in self.args.given:
                 raise ValueError(
                     f"`{argument}={asked}` was asked for, but the adapters that were given are made for {of_adapters}; "
                     f"leave `{argument}` out, or start from other adapters."
                 )
             taken[argument] = of_adapters
-            setattr(self.args, argument, of_adapters)
         if taken:
+            self.args.suggest(taken, "the adapters that were given")
             warnings.warn(
                 f"The adapters that were given set {', '.join(f'{name}={value}' for name, value in taken.items())}.",
                 stacklevel=3,
