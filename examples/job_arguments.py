@@ -22,14 +22,13 @@ from hf_robustft.cli.data_sets import (
 )
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.few_shot import few_shot
-from hf_robustft.evaluation.detector import DETECTOR_SCORES
+from hf_robustft.evaluation.fitting import DETECTORS
 from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.given import RecordsGiven, Suggested
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 SUITE = "emoji_shift"
 CHOICES = ("carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot")
-DETECTORS = (*DETECTOR_SCORES, "none")
 
 
 @dataclass

@@ -24,6 +24,7 @@ _ROOMS = {
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.report": ["EvaluationReport"],
     "evaluation.temperature": ["TemperatureScaling"],
+    "publishing.finish": ["finish_checkpoint"],
     "publishing.hub": ["publish"],
     "publishing.model_card": ["refresh_model_card", "write_model_card"],
     "publishing.pipeline": ["pipeline"],

@@ -65,6 +65,11 @@ class Spec:
         stem = Path(self.source).stem if self.part is None else self.part
         return re.sub(r"\s+", "-", stem) or "data"
 
+    @property
+    def folder(self) -> str | None:
+        """The path of one's own data, or of one's own copy; None for a name of the registry alone."""
+        return self.copy if self.registered else self.source
+
 
 def own_split(spec: Spec, usual: str) -> str | None:
     """The split of own data that is meant: the one named; else, of several, the one usual for the purpose.

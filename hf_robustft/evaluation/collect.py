@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from hf_robustft.data.images import BadImages
 from hf_robustft.data.streaming import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.features import encode_images, evaluation_mode, normalised, unwrapped
+from hf_robustft.modeling.files import whole_file
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 
@@ -293,13 +293,10 @@ def save_logits(directory: str | Path, name: str, tensors: Mapping[str, Tensor],
         `Path`: The file.
     """
     path = Path(directory) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in {"format": "pt", **facts}.items()
     }
-    # Beside it, then renamed: a run that is stopped here leaves no half of a file.
-    half = path.with_name(f".{path.name}.new")
-    save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, half, metadata=metadata)
-    os.replace(half, path)
+    with whole_file(path) as half:
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, half, metadata=metadata)
     return path

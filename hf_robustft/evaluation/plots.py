@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..modeling.files import whole_file
 from .report import DatasetResult, EvaluationReport
 from .tables import ARROW, check_same_data, label, ordered
 
@@ -71,8 +72,8 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
     for text in (*legend.get_texts(), *(axes.title for axes in figure.axes)):
         # A dollar sign in a name is no formula.
         text.set_parse_math(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, format="png")
+    with whole_file(path) as half:
+        figure.savefig(half, dpi=dpi, format="png")
     return path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from ..modeling.files import write_whole
 from .open_set_report import check_open_set, open_set_metrics
 
 FORMAT = 1
@@ -216,9 +217,7 @@ def save_reports(path: str | Path, reports: Iterable[EvaluationReport]) -> Path:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
         raise ValueError(f"The reports cannot be written to {path}: a number is not finite ({error}).") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+    return write_whole(path, text + "\n")
 
 
 def load_reports(path: str | Path) -> list[EvaluationReport]:

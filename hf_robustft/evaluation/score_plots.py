@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
+from ..modeling.files import whole_file
 from .open_set import SCORES, as_floats, detection_metrics
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
@@ -97,8 +98,8 @@ def plot_scores(
         figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     panels[-1].set_xlabel(f"{NAMES[score]}\nhigher: more like a known class", fontsize=10)
     figure.supylabel("share of the images", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, format="png")
+    with whole_file(path) as half:
+        figure.savefig(half, dpi=dpi, format="png")
     return path
 
 

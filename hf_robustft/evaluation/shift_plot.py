@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..modeling.files import whole_file
 from .plots import AFTER, BEFORE, EDGE, GAP
 from .report import DatasetResult, EvaluationReport
 from .tables import check_same_data, ordered
@@ -71,8 +72,8 @@ def plot_shift(reports: EvaluationReport | Sequence[EvaluationReport], path: str
     ):
         # A dollar sign in a name is no formula.
         text.set_parse_math(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, format="png")
+    with whole_file(path) as half:
+        figure.savefig(half, dpi=dpi, format="png")
     return path
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .files import whole_file
 from .projections import PROJECTIONS
 
 ADAPTERS_FILE = "adapters.safetensors"
@@ -22,14 +22,10 @@ FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", 
 def write_adapters_file(directory: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Path:
     """Write the `TENSORS` and the `FACTS` into `directory` (made where it is missing), whole or not at all."""
     path = Path(directory) / ADAPTERS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, then renamed: a run that is stopped here leaves the old file, not half of the new one.
-    half = path.with_name(f".{ADAPTERS_FILE}.new")
     values = {name: tensors[name].detach().cpu().clone().contiguous() for name in TENSORS}
-    save_file(
-        values, half, metadata={"format": "pt", "adapters_format": FORMAT, **{name: facts[name] for name in FACTS}}
-    )
-    os.replace(half, path)
+    metadata = {"format": "pt", "adapters_format": FORMAT, **{name: facts[name] for name in FACTS}}
+    with whole_file(path) as half:
+        save_file(values, half, metadata=metadata)
     return path
 
 

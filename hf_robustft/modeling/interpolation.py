@@ -31,8 +31,43 @@ def interpolate_weights(
     Raises:
         ValueError: If `alpha` is outside [0, 1], or names, shapes or integer buffers disagree.
     """
+    check_alpha(alpha)
+    first, second = check_interpolation(zero_shot, fine_tuned)
+    result = {}
+    for name, start in first.items():
+        end = second[name]
+        if not end.is_floating_point():
+            result[name] = end.clone()
+        else:
+            wide = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
+            mixed = (1.0 - alpha) * start.to(end.device, wide) + alpha * end.to(wide)
+            result[name] = mixed.to(end.dtype)
+    return result
+
+
+def check_alpha(alpha: float) -> None:
+    """
+    Refuse a share of the fine-tuned weights that is not one.
+
+    Raises:
+        ValueError: If it lies outside [0, 1].
+    """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"`alpha={alpha}` lies outside [0, 1]; 0 is the zero-shot model, 1 the fine-tuned one.")
+
+
+def check_interpolation(
+    zero_shot: nn.Module | Mapping[str, Tensor], fine_tuned: nn.Module | Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """
+    Refuse two models between which there is none.
+
+    Returns:
+        The two state dicts.
+
+    Raises:
+        ValueError: If names, shapes or integer buffers disagree.
+    """
     first = zero_shot.state_dict() if isinstance(zero_shot, nn.Module) else zero_shot
     second = fine_tuned.state_dict() if isinstance(fine_tuned, nn.Module) else fine_tuned
     if first.keys() != second.keys():
@@ -41,17 +76,10 @@ def interpolate_weights(
             f"The two models have different tensors ({', '.join(different[:3])}{', ...' if len(different) > 3 else ''}); "
             "interpolate a model with the checkpoint it was fine-tuned from."
         )
-    result = {}
     for name, start in first.items():
         end = second[name]
         if start.shape != end.shape:
             raise ValueError(f"`{name}` has shape {tuple(start.shape)} in one model, {tuple(end.shape)} in the other.")
-        if not end.is_floating_point():
-            if not torch.equal(start.to(end.device), end):
-                raise ValueError(f"The integer buffer `{name}` differs between the models and cannot be interpolated.")
-            result[name] = end.clone()
-        else:
-            wide = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
-            mixed = (1.0 - alpha) * start.to(end.device, wide) + alpha * end.to(wide)
-            result[name] = mixed.to(end.dtype)
-    return result
+        if not end.is_floating_point() and not torch.equal(start.to(end.device), end):
+            raise ValueError(f"The integer buffer `{name}` differs between the models and cannot be interpolated.")
+    return first, second

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_robustft import __version__
 from hf_robustft.data.prompts import check_class_names, check_templates
+from hf_robustft.modeling.files import write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
@@ -30,12 +30,7 @@ def dump_robustft_json(directory: str | Path, content: Mapping[str, Any]) -> Pat
         text = json.dumps(dict(content), indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"A value cannot be written to {METADATA_FILE}: {error}; give finite numbers.") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, then renamed: a run that is stopped here leaves the old file, not half of the new one.
-    half = path.with_name(f".{METADATA_FILE}.new")
-    half.write_text(text + "\n", encoding="utf-8", newline="\n")
-    os.replace(half, path)
-    return path
+    return write_whole(path, text + "\n")
 
 
 def update_robustft_json(directory: str | Path, **parts: Any) -> Path:

@@ -17,6 +17,7 @@ from ..data.prompts import check_class_names, check_templates, class_prompts
 from .captions import distinct_captions, end_positions, pad_captions
 from .checkpoint_file import checkpoint_folder
 from .features import logit_scale, project_texts, unwrapped
+from .files import whole_file
 
 HEAD_FILE = "head.safetensors"
 
@@ -181,9 +182,9 @@ class ZeroShotHead(nn.Module):
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write `head.safetensors` (weight, bias; class names in its metadata) into `directory`; returns its path."""
         path = Path(directory) / HEAD_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, path, metadata={"format": "pt", "class_names": json.dumps(list(self.class_names))})
+        with whole_file(path) as half:
+            save_file(tensors, half, metadata={"format": "pt", "class_names": json.dumps(list(self.class_names))})
         return path
 
     @classmethod

@@ -19,6 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.evaluation.tables import ordered
+from hf_robustft.modeling.files import write_whole
 from hf_robustft.publishing.card_facts import SetFacts
 from hf_robustft.publishing.text import one_line
 
@@ -62,15 +63,14 @@ def write_eval_results(
     folder = Path(output_dir) / FOLDER
     wanted = {folder / f"{path.replace('/', '--')}.yaml": found for path, found in entries.items()}
     for path in folder.glob("*.yaml") if folder.is_dir() else ():
-        if path not in wanted and _is_ours(path):
+        if path not in wanted and is_ours(path):
             path.unlink()
     for path, found in wanted.items():
-        if path.exists() and not _is_ours(path):
+        if path.exists() and not is_ours(path):
             warnings.warn(f"{path.name} in {FOLDER} was written by hand and is kept.", stacklevel=3)
             continue
-        folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False, allow_unicode=True)
-        path.write_text(_MARKER + text, encoding="utf-8", newline="\n")
+        write_whole(path, _MARKER + text)
     return list(wanted)
 
 
@@ -141,5 +141,6 @@ def task_in(text: str, item: SetFacts) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether `write_eval_results` wrote a file."""
     return path.read_text(encoding="utf-8", errors="replace").startswith(_MARKER)

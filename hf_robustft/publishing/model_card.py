@@ -66,6 +66,7 @@ def write_model_card(
     emissions: Mapping[str, Any] | None = None,
     eval_tasks: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    title: str | None = None,
 ) -> Path:
     """
     Write `README.md` into a checkpoint folder, and `.eval_results/*.yaml` for benchmark data sets of the Hub.
@@ -100,6 +101,7 @@ def write_model_card(
         eval_tasks (`Mapping[str, str]`, *optional*): By name of a test set on the Hub the id of the task that its repository
             defines; by default the repositories' `eval.yaml` are asked (see `defined_tasks`).
         tags (`Sequence[str]`, *optional*): For the metadata, such as the `model_tags` that a tracker gave the model.
+        title (`str`, *optional*): Of the card; the folder's name by default.
 
     Returns:
         `Path`: The file written: `README.md` or `README.generated.md`.
@@ -138,7 +140,7 @@ def write_model_card(
     )
     facts = replace(facts, eval_tasks=defined_tasks(facts.sets, eval_tasks))
     facts.save(output_dir)
-    return _write(Path(output_dir), facts, report, baseline)
+    return _write(Path(output_dir), facts, report, baseline, title)
 
 
 def refresh_model_card(

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from ..modeling.metadata import METADATA_FILE
 from ..modeling.sharding import full_values
 from ..objectives.base import take, take_module
+from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
 from .state import load_state, save_state
 
 
@@ -18,6 +22,11 @@ class ExactCheckpoints:
 
     Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
     """
+
+    #: Checkpoints of another run in `output_dir`, which go when this one saves its first.
+    _former: Sequence[Path] = ()
+    #: What was written into a folder before this is of another run.
+    _run_started: float = 0.0
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
@@ -81,18 +90,56 @@ class ExactCheckpoints:
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
             # A missing teacher is found before an hour of loading and skipping, not after.
             self.check_checkpoint(resume_from_checkpoint)
+        self._former = former_checkpoints(self.args.output_dir, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         self._saving_checkpoint = True
         try:
-            super()._save_checkpoint(model, trial)
+            # Until this run has something to put in their place the checkpoints of a former run are not lost.
+            with self._instead_of_former():
+                super()._save_checkpoint(model, trial)
         finally:
             self._saving_checkpoint = False
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = self.args.output_dir if output_dir is None else output_dir
         if not self._saving_checkpoint and state_dict is None:
             state_dict = self.export_state_dict()
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.save_extras(self.args.output_dir if output_dir is None else output_dir)
+        if not self.args.should_save:
+            super()._save(folder, state_dict)
+        elif self._saving_checkpoint:
+            super()._save(folder, state_dict)
+            self.save_extras(folder)
+        else:
+            self._export(folder, state_dict)
+
+    def _export(self, folder: str, state_dict: dict | None) -> None:
+        """The model takes the place of another one in the folder as a whole; results of this run stay."""
+        with replacing(folder, since=self._run_started) as stage:
+            super()._save(str(stage), state_dict)
+            self.save_extras(str(stage))
+            metadata = Path(folder) / METADATA_FILE
+            if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
+                self._write_metadata(stage)
+        if Path(folder).resolve() == Path(self.args.output_dir).resolve():
+            self.drop_former_checkpoints()
+
+    def drop_former_checkpoints(self) -> None:
+        """Remove the checkpoints of a former run from `output_dir`; its own first checkpoint, or `save_model`, does so."""
+        with self._instead_of_former():
+            pass
+
+    @contextmanager
+    def _instead_of_former(self):
+        former, self._former = self._former, []
+        if not self.args.should_save:
+            yield
+            return
+        set_aside(former)
+        try:
+            yield
+        except BaseException:
+            put_back(former)
+            raise
+        drop_former(self.args.output_dir)

@@ -28,6 +28,8 @@ from ..publishing.metadata import METADATA_FILE, write_robustft_json
 from ..publishing.model_card import write_model_card
 from ..publishing.progress_card import is_progress_card, write_progress_card
 from ..publishing.retrying import summary, with_retries
+from .benchmark_evaluation import as_benchmarks
+from .finishing import finish_run
 from .push_parts import changed_arguments, linked_copy
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ class CardOnPush:
     #: The training set, if it was given as a [`Benchmark`].
     train_benchmark: Benchmark | None = None
     _evaluated_at: int | None = None
-    _train_started: float = 0.0
+    #: Whether `output_dir` holds all there is: `push_to_hub` saves nothing then.
+    _is_finished: bool = False
     _train_seconds: float | None = None
     _failed_push: str | None = None
     _pusher: ThreadPoolExecutor | None = None
@@ -80,7 +83,7 @@ class CardOnPush:
         self.push_in_progress = None
 
     def train(self, *args, **kwargs):
-        started, self._train_started = time.perf_counter(), time.time()
+        started, self._run_started, self._is_finished = time.perf_counter(), time.time(), False
         if self.is_world_process_zero():
             shutil.rmtree(Path(self.args.output_dir) / STAGE, ignore_errors=True)
         result = super().train(*args, **kwargs)
@@ -187,7 +190,6 @@ class CardOnPush:
         return done
 
     def _describe(self, stage: Path) -> None:
-        self._write_metadata(stage)
         written = Path(self.args.output_dir) / CARD_FILE
         if written.is_file() and not is_untouched(written):
             for name in (CARD_FILE, *pictures(written)):
@@ -229,6 +231,48 @@ class CardOnPush:
 
     # ---- At the end --------------------------------------------------------------------------------------------
 
+    def finish(self, validation: Benchmark | None = None, **options: Any) -> EvaluationReport | None:
+        """
+        Save the model and complete `output_dir`: temperature and detector fitted on validation images, the evaluation sets
+        measured as a user will load the model, `evaluation.json`, pictures and card written. Of another run nothing stays.
+
+        All processes must make this call, after `train`.
+
+        Args:
+            validation ([`Benchmark`], *optional*): Images to fit on; by default the one of `eval_dataset` with that role.
+            options: Of [`~hf_robustft.training.finishing.finish_run`]: `detector`, `true_positive_rate`,
+                `fold_temperature`, `save_logits`, `baseline`, and facts for the card.
+
+        Returns:
+            [`EvaluationReport`], also in `self.last_report`; `None` without evaluation sets.
+
+        Raises:
+            ValueError, OSError: If something cannot be fitted, measured or written; the saved model stays.
+        """
+        self.save_model(_internal_call=True)
+        self.accelerator.wait_for_everyone()
+        benchmarks = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)
+        if validation is None:
+            validation = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
+        evaluator = self._evaluator_of(benchmarks) if benchmarks else None
+        facts = {"base_model": self.model.name_or_path or None, "wall_seconds": self._train_seconds}
+        done = finish_run(
+            self.args,
+            self.processing_class,
+            method=self.method,
+            evaluator=evaluator,
+            train=self.train_benchmark,
+            validation=validation,
+            bad_images=self.bad_images,
+            **{**facts, "log_history": self.state.log_history, **options},
+        )
+        for note in done.notes if self.is_world_process_zero() else ():
+            logger.warning(note)
+        if done.report is not None:
+            self.last_report, self._evaluated_at = done.report, self.state.global_step
+        self._is_finished = True
+        return done.report
+
     def create_model_card(self, **kwargs) -> None:
         """
         Write the card into `output_dir`, unless it is there.
@@ -243,11 +287,11 @@ class CardOnPush:
             return
         folder = Path(self.args.output_dir)
         card = folder / CARD_FILE
-        old = card.is_file() and (card.stat().st_mtime < self._train_started or is_progress_card(folder))
+        old = card.is_file() and (card.stat().st_mtime < self._run_started or is_progress_card(folder))
         if card.is_file() and not (old and is_untouched(card)):
             return
         metadata = folder / METADATA_FILE
-        if not metadata.is_file() or metadata.stat().st_mtime < self._train_started:
+        if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
             self._write_metadata(folder)
         data = [] if self.train_benchmark is None else [self.train_benchmark]
         data += [benchmark for benchmark in getattr(self, "_evaluated", ()) if benchmark not in data]
@@ -286,7 +330,7 @@ class CardOnPush:
         **kwargs,
     ) -> Publication | None:
         """
-        Save the model into `output_dir`, and upload what belongs to it from there.
+        Save the model into `output_dir`, unless `finish` has just completed that, and upload what belongs to it.
 
         Args:
             commit_message (`str`, *optional*): First line of the commit.
@@ -307,7 +351,8 @@ class CardOnPush:
         self._finish_current_push()
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
+        if not self._is_finished:
+            self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)

@@ -1,0 +1,88 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What is fitted on validation images once a model is trained: a temperature, and an open-set detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CLIPModel
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
+from hf_robustft.evaluation.open_set import RECALL
+from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.features import logit_scale
+from hf_robustft.modeling.zero_shot import ZeroShotHead
+
+DETECTORS = (*DETECTOR_SCORES, "none")
+
+
+def check_fit(detector: str = "energy", true_positive_rate: float = RECALL) -> None:
+    """
+    Refuse what no fit can be, before anything is trained.
+
+    Raises:
+        ValueError: If the score is unknown, or the rate outside (0, 1].
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"`--detector {detector}` is unknown; choose one of {', '.join(DETECTORS)}.")
+    if not 0 < true_positive_rate <= 1:
+        raise ValueError(f"`--true_positive_rate {true_positive_rate}` must lie in (0, 1].")
+
+
+def fit_on_validation(
+    model: CLIPModel,
+    validation: Benchmark,
+    processor: Any,
+    head: ZeroShotHead | None = None,
+    *,
+    detector: str = "energy",
+    true_positive_rate: float = RECALL,
+    fold: bool = False,
+    **reading: Any,
+) -> tuple[TemperatureScaling | None, OpenSetDetector | None, list[str]]:
+    """
+    Fit a temperature and an open-set detector on in-distribution images that were neither trained nor tested on.
+
+    Args:
+        model ([`~transformers.CLIPModel`]): The model, on the device where it shall run.
+        validation ([`Benchmark`]): The images.
+        processor: The model's processor.
+        head ([`ZeroShotHead`], *optional*): A trained head.
+        detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
+        true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
+        fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place.
+        reading: As of `collect_logits`: `batch_size`, `num_workers`, `progress`, `bad_images`.
+
+    Returns:
+        The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.
+
+    Raises:
+        ValueError: If an option is out of range, or there is no best temperature and it is to be folded.
+        OSError: If an image cannot be read.
+    """
+    check_fit(detector, true_positive_rate)
+    if detector == "none" and not fold:
+        return None, None, []
+    logits, labels = collect_logits(model, validation, processor, head=head, **reading)
+    notes, temperature, found = [], None, None
+    try:
+        temperature = TemperatureScaling().fit(logits, labels)
+    except ValueError as error:
+        if fold:
+            raise
+        notes.append(f"No temperature: {error}")
+    if detector != "none":
+        found = OpenSetDetector.fit(
+            logits,
+            class_names=validation.class_names,
+            logit_scale=logit_scale(model),
+            score=detector,
+            true_positive_rate=true_positive_rate,
+            temperature=temperature,
+            fitted_on=validation.name,
+        )
+    if fold:
+        found = fold_temperature(model, temperature, found, logits, head)
+    return temperature, found, notes

@@ -1,0 +1,122 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Files that are whole or not there, and folders that are known to be writable before work is spent."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """
+    Write a file beside its place, and rename it when the block ends: readers find the old file or the new one.
+
+    Args:
+        path (`str` or `Path`): The file; its folder is made if it does not exist.
+
+    Yields:
+        `Path`: Where to write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(half_name(path.name))
+    try:
+        yield half
+        os.replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def half_name(name: str) -> str:
+    """The name under which a file is written before it takes its place."""
+    return f".{name}.new"
+
+
+def write_whole(path: str | Path, text: str) -> Path:
+    """Write a text file with Unix line ends, whole or not at all; returns its path."""
+    with whole_file(path) as half:
+        half.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def check_output_dir(path: str | Path, option: str = "--output_dir") -> None:
+    """
+    Refuse a folder that cannot be written, before work is spent. What is made to find out is removed again.
+
+    Args:
+        path (`str` or `Path`): The folder; it need not exist.
+        option (`str`, *optional*, defaults to `"--output_dir"`): What the user calls it, for the message.
+
+    Raises:
+        OSError: If a file is in the way, or the folder cannot be made or written.
+    """
+    folder = Path(path).expanduser()
+    made: list[Path] = []
+    try:
+        # From the top down: each folder that is made here is removed again.
+        for part in (*reversed(folder.absolute().parents), folder.absolute()):
+            if part.is_dir():
+                continue
+            if part.exists() or part.is_symlink():
+                raise OSError(f"{part} is not a folder")
+            part.mkdir()
+            made.append(part)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OSError(
+            f"`{option} {path}` cannot be written ({reason}); give a folder that you may write."
+        ) from error
+    finally:
+        for part in reversed(made):
+            with suppress(OSError):
+                part.rmdir()
+
+
+@contextmanager
+def unless_refused(path: str | Path) -> Iterator[None]:
+    """If the block raises, remove the folder and those above it again, as far as they were made in it and are empty."""
+    folder = Path(path).expanduser().absolute()
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for part in missing:
+                part.rmdir()
+        raise
+
+
+def check_apart(output_dir: str | Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """
+    Refuse an output folder that would overwrite what a run reads, or put its files among the data.
+
+    Args:
+        output_dir (`str` or `Path`): The folder.
+        inputs (`Mapping[str, str | Path | None]`): By the option as the user gave it, what it reads; only folders count.
+
+    Raises:
+        ValueError: If it lies in one of them, or one of them is a checkpoint in it, which the run would replace.
+    """
+    for option, place in inputs.items():
+        if place is None or not Path(place).expanduser().is_dir():
+            continue
+        inside = is_within(output_dir, place)
+        if inside or is_within(place, output_dir) and Path(place).resolve().name.startswith("checkpoint-"):
+            where = "lies in" if inside else "holds"
+            raise ValueError(
+                f"`--output_dir {output_dir}` {where} the folder that `{option}` reads, which the run would change; give "
+                "another output folder."
+            )
+
+
+def is_within(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path is a folder or lies in it, links followed."""
+    path, folder = Path(path).expanduser().resolve(), Path(folder).expanduser().resolve()
+    return path == folder or folder in path.parents

@@ -1,0 +1,256 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+The files of a run's folder that this library owns: one model and its results take the place of all of another's.
+
+A folder may hold files of its user's, which are never touched. Ours are known by name (`MODEL_FILES`, `RESULT_FILES`),
+where people write too by content: the card, and entries in `.eval_results`. `checkpoint-*` are those of the Trainer.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hf_robustft.evaluation.report import TRAINED_HEAD
+from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
+from hf_robustft.modeling.files import half_name
+from hf_robustft.modeling.metadata import METADATA_FILE
+from hf_robustft.modeling.zero_shot import HEAD_FILE
+from hf_robustft.publishing import eval_results
+from hf_robustft.publishing.card_file import CARD_FILE, GENERATED_FILE, is_untouched
+from hf_robustft.publishing.card_results import RELIABILITY_FILE, SHIFT_FILE
+from hf_robustft.publishing.open_set_section import SCORES_FILE
+
+EVALUATION_FILE = "evaluation.json"
+LOGITS = "logits"
+#: What loading the model depends on, and what the Trainer writes beside it.
+MODEL_FILES = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", HEAD_FILE, ADAPTERS_FILE),
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "training_args.bin"),
+    *("robustft_state.json", "robustft_state.safetensors"),
+)
+RESULT_FILES = (METADATA_FILE, EVALUATION_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE)
+#: Being written: not yet worth anything.
+STAGE = ".robustft_new"
+#: Complete: from its renaming on the new files count, and `settle` finishes what was interrupted.
+READY = ".robustft_ready"
+MANIFEST = "manifest.json"
+#: Checkpoints of a former run, until the new run has saved its first.
+FORMER = ".robustft_former"
+
+
+def owned_files(folder: str | Path) -> list[str]:
+    """Names, relative to a folder, of the files in it that this library wrote, those of `checkpoint-*` excepted."""
+    folder = Path(folder)
+    names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    halves = {half_name(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)}
+    owned = [name for name in names if _fits(name, (*MODEL_FILES, *RESULT_FILES)) or name in halves]
+    owned += [name for name in (CARD_FILE, GENERATED_FILE) if name in names and is_untouched(folder / name)]
+    entries = sorted((folder / eval_results.FOLDER).glob("*.yaml"))
+    owned += [f"{eval_results.FOLDER}/{path.name}" for path in entries if eval_results.is_ours(path)]
+    owned += [f"{LOGITS}/{path.name}" for path in sorted((folder / LOGITS).glob("*.safetensors"))]
+    return owned
+
+
+@contextmanager
+def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None = None) -> Iterator[Path]:
+    """
+    An empty folder whose files take the place of all of ours in another when the block ends.
+
+    If the block raises, or the process is killed in it, the folder is as it was. If the process is killed afterwards,
+    `settle` finishes the replacement, so that nobody sees half of two models.
+
+    Args:
+        folder (`str` or `Path`): The folder, made if it does not exist.
+        keep (*optional*): Patterns of files of ours that stay.
+        since (`float`, *optional*): Results that were written after this time stay too.
+
+    Yields:
+        `Path`: Where to write the new files.
+    """
+    folder, keep = Path(folder), tuple(keep)
+    settle(folder)
+    is_new = not folder.exists()
+    stage = folder / STAGE
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        new = [path.relative_to(stage).as_posix() for path in sorted(stage.rglob("*")) if path.is_file()]
+        stays = [name for name in owned_files(folder) if _fits(name, keep) or _is_result_since(folder / name, since)]
+        (stage / MANIFEST).write_text(json.dumps({"new": new, "stays": stays}), encoding="utf-8")
+        os.rename(stage, folder / READY)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    settle(folder)
+
+
+def settle(folder: str | Path) -> None:
+    """
+    Finish a replacement of files that was interrupted; without one nothing happens.
+
+    Raises:
+        OSError: If the folder cannot be written.
+        ValueError: If what says how to go on is damaged.
+    """
+    folder = Path(folder)
+    ready = folder / READY
+    if not ready.is_dir():
+        return
+    if not (ready / MANIFEST).is_file():
+        # All was moved, and the folder itself half removed.
+        shutil.rmtree(ready, ignore_errors=True)
+        return
+    new, stays = _manifest(ready)
+    for name in owned_files(folder):
+        if name not in new and name not in stays:
+            (folder / name).unlink(missing_ok=True)
+    for name in new:
+        # Moved before the interruption, or by another process that reads the folder.
+        with suppress(FileNotFoundError):
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(ready / name, folder / name)
+    shutil.rmtree(ready, ignore_errors=True)
+    for name in (LOGITS, eval_results.FOLDER):
+        with suppress(OSError):
+            (folder / name).rmdir()
+
+
+def _manifest(ready: Path) -> tuple[list[str], list[str]]:
+    try:
+        content = json.loads((ready / MANIFEST).read_text(encoding="utf-8"))
+        lists = content["new"], content["stays"]
+        # A folder from elsewhere must not reach out of itself.
+        if all(re.fullmatch(r"(\.?[\w-]+/)?\.?[^./\\][^/\\]*", name) for names in lists for name in names):
+            return lists
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"{ready} is damaged: the files of a model that was being saved are in it; move them into {ready.parent} and "
+        "remove it, or train again."
+    )
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_result_since(path: Path, since: float | None) -> bool:
+    return since is not None and not _fits(path.name, MODEL_FILES) and path.stat().st_mtime >= since
+
+
+def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
+    """
+    Whether the results of a folder belong to a trained head: by its `robustft.json`, and only where that does not say (or
+    is not there), by the presence of `head.safetensors`.
+
+    Args:
+        directory: The folder.
+        facts (`Mapping[str, Any]`): What `load_robustft_json` gave; empty without the file.
+
+    Raises:
+        OSError: If the metadata claim a head that is not there.
+    """
+    path = Path(directory) / HEAD_FILE
+    claimed = facts.get("head", TRAINED_HEAD if path.is_file() else None) == TRAINED_HEAD
+    if claimed and not path.is_file():
+        raise FileNotFoundError(
+            f"{METADATA_FILE} in {directory} says that the results are those of a trained head, and there is no {HEAD_FILE}; "
+            "restore it, or train again."
+        )
+    return claimed
+
+
+# ---- Checkpoints of former runs ----------------------------------------------------------------------------------
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The Trainer's `checkpoint-<step>` folders, by step."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir() and _is_checkpoint(path)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = None) -> list[Path]:
+    """
+    The checkpoints in the folder of a run that are not its own: those of another run, or, of a run that is resumed from one
+    of them, the later ones.
+
+    Args:
+        folder (`str` or `Path`): Output folder of the run.
+        resumed (`str`, `Path` or `bool`, *optional*): The checkpoint that it is resumed from; `True` for the last one.
+
+    Raises:
+        ValueError: If a run that is not resumed would take the place of one that did not finish.
+    """
+    found = checkpoints(folder)
+    if resumed is True:
+        return []
+    if resumed and Path(resumed).resolve().parent == Path(folder).resolve():
+        step = re.fullmatch(r"checkpoint-(\d+)", Path(resumed).resolve().name)
+        return [path for path in found if step and step_of(path) > int(step[1])]
+    if found:
+        _check_finished(Path(folder), found)
+    return found
+
+
+def set_aside(former: Iterable[Path]) -> None:
+    """Move checkpoints out of the way, so that none is mixed with another; `drop_former` removes them."""
+    for path in former:
+        if path.is_dir():
+            aside = path.parent / FORMER
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / path.name, ignore_errors=True)
+            os.rename(path, aside / path.name)
+
+
+def put_back(former: Iterable[Path]) -> None:
+    """Undo `set_aside`, as far as the names are free."""
+    for path in former:
+        aside = path.parent / FORMER / path.name
+        if aside.is_dir() and not path.exists():
+            os.rename(aside, path)
+
+
+def drop_former(folder: str | Path) -> None:
+    """Remove the checkpoints that `set_aside` has moved."""
+    shutil.rmtree(Path(folder) / FORMER, ignore_errors=True)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return not names or bool(names & {"trainer_state.json", "config.json", "robustft_state.json"})
+
+
+def _check_finished(folder: Path, found: list[Path]) -> None:
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    state = newest / "trainer_state.json"
+    total = None
+    with suppress(OSError, ValueError):
+        content = json.loads(state.read_text(encoding="utf-8"))
+        total = content["max_steps"] if isinstance(content, dict) and isinstance(content.get("max_steps"), int) else None
+    saved = [folder / name for name in (METADATA_FILE, "model.safetensors") if (folder / name).is_file()]
+    written = state.stat().st_mtime if state.is_file() else newest.stat().st_mtime
+    if (total and step_of(newest) >= total) or any(path.stat().st_mtime >= written for path in saved):
+        return
+    raise ValueError(
+        f"{folder} holds {newest.name} of a run that did not finish{f' ({total} steps)' if total else ''}, and this run would "
+        f"take its place; continue it with --resume_from_checkpoint {newest}, give another --output_dir, or remove its "
+        "checkpoint-* folders."
+    )
