@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.class_projection import head_classes
@@ -36,6 +36,31 @@ def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]
         if benchmark.role == "open_set":
             _check_open_set(benchmark, known)
     return checked
+
+
+def head_keys(
+    benchmarks: Mapping[str, Benchmark], trained_classes: Sequence[str] | None = None
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None]:
+    """
+    Which head classifies each benchmark.
+
+    Args:
+        benchmarks: From [`checked_benchmarks`].
+        trained_classes (sequence of `str`, *optional*): The class names of a trained head.
+
+    Returns:
+        `dict`: By name `None` for the trained head, else the class names and templates of a zero-shot head. Benchmarks
+        with equal entries share one.
+    """
+    known = next((benchmark for benchmark in benchmarks.values() if benchmark.role == "id"), None)
+    keys = {}
+    for name, benchmark in benchmarks.items():
+        # Unseen classes are what the known classes are not, so they are scored by the head of those.
+        of = known if benchmark.role == "open_set" else benchmark
+        classes = head_classes(of)
+        trained = trained_classes is not None and tuple(trained_classes) in classes
+        keys[name] = None if trained else (classes[0], of.templates)
+    return keys
 
 
 def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:

@@ -18,7 +18,7 @@ from hf_robustft.data.class_projection import head_classes
 from hf_robustft.data.images import BadImages
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
-from hf_robustft.evaluation.benchmark_checks import check_bank, checked_benchmarks
+from hf_robustft.evaluation.benchmark_checks import check_bank, checked_benchmarks, head_keys
 from hf_robustft.evaluation.binning import check_n_bins
 from hf_robustft.evaluation.collect import (
     evaluation_head,
@@ -219,19 +219,15 @@ class Evaluator:
                     "classes."
                 )
         built, heads = {}, {}
-        for benchmark in self.benchmarks.values():
-            # Unseen classes are what the known classes are not, so they are scored by the head of those.
-            of = self._known if benchmark.role == "open_set" else benchmark
-            classes = head_classes(of)
-            if trained is not None and trained.class_names in classes:
-                heads[benchmark.name] = (trained, TRAINED_HEAD)
+        for name, key in head_keys(self.benchmarks, None if trained is None else trained.class_names).items():
+            if key is None:
+                heads[name] = (trained, TRAINED_HEAD)
                 continue
-            key = (classes[0], of.templates)
             if key not in built:
                 built[key] = ZeroShotHead.from_model(
                     model, self.processor, *key, batch_size=self.batch_size, sharded=True
                 )
-            heads[benchmark.name] = (built[key], ZERO_SHOT_HEAD)
+            heads[name] = (built[key], ZERO_SHOT_HEAD)
         return heads
 
     def _policy(self, benchmark: Benchmark) -> BadImages | None:

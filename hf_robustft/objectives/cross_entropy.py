@@ -49,6 +49,8 @@ class CrossEntropyMixin(ObjectiveMixin):
         ValueError: If there is neither a head nor class names and a tokenizer to build one from.
     """
 
+    head: ZeroShotHead | None = None
+
     def __init__(
         self,
         *args,
@@ -85,7 +87,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {**super().trainable_modules(), "head": self.head}
 
-    def evaluation_head(self) -> ZeroShotHead:
+    def evaluation_head(self) -> ZeroShotHead | None:
         return self.head
 
     def save_extras(self, directory: str) -> None:

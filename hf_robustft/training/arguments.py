@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.shares import ceil_share, floor_share
+from ..evaluation.metric_names import checked_direction
 from .given import RecordsGiven
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
@@ -258,6 +259,8 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
         if self.preset == "reference":
             self.suggest(REFERENCE_PRESET, "preset reference")
         self._check_numbers()
+        if self.metric_for_best_model is not None:
+            self.greater_is_better = checked_direction(self.metric_for_best_model, self.greater_is_better)
         TrainingArguments.__post_init__(self)
         if self.auto_find_batch_size:
             raise ValueError(
@@ -265,6 +268,11 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
                 "set --per_device_train_batch_size to a size that fits."
             )
         self._record_assignments()
+
+    def check_values(self) -> None:
+        """Refuse values that no run can have, also those set after construction. Raises ValueError."""
+        self._check_choices()
+        self._check_numbers()
 
     def _check_choices(self) -> None:
         for f in fields(self):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..data.benchmarks import Benchmark
@@ -23,7 +24,7 @@ class BenchmarkEvaluation:
 
     def evaluate(
         self,
-        eval_dataset: Benchmark | Sequence[Benchmark] | Mapping[str, Benchmark] | None = None,
+        eval_dataset: Benchmark | Sequence[Benchmark] | Mapping[str, Benchmark] | str | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -31,8 +32,9 @@ class BenchmarkEvaluation:
         Accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
 
         Args:
-            eval_dataset ([`Benchmark`], list or dict of them, *optional*): Defaults to the Trainer's own.
-            ignore_keys: Unused with benchmarks.
+            eval_dataset ([`Benchmark`], list or dict of them, or `str`, *optional*): Defaults to the Trainer's own; a
+                `str` names one of these. The keys of a dict are the names of its sets.
+            ignore_keys: Must be `None`; there is no output of the model to leave keys out of.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
 
         Returns:
@@ -41,10 +43,15 @@ class BenchmarkEvaluation:
         Raises:
             ValueError: If there is nothing to evaluate, or something else than benchmarks.
         """
+        if ignore_keys is not None:
+            raise ValueError(
+                f"`ignore_keys={ignore_keys}` names outputs of a model's forward call, which are not collected here; "
+                "leave it out."
+            )
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if chosen is None:
             raise ValueError("There is nothing to evaluate; pass `eval_dataset=` here or to the Trainer.")
-        benchmarks = as_benchmarks(chosen)
+        benchmarks = self._named_set(chosen) if isinstance(chosen, str) else as_benchmarks(chosen)
         evaluator = self._evaluator_of(benchmarks)
         with self.exported_weights() as model:
             self.last_report: EvaluationReport = evaluator.evaluate(
@@ -70,6 +77,14 @@ class BenchmarkEvaluation:
             self._evaluated = benchmarks
         return self._evaluator
 
+    def _named_set(self, name: str) -> list[Benchmark]:
+        own = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)
+        found = [benchmark for benchmark in own if benchmark.name == name]
+        if not found:
+            names = ", ".join(benchmark.name for benchmark in own) or "none"
+            raise ValueError(f"No evaluation set of this Trainer is called {name!r}; it has {names}.")
+        return found
+
     def predict(self, *args, **kwargs):
         """Not available: raises ValueError. A `CLIPModel` predicts through class prompts, which `Evaluator` makes."""
         raise ValueError(
@@ -79,10 +94,19 @@ class BenchmarkEvaluation:
 
 
 def as_benchmarks(chosen: Any) -> list[Benchmark]:
+    """
+    The benchmarks of what a Trainer is given to evaluate.
+
+    Args:
+        chosen: A [`Benchmark`], a list of them, or a dict, whose keys then are their names.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
     if isinstance(chosen, Benchmark):
         return [chosen]
-    if isinstance(chosen, Mapping):
-        chosen = list(chosen.values())
+    if isinstance(chosen, Mapping) and all(isinstance(item, Benchmark) for item in chosen.values()):
+        chosen = [item if item.name == key else replace(item, name=key) for key, item in chosen.items()]
     if isinstance(chosen, (list, tuple)) and chosen and all(isinstance(item, Benchmark) for item in chosen):
         return list(chosen)
     raise ValueError(

@@ -22,6 +22,7 @@ from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
+from .choosing import ChoosingByMetric
 from .distributed import (
     check_global_batches,
     check_launcher,
@@ -42,6 +43,7 @@ from .window import LossWindow
 
 class RobustTrainer(
     CardOnPush,
+    ChoosingByMetric,
     BenchmarkEvaluation,
     ExactCheckpoints,
     ShardedTraining,
@@ -65,7 +67,7 @@ class RobustTrainer(
             A benchmark (also streamed), a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column,
             or any data set whose examples `data_collator` understands.
         eval_dataset ([`Benchmark`], list or dict of them, *optional*):
-            What `evaluate` measures; keys are `eval_<benchmark>/accuracy` and so on.
+            What `evaluate` measures; metrics are `eval_<name>/accuracy` and so on. The keys of a dict are the names.
         processing_class ([`~transformers.CLIPProcessor`], *optional*):
             Tokenizer and image processor; needed for benchmarks, saved beside the weights.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*):
@@ -122,7 +124,8 @@ class RobustTrainer(
                 "checkpoints do not hold; switch one of the two off."
             )
         if eval_dataset is not None:
-            as_benchmarks(eval_dataset)
+            benchmarks = as_benchmarks(eval_dataset)
+            eval_dataset = {b.name: b for b in benchmarks} if isinstance(eval_dataset, Mapping) else eval_dataset
         self.train_benchmark = train_dataset if isinstance(train_dataset, Benchmark) else None
         # A collator of one's own may not know uint8 levels.
         options = {"bad_images": bad_images, "levels": data_collator is None}
@@ -147,6 +150,7 @@ class RobustTrainer(
         self._logit_scale_bound = math.log(max(100.0, math.exp(self.model.logit_scale.item())))
         self._check_attention()
         self.add_callback(_StepHooks(self))
+        self.settle_choice()
 
     def _check_attention(self) -> None:
         implementation = getattr(self.model.config, "_attn_implementation", None)
