@@ -96,6 +96,13 @@ class DataArguments(RecordsGiven, DataOptions):
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder in which the features of --feature_views are kept for later runs."}
     )
+    allow_overlap: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on where evaluation sets hold images that are trained on, or test sets the validation images; the "
+            "card says so. By default more than 5 % of such images are an error. Copies are recognised by their bytes."
+        },
+    )
     skip_baseline: bool = field(
         default=False, metadata={"help": "Do not measure the model before training; no column for it then."}
     )

@@ -53,6 +53,7 @@ from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
 from hf_robustft.training.finishing import finish_run
 from hf_robustft.training.hub_push import push_finished
+from hf_robustft.training.image_check import ImageCheck, check_images, image_hashes_of
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.push_parts import changed_arguments
 from hf_robustft.training.trainer import RobustTrainer
@@ -73,6 +74,7 @@ class Job:
     validation: Benchmark | None
     bad_images: BadImages
     evaluator: Evaluator | None
+    images: ImageCheck
 
     @property
     def output(self) -> Path:
@@ -135,9 +137,39 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: RobustTr
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
+    images = compare_images(model_args, data_args, train, benchmarks, validation)
+    if args.should_save:
+        print("".join(f"Note: {note}\n" for note in images.notes), end="")
     return Job(
-        model_args, data_args, args, model, processor, fine_tuned, train, benchmarks, validation, bad_images, evaluator
+        model_args,
+        data_args,
+        args,
+        model,
+        processor,
+        fine_tuned,
+        train,
+        benchmarks,
+        validation,
+        bad_images,
+        evaluator,
+        images,
     )
+
+
+def compare_images(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    train: Benchmark,
+    benchmarks: list[Benchmark],
+    validation: Benchmark | None,
+) -> ImageCheck:
+    """Refuse sets to measure on that hold training images, or name those that hold a few."""
+    earlier = image_hashes_of(model_args.model)
+    trains = model_args.method != "zero_shot" and model_args.finetuned_model is None
+    if model_args.finetuned_model is not None:
+        earlier = [*earlier, *image_hashes_of(model_args.finetuned_model)]
+    sets = [*benchmarks, *([validation] if validation is not None and validation not in benchmarks else [])]
+    return check_images(train if trains else None, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
 
 
 def build_trainer(job: Job) -> RobustTrainer:
@@ -167,7 +199,7 @@ def build_trainer(job: Job) -> RobustTrainer:
         processing_class=job.processor,
         bad_images=job.bad_images,
     )
-    trainer.train_benchmark = train
+    trainer.train_benchmark, trainer.image_check = train, job.images
     if args.resume_from_checkpoint is not None:
         trainer.check_checkpoint(args.resume_from_checkpoint)
     if method == "ft" and closed and all(train.class_names not in head_classes(benchmark) for benchmark in closed):
@@ -198,6 +230,7 @@ def save(job: Job, trainer: RobustTrainer | None) -> None:
             templates=job.train.templates,
             settings=changed_arguments(job.args),
             alpha=job.model_args.alpha if method == "wise_ft" else None,
+            image_hashes=job.images.hashes,
         )
         if trainer is None:
             set_aside(former_checkpoints(output))
@@ -244,6 +277,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         base_model_note="The checkpoint that comes with hf_robustft." if model_args.model == "emoji_clip" else None,
         wall_seconds=seconds,
         log_history=() if trainer is None else trainer.state.log_history,
+        notes=job.images.notes,
         command=f"accelerate launch examples/run_robust_ft.py {shlex.join(given)}".strip(),
     )
     if args.should_save:

@@ -234,7 +234,7 @@ def test_sets_to_measure_or_train_on_are_refused_unless_told(folder, sets):
     found = fold(folder, sets["photo"], allow_test_set=True)
     assert found.temperature.record["test_set"] is True
     assert (
-        "which are test images, so that calibration on them looks better than it is"
+        "which the model was trained or measured on too, so that calibration on them looks better than it is"
         in (folder / "README.md").read_text()
     )
 

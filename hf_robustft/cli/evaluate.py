@@ -31,6 +31,7 @@ from hf_robustft.modeling.checkpoint_file import checkpoint_folder
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.card_pictures import draw_pictures
+from hf_robustft.training.image_check import check_images
 
 RESULTS = "evaluation.json"
 
@@ -93,6 +94,7 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     if folder is not None and (folder / HEAD_FILE).is_file() and not options.zero_shot:
         head = ZeroShotHead.from_pretrained(folder)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
     evaluator = Evaluator(
         benchmarks,
         processor,
@@ -106,6 +108,8 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")
+        for note in images.notes:
+            print(f"Note: {note}")
     output = Path(options.output_dir)
     report = evaluator.evaluate(
         model.to(state.device),

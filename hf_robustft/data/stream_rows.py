@@ -134,6 +134,7 @@ class RowStream:
         declared: number of stored rows that the data set, or the registry, says there are; None if neither does.
         declared_by: who says so.
         certain: whether another number is an error; otherwise it is only told.
+        local: whether the images lie on this machine, so that reading them twice fetches nothing twice.
     """
 
     source: ShardRows | IndexedRows
@@ -141,6 +142,7 @@ class RowStream:
     declared: int | None = None
     declared_by: str = ""
     certain: bool = True
+    local: bool = True
 
     @property
     def where(self) -> str:
@@ -240,15 +242,17 @@ def stream_of(
     """
     if isinstance(opened, Dataset):
         source = IndexedRows(opened, meaning.image_column, meaning.columns)
-        return RowStream(source, meaning, len(opened), "the list of its files")
+        first = next(source.rows(0), (0, {}))[1].get(meaning.image_column) if len(opened) else None
+        local = "://" not in str((first or {}).get("path"))
+        return RowStream(source, meaning, len(opened), "the list of its files", local=local)
     source = ShardRows(opened.dataset, meaning.image_column, meaning.columns)
-    if opened.declared is not None:
-        return RowStream(source, meaning, opened.declared, "the data set itself")
     local = bool(opened.files) and not any("://" in file for file in opened.files)
+    if opened.declared is not None:
+        return RowStream(source, meaning, opened.declared, "the data set itself", local=local)
     counts = count_rows(opened) if local or (training and rows is None) else None
     if counts is not None:
-        return RowStream(source, meaning, sum(counts), "the headers of its files")
-    return RowStream(source, meaning, rows, "" if rows is None else "the registry", certain)
+        return RowStream(source, meaning, sum(counts), "the headers of its files", local=local)
+    return RowStream(source, meaning, rows, "" if rows is None else "the registry", certain, local)
 
 
 def class_names_of(opened: Opened | Dataset, column: str, where: str) -> tuple[str, ...]:

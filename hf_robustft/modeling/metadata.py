@@ -10,12 +10,21 @@ from typing import Any
 
 from hf_robustft import __version__
 from hf_robustft.data.prompts import check_class_names, check_templates
+from hf_robustft.data.sketch import Sketch
 from hf_robustft.modeling.files import write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
 #: Parts that are there only where they were given, and their JSON types.
-OPTIONAL = {"alpha": (int, float), "head": str, "temperature": dict, "detector": dict, "adapters": dict, "card": dict}
+OPTIONAL = {
+    "alpha": (int, float),
+    "head": str,
+    "temperature": dict,
+    "detector": dict,
+    "adapters": dict,
+    "card": dict,
+    "image_hashes": list,
+}
 
 
 def dump_robustft_json(directory: str | Path, content: Mapping[str, Any]) -> Path:
@@ -39,7 +48,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory: Folder of the checkpoint.
-        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`.
+        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`, `image_hashes`.
 
     Returns:
         `Path`: The file.
@@ -65,8 +74,9 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`,
-        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters` and `card` (what the
-        model card says beyond the results).
+        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `card` (what the
+        model card says beyond the results) and `image_hashes` (see [`data.sketch.Sketch`]: of the images that the model
+        was trained, tuned and measured on).
 
     Raises:
         OSError: If the folder has no `robustft.json`.
@@ -93,6 +103,11 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     for name, kind in OPTIONAL.items():
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"{path} has a part {name!r} of the wrong type; restore the file or write it again.")
+    try:
+        for entry in content.get("image_hashes", ()):
+            Sketch.from_dict(entry)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; restore the file or write it again.") from None
     if content["class_names"]:
         check_class_names(content["class_names"])
         check_templates(content["templates"])

@@ -45,6 +45,7 @@ def finish_checkpoint(
     scores: Mapping[str, Mapping[str, Tensor]] | None = None,
     logits_dir: str | Path | None = None,
     data: Sequence[Benchmark] = (),
+    image_hashes: Sequence[Mapping[str, Any]] = (),
     **card: Any,
 ) -> Path:
     """
@@ -69,6 +70,7 @@ def finish_checkpoint(
         scores (*optional*): `Evaluator.scores` of the report, for `scores.png`.
         logits_dir (*optional*): A folder into which the evaluation wrote its logits; it becomes `logits` in this one.
         data (`Sequence[Benchmark]`): The sets of training and evaluation, for the card.
+        image_hashes (*optional*): `ImageCheck.hashes`, by which images that the model has seen are recognised later.
         card: What else `write_model_card` takes: `base_model`, `hardware`, `wall_seconds`, `seed`, `log_history`,
             `command`, `licence`, ...
 
@@ -110,6 +112,7 @@ def finish_checkpoint(
             settings=settings,
             alpha=alpha,
             head=ZERO_SHOT_HEAD if head is None else TRAINED_HEAD,
+            image_hashes=image_hashes,
         )
         if head is not None:
             head.save_pretrained(stage)

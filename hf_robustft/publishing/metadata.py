@@ -24,6 +24,7 @@ def write_robustft_json(
     settings: Mapping[str, Any],
     alpha: float | None = None,
     head: str | None = None,
+    image_hashes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -37,6 +38,7 @@ def write_robustft_json(
             accounts or secrets are left out (see `public_settings`).
         alpha (`float`, *optional*): Share of the fine-tuned weights in an interpolation, in [0, 1].
         head (`str`, *optional*): The head behind the results: `"zero-shot prompts"` or `"trained linear head"`.
+        image_hashes (*optional*): `ImageCheck.hashes`, by which images that the model has seen are recognised later.
 
     Returns:
         `Path`: The file.
@@ -61,4 +63,6 @@ def write_robustft_json(
         content["alpha"] = float(alpha)
     if head is not None:
         content["head"] = head
+    if image_hashes:
+        content["image_hashes"] = [dict(entry) for entry in image_hashes]
     return dump_robustft_json(output_dir, content)

@@ -18,6 +18,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.images import BadImages
+from hf_robustft.data.overlap import Overlap, compare, hash_images
+from hf_robustft.data.sketch import TEST_SKETCH_SIZE, Sketch
 from hf_robustft.evaluation.calibration import expected_calibration_error
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector, fold_temperature
@@ -112,12 +114,11 @@ def recalibrate(
             "validation images."
         )
     reason = why_not_validation(validation, directory, reports, evaluation)
-    if reason is not None and (not allow_test_set or validation.role == "open_set"):
-        more = "" if validation.role == "open_set" else ", or say that you mean it with --allow_test_set"
-        raise ValueError(
-            f"{validation.name!r} is {reason}, and a temperature fitted on it would make its numbers look better than they "
-            f"are; give in-distribution validation images that are neither trained nor measured on{more}."
-        )
+    _refuse(validation, reason, allow_test_set)
+    hashes, shared = _compared(facts, validation, evaluation)
+    if reason is None:
+        reason = next((f"not unseen, since {found}" for found in shared if not found.tolerable), None)
+        _refuse(validation, reason, allow_test_set)
     _check_classes(facts, validation, directory)
     if facts["templates"] and validation.templates != tuple(facts["templates"]):
         # The probabilities to calibrate are those of the folder's own prompts.
@@ -146,7 +147,7 @@ def recalibrate(
     temperature.record |= {"fitted_on": validation.name, "test_set": reason is not None}
     name = reports[-1].model if reports else facts["method"]
     before = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
-    notes: list[str] = []
+    notes = [f"{found}." for found in shared]
     detector = _detector(directory, facts, validation, keep_detector, notes)
     detector = fold_temperature(model, temperature, detector, logits, head)
     if "detector" in facts and not keep_detector:
@@ -161,7 +162,7 @@ def recalibrate(
         _save_logit_scale(directory, folder, model.logit_scale)
         if head is not None:
             head.save_pretrained(folder)
-        update_robustft_json(folder, detector=None, temperature=temperature.to_dict())
+        update_robustft_json(folder, detector=None, temperature=temperature.to_dict(), image_hashes=hashes)
         if detector is not None:
             detector.save(folder)
         if after is not None:
@@ -213,6 +214,31 @@ def why_not_validation(
     if validation.path is not None and str(validation.split).split("[")[0] == "test":
         return "the split 'test' of its data set"
     return None
+
+
+def _refuse(validation: Benchmark, reason: str | None, allowed: bool) -> None:
+    if reason is None or (allowed and validation.role != "open_set"):
+        return
+    more = "" if validation.role == "open_set" else ", or say that you mean it with --allow_test_set"
+    raise ValueError(
+        f"{validation.name!r} is {reason}, and a temperature fitted on it would make its numbers look better than they "
+        f"are; give in-distribution validation images that are neither trained nor measured on{more}."
+    )
+
+
+def _compared(
+    facts: dict[str, Any], validation: Benchmark, evaluation: Iterable[Benchmark]
+) -> tuple[list[dict[str, Any]], list[Overlap]]:
+    """The `image_hashes` that the folder will have, and which images of the validation set are of other sets."""
+    images = hash_images(validation, role="validation")
+    measured = [hash_images(item) for item in evaluation if item.role not in ("validation", "train")]
+    stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
+    now = {(item.name, item.role) for item in (images, *measured)}
+    stored = [item for item in stored if (item.name, item.role) not in now]
+    others = [item for item in stored if item.role != "validation"] + [item.sketch() for item in measured]
+    shared = [overlap for overlap in (compare(images, other) for other in others) if overlap.found]
+    kept = [*stored, *(item.sketch(TEST_SKETCH_SIZE) for item in (images, *measured))]
+    return [item.to_dict() for item in kept], shared
 
 
 def _place(benchmark: Benchmark) -> tuple:

@@ -86,7 +86,7 @@ def _sentence(facts: Mapping[str, Any], included: bool) -> str:
             ece = f"; ECE {100 * facts['ece_before']:.1f}% before, {100 * facts['ece_after']:.1f}% after"
         fit = f", fitted on {facts['n']:,} images{on} (NLL {before:.3f} before, {after:.3f} after{ece})"
     if facts.get("test_set"):
-        fit += ", which are test images, so that calibration on them looks better than it is"
+        fit += ", which the model was trained or measured on too, so that calibration on them looks better than it is"
     if facts.get("folded", 1.0) != 1:
         more = "" if facts["temperature"] == 1 else f" A further one of {facts['temperature']:.4g} is not in them."
         times = len(facts.get("history", ()))

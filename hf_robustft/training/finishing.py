@@ -134,6 +134,7 @@ def finish_run(
             scores=None if evaluator is None else evaluator.scores,
             logits_dir=logits if save_logits else None,
             data=_sets(train, evaluator, validation),
+            image_hashes=facts.get("image_hashes", ()),
             **{
                 "hardware": describe_hardware(args.device, args.world_size),
                 "seed": args.seed,

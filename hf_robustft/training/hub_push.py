@@ -206,7 +206,13 @@ class CardOnPush:
         head = ZERO_SHOT_HEAD if self.evaluation_head() is None else TRAINED_HEAD
         settings = changed_arguments(self.args)
         write_robustft_json(
-            folder, method=self.method, class_names=names, templates=templates, settings=settings, head=head
+            folder,
+            method=self.method,
+            class_names=names,
+            templates=templates,
+            settings=settings,
+            head=head,
+            image_hashes=() if self.image_check is None else self.image_check.hashes,
         )
 
     def _write_progress_card(self, folder: Path) -> None:
@@ -256,6 +262,7 @@ class CardOnPush:
             validation = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
         evaluator = self._evaluator_of(benchmarks) if benchmarks else None
         facts = {"base_model": self.model.name_or_path or None, "wall_seconds": self._train_seconds}
+        facts["notes"] = [] if self.image_check is None else self.image_check.notes
         done = finish_run(
             self.args,
             self.processing_class,

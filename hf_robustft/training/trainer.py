@@ -35,6 +35,7 @@ from .distributed import (
 from .examples import PreparedBatches, training_examples
 from .gradient_cache import ChunkedEncoding
 from .hub_push import CardOnPush
+from .image_check import ImageCheck, check_images, training_hashes
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
 from .streaming import StreamingTraining
@@ -83,6 +84,8 @@ class RobustTrainer(
     # steps. It would not where a model takes **kwargs and the batch has labels.
     loss_is_scaled_for_ga = False
     method = "robust"
+    #: What is known of common images of the data sets; `train` finds it out where nobody has.
+    image_check: ImageCheck | None = None
 
     def __init__(
         self,
@@ -311,6 +314,16 @@ class RobustTrainer(
             self._epoch_sampler.set_epoch(kwargs["epoch"])
         return super()._run_epoch(*args, **kwargs)
 
+    def _check_images(self) -> None:
+        """Say which evaluation sets hold training images."""
+        if self.image_check is not None:
+            return
+        sets = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)
+        hashes = functools.partial(training_hashes, self.train_benchmark, self.train_dataset)
+        self.image_check = check_images(hashes, sets, allow_overlap=True)
+        for note in self.image_check.notes if self.args.should_log else ():
+            warnings.warn(note, stacklevel=2)
+
     # ---- Checkpoints -------------------------------------------------------------------------------------------
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
@@ -318,6 +331,7 @@ class RobustTrainer(
         self._window = LossWindow()
         for module in self.trainable_modules().values():
             module.zero_grad()
+        self._check_images()
         self.prepare_training(max_steps)
         if any(parameter.requires_grad for parameter in self.model.parameters()):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -1,0 +1,128 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Before training: are images that a model is measured or tuned on among those that it is trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from ..data.benchmarks import Benchmark
+from ..data.collator import TrainingExamples
+from ..data.overlap import TOLERATED, ImageHashes, Overlap, compare, hash_images
+from ..data.sketch import SKETCH_SIZE, TEST_SKETCH_SIZE, Sketch
+from ..data.streaming import StreamingExamples
+from ..modeling.checkpoint_file import checkpoint_folder
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+
+
+@dataclass
+class ImageCheck:
+    """
+    What a comparison of data sets by their images found.
+
+    Attributes:
+        overlaps (`list[Overlap]`): Pairs of sets with common images.
+        hashes (`list[dict]`): For `robustft.json`: by which a later check recognises the images of each set.
+    """
+
+    overlaps: list[Overlap] = field(default_factory=list)
+    hashes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each overlap, for the terminal and the card."""
+        return [f"{found}; what is measured on them says nothing about new images." for found in self.overlaps]
+
+
+def check_images(
+    train: Benchmark | Callable[[], ImageHashes | None] | None,
+    others: Iterable[Benchmark],
+    *,
+    earlier: Iterable[Mapping[str, Any]] = (),
+    allow_overlap: bool = False,
+) -> ImageCheck:
+    """
+    Compare the images of the sets of a run: all others with the training set, test sets with the validation set.
+
+    Images are told apart by their encoded bytes (see `data.overlap`). In several processes the main one reads them.
+
+    Args:
+        train ([`Benchmark`] or a function that returns [`ImageHashes`], *optional*): The training set.
+        others (iterable of [`Benchmark`]): Sets to measure or tune on; those with the role `train` are meant to be what
+            they are.
+        earlier (*optional*): `image_hashes` of the checkpoint that training starts from; what that was trained on counts
+            as training images too.
+        allow_overlap (`bool`, *optional*, defaults to `False`): Report an overlap that would be an error.
+
+    Returns:
+        [`ImageCheck`]
+
+    Raises:
+        ValueError: If more than 5 % of the images of a set are among those of another that they must not be in.
+        OSError: If a data set cannot be read.
+    """
+    state = PartialState()
+    found: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            found[0] = _checked(train, [item for item in others if item.role != "train"], earlier)
+        except (ValueError, OSError) as error:
+            found[0] = error
+    broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    check: ImageCheck = found[0]
+    refused = [overlap for overlap in check.overlaps if not overlap.tolerable]
+    if refused and not allow_overlap:
+        more = f" ({len(refused)} such pairs)" if len(refused) > 1 else ""
+        raise ValueError(
+            f"{refused[0]}{more}, and only {100 * TOLERATED:g} % are put up with: numbers measured on them would say "
+            "nothing about new images; give other images, or --allow_overlap to go on, which the card will say"
+        )
+    return check
+
+
+def image_hashes_of(source: str | Path) -> list[dict[str, Any]]:
+    """What the `robustft.json` of a checkpoint, a folder or a Hub id, says of its images; empty where it has none."""
+    try:
+        folder = checkpoint_folder(source, METADATA_FILE)
+    except OSError:
+        return []
+    return load_robustft_json(folder).get("image_hashes", []) if (folder / METADATA_FILE).is_file() else []
+
+
+def training_hashes(benchmark: Benchmark | None, examples: Any) -> ImageHashes | None:
+    """The hashes of what a Trainer trains on, or `None` where that has no images that are known here."""
+    if benchmark is not None:
+        return hash_images(benchmark, role="train")
+    if isinstance(examples, TrainingExamples):
+        rows = examples.rows
+        return hash_images(rows.rows, "the training data", "train", rows.image_column)
+    if isinstance(examples, StreamingExamples):
+        return hash_images(examples.stream, "the training data", "train")
+    return None
+
+
+def _checked(train: Any, others: Sequence[Benchmark], earlier: Iterable[Mapping[str, Any]]) -> ImageCheck:
+    hashed = [hash_images(item) for item in others]
+    train = hash_images(train, role="train") if isinstance(train, Benchmark) else train() if train else None
+    trained = [Sketch.from_dict(entry) for entry in earlier if entry.get("role") == "train"]
+    if train is not None:
+        # Trained on the same images again: said once.
+        trained = [item for item in trained if not np.isin(item.hashes, train.hashes).all()]
+    check = ImageCheck()
+    for known in [*([] if train is None else [train.sketch()]), *trained]:
+        check.overlaps += [compare(images, known) for images in hashed]
+    for tuned in hashed:
+        if tuned.role == "validation":
+            check.overlaps += [compare(images, tuned.sketch()) for images in hashed if images.role != "validation"]
+    check.overlaps = [overlap for overlap in check.overlaps if overlap.found]
+    kept = [*([] if train is None else [train.sketch(SKETCH_SIZE)]), *trained]
+    check.hashes = [item.to_dict() for item in (*kept, *(item.sketch(TEST_SKETCH_SIZE) for item in hashed))]
+    return check
