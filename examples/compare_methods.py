@@ -66,9 +66,8 @@ def choose_learning_rates(output: Path, rates: list[str], jobs: int) -> dict[str
 
 def measure_selection_runs(output: Path, rates: list[str]) -> dict[str, dict[str, dict]]:
     """Reports of the selection runs on the test sets, made after the choice and used for nothing but a table."""
-    from transformers import CLIPModel, CLIPProcessor
-
     from hf_robustft import Evaluator, ZeroShotHead, load_benchmark
+    from hf_robustft.modeling.checkpoint import load_checkpoint
     from hf_robustft.modeling.zero_shot import HEAD_FILE
 
     benchmarks = [
@@ -82,8 +81,9 @@ def measure_selection_runs(output: Path, rates: list[str]) -> dict[str, dict[str
             written = folder / "test_sets.json"
             if not written.is_file():
                 head = ZeroShotHead.from_pretrained(folder) if (folder / HEAD_FILE).is_file() else None
-                evaluator = Evaluator(benchmarks, CLIPProcessor.from_pretrained(folder), progress=False)
-                evaluator.evaluate(CLIPModel.from_pretrained(folder), head=head, name=method).save_json(written)
+                model, processor = load_checkpoint(folder)
+                evaluator = Evaluator(benchmarks, processor, progress=False)
+                evaluator.evaluate(model, head=head, name=method).save_json(written)
             found[method][rate] = json.loads(written.read_text(encoding="utf-8"))["reports"][-1]
     return found
 

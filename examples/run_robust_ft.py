@@ -36,7 +36,6 @@ from job_arguments import (
 )
 from transformers import CLIPModel, CLIPProcessor
 
-from hf_robustft.cli.checkpoint import load_checkpoint
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.class_projection import head_classes
@@ -44,6 +43,7 @@ from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import check_fit
 from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.checkpoint import load_checkpoint
 from hf_robustft.modeling.feature_cache import cache_features
 from hf_robustft.modeling.files import check_apart, check_output_dir, unless_refused
 from hf_robustft.modeling.interpolation import check_alpha, check_interpolation, interpolate_weights
@@ -113,10 +113,10 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: RobustTr
             f"{model_args.method} on {args.device}: {args.world_size} process(es), {torch.get_num_threads()} thread(s) each"
         )
     bad_images = data_args.policy()
-    model, processor = load_checkpoint(model_args.model)
+    model, processor = load_checkpoint(model_args.model, option="--model")
     fine_tuned = None
     if model_args.method == "wise_ft" and model_args.finetuned_model:
-        fine_tuned, _ = load_checkpoint(model_args.finetuned_model, "--finetuned_model")
+        fine_tuned, _ = load_checkpoint(model_args.finetuned_model, option="--finetuned_model")
         check_interpolation(model, fine_tuned)
     train = load_train_benchmark(data_args, args.seed)
     benchmarks, notes = load_eval_benchmarks(data_args, train)
@@ -219,7 +219,7 @@ def save(job: Job, trainer: RobustTrainer | None) -> None:
         if method == "wise_ft":
             # Only the interpolated weights are ever written there.
             fine_tuned = job.fine_tuned if trainer is None else trainer.model
-            start, _ = load_checkpoint(job.model_args.model)
+            start, _ = load_checkpoint(job.model_args.model, option="--model")
             start.load_state_dict(interpolate_weights(start, fine_tuned, job.model_args.alpha))
         finish_checkpoint(
             output,

@@ -10,6 +10,7 @@ _ROOMS = {
     "data.few_shot": ["few_shot"],
     "data.images": ["BadImages"],
     "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],
+    "modeling.checkpoint": ["load_checkpoint"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
     "modeling.interpolation": ["interpolate_weights"],

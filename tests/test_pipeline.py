@@ -314,7 +314,7 @@ def test_a_checkpoint_on_the_hub_brings_the_facts_of_its_own_commit(checkpoint, 
     found, not_cached, known_to_be_missing = json.loads(done.stdout)
     assert found == want
     assert not_cached.startswith(
-        "OSError: me/my-clip is no folder here, and the Hub cannot be reached for its robustft.json"
+        "Unreachable: me/my-clip is not a folder here, and the Hub cannot be reached for its robustft.json"
     )
     assert known_to_be_missing.startswith("FileNotFoundError: There is no robustft.json in me/my-clip on the Hub")
 
@@ -332,6 +332,7 @@ def test_a_repository_may_have_no_head_but_must_exist(checkpoint, monkeypatch):
         return str(checkpoint / name)
 
     monkeypatch.setattr(checkpoint_file, "hf_hub_download", download)
+    monkeypatch.setattr(checkpoint_file.constants, "HF_HUB_OFFLINE", True)
     update_robustft_json(checkpoint, head=None)
     assert module._hub_folder("me/clip", "v1", "secret") == checkpoint
     # The head of the commit that the facts are of.

@@ -151,7 +151,7 @@ def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, im
     text = message(expected=OSError, change={"--model": tmp_path / "nowhere"})
     assert "nowhere" in text and "save_pretrained" in text
     text = message(expected=OSError, change={"--model": "somebody/nothing"})
-    assert "is no folder here, and cannot be had from the Hub" in text
+    assert "`--model somebody/nothing`" in text and "not a folder here, and the Hub" in text
     text = message("--resume_from_checkpoint", str(tmp_path / "checkpoint-9"), expected=OSError)
     assert "checkpoint-9" in text and "robustft_state" in text
     assert "raise" in (text := message(change={"--per_device_train_batch_size": 1})) or "2 or more" in text

@@ -21,12 +21,12 @@ from typing import get_type_hints
 from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
-from hf_robustft.cli.checkpoint import load_checkpoint
 from hf_robustft.cli.data_sets import SETS, DataOptions, evaluation_benchmarks, model_classes, train_benchmark
 from hf_robustft.data.benchmarks import asset_path
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.checkpoint import load_checkpoint
 from hf_robustft.modeling.checkpoint_file import checkpoint_folder
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -86,7 +86,7 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
         disable_progress_bar()
     data = DataOptions(**{option.name: getattr(options, option.name) for option in fields(DataOptions)})
     policy = data.policy()
-    model, processor = load_checkpoint(options.model, "MODEL", options.revision)
+    model, processor = load_checkpoint(options.model, revision=options.revision, option="MODEL")
     folder = _own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()))

@@ -1,17 +1,89 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The files beside a checkpoint's weights, from a folder or from the Hub."""
+"""Where a checkpoint is: in a folder here, or on the Hub."""
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
+
+#: Seconds for an answer of the Hub, and before it is asked a second and last time.
+_ANSWER, _PAUSE = 5.0, 1.0
+#: Endings of files. A model on the Hub may have a dot in its name, but hardly one of these at its end.
+_FILE_ENDINGS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".yaml", ".zip", ".tar", ".gz"),
+    *(".msgpack", ".h5", ".onnx", ".gguf", ".txt"),
+)
+
+
+class Unreachable(OSError):
+    """The Hub cannot be asked for a file that is not in the cache."""
+
+
+def local_folder(source: str | Path) -> Path | None:
+    """
+    The folder that a checkpoint's name means, or `None` if it can only be an id on the Hub.
+
+    Args:
+        source (`str` or `Path`): A path, or an id `owner/name`. What looks like a path is never asked of the Hub.
+
+    Raises:
+        OSError: If it is a file, a path where there is no folder, or neither a path nor a Hub id.
+    """
+    name = os.fspath(source)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise NotADirectoryError(f"{name} is a file; give the folder that it lies in.")
+    nearest = next((parent for parent in path.absolute().parents if parent.is_dir()), path.anchor)
+    if not isinstance(source, str) or _looks_local(name):
+        raise FileNotFoundError(
+            f"There is no folder {name} (the path exists as far as {nearest}); give one that save_pretrained wrote."
+        )
+    if not is_owner_and_name(name):
+        raise FileNotFoundError(f"There is no folder {name}, and it is not a Hub id owner/name; correct the path.")
+    parent = name.split("/")[0]
+    if Path(parent).is_dir() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        raise FileNotFoundError(
+            f"There is no folder {Path(name).name!r} in the folder {parent!r} here; correct the path, or if {name} is "
+            f"meant on the Hub, download it first by `hf download {name}`."
+        )
+    return None
+
+
+def is_owner_and_name(name: str) -> bool:
+    """Whether a name has the form of a repository on the Hub, `owner/name`."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def _looks_local(name: str) -> bool:
+    separators = name.count("/") + (name.count(os.sep) if os.sep != "/" else 0)
+    return name.startswith((".", "/", "~", os.sep)) or separators > 1 or name.lower().endswith(_FILE_ENDINGS)
 
 
 def checkpoint_folder(
@@ -32,12 +104,13 @@ def checkpoint_folder(
     Raises:
         OSError: If `source` is neither a folder nor the id of a repository that can be read, or none of `names` is in it.
     """
-    if Path(source).is_dir():
-        return Path(source)
+    found = local_folder(source)
+    if found is not None:
+        return found
     folder = None
     for name in names:
         # The first file says which commit it is; the others are of that one.
-        file = _from_hub(str(source), name, revision if folder is None else folder.name, token)
+        file = file_from_hub(str(source), name, revision if folder is None else folder.name, token)
         folder = folder if file is None else file.parent
     if folder is None:
         raise FileNotFoundError(
@@ -46,24 +119,59 @@ def checkpoint_folder(
     return folder
 
 
-def _from_hub(source: str, name: str, revision: str | None, token: str | bool | None) -> Path | None:
-    """A file of a repository, or `None` if the repository has none of that name."""
+def file_from_hub(source: str, name: str, revision: str | None = None, token: str | bool | None = None) -> Path | None:
+    """
+    A file of a repository, downloaded or from the cache; `None` if the repository has none of that name.
+
+    Raises:
+        Unreachable: If it is not in the cache, and the Hub gives no answer within seconds.
+        OSError: If there is no such repository or revision, or it may not be read.
+    """
     try:
+        if not isinstance(try_to_load_from_cache(source, name, revision=revision), str):
+            _knock(source, name, revision, token)
         return Path(hf_hub_download(source, name, revision=revision, token=token))
-    except HFValidationError:
-        raise FileNotFoundError(
-            f"There is no folder {source}, and it is no Hub id owner/name; correct the path."
-        ) from None
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         # Offline: what is not in the cache is missing in the repository only if that was seen before.
         if try_to_load_from_cache(source, name, revision=revision) is _CACHED_NO_EXIST:
             return None
-        raise OSError(
-            f"{source} is no folder here, and the Hub cannot be reached for its {name}, which is not in the cache: {error}"
-        ) from error
+        raise _unreachable(source, name, error) from error
     except RepositoryNotFoundError as error:
         raise OSError(
-            f"{source} is neither a folder here nor a model on the Hub that you may read: {error}"
+            f"{source} is neither a folder here nor a model on the Hub that you may read: {_line(error)}"
         ) from error
+    except RevisionNotFoundError as error:
+        raise OSError(f"{source} on the Hub has no revision {revision!r}; give a branch, tag or commit.") from error
     except EntryNotFoundError:
         return None
+    except HfHubHTTPError as error:
+        raise OSError(f"{name} of {source} cannot be fetched from the Hub: {_line(error)}") from error
+
+
+def _knock(source: str, name: str, revision: str | None, token: str | bool | None) -> None:
+    # `hf_hub_download` would repeat for half a minute what nobody answers.
+    if constants.is_offline_mode():
+        return
+    url = hf_hub_url(source, name, revision=revision)
+    for attempt in range(2):
+        try:
+            get_hf_file_metadata(url, token=token, timeout=min(_ANSWER, constants.HF_HUB_ETAG_TIMEOUT))
+            return
+        except HfHubHTTPError:
+            # It answers; what it says, the download says too.
+            return
+        except (HTTPError, OSError) as error:
+            if attempt:
+                raise _unreachable(source, name, error) from error
+            time.sleep(_PAUSE)
+
+
+def _unreachable(source: str, name: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"{source} is not a folder here, and the Hub cannot be reached for its {name}, which is not in the cache: "
+        f"{_line(error)}"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from hf_robustft.data.folders import IMAGE_SUFFIXES
@@ -25,11 +25,12 @@ from hf_robustft.evaluation.collect import classify, evaluation_head
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from hf_robustft.evaluation.temperature import TemperatureScaling
-from hf_robustft.modeling.checkpoint_file import checkpoint_folder
+from hf_robustft.modeling.checkpoint import load_checkpoint
+from hf_robustft.modeling.checkpoint_check import check_checkpoint
+from hf_robustft.modeling.checkpoint_file import checkpoint_folder, local_folder
 from hf_robustft.modeling.features import encode_images, logit_scale
 from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing.model_index import is_hub_id
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
@@ -84,7 +85,11 @@ class OpenSetImageClassificationPipeline(Pipeline):
         # Before anything is built: a checkpoint that cannot be used says so at once.
         self.transform = ImageTransform.from_processor(processor, train=False)
         super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
-        directory = _source_folder(model) if directory is None else Path(directory)
+        if directory is None:
+            directory = _source_folder(model)
+            # `transformers.pipeline` loads what does not fill a model with random weights.
+            check_checkpoint(directory)
+        directory = Path(directory)
         self.facts = load_robustft_json(directory)
         if not self.facts["class_names"]:
             raise ValueError(
@@ -239,20 +244,15 @@ def pipeline(
     ```
     """
     source = str(model)
-    if os.path.isdir(source):
-        directory, options = Path(source), {}
-    elif is_hub_id(source):
+    directory = local_folder(model)
+    if directory is None:
         directory = _hub_folder(source, revision, token)
         # The very commit of the facts: names and threshold of another one may belong to other weights.
-        options = {"revision": directory.name, "token": token}
-    else:
-        raise FileNotFoundError(f"There is no folder {source}, and it is no Hub id owner/name; correct the path.")
-    kind = AutoConfig.from_pretrained(source, **options).model_type
-    if kind != "clip":
-        raise ValueError(f"{source} is a model of type {kind!r}, not 'clip'; give a CLIP checkpoint.")
+        revision = directory.name
+    clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
     return OpenSetImageClassificationPipeline(
-        CLIPModel.from_pretrained(source, dtype=dtype, **options),
-        CLIPProcessor.from_pretrained(source, **options),
+        clip,
+        processor,
         directory=directory,
         batch_size=batch_size,
         **kwargs,

@@ -14,7 +14,6 @@ from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.images import BadImages
@@ -27,6 +26,7 @@ from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports, save_reports
 from hf_robustft.evaluation.tables import check_same_data
 from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.checkpoint import load_checkpoint
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.card_facts import CardFacts
@@ -130,13 +130,13 @@ def recalibrate(
             "accelerate launch."
         )
     device = state.device
-    model = CLIPModel.from_pretrained(directory).to(device).eval()
+    model, processor = load_checkpoint(directory, dtype=None)
+    model = model.to(device)
     if model.logit_scale.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"The weights in {directory} are in {model.logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
             "them with dtype=torch.float32 and save them again first."
         )
-    processor = CLIPProcessor.from_pretrained(directory)
     head = ZeroShotHead.from_pretrained(directory).to(device) if facts.get("head") == TRAINED_HEAD else None
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     evaluator = Evaluator(evaluation, processor, bad_images=bad_images, **options) if evaluation else None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import CLIPModel
 
 from ..data.benchmarks import Benchmark
 from ..data.images import BadImages
@@ -19,6 +18,7 @@ from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation
 from ..evaluation.open_set import RECALL
 from ..evaluation.report import EvaluationReport
+from ..modeling.checkpoint import load_checkpoint
 from ..modeling.metadata import load_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
 from ..publishing.finish import finish_checkpoint
@@ -90,7 +90,7 @@ def finish_run(
     output, state = Path(args.output_dir), PartialState()
     facts = load_robustft_json(output)
     head = ZeroShotHead.from_pretrained(output).to(args.device) if has_trained_head(output, facts) else None
-    model = CLIPModel.from_pretrained(output, dtype="auto").to(args.device)
+    model = load_checkpoint(output, dtype=None)[0].to(args.device)
     done, temperature = Finished(), None
     if validation is not None:
         temperature, done.detector, done.notes = fit_on_validation(

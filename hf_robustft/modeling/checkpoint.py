@@ -1,0 +1,224 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Loading a checkpoint: the whole of it, or one line that says why not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers.utils import logging as transformers_logging
+
+from ..data.benchmarks import asset_path
+from ..data.transforms import ImageTransform
+from .captions import end_positions
+from .checkpoint_check import (
+    CONFIG_FILE,
+    IMAGE_PROCESSOR_FILES,
+    INDEX_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+    check_config,
+    check_processor_files,
+    check_weights,
+    refuse_misfits,
+)
+from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, local_folder
+from .weight_files import HALVES, read_json_object
+
+PACKAGED = "emoji_clip"
+_SMALL_FILES = (
+    *IMAGE_PROCESSOR_FILES,
+    *TOKENIZER_FILES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+#: Words of which any tokenizer of a CLIP knows at least some letters.
+_ORDINARY = "a photo of the cat and a dog"
+
+
+def load_checkpoint(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    option: str | None = None,
+) -> tuple[CLIPModel, CLIPProcessor]:
+    """
+    Load a `CLIPModel` and its processor, if the checkpoint holds all of both.
+
+    Every weight comes from the checkpoint, and none is made up: what is missing, unexpected or of another shape is refused,
+    as are weights that are not finite, a tokenizer without its vocabulary, and an image processor for another size. No
+    pickled file is read and no code of the checkpoint is run.
+
+    Args:
+        source (`str` or `Path`): A folder, an id on the Hub, or `"emoji_clip"`, the packaged checkpoint.
+        revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights. Half-precision ones become float32
+            with a warning: they are too coarse to be trained. `None` leaves them as they are.
+        option (`str`, *optional*): The option of a command line that named `source`, for messages.
+
+    Returns:
+        `tuple`: [`~transformers.CLIPModel`] in evaluation mode, and [`~transformers.CLIPProcessor`].
+
+    Raises:
+        OSError: If there is no such checkpoint, or a file of it is missing or cannot be read.
+        ValueError: If it is not a `CLIPModel`, or its parts do not fit together.
+
+    Example:
+
+    ```python
+    from hf_robustft import load_checkpoint
+
+    model, processor = load_checkpoint("outputs/carot")
+    ```
+    """
+    what = str(source) if option is None else f"`{option} {source}`"
+    try:
+        here = local_folder_or_packaged(source)
+        folder, converted = (here, False) if here is not None else _hub_folder(str(source), revision, token)
+    except OSError as error:
+        raise type(error)(str(error) if option is None else f"{what}: {error}") from error
+    config = check_config(folder, what)
+    kinds = set() if converted else check_weights(folder, config, what)
+    check_processor_files(folder, what)
+    processor = _processor(folder, config, what)
+    options = {"pretrained_model_name_or_path": folder}
+    if converted:
+        # Transformers looks for the safetensors that the Hub's converter has made of this repository.
+        options = {"pretrained_model_name_or_path": str(source), "revision": "main", "token": token}
+    model = _model(what, dtype="auto" if dtype is None else dtype, **options)
+    if here is None:
+        model.name_or_path = model.config._name_or_path = str(source)
+    if source != PACKAGED and dtype == torch.float32 and kinds & set(HALVES):
+        half = "float16" if "F16" in kinds else "bfloat16"
+        warnings.warn(f"The weights of {what} are in {half}; they are used in float32.", stacklevel=2)
+    return model, processor
+
+
+def local_folder_or_packaged(source: str | Path) -> Path | None:
+    """As `local_folder`; `"emoji_clip"` is the packaged checkpoint."""
+    if source != PACKAGED:
+        return local_folder(source)
+    if (Path(PACKAGED) / CONFIG_FILE).is_file():
+        warnings.warn(
+            f"{PACKAGED!r} is the packaged checkpoint, not the folder {PACKAGED} here; give ./{PACKAGED} for that.",
+            stacklevel=3,
+        )
+    return asset_path(PACKAGED)
+
+
+def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> tuple[Path, bool]:
+    """The cached commit of a repository with its files, and whether safetensors of it exist only as a conversion."""
+    config = file_from_hub(source, CONFIG_FILE, revision, token)
+    if config is None:
+        raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of a CLIPModel.")
+    folder = config.parent
+    # Before the weights are downloaded.
+    check_config(folder, source)
+    missing: Unreachable | None = None
+    for name in (*_SMALL_FILES, WEIGHTS_FILE, INDEX_FILE):
+        if name == INDEX_FILE and (folder / WEIGHTS_FILE).is_file():
+            continue
+        try:
+            file_from_hub(source, name, folder.name, token)
+        except Unreachable as error:
+            # Most repositories have some of them only.
+            missing = error
+    if (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
+        parts = read_json_object(folder / INDEX_FILE).get("weight_map") or {}
+        checkpoint_folder(source, *sorted(set(parts.values())), revision=folder.name, token=token)
+    elif not (folder / WEIGHTS_FILE).is_file():
+        if missing is not None:
+            raise missing
+        return folder, revision in (None, "main")
+    return folder, False
+
+
+def _processor(folder: Path, config: CLIPConfig, what: str) -> CLIPProcessor:
+    try:
+        processor = CLIPProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        # Transformers and tokenizers raise errors of any kind for broken files.
+        raise ValueError(
+            f"The processor of {what} cannot be loaded ({type(error).__name__}: {_line(error)}); save it again with "
+            "processor.save_pretrained."
+        ) from error
+    try:
+        size = ImageTransform.from_processor(processor, train=False).size
+    except ValueError as error:
+        raise ValueError(f"The image processor of {what} does not fit: {error}.") from None
+    if size != config.vision_config.image_size:
+        raise ValueError(
+            f"The image processor of {what} gives images of {size} pixels, and the model takes "
+            f"{config.vision_config.image_size}; set crop_size and size to that in {IMAGE_PROCESSOR_FILES[0]}."
+        )
+    _check_tokenizer(processor.tokenizer, config, what)
+    return processor
+
+
+def _check_tokenizer(tokenizer, config: CLIPConfig, what: str) -> None:
+    text = config.text_config
+    if tokenizer.model_max_length > text.max_position_embeddings:
+        # Not said in the files, or another model's: what is longer would have no position.
+        tokenizer.model_max_length = text.max_position_embeddings
+    advice = "give the tokenizer of the checkpoint that it was fine-tuned from"
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(
+            f"The tokenizer of {what} has {len(tokenizer)} tokens, and the model knows {text.vocab_size}; {advice}."
+        )
+    ids = tokenizer(_ORDINARY, truncation=True)["input_ids"]
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    if not set(ids) - special:
+        raise ValueError(
+            f"The tokenizer of {what} has {len(tokenizer)} tokens and knows none of the words {_ORDINARY!r}, as without its "
+            f"vocabulary; {advice}."
+        )
+    if int(end_positions(torch.tensor([ids]), text.eos_token_id)) != len(ids) - 1:
+        raise ValueError(
+            f"The tokenizer of {what} ends texts with the token {ids[-1]}, and the model reads them at "
+            f"{text.eos_token_id} (eos_token_id of its text_config); {advice}."
+        )
+
+
+def _model(what: str, **options) -> CLIPModel:
+    try:
+        with _quiet():
+            model, report = CLIPModel.from_pretrained(
+                **options,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise OSError(f"The weights of {what} cannot be loaded ({_line(error)}).") from error
+    mismatched = [str(item if isinstance(item, str) else item[0]) for item in report["mismatched_keys"]]
+    refuse_misfits(what, report["missing_keys"], report["unexpected_keys"], mismatched)
+    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} weights of {what} are not finite (such as {broken[0]}); such a model answers nothing: give "
+            "another checkpoint."
+        )
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # Its table of keys comes before our one line.
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

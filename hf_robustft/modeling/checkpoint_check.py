@@ -1,0 +1,236 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What the folder of a checkpoint must hold, found out from its small files and the headers of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import CLIPConfig, CLIPModel
+
+from .weight_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_ADAPTER_CONFIG = "adapter_config.json"
+#: Prefixes by which wrappers lengthen the names of a model's weights, and the wrapper's name.
+_WRAPPERS = {
+    "module.": "DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "base_model.model.": "PEFT",
+}
+#: Transformers writes it before the names of a model that holds a CLIPModel's parts, and takes it off again.
+_OWN_PREFIX = "clip."
+#: Positions 0, 1, 2, ..., which old versions saved and new ones make.
+_IGNORED = ".position_ids"
+
+
+def check_checkpoint(folder: str | Path, what: str | None = None) -> CLIPConfig:
+    """
+    Refuse a folder whose files cannot be a whole `CLIPModel` with its processor, before anything of it is loaded.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+        what (`str`, *optional*): What to call it in messages; its path by default.
+
+    Returns:
+        [`~transformers.CLIPConfig`]: Its configuration.
+
+    Raises:
+        OSError: If a file is missing, empty, a git-lfs pointer, or cannot be read.
+        ValueError: If it is a checkpoint of something else, its weights are not those of its configuration, or a file is
+            damaged.
+    """
+    folder = Path(folder)
+    what = str(folder) if what is None else what
+    config = check_config(folder, what)
+    check_weights(folder, config, what)
+    check_processor_files(folder, what)
+    return config
+
+
+def check_config(folder: Path, what: str) -> CLIPConfig:
+    """The configuration of a folder, if it is one of a whole `CLIPModel`; raises as `check_checkpoint`."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"{what} has no {CONFIG_FILE}, so it is not a checkpoint: {_instead(folder)}.")
+    content = read_json_object(folder / CONFIG_FILE)
+    kind, classes = content.get("model_type"), content.get("architectures") or []
+    if kind != "clip":
+        raise ValueError(f"{what} is a model of type {kind!r}, not 'clip'; give a checkpoint of a CLIPModel.")
+    if isinstance(classes, list) and classes and CLIPModel.__name__ not in classes:
+        raise ValueError(
+            f"{what} is a {classes[0]}, not a whole CLIPModel with both towers and their projections; give the checkpoint "
+            "of a CLIPModel."
+        )
+    if "quantization_config" in content:
+        raise ValueError(
+            f"{what} is quantized; give the checkpoint in float32, float16 or bfloat16 that it was made of."
+        )
+    if (folder / _ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
+    try:
+        return CLIPConfig.from_dict(content)
+    except Exception as error:
+        # Whatever a configuration with wrong values brings about, it is the file that is wrong.
+        raise ValueError(
+            f"{folder / CONFIG_FILE} is not a configuration of CLIP ({_line(error)}); restore it."
+        ) from error
+
+
+_ADAPTER_ADVICE = "load them with `PeftModel.from_pretrained`, merge them with `merge_and_unload()`, and save the model and its processor"
+
+
+def _instead(folder: Path) -> str:
+    names = {entry.name for entry in folder.iterdir()}
+    if _ADAPTER_CONFIG in names:
+        return f"it holds adapters alone ({_ADAPTER_CONFIG}); {_ADAPTER_ADVICE}"
+    if "open_clip_config.json" in names:
+        return "it holds an OpenCLIP model; convert it to Transformers first"
+    steps = sorted(
+        (name for name in names if (folder / name / CONFIG_FILE).is_file()), key=lambda name: (len(name), name)
+    )
+    if steps:
+        return f"its folder {steps[-1]} is one, if you mean that"
+    return "give a folder that save_pretrained wrote, with model and processor"
+
+
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The files of a folder's weights, if all are there and in safetensors; raises as `check_checkpoint`."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if (folder / INDEX_FILE).is_file():
+        parts = read_json_object(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
+            raise ValueError(f"{folder / INDEX_FILE} names no files of weights; save the model again.")
+        names = sorted(set(parts.values()))
+        if any(Path(name).name != name for name in names):
+            raise ValueError(f"{folder / INDEX_FILE} names files outside its folder; save the model again.")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{what} lacks {_listed(missing)} of the {len(names)} files that {INDEX_FILE} names; copy the folder again."
+            )
+        return [folder / name for name in names]
+    others = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (*_PICKLED, ".safetensors"))
+    safe = [name for name in others if name.endswith(".safetensors") and name.startswith("model")]
+    if safe:
+        raise FileNotFoundError(f"{what} has no {WEIGHTS_FILE}, but {_listed(safe)}; rename the file that is meant.")
+    pickled = [name for name in others if name.endswith(_PICKLED) and name not in _OF_THE_TRAINER]
+    if pickled:
+        raise FileNotFoundError(
+            f"{what} has its weights in {pickled[0]} alone, and pickled files are never loaded; if you trust where it "
+            "is from, convert it by CLIPModel.from_pretrained(folder, use_safetensors=False).save_pretrained(folder)."
+        )
+    raise FileNotFoundError(f"{what} has no {WEIGHTS_FILE}; copy the weights there, or save the model again.")
+
+
+_OF_THE_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+
+
+def check_weights(folder: Path, config: CLIPConfig, what: str) -> set[str]:
+    """
+    Refuse weights that do not fill a model of the configuration, or do not fit into it.
+
+    Returns:
+        `set[str]`: The kinds of number that they are in, such as `"F32"`.
+
+    Raises:
+        OSError, ValueError: As `check_checkpoint`.
+    """
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    return check_weights_of(folder, model, what)
+
+
+def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = None) -> set[str]:
+    """As `check_weights`, for a model that is there, on any device."""
+    folder = Path(folder)
+    what = str(folder) if what is None else what
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    for path in weight_files(folder, what):
+        found |= shapes_and_kinds(path)
+    found = {name: value for name, value in found.items() if not name.endswith(_IGNORED)}
+    if all(name.startswith(_OWN_PREFIX) for name in found):
+        found = {name.removeprefix(_OWN_PREFIX): value for name, value in found.items()}
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(_IGNORED)}
+    mismatched = [
+        f"{name} {list(found[name][0])} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name][0] != shape
+    ]
+    refuse_misfits(what, wanted.keys() - found.keys(), found.keys() - wanted.keys(), mismatched)
+    strange = sorted(f"{name} {kind}" for name, (_, kind) in found.items() if kind not in FLOATS)
+    if strange:
+        raise ValueError(
+            f"{what} has {len(strange)} weights that are not floating-point numbers ({_listed(strange)}), as quantized "
+            "models have; give the checkpoint in float32, float16 or bfloat16."
+        )
+    return {kind for _, kind in found.values()}
+
+
+def refuse_misfits(what: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Collection[str]) -> None:
+    """Raise ValueError, with number and first names, if any weight is missing, unexpected, or of another shape."""
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    faults = [
+        f"{len(names)} {kind} ({_listed(names)})"
+        for names, kind in ((missing, "missing"), (unexpected, "unexpected"), (mismatched, "of another shape"))
+        if names
+    ]
+    if not faults:
+        return
+    prefix = _common_prefix(missing, unexpected)
+    if prefix:
+        whose = f", which {_WRAPPERS[prefix]} puts there" if prefix in _WRAPPERS else ""
+        advice = f"the names begin with {prefix!r}{whose}: save the model itself with save_pretrained, not its wrapper"
+    else:
+        advice = "nothing is filled in at random: give the whole checkpoint, with the config.json it was saved with"
+    raise ValueError(f"{what} does not hold the weights of its CLIPModel: {', '.join(faults)}; {advice}.")
+
+
+def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """What stands before every unexpected name, if the missing names follow it."""
+    for name in missing:
+        longer = [other for other in unexpected if other.endswith(f".{name}")]
+        for other in sorted(longer, key=len):
+            prefix = other.removesuffix(name)
+            if all(item.startswith(prefix) for item in unexpected):
+                return prefix
+    return ""
+
+
+def check_processor_files(folder: Path, what: str) -> None:
+    """Refuse a folder without tokenizer or image processor, of which Transformers would make up the former."""
+    advice = (
+        "save the processor there: that of the checkpoint it was fine-tuned from, by "
+        f"CLIPProcessor.from_pretrained(...).save_pretrained({str(folder)!r})"
+    )
+    tokenizer, vocabulary, merges = (folder / name for name in TOKENIZER_FILES)
+    if not tokenizer.is_file() and not (vocabulary.is_file() and merges.is_file()):
+        raise FileNotFoundError(
+            f"{what} has no tokenizer ({TOKENIZER_FILES[0]}, or vocab.json and merges.txt); {advice}."
+        )
+    for path in (vocabulary, tokenizer, folder / "tokenizer_config.json"):
+        if path.is_file():
+            read_json_object(path)
+    if merges.is_file():
+        check_is_content(merges)
+    found = {name: read_json_object(folder / name) for name in IMAGE_PROCESSOR_FILES if (folder / name).is_file()}
+    # Either a file of its own, or a part of the processor's.
+    if IMAGE_PROCESSOR_FILES[0] not in found and "image_processor" not in found.get(IMAGE_PROCESSOR_FILES[1], {}):
+        raise FileNotFoundError(f"{what} has no image processor ({IMAGE_PROCESSOR_FILES[0]}); {advice}.")
+
+
+def _listed(names: Collection[str], shown: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
