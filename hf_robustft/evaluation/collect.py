@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, gather_object, pad_across_processes
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -26,7 +25,7 @@ from hf_robustft.data.images import BadImages
 from hf_robustft.data.streaming import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.features import encode_images, evaluation_mode, normalised, unwrapped
-from hf_robustft.modeling.files import whole_file
+from hf_robustft.modeling.tensor_file import write_tensors
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 
@@ -297,6 +296,4 @@ def save_logits(directory: str | Path, name: str, tensors: Mapping[str, Tensor],
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in {"format": "pt", **facts}.items()
     }
-    with whole_file(path) as half:
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, half, metadata=metadata)
-    return path
+    return write_tensors(path, tensors, metadata)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import whole_file
 from .projections import PROJECTIONS
+from .tensor_file import write_tensors
 
 ADAPTERS_FILE = "adapters.safetensors"
 FORMAT = "1"
@@ -22,11 +21,9 @@ FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", 
 def write_adapters_file(directory: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> Path:
     """Write the `TENSORS` and the `FACTS` into `directory` (made where it is missing), whole or not at all."""
     path = Path(directory) / ADAPTERS_FILE
-    values = {name: tensors[name].detach().cpu().clone().contiguous() for name in TENSORS}
+    values = {name: tensors[name].clone() for name in TENSORS}
     metadata = {"format": "pt", "adapters_format": FORMAT, **{name: facts[name] for name in FACTS}}
-    with whole_file(path) as half:
-        save_file(values, half, metadata=metadata)
-    return path
+    return write_tensors(path, values, metadata)
 
 
 def read_adapters_file(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from .captions import distinct_captions, end_positions, pad_captions
 from .checkpoint_file import checkpoint_folder
 from .features import logit_scale, project_texts, unwrapped
-from .files import whole_file
+from .tensor_file import write_tensors
 
 HEAD_FILE = "head.safetensors"
 
@@ -182,10 +181,8 @@ class ZeroShotHead(nn.Module):
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write `head.safetensors` (weight, bias; class names in its metadata) into `directory`; returns its path."""
         path = Path(directory) / HEAD_FILE
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        with whole_file(path) as half:
-            save_file(tensors, half, metadata={"format": "pt", "class_names": json.dumps(list(self.class_names))})
-        return path
+        metadata = {"format": "pt", "class_names": json.dumps(list(self.class_names))}
+        return write_tensors(path, self.state_dict(), metadata)
 
     @classmethod
     def from_pretrained(
