@@ -151,11 +151,14 @@ def test_class_folders_with_names_from_a_file(tmp_path):
 
 def test_a_class_called_train_is_a_class(tmp_path):
     """Readers that guess splits from names keep the images of the folder "train" alone."""
-    root = class_folders(tmp_path / "vehicles", ("bus", "test", "train"))
-    benchmark = load_benchmark(root)
-    assert benchmark.class_names == ("bus", "test", "train") and len(benchmark.load()) == 6
-    only = load_benchmark(class_folders(tmp_path / "two", ("test", "train")))
-    assert only.class_names == ("test", "train") and len(only.load()) == 4
+    benchmark = load_benchmark(class_folders(tmp_path / "vehicles", ("bus", "car", "train")))
+    assert benchmark.class_names == ("bus", "car", "train") and len(benchmark.load()) == 6
+    for names in (("bus", "test", "train"), ("test", "train"), ("bus", "test")):
+        root = class_folders(tmp_path / "-".join(names), names)
+        with pytest.raises(ValueError, match="'test'.* are called like splits.*give class_names"):
+            load_benchmark(root)
+        only = load_benchmark(root, class_names=names)
+        assert only.class_names == names and len(only.load()) == 2 * len(names)
 
 
 def test_split_folders(tmp_path):

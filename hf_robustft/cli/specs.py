@@ -8,6 +8,7 @@ it. Anything else is your own data: a folder of class folders, of parquet files 
 
 from __future__ import annotations
 
+import difflib
 import re
 import tarfile
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from datasets import get_dataset_split_names
 
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
+from hf_robustft.data.hub import is_hub_id, require_hub
 from hf_robustft.data.reading import holds_tars, tar_splits
 from hf_robustft.data.registry import registered_sets
 from hf_robustft.data.repositories import WDS_IMAGES
 
-_HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 ROLES = ("id", "validation", "shift", "open_set")
 
 
@@ -47,9 +48,16 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read `NAME[/SET][=PATH][:ROLE]`."""
+        """
+        Read `NAME[/SET][=PATH][:ROLE]`.
+
+        Raises:
+            ValueError: A role that there is not, or '=' without a path.
+        """
         place, _, role = text.rpartition(":")
         if not place or role not in ROLES:
+            if place and re.fullmatch(r"[\w-]*", role) and not Path(text).expanduser().exists():
+                raise ValueError(_unknown_role(text, role, place))
             place, role = text, None
         name, equals, copy = place.partition("=")
         suite, _, part = name.partition("/")
@@ -62,13 +70,24 @@ class Spec:
     @property
     def name(self) -> str:
         """What reports call one's own data."""
-        stem = Path(self.source).stem if self.part is None else self.part
+        # Folders may have dots in their names; only of a file the ending is cut.
+        path = Path(self.source).expanduser()
+        stem = self.part or (path.stem if path.is_file() else path.name or path.absolute().name)
         return re.sub(r"\s+", "-", stem) or "data"
 
     @property
     def folder(self) -> str | None:
         """The path of one's own data, or of one's own copy; None for a name of the registry alone."""
         return self.copy if self.registered else self.source
+
+
+def _unknown_role(text: str, role: str, place: str) -> str:
+    close = difflib.get_close_matches(role.lower().replace("-", "_"), ROLES, 1)
+    hint = f"; did you mean {place}:{close[0]}?" if close else ""
+    return (
+        f"{text!r}: there is no role {role!r}; the roles are id (test data like the training data), shift, validation and "
+        f"open_set (images of other classes){hint}"
+    )
 
 
 def own_split(spec: Spec, usual: str) -> str | None:
@@ -82,7 +101,8 @@ def own_split(spec: Spec, usual: str) -> str | None:
         return spec.part
     if folder.is_dir():
         splits = _folder_splits(folder)
-    elif re.fullmatch(_HUB_ID, spec.source):
+    elif is_hub_id(spec.source):
+        require_hub(spec.source)
         try:
             splits = tuple(get_dataset_split_names(spec.source))
         except (OSError, RuntimeError):
@@ -143,7 +163,7 @@ def _own_place(place: str) -> tuple[str, str | None]:
             # Of tars: their names of classes lie above the folders of the splits.
             return outer or ".", last
         return place, None
-    if re.fullmatch(_HUB_ID, outer) and not Path(outer).exists():
+    if is_hub_id(outer) and not Path(outer).exists():
         return outer, last
     if outer and Path(outer).expanduser().is_dir() and last in _folder_splits(Path(outer).expanduser()):
         return outer, last

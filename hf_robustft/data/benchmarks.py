@@ -11,15 +11,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 
 from hf_robustft.data.class_projection import ClassProjection
-from hf_robustft.data.columns import check_dataset, own_class_names, quoted
+from hf_robustft.data.columns import arrow_column, check_dataset, own_class_names, quoted, say_unused
+from hf_robustft.data.files import say_once
+from hf_robustft.data.labels import LabelRule
 from hf_robustft.data.own_data import describe_own_data
 from hf_robustft.data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
 from hf_robustft.data.reading import open_rows
@@ -139,13 +142,13 @@ class Benchmark:
                 "(label_column=None if images are all there is)"
             )
         if self.label_names is not None:
-            object.__setattr__(self, "label_names", tuple(self.label_names))
+            object.__setattr__(self, "label_names", tuple(map(str, self.label_names)))
             if len(self.label_names) != len(self.class_names):
                 raise ValueError(
                     f"benchmark {self.name!r} has {len(self.label_names)} label_names and {len(self.class_names)} "
                     "class_names; give one label name per class name"
                 )
-            check_class_names(self.label_names)
+            check_class_names(self.label_names, "label")
         if self.projection is not None and len(self.projection.groups) != len(self.class_names):
             raise ValueError(
                 f"benchmark {self.name!r} has {len(self.class_names)} classes, its projection gives "
@@ -233,7 +236,7 @@ class Benchmark:
     def _open(self) -> None:
         self.row_stream() if self.streaming else self.load()
 
-    def _check(self, dataset: Dataset) -> None:
+    def _check(self, dataset: Dataset, rule: LabelRule | None = None) -> None:
         checked = check_dataset(
             dataset,
             where=f"benchmark {self.name!r}",
@@ -242,8 +245,12 @@ class Benchmark:
             image_column=self.image_column,
             label_column=self.label_column,
             caption_column=self.caption_column,
+            rule=rule,
         )
         object.__setattr__(self, "_loaded", checked)
+        if rule is None and self.class_names and self.label_column is not None:
+            labels = arrow_column(checked, self.label_column)
+            say_unused(pc.unique(labels).to_pylist(), self.class_names, f"benchmark {self.name!r}")
 
     @classmethod
     def from_dataset(
@@ -252,7 +259,7 @@ class Benchmark:
         *,
         name: str,
         role: str,
-        class_names: Iterable[str] | str | Path | None = None,
+        class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
         templates: Iterable[str] | str | Path = DEFAULT_TEMPLATES,
         label_column: str | None = "label",
         caption_column: str | None = None,
@@ -263,8 +270,9 @@ class Benchmark:
         Args:
             dataset: a `datasets.Dataset` (not a DatasetDict, not a stream).
             name, role: as in `Benchmark`.
-            class_names: the classes in label order, or the path of a text file of them (default: the ClassLabel's
-                names, or the sorted strings of a string column; none with `caption_column`).
+            class_names: the classes in label order, a dict from what the data call each class to its name, or the path
+                of a text file of them (default: the ClassLabel's names, or the sorted strings of a string column; none
+                with `caption_column`).
             templates: prompt templates, one template, or the path of a text file of them.
             label_column, caption_column, options: further fields of `Benchmark`.
 
@@ -285,7 +293,7 @@ def load_benchmark(
     /,
     split: str | None = None,
     *,
-    class_names: Iterable[str] | str | Path | None = None,
+    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
     templates: Iterable[str] | str | Path | None = None,
     **overrides,
 ) -> Benchmark | dict[str, Benchmark]:
@@ -296,8 +304,9 @@ def load_benchmark(
             images and metadata.jsonl, with parquet files, with tars of samples (webdataset), or written by
             `save_to_disk`; a .parquet file; or a Hub id "owner/name".
         split: for a suite of several, one of its sets (default: all); otherwise the split (needed where there are several).
-        class_names: the classes in label order, or a text file with one a line, or with `label<TAB>name` (default:
-            folder names, ClassLabel names, or the sorted strings of the label column).
+        class_names: the classes in label order, a dict {label: name}, or a text file with one name a line, or with
+            `label<TAB>name`, where the label is what the data call the class: a name or a number (default: folder names,
+            ClassLabel names, or the sorted strings of the label column). Numbers without labels are 0 to N - 1.
         templates: prompt templates, one template, a text file with one a line, or a name ("imagenet-80",
             "imagenet-croft-7", "croft-dtd" and so on).
         overrides: fields of `Benchmark`. For own data, `role` is "id" and `name` the name of the folder or file by
@@ -323,6 +332,11 @@ def load_benchmark(
     sets = registered_sets(source)
     if sets is None:
         return _own_benchmark(source, split, given)
+    if given.get("path") is None and Path(source).exists():
+        say_once(
+            f"{source!r} is read as the registered benchmark; {source!r} here is not read: to read it, write ./{source}, or "
+            f"path={source!r} ({source}={source} on the command line) if it is a copy of that benchmark"
+        )
     if split is None and len(sets) > 1:
         if given.get("path") is not None:
             check_one_path(sets, str(given["path"]), source)
@@ -342,9 +356,14 @@ def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
         return benchmark
     # The data name their classes: read them first, without looking at the labels, then complete the description.
     described = Benchmark(**{**settings, "label_column": None})
-    opened = open_rows(described) if described.streaming else _read(described)
+    opened = open_rows(described, naming=True) if described.streaming else _read(described, naming=True)
     names_of = class_names_of if described.streaming else own_class_names
-    settings["class_names"] = names_of(opened, label_column, f"benchmark {settings['name']!r}")
+    names = settings["class_names"] = names_of(opened, label_column, f"benchmark {settings['name']!r}")
+    if len(names) == 1 and settings["role"] != "open_set":
+        raise ValueError(
+            f"benchmark {settings['name']!r} has the single class {names[0]!r}, which cannot be told from others; choose "
+            "another label_column (--label_column), or give class_names (--class_names on the command line)"
+        )
     benchmark = Benchmark(**settings)
     if benchmark.streaming:
         object.__setattr__(benchmark, "_rows", checked_stream(opened, benchmark))

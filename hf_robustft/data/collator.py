@@ -140,7 +140,6 @@ class TrainingExamples(Dataset):
             image_column=benchmark.image_column,
             label_column=benchmark.label_column,
             caption_column=benchmark.caption_column,
-            label_names=benchmark.label_names,
             seed=seed,
             bad_images=bad_images,
         )

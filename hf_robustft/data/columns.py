@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
+from hf_robustft.data.files import say_once
+from hf_robustft.data.labels import (
+    LabelFault,
+    LabelRule,
+    classes_of,
+    holds_integers,
+    is_text,
+    label_rule,
+    quoted,
+    refuse_rows,
+)
 from hf_robustft.data.prompts import check_class_names, class_key
-
-
-def quoted(names: Sequence[str], limit: int = 5) -> str:
-    """The first names in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
-    shown = ", ".join(repr(str(name)) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
 
 
 def require_column(dataset: Dataset, column: str, option: str, where: str) -> None:
@@ -32,18 +37,8 @@ def _not_a_dataset(dataset, where: str) -> str:
     return f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
 
 
-def _is_text(feature) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-
-
-def holds_integers(feature) -> bool:
-    """Whether a column of this type holds integer labels (a ClassLabel or any integer type)."""
-    return isinstance(feature, ClassLabel) or (
-        isinstance(feature, Value) and feature.dtype.lstrip("u").startswith("int")
-    )
-
-
-def _arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
+def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """A column as it is stored."""
     return dataset.select_columns([column]).with_format("arrow")[:].column(column)
 
 
@@ -67,11 +62,17 @@ def with_image_column(dataset: Dataset, column: str, where: str) -> Dataset:
     return dataset.cast_column(column, Image())
 
 
-def own_class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
+def own_class_names(dataset: Dataset, column: str, where: str, streamed: bool = False) -> tuple[str, ...]:
     """What the data set itself calls its classes: the ClassLabel's names, or the sorted strings of a string column.
 
+    Args:
+        dataset: the data; of a stream, its columns without rows.
+        column: name of the label column.
+        where: words for the data set, used in messages.
+        streamed: whether only the columns are known.
+
     Raises:
-        ValueError: no such column, or one of bare integers, which names no classes.
+        ValueError: no such column, one of bare integers, which names no classes, or one of text that is streamed.
     """
     if not isinstance(dataset, Dataset):
         raise ValueError(_not_a_dataset(dataset, where))
@@ -79,108 +80,73 @@ def own_class_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
         return check_class_names(feature.names)
-    if _is_text(feature):
-        found = pc.unique(_arrow_column(dataset, column)).to_pylist()
+    if is_text(feature) and not streamed:
+        found = pc.unique(arrow_column(dataset, column)).to_pylist()
         return check_class_names(sorted(name for name in found if name is not None))
+    why = "a stream is not read to learn its classes" if is_text(feature) else "which names no classes"
     raise ValueError(
-        f"column {column!r} of {where} holds {feature}, which names no classes; give class_names (--class_names on "
-        "the command line): a text file with one name a line"
+        f"column {column!r} of {where} holds {feature}, {why if not streamed else 'and ' + why}; give class_names "
+        "(--class_names on the command line): a text file with one name a line"
     )
 
 
-def _refuse_rows(bad: np.ndarray, describe, rule: str, column: str, where: str) -> None:
-    """Raise ValueError about the first of the rows marked in `bad`, with their number."""
-    if bad.any():
-        row, count = int(np.argmax(bad)), int(bad.sum())
-        raise ValueError(
-            f"{describe(row)} in row {row} of column {column!r} of {where} {rule} "
-            f"({count} such row{'s' if count > 1 else ''} of {len(bad)})"
-        )
+def say_unused(labels: Iterable[int | None], class_names: Sequence[str], where: str) -> None:
+    """Log which classes have no image among checked labels; a file of class names may name more than the data have."""
+    unused = sorted(set(range(len(class_names))) - set(labels))
+    if unused:
+        names = quoted([class_names[label] for label in unused])
+        say_once(f"{where}: no image of {len(unused)} of its {len(class_names)} classes: {names}")
 
 
 def with_integer_labels(
-    dataset: Dataset, column: str, class_names: Sequence[str], own_names: Sequence[str] | None, where: str
+    dataset: Dataset,
+    column: str,
+    class_names: Sequence[str],
+    own_names: Sequence[str] | None,
+    where: str,
+    rule: LabelRule | None = None,
 ) -> Dataset:
     """`dataset` with integer labels in `column` that index `class_names`.
 
     Args:
-        dataset: the data; its label column may hold a ClassLabel, integers, or strings.
+        dataset: the data; its label column may hold a ClassLabel, numbers, or strings.
         column: name of the label column.
         class_names: checked class names, in label order.
         own_names: what the data set calls the same classes, in the same order, where that differs.
         where: words for the data set, used in messages.
+        rule: what its labels mean (default: as `data.labels.label_rule` says).
 
     Returns:
-        `dataset` itself if the labels are integers; string labels are replaced by a ClassLabel column.
+        `dataset` itself if the labels are such integers; other labels are replaced by a ClassLabel column.
 
     Raises:
         ValueError: no such column, another type, ClassLabel names that disagree, or a label outside the classes.
     """
     require_column(dataset, column, "label_column", where)
-    feature, expected = dataset.features[column], tuple(own_names or class_names)
-    values = _arrow_column(dataset, column).combine_chunks()
-    missing = values.is_null().to_numpy(zero_copy_only=False)
-    _refuse_rows(missing, lambda row: "the label", "is missing; give it a class or leave the row out", column, where)
-    if _is_text(feature):
-        encoded = pc.dictionary_encode(values)
-        position = {class_key(name): index for index, name in enumerate(expected)}
-        known = np.array(
-            [position.get(class_key(name), -1) for name in encoded.dictionary.to_pylist()], dtype=np.int64
-        )
-        labels = known[encoded.indices.to_numpy()]
-        rule = f"is not one of the {len(expected)} class names {quoted(expected)}: correct the column or class_names"
-        _refuse_rows(labels < 0, lambda row: f"label {values[row].as_py()!r}", rule, column, where)
-        order = dataset.column_names
-        replaced = dataset.remove_columns(column).add_column(
-            column, labels, feature=ClassLabel(names=list(class_names))
-        )
-        return replaced.select_columns(order)
-    if isinstance(feature, ClassLabel):
-        # Names that already are the class names need no renaming, whatever the data set called them before.
-        if [class_key(name) for name in feature.names] != [class_key(name) for name in class_names]:
-            _check_class_label(feature.names, expected, column, where)
-    elif not holds_integers(feature):
-        raise ValueError(
-            f"column {column!r} of {where} holds {feature}, not labels (integers, class names or a ClassLabel); "
-            "name the label column with label_column (--label_column on the command line)"
-        )
-    labels = values.to_numpy(zero_copy_only=False)
-    rule = f"is outside the {len(class_names)} classes, 0 to {len(class_names) - 1}: correct the column or class_names"
-    outside = (labels < 0) | (labels >= len(class_names))
-    _refuse_rows(outside, lambda row: f"label {labels[row]}", rule, column, where)
-    return dataset
-
-
-def _check_class_label(names: Sequence[str], expected: Sequence[str], column: str, where: str) -> None:
-    if len(names) != len(expected):
-        raise ValueError(
-            f"column {column!r} of {where} has {len(names)} classes, {quoted(names)}, but {len(expected)} class names "
-            f"are given, {quoted(expected)}; give one name per class, in the order of the labels"
-        )
-    differing = [i for i, (a, b) in enumerate(zip(names, expected, strict=True)) if class_key(a) != class_key(b)]
-    if differing:
-        first = differing[0]
-        raise ValueError(
-            f"column {column!r} of {where} calls class {first} {names[first]!r}, the given class names call it "
-            f"{expected[first]!r} ({len(differing)} of {len(names)} differ; data: {quoted(names)}; given: "
-            f"{quoted(expected)}); put the names in the order of the labels, or give label_names to rename classes"
-        )
+    feature = dataset.features[column]
+    rule = rule or label_rule(feature, class_names, own_names, column, where)
+    labels = classes_of(arrow_column(dataset, column), rule, column, where)
+    called = feature.names if isinstance(feature, ClassLabel) else class_names
+    if rule.keeps_numbers and holds_integers(feature) and [*map(class_key, called)] == [*map(class_key, class_names)]:
+        return dataset
+    replaced = dataset.remove_columns(column).add_column(column, labels, feature=ClassLabel(names=list(class_names)))
+    return replaced.select_columns(dataset.column_names)
 
 
 def check_captions(dataset: Dataset, column: str, where: str) -> None:
     """Raise ValueError unless `column` holds text, or non-empty lists of text, without a blank or missing caption."""
     require_column(dataset, column, "caption_column", where)
-    feature, rule = dataset.features[column], "has no text: write one or leave the row out"
+    feature, fault = dataset.features[column], LabelFault("the caption", "has no text: write one or leave the row out")
     several = isinstance(feature, (List, LargeList))
-    if not _is_text(feature.feature if several else feature):
+    if not is_text(feature.feature if several else feature):
         raise ValueError(
             f"column {column!r} of {where} holds {feature}, not captions (text or lists of text); "
             "name the caption column with caption_column (--caption_column on the command line)"
         )
     # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
-    missing = [_without_text(chunk, several) for chunk in _arrow_column(dataset, column).chunks]
+    missing = [_without_text(chunk, several) for chunk in arrow_column(dataset, column).chunks]
     bad = np.concatenate([np.empty(0, dtype=bool), *missing])
-    _refuse_rows(bad, lambda row: "the caption", rule, column, where)
+    refuse_rows(bad, lambda row: fault, column, where)
 
 
 def _without_text(values: pa.Array, several: bool) -> np.ndarray:
@@ -205,6 +171,7 @@ def check_dataset(
     image_column: str = "image",
     label_column: str | None = "label",
     caption_column: str | None = None,
+    rule: LabelRule | None = None,
 ) -> Dataset:
     """Check a data set against its description, before anything is computed on it.
 
@@ -214,6 +181,7 @@ def check_dataset(
         class_names: the classes in label order; if empty, the label column is not read.
         own_names: what the data set calls the same classes, where that differs.
         image_column, label_column, caption_column: names of the columns; None for a column that does not matter.
+        rule: what the labels mean, where that is known better than by the names.
 
     Returns:
         The data set with images that decode when read and integer labels.
@@ -229,7 +197,7 @@ def check_dataset(
         raise ValueError(f"{where} is empty: it has no rows; check the path, the split and any filter")
     dataset = with_image_column(dataset, image_column, where)
     if class_names and label_column is not None:
-        dataset = with_integer_labels(dataset, label_column, check_class_names(class_names), own_names, where)
+        dataset = with_integer_labels(dataset, label_column, check_class_names(class_names), own_names, where, rule)
     if caption_column is not None:
         check_captions(dataset, caption_column, where)
     return dataset

@@ -91,7 +91,8 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
         source=benchmark.source or _hub_page(benchmark.path),
         note=f"{benchmark.note.rstrip('. ')}. {drawn}" if benchmark.note else drawn,
     )
-    subset.load()
+    # The rows carry the classes of the benchmark already, whatever the data called them before.
+    object.__setattr__(subset, "_loaded", selected)
     return subset
 
 

@@ -8,132 +8,45 @@ as splits and hold class folders or a metadata file.
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import PIL.Image
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset, load_dataset_builder, load_from_disk
+import pyarrow.compute as pc
+from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.prompts import class_key
+from hf_robustft.data.class_folders import SPLIT_NAMES, load_class_folders, split_role
+from hf_robustft.data.files import (
+    IMAGE_SUFFIXES,
+    FolderFiles,
+    files_called,
+    holds_images,
+    image_files,
+    left_out_words,
+    say_once,
+    visible_folders,
+)
+from hf_robustft.data.labels import quoted
+from hf_robustft.data.prompts import read_text
 
-SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "METADATA_FILES",
+    "SPLIT_NAMES",
+    "FolderFiles",
+    "folder_kind",
+    "folder_splits",
+    "image_files",
+    "load_folder",
+    "load_rows",
+]
+
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-    + (".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".avif")
-)
-# What file managers, network drives and notebooks put beside pictures, small copies of them above all.
-_HELPER_FOLDERS = frozenset(
-    ("@eadir", "@__thumb", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
-    + ("thumbs", "thumbnails")
-)
-_HELPER_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
-_SPECIAL = "pipe or device"
-
-
-@dataclass(frozen=True)
-class FolderFiles:
-    """The files of a folder, those of its folders included.
-
-    Attributes:
-        images (`tuple[Path, ...]`): Images by their ending, sorted. Whether they can be read is not known yet.
-        others (`dict[str, int]`): Number of the other files by ending in lower case, "" for none.
-        helpers (`tuple[Path, ...]`): Folders such as `@eaDir` that were not read. Hidden ones are not among them.
-    """
-
-    images: tuple[Path, ...]
-    others: dict[str, int]
-    helpers: tuple[Path, ...] = ()
-
-    def left_out(self) -> str:
-        """What was not read, in words: "3 files ending in .heic, 1 without an ending"; "" if all was."""
-        return left_out_words(self.others, self.helpers)
-
-
-def left_out_words(others: dict[str, int], helpers: Sequence[Path] = ()) -> str:
-    """The words of `FolderFiles.left_out`, for several folders together."""
-    words = []
-    for ending, count in sorted(others.items(), key=lambda item: (-item[1], item[0])):
-        files = f"{count} {'file' if count == 1 else 'files'}"
-        if ending == _SPECIAL:
-            words.append(f"{count} {_SPECIAL if count == 1 else 'pipes or devices'}")
-        else:
-            words.append(f"{files} ending in {ending}" if ending else f"{files} without an ending")
-    if helpers:
-        names = sorted({folder.name for folder in helpers})
-        words.append(f"{len(helpers)} helper {'folder' if len(helpers) == 1 else 'folders'} ({quoted(names)})")
-    return ", ".join(words)
-
-
-@functools.cache
-def _readable_suffixes() -> frozenset[str]:
-    """The endings whose formats this Pillow reads; AVIF, WebP and TIFF depend on how it was built."""
-    known, readers = PIL.Image.registered_extensions(), PIL.Image.OPEN
-    return frozenset(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in readers)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden: its name begins with a dot, or is a helper's."""
-    return name.startswith(".") or name.lower() in _HELPER_FILES
-
-
-def is_helper(name: str) -> bool:
-    """Whether a folder of this name is never read: hidden, `__MACOSX`, `@eaDir`, `thumbs` and the like."""
-    return name.startswith((".", "__")) or name.lower() in _HELPER_FOLDERS
-
-
-def image_files(folder: str | Path) -> FolderFiles:
-    """
-    List the images of a folder at any depth; the one rule of what is read from folders.
-
-    Hidden files and the contents of hidden and helper folders (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`, `thumbs`) are
-    not looked at. Links are followed, but never back into a folder that is being listed. Pipes and devices are not read.
-
-    Args:
-        folder (`str` or `Path`): An existing folder; its own name does not matter.
-
-    Returns:
-        [`FolderFiles`]: The images, and what else was found.
-    """
-    folder = Path(folder)
-    images: list[Path] = []
-    helpers: list[Path] = []
-    others: Counter[str] = Counter()
-    # Each folder goes with those around it, which a link from inside must not enter again.
-    open_folders = [(str(folder), {_identity(place) for place in (folder.resolve(), *folder.resolve().parents)})]
-    while open_folders:
-        place, inside = open_folders.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    if is_helper(entry.name):
-                        helpers += [] if entry.name.startswith((".", "__")) else [Path(entry.path)]
-                    elif (identity := _identity(entry.path)) not in inside:
-                        open_folders.append((entry.path, inside | {identity}))
-                elif not is_hidden(entry.name):
-                    # A link that leads nowhere is an image that cannot be read, which reading it says.
-                    if not entry.is_file() and os.path.exists(entry.path):
-                        others[_SPECIAL] += 1
-                    elif (ending := os.path.splitext(entry.name)[1].lower()) in _readable_suffixes():
-                        images.append(Path(entry.path))
-                    else:
-                        others[ending] += 1
-    return FolderFiles(tuple(sorted(images)), dict(others), tuple(sorted(helpers)))
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_helper(entry.name))
+_DEEPEST = 100
 
 
 def _has_metadata(path: Path) -> bool:
@@ -142,9 +55,9 @@ def _has_metadata(path: Path) -> bool:
 
 def _split_folders(path: Path) -> dict[str, Path]:
     """Folders at the top of `path` that are splits; empty if they are classes, or hold no data of their own."""
-    folders = _folders(path)
-    named = folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders) and not _has_metadata(path)
-    if named and all(_has_metadata(folder) or _folders(folder) for folder in folders):
+    folders = visible_folders(path)
+    named = folders and all(split_role(folder.name) for folder in folders) and not _has_metadata(path)
+    if named and all(_has_metadata(folder) or any(map(holds_images, visible_folders(folder))) for folder in folders):
         return {folder.name: folder for folder in folders}
     return {}
 
@@ -164,7 +77,7 @@ def folder_kind(path: Path) -> str:
     # Two levels are enough for the layouts of the Hub, and a search of every level is slow among a million images.
     if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
         return "parquet"
-    if any(image_files(folder).images for folder in _folders(path)):
+    if any(map(holds_images, visible_folders(path))):
         return "classes"
     raise ValueError(
         f"the folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
@@ -208,19 +121,29 @@ def folder_splits(path: Path) -> tuple[str, ...]:
     return tuple(_split_folders(path)) or ("train",)
 
 
-def load_folder(path: Path, split: str, class_names: Sequence[str] | None = None) -> Dataset:
+def load_folder(
+    path: Path,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    naming: bool = False,
+) -> Dataset:
     """Load one split of a folder.
 
     Args:
         path: an existing folder of any kind that `folder_kind` knows.
         split: one of `folder_splits(path)`.
-        class_names: for class folders, their names in label order (default: the sorted names of the folders).
+        class_names: for class folders, the classes in label order (default: the sorted names of the folders).
+        label_names: what the folders are called, in the same order, where that differs.
+        naming: whether the names of class folders are to become the class names, so that there must be no doubt about
+            what the folders are.
 
     Returns:
         The data set, memory-mapped or made of file paths; images decode when read.
 
     Raises:
-        ValueError: no data set, no such split, or class folders that cannot be matched to `class_names`.
+        ValueError: no data set, no such split, class folders that cannot be matched to `class_names`, or a
+            metadata file that names images which are not there.
     """
     kind, splits = folder_kind(path), folder_splits(path)
     if split not in splits:
@@ -230,37 +153,87 @@ def load_folder(path: Path, split: str, class_names: Sequence[str] | None = None
     if kind == "saved_splits":
         return load_from_disk(str(path))[split]
     if kind == "parquet":
-        return load_dataset(str(path), split=split)
+        return load_rows(str(path), split=split)
     root = _split_folders(path).get(split, path)
     if kind == "metadata":
-        pattern = glob.escape(str(root)) + "/**"
-        return load_dataset("imagefolder", data_files={split: pattern}, split=split, drop_labels=True)
-    return _load_class_folders(root, class_names)
+        return _load_metadata(root, split)
+    return load_class_folders(root, class_names, label_names, naming)
 
 
-def _load_class_folders(root: Path, class_names: Sequence[str] | None) -> Dataset:
-    stray = sorted(
-        entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES
+def load_rows(path: str, *arguments, **options) -> Dataset:
+    """`datasets.load_dataset`, whose own errors about what files hold become a ValueError of one line."""
+    try:
+        return load_dataset(path, *arguments, **options)
+    except DatasetNotFoundError:
+        raise
+    except DatasetsError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"the data {path!r} cannot be read: {reason}; correct the files or fetch them again"
+        ) from error
+
+
+def _load_metadata(root: Path, split: str) -> Dataset:
+    tables = files_called(root, METADATA_FILES)
+    for file in tables:
+        if file.suffix != ".parquet":
+            _check_text(file)
+    try:
+        data_files = {split: [glob.escape(str(file)) for file in tables]}
+        dataset = load_rows("imagefolder", data_files=data_files, split=split, drop_labels=True)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{quoted(tables)}: {' '.join(str(error).split())}") from error
+    names = quoted(sorted({file.name for file in tables}))
+    files = image_files(root)
+    found = {os.path.normpath(file) for file in files.images}
+    listed: set[str] = set()
+    for column in (name for name, feature in dataset.features.items() if isinstance(feature, Image)):
+        paths = pc.struct_field(dataset.with_format("arrow")[:].column(column), "path").to_pylist()
+        paths = [os.path.normpath(path) for path in paths if path is not None]
+        missing = [path for path in paths if path not in found and not os.path.isfile(path)]
+        if missing:
+            raise ValueError(_missing(missing, len(paths), names, root, found))
+        listed.update(paths)
+    more = sorted(set(found) - listed)
+    more = (
+        sorted(set(more) - {os.path.realpath(path) for path in listed - set(found)}) if listed - set(found) else more
     )
-    if stray:
-        raise ValueError(
-            f"{len(stray)} image(s) of {str(root)!r}, such as {stray[0]!r}, lie outside the class folders; "
-            "move them into the folder of their class"
+    if more:
+        first = os.path.relpath(more[0], root)
+        many = (
+            f"{len(more)} images that {names} does not list are"
+            if len(more) > 1
+            else f"1 image that {names} does not list is"
         )
-    folders = _folders(root)
-    names = list(class_names) if class_names is not None else [folder.name for folder in folders]
-    position = {class_key(name): index for index, name in enumerate(names)}
-    unknown = [folder.name for folder in folders if class_key(folder.name) not in position]
-    if unknown:
-        raise ValueError(
-            f"the folders {quoted(unknown)} of {str(root)!r} are none of the {len(names)} class names "
-            f"{quoted(names)}; correct class_names, or give label_names (lines `folder<TAB>name` in a file)"
-        )
-    paths: list[str] = []
-    labels: list[int] = []
-    for folder in folders:
-        found = image_files(folder).images
-        paths += [str(file) for file in found]
-        labels += [position[class_key(folder.name)]] * len(found)
-    features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"image": paths, "label": labels}, features=features)
+        say_once(f"{root}: {many} not read{', such as' if len(more) > 1 else ':'} {first!r}")
+    tabular = {ending: count for ending, count in files.others.items() if ending not in (".csv", ".jsonl", ".parquet")}
+    left = left_out_words(tabular, files.helpers)
+    if left:
+        say_once(f"{root}: not read: {left}")
+    return dataset
+
+
+def _check_text(table: Path) -> None:
+    """Refuse a table that is not UTF-8, or nested so deeply that reading it would crash the process."""
+    for number, line in enumerate(read_text(table).split("\n"), 1):
+        if table.suffix == ".jsonl" and line.count("[") + line.count("{") > _DEEPEST:
+            depth = deepest = 0
+            for sign in re.sub(r'"(?:[^"\\]|\\.)*"', "", line):
+                depth += (sign in "[{") - (sign in "]}")
+                deepest = max(deepest, depth)
+            if deepest > _DEEPEST:
+                raise ValueError(f"line {number} of {str(table)!r} is nested {deepest} deep; write at most {_DEEPEST}")
+
+
+def _missing(missing: list[str], rows: int, names: str, root: Path, found: set[str]) -> str:
+    first = os.path.relpath(missing[0], root)
+    same = {unicodedata.normalize("NFC", path) for path in found}
+    form = (
+        ", though there is one of that name in another Unicode form"
+        if unicodedata.normalize("NFC", missing[0]) in same
+        else ""
+    )
+    return (
+        f"{names} of {str(root)!r} lists {first!r}, of which there is no file{form} ({len(missing)} such row{'s' if len(missing) > 1 else ''} of {rows}); "
+        "correct file_name, or leave the rows out"
+    )

@@ -11,8 +11,9 @@ from datasets import load_dataset_builder
 
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
+from hf_robustft.data.hub import require_hub
 from hf_robustft.data.prompts import read_names_and_templates
-from hf_robustft.data.reading import from_hub, holds_tars, require_hub_id, tar_splits
+from hf_robustft.data.reading import from_hub, holds_tars, tar_splits
 
 
 def describe_own_data(source: str, split: str | None, given: dict, known: Sequence[str]) -> dict:
@@ -48,7 +49,7 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
             "give a name, a path, or a Hub id owner/name"
         )
     else:
-        require_hub_id(source)
+        require_hub(source)
         builder = from_hub(
             load_dataset_builder,
             source,

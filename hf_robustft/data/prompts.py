@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def clean_class_name(name: str) -> str:
-    """`name` as it should read in a sentence: underscores become spaces, blanks collapse, ends are stripped."""
-    return " ".join(str(name).replace("_", " ").split())
+    """`name` as it should read in a sentence: underscores become spaces, blanks collapse, ends are stripped.
+
+    Letters with accents are composed (Unicode's form NFC), so that a name is the same from a Mac's folder and from a file.
+    """
+    return " ".join(unicodedata.normalize("NFC", str(name)).replace("_", " ").split())
 
 
 def class_key(name: str) -> str:
@@ -19,14 +23,15 @@ def class_key(name: str) -> str:
 
     CLIP's tokenizer lower-cases its input, so names that differ in case alone have one and the same text embedding.
     """
-    return clean_class_name(name).casefold()
+    return unicodedata.normalize("NFC", clean_class_name(name).casefold())
 
 
-def check_class_names(names: Iterable[str]) -> tuple[str, ...]:
+def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[str, ...]:
     """Clean the names of the classes and refuse a list that cannot be told apart.
 
     Args:
         names: one name per class, in label order.
+        what: what the names are, used in messages; "label" for what data call the classes.
 
     Returns:
         The cleaned names.
@@ -42,12 +47,13 @@ def check_class_names(names: Iterable[str]) -> tuple[str, ...]:
     first: dict[str, int] = {}
     for position, name in enumerate(cleaned):
         if not name:
-            raise ValueError(f"class name {position} (counted from 0) is blank; give every class a name")
-        earlier = first.setdefault(name.casefold(), position)
+            raise ValueError(f"{what} {position} (counted from 0) is blank; give every class a name")
+        earlier = first.setdefault(class_key(name), position)
         if earlier != position:
             raise ValueError(
-                f"class name {name!r} appears twice, at positions {earlier} and {position} (counted from 0); "
-                "rename one, zero-shot prompts cannot tell two classes of one name apart"
+                f"{what} {name!r} appears twice, at positions {earlier} and {position} (counted from 0); "
+                + ("rename one, zero-shot prompts" if what == "class name" else "correct one, data")
+                + " cannot tell two classes of one name apart"
             )
     return cleaned
 
@@ -101,11 +107,42 @@ def class_prompts(class_names: Iterable[str], templates: Iterable[str] = DEFAULT
     return [fill_template(template, name) for name in names for template in templates]
 
 
-def _lines(path: str | Path, what: str, else_: str = "") -> list[str]:
+def read_text(path: str | Path) -> str:
+    """
+    The text of a UTF-8 file, with or without a byte order mark, its lines ended by "\\n".
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is in another encoding; says which line, and how to convert it.
+    """
+    content = Path(path).read_bytes()
+    convert = f"save it as UTF-8, or convert it with `iconv -f {{}} -t UTF-8 {Path(path).name} > new.txt`"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise ValueError(f"the file {str(path)!r} is not UTF-8 but UTF-16, from line 1 on; {convert.format('UTF-16')}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} of the file {str(path)!r} is not UTF-8, probably Latin-1 or Windows-1252; "
+            + convert.format("WINDOWS-1252")
+        ) from None
+    # Not `splitlines`, which also cuts at signs within a name, such as U+2028.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(path: str | Path, what: str, else_: str = "") -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, with their numbers from 1 on."""
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"the file of {what} {str(path)!r} is a folder; give the path of a text file{else_}")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the file of {what} {str(path)!r} does not exist; give the path of a text file{else_}"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"the file of {what} {str(path)!r} does not exist; give the path of a text file{else_}")
-    lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        raise ValueError(f"the file of {what} {str(path)!r} is a pipe or device; give the path of a text file{else_}")
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise ValueError(f"the file of {what} {str(path)!r} is empty; write one a line")
     return lines
@@ -120,7 +157,7 @@ def load_templates(path: str | Path) -> tuple[str, ...]:
     """
     lines = _lines(path, "templates", ", a template with one {}, or a name such as imagenet-80")
     try:
-        return check_templates(line.strip() for line in lines)
+        return check_templates(line.strip() for _, line in lines)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -129,35 +166,45 @@ def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
     """Read class names from a UTF-8 text file, one a line in label order; blank lines are skipped.
 
     A line may also be `label<TAB>name`, in all lines or none: `label` is what the data set calls the class (a folder
-    such as `n01440764`, a string label, a ClassLabel name), `name` is what the prompts should say.
+    such as `n01440764`, a string label, a ClassLabel name, a number such as 7 or -1), `name` is what the prompts should
+    say. Without labels, numbers in the data are 0 to N - 1 in the order of the lines.
 
     Returns:
         The cleaned class names, and the data set's own labels (None if the file holds names only).
 
     Raises:
         OSError: the file does not exist.
-        ValueError: the file is empty, mixes the two kinds of line, or its names fail `check_class_names`.
+        ValueError: the file is empty or not UTF-8, mixes the two kinds of line, or its names or labels are blank or twice
+            the same.
     """
-    rows = [line.strip().split("\t") for line in _lines(path, "class names")]
-    widths = {len(row) for row in rows}
-    if widths not in ({1}, {2}):
-        raise ValueError(f"{path}: every line must be a class name, or every line a label, one tab and a class name")
+    rows = [(number, [part.strip() for part in line.split("\t")]) for number, line in _lines(path, "class names")]
+    width = len(rows[0][1])
+    for number, row in rows:
+        if len(row) != width or width > 2 or not all(row):
+            raise ValueError(
+                f"line {number} of {str(path)!r}, {chr(9).join(row)!r}, does not fit: every line must be a class name, or "
+                "every line a label, one tab and a class name"
+            )
     try:
-        names = check_class_names(row[-1] for row in rows)
+        names = check_class_names(row[-1] for _, row in rows)
+        labels = tuple(row[0] for _, row in rows) if width == 2 else None
+        if labels is not None:
+            check_class_names(labels, "label")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return names, tuple(row[0].strip() for row in rows) if widths == {2} else None
+    return names, labels
 
 
 def read_names_and_templates(
-    class_names: Iterable[str] | str | Path | None,
+    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None,
     templates: Iterable[str] | str | Path | None,
     label_names: Iterable[str] | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Turn what a user may give, tuples or paths of text files, into tuples.
 
     Args:
-        class_names: names in label order, or the path of a file for `load_class_names`; None if not given.
+        class_names: names in label order, a dict {label: name}, or the path of a file for `load_class_names`; None if not
+            given.
         templates: templates, one template, or the path of a file for `load_templates`; None if not given.
         label_names: what the data set calls the classes, if given apart from the file.
 
@@ -169,15 +216,19 @@ def read_names_and_templates(
     """
     settings: dict[str, tuple[str, ...]] = {}
     if label_names is not None:
-        settings["label_names"] = tuple(label_names)
+        settings["label_names"] = tuple(map(str, label_names))
+    own = None
     if isinstance(class_names, (str, Path)):
         settings["class_names"], own = load_class_names(class_names)
-        if own is not None and label_names is not None:
-            raise ValueError(f"label_names are given, but {str(class_names)!r} holds them too; leave one out")
-        if own is not None:
-            settings["label_names"] = own
+    elif isinstance(class_names, Mapping):
+        settings["class_names"], own = tuple(class_names.values()), tuple(map(str, class_names))
     elif class_names is not None:
         settings["class_names"] = tuple(class_names)
+    if own is not None and label_names is not None:
+        given = "the dict of class_names" if isinstance(class_names, Mapping) else repr(str(class_names))
+        raise ValueError(f"label_names are given, but {given} holds them too; leave one out")
+    if own is not None:
+        settings["label_names"] = own
     if isinstance(templates, str) and "{}" in templates:
         settings["templates"] = (templates,)
     elif templates is not None:

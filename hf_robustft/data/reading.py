@@ -8,18 +8,23 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets import Dataset, load_dataset_builder
 
 from hf_robustft.data.columns import quoted
-from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder
+from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder, load_rows
+from hf_robustft.data.hub import require_hub
 from hf_robustft.data.repositories import Repository, declared_rows
 from hf_robustft.data.stream_sources import Opened, listed, open_split
 
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
 
-def read_rows(benchmark) -> Dataset:
+def read_rows(benchmark, naming: bool = False) -> Dataset:
     """Read what a `Benchmark` with a `path` describes; its columns are not checked.
+
+    Args:
+        benchmark: the description.
+        naming: whether the names of class folders are to become the class names.
 
     Raises:
         ValueError: a folder that holds no data set, or folders that are none of the classes.
@@ -27,18 +32,22 @@ def read_rows(benchmark) -> Dataset:
     """
     path, split = benchmark.path, benchmark.split
     if path in _BUILDERS:
-        return load_dataset(path, data_files={split: _file_pattern(benchmark.data_files)}, split=split)
+        return load_rows(path, data_files={split: _file_pattern(benchmark.data_files)}, split=split)
     folder = Path(path).expanduser()
     if folder.is_dir() and holds_tars(folder):
-        return load_dataset("webdataset", data_files=_tars_of(folder, split), split=split)
+        return load_rows("webdataset", data_files=_tars_of(folder, split), split=split)
     if folder.is_dir():
-        return load_folder(folder, split, benchmark.label_names or benchmark.class_names or None)
-    require_hub_id(path)
-    return from_hub(load_dataset, path, benchmark.config, split=split, **hub_options(benchmark))
+        return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
+    require_hub(path)
+    return from_hub(load_rows, path, benchmark.config, split=split, **hub_options(benchmark))
 
 
-def open_rows(benchmark) -> Opened | Dataset:
+def open_rows(benchmark, naming: bool = False) -> Opened | Dataset:
     """Open what a `Benchmark` with a `path` describes, to be streamed; its columns are not checked.
+
+    Args:
+        benchmark: the description.
+        naming: whether the names of class folders are to become the class names.
 
     Returns:
         The opened split; or, for a folder of image files and for what `save_to_disk` wrote, a data set of paths or of
@@ -56,11 +65,11 @@ def open_rows(benchmark) -> Opened | Dataset:
         return _open(load_dataset_builder("webdataset", data_files=_tars_of(folder, split)), split)
     if folder.is_dir():
         if folder_kind(folder) != "parquet":
-            return load_folder(folder, split, benchmark.label_names or benchmark.class_names or None)
+            return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
         if split not in folder_splits(folder):
             raise ValueError(f"{path!r} has no split {split!r}; its splits are {quoted(folder_splits(folder), 20)}")
         return _open(load_dataset_builder(str(folder)), split)
-    require_hub_id(path)
+    require_hub(path)
     return from_hub(_open_on_hub, path, benchmark.config, split=split, **hub_options(benchmark))
 
 
@@ -130,14 +139,6 @@ def _file_pattern(files: str | None) -> str:
     if not files or not set("*?[") & set(files):
         raise FileNotFoundError(f"the data file {files!r} does not exist; correct the path")
     return files
-
-
-def require_hub_id(path: str) -> None:
-    """Raise FileNotFoundError unless `path` has the form owner/name."""
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
-        raise FileNotFoundError(
-            f"the path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
-        )
 
 
 def from_hub(function: Callable, path: str, config: str | None, **options):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 
-from hf_robustft.data.columns import holds_integers, quoted
+from hf_robustft.data.columns import arrow_column, holds_integers, quoted
 from hf_robustft.data.folders import folder_kind, folder_splits, load_folder
+from hf_robustft.data.hub import is_hub_id
+from hf_robustft.data.labels import LabelRule, classes_of
 from hf_robustft.data.prompts import class_key
 from hf_robustft.data.randomness import example_rng
 from hf_robustft.data.repositories import (
@@ -112,7 +113,7 @@ def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredD
         if copy:
             raise ValueError(f"{where}: {next(iter(copy))} does not go with the folder {path!r}; leave it out")
         return replace(data, folder=str(Path(path).expanduser().absolute())), rest
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+    if not is_hub_id(path):
         raise FileNotFoundError(f"{where}: the path {path!r} does not exist; give a folder or a Hub id owner/name")
     if "image_column" in copy:
         copy["image_columns"] = (copy.pop("image_column"),)
@@ -194,7 +195,8 @@ def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
             repository.domain_column,
         )
         compare_rows(repository, len(dataset), where)
-    labels = _labels(dataset, label, data.label_names, where)
+    rule = registered_rule(dataset.features[label], data.label_names)
+    labels = classes_of(arrow_column(dataset, label), rule, label, where)
     keep = np.ones(len(labels), dtype=bool)
     if data.positions is not None:
         labels = np.asarray(data.positions)[labels]
@@ -232,33 +234,19 @@ def compare_rows(repository: Repository, found: int | None, where: str) -> None:
         )
 
 
-def _labels(dataset: Dataset, column: str, label_names: Sequence[tuple[str, ...]], where: str) -> np.ndarray:
-    """The label of each row, in the order of `label_names`."""
-    values = dataset.with_format("arrow", columns=[column])[:].column(column)
-    if values.null_count:
-        raise ValueError(f"{where} has {values.null_count} rows without a label in column {column!r}; leave them out")
-    if holds_integers(dataset.features[column]):
-        labels = values.to_numpy()
-        outside = labels[(labels < 0) | (labels >= len(label_names))]
-        if len(outside):
-            raise ValueError(
-                f"{where} has the label {outside[0]} in column {column!r}, outside its {len(label_names)} classes "
-                f"({len(outside)} such rows of {len(labels)}); a split without labels, or another data set"
-            )
-        return labels.astype(np.int64)
-    meanings: dict[str, set[int]] = {}
-    for label, names in enumerate(label_names):
-        for name in names:
-            meanings.setdefault(label_key(name), set()).add(label)
-    encoded = values.combine_chunks().dictionary_encode()
-    found = [meanings.get(label_key(str(name)), set()) for name in encoded.dictionary.to_pylist()]
-    for name, labels in zip(encoded.dictionary.to_pylist(), found, strict=True):
-        if len(labels) != 1:
-            raise ValueError(
-                f"{where} has the label {name!r} in column {column!r}, the name of {len(labels)} of its classes, "
-                f"{quoted([names[0] for names in label_names])}; give path of a copy that fits"
-            )
-    return np.array([labels.pop() for labels in found], dtype=np.int64)[encoded.indices.to_numpy()]
+def registered_rule(feature, label_names: Sequence[tuple[str, ...]]) -> LabelRule:
+    """What the labels of a copy mean, as positions in `label_names`: numbers by themselves, text by any of the names."""
+    if holds_integers(feature):
+        rule = f"is outside its {len(label_names)} classes; a split without labels, or another data set"
+        return LabelRule({label: label for label in range(len(label_names))}, rule)
+    names: dict[str, int] = {}
+    for label, spellings in enumerate(label_names):
+        for key in {label_key(name) for name in spellings}:
+            names[key] = label if names.get(key, label) == label else -1
+    known = quoted([spellings[0] for spellings in label_names])
+    return LabelRule(
+        names, f"is not the name of one of its classes, {known}; give path of a copy that fits", key=label_key
+    )
 
 
 def require_domains(columns: list[str], column: str, where: str) -> None:

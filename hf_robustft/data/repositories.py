@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_robustft.data.columns import holds_integers, quoted
-from hf_robustft.data.prompts import class_key
+from hf_robustft.data.prompts import class_key, read_text
 from hf_robustft.data.stream_sources import Opened, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
@@ -209,7 +209,7 @@ def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, .
             stacklevel=3,
         )
         return
-    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    lines = read_text(file).split("\n")
     check_label_order([line.strip() for line in lines if line.strip()], label_names, f"{where} ({Path(file).name})")
 
 

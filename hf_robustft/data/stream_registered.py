@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from datasets import ClassLabel
 
-from hf_robustft.data.columns import holds_integers
 from hf_robustft.data.registered_data import (
     RegisteredData,
     compare_rows,
     read_registered,
+    registered_rule,
     require_copy,
     require_domains,
 )
@@ -39,7 +37,10 @@ def stream_registered(data: RegisteredData, where: str, training: bool = False) 
     """
     if data.folder is not None:
         dataset, place = read_registered(data, where)
-        return stream_of(dataset, RowMeaning(where, "image", "label", labels=len(data.label_names))), place
+        return stream_of(
+            dataset,
+            RowMeaning(where, "image", "label", rule=registered_rule(dataset.features["label"], data.label_names)),
+        ), place
     require_copy(data, where)
     opened, repository = open_first(data.repositories, data.label_names, where, streaming=True)
     features = opened.dataset.features
@@ -50,8 +51,7 @@ def stream_registered(data: RegisteredData, where: str, training: bool = False) 
         where,
         image_column_of(list(features), repository.image_columns, where),
         label,
-        labels=len(data.label_names),
-        names=None if holds_integers(features[label]) else _one_label_a_name(data.label_names),
+        rule=registered_rule(features[label], data.label_names),
         key=label_key,
         positions=data.positions,
         domain_column=domain,
@@ -78,12 +78,3 @@ def _first_rows(opened: Opened, data: RegisteredData, where: str) -> tuple[int, 
             f"{opened.kind!r} do not say how many they hold; load it without streaming"
         )
     return first_rows(counts)
-
-
-def _one_label_a_name(label_names: Sequence[tuple[str, ...]]) -> dict[str, int]:
-    """The label of each name, or -1 for a name that several labels have."""
-    names: dict[str, int] = {}
-    for label, spellings in enumerate(label_names):
-        for key in {label_key(name) for name in spellings}:
-            names[key] = label if names.get(key, label) == label else -1
-    return names

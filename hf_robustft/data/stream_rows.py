@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, Features, Image, IterableDataset, List, Value
 
 from hf_robustft.data.columns import (
+    arrow_column,
     check_captions,
-    holds_integers,
-    quoted,
+    own_class_names,
     require_column,
+    say_unused,
     with_image_column,
-    with_integer_labels,
 )
+from hf_robustft.data.labels import LabelFault, LabelRule, classes_of, label_rule
 from hf_robustft.data.prompts import class_key
 from hf_robustft.data.randomness import example_rng
 from hf_robustft.data.stream_sources import IndexedRows, Opened, ShardRows, count_rows
@@ -32,9 +33,8 @@ class RowMeaning:
     Args:
         where: words for the data set, used in messages.
         image_column, label_column, caption_column: names of the columns; None for what is not read.
-        labels: number of labels.
-        names: for labels that are text, the label of each `key(name)`; -1 for a name of several. None for integers.
-        key: what two spellings of one name have in common.
+        rule: what a stored label means.
+        key: what two spellings of the name of a domain have in common.
         positions: for each label its class, or -1 for rows that are left out (default: the label itself).
         domain_column: column of domains (None: all rows are kept).
         domain_names: names of integer domains.
@@ -48,8 +48,7 @@ class RowMeaning:
     image_column: str
     label_column: str | None = None
     caption_column: str | None = None
-    labels: int = 0
-    names: Mapping[str, int] | None = field(default=None, repr=False)
+    rule: LabelRule | None = field(default=None, repr=False)
     key: Callable[[str], str] = class_key
     positions: tuple[int, ...] | None = field(default=None, repr=False)
     domain_column: str | None = None
@@ -94,16 +93,12 @@ class RowMeaning:
         return name
 
     def _label(self, shard: int, row: int, value) -> int:
-        if value is None:
-            raise ValueError(f"the label of {self._place(shard, row)} is missing; leave the row out")
-        label = value if self.names is None else self.names.get(self.key(str(value)), self.labels)
-        if not 0 <= label < self.labels:
-            fault = f"is outside the {self.labels} classes" if self.names is None else "is the name of no one class"
-            raise ValueError(
-                f"label {value!r} of {self._place(shard, row)}, column {self.label_column!r}, {fault}; correct the "
-                "column or class_names, or give path of a copy that fits"
-            )
-        return int(label) if self.positions is None else self.positions[label]
+        try:
+            label = self.rule(value)
+        except LabelFault as fault:
+            place = f"{self._place(shard, row)}, column {self.label_column!r},"
+            raise ValueError(f"{fault.label} of {place} {fault.rule}") from None
+        return label if self.positions is None else self.positions[label]
 
     def _caption(self, shard: int, row: int, value) -> str | list[str]:
         texts = [value] if isinstance(value, str) or value is None else value
@@ -188,38 +183,45 @@ def _examples(stream: RowStream, shards: list[range]) -> Iterator[dict]:
         yield from (example for _, example in stream.rows(shard) if example is not None)
 
 
-def checked_stream(opened: Opened | Dataset, benchmark) -> RowStream:
+def without_rows(opened: Opened | Dataset) -> Dataset:
+    """A data set of the same columns and no rows, of which the checks of `data.columns` say what the types say."""
+    features = (opened if isinstance(opened, Dataset) else opened.dataset).features
+    return Dataset.from_dict({name: [] for name in features}, features=features)
+
+
+def checked_stream(opened: Opened | Dataset, benchmark, rule: LabelRule | None = None) -> RowStream:
     """The stream of one's own data, after the checks that need no row.
 
     Args:
         opened: the split as it was opened, or rows that can be asked for by number.
         benchmark: their description, a `Benchmark`.
+        rule: what their labels mean, where that is known better than by the benchmark's names.
 
     Raises:
         ValueError: a missing column, a column of another kind, or class names that disagree.
         OSError: a damaged file on this machine.
     """
     where = f"benchmark {benchmark.name!r}"
-    dataset = opened if isinstance(opened, Dataset) else opened.dataset
-    # The checks of `data.columns` on a data set of these columns without rows say what their types say.
-    empty = Dataset.from_dict({name: [] for name in dataset.features}, features=dataset.features)
+    empty = without_rows(opened)
     with_image_column(empty, benchmark.image_column, where)
-    names = None
-    if benchmark.class_names and benchmark.label_column is not None:
-        require_column(empty, benchmark.label_column, "label_column", where)
-        with_integer_labels(empty, benchmark.label_column, benchmark.class_names, benchmark.label_names, where)
-        if not holds_integers(empty.features[benchmark.label_column]):
-            expected = benchmark.label_names or benchmark.class_names
-            names = {class_key(name): label for label, name in enumerate(expected)}
+    column, classes = benchmark.label_column, benchmark.class_names
+    if classes and column is not None:
+        require_column(empty, column, "label_column", where)
+        matched = rule is not None
+        rule = rule or label_rule(empty.features[column], classes, benchmark.label_names, column, where)
+        if isinstance(opened, Dataset):
+            # What can be asked for by number is checked before it is used, as if it were loaded.
+            labels = classes_of(arrow_column(opened, column), rule, column, where)
+            if not matched:
+                say_unused(set(labels.tolist()), classes, where)
     if benchmark.caption_column is not None:
         check_captions(empty, benchmark.caption_column, where)
     meaning = RowMeaning(
         where,
         benchmark.image_column,
-        benchmark.label_column if benchmark.class_names else None,
+        column if classes else None,
         benchmark.caption_column,
-        labels=len(benchmark.class_names),
-        names=names,
+        rule=rule,
     )
     return stream_of(opened, meaning, training=benchmark.role == "train")
 
@@ -256,23 +258,13 @@ def stream_of(
 
 
 def class_names_of(opened: Opened | Dataset, column: str, where: str) -> tuple[str, ...]:
-    """The names of a ClassLabel column of a stream.
+    """What the data call their classes, as `own_class_names` says it; of a stream, from the type of the column alone.
 
     Raises:
-        ValueError: no such column, or one whose classes only its rows would tell.
+        ValueError: no such column, one of bare numbers, or of text that only rows would tell.
     """
-    features = (opened if isinstance(opened, Dataset) else opened.dataset).features
-    if column not in features:
-        raise ValueError(
-            f"{where} has no column {column!r}; its columns are {quoted(list(features), 20)}: name the right one with "
-            "label_column (--label_column on the command line)"
-        )
-    if not isinstance(features[column], ClassLabel):
-        raise ValueError(
-            f"column {column!r} of {where} holds {features[column]}, and a stream is not read to learn its classes; "
-            "give class_names (--class_names on the command line): a text file with one name a line"
-        )
-    return tuple(features[column].names)
+    listed = isinstance(opened, Dataset)
+    return own_class_names(opened if listed else without_rows(opened), column, where, streamed=not listed)
 
 
 def first_rows(counts: Sequence[int]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -10,6 +11,7 @@ import datasets
 from ..data.benchmarks import Benchmark
 from ..data.collator import TrainingExamples
 from ..data.images import BadImages
+from ..modeling.feature_cache import CachedFeatures
 from ..modeling.features import normalised
 from .streaming import check_stream, streamed_examples
 
@@ -26,16 +28,19 @@ def training_examples(
         processor ([`~transformers.CLIPProcessor`], *optional*): Needed for a benchmark.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of a benchmark that
             cannot be read. By default the first one is an error.
-        levels (`bool`, *optional*, defaults to `True`): Give pixels as uint8 levels where an accelerator trains, which
-            normalises them; else as normalised numbers.
+        levels (`bool`, *optional*, defaults to `True`): Whether `ClipCollator` makes the batches. It takes pixels as uint8
+            levels where an accelerator trains, which normalises them; and examples with `pixel_values` and `caption`.
 
     Raises:
-        ValueError: If a benchmark comes without processor or may not be trained on, or a stream cannot be trained on as the arguments ask.
+        ValueError: If a benchmark comes without processor or may not be trained on, or a stream cannot be
+            trained on as the arguments ask, or the examples of another data set have no pixels or no caption.
     """
     if isinstance(dataset, datasets.Dataset):
         dataset = Benchmark.from_dataset(dataset, name="train", role="train")
     check_stream(dataset, args)
     if not isinstance(dataset, Benchmark):
+        if levels:
+            _check_first_example(dataset)
         return dataset
     if dataset.evaluation_only:
         raise ValueError(
@@ -54,6 +59,24 @@ def training_examples(
         return streamed_examples(dataset, processor, args, buffer=args.shuffle_buffer, **options)
     seed = args.seed if args.data_seed is None else args.data_seed
     return TrainingExamples.from_benchmark(dataset, processor, seed=seed, **options)
+
+
+def _check_first_example(dataset: Any) -> None:
+    """Refuse a data set of one's own whose examples `ClipCollator` could not make a batch of; a stream is not begun."""
+    if dataset is None or isinstance(dataset, CachedFeatures) or not hasattr(dataset, "__getitem__"):
+        return
+    if getattr(dataset, "keyed", False) or not len(dataset):
+        return
+    example = dataset[0]
+    found = sorted(map(str, example)) if isinstance(example, Mapping) else []
+    missing = [name for name in ("pixel_values", "caption") if name not in found]
+    if missing:
+        kind = f"a dict of {', '.join(found)}" if found else f"a {type(example).__name__}"
+        raise ValueError(
+            f"The first training example is {kind}, without {' and '.join(missing)}. Give the images and labels as a "
+            "`datasets.Dataset` with the columns `image` and `label` or as `Benchmark.from_dataset(...)`, from which captions "
+            "are made; or give dicts of `pixel_values` (a tensor) and `caption` (a text), or your own `data_collator`."
+        )
 
 
 class PreparedBatches:

@@ -1,0 +1,291 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a stored label means: the one rule book for columns that are loaded and for rows that are streamed.
+
+What decides is what the data call a class: the left column of a names file (`label<TAB>name`) where there is one, else the
+class names themselves. A column may hold names (text, or a ClassLabel, or folders) or numbers (integers of any width, bools,
+and floats that are whole, which is how pandas stores integers beside a gap). Without a left column numbers are positions:
+0 to N - 1 in the order of the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Value
+
+from hf_robustft.data.prompts import class_key
+
+
+def quoted(names: Sequence[str], limit: int = 5) -> str:
+    """The first names in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+
+
+def is_text(feature) -> bool:
+    """Whether a column of this type holds text."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def holds_integers(feature) -> bool:
+    """Whether a column of this type holds integer labels (a ClassLabel or any integer type)."""
+    return isinstance(feature, ClassLabel) or (
+        isinstance(feature, Value) and feature.dtype.lstrip("u").startswith("int")
+    )
+
+
+def _holds_numbers(feature) -> bool:
+    return holds_integers(feature) or (
+        isinstance(feature, Value) and (feature.dtype == "bool" or feature.dtype.startswith("float"))
+    )
+
+
+def names_classes(feature) -> bool:
+    """Whether a column of this type names its classes itself; a ClassLabel whose names are only its numbers does not."""
+    if isinstance(feature, ClassLabel):
+        return list(feature.names) != [str(number) for number in range(len(feature.names))]
+    return is_text(feature)
+
+
+class LabelFault(ValueError):
+    """A label that means no class: `label` in words, and `rule`, what it breaks and what to do."""
+
+    def __init__(self, label: str, rule: str):
+        super().__init__(f"{label} {rule}")
+        self.label, self.rule = label, rule
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """
+    The class of a stored label.
+
+    Args:
+        classes (`Mapping`): Position of the class by label: by number, or by `key(name)`; -1 for a name of several classes.
+        rule (`str`): What a label that is not among them breaks, and what to do.
+        key (`Callable`, *optional*): What two spellings of one name have in common; None for numbers.
+        called (`Mapping[int, str]`, *optional*): What the data call their numbers, used in messages.
+        count (`int`, *optional*): Number of classes where numbers are positions.
+    """
+
+    classes: Mapping[int | str, int] = field(repr=False)
+    rule: str
+    key: Callable[[str], str] | None = None
+    called: Mapping[int, str] = field(default_factory=dict, repr=False)
+    count: int | None = None
+
+    @property
+    def keeps_numbers(self) -> bool:
+        """Whether each label is its class already."""
+        return self.key is None and all(number == position for number, position in self.classes.items())
+
+    def __call__(self, value) -> int:
+        """
+        The class of a label.
+
+        Raises:
+            LabelFault: It is missing, or means none of the classes.
+        """
+        if value is None or value != value:
+            raise LabelFault("the label", "is missing; give it a class or leave the row out")
+        if self.key is not None:
+            position = self.classes.get(self.key(str(value)), -1)
+        else:
+            position = self.classes.get(value, -1)
+        if position >= 0:
+            return position
+        shown = int(value) if isinstance(value, float) and value.is_integer() else value
+        name = self.called.get(shown) if self.key is None else None
+        starts_at_1 = "; if the labels start at 1, use lines `label<TAB>name` in the file of class names"
+        more = starts_at_1 if self.count is not None and value == self.count else ""
+        raise LabelFault(f"label {shown if name is None else name!r}", self.rule + more)
+
+
+def class_positions(class_names: Sequence[str], label_names: Sequence[str] | None = None) -> dict[str, int]:
+    """The position of each class by the keys of its names; what the data call a class comes before its other name."""
+    positions = {class_key(name): index for index, name in enumerate(label_names or ())}
+    for index, name in enumerate(class_names):
+        positions.setdefault(class_key(name), index)
+    return positions
+
+
+def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:
+    """
+    The position of each class by number, where the left column of a names file holds nothing but numbers; else None.
+
+    Raises:
+        ValueError: One number is written twice, such as "1" and "01".
+    """
+    numbers: dict[int, int] = {}
+    for index, name in enumerate(label_names or ()):
+        text = {"false": "0", "true": "1"}.get(str(name).strip().lower(), str(name).strip())
+        if not text.removeprefix("-").isdecimal():
+            return None
+        if int(text) in numbers:
+            raise ValueError(
+                f"the labels {label_names[numbers[int(text)]]!r} and {name!r} are one number; give each class its own"
+            )
+        numbers[int(text)] = index
+    return numbers or None
+
+
+def _of_names(class_names: Sequence[str], label_names: Sequence[str] | None) -> LabelRule:
+    expected = label_names or class_names
+    rule = f"is not one of the {len(expected)} class names {quoted(expected)}: correct the column or class_names"
+    if label_names is None:
+        rule += ", or give lines `label<TAB>name` with what the data call them"
+    return LabelRule(class_positions(class_names, label_names), rule, class_key)
+
+
+def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, column: str, where: str) -> LabelRule:
+    if label_names is None:
+        count = len(class_names)
+        rule = f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names"
+        return LabelRule({number: number for number in range(count)}, rule, count=count)
+    numbers = as_numbers(label_names)
+    if numbers is None:
+        raise ValueError(
+            f"column {column!r} of {where} holds numbers, but the labels given for its classes are names, "
+            f"{quoted(label_names)}; give the number of each class, or leave them out if the numbers are 0 to "
+            f"{len(class_names) - 1} in the order of the class names"
+        )
+    rule = f"is not one of the labels {quoted(label_names)} of the {len(class_names)} classes: add it or correct the column"
+    return LabelRule(numbers, rule)
+
+
+def label_rule(
+    feature, class_names: Sequence[str], label_names: Sequence[str] | None, column: str, where: str
+) -> LabelRule:
+    """
+    What the labels of a column mean, from the type of the column alone.
+
+    Args:
+        feature: The column's type, of `datasets`.
+        class_names (`Sequence[str]`): Checked class names, in the order of the result.
+        label_names (`Sequence[str]`, *optional*): What the data call the same classes, in the same order.
+        column, where (`str`): The column, and words for the data set, used in messages.
+
+    Returns:
+        [`LabelRule`]: From a stored value to a position in `class_names`.
+
+    Raises:
+        ValueError: A column of another kind, or names that disagree with those that a ClassLabel has.
+    """
+    if is_text(feature):
+        return _of_names(class_names, label_names)
+    if not _holds_numbers(feature):
+        raise ValueError(
+            f"column {column!r} of {where} holds {feature}, not labels (integers, class names or a ClassLabel); "
+            "name the label column with label_column (--label_column on the command line)"
+        )
+    if not names_classes(feature):
+        return _of_numbers(class_names, label_names, column, where)
+    if label_names is None:
+        _check_class_label(feature.names, class_names, column, where)
+        return _of_numbers(class_names, None, column, where)
+    named = _of_names(class_names, label_names)
+    numbers = as_numbers(label_names)
+    found = {number: named.classes[class_key(name)] for number, name in enumerate(feature.names) if class_key(name) in named.classes}  # fmt: skip
+    if not found and numbers is None:
+        raise ValueError(
+            f"column {column!r} of {where} calls its classes {quoted(feature.names)}, none of which is among the labels "
+            f"given for them, {quoted(label_names)}; put into the left column what the data call each class"
+        )
+    return LabelRule(found or numbers, named.rule, called=dict(enumerate(feature.names)))
+
+
+def _check_class_label(names: Sequence[str], expected: Sequence[str], column: str, where: str) -> None:
+    if len(names) != len(expected):
+        raise ValueError(
+            f"column {column!r} of {where} has {len(names)} classes, {quoted(names)}, but {len(expected)} class names "
+            f"are given, {quoted(expected)}; give one name per class, in the order of the labels"
+        )
+    differing = [i for i, (a, b) in enumerate(zip(names, expected, strict=True)) if class_key(a) != class_key(b)]
+    if differing:
+        first = differing[0]
+        raise ValueError(
+            f"column {column!r} of {where} calls class {first} {names[first]!r}, the given class names call it "
+            f"{expected[first]!r} ({len(differing)} of {len(names)} differ; data: {quoted(names)}; given: "
+            f"{quoted(expected)}); put the names in the order of the labels, or give label_names to rename classes"
+        )
+
+
+def matching_rule(
+    feature,
+    class_names: Sequence[str],
+    label_names: Sequence[str] | None,
+    own_names: Sequence[str] | None,
+    own_labels: Sequence[str] | None,
+    column: str,
+    where: str,
+) -> tuple[LabelRule, Mapping[int, str] | None]:
+    """
+    What the labels of a column mean to a model whose classes are known: by name wherever the data name their classes.
+
+    Args:
+        feature, column, where: As for [`label_rule`].
+        class_names (`Sequence[str]`): The model's classes.
+        label_names (`Sequence[str]`, *optional*): What data may call them too.
+        own_names, own_labels (`Sequence[str]`, *optional*): What a file beside the data calls the classes, and its left
+            column.
+
+    Returns:
+        The rule, and the names of numbers where the data have such; None where numbers are taken as they are.
+    """
+    positions = class_positions(class_names, label_names)
+    if is_text(feature):
+        if own_labels is None:
+            return _of_names(class_names, label_names), None
+        renamed = {class_key(label): name for label, name in zip(own_labels, own_names, strict=True)}
+        found = {key: positions[class_key(name)] for key, name in renamed.items() if class_key(name) in positions}
+        return LabelRule({**positions, **found}, _of_names(class_names, label_names).rule, class_key), None
+    if names_classes(feature):
+        called = dict(enumerate(feature.names))
+    elif own_names and _holds_numbers(feature):
+        numbers = _of_numbers(own_names, own_labels, column, where).classes
+        called = {number: own_names[index] for number, index in numbers.items()}
+    else:
+        # Names beside numbers are of other data, whose numbers say nothing about these.
+        usable = label_names if as_numbers(label_names) is not None else None
+        return label_rule(feature, class_names, usable, column, where), None
+    found = {number: positions[class_key(name)] for number, name in called.items() if class_key(name) in positions}
+    rule = (
+        f"is not one of the {len(class_names)} classes of the model, {quoted(class_names)}: leave it out or rename it"
+    )
+    return LabelRule(found, rule, called=called), called
+
+
+def classes_of(values: pa.ChunkedArray, rule: LabelRule, column: str, where: str) -> np.ndarray:
+    """
+    The class of each label of a column, as [`LabelRule`] gives it for each value.
+
+    Raises:
+        ValueError: The first row whose label means no class, with the number of such rows.
+    """
+    encoded = pc.dictionary_encode(values.combine_chunks(), null_encoding="encode")
+    distinct = encoded.dictionary.to_pylist()
+    classes, faults = np.full(len(distinct), -1, dtype=np.int64), {}
+    for index, value in enumerate(distinct):
+        try:
+            classes[index] = rule(value)
+        except LabelFault as fault:
+            faults[index] = fault
+    indices = encoded.indices.to_numpy(zero_copy_only=False)
+    if faults:
+        refuse_rows(np.isin(indices, list(faults)), lambda row: faults[int(indices[row])], column, where)
+    return classes[indices]
+
+
+def refuse_rows(bad: np.ndarray, fault: Callable[[int], LabelFault], column: str, where: str) -> None:
+    """Raise ValueError about the first of the rows marked in `bad`, with their number."""
+    if bad.any():
+        row, count = int(np.argmax(bad)), int(bad.sum())
+        found = fault(row)
+        raise ValueError(
+            f"{found.label} in row {row} of column {column!r} of {where} {found.rule} "
+            f"({count} such row{'s' if count > 1 else ''} of {len(bad)})"
+        )

@@ -1,0 +1,218 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The same tiny data in every container, stored and streamed: each image is of the same class, or the same is refused."""
+
+import io
+import itertools
+import json
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from PIL import Image
+
+from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.class_matching import load_matched
+from hf_robustft.data.images import decode_image
+from hf_robustft.data.labels import as_numbers, classes_of, label_rule
+
+MODEL = ("cat", "dog", "owl")
+CASES = {
+    "from 1": {1: "cat", 2: "dog", 3: "owl"},
+    "another order": {2: "cat", 0: "dog", 1: "owl"},
+    "sparse": {42: "cat", 7: "dog", 1000: "owl"},
+    "negative": {-1: "cat", 0: "dog", 5: "owl"},
+}
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def encoded(number):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 10), (number, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def table(labels, feature):
+    images = [{"bytes": encoded(number), "path": None} for number in range(len(labels))]
+    features = Features({"image": datasets.Image(), "label": feature})
+    return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def write(kind, root, labels):
+    """The data as a container of a kind; its source and options, or None where it cannot hold such labels."""
+    root.mkdir(parents=True)
+    if kind in NUMBERS:
+        if (
+            kind.startswith("u")
+            and min(labels) < 0
+            or kind == "int8"
+            and max(labels) > 127
+            or kind == "uint8"
+            and max(labels) > 255
+        ):
+            return None
+        table([float(label) if "f" in kind else label for label in labels], Value(kind)).to_parquet(root / "a.parquet")
+        return root / "a.parquet", {}
+    if kind == "text":
+        table([str(label) for label in labels], Value("string")).to_parquet(root / "a.parquet")
+        return root / "a.parquet", {}
+    if kind == "ClassLabel":
+        names = sorted({str(label) for label in labels}, reverse=True)
+        table([names.index(str(label)) for label in labels], ClassLabel(names=names)).to_parquet(root / "a.parquet")
+        return root / "a.parquet", {}
+    if kind == "saved":
+        table(labels, Value("int64")).save_to_disk(root)
+        return root, {}
+    if kind == "tar":
+        with tarfile.open(root / "train-0.tar", "w") as tar:
+            for number, label in enumerate(labels):
+                for ending, content in (("png", encoded(number)), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{number:03d}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        return root, {"image_column": "png", "label_column": "cls"}
+    if kind == "folders":
+        for number, label in enumerate(labels):
+            (root / str(label)).mkdir(exist_ok=True)
+            (root / str(label) / f"{number}.png").write_bytes(encoded(number))
+        return root, {}
+    for number in range(len(labels)):
+        (root / f"{number}.png").write_bytes(encoded(number))
+    rows = [{"file_name": f"{number}.png", "label": label} for number, label in enumerate(labels)]
+    if kind == "csv":
+        lines = ["file_name,label", *(f"{row['file_name']},{row['label']}" for row in rows)]
+        (root / "metadata.csv").write_text("\n".join(lines))
+    else:
+        (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root, {}
+
+
+KINDS = (*NUMBERS, "text", "ClassLabel", "saved", "tar", "folders", "csv", "jsonl")
+
+
+def meaning(benchmark):
+    """The name of the class of each image, by the number that its colour says."""
+    rows = benchmark.stream() if benchmark.streaming else benchmark.load()
+    image, label = ("image", "label") if benchmark.streaming else (benchmark.image_column, benchmark.label_column)
+    found = {}
+    for row in rows:
+        picture = decode_image(row[image]) if isinstance(row[image], dict) else row[image]
+        found[picture.getpixel((0, 0))[0]] = benchmark.class_names[row[label]]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_left_column_is_what_the_data_call_the_class(tmp_path, kind):
+    for case, names in CASES.items():
+        labels = [*names, *reversed(names), list(names)[1]]
+        written = write(kind, tmp_path / case, labels)
+        if written is None:
+            continue
+        source, options = written
+        wanted = {number: names[label] for number, label in enumerate(labels)}
+        file = tmp_path / "names.txt"
+        lines = [f"{label}\t{name}" for label, name in names.items()]
+        for order, streaming in itertools.product((lines, lines[::-1]), (False, True)):
+            file.write_text("\n".join(order) + "\n")
+            settings = {**options, "streaming": streaming}
+            assert meaning(load_benchmark(source, class_names=file, **settings)) == wanted, (case, streaming)
+        assert meaning(load_benchmark(source, class_names=names, **options)) == wanted
+        # A model with its classes in another order, and an evaluation set of a part of them.
+        known = {
+            "class_names": MODEL[::-1],
+            "label_names": [str(label) for label in names][::-1],
+            "templates": ("{}",),
+        }
+        part = write(kind, tmp_path / f"{case} part", labels[1:3] * 2)
+        for streaming in (False, True):
+            for place, of in ((written, wanted), (part, {n: names[label] for n, label in enumerate(labels[1:3] * 2)})):
+                given = {**place[1], "streaming": streaming, "name": "a", "role": "shift"}
+                benchmark, _ = load_matched(str(place[0]), **known, **given)
+                assert benchmark.class_names == MODEL[::-1] and meaning(benchmark) == of, (case, streaming)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_that_is_not_in_the_file_is_refused_by_name(tmp_path, kind):
+    source, options = write(kind, tmp_path / "own", [1, 2, 3, 2])
+    for streaming in (False, True):
+        given = {"class_names": {1: "cat", 2: "dog"}, "streaming": streaming, **options}
+        with pytest.raises(ValueError, match=r"'?3(\.0)?'?\b.*\b(is not one of|are none of).* '?1'?"):
+            meaning(load_benchmark(source, **given))
+
+
+@pytest.mark.parametrize("kind", [*NUMBERS, "saved", "tar", "csv", "jsonl"])
+def test_numbers_without_a_left_column_are_0_to_n(tmp_path, kind):
+    source, options = write(kind, tmp_path / "own", [2, 0, 1, 1])
+    shifted, _ = write(kind, tmp_path / "from 1", [2, 3, 1, 1])
+    for streaming in (False, True):
+        given = {"class_names": MODEL, "streaming": streaming, **options}
+        assert meaning(load_benchmark(source, **given)) == {0: "owl", 1: "cat", 2: "dog", 3: "dog"}
+        with pytest.raises(
+            ValueError,
+            match="label 3 .* outside the 3 classes, 0 to 2.*if the labels start at 1, use lines `label<TAB>name`",
+        ):
+            meaning(load_benchmark(shifted, **given))
+
+
+def test_bools_gaps_and_what_is_not_a_label():
+    yes = {"class_names": {"false": "cat", "true": "dog"}, "name": "a", "role": "id"}
+    assert meaning(Benchmark.from_dataset(table([True, False], Value("bool")), **yes)) == {0: "dog", 1: "cat"}
+    bare = {"class_names": ("cat", "dog"), "name": "a", "role": "id"}
+    assert meaning(Benchmark.from_dataset(table([True, False], Value("bool")), **bare)) == {0: "dog", 1: "cat"}
+    for gap in (None, float("nan")):
+        with pytest.raises(ValueError, match="the label in row 1 .* is missing"):
+            Benchmark.from_dataset(table([1.0, gap], Value("float64")), **bare)
+    with pytest.raises(ValueError, match=r"label 0\.5 in row 1 .* outside the 2 classes"):
+        Benchmark.from_dataset(table([1.0, 0.5], Value("float64")), **bare)
+    with pytest.raises(
+        ValueError, match="holds numbers, but the labels given for its classes are names, 'n01', 'n02'"
+    ):
+        Benchmark.from_dataset(table([0, 1], Value("int64")), **{**bare, "class_names": {"n01": "cat", "n02": "dog"}})
+
+
+def test_a_class_label_without_names_of_its_own_holds_numbers():
+    rows = table([2, 0, 1], ClassLabel(num_classes=3))
+    by_order = Benchmark.from_dataset(rows, class_names=MODEL, name="a", role="id")
+    assert meaning(by_order) == {0: "owl", 1: "cat", 2: "dog"}
+    assert by_order.load().features["label"].names == list(MODEL)
+
+
+def test_swapped_names_stay_swapped_however_often_the_rows_are_read():
+    from hf_robustft.data.few_shot import few_shot
+
+    rows = table([0, 1, 0, 1], ClassLabel(names=["cat", "dog"]))
+    swapped = Benchmark.from_dataset(rows, class_names={"dog": "cat", "cat": "dog"}, name="a", role="train")
+    assert meaning(swapped) == {0: "dog", 1: "cat", 2: "dog", 3: "cat"}
+    assert meaning(few_shot(swapped, 1)).items() <= meaning(swapped).items()
+
+
+def test_labels_that_are_one_number():
+    assert as_numbers(("01", "2", "-3")) == {1: 0, 2: 1, -3: 2} and as_numbers(("1", "cat")) is None
+    with pytest.raises(ValueError, match="'1' and '01' are one number"):
+        as_numbers(("1", "01"))
+
+
+def test_columns_and_rows_follow_one_rule():
+    """Every kind of column against every names file: `classes_of` gives what the rule gives for each value."""
+    random = np.random.default_rng(0)
+    features = [Value("int8"), Value("float32"), Value("string"), Value("bool"), ClassLabel(names=["b", "2", "a"])]
+    for feature, labels in itertools.product(
+        features, (None, ("2", "0", "1"), ("a", "b", "2"), ("true", "false", "7"))
+    ):
+        values = random.integers(0, 2, 20).tolist()
+        values = [str(value) for value in values] if feature == Value("string") else values
+        column = table(values, feature).with_format("arrow")[:].column("label")
+        try:
+            rule = label_rule(feature, MODEL, labels, "label", "here")
+            wanted = [rule(value) for value in column.to_pylist()]
+        except ValueError:
+            with pytest.raises(ValueError):
+                classes_of(column, label_rule(feature, MODEL, labels, "label", "here"), "label", "here")
+        else:
+            assert classes_of(column, rule, "label", "here").tolist() == wanted
