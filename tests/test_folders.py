@@ -117,7 +117,7 @@ DOUBTFUL = {
         ("'owl'", "1 file ending in .heic"),
         ("cat", "dog", "owl"),
     ),
-    "case": (("cat/0.png", "Cat/1.png", "dog/2.png"), ("cat/", "Cat'"), None),
+    "case": (("cat/0.png", "Cat/1.png", "dog/2.png"), ("/Cat'", "/cat'"), None),
     "Unicode forms": (("caf\u00e9/0.png", "cafe\u0301/1.png", "dog/2.png"), (r"'cafe\u0301'", r"'caf\xe9'"), None),
     "images beside folders": (("cat/0.png", "dog/1.png", "2.png"), ("'2.png'",), None),
 }

@@ -2,11 +2,12 @@
 """What a command line says of data: names of the registry, their sets and roles, one's own copies and one's own data."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 from datasets import Value
 from helpers import CLASSES, TEMPLATES, image_dataset
-from streams import write_parquet, write_tars
+from streams import write_folders, write_parquet, write_tars
 from stub_hub import class_folders, quietly, table
 
 from hf_robustft.cli.data_sets import (
@@ -19,6 +20,7 @@ from hf_robustft.cli.data_sets import (
     validation_benchmark,
 )
 from hf_robustft.cli.specs import Spec
+from hf_robustft.data import hub as hub_ids
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.registry import named_templates
 
@@ -62,6 +64,66 @@ def job_arguments(repository):
 def test_what_a_text_says(text, expected):
     spec = Spec.parse(text)
     assert (spec.source, spec.part, spec.copy, spec.role, spec.registered) == expected
+
+
+@pytest.mark.parametrize(
+    "text, hint",
+    [
+        ("photos:shfit", "photos:shift"),
+        ("photos/test:Shift", "photos/test:shift"),
+        ("imagenet-r:open-set", "imagenet-r:open_set"),
+        ("dtd=/data/dtd:validate", "dtd=/data/dtd:validation"),
+        ("photos:ood", None),
+        ("photos:", None),
+    ],
+)
+def test_a_mistyped_role_is_named_with_the_roles(text, hint):
+    with pytest.raises(ValueError, match="there is no role .* id .*, shift, validation and open_set") as error:
+        Spec.parse(text)
+    assert ("did you mean" in str(error.value)) == (hint is not None) and (hint or "") in str(error.value)
+
+
+def test_names_with_dots_are_not_cut(tmp_path):
+    for name in ("v1.0", "v1.1"):
+        write_folders(tmp_path / name, [4])
+        assert Spec.parse(str(tmp_path / name)).name == name
+    write_parquet(tmp_path / "p", [3])
+    (tmp_path / "p" / "train-00000-of-00001.parquet").rename(tmp_path / "v1.2.parquet")
+    assert Spec.parse(str(tmp_path / "v1.2.parquet")).name == "v1.2"
+    assert Spec.parse("owner/photos-v1.0").name == "photos-v1.0"
+    assert [item.name for item in measured(f"{tmp_path}/v1.0", f"{tmp_path}/v1.1:shift")[0]] == ["v1.0", "v1.1"]
+
+
+def test_a_folder_called_like_a_registered_benchmark_is_not_passed_over_in_silence(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path / "dtd", [4])
+    assert load_benchmark("dtd", "test").path == "tanganke/dtd"
+    assert "'dtd' here is not read: to read it, write ./dtd" in caplog.text and "dtd=dtd" in caplog.text
+    assert load_benchmark("./dtd").class_names == tuple(sorted(CLASSES)) and not Spec.parse("./dtd").registered
+
+
+def test_a_mistyped_path_is_refused_at_once_without_the_hub(tmp_path, monkeypatch):
+    """Its own client asks the Hub six times, 23 seconds, for each question."""
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path / "photos" / "train", [4])
+    monkeypatch.setattr(hub_ids.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_ids, "_reached", set())
+    asked = []
+
+    def fail(url, timeout):
+        asked.append((url, timeout))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub_ids, "get_session", lambda: SimpleNamespace(head=fail))
+    for attempt in (lambda text: train_benchmark(text, DataOptions()), load_benchmark):
+        with pytest.raises(FileNotFoundError, match="did you mean photos/train?"):
+            attempt("photos/trian")
+        assert not asked
+        with pytest.raises(
+            OSError, match="no folder 'phots/train' here, and it cannot be had from the Hub.*: no network"
+        ):
+            attempt("phots/train")
+        assert len(asked) == 1 and asked.pop()[1] <= 5
 
 
 def test_splits_behind_a_path(tmp_path):

@@ -216,3 +216,46 @@ def test_columns_and_rows_follow_one_rule():
                 classes_of(column, label_rule(feature, MODEL, labels, "label", "here"), "label", "here")
         else:
             assert classes_of(column, rule, "label", "here").tolist() == wanted
+
+
+def test_tars_that_bring_their_names_along_are_matched_by_them(tmp_path):
+    """`classnames.txt` beside tars, with labels or in their order, for a model with its classes in another order."""
+    source, options = write("tar", tmp_path / "own", [7, 42, 7])
+    (source / "classnames.txt").write_text("42\tcat\n7\tOwl\n")
+    known = {"class_names": MODEL, "templates": ("{}",), "name": "a", "role": "shift", **options}
+    assert meaning(load_benchmark(source, **options)) == {0: "Owl", 1: "cat", 2: "Owl"}
+    for streaming in (False, True):
+        assert meaning(load_matched(str(source), **known, streaming=streaming)[0]) == {0: "owl", 1: "cat", 2: "owl"}
+    (source / "classnames.txt").write_text("42\tcat\n7\tant\n")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="1 classes that the model does not know, 'ant'"):
+            load_matched(str(source), **known, streaming=streaming)
+
+
+def test_classes_without_images_are_said(tmp_path, caplog):
+    source, _ = write("folders", tmp_path / "own", ["cat", "dog"])
+    for streaming in (False, True):
+        load_benchmark(source, class_names=("cat", "owl", "dog"), streaming=streaming)
+    assert [record.getMessage() for record in caplog.records] == [
+        "benchmark 'own': no image of 1 of its 3 classes: 'owl'"
+    ]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_class_lists_are_judged_by_the_same_checks(tmp_path, streaming):
+    for names, message in (
+        (["cat", ""], "class name 1 .* is blank"),
+        (["cat", "Cat"], "'Cat' appears twice"),
+        (["cat"], "single class 'cat'"),
+    ):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        table([0, 0], ClassLabel(names=names)).to_parquet(folder / "a.parquet")
+        with pytest.raises(ValueError, match=message):
+            load_benchmark(folder / "a.parquet", streaming=streaming)
+
+
+def test_a_benchmark_takes_a_dict_of_names_too():
+    described = Benchmark(name="a", role="id", class_names={7: "cat", 3: "dog"}, dataset=table([3, 7], Value("int64")))
+    assert (described.class_names, described.label_names) == (("cat", "dog"), ("7", "3"))
+    assert meaning(described) == {0: "dog", 1: "cat"}

@@ -138,3 +138,45 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
     # Each of 80 is missed in 960 draws with a probability of 6e-6.
     assert set(captions) == {fill_template(template, "dog") for template in benchmark.templates}
     assert max(captions.values()) < 40
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            "cat\nK\u00e4fer\n".encode("latin-1"),
+            r"line 2 of the file '.*classes\.txt' is not UTF-8.*iconv -f WINDOWS-1252",
+        ),
+        (
+            "cat\nK\u00e4fer\n".encode("utf-16"),
+            r"classes\.txt' is not UTF-8 but UTF-16, from line 1 on.*iconv -f UTF-16",
+        ),
+        ("cat\ndog\n".encode("utf-16-le"), r"classes\.txt' is not UTF-8 but UTF-16"),
+        (b"1\tcat\n\n2\tdog\tpuppy\n", r"line 3 of .*does not fit"),
+        (b"1\tcat\n\tdog\n", r"line 2 of .*does not fit"),
+        (b"1\tcat\n2\t\n", r"line 2 of .*does not fit"),
+        (b"1\tcat\n1\tdog\n", r"classes\.txt: label '1' appears twice, at positions 0 and 1"),
+        (b"1\tcat\n2\tCat\n", r"classes\.txt: class name 'Cat' appears twice"),
+        ("caf\u00e9\ncafe\u0301\n".encode(), r"class name 'caf\u00e9' appears twice"),
+    ],
+)
+def test_files_of_class_names_that_cannot_be(tmp_path, content, message):
+    file = tmp_path / "classes.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_class_names(file)
+    assert "\n" not in str(error.value)
+
+
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_letter(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_bytes("\ufeffsnow\u2028leopard\r\nred\u0085panda\rowl\n".encode())
+    assert load_class_names(file) == (("snow leopard", "red panda", "owl"), None)
+    assert read_names_and_templates({7: "cat", -1: "dog"}, None) == {
+        "class_names": ("cat", "dog"),
+        "label_names": ("7", "-1"),
+    }
+    with pytest.raises(ValueError, match="the dict of class_names holds them too"):
+        read_names_and_templates({7: "cat"}, None, ["7"])
+    with pytest.raises(ValueError, match="is a folder"):
+        load_class_names(tmp_path)

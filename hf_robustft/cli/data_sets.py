@@ -161,8 +161,6 @@ def evaluation_benchmarks(
         benchmarks += found
         if known is None:
             known = next((Known.of(item) for item in found if item.role == "id"), None)
-            if known is not None:
-                known = replace(known, label_names=None)
     names = [benchmark.name for benchmark in benchmarks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -19,7 +19,7 @@ from datasets import get_dataset_split_names
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
 from hf_robustft.data.hub import is_hub_id, require_hub
-from hf_robustft.data.reading import holds_tars, tar_splits
+from hf_robustft.data.reading import holds_tars, tar_splits, tars
 from hf_robustft.data.registry import registered_sets
 from hf_robustft.data.repositories import WDS_IMAGES
 
@@ -137,7 +137,7 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
 
 
 def _tar_columns(folder: Path, source: str) -> dict[str, str]:
-    first = next(iter(sorted(folder.glob("*.tar"))), None) or next(iter(sorted(folder.glob("*/*.tar"))))
+    first = next(iter(tars(folder)), None) or next(file for place in sorted(folder.glob("*/")) for file in tars(place))
     endings = set()
     with tarfile.open(first) as tar:
         for _ in range(20):

@@ -53,7 +53,8 @@ class Benchmark:
     Args:
         name: key of the set in reports and metrics (`<name>/accuracy`), without "/" or blanks.
         role: "train", "validation", "id" (test data like the training data), "shift", or "open_set" (other classes).
-        class_names: the classes in label order, as prompts say them; () for image-caption pairs without labels.
+        class_names: the classes in label order, as prompts say them, or a dict from what the data call each class to its
+            name; () for image-caption pairs without labels.
         templates: prompt templates with one "{}" each (default: "a photo of a {}.").
         path: a folder, a builder of `datasets` such as "parquet" (with `data_files`), or a Hub id "owner/name".
         data_files: file or pattern for a builder or Hub id.
@@ -134,6 +135,9 @@ class Benchmark:
                 f"{self.role!r}; take it for evaluation: 'id', 'shift' or 'open_set'"
             )
         object.__setattr__(self, "templates", check_templates(self.templates))
+        if isinstance(self.class_names, Mapping):
+            for name, value in read_names_and_templates(self.class_names, None, self.label_names).items():
+                object.__setattr__(self, name, value)
         if self.class_names:
             object.__setattr__(self, "class_names", check_class_names(self.class_names))
         elif self.caption_column is None and self.label_column is not None:
@@ -356,10 +360,11 @@ def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
         return benchmark
     # The data name their classes: read them first, without looking at the labels, then complete the description.
     described = Benchmark(**{**settings, "label_column": None})
-    opened = open_rows(described, naming=True) if described.streaming else _read(described, naming=True)
+    naming = settings["role"] != "open_set"
+    opened = open_rows(described, naming) if described.streaming else _read(described, naming)
     names_of = class_names_of if described.streaming else own_class_names
     names = settings["class_names"] = names_of(opened, label_column, f"benchmark {settings['name']!r}")
-    if len(names) == 1 and settings["role"] != "open_set":
+    if len(names) == 1 and naming:
         raise ValueError(
             f"benchmark {settings['name']!r} has the single class {names[0]!r}, which cannot be told from others; choose "
             "another label_column (--label_column), or give class_names (--class_names on the command line)"

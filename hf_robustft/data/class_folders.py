@@ -121,8 +121,15 @@ def load_class_folders(
     return Dataset.from_dict({"image": paths, "label": labels}, features=features)
 
 
-def layout_fault(root: Path, folders: Mapping[str, FolderFiles]) -> str | None:
-    """Why folders may not be classes, with the way out; None if there is no doubt that they are."""
+def layout_fault(root: Path, folders: Mapping[str, FolderFiles], single: bool = False) -> str | None:
+    """
+    Why folders may not be classes, with the way out; None if there is no doubt that they are.
+
+    Args:
+        root (`Path`): The folder in which they lie.
+        folders (`Mapping`): Their files, by name.
+        single (`bool`, *optional*, defaults to `False`): Whether a single class, and empty folders, are no reason.
+    """
     filled = [name for name, files in folders.items() if files.images]
     pictures = [name for name in filled if name.lower() in _PICTURES]
     tables = sorted(
@@ -143,6 +150,8 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles]) -> str | None:
                 f"{str(root)!r} holds images in one folder alone, {name!r}, and there in the folders {quoted(inner[name])}; "
                 f"give {str(root / name)!r} if these are the classes"
             )
+        if single:
+            return None
         return (
             f"{str(root)!r} holds images in one folder alone, {name!r}, and a single class cannot be told from others; give "
             "the folder in which one folder of images per class lies, or metadata.csv with a column file_name and labels"
@@ -152,7 +161,7 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles]) -> str | None:
     if whole:
         return (
             f"the folders {quoted(whole)} of {str(root)!r} are called like splits and hold folders of images, others do not; "
-            f"give one of them, such as {str(root / whole[0])!r}; {settle}"
+            f"give one of them, such as {str(root / max(whole, key=roles.get))!r}; {settle}"
         )
     if len(set(roles.values())) > 1 or 2 * len(roles) >= len(filled):
         return (
@@ -160,7 +169,7 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles]) -> str | None:
             f"one folder of images per class; {settle}"
         )
     empty = [name for name in folders if name not in filled]
-    if empty:
+    if empty and not single:
         more = folders[empty[0]].left_out()
         return (
             f"the folders {quoted(empty)} of {str(root)!r} hold no image that can be read"

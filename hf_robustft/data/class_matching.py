@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.columns import arrow_column, quoted, require_column
+from hf_robustft.data.folders import class_doubt
 from hf_robustft.data.labels import LabelFault, LabelRule, matching_rule, names_classes
 from hf_robustft.data.prompts import class_key
 from hf_robustft.data.reading import open_rows
@@ -62,10 +64,11 @@ def load_matched(
     labels = list(called or ()) if stored is None else pc.unique(arrow_column(stored, label_column)).to_pylist()
     found, unknown = _sorted_out(labels, rule, called)
     if unknown:
+        doubt = class_doubt(Path(probe.path), probe.split) if probe.path and Path(probe.path).is_dir() else ""
         raise ValueError(
             f"{where} has images of {len(unknown)} classes that the model does not know, {quoted(unknown)}; its "
             f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them, or, if all of its "
-            f"images are of unknown classes, give the set as {source}:open_set"
+            f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}"
         )
     described = replace(probe, label_column=label_column, class_names=tuple(class_names), label_names=None)
     if probe.streaming:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-from hf_robustft.data.class_folders import SPLIT_NAMES, load_class_folders, split_role
+from hf_robustft.data.class_folders import SPLIT_NAMES, layout_fault, load_class_folders, split_role
 from hf_robustft.data.files import (
     IMAGE_SUFFIXES,
     FolderFiles,
@@ -158,6 +158,19 @@ def load_folder(
     if kind == "metadata":
         return _load_metadata(root, split)
     return load_class_folders(root, class_names, label_names, naming)
+
+
+def class_doubt(path: Path, split: str) -> str:
+    """Why the class folders of a split may be none (see `data.class_folders`); "" if there is no doubt or no such folders."""
+    try:
+        if folder_kind(path) != "classes":
+            return ""
+    except ValueError:
+        return ""
+    root = _split_folders(path).get(split, path)
+    return (
+        layout_fault(root, {folder.name: image_files(folder) for folder in visible_folders(root)}, single=True) or ""
+    )
 
 
 def load_rows(path: str, *arguments, **options) -> Dataset:

@@ -41,6 +41,8 @@ def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[s
     """
     if isinstance(names, (str, Path)):
         raise ValueError(f"class_names is the single string {str(names)!r}; give a tuple with one name per class")
+    if isinstance(names, Mapping):
+        raise ValueError("class_names is a dict, of which the order of the classes is not known here; give its values")
     cleaned = tuple(clean_class_name(name) for name in names)
     if not cleaned:
         raise ValueError("the list of class names is empty; give one name per class")

@@ -11,6 +11,7 @@ from pathlib import Path
 from datasets import Dataset, load_dataset_builder
 
 from hf_robustft.data.columns import quoted
+from hf_robustft.data.files import is_hidden
 from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder, load_rows
 from hf_robustft.data.hub import require_hub
 from hf_robustft.data.repositories import Repository, declared_rows
@@ -97,9 +98,14 @@ def hub_options(benchmark) -> dict:
 
 def holds_tars(folder: Path) -> bool:
     """Whether a folder holds tars of samples (webdataset), at its top or in folders named as splits."""
-    return any(True for _ in folder.glob("*.tar")) or any(
-        entry.name.lower() in SPLIT_NAMES and any(True for _ in entry.glob("*.tar")) for entry in folder.iterdir()
+    return bool(tars(folder)) or any(
+        entry.name.lower() in SPLIT_NAMES and entry.is_dir() and bool(tars(entry)) for entry in folder.iterdir()
     )
+
+
+def tars(folder: Path) -> list[Path]:
+    """The tars in a folder, sorted; no pipes or folders of such a name."""
+    return sorted(file for file in folder.glob("*.tar") if file.is_file() and not is_hidden(file.name))
 
 
 def tar_splits(folder: Path) -> dict[str, list[str]]:
@@ -111,8 +117,8 @@ def tar_splits(folder: Path) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and entry.name.lower() in SPLIT_NAMES:
-            splits[entry.name] = [glob.escape(str(file)) for file in sorted(entry.glob("*.tar"))]
-    top = sorted(folder.glob("*.tar"))
+            splits[entry.name] = [glob.escape(str(file)) for file in tars(entry)]
+    top = tars(folder)
     named = {file: [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES] for file in top}
     for file, words in named.items():
         splits.setdefault(words[0] if len(words) == 1 else "train", []).append(glob.escape(str(file)))
