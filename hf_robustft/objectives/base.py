@@ -58,7 +58,10 @@ class ObjectiveMixin:
         return dict(self.model.named_parameters())
 
     def exported_weights(self):
-        """A context manager in which `self.model` has the student's weights as they are exported; yields the model."""
+        """
+        A context manager that yields the model with the weights that `save_model` writes: `self.model`, which has them for
+        as long as the context lasts, or another one.
+        """
         return nullcontext(self.model)
 
     def before_loss(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> None:

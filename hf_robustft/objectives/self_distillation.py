@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
-from ..modeling.sharding import placed_like, whole_copy
+from ..modeling.sharding import is_sharded, placed_like, whole_copy
 from .base import ObjectiveMixin, take, take_module
 
 #: Captions whose text features the teacher keeps between two of its moves: 32 MiB at 512 dimensions.
@@ -106,8 +107,8 @@ class SelfDistillationMixin(ObjectiveMixin):
     """
     Adds the term `self_distillation` (weight `distillation_weight`) and owns the teacher.
 
-    The teacher is a frozen copy of the student, in eval mode, made when training starts; it is no submodule of the
-    student, so optimizers, DDP and `save_pretrained` do not see it. It moves towards the student every
+    The teacher is a frozen copy of the student as it is exported, in eval mode, made when training starts; it is not a
+    submodule of the student, so optimizers, DDP and `save_pretrained` do not see it. It moves towards the student every
     `ema_update_every` optimizer steps; it and the counters travel in every checkpoint. The first step has no
     distillation term: teacher and student are still the same.
 
@@ -134,7 +135,9 @@ class SelfDistillationMixin(ObjectiveMixin):
         self._teacher_captions = None
         if not self.args.distillation_weight:
             return
-        self.teacher = whole_copy(self.model).eval().requires_grad_(False)
+        # As they are exported: adapters that a run starts with are in the teacher's weights too.
+        with self.exported_weights() as model:
+            self.teacher = whole_copy(model).eval().requires_grad_(False)
         self._teacher_captions = remember_captions(self.teacher, REMEMBERED_CAPTIONS)
         every = self.args.ema_interval(total_steps)
         updates = len(self._update_steps(total_steps, every))
@@ -205,6 +208,15 @@ class SelfDistillationMixin(ObjectiveMixin):
             values["teacher/momentum"] = self.last_momentum
             values["teacher/updates"] = self.teacher_updates
         return values
+
+    @contextmanager
+    def exported_weights(self):
+        # What is measured, and with it chosen, is what will be saved. Before training the two are the same.
+        if self.args.export_weights != "teacher" or self.teacher is None:
+            with super().exported_weights() as model:
+                yield model
+        else:
+            yield whole_copy(self.teacher) if is_sharded(self.teacher) else self.teacher
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
         if self.args.export_weights != "teacher":

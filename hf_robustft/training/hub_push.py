@@ -323,9 +323,7 @@ class CardOnPush:
 
     def _last_report_is_of_the_export(self) -> bool:
         at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps
-        return self.last_report is not None and (
-            at_the_end and not self.args.load_best_model_at_end and self.args.export_weights == "student"
-        )
+        return self.last_report is not None and at_the_end and not self.args.load_best_model_at_end
 
     def push_to_hub(
         self,
