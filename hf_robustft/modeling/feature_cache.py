@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from ..data.benchmarks import Benchmark
@@ -87,6 +87,16 @@ class CachedFeatures(Dataset):
         if self.labels is not None:
             example["label"] = int(self.labels[index])
         return example
+
+
+def feature_fingerprints(dataset: Any) -> set[str]:
+    """The fingerprints of the models whose cached features a data set holds, also in parts of it (`Subset`, `ConcatDataset`)."""
+    made_by = getattr(dataset, "model_fingerprint", None)
+    if made_by is not None:
+        return {made_by}
+    if isinstance(dataset, ConcatDataset):
+        return set().union(*map(feature_fingerprints, dataset.datasets))
+    return feature_fingerprints(dataset.dataset) if isinstance(dataset, Subset) else set()
 
 
 def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

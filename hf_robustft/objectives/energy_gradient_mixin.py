@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, ensemble_features, merged_projections, near_unit
-from ..modeling.feature_cache import image_fingerprint
+from ..modeling.feature_cache import feature_fingerprints, image_fingerprint
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, take
@@ -112,8 +113,7 @@ class EnergyGradientMixin(ObjectiveMixin):
                 f"With `text_adapter_order='after_ensemble'` and {n_templates} templates the adapters cannot be merged into "
                 "a CLIPModel; use 'before_ensemble', or one template."
             )
-        made_by = getattr(self.train_dataset, "model_fingerprint", None)
-        if made_by is not None:
+        for made_by in feature_fingerprints(self.train_dataset):
             self._check_cached_features(made_by)
 
     def _settle_adapter_settings(self, adapters: FeatureAdapters) -> None:
@@ -141,10 +141,6 @@ class EnergyGradientMixin(ObjectiveMixin):
             )
 
     def _check_cached_features(self, made_by: str) -> None:
-        if not self.freezes_model:
-            raise ValueError(
-                "Cached features do not follow encoders that train; train on images, or adapters alone (`CRoFTTrainer`)."
-            )
         if image_fingerprint(self.model) != made_by:
             raise ValueError(
                 "The cached features were made by another model than the one to train; make them anew with `cache_features` "
@@ -276,7 +272,7 @@ class EnergyGradientMixin(ObjectiveMixin):
             return
         reference = self._order == "reference"
         # The generator follows the run's schedule. The optimizer holds the rate of this very step.
-        self.generator.set_rate(self.optimizer.param_groups[-1]["lr"] / self.args.learning_rate)
+        self.generator.set_rate(self.rate_factor())
         if reference:
             images, classes, scale = step.image_embeds, step.class_embeds, step.scale
         else:
@@ -360,8 +356,15 @@ class EnergyGradientMixin(ObjectiveMixin):
             values["generator/loss"] = self.generator_loss.item()
         return values
 
+    @contextmanager
     def exported_weights(self):
-        return merged_projections(self.model, self.adapters)
+        with super().exported_weights() as model:
+            if model is not self.model:
+                # Other weights than the student's, which have the adapters in them.
+                yield model
+                return
+            with merged_projections(model, self.adapters):
+                yield model
 
     def export_state_dict(self) -> dict[str, Tensor] | None:
         chosen = super().export_state_dict()
@@ -372,4 +375,7 @@ class EnergyGradientMixin(ObjectiveMixin):
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)
+        if self.args.export_weights == "teacher" and not self._saving_checkpoint:
+            # The file would undo the merging of the student's weights, and these are the teacher's.
+            return
         self.adapters.save_pretrained(directory, self.model)

@@ -55,8 +55,8 @@ class ChoosingByMetric:
         if args.metric_for_best_model is None or self.eval_dataset is None:
             return
         metric = resolve_metric(args.metric_for_best_model, self.available_metrics())
-        args.greater_is_better = checked_direction(metric, args.greater_is_better)
-        args.metric_for_best_model = f"eval_{metric}"
+        greater = checked_direction(metric, args.greater_is_better)
+        args.derive(metric_for_best_model=f"eval_{metric}", greater_is_better=greater)
         if on_plateau:
             self._settle_plateau()
 
@@ -66,7 +66,7 @@ class ChoosingByMetric:
         if given is None or self._created_lr_scheduler:
             settings = args.lr_scheduler_kwargs or {}
             found = settings.get("mode", mode)
-            args.lr_scheduler_kwargs = {**settings, "mode": found}
+            args.derive(lr_scheduler_kwargs={**settings, "mode": found})
         else:
             found = given.mode
         if found != mode:

@@ -28,6 +28,9 @@ from .distributed import gather_rows, rank, world_size
 #: Part of a batch that can be encoded by itself: its rows of the batch, and its share of the further texts.
 Chunk = tuple[dict[str, Tensor], Tensor | None]
 
+CACHED_FEATURES_STAND_STILL = (
+    "Cached features do not follow encoders that train; train on images, or adapters alone (`CRoFTTrainer`)."
+)
 _BATCH_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -267,6 +270,8 @@ class ChunkedEncoding:
 
     def _encode_student(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
         frozen = self.encodes_without_gradient()
+        if not frozen and batch.get("image_features") is not None:
+            raise ValueError(CACHED_FEATURES_STAND_STILL)
         if frozen:
             # Trainer sets training mode; dropout in a frozen encoder would be noise.
             self.model.eval()

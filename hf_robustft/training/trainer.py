@@ -17,7 +17,7 @@ from transformers import CLIPModel, Trainer, TrainerCallback
 from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator
 from ..data.images import BadImages
-from ..modeling.feature_cache import CachedFeatures, collate_features
+from ..modeling.feature_cache import CachedFeatures, collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
 from .arguments import RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
@@ -29,13 +29,13 @@ from .distributed import (
     check_local_batch,
     check_world_size,
     gather_rows,
-    mean_gradient_over_processes,
     world_size,
 )
 from .examples import PreparedBatches, training_examples
-from .gradient_cache import ChunkedEncoding
+from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
 from .hub_push import CardOnPush
 from .image_check import ImageCheck, check_images, training_hashes
+from .optimizers import CompleteOptimizer, check_given_optimizers
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
 from .streaming import StreamingTraining
@@ -48,6 +48,7 @@ class RobustTrainer(
     BenchmarkEvaluation,
     ExactCheckpoints,
     ShardedTraining,
+    CompleteOptimizer,
     StreamingTraining,
     PreparedBatches,
     ChunkedEncoding,
@@ -134,6 +135,8 @@ class RobustTrainer(
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
         self.bad_images = bad_images
+        if feature_fingerprints(train_dataset) and not self.encodes_without_gradient():
+            raise ValueError(CACHED_FEATURES_STAND_STILL)
         if data_collator is None and isinstance(train_dataset, CachedFeatures):
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
@@ -141,6 +144,9 @@ class RobustTrainer(
             padding = 8 if args.torch_compile else None
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             data_collator = ClipCollator(tokenizer, pad_to_multiple_of=padding)
+        check_given_optimizers(
+            args, kwargs.get("optimizers") or (None, None), kwargs.get("optimizer_cls_and_kwargs")
+        )
         super().__init__(
             model,
             args,
@@ -219,24 +225,6 @@ class RobustTrainer(
         if self.args.decay_all_parameters:
             return [name for name, _ in model.named_parameters()]
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is not None:
-            return self.optimizer
-        optimizer = super().create_optimizer(model)
-        for module in self.trainable_modules().values():
-            decayed = set(self.get_decay_parameter_names(module))
-            parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-            for decay in (True, False):
-                chosen = [p for n, p in parameters.items() if (n in decayed) is decay]
-                if chosen:
-                    weight_decay = self.args.weight_decay if decay else 0.0
-                    optimizer.add_param_group({"params": chosen, "weight_decay": weight_decay})
-            if not getattr(module, "_gradient_is_averaged", False):
-                for parameter in parameters.values():
-                    mean_gradient_over_processes(parameter)
-                module._gradient_is_averaged = True
-        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         warmup_steps = self.args.get_warmup_steps(num_training_steps)

@@ -3,8 +3,8 @@
 Trains the tiny CLIP by a list of jobs, in this process or in all processes that torchrun started.
 
 A job is a dict of JSON values: `name` (its folder), `method`, `dtype`, `settings` of the run, `frozen` (a part of the
-model), `uneven` (the last process loses a row of each batch), and `gradients` to save the terms and gradients of one
-step instead of the end of a training.
+model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch), and
+`gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
 import json
@@ -89,6 +89,8 @@ def work(job: dict, output: Path, processes: int) -> None:
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
     if "croft" in method:
         extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
+    if job.get("optimizer") == "given":
+        extra["optimizers"] = (torch.optim.SGD(model.parameters(), lr=0.05), None)
     step = OneStep()
     if job.get("gradients"):
         extra["callbacks"] = [step]

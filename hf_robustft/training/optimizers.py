@@ -1,0 +1,147 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The optimizer, whoever made it: what trains beside the model is in it, and its gradients are averaged over processes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from .distributed import mean_gradient_over_processes
+
+
+def has_modes(optimizer: Any) -> bool:
+    """Whether an optimizer, or a class of them, holds other weights in training than those to evaluate."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return callable(getattr(inner, "train", None)) and callable(getattr(inner, "eval", None))
+
+
+def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwargs: tuple | None) -> None:
+    """
+    Refuse optimizers and schedulers under which a run would silently be another one.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of the run.
+        optimizers: The pair of optimizer and scheduler that a Trainer was given.
+        optimizer_cls_and_kwargs: The class and options that it was given.
+
+    Raises:
+        ValueError: For a scheduler without its optimizer, an optimizer with train and eval modes, and one that was made
+            before the weights are spread over processes.
+    """
+    optimizer, scheduler = optimizers
+    if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError(
+            "The scheduler in `optimizers` moves the rate of another optimizer than the one that trains; give the pair, "
+            "or leave the scheduler to `lr_scheduler_type`."
+        )
+    made_by = None if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[0]
+    if _kind(args).startswith("schedule_free") or has_modes(optimizer or made_by):
+        raise ValueError(
+            "An optimizer with train and eval modes (schedule-free) trains other weights than it gives, and the teacher, "
+            "the best checkpoint and what is exported would be of the wrong ones; use `optim='adamw_torch'` with "
+            "`lr_scheduler_type`."
+        )
+    if args.fully_shard and optimizer is not None:
+        raise ValueError(
+            "`fully_shard` replaces the parameters that the optimizer in `optimizers` holds; pass "
+            "`optimizer_cls_and_kwargs=`, or set `optim`."
+        )
+
+
+def _kind(args: Any) -> str:
+    return str(getattr(args.optim, "value", args.optim))
+
+
+class CompleteOptimizer:
+    """
+    The part of `RobustTrainer` that looks at the optimizer before a run, whoever made it: `optim`, `optimizers`,
+    `optimizer_cls_and_kwargs`, or a `create_optimizer` of a subclass.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    def _wrap_model(self, model, training=True, dataloader=None):
+        # Trainer calls this between making the optimizer and handing both to Accelerate.
+        if training and self.optimizer is not None and not self.is_deepspeed_enabled:
+            self._complete_optimizer()
+        return super()._wrap_model(model, training=training, dataloader=dataloader)
+
+    def rate_factor(self) -> float:
+        """The learning rate of this step as a share of its peak."""
+        group = self.optimizer.param_groups[-1]
+        return float(group["lr"]) / float(group.get("initial_lr") or self.args.learning_rate)
+
+    def _complete_optimizer(self) -> None:
+        beside = {
+            f"{owner}.{name}": parameter
+            for owner, module in self.trainable_modules().items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        for parameter in beside.values():
+            if not getattr(parameter, "_gradient_is_averaged", False):
+                mean_gradient_over_processes(parameter)
+                parameter._gradient_is_averaged = True
+        if self._steps_in_backward():
+            return
+        if has_modes(self.optimizer):
+            check_given_optimizers(self.args, (self.optimizer, None), None)
+        groups = self.optimizer.param_groups
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        self._check_held(held)
+        missing = [parameter for name, parameter in beside.items() if id(parameter) not in held]
+        if missing and len(groups) == 1:
+            # Into the group and not beside it: a scheduler that was given knows no other.
+            groups[0]["params"].extend(missing)
+        elif missing and self.lr_scheduler is not None:
+            raise ValueError(
+                f"The optimizer in `optimizers` has {len(groups)} groups and holds nothing of "
+                f"{', '.join(sorted(self.trainable_modules()))}, which this method trains, and its scheduler would not see "
+                "another group; give the optimizer alone, or the modules too (`head=`, `adapters=`) with their parameters in it."
+            )
+        elif missing:
+            self.optimizer.add_param_group({"params": missing})
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    def _steps_in_backward(self) -> bool:
+        kind = _kind(self.args)
+        return self.optimizer_cls_and_kwargs is None and ("layerwise" in kind or "lomo" in kind)
+
+    def _check_held(self, held: set[int]) -> None:
+        trained = {name: id(p) for name, p in self.model.named_parameters() if p.requires_grad}
+        left = [name for name, key in trained.items() if key not in held]
+        if left and len(left) == len(trained):
+            raise ValueError(
+                f"The optimizer holds none of the {len(left)} parameters of the model that train; make it of "
+                "`model.parameters()` of the very model that the Trainer is given."
+            )
+        if left:
+            warnings.warn(
+                f"The optimizer lacks {len(left)} of the {len(trained)} parameters of the model that train ({left[0]}, ...): "
+                "they stay as they are. Put them into it, or set their `requires_grad` to False.",
+                stacklevel=2,
+            )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None:
+            return self.optimizer
+        if self._steps_in_backward() and self.trainable_modules():
+            raise ValueError(
+                f"`optim='{getattr(self.args.optim, 'value', self.args.optim)}'` steps the model's parameters in the backward pass and never those beside "
+                f"it ({', '.join(sorted(self.trainable_modules()))}), which this method trains; use 'adamw_torch'."
+            )
+        optimizer = super().create_optimizer(model)
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for module in self.trainable_modules().values():
+            decayed = set(self.get_decay_parameter_names(module))
+            parameters = {n: p for n, p in module.named_parameters() if p.requires_grad and id(p) not in held}
+            for decay in (True, False):
+                chosen = [p for n, p in parameters.items() if (n in decayed) is decay]
+                if chosen:
+                    weight_decay = self.args.weight_decay if decay else 0.0
+                    optimizer.add_param_group({"params": chosen, "weight_decay": weight_decay})
+        return optimizer
