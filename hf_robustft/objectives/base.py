@@ -32,6 +32,8 @@ class ObjectiveMixin:
 
     #: Whether the objective needs caption embeddings. If no objective of a method does, captions are not encoded.
     needs_captions: bool = False
+    #: Whether the objective uses `label_smoothing_factor`.
+    smooths_labels: bool = False
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named, already weighted scalars of this batch. A weight of 0 computes nothing and returns no term."""

@@ -105,6 +105,11 @@ class ContrastiveMixin(ObjectiveMixin):
                 f"`per_device_train_batch_size={args.per_device_train_batch_size}` on {args.world_size} process leaves "
                 "a contrastive batch of one pair, without negatives; set it to 2 or more (the papers use 512)."
             )
+        if "dataloader_drop_last" in args.given and not args.dataloader_drop_last:
+            raise ValueError(
+                "`dataloader_drop_last=False` would keep an incomplete last batch, which has fewer negatives than the others; "
+                "leave it out, or use a batch size that divides the data."
+            )
         # An incomplete last batch has fewer negatives, or, of one pair, none at all; and processes must agree on
         # its size before they gather.
         args.derive(dataloader_drop_last=True)

@@ -49,6 +49,7 @@ class CrossEntropyMixin(ObjectiveMixin):
         ValueError: If there is neither a head nor class names and a tokenizer to build one from.
     """
 
+    smooths_labels = True
     head: ZeroShotHead | None = None
 
     def __init__(

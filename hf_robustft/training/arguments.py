@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..data.shares import ceil_share, floor_share
 from ..evaluation.metric_names import checked_direction
 from .given import RecordsGiven
+from .usual_arguments import check_usual_arguments
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
 REFERENCE_PRESET: dict[str, Any] = {
@@ -267,6 +268,7 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
                 "`auto_find_batch_size` would change the number of negatives, and with it the objective, in mid-run; "
                 "set --per_device_train_batch_size to a size that fits."
             )
+        check_usual_arguments(self)
         self._record_assignments()
 
     def check_values(self) -> None:

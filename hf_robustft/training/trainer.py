@@ -39,6 +39,7 @@ from .optimizers import CompleteOptimizer, check_given_optimizers
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
 from .streaming import StreamingTraining
+from .usual_arguments import check_trainer_options
 from .window import LossWindow
 
 
@@ -121,7 +122,13 @@ class RobustTrainer(
         self._run_started = time.time()
         self._epoch_sampler: EpochSampler | None = None
         self._window = LossWindow()
+        check_trainer_options(kwargs)
         self.validate_arguments(args)
+        if args.label_smoothing_factor and not self.smooths_labels:
+            raise ValueError(
+                f"`label_smoothing_factor={args.label_smoothing_factor}` is for a trained head (`--method ft`), which "
+                f"{self.method!r} does not have; contrastive methods have `contrastive_label_smoothing`."
+            )
         if args.load_best_model_at_end and args.save_only_model:
             raise ValueError(
                 "`load_best_model_at_end` with `save_only_model` could bring back neither head nor teacher, which such "
