@@ -16,12 +16,17 @@ With no argument: CaRot on Emoji Shift from the packaged checkpoint, nothing to 
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from hf_robustft.cli.endings import first_look_or_exit, how_to_resume, run
+
+if __name__ == "__main__":
+    # Before torch and Transformers, which take seconds: a mistyped flag is answered at once.
+    first_look_or_exit("train", sys.argv[1:])
 
 import torch
 from accelerate import PartialState
@@ -293,10 +298,10 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     return done.report
 
 
+def going_on(checkpoint: str | None) -> str:
+    """How to go on after Ctrl-C."""
+    return how_to_resume(["accelerate", "launch", *sys.argv], parse(sys.argv[1:])[2].output_dir, checkpoint)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("HF_ROBUSTFT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    sys.exit(run(main, going_on))

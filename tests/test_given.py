@@ -128,5 +128,5 @@ def test_flags_over_config_over_recipe_over_defaults(script, tmp_path):
 def test_a_value_of_the_wrong_type_in_a_config_is_named(script, tmp_path, text):
     config = tmp_path / "run.yaml"
     config.write_text(f"learning_rate: {text}\n")
-    with pytest.raises(ValueError, match="run.yaml sets learning_rate to"):
+    with pytest.raises(ValueError, match="run.yaml, line 1: .*learning_rate"):
         script.parse(["--config", str(config), "--use_cpu"])

@@ -123,7 +123,7 @@ def test_a_config_file_is_overridden_by_flags(script, tmp_path):
     model_args, _, args = script.parse(["--config", str(config), "--num_train_epochs", "2", "--use_cpu"])
     assert (model_args.method, args.learning_rate, args.num_train_epochs) == ("flyp", 1e-4, 2)
     config.write_text("learning_rte: 1e-4\n")
-    with pytest.raises(ValueError, match="learning_rte, which is no argument"):
+    with pytest.raises(ValueError, match="'learning_rte' is not an argument; did you mean learning_rate"):
         script.parse(["--config", str(config)])
 
 
@@ -260,6 +260,6 @@ def test_errors_are_one_line_on_the_terminal(repository, tmp_path):
         str(tmp_path),
     ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1
+    assert run.returncode == 2
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("error: `--model") and "Traceback" not in run.stderr

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from importlib import import_module
 
 from hf_robustft import __version__
+from hf_robustft.cli.endings import run
+from hf_robustft.cli.first_look import first_look
+from hf_robustft.cli.parser import Parser, UsageError, unknown_choice
 
 #: What each command does, in the words of the overview. Its module is imported only when it is asked for.
 COMMANDS = {
@@ -16,6 +17,16 @@ COMMANDS = {
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }
+_OVERVIEW = """\
+usage: hf-robustft COMMAND ...
+
+Robust, calibrated fine-tuning of CLIP.
+
+commands:
+{commands}
+
+  hf-robustft COMMAND --help   what a command takes
+  hf-robustft --version        the version"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,29 +37,32 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): Command and options; by default those of the process.
 
     Returns:
-        `int`: The exit status: 0, or 2 after an error, of which one line is on standard error (all of the traceback
-        with `HF_ROBUSTFT_TRACEBACK=1`).
+        `int`: The exit status: 0; 2 after an error, of which one line is on standard error (all of the traceback
+        with `HF_ROBUSTFT_TRACEBACK=1`); 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="hf-robustft", description="Robust, calibrated fine-tuning of CLIP.")
-    parser.add_argument("--version", action="version", version=f"hf_robustft {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    module = None
-    for name, summary in COMMANDS.items():
-        if name != chosen:
-            commands.add_parser(name, help=summary, add_help=False)
-            continue
-        module = import_module(f"{__name__}.{name}")
-        own = commands.add_parser(
-            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(own)
-    options = parser.parse_args(arguments)
-    try:
-        return module.run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("HF_ROBUSTFT_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    given = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
+    return run(lambda: _carry_out(given))
+
+
+def _carry_out(arguments: list[str]) -> int:
+    if arguments in (["--help"], ["-h"]):
+        print(_OVERVIEW.format(commands="\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items())))
+        raise SystemExit(0)
+    if arguments == ["--version"]:
+        print(f"hf_robustft {__version__}")
+        raise SystemExit(0)
+    if not arguments:
+        raise UsageError(f"a command is missing; choose one of {', '.join(COMMANDS)}")
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise UsageError(unknown_choice(name, name, list(COMMANDS)))
+    first_look(name, rest)
+    module = import_module(f"{__name__}.{name}")
+    return module.run(command_parser(name, module).parse_args(rest))
+
+
+def command_parser(name: str, module) -> Parser:
+    """The parser of a command."""
+    parser = Parser(prog=f"hf-robustft {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    return parser

@@ -12,9 +12,8 @@ before and after; without, evaluation.json and the card say that their numbers a
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
-from transformers.utils.logging import disable_progress_bar
+from accelerate import PartialState
 
 from hf_robustft.cli.data_sets import (
     SETS,
@@ -24,6 +23,7 @@ from hf_robustft.cli.data_sets import (
     model_classes,
     validation_benchmark,
 )
+from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -44,36 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval_datasets", nargs="+", default=[], metavar="SET", help=f"Sets to measure on before and after. {SETS}"
     )
-    for item in fields(DataOptions):
-        # The templates to calibrate are the checkpoint's own.
-        if item.name == "templates":
-            continue
-        kind = (
-            {"action": "store_true"}
-            if item.default is False
-            else {"type": type(item.default or ""), "default": item.default}
-        )
-        parser.add_argument(f"--{item.name}", help=item.metadata["help"].replace("%", "%%"), **kind)
-    parser.add_argument(
+    # The templates to calibrate are the checkpoint's own.
+    add_data_options(parser, without=("templates",))
+    add_switch(
+        parser,
         "--allow_test_set",
-        action="store_true",
-        help="Fit on a set that the model is measured or was trained on all the same; the card says so.",
+        "Fit on a set that the model is measured or was trained on all the same; the card says so.",
     )
-    parser.add_argument(
-        "--remove_detector", action="store_true", help="Remove the open-set detector instead of refitting it."
-    )
-    parser.add_argument("--batch_size", type=int, default=256, help="Images encoded at once (default 256).")
-    parser.add_argument("--num_workers", type=int, default=0, help="Processes that read images (default 0).")
-    parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bars.")
+    add_switch(parser, "--remove_detector", "Remove the open-set detector instead of refitting it.")
+    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry the command out; returns the exit code."""
-    if options.disable_tqdm:
-        disable_progress_bar()
-    data = DataOptions(
-        **{item.name: getattr(options, item.name) for item in fields(DataOptions) if item.name != "templates"}
-    )
+    PartialState(cpu=options.use_cpu)
+    quiet_if_asked(options)
+    data = data_options(options)
     facts = load_robustft_json(options.directory)
     known = model_classes(data, facts["class_names"], facts["templates"])
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)

@@ -14,14 +14,13 @@ share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import get_type_hints
 
 from accelerate import PartialState
-from transformers.utils.logging import disable_progress_bar
 
-from hf_robustft.cli.data_sets import SETS, DataOptions, evaluation_benchmarks, model_classes, train_benchmark
+from hf_robustft.cli.data_sets import SETS, evaluation_benchmarks, model_classes, train_benchmark
+from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
 from hf_robustft.data.benchmarks import asset_path
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
@@ -41,30 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="Folder or Hub id of a CLIPModel, or 'emoji_clip'.")
     parser.add_argument("--eval_datasets", nargs="+", required=True, metavar="SET", help=f"Sets to measure on. {SETS}")
     parser.add_argument(
-        "--output_dir", default="outputs/evaluate", help="Folder for the results (default outputs/evaluate)."
+        "--output_dir", default="outputs/evaluate", help="Folder for the results."
     )
     parser.add_argument("--name", help="What the report calls the model (default: the last part of MODEL).")
     parser.add_argument("--revision", help="Commit, branch or tag of MODEL on the Hub.")
-    parser.add_argument(
-        "--zero_shot", action="store_true", help="Use prompts even if the folder has a trained head for the classes."
-    )
+    add_switch(parser, "--zero_shot", "Use prompts even if the folder has a trained head for the classes.")
     parser.add_argument(
         "--knn_bank", metavar="SET", help="Known images, such as the training set, for the open-set score knn."
     )
-    parser.add_argument("--knn_k", type=int, default=10, help="Neighbour whose distance counts for knn (default 10).")
-    hints = get_type_hints(DataOptions)
-    for option in fields(DataOptions):
-        text = {"help": option.metadata["help"]}
-        if hints[option.name] is bool:
-            parser.add_argument(f"--{option.name}", action="store_true", **text)
-        else:
-            kind = float if hints[option.name] is float else str
-            parser.add_argument(f"--{option.name}", type=kind, default=option.default, **text)
-    parser.add_argument("--batch_size", type=int, default=256, help="Images encoded at once (default 256).")
-    parser.add_argument("--num_workers", type=int, default=0, help="Processes that read images (default 0).")
-    parser.add_argument("--save_logits", action="store_true", help="Write the logits of each image too.")
-    parser.add_argument("--use_cpu", action="store_true", help="Do not use an accelerator.")
-    parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bars.")
+    parser.add_argument("--knn_k", type=int, default=10, help="Neighbour whose distance counts for knn.")
+    add_data_options(parser)
+    add_run_options(parser)
+    add_switch(parser, "--save_logits", "Write the logits of each image too.")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -82,9 +69,8 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
         OSError: If model or data cannot be read.
     """
     state = PartialState(cpu=options.use_cpu)
-    if options.disable_tqdm:
-        disable_progress_bar()
-    data = DataOptions(**{option.name: getattr(options, option.name) for option in fields(DataOptions)})
+    quiet_if_asked(options)
+    data = data_options(options)
     policy = data.policy()
     model, processor = load_checkpoint(options.model, revision=options.revision, option="MODEL")
     folder = _own_files(options.model, options.revision)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hf_robustft.cli.parser import boolean
+from hf_robustft.cli.shared_options import add_switch
 from hf_robustft.publishing.hub import Publication, publish
 from hf_robustft.publishing.retrying import RETRIES
 
@@ -24,21 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="The finished folder, with a card.")
     parser.add_argument("--repo_id", required=True, help="user/name, or a name in your own account.")
     parser.add_argument(
-        "--private", action="store_true", default=None, help="Make the repository private if it is new."
+        "--private", type=boolean, nargs="?", const=True, help="Make the repository private if it is new."
     )
-    parser.add_argument("--dry_run", action="store_true", help="Check, and show what would be uploaded. No network.")
+    add_switch(parser, "--dry_run", "Check, and show what would be uploaded. No network.")
     parser.add_argument("--revision", help="Branch to upload to; made if it does not exist. Default: main.")
     parser.add_argument("--message", help="First line of the commit.")
     parser.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="Upload these files too, such as 'runs/*'."
     )
+    add_switch(parser, "--overwrite_card", "Replace the card on the Hub even if a person wrote or edited it there.")
     parser.add_argument(
-        "--overwrite_card",
-        action="store_true",
-        help="Replace the card on the Hub even if a person wrote or edited it there.",
-    )
-    parser.add_argument(
-        "--retries", type=int, default=RETRIES, help=f"Repetitions when the Hub fails for the moment ({RETRIES})."
+        "--retries", type=int, default=RETRIES, help="Repetitions when the Hub fails for the moment."
     )
 
 

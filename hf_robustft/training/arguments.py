@@ -133,6 +133,8 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
 
     > Parameters that control output
 
+        save_on_interrupt (`bool`, *optional*, defaults to `True`):
+            Write a checkpoint when Ctrl-C or SIGTERM stops the run, unless `save_strategy="no"`.
         export_weights (`str`, *optional*, defaults to `"student"`):
             Which weights `save_model` writes: `"student"` or `"teacher"`. Checkpoints always hold both.
         preset (`str`, *optional*, defaults to `"none"`):
@@ -247,6 +249,9 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
     fully_shard: bool = _option(False, "Spread model and teacher over the processes with FSDP2, on CPU too.")
     shard_teacher: bool = _option(True, "With fully_shard: spread the teacher too, or keep it whole in each process.")
 
+    save_on_interrupt: bool = _option(
+        True, "Write a checkpoint when Ctrl-C or SIGTERM stops the run, unless save_strategy is 'no'."
+    )
     export_weights: str = _option(
         "student", "Weights that save_model writes: 'student' or 'teacher' (the EMA).", choices=["student", "teacher"]
     )

@@ -91,7 +91,8 @@ class ExactCheckpoints:
             # A missing teacher is found before an hour of loading and skipping, not after.
             self.check_checkpoint(resume_from_checkpoint)
         self._former = former_checkpoints(self.args.output_dir, resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self.stop_signals:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         self._saving_checkpoint = True

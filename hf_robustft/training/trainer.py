@@ -35,6 +35,7 @@ from .examples import PreparedBatches, training_examples
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
 from .hub_push import CardOnPush
 from .image_check import ImageCheck, check_images, training_hashes
+from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
@@ -167,6 +168,8 @@ class RobustTrainer(
         self._check_attention()
         self.add_callback(_StepHooks(self))
         self.settle_choice()
+        self.stop_signals = StopSignals(self)
+        self.add_callback(self.stop_signals)
 
     def _check_attention(self) -> None:
         implementation = getattr(self.model.config, "_attn_implementation", None)

@@ -1,0 +1,139 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""How a command ends: with an exit status, and one line on standard error where something was wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from .first_look import first_look, last_checkpoint
+
+#: Everything that a user can mend, and what a shell reports of a process that Ctrl-C, SIGTERM or a closed pipe ended.
+WRONG, INTERRUPTED, TERMINATED, BROKEN_PIPE = 2, 130, 143, 141
+
+_DISK_FULL = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing", "inline_container")
+_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "std::bad_alloc")
+_WORKER = ("DataLoader worker",)
+
+
+def run(command: Callable[[], object], resume: Callable[[str | None], str] | None = None) -> int:
+    """
+    Carry a command out.
+
+    Args:
+        command: Returns its exit status; anything that is not a number counts as 0.
+        resume (*optional*): Says after an interruption how to go on; it is given the checkpoint that was written, or `None`.
+
+    Returns:
+        `int`: The exit status: 0; 2 after an error, of which one line is on standard error; 130 after Ctrl-C and 143
+        after SIGTERM; 141 where the reader of a pipe went away. An error that nobody expected keeps its traceback, and
+        with `HF_ROBUSTFT_TRACEBACK=1` every one does.
+    """
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status if isinstance(status, int) and not isinstance(status, bool) else 0
+    except KeyboardInterrupt as interruption:
+        if _asked_for_tracebacks():
+            raise
+        # A second Ctrl-C on the way out would print what the first did not.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if os.environ.get("RANK", "0") == "0":
+            more = "" if resume is None else resume(getattr(interruption, "checkpoint", None))
+            print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
+        return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        line = one_line(error)
+        if line is None or _asked_for_tracebacks():
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return WRONG
+
+
+def _asked_for_tracebacks() -> bool:
+    return os.environ.get("HF_ROBUSTFT_TRACEBACK", "") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str | None:
+    """
+    What an error tells its reader; `None` of one that is a fault of the program, whose traceback is needed.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or _mentions(text, _DISK_FULL):
+        where = f" while {error.filename} was written" if getattr(error, "filename", None) else ""
+        return f"The disk is full{where}; free space, or write elsewhere with --output_dir. ({text})"
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _mentions(text, _MEMORY):
+        return (
+            "Memory is used up; make the batch smaller (--per_device_train_batch_size with --contrastive_chunk_size, or "
+            f"--batch_size), or use --gradient_checkpointing. ({_first_sentence(text)})"
+        )
+    if isinstance(error, RuntimeError) and _mentions(text, _WORKER):
+        return (
+            "A process that reads images has died, often for want of memory (shared memory in a container); use fewer, "
+            f"--dataloader_num_workers or --num_workers. ({_first_sentence(text)})"
+        )
+    if isinstance(error, ImportError):
+        ours = (error.name or "").split(".")[0] == "hf_robustft"
+        return None if ours else f"{text}; install the package that is missing" if error.name else text
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return text or type(error).__name__
+    return None
+
+
+def _mentions(text: str, phrases: tuple[str, ...]) -> bool:
+    return any(phrase.casefold() in text.casefold() for phrase in phrases)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[a-z0-9)])\.\s", text, maxsplit=1)[0][:300]
+
+
+def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
+    """
+    Leave with one line and exit status 2 if the first look at a command line finds something wrong.
+
+    For the top of a script, before its imports; Ctrl-C during these ends in one line too.
+    """
+    status = run(lambda: first_look(command, arguments) and 0)
+    if status:
+        sys.exit(status)
+    usual = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: (
+        print("\nInterrupted.", file=sys.stderr)
+        if issubclass(kind, KeyboardInterrupt) and not _asked_for_tracebacks()
+        else usual(kind, error, trace)
+    )
+
+
+def how_to_resume(arguments: Sequence[str], output_dir: str, checkpoint: str | None) -> str:
+    """
+    How to go on after an interruption.
+
+    Args:
+        arguments (`Sequence[str]`): The command line, with the program.
+        output_dir (`str`): Of the run.
+        checkpoint (`str`, *optional*): The one that was written on the interruption; by default the newest there is.
+    """
+    checkpoint = checkpoint or last_checkpoint(output_dir)
+    if checkpoint is None:
+        return "There is no checkpoint to go on from."
+    kept, skip = [], False
+    for argument in arguments:
+        flag, equals, _ = argument.replace("-", "_").partition("=")
+        if flag == "__resume_from_checkpoint":
+            skip = not equals
+        elif not skip or argument.startswith("--"):
+            kept.append(argument)
+            skip = False
+        else:
+            skip = False
+    return f"Go on with: {shlex.join([*kept, '--resume_from_checkpoint', checkpoint])}"

@@ -1,0 +1,202 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+What can be said of a command line in its first second, before torch and Transformers are imported.
+
+The real parser and the loaders decide afterwards. What is refused here they would refuse too; what they alone can tell is
+left to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.spelling import closest, did_you_mean
+from .config_file import read_config
+from .description import Description
+from .parser import Parser, UsageError
+
+#: Files that must exist, and folders that must.
+_FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
+_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",)}
+_DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
+_LAST = ("last", "true", "yes", "1")
+_NONE = ("none", "false", "no", "0")
+
+
+def first_look(command: str, arguments: Sequence[str]) -> argparse.Namespace | None:
+    """
+    Refuse what is certainly wrong; print the help where it is asked for.
+
+    Args:
+        command (`str`): `"train"`, `"evaluate"`, `"calibrate"` or `"publish"`.
+        arguments (`Sequence[str]`): Those behind it.
+
+    Returns:
+        `argparse.Namespace`: What was read, over the settings of a config file; `None` where there is no description of
+        what is installed.
+
+    Raises:
+        UsageError: In one line, what is wrong and what to do.
+    """
+    description = Description.load()
+    if description is None:
+        return None
+    parser = description.parser(command)
+    # Help shows the defaults; what was not given stays None here.
+    nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
+    flags = {name: value for name, value in vars(parser.parse_args(list(arguments), nothing)).items() if value is not None}
+    config = read_config(parser, flags["config"]) if "config" in flags else {}
+    values = {**config, **flags}
+    _check_numbers(parser, values)
+    if values.get("fp16") and values.get("use_cpu"):
+        raise UsageError("`--fp16` needs an accelerator, and `--use_cpu` uses none; leave one of them out, or use --bf16")
+    _check_paths(command, values, description.facts["data"])
+    if command == "train":
+        values.setdefault("output_dir", f"outputs/{values.get('method', 'carot')}")
+        folder = resumed_folder(values.get("resume_from_checkpoint"), values["output_dir"])
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(
+                f"`--resume_from_checkpoint {folder}`: there is no checkpoint folder at that path"
+                f"{_beside(folder) or '; `last` finds the newest one in --output_dir'}"
+            )
+    _check_output(values.get("output_dir"))
+    return argparse.Namespace(**values)
+
+
+def resumed_folder(text: Any, output_dir: str) -> str | None:
+    """
+    The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        text: A folder; `"last"` or `"true"` for the newest checkpoint in `output_dir`; `"false"` or `None` for none.
+        output_dir (`str`): Where the run writes its checkpoints.
+
+    Raises:
+        UsageError: If there is no checkpoint to go on from.
+    """
+    word = str(text).casefold() if text is not None else "none"
+    if word in _NONE:
+        return None
+    if word not in _LAST or Path(str(text)).is_dir():
+        return str(text)
+    newest = last_checkpoint(output_dir)
+    if newest is None:
+        raise UsageError(
+            f"`--resume_from_checkpoint {text}`: there is no checkpoint in {output_dir} to go on from; leave the flag out "
+            "to start, or name the folder of the run with --output_dir"
+        )
+    return newest
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The checkpoint of the most steps in `output_dir`, or `None`."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    steps = {int(path.name.rpartition("-")[2]): path for path in found if path.is_dir()}
+    return str(steps[max(steps)]) if steps else None
+
+
+def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
+    from ..training.ranges import RANGES, out_of_range
+
+    for name, value in values.items():
+        action = parser.action_of(name)
+        if name in RANGES and action is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+            problem = out_of_range(name, value)
+            if problem is not None:
+                raise UsageError(f"`--{name} {value}` {problem}")
+
+
+def _check_paths(command: str, values: dict[str, Any], registered: list[str]) -> None:
+    for name in _FILES:
+        if name in values and not Path(values[name]).expanduser().is_file():
+            raise UsageError(f"`--{name} {values[name]}`: there is no such file{_beside(values[name])}")
+    for name in _CHECKPOINTS[command]:
+        if name in values:
+            check_model(values[name], f"--{name}" if command == "train" else name.upper() if name == "model" else "DIR",
+                        hub=name == "model")  # fmt: skip
+    for name in _FOLDERS:
+        if name in values:
+            check_model(values[name], f"--{name}", hub=True)
+    for name in _DATA:
+        given = values.get(name, [])
+        for text in given if isinstance(given, list) else [given]:
+            _check_data(text, f"--{name}", registered)
+
+
+def check_model(text: str, option: str, hub: bool) -> None:
+    """
+    Refuse a model that is neither a checkpoint folder nor, with `hub`, a possible id of the Hub.
+    """
+    path = Path(text).expanduser()
+    if hub and text == "emoji_clip" or (path / "config.json").is_file():
+        return
+    if path.is_dir():
+        nested = sorted(item.parent.name for item in path.glob("*/config.json"))
+        more = f"; did you mean {path / nested[-1]}?" if nested else "; give a folder that save_pretrained wrote"
+        if option == "DIR":
+            # `publish` and `calibrate` say what else is missing.
+            return
+        raise UsageError(f"`{option} {text}`: the folder has no config.json{more}")
+    if path.is_file():
+        raise UsageError(f"`{option} {text}` is a file; give the folder of the checkpoint")
+    if not hub or looks_local(text):
+        what = "give a folder that save_pretrained wrote" + (", a Hub id, or 'emoji_clip'" if hub else "")
+        raise UsageError(f"`{option} {text}`: there is no checkpoint folder at that path{_beside(text) or '; ' + what}")
+    if "/" not in text and (near := closest(text, ["emoji_clip"])):
+        raise UsageError(f"`{option} {text}` is unknown; did you mean {near[0]}?")
+
+
+def looks_local(text: str) -> bool:
+    """Whether a text cannot be an id of the Hub, `owner/name`."""
+    return text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text or " " in text
+
+
+def _check_data(text: str, option: str, registered: list[str]) -> None:
+    place, colon, role = text.rpartition(":")
+    roles = ("id", "validation", "shift", "open_set")
+    if colon and place and role not in roles and (near := closest(role, roles, 1)) and not Path(text).exists():
+        raise UsageError(f"`{option} {text}`: {role!r} is not a role; did you mean {place}:{near[0]}?")
+    place = place if colon and role in roles else text
+    name, _, copy = place.partition("=")
+    if name.split("/")[0] in registered:
+        if copy and looks_local(copy) and not Path(copy).expanduser().exists():
+            raise UsageError(f"`{option} {text}`: {copy} does not exist{_beside(copy)}")
+        return
+    path = Path(place).expanduser()
+    if path.exists() or path.parent.exists() and len(path.parts) > 1 and path.parent != Path("/"):
+        # The last part may be a split.
+        if path.exists() or not looks_local(place) or any(path.parent.glob("*.parquet")) or any(path.parent.glob("*/*.parquet")):
+            return
+    if place.count("/") > 2 or place.startswith((".", "/", "~")):
+        raise UsageError(f"`{option} {text}`: {place} does not exist{_beside(place)}")
+    if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
+        more = did_you_mean(place, [*registered, *(item.name for item in Path(".").iterdir() if item.is_dir())])
+        raise UsageError(
+            f"`{option} {text}`: there is no data set {place!r}, neither registered nor as a path{more or '; a Hub id is owner/name'}"
+        )
+
+
+def _beside(text: str) -> str:
+    """`"; did you mean ...?"` with what lies where the path goes astray."""
+    path = Path(text).expanduser()
+    for outer, inner in zip(path.parents, path.parts[::-1], strict=False):
+        if outer.is_dir():
+            near = closest(inner, [item.name for item in outer.iterdir()], 1)
+            return f"; did you mean {outer / near[0]}?" if near else ""
+    return ""
+
+
+def _check_output(text: str | None) -> None:
+    if text is None:
+        return
+    path = Path(text).expanduser()
+    existing = next((item for item in (path, *path.absolute().parents) if item.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise UsageError(f"`--output_dir {text}`: {existing} is a file; name a folder")
+    if existing is not None and not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"`--output_dir {text}`: {existing} cannot be written to; name another folder")

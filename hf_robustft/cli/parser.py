@@ -1,0 +1,304 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+The manners of every command line of this package: an error is one line that names what to change, and nothing is guessed.
+
+`Manners` goes in front of `argparse.ArgumentParser` (`Parser`) or of Transformers' `HfArgumentParser`. It imports neither
+torch nor Transformers, so that what is wrong with a command line is said in the first second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..data.spelling import closest, did_you_mean
+
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "f", "n", "0"), False),
+}
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out, in one line."""
+
+
+def boolean(text: str | bool) -> bool:
+    """`True` for true, yes, on, 1; `False` for false, no, off, 0."""
+    if isinstance(text, bool):
+        return text
+    if text.strip().casefold() not in _BOOLEANS:
+        raise ValueError(f"must be true or false{did_you_mean(text, ('true', 'false'))}")
+    return _BOOLEANS[text.strip().casefold()]
+
+
+def number(text: str | float) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        more = "; write a decimal point" if re.fullmatch(r"-?\d+,\d+", str(text).strip()) else ""
+        raise ValueError(f"must be a number{more}") from None
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def whole_number(text: str | int) -> int:
+    """A whole number, also written as 1e3."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = number(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def _is_boolean(type_: Any) -> bool:
+    return type_ is boolean or type_ is bool or getattr(type_, "__name__", "") == "string_to_bool"
+
+
+def shown(text: str) -> str:
+    """A value as a message shows it: as it is, or in quotes if it would not be seen otherwise."""
+    return text if text.strip() and not re.search(r"\s", text) else repr(text)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Each flag with one spelling, and with its default where that says something."""
+
+    def __init__(self, prog: str, **kwargs):
+        super().__init__(prog, **{"max_help_position": 32, "width": 110, **kwargs})
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        flag = main_flag(action)
+        metavar = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return flag if action.nargs == 0 or _is_boolean(action.type) else f"{flag} {metavar}"
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # A share written as "5 %" is not a conversion.
+        text = re.sub(r"(?<!%)%(?![%(])", "%%", action.help or "")
+        silent = (None, argparse.SUPPRESS, "", []) if not _is_boolean(action.type) else (None, argparse.SUPPRESS)
+        if action.default in silent or action.nargs == 0 or "(default" in text or not action.option_strings:
+            return text
+        return f"{text} (default: {'true' if action.default is True else 'false' if action.default is False else '%(default)s'})".strip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {number: "NUMBER", whole_number: "N"}.get(action.type, "VALUE")
+
+
+def main_flag(action: argparse.Action) -> str:
+    """The spelling of a flag that messages and help use: the first long one, or the name of a positional argument."""
+    long = [flag for flag in action.option_strings if flag.startswith("--")]
+    return (long or action.option_strings or [action.metavar or action.dest])[0]
+
+
+class Manners:
+    """
+    Goes in front of `argparse.ArgumentParser` or a subclass.
+
+    An error raises [`UsageError`] instead of printing the usage and leaving. Flags are not abbreviated. A misspelt flag or
+    value is answered with those that are close. Hyphens stand for underscores. A boolean flag needs no value and takes only
+    the word for one. Negative numbers may have exponents. Numbers are finite, and 1e3 is a whole number. A flag without a
+    value, an empty value, a list given in two parts and a stray word are refused; of a single value given twice the last
+    counts, which is said on standard error.
+    """
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", HelpFormatter)
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        self._negative_number_matcher = re.compile(
+            r"^-(?:\d[\d_]*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf|infinity|nan)$", re.IGNORECASE
+        )
+
+    def error(self, message: str):
+        raise UsageError(message)
+
+    def exit(self, status: int = 0, message: str | None = None):
+        if status:
+            raise UsageError((message or "").strip())
+        super().exit(status, message)
+
+    def flags(self) -> list[str]:
+        """Every flag in the spelling that messages use."""
+        return list(
+            dict.fromkeys(main_flag(action) for action in self._actions if action.option_strings and action.dest != "help")
+        )
+
+    def action_of(self, dest: str) -> argparse.Action | None:
+        """The argument that sets `dest`; of a flag and its `--no_` form the flag."""
+        return next((action for action in self._actions if action.dest == dest), None)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As `argparse` has it, but nothing is left over: what belongs to no argument is refused."""
+        arguments = sys.argv[1:] if args is None else [str(argument) for argument in args]
+        self._adopt()
+        namespace, rest = super().parse_known_args(self._prepared(arguments), namespace)
+        if rest:
+            raise self._stray(rest[0])
+        return namespace, []
+
+    def format_usage(self) -> str:
+        return f"usage: {self._short_usage()}\n"
+
+    def format_help(self) -> str:
+        self._adopt()
+        # A line instead of one entry for each of up to two hundred flags.
+        self.usage = self._short_usage()
+        return super().format_help()
+
+    def _short_usage(self) -> str:
+        needed = [action for action in self._actions if action.required]
+        needed.sort(key=lambda action: bool(action.option_strings))
+        parts = [
+            f"{main_flag(action)} {action.metavar or action.dest.upper()}" if action.option_strings else main_flag(action)
+            for action in needed
+        ]
+        return " ".join([self.prog.replace("%", "%%"), *parts, "[--flag VALUE ...]"])
+
+    def _adopt(self) -> None:
+        """Give every argument our types: Transformers' own do not know an exponent, an infinity, or a flag alone."""
+        for action in self._actions:
+            action.type = {int: whole_number, float: number}.get(action.type, action.type)
+            if _is_boolean(action.type):
+                action.type = boolean
+                if action.nargs is None:
+                    action.nargs, action.const = "?", True
+            for flag in action.option_strings:
+                if flag.startswith("--"):
+                    self._option_string_actions.setdefault(flag.replace("_", "-"), action)
+
+    def _prepared(self, arguments: list[str]) -> list[str]:
+        """The arguments with booleans made explicit; refuses what argparse would take in silence."""
+        prepared, seen = [], {}
+        position = 0
+        while position < len(arguments):
+            text = arguments[position]
+            position += 1
+            if text == "--":
+                return [*prepared, *arguments[position - 1 :]]
+            flag, equals, value = text.partition("=")
+            action = self._option_string_actions.get(flag) if flag.startswith("-") else None
+            if action is None:
+                if self._looks_like_a_flag(text):
+                    # Before argparse finds that a required flag is missing, of which this may be the misspelling.
+                    raise self._stray(text)
+                prepared.append(text)
+                continue
+            if equals and not value.strip():
+                raise UsageError(self._empty(action))
+            following = arguments[position] if position < len(arguments) else None
+            if not equals and action.nargs != 0 and following is not None and not following.strip():
+                raise UsageError(self._empty(action))
+            if action.type is boolean and action.nargs == "?":
+                if not equals:
+                    takes = following is not None and self._stands_for_a_boolean(following)
+                    value = arguments[position] if takes else "true"
+                    position += takes
+                text = f"{flag}={value}"
+            prepared.append(text)
+            self._note_repetition(action, flag, seen)
+        return prepared
+
+    def _looks_like_a_flag(self, text: str) -> bool:
+        return text[:1] in _DASHES and bool(text.strip(_DASHES)) and not (
+            " " in text or self._negative_number_matcher.match(text)
+        )
+
+    def _stands_for_a_boolean(self, text: str) -> bool:
+        """Whether the word behind a boolean flag is its value; with positional arguments only a correct one is."""
+        if text.strip().casefold() in _BOOLEANS or closest(text, ("true", "false")):
+            return True
+        return not text.startswith("-") and all(action.option_strings for action in self._actions)
+
+    def _empty(self, action: argparse.Action) -> str:
+        return (
+            f"`{main_flag(action)}` is followed by an empty value; give one, or leave the flag out (is a variable of your "
+            "shell unset?)"
+        )
+
+    def _note_repetition(self, action: argparse.Action, flag: str, seen: dict[str, str]) -> None:
+        if action.dest in seen and not isinstance(action, argparse._AppendAction):
+            if action.nargs in ("+", "*") or isinstance(action.nargs, int) and action.nargs > 1:
+                raise UsageError(
+                    f"`{main_flag(action)}` is given twice; give all its values once, `{main_flag(action)} A B`"
+                )
+            print(f"Note: `{seen[action.dest]}` is given again; the last, `{flag}`, counts.", file=sys.stderr)
+        seen[action.dest] = flag
+
+    def _stray(self, text: str) -> UsageError:
+        """What is left over, in one line: a flag that does not exist, or a word that belongs to none."""
+        name, equals, value = text.partition("=")
+        flags = self.flags()
+        if self._looks_like_a_flag(text):
+            names = [*flags, *(flag for flag in self._option_string_actions if flag.startswith("--no_"))]
+            near = closest(name, names)
+            more = f"; did you mean {' or '.join(near)}?" if near else f"; {self._where()}"
+            return UsageError(f"`{name}` is unknown{more}")
+        if equals and (near := closest(name, flags, 1)):
+            return UsageError(f"{shown(text)} belongs to no flag; did you mean {near[0]} {shown(value)}?")
+        if near := [flag for flag in flags if flag[2:] == text.replace("-", "_")]:
+            return UsageError(f"{shown(text)} belongs to no flag; did you mean {near[0]}?")
+        return UsageError(
+            f"{shown(text)} belongs to no flag; write --flag VALUE, with quotes around a value with spaces; {self._where()}"
+        )
+
+    def _where(self) -> str:
+        return f"`{self.prog} --help` lists what there is"
+
+    def _get_value(self, action, arg_string):
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            flag = main_flag(action)
+            try:
+                action.type(arg_string)
+            except ValueError as error:
+                raise UsageError(f"`{flag} {shown(arg_string)}` {error}") from None
+            raise
+
+    def _match_argument(self, action, arg_strings_pattern):
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError:
+            kind = {number: "a number", whole_number: "a whole number"}.get(action.type, "a value")
+            raise UsageError(f"`{main_flag(action)}` needs {kind} behind it") from None
+
+    def _check_value(self, action, value):
+        choices = action.choices
+        if choices is None or isinstance(action, argparse._SubParsersAction) or value in choices:
+            return super()._check_value(action, value)
+        names = [str(getattr(choice, "value", choice)) for choice in choices]
+        raise UsageError(unknown_choice(f"{main_flag(action)} {shown(str(value))}", str(value), names))
+
+    def parse_values(self, dest: str, values: Iterable[str]) -> Any:
+        """Texts, as a file has them, for the argument `dest`: converted and checked as on the command line."""
+        self._adopt()
+        action = self.action_of(dest)
+        found = []
+        for text in values:
+            value = self._get_value(action, text)
+            self._check_value(action, value)
+            found.append(value)
+        return found if action.nargs in ("+", "*") else found[0]
+
+
+def unknown_choice(what: str, word: str, names: Sequence[str]) -> str:
+    """The message on a value that is not among `names`."""
+    near = did_you_mean(word, names)
+    return f"`{what}` is unknown{f'{near} Choose' if near else '; choose'} one of {', '.join(names)}"
+
+
+class Parser(Manners, argparse.ArgumentParser):
+    """`argparse.ArgumentParser` with `Manners`."""

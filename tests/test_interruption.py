@@ -1,0 +1,152 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Ctrl-C and SIGTERM: the step ends, a checkpoint is written, and the run resumed from there is the uninterrupted one."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from hf_robustft import Benchmark, CaRotTrainer
+from hf_robustft.training.interruption import Interrupted
+
+EVALUATION = Benchmark.from_dataset(image_dataset(8, seed=1), name="validation", role="validation", templates=TEMPLATES)
+
+
+class Signals(TrainerCallback):
+    """Sends signals to this process within a step."""
+
+    def __init__(self, step: int, *numbers: int):
+        self.step, self.numbers = step, numbers
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+def trainer(model, folder, *callbacks, **settings):
+    settings = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 100, **settings}
+    return CaRotTrainer(
+        model,
+        arguments(folder, **settings),
+        train_dataset=image_dataset(24),
+        eval_dataset=EVALUATION if settings.get("eval_strategy") else None,
+        processing_class=tiny_processor(),
+        callbacks=list(callbacks),
+    )
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "step", "settings"),
+    [
+        (signal.SIGINT, 4, {}),
+        (signal.SIGTERM, 3, {"save_strategy": "epoch", "eval_strategy": "epoch"}),
+        (signal.SIGINT, 5, {"save_total_limit": 1, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+                            "load_best_model_at_end": True, "metric_for_best_model": "nll"}),
+        (signal.SIGINT, 4, {"dataloader_num_workers": 1, "restore_callback_states_from_checkpoint": True}),
+    ],
+    ids=["sigint", "sigterm", "best", "workers"],
+)  # fmt: skip
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tiny_clip, tmp_path, number, step, settings):
+    import copy
+
+    whole = trainer(copy.deepcopy(tiny_clip), tmp_path / "whole", **settings)
+    whole.train()
+    stopped = trainer(copy.deepcopy(tiny_clip), tmp_path / "out", Signals(step, number), **settings)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"after step {step} of 9") as found:
+        stopped.train()
+    assert signal.getsignal(number) is before
+    assert found.value.signal == number and stopped.state.global_step == step
+    assert os.path.basename(found.value.checkpoint) == f"checkpoint-{step}"
+    resumed = trainer(copy.deepcopy(tiny_clip), tmp_path / "out", **settings)
+    resumed.train(resume_from_checkpoint=found.value.checkpoint)
+    assert resumed.state.global_step == 9
+    expected = weights(whole)
+    for name, value in weights(resumed).items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("settings", [{"save_strategy": "no"}, {"save_on_interrupt": False}])
+def test_nothing_is_written_where_nothing_is_asked_for(tiny_clip, tmp_path, settings):
+    run = trainer(tiny_clip, tmp_path, Signals(2, signal.SIGINT), **settings)
+    with pytest.raises(Interrupted, match="after step 2") as found:
+        run.train()
+    assert found.value.checkpoint is None and not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_the_second_signal_stops_at_once_and_a_doubled_one_does_not(tiny_clip, tmp_path, monkeypatch):
+    run = trainer(tiny_clip, tmp_path / "doubled", Signals(2, signal.SIGINT, signal.SIGINT))
+    with pytest.raises(Interrupted, match="after step 2"):
+        run.train()
+    monkeypatch.setattr("hf_robustft.training.interruption.SAME_SIGNAL_SECONDS", 0)
+    run = trainer(tiny_clip, tmp_path / "again", Signals(2, signal.SIGINT, signal.SIGINT))
+    with pytest.raises(Interrupted, match="within a step") as found:
+        run.train()
+    assert found.value.checkpoint is None
+
+
+@pytest.fixture
+def job(tmp_path, tiny_clip):
+    """The command line of a run of the script on own images."""
+    tiny_clip.save_pretrained(tmp_path / "base")
+    tiny_processor().save_pretrained(tmp_path / "base")
+    for i, row in enumerate(image_dataset(24)):
+        folder = tmp_path / "train" / CLASSES[row["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        row["image"].save(folder / f"{i}.png")
+    flags = f"--model {tmp_path}/base --train_dataset {tmp_path}/train --per_device_train_batch_size 4 --max_steps 60"
+    return [*flags.split(), *"--learning_rate 1e-3 --use_cpu --disable_tqdm --logging_steps 1 --save_steps 1000".split()]
+
+
+def test_ctrl_c_of_the_script_is_one_line_with_the_command_that_goes_on(script, repository, job, tmp_path, capsys):
+    program = str(repository / "examples" / "run_robust_ft.py")
+    output = ["--output_dir", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, program, *job, *output], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "'loss'" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    else:
+        pytest.fail(process.stderr.read())
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("Interrupted after step ") and " of 60. Go on with: accelerate launch " in last
+    command = shlex.split(last.partition("Go on with: ")[2])
+    assert command[2] == program
+    resume = command[3:]
+    assert resume[:-2] == [*job, *output] and resume[-2] == "--resume_from_checkpoint"
+    script.main(resume)
+    script.main([*job, "--output_dir", str(tmp_path / "whole")])
+    resumed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_ctrl_c_before_training_says_that_nothing_was_saved(repository, job, tmp_path):
+    program = str(repository / "examples" / "run_robust_ft.py")
+    process = subprocess.Popen(
+        [sys.executable, program, *job, "--output_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    )
+    # In the midst of the imports.
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error and error.strip().splitlines()[-1].startswith("Interrupted")
+    assert process.returncode in (130, -signal.SIGINT)

@@ -1,0 +1,341 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Wrong inputs, one a row: exit status 2, one line on standard error that names what to change, no model loaded."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from hf_robustft.cli import COMMANDS, main
+from hf_robustft.cli.describe import as_text, describe
+from hf_robustft.cli.description import FLAGS_FILE, Description
+from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_resume, one_line, run
+from hf_robustft.cli.first_look import first_look
+from hf_robustft.cli.train_arguments import train_parser
+
+EVALUATE, CALIBRATE, PUBLISH = (
+    "evaluate emoji_clip --eval_datasets emoji_shift",
+    "calibrate {folder} --dataset emoji_shift",
+    "publish {folder} --repo_id a/b",
+)
+#: A command line (`train` is the example script) and what its error must hold. {tmp} is a folder with the files below.
+ROWS = [
+    # Commands
+    ("", "evaluate, calibrate, publish"),
+    ("evalute emoji_clip", "did you mean evaluate"),
+    ("Publish {folder}", "did you mean publish"),
+    ("evaluate", "MODEL"),
+    ("evaluate emoji_clip", "--eval_datasets"),
+    ("publish {folder}", "--repo_id"),
+    # Flags
+    ("train --learning_rat 1e-3", "did you mean --learning_rate"),
+    ("train --learnig-rate 1e-3", "did you mean --learning_rate"),
+    ("train --LEARNING_RATE 1e-3", "did you mean --learning_rate"),
+    ("train -learning_rate 1e-3", "did you mean --learning_rate"),
+    ("train \u2013\u2013learning_rate 1e-3", "did you mean --learning_rate"),
+    ("train \u2014learning_rate=1e-3", "did you mean --learning_rate"),
+    ("train learning_rate=1e-3", "did you mean --learning_rate 1e-3"),
+    ("train learning_rate 1e-3", "did you mean --learning_rate"),
+    ("train --eval emoji_shift", "--eval_datasets"),
+    ("train --train_datset a", "did you mean --train_dataset"),
+    ("train --no_feature_shift", "did you mean --no_feature_shifts"),
+    ("train --completely_unheard_of 1", "--help"),
+    (f"{EVALUATE} --eval_dataset dtd", "did you mean --eval_datasets"),
+    (f"{EVALUATE} --use_cp", "did you mean --use_cpu"),
+    ("evaluate emoji_clip --eval_dataset emoji_shift", "did you mean --eval_datasets"),
+    (f"{CALIBRATE} --batchsize 3", "did you mean --batch_size"),
+    (f"{PUBLISH} --dryrun", "did you mean --dry_run"),
+    (f"{EVALUATE} --eval_datasets dtd", "`--eval_datasets` is given twice"),
+    ("train outputs/carot", "outputs/carot belongs to no flag"),
+    (f"{PUBLISH} another", "another belongs to no flag"),
+    # Values
+    ("train --learning_rate", "`--learning_rate` needs a number"),
+    ("train --output_dir --seed 3", "`--output_dir` needs a value"),
+    ("train --output_dir=", "`--output_dir` is followed by an empty value"),
+    ("train --model ''", "`--model` is followed by an empty value"),
+    ("train --learning_rate -1e-5", "must be positive"),
+    ("train --learning_rate=-0.1", "must be positive"),
+    ("train --learning_rate nan", "--learning_rate nan"),
+    ("train --weight_decay inf", "--weight_decay inf"),
+    ("train --weight_decay -inf", "--weight_decay -inf"),
+    ("train --learning_rate 1e-3x", "must be a number"),
+    ("train --learning_rate 0,001", "decimal point"),
+    ("train --max_steps 2.5", "must be a whole number"),
+    ("train --max_steps many", "must be a whole number"),
+    ("train --per_device_train_batch_size 0", "--per_device_train_batch_size"),
+    ("train --num_train_epochs -3", "--num_train_epochs"),
+    ("train --seed -1", "--seed"),
+    ("train --shots 0", "--shots"),
+    ("train --alpha 2", "--alpha"),
+    ("train --true_positive_rate 0", "--true_positive_rate"),
+    ("train --streaming ture", "did you mean true"),
+    ("train --disable_tqdm maybe", "`--disable_tqdm maybe` must be true or false"),
+    (f"{EVALUATE} --use_cpu flase", "did you mean false"),
+    ("train --fp16 --use_cpu", "--bf16"),
+    (f"{EVALUATE} --batch_size 0", "--batch_size"),
+    (f"{CALIBRATE} --batch_size 1.5", "must be a whole number"),
+    (f"{PUBLISH} --retries -1", "--retries"),
+    # Names
+    ("train --method carrot", "did you mean carot"),
+    ("train --method CaRot", "did you mean carot"),
+    ("train --method wise-ft", "did you mean wise_ft"),
+    ("train --detector enrgy", "did you mean energy"),
+    ("train --preset referense", "did you mean reference"),
+    ("train --lr_scheduler_type cosin", "did you mean cosine"),
+    ("train --save_strategy step", "did you mean steps"),
+    ("train --optim adam", "did you mean adamw_torch"),
+    ("train --train_crop carrot", "did you mean carot"),
+    ("train --train_dataset emoji_shfit", "did you mean emoji_shift"),
+    ("train --eval_datasets emoji_shift imagnet-r", "did you mean imagenet-r"),
+    ("train --eval_datasets {tmp}/images:shfit", "images:shift"),
+    ("evaluate emoji-clip --eval_datasets emoji_shift", "did you mean emoji_clip"),
+    # Paths
+    ("train --model {tmp}/nowhere", "`--model"),
+    ("train --model {tmp}/file.txt", "is a file"),
+    ("train --model {tmp}", "config.json"),
+    ("train --train_dataset {tmp}/imagse", "did you mean {tmp}/images"),
+    ("train --train_dataset {tmp}/no/such/folder", "does not exist"),
+    ("train --eval_datasets imagenet-1k={tmp}/nowhere", "nowhere does not exist"),
+    ("train --class_names {tmp}/name.txt", "did you mean {tmp}/names.txt"),
+    ("train --output_dir {tmp}/file.txt", "is a file"),
+    ("train --output_dir {tmp}/file.txt/out", "is a file"),
+    ("train --resume_from_checkpoint true --output_dir {tmp}", "no checkpoint in {tmp}"),
+    ("train --resume_from_checkpoint last --output_dir {tmp}", "no checkpoint in {tmp}"),
+    ("train --resume_from_checkpoint {tmp}/checkpoint-9", "checkpoint-9"),
+    ("evaluate {tmp}/nowhere --eval_datasets emoji_shift", "`MODEL"),
+    (f"{EVALUATE} --output_dir {{tmp}}/file.txt", "is a file"),
+    ("calibrate {tmp}/nowhere --dataset emoji_shift", "`DIR"),
+    ("publish {tmp}/nowhere --repo_id a/b", "`DIR"),
+    # Config files
+    ("train --config {tmp}/nowhere.yaml", "nowhere.yaml"),
+    ("train --config {tmp}/god.yaml", "did you mean {tmp}/good.yaml"),
+    ("train --config {tmp}", "is a folder"),
+    ("train --config {tmp}/syntax.yaml", "syntax.yaml, line 3, column 6"),
+    ("train --config {tmp}/tab.yaml", "tab.yaml, line 2"),
+    ("train --config {tmp}/latin.yaml", "UTF-8"),
+    ("train --config {tmp}/list.yaml", "mapping"),
+    ("train --config {tmp}/key.yaml", "line 2: 'learning_rte' is not an argument; did you mean learning_rate"),
+    ("train --config {tmp}/twice.yaml", "line 3: seed is set a second time"),
+    ("train --config {tmp}/type.yaml", "learning_rate"),
+    ("train --config {tmp}/nested.yaml", "seed takes one value"),
+    ("train --config {tmp}/choice.yaml", "did you mean carot"),
+    ("train --config {tmp}/range.yaml", "must be positive"),
+    ("train --config {tmp}/empty_value.yaml", "output_dir is empty"),
+]  # fmt: skip
+FILES = {
+    "file.txt": "text",
+    "names.txt": "cat\ndog\n",
+    "good.yaml": "method: flyp\n",
+    "syntax.yaml": "method: carot\nseed: [1, 2\nmodel: x\n",
+    "tab.yaml": "method: carot\n\tseed: 1\n",
+    "list.yaml": "- method\n- carot\n",
+    "key.yaml": "method: carot\nlearning_rte: 1e-3\n",
+    "twice.yaml": "seed: 1\nmethod: carot\nseed: 2\n",
+    "type.yaml": "learning_rate: fast\n",
+    "nested.yaml": "seed: [1, 2]\n",
+    "choice.yaml": "method: carrot\n",
+    "range.yaml": "learning_rate: -1e-3\n",
+    "empty_value.yaml": "output_dir: ''\n",
+}
+
+
+@pytest.fixture(scope="module")
+def tmp(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "latin.yaml").write_bytes("method: carot  # f\u00fcr\n".encode("latin-1"))
+    for name in ("images", "model"):
+        (folder / name).mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    return folder
+
+
+def words(line: str, tmp) -> list[str]:
+    return [("" if word == "''" else word).format(tmp=tmp, folder=tmp / "model") for word in line.split()]
+
+
+def in_process(arguments: list[str]) -> int:
+    if arguments[:1] == ["train"]:
+        return run(lambda: first_look("train", arguments[1:]) and 0)
+    return main(arguments)
+
+
+def test_there_are_at_least_fifty_rows():
+    assert len({line for line, _ in ROWS}) == len(ROWS) >= 50
+
+
+@pytest.mark.parametrize(("line", "fix"), ROWS, ids=[line or "nothing" for line, _ in ROWS])
+def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monkeypatch):
+    monkeypatch.delenv("HF_ROBUSTFT_TRACEBACK", raising=False)
+    assert in_process(words(line, tmp)) == WRONG
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+    assert fix.format(tmp=tmp) in printed.err
+
+
+#: The real parser, which decides where there is no description, knows the same manners.
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
+     and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed"))
+     and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
+)  # fmt: skip
+def test_transformers_parser_says_the_same(line, fix, tmp):
+    with pytest.raises(ValueError) as error:
+        train_parser().parse_args(words(line, tmp)[1:])
+    assert fix in str(error.value)
+
+
+def seconds(command, **settings):
+    """A finished process, and the seconds of processor time that it took: the clock would measure the machine's load."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["train --learning_rat 1", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
+     "evaluate emoji_clip --eval_datasets emoji_shfit", "calibrate {tmp}/nowhere --dataset x", "publish {tmp}/nowhere --repo_id a/b"],
+)  # fmt: skip
+def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
+    arguments = words(line, tmp)
+    program = [str(repository / "examples" / "run_robust_ft.py")] if arguments[0] == "train" else ["-m", "hf_robustft.cli"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_ROBUSTFT_TRACEBACK"}
+    done, spent = seconds([sys.executable, *program, *arguments[arguments[0] == "train" :]], env=environment)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert spent < 2
+
+
+@pytest.mark.parametrize("command", ["train", *COMMANDS])
+def test_help_is_quick_and_in_groups_with_defaults(command, repository):
+    program = [str(repository / "examples" / "run_robust_ft.py")] if command == "train" else ["-m", "hf_robustft.cli", command]
+    done, spent = seconds([sys.executable, *program, "--help"])
+    assert done.returncode == 0 and done.stderr == "" and spent < 2
+    assert done.stdout.startswith("usage: ")
+    if command == "train":
+        places = [done.stdout.index(f"\n{title}:\n") for title in ("method", "model", "data", "evaluation", "training")]
+        assert places == sorted(places)
+        assert "(default: carot)" in done.stdout and "--adam_beta1" not in done.stdout
+        everything, _ = seconds([sys.executable, *program, "--help_all"])
+        assert "--adam_beta1" in everything.stdout and "(default: 0.9)" in everything.stdout
+    elif command != "publish":
+        assert "--use_cpu" in done.stdout and "(default: 256)" in done.stdout
+
+
+def test_the_description_is_what_the_real_parsers_say():
+    assert FLAGS_FILE.read_text(encoding="utf-8") == as_text(describe()), "run `python -m hf_robustft.cli.describe`"
+
+
+def test_a_description_of_something_else_is_not_used(monkeypatch, tmp):
+    assert Description.load() is not None
+    for name in ("transformers_version", "source_hash"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"hf_robustft.cli.description.{name}", lambda *files: "another")
+            assert Description.load() is None and first_look("train", ["--learning_rat", "1"]) is None
+
+
+def test_what_is_right_passes(tmp, capsys):
+    for line, expected in (
+        ("--disable_tqdm --greater_is_better", {"disable_tqdm": True, "greater_is_better": True}),
+        ("--disable_tqdm false --max_steps 1e3", {"disable_tqdm": False, "max_steps": 1000}),
+        ("--no_feature_shifts --learning-rate 1E-3", {"feature_shifts": False, "learning_rate": 1e-3}),
+        ("--config {tmp}/good.yaml --seed 3", {"method": "flyp", "seed": 3}),
+        ("--eval_datasets emoji_shift dtd:open_set", {"eval_datasets": ["emoji_shift", "dtd:open_set"]}),
+        ("--train_dataset owner/name/train --model openai/clip-vit-base-patch16", {"train_dataset": "owner/name/train"}),
+    ):
+        found = vars(first_look("train", words(line, tmp)))
+        assert {name: found[name] for name in expected} == expected
+        real = vars(train_parser().parse_args(words(line, tmp)))
+        assert {name: real[name] for name in expected if name in real and "config" not in line} == {
+            name: value for name, value in expected.items() if "config" not in line
+        }
+    assert capsys.readouterr() == ("", "")
+    first_look("train", ["--seed", "1", "--seed", "2"])
+    assert "`--seed` is given again" in capsys.readouterr().err
+
+
+def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
+    from hf_robustft.cli.config_file import read_config
+
+    (tmp_path / "run.yaml").write_text(
+        "learning_rate: 1e-3\nsave_strategy: no\nstreaming: yes\nrun-name: 1.10\neval_datasets: emoji_shift\nshots: null\n"
+        "lr_scheduler_kwargs: {min_lr: 0.1}\nmax_steps: 1e2\n"
+    )
+    assert read_config(train_parser(), tmp_path / "run.yaml") == {
+        "learning_rate": 1e-3, "save_strategy": "no", "streaming": True, "run_name": "1.10",
+        "eval_datasets": ["emoji_shift"], "lr_scheduler_kwargs": {"min_lr": 0.1}, "max_steps": 100,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "holds"),
+    [
+        (OSError(28, "No space left on device", "x.bin"), "disk is full while x.bin"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "disk is full"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "--per_device_train_batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),
+        (MemoryError(), "--batch_size"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--num_workers"),
+        (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "wandb"),
+        (ImportError("TensorBoardCallback requires tensorboard to be installed."), "tensorboard"),
+        (ValueError("two\nlines"), "two lines"),
+    ],
+)  # fmt: skip
+def test_errors_in_one_line(error, holds, capsys):
+    def command():
+        raise error
+
+    assert run(command) == WRONG
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and holds in printed
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("x"), KeyError("x"), RuntimeError("x"), ImportError("x", name="hf_robustft.data")]
+)
+def test_faults_of_the_program_keep_their_traceback(error):
+    assert one_line(error) is None
+
+
+def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository):
+    import signal
+
+    from hf_robustft.training.interruption import Interrupted
+
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        for error, status in (
+            (KeyboardInterrupt(), INTERRUPTED),
+            (Interrupted("Interrupted after step 3 of 9.", "out/checkpoint-3"), INTERRUPTED),
+            (Interrupted("Interrupted after step 3 of 9.", None, signal.SIGTERM), TERMINATED),
+        ):
+            def command(error=error):
+                raise error
+
+            assert run(command, lambda checkpoint: f"Go on with {checkpoint}") == status
+            printed = capsys.readouterr().err.strip()
+            assert printed.startswith("Interrupted") and "\n" not in printed
+            assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "hf_robustft.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    reader.stdout.close()
+    assert reader.wait(60) in (0, BROKEN_PIPE) and reader.stderr.read() == b""
+    reader.stderr.close()
+
+
+def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):
+    for step in (3, 12, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    found = how_to_resume(["run.py", "--resume-from-checkpoint", "last", "--seed", "3"], str(tmp_path), None)
+    assert found == f"Go on with: run.py --seed 3 --resume_from_checkpoint {tmp_path}/checkpoint-12"
+    assert "no checkpoint" in how_to_resume(["run.py"], str(tmp_path / "other"), None)
