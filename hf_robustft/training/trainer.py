@@ -37,6 +37,7 @@ from .hub_push import CardOnPush
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers
+from .passes import UncountedPasses
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
 from .sharding import ShardedTraining
 from .streaming import StreamingTraining
@@ -51,6 +52,7 @@ class RobustTrainer(
     ExactCheckpoints,
     ShardedTraining,
     CompleteOptimizer,
+    UncountedPasses,
     StreamingTraining,
     PreparedBatches,
     ChunkedEncoding,
