@@ -261,6 +261,17 @@ def test_what_is_right_passes(tmp, capsys):
     assert "`--seed` is given again" in capsys.readouterr().err
 
 
+def test_what_only_the_loaders_can_tell_is_left_to_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own/test-0.parquet", "tars/test/0.tar", "photos/cat/1.png", "rows.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for text in ("own/test", "own/test:shift", f"{tmp_path}/own/test:open_set", "tars/test", "photos", "photos:validation",
+                 "rows.parquet", "./photos", "owner/name", "owner/name/test:shift", "imagenet-seen-unseen-seed7:id",
+                 "imagenet-1k/train", "pacs-sketch=owner/mirror"):  # fmt: skip
+        assert vars(first_look("evaluate", ["owner/model", "--eval_datasets", text]))["eval_datasets"] == [text]
+
+
 def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
     from hf_robustft.cli.config_file import read_config
 
@@ -283,6 +294,7 @@ def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),
         (MemoryError(), "--batch_size"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--num_workers"),
+        (RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`."), "wandb"),
         (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "wandb"),
         (ImportError("TensorBoardCallback requires tensorboard to be installed."), "tensorboard"),
         (ValueError("two\nlines"), "two lines"),
@@ -309,22 +321,19 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
 
     from hf_robustft.training.interruption import Interrupted
 
-    usual = signal.getsignal(signal.SIGINT)
-    try:
-        for error, status in (
-            (KeyboardInterrupt(), INTERRUPTED),
-            (Interrupted("Interrupted after step 3 of 9.", "out/checkpoint-3"), INTERRUPTED),
-            (Interrupted("Interrupted after step 3 of 9.", None, signal.SIGTERM), TERMINATED),
-        ):
-            def command(error=error):
-                raise error
+    for error, status in (
+        (KeyboardInterrupt(), INTERRUPTED),
+        (Interrupted("Interrupted after step 3 of 9.", "out/checkpoint-3"), INTERRUPTED),
+        (Interrupted("Interrupted after step 3 of 9.", None, signal.SIGTERM), TERMINATED),
+    ):
 
-            assert run(command, lambda checkpoint: f"Go on with {checkpoint}") == status
-            printed = capsys.readouterr().err.strip()
-            assert printed.startswith("Interrupted") and "\n" not in printed
-            assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
-    finally:
-        signal.signal(signal.SIGINT, usual)
+        def command(error=error):
+            raise error
+
+        assert run(command, lambda checkpoint: f"Go on with {checkpoint}", leaving=False) == status
+        printed = capsys.readouterr().err.strip()
+        assert printed.startswith("Interrupted") and "\n" not in printed
+        assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
     reader = subprocess.Popen(
         [sys.executable, "-m", "hf_robustft.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

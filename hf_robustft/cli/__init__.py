@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         with `HF_ROBUSTFT_TRACEBACK=1`); 130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
-    return run(lambda: _carry_out(given))
+    return run(lambda: _carry_out(given), leaving=arguments is None)
 
 
 def _carry_out(arguments: list[str]) -> int:

@@ -21,13 +21,16 @@ _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "
 _WORKER = ("DataLoader worker",)
 
 
-def run(command: Callable[[], object], resume: Callable[[str | None], str] | None = None) -> int:
+def run(
+    command: Callable[[], object], resume: Callable[[str | None], str] | None = None, leaving: bool = True
+) -> int:
     """
     Carry a command out.
 
     Args:
         command: Returns its exit status; anything that is not a number counts as 0.
         resume (*optional*): Says after an interruption how to go on; it is given the checkpoint that was written, or `None`.
+        leaving (`bool`, *optional*, defaults to `True`): Whether the process ends afterwards: a second Ctrl-C is ignored.
 
     Returns:
         `int`: The exit status: 0; 2 after an error, of which one line is on standard error; 130 after Ctrl-C and 143
@@ -42,7 +45,8 @@ def run(command: Callable[[], object], resume: Callable[[str | None], str] | Non
         if _asked_for_tracebacks():
             raise
         # A second Ctrl-C on the way out would print what the first did not.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if leaving:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":
             more = "" if resume is None else resume(getattr(interruption, "checkpoint", None))
             print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
@@ -81,6 +85,9 @@ def one_line(error: BaseException) -> str | None:
             "A process that reads images has died, often for want of memory (shared memory in a container); use fewer, "
             f"--dataloader_num_workers or --num_workers. ({_first_sentence(text)})"
         )
+    if isinstance(error, RuntimeError) and "to be installed" in text:
+        # What Transformers' callbacks raise for a tracker that is missing.
+        return text
     if isinstance(error, ImportError):
         ours = (error.name or "").split(".")[0] == "hf_robustft"
         return None if ours else f"{text}; install the package that is missing" if error.name else text

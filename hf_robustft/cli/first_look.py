@@ -168,10 +168,8 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
             raise UsageError(f"`{option} {text}`: {copy} does not exist{_beside(copy)}")
         return
     path = Path(place).expanduser()
-    if path.exists() or path.parent.exists() and len(path.parts) > 1 and path.parent != Path("/"):
-        # The last part may be a split.
-        if path.exists() or not looks_local(place) or any(path.parent.glob("*.parquet")) or any(path.parent.glob("*/*.parquet")):
-            return
+    if path.exists() or _may_hold_splits(path.parent):
+        return
     if place.count("/") > 2 or place.startswith((".", "/", "~")):
         raise UsageError(f"`{option} {text}`: {place} does not exist{_beside(place)}")
     if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
@@ -179,6 +177,14 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
         raise UsageError(
             f"`{option} {text}`: there is no data set {place!r}, neither registered nor as a path{more or '; a Hub id is owner/name'}"
         )
+
+
+def _may_hold_splits(folder: Path) -> bool:
+    """Whether the last part of a path may be a split of the data in `folder` rather than a folder itself."""
+    if folder in (Path("."), Path("/")) or not folder.is_dir():
+        return False
+    kinds = (".parquet", ".tar", ".arrow", ".csv", ".jsonl", ".zip")
+    return any(item.suffix in kinds for pattern in ("*", "*/*") for item in folder.glob(pattern))
 
 
 def _beside(text: str) -> str:

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..data.shares import ceil_share, floor_share
 from ..evaluation.metric_names import checked_direction
 from .given import RecordsGiven
+from .ranges import RANGES, out_of_range
 from .usual_arguments import check_usual_arguments
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
@@ -332,6 +333,12 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
                 f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{given}`; give "
                 "--num_train_epochs as a whole number of at least 1, and no --max_steps."
             )
+        for name in RANGES:
+            value = getattr(self, name, None)
+            # A text, as Transformers allows for some, is its own to read.
+            problem = out_of_range(name, value) if isinstance(value, (int, float)) else None
+            if problem is not None and name in self.given:
+                raise ValueError(f"`{name}={value}` {problem}.")
 
     def ema_interval(self, total_steps: int) -> int:
         """

@@ -38,6 +38,17 @@ def test_two_processes_resume_to_the_same_bits(tmp_path, sharded):
     }
 
 
+@pytest.mark.timeout(1900)
+def test_ctrl_c_in_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    whole, _ = ends(tmp_path / "whole")
+    job = {"name": "run", "method": "carot", "settings": SETTINGS, "interrupt": {"rank": 1, "step": 4}}
+    run_in(2, WORKER, tmp_path / "out", 2, json.dumps([job]))
+    told = [(tmp_path / "out" / "run" / f"stopped-{rank}").read_text() for rank in (0, 1)]
+    assert told == ["Interrupted after step 4 of 8."] * 2
+    again, _ = ends(tmp_path / "out", resume_from_checkpoint=str(tmp_path / "out" / "run" / "checkpoint-4"))
+    assert not [name for name, value in whole.items() if not torch.equal(again[name], value)]
+
+
 @pytest.mark.timeout(1000)
 def test_a_shorter_batch_in_one_process_is_refused_before_any_gather(tmp_path):
     # Without the refusal the processes would gather parts of different sizes: a hang, or rows of garbage.

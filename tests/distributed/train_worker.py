@@ -3,11 +3,13 @@
 Trains the tiny CLIP by a list of jobs, in this process or in all processes that torchrun started.
 
 A job is a dict of JSON values: `name` (its folder), `method`, `dtype`, `settings` of the run, `frozen` (a part of the
-model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch), and
-`gradients` to save the terms and gradients of one step instead of the end of a training.
+model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
+`interrupt` (Ctrl-C in a process of that rank within that step), and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from transformers import CLIPModel, TrainerCallback
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
 from hf_robustft.modeling.sharding import full_tensor, full_values, is_sharded, placed_like
 from hf_robustft.training.distributed import rank, world_size
+from hf_robustft.training.interruption import Interrupted
 from hf_robustft.training.methods import METHODS
 
 GLOBAL_BATCH = 8
@@ -55,6 +58,17 @@ def save(path: Path, tensors: dict) -> None:
 
 def uneven(examples: list[dict]) -> dict:
     return stack(examples[: -1 if rank() else None])
+
+
+class ToldToStop(TrainerCallback):
+    """Ctrl-C in one process only, within a step."""
+
+    def __init__(self, rank: int, step: int):
+        self.rank, self.step = rank, step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if args.process_index == self.rank and state.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def work(job: dict, output: Path, processes: int) -> None:
@@ -94,12 +108,19 @@ def work(job: dict, output: Path, processes: int) -> None:
     step = OneStep()
     if job.get("gradients"):
         extra["callbacks"] = [step]
+    if "interrupt" in job:
+        extra["callbacks"] = [ToldToStop(**job["interrupt"])]
     collator = uneven if job.get("uneven") else stack
     trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collator, **extra)
     step.trainer = trainer
     if world_size() != processes:
         raise RuntimeError(f"{world_size()} processes run, {processes} were meant to")
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except Interrupted as stop:
+        (output / f"stopped-{trainer.args.process_index}").write_text(str(stop))
+        trainer.accelerator.wait_for_everyone()
+        return
     if is_sharded(trainer.model) != getattr(args, "fully_shard", False):
         raise RuntimeError("the model is spread over processes, or it is not, against what the job says")
     state = {f"student.{name}": value for name, value in full_values(trainer.model.state_dict()).items()}
