@@ -244,3 +244,18 @@ def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(t
 def test_metadata_that_cannot_be_read_is_named_in_one_line(tmp_path, name, content, words):
     root = table(put(tmp_path / "own", "0.png"), content, name)
     assert re.search(words, refused(root)), refused(root)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damaged_parquet_is_named_in_one_line(tmp_path, streaming):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing more")
+    assert "a.parquet' cannot be read: " in refused(
+        tmp_path / "a.parquet", streaming=streaming, class_names=("a", "b")
+    )
+
+
+def test_a_folder_without_a_data_set_says_what_it_holds(tmp_path):
+    assert "2 images outside of any folder, 1 file ending in .heic" in refused(
+        put(tmp_path / "a", "0.png", "1.png", "b.heic")
+    )
+    assert "2 files ending in .heic" in refused(put(tmp_path / "b", "cat/a.heic", "dog/b.heic"))

@@ -135,6 +135,10 @@ def test_splits_behind_a_path(tmp_path):
     assert len(train_benchmark(f"{tmp_path}/own", options).load()) == 3
     (found,), _ = measured(f"{tmp_path}/own")
     assert len(found.load()) == 2 and found.name == "own"
+    for split in ("Training_Set", "Test"):
+        write_folders(tmp_path / "like" / split, [4])
+    assert train_benchmark(f"{tmp_path}/like", options).split == "Training_Set"
+    assert measured(f"{tmp_path}/like")[0][0].split == "Test"
     write_parquet(tmp_path / "odd", [3], "train")
     write_parquet(tmp_path / "odd", [2], "validation")
     with pytest.raises(ValueError, match="has the splits 'train', 'validation'; choose one, such as .*/odd/train"):

@@ -228,7 +228,7 @@ def test_tars_that_bring_their_names_along_are_matched_by_them(tmp_path):
         assert meaning(load_matched(str(source), **known, streaming=streaming)[0]) == {0: "owl", 1: "cat", 2: "owl"}
     (source / "classnames.txt").write_text("42\tcat\n7\tant\n")
     for streaming in (False, True):
-        with pytest.raises(ValueError, match="1 classes that the model does not know, 'ant'"):
+        with pytest.raises(ValueError, match="1 class that the model does not know, 'ant'"):
             load_matched(str(source), **known, streaming=streaming)
 
 

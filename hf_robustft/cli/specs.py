@@ -16,6 +16,7 @@ from pathlib import Path
 
 from datasets import get_dataset_split_names
 
+from hf_robustft.data.class_folders import split_word
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
 from hf_robustft.data.hub import is_hub_id, require_hub
@@ -110,6 +111,10 @@ def own_split(spec: Spec, usual: str) -> str | None:
             return None
     else:
         return None
+    # A folder called `training_set` or `Test` is as good as one called `train` or `test`.
+    called = [split for split in splits if split_word(split) in (usual, f"{usual}ing")]
+    if len(splits) > 1 and usual not in splits and len(called) == 1:
+        return called[0]
     if len(splits) > 1 and usual not in splits:
         raise ValueError(
             f"{spec.text!r} has the splits {quoted(splits, 20)}; choose one, such as {spec.source}/{splits[0]}"

@@ -55,16 +55,20 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx")
 _TEXTS = frozenset((*_TABLES, ".md", ".txt", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".parquet"))
 
 
-def split_role(name: str) -> str | None:
-    """ "train" or "test" if a folder is called like a split, such as `train`, `test_set` or `val2017`; else None."""
+def split_word(name: str) -> str | None:
+    """The name of the split that a folder is called after, such as "train" for `Train_Images`; else None."""
     words = [word for word in re.findall(r"[a-z]+", name.lower()) if word not in _FILLERS]
     if len(words) != 1:
         return None
     ending = next((filler for filler in _FILLERS if words[0].endswith(filler)), "")
     word = words[0].removesuffix(ending)
-    if word not in SPLIT_NAMES:
-        return None
-    return "train" if word.startswith("train") else "test"
+    return word if word in SPLIT_NAMES else None
+
+
+def split_role(name: str) -> str | None:
+    """ "train" or "test" if a folder is called like a split, such as `train`, `test_set` or `val2017`; else None."""
+    word = split_word(name)
+    return None if word is None else "train" if word.startswith("train") else "test"
 
 
 def load_class_folders(

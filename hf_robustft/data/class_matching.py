@@ -66,7 +66,7 @@ def load_matched(
     if unknown:
         doubt = class_doubt(Path(probe.path), probe.split) if probe.path and Path(probe.path).is_dir() else ""
         raise ValueError(
-            f"{where} has images of {len(unknown)} classes that the model does not know, {quoted(unknown)}; its "
+            f"{where} has images of {len(unknown)} class{'es' if len(unknown) > 1 else ''} that the model does not know, {quoted(unknown)}; its "
             f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them, or, if all of its "
             f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}"
         )
@@ -78,7 +78,8 @@ def load_matched(
     notes = []
     if called is None and rule.count is not None:
         notes.append(
-            f"{probe.name}: its labels are numbers without names, taken for the model's classes in their order"
+            f"{probe.name}: its labels are numbers without names, taken for the model's classes in their order; if they are "
+            "others, give class_names with lines `label<TAB>name`"
         )
     elif not labels:
         notes.append(f"{probe.name}: its labels are matched with the model's classes by name, as they come")

@@ -12,9 +12,11 @@ import glob
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -43,6 +45,7 @@ __all__ = [
     "image_files",
     "load_folder",
     "load_rows",
+    "named_errors",
 ]
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -79,9 +82,17 @@ def folder_kind(path: Path) -> str:
         return "parquet"
     if any(map(holds_images, visible_folders(path))):
         return "classes"
+    files = image_files(path)
+    found = (
+        [f"{len(files.images)} image{'s' if len(files.images) > 1 else ''} outside of any folder"]
+        if files.images
+        else []
+    )
+    found += [files.left_out()] if files.left_out() else []
     raise ValueError(
         f"the folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
-        "metadata.jsonl, parquet files, or what datasets' save_to_disk wrote"
+        "metadata.jsonl, parquet files, or what datasets' save_to_disk wrote; "
+        + (f"it holds {', '.join(found)}" if found else "it is empty")
     )
 
 
@@ -174,16 +185,25 @@ def class_doubt(path: Path, split: str) -> str:
 
 
 def load_rows(path: str, *arguments, **options) -> Dataset:
-    """`datasets.load_dataset`, whose own errors about what files hold become a ValueError of one line."""
-    try:
+    """`datasets.load_dataset`, with errors of one line as `named_errors` makes them."""
+    with named_errors(path, options.get("data_files")):
         return load_dataset(path, *arguments, **options)
+
+
+@contextmanager
+def named_errors(path: str, data_files: dict | None = None) -> Iterator[None]:
+    """Errors of `datasets` about what files hold become a ValueError of one line that names the data."""
+    try:
+        yield
     except DatasetNotFoundError:
         raise
-    except DatasetsError as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(
-            f"the data {path!r} cannot be read: {reason}; correct the files or fetch them again"
-        ) from error
+    except (DatasetsError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        files = [
+            file for found in (data_files or {}).values() for file in ([found] if isinstance(found, str) else found)
+        ]
+        what = quoted(files, 3) if files else repr(path)
+        raise ValueError(f"the data {what} cannot be read: {reason}; correct the files or fetch them again") from error
 
 
 def _load_metadata(root: Path, split: str) -> Dataset:

@@ -47,7 +47,9 @@ def require_hub(path: str) -> None:
         )
     reason = _out_of_reach(constants.ENDPOINT)
     if reason:
-        raise OSError(f"no folder {path!r} here, and it cannot be had from the Hub, {constants.ENDPOINT} is out of reach: {reason}")
+        raise OSError(
+            f"no folder {path!r} here, and it cannot be had from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
+        )
 
 
 _reached: set[str] = set()

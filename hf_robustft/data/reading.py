@@ -12,7 +12,7 @@ from datasets import Dataset, load_dataset_builder
 
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.files import is_hidden
-from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder, load_rows
+from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder, load_rows, named_errors
 from hf_robustft.data.hub import require_hub
 from hf_robustft.data.repositories import Repository, declared_rows
 from hf_robustft.data.stream_sources import Opened, listed, open_split
@@ -60,7 +60,9 @@ def open_rows(benchmark, naming: bool = False) -> Opened | Dataset:
     """
     path, split = benchmark.path, benchmark.split
     if path in _BUILDERS:
-        return _open(load_dataset_builder(path, data_files={split: _file_pattern(benchmark.data_files)}), split)
+        data_files = {split: _file_pattern(benchmark.data_files)}
+        with named_errors(path, data_files):
+            return _open(load_dataset_builder(path, data_files=data_files), split)
     folder = Path(path).expanduser()
     if folder.is_dir() and holds_tars(folder):
         return _open(load_dataset_builder("webdataset", data_files=_tars_of(folder, split)), split)
@@ -69,7 +71,8 @@ def open_rows(benchmark, naming: bool = False) -> Opened | Dataset:
             return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
         if split not in folder_splits(folder):
             raise ValueError(f"{path!r} has no split {split!r}; its splits are {quoted(folder_splits(folder), 20)}")
-        return _open(load_dataset_builder(str(folder)), split)
+        with named_errors(str(folder)):
+            return _open(load_dataset_builder(str(folder)), split)
     require_hub(path)
     return from_hub(_open_on_hub, path, benchmark.config, split=split, **hub_options(benchmark))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, load_dataset, load_dataset_builder
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import hf_hub_download, metadata_load, repo_exists
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -247,7 +247,7 @@ def open_first(
                     f"trying {after[0].path!r} instead",
                     stacklevel=2,
                 )
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, DatasetsError) as error:
             raise OSError(f"{where}: {repository.path!r} cannot be had from the Hub: {_words(error)}") from error
     raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy")
 
