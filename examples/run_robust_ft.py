@@ -236,6 +236,7 @@ def save(job: Job, trainer: RobustTrainer | None) -> None:
             settings=changed_arguments(job.args),
             alpha=job.model_args.alpha if method == "wise_ft" else None,
             image_hashes=job.images.hashes,
+            label_names=job.train.label_names,
         )
         if trainer is None:
             set_aside(former_checkpoints(output))

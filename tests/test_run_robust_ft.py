@@ -13,7 +13,7 @@ from helpers import CLASSES, image_dataset, tiny_processor
 from safetensors.torch import load_file
 from transformers import CLIPModel, pipeline
 
-from hf_robustft import OpenSetDetector
+from hf_robustft import OpenSetDetector, cli
 from hf_robustft import pipeline as unknown_pipeline
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
@@ -263,3 +263,31 @@ def test_errors_are_one_line_on_the_terminal(repository, tmp_path):
     assert run.returncode == 2
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("error: `--model") and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "flyp"])
+def test_a_folder_remembers_what_the_data_call_its_classes(script, base, tmp_path, method, capsys):
+    """Labels 1 to 4 in another order than the names: training, and a later evaluation without the file, read them alike."""
+    numbers = {"cat": 3, "dog": 1, "owl": 4, "bee": 2}
+    rows = image_dataset(12)
+    rows = rows.remove_columns("label").add_column("label", [numbers[CLASSES[label]] for label in rows["label"]])
+    rows.to_parquet(tmp_path / "own.parquet")
+    names, output = tmp_path / "names.txt", tmp_path / "out"
+    names.write_text("".join(f"{number}\t{name}\n" for name, number in numbers.items()))
+    data = str(tmp_path / "own.parquet")
+    arguments = command(base, tmp_path, output, "--method", method, "--class_names", str(names), "--allow_overlap")
+    arguments[arguments.index("--train_dataset") + 1] = arguments[arguments.index("--eval_datasets") + 1] = data
+    report = script.main(arguments)
+    assert json.loads((output / "robustft.json").read_text())["label_names"] == ["3", "1", "4", "2"]
+    capsys.readouterr()
+    assert (
+        cli.main(
+            ["evaluate", str(output), "--eval_datasets", data, "--use_cpu", "--output_dir", str(tmp_path / "again")]
+        )
+        == 0
+    )
+    assert "without names" not in "".join(capsys.readouterr())
+    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())["reports"][-1]["results"]["own"]
+    assert again["accuracy"] == report.results["own"].accuracy and again["nll"] == pytest.approx(
+        report.results["own"].nll
+    )

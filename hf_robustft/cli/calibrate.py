@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     quiet_if_asked(options)
     data = data_options(options)
     facts = load_robustft_json(options.directory)
-    known = model_classes(data, facts["class_names"], facts["templates"])
+    known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     found = recalibrate(
         options.directory,

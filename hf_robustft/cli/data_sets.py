@@ -190,12 +190,18 @@ def validation_benchmark(train: str, options: DataOptions, benchmarks: Sequence[
     return None if part is None else load_benchmark(spec.source, part, **_registered(spec, options))
 
 
-def model_classes(options: DataOptions, class_names: Sequence[str], templates: Sequence[str]) -> Known | None:
+def model_classes(
+    options: DataOptions,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    label_names: Sequence[str] | None = None,
+) -> Known | None:
     """The classes of a checkpoint, unless files for --class_names or --templates say otherwise.
 
     Args:
         options: how data are read.
         class_names, templates: those of the checkpoint; () if it does not say.
+        label_names: what its training data call the classes, where that differs.
     """
     found = read_names_and_templates(
         options.class_names, named_templates(options.templates or "") or options.templates
@@ -204,7 +210,8 @@ def model_classes(options: DataOptions, class_names: Sequence[str], templates: S
     if not names:
         return None
     prompts = found.get("templates") or tuple(templates) or Benchmark.templates
-    return Known(names, prompts, found.get("label_names"))
+    kept = None if label_names is None or "class_names" in found else tuple(label_names)
+    return Known(names, prompts, found.get("label_names", kept))
 
 
 def _suite(spec: Spec, options: DataOptions) -> list[Benchmark]:

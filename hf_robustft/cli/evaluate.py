@@ -75,7 +75,7 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     model, processor = load_checkpoint(options.model, revision=options.revision, option="MODEL")
     folder = _own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
-    known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()))
+    known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
     head = None
     if folder is not None and (folder / HEAD_FILE).is_file() and not options.zero_shot:
         head = ZeroShotHead.from_pretrained(folder)
@@ -87,7 +87,9 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         progress=not options.disable_tqdm,
-        knn_bank=None if options.knn_bank is None else train_benchmark(options.knn_bank, replace(data, streaming=False)),
+        knn_bank=None
+        if options.knn_bank is None
+        else train_benchmark(options.knn_bank, replace(data, streaming=False)),
         knn_k=options.knn_k,
         bad_images=policy,
     )

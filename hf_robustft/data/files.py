@@ -150,6 +150,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, object]]:
                     if is_helper(entry.name):
                         if is_visible_helper(entry.name):
                             yield Path(entry.path), _HELPER
+                    elif os.path.splitext(entry.name)[1].lower() in readable_suffixes() and not os.listdir(entry.path):
+                        # An empty folder in the place of an image is an image that cannot be read.
+                        yield Path(entry.path), _IMAGE
                     elif (identity := _identity(entry.path)) not in inside:
                         open_folders.append((entry.path, inside | {identity}))
                 elif not is_hidden(entry.name):

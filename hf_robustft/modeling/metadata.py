@@ -24,6 +24,7 @@ OPTIONAL = {
     "adapters": dict,
     "card": dict,
     "image_hashes": list,
+    "label_names": list,
 }
 
 
@@ -74,7 +75,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`,
-        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `card` (what the
+        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `label_names` (what the training data call the
+        classes), `card` (what the
         model card says beyond the results) and `image_hashes` (see [`data.sketch.Sketch`]: of the images that the model
         was trained, tuned and measured on).
 
@@ -108,6 +110,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
             Sketch.from_dict(entry)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; restore the file or write it again.") from None
+    if len(content.get("label_names", content["class_names"])) != len(content["class_names"]):
+        raise ValueError(f"{path} has not one of 'label_names' per class; restore the file or write it again.")
     if content["class_names"]:
         check_class_names(content["class_names"])
         check_templates(content["templates"])

@@ -46,6 +46,7 @@ def finish_checkpoint(
     logits_dir: str | Path | None = None,
     data: Sequence[Benchmark] = (),
     image_hashes: Sequence[Mapping[str, Any]] = (),
+    label_names: Sequence[str] | None = None,
     **card: Any,
 ) -> Path:
     """
@@ -58,7 +59,7 @@ def finish_checkpoint(
 
     Args:
         output_dir (`str` or `Path`): The folder.
-        method (`str`), class_names, templates, settings, alpha: As for `write_robustft_json`.
+        method (`str`), class_names, templates, settings, alpha, label_names: As for `write_robustft_json`.
         model ([`~transformers.CLIPModel`], *optional*): The model to save. By default the one in the folder, as
             `trainer.save_model()` left it, stays.
         processor ([`~transformers.CLIPProcessor`], *optional*): Saved with `model`, and needed then.
@@ -98,7 +99,9 @@ def finish_checkpoint(
     if (model is None) != (processor is None):
         raise ValueError("A model is saved with its processor; give both, or neither for the model in the folder.")
     if model is None and not any((folder / name).is_file() for name in _WEIGHTS):
-        raise FileNotFoundError(f"There is no model in {folder}; give model and processor, or save the model there first.")
+        raise FileNotFoundError(
+            f"There is no model in {folder}; give model and processor, or save the model there first."
+        )
     kept = () if model is not None else [name for name in MODEL_FILES if name != HEAD_FILE]
     with replacing(folder, keep=kept) as stage:
         if model is not None:
@@ -113,6 +116,7 @@ def finish_checkpoint(
             alpha=alpha,
             head=ZERO_SHOT_HEAD if head is None else TRAINED_HEAD,
             image_hashes=image_hashes,
+            label_names=label_names,
         )
         if head is not None:
             head.save_pretrained(stage)

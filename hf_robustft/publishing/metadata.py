@@ -25,6 +25,7 @@ def write_robustft_json(
     alpha: float | None = None,
     head: str | None = None,
     image_hashes: Sequence[Mapping[str, Any]] = (),
+    label_names: Sequence[str] | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -39,6 +40,8 @@ def write_robustft_json(
         alpha (`float`, *optional*): Share of the fine-tuned weights in an interpolation, in [0, 1].
         head (`str`, *optional*): The head behind the results: `"zero-shot prompts"` or `"trained linear head"`.
         image_hashes (*optional*): `ImageCheck.hashes`, by which images that the model has seen are recognised later.
+        label_names (*optional*): What the training data call the classes, in the same order, where that differs; data to
+            evaluate on may call them so too.
 
     Returns:
         `Path`: The file.
@@ -65,4 +68,6 @@ def write_robustft_json(
         content["head"] = head
     if image_hashes:
         content["image_hashes"] = [dict(entry) for entry in image_hashes]
+    if label_names is not None:
+        content["label_names"] = list(label_names)
     return dump_robustft_json(output_dir, content)

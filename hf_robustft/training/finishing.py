@@ -135,6 +135,7 @@ def finish_run(
             logits_dir=logits if save_logits else None,
             data=_sets(train, evaluator, validation),
             image_hashes=facts.get("image_hashes", ()),
+            label_names=facts.get("label_names"),
             **{
                 "hardware": describe_hardware(args.device, args.world_size),
                 "seed": args.seed,

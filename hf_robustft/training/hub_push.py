@@ -213,6 +213,7 @@ class CardOnPush:
             settings=settings,
             head=head,
             image_hashes=() if self.image_check is None else self.image_check.hashes,
+            label_names=getattr(self.train_benchmark, "label_names", None) if names else None,
         )
 
     def _write_progress_card(self, folder: Path) -> None:
