@@ -14,6 +14,7 @@ from PIL import Image
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_matching import load_matched
+from hf_robustft.data.files import say_once
 from hf_robustft.data.images import decode_image
 from hf_robustft.data.labels import as_numbers, classes_of, label_rule
 
@@ -30,6 +31,8 @@ NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # Another test may have said the same of another data set of that name.
+    say_once.cache_clear()
 
 
 def encoded(number):

@@ -112,7 +112,7 @@ def own_split(spec: Spec, usual: str) -> str | None:
     else:
         return None
     # A folder called `training_set` or `Test` is as good as one called `train` or `test`.
-    called = [split for split in splits if split_word(split) in (usual, f"{usual}ing")]
+    called = [split for split in splits if split_word(str(split)) in (usual, f"{usual}ing")]
     if len(splits) > 1 and usual not in splits and len(called) == 1:
         return called[0]
     if len(splits) > 1 and usual not in splits:
