@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
 from ..objectives.base import take
@@ -42,13 +43,12 @@ class UncountedPasses:
         return self._stream is None and self.train_dataset is not None and not has_length(self.train_dataset)
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        try:
-            batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except ValueError as error:
-            # Accelerate's words for a pass without a batch.
-            if "does not contain any data" not in str(error):
-                raise
-            batches, items = [], None
+        batches, items = [], None
+        while len(batches) < num_batches:
+            got, items = self._next_batches(epoch_iterator, num_batches - len(batches), device)
+            if not got:
+                break
+            batches += [batch for batch in got if self._is_wanted(batch)]
         self._pass_batches += len(batches)
         if len(batches) == num_batches:
             return batches, items
@@ -60,6 +60,22 @@ class UncountedPasses:
         # A step is made where the window is full, so what it lacks comes first, and is nothing.
         self._window_batches = len(batches)
         return [*(_NoBatch() for _ in range(num_batches - len(batches))), *batches], items
+
+    def _next_batches(self, epoch_iterator, num_batches: int, device: torch.device):
+        try:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        except ValueError as error:
+            # Accelerate's words for a pass without a batch.
+            if "does not contain any data" not in str(error):
+                raise
+            return [], None
+
+    def _is_wanted(self, batch: Mapping[str, Any]) -> bool:
+        # Transformers keeps the incomplete batches of iterable data sets, whatever `dataloader_drop_last` says.
+        if not (self.args.dataloader_drop_last and isinstance(self.train_dataset, IterableDataset)):
+            return True
+        rows = [len(batch[name]) for name in ("pixel_values", "image_features", "labels") if name in batch]
+        return not rows or min(rows) >= self.args.per_device_train_batch_size
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch=None) -> Tensor:
         if isinstance(inputs, _NoBatch):
