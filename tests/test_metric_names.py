@@ -226,14 +226,6 @@ def test_a_subclass_may_choose_by_a_metric_of_its_own(tiny_clip, tmp_path):
     assert trainer.state.best_metric == 3
 
 
-# ---- Hyperparameters ------------------------------------------------------------------------------------------------
-
-
-def test_a_search_needs_what_it_compares_by(tiny_clip, tmp_path):
-    with pytest.raises(ValueError, match="model_init"):
-        trainer_of(FLYPTrainer, tiny_clip, tmp_path).hyperparameter_search(backend="optuna")
-
-
 # ---- Names of sets --------------------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ OTHER = {
     "liger_kernel_config": {"rope": True},
     "neftune_noise_alpha": 5.0,
 }
-TRAINER_WORKS = "model args data_collator train_dataset eval_dataset processing_class model_init callbacks".split()
+TRAINER_WORKS = "model args data_collator train_dataset eval_dataset processing_class callbacks".split()
 TRAINER_WORKS += ["optimizers", "optimizer_cls_and_kwargs"]
 
 
@@ -127,6 +127,14 @@ def test_an_argument_of_the_trainer_that_would_do_nothing_is_refused(tiny_clip, 
     with pytest.raises(ValueError, match=f"`{name}` is not called.*; ") as caught:
         trainer_of("ft", tiny_clip, tmp_path, {name: lambda *args: 0})
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_model_init_is_refused_by_name(tiny_clip, tmp_path):
+    with pytest.raises(ValueError, match="`model_init` is not called.*model="):
+        METHODS["carot"](model_init=lambda: tiny_clip, args=arguments(tmp_path))
+    trainer = METHODS["flyp"](tiny_clip, arguments(tmp_path), processing_class=tiny_processor())
+    with pytest.raises(ValueError, match="`hyperparameter_search`.*a Trainer for each trial"):
+        trainer.hyperparameter_search(direction="maximize")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -277,11 +277,6 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
         check_usual_arguments(self)
         self._record_assignments()
 
-    def check_values(self) -> None:
-        """Refuse values that no run can have, also those set after construction. Raises ValueError."""
-        self._check_choices()
-        self._check_numbers()
-
     def _check_choices(self) -> None:
         for f in fields(self):
             choices = f.metadata.get("choices")

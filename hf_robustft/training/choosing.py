@@ -1,10 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Choosing by a metric: the best checkpoint, when to stop, the learning rate on a plateau, hyperparameters."""
+"""Choosing by a metric: the best checkpoint, when to stop, the learning rate on a plateau."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import EarlyStoppingCallback
@@ -80,59 +77,10 @@ class ChoosingByMetric:
         self.settle_choice()
         return super().train(*args, **kwargs)
 
-    def hyperparameter_search(
-        self,
-        hp_space: Callable | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        n_trials: int = 20,
-        direction: str | list[str] | None = None,
-        backend: Any = None,
-        hp_name: Callable | None = None,
-        **kwargs,
-    ):
-        """
-        Search hyperparameters by `metric_for_best_model`.
-
-        Args:
-            compute_objective (`Callable`, *optional*): From the metrics to the objective; by default the value of
-                `metric_for_best_model`.
-            direction (`str` or list of `str`, *optional*): `"minimize"` or `"maximize"`; by default that of the metric.
-                Needed with `compute_objective`.
-            hp_space, n_trials, backend, hp_name, kwargs: As for [`~transformers.Trainer.hyperparameter_search`].
-
-        Raises:
-            ValueError: If there is no `model_init`, no evaluation set, no metric, or the direction is missing or wrong.
-        """
-        if self.model_init is None:
-            raise ValueError(
-                "Each trial starts from a new model; pass `model_init=` to the Trainer instead of `model=`."
-            )
-        if self.eval_dataset is None:
-            raise ValueError("Trials are compared by evaluations; pass `eval_dataset=` to the Trainer.")
-        if compute_objective is None:
-            if self.args.metric_for_best_model is None:
-                raise ValueError(
-                    "Trials are compared by `metric_for_best_model`, which is not set; choose one of "
-                    f"{', '.join(self.available_metrics())}, or pass `compute_objective=` and `direction=`."
-                )
-            self.settle_choice()
-            metric = self.args.metric_for_best_model
-            found = None if direction is None else direction == "maximize"
-            greater = checked_direction(metric, found, option="direction")
-            direction = "maximize" if (self.args.greater_is_better if greater is None else greater) else "minimize"
-
-            def compute_objective(metrics: dict[str, float]) -> float:
-                return metrics[metric]
-
-        elif direction is None:
-            raise ValueError("Nobody knows which way `compute_objective` is better; pass `direction=` too.")
-        return super().hyperparameter_search(
-            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+    def hyperparameter_search(self, *args, **kwargs):
+        """Not available: raises ValueError. Head, adapters and teacher belong to the one model of a Trainer."""
+        raise ValueError(
+            "`hyperparameter_search` gives one Trainer several models, and head, adapters and teacher belong to one; make a "
+            "Trainer for each trial, and compare `trainer.evaluate()` by a metric whose direction is "
+            "`hf_robustft.evaluation.metric_names.greater_is_better(name)`."
         )
-
-    def _hp_search_setup(self, trial: Any) -> None:
-        super()._hp_search_setup(trial)
-        if trial is not None:
-            # Transformers sets the values of a trial past every check.
-            self.args.check_values()
-            self.validate_arguments(self.args)

@@ -94,8 +94,8 @@ class RobustTrainer(
 
     def __init__(
         self,
-        model: CLIPModel,
-        args: RobustTrainingArguments,
+        model: CLIPModel | None = None,
+        args: RobustTrainingArguments | None = None,
         *,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -104,6 +104,7 @@ class RobustTrainer(
         bad_images: BadImages | None = None,
         **kwargs,
     ):
+        check_trainer_options(kwargs)
         if not isinstance(model, CLIPModel):
             raise ValueError(f"{type(self).__name__} fine-tunes a `CLIPModel`, got a `{type(model).__name__}`.")
         if not isinstance(args, RobustTrainingArguments):
@@ -125,7 +126,6 @@ class RobustTrainer(
         self._run_started = time.time()
         self._epoch_sampler: EpochSampler | None = None
         self._window = LossWindow()
-        check_trainer_options(kwargs)
         self.validate_arguments(args)
         if args.label_smoothing_factor and not self.smooths_labels:
             raise ValueError(

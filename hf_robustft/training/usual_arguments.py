@@ -47,6 +47,7 @@ REFUSED = {
 REFUSED_OF_TRAINER = {
     "compute_loss_func": "is not called, as the loss is the sum of the objectives' terms; write an `ObjectiveMixin`",
     "compute_metrics": "is not called, as benchmarks are measured by `Evaluator`; override `evaluate` and `available_metrics`",
+    "model_init": "is not called, as head, adapters and teacher belong to one model; pass `model=`, in a Trainer for each",
     "preprocess_logits_for_metrics": "is not called, as benchmarks are measured by `Evaluator`; leave it out",
 }
 
