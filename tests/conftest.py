@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Fixtures shared by all tests: one thread, offline, a tiny CLIP, and the golden data where it lies beside the repository."""
+"""Fixtures shared by all tests: one thread unless OMP_NUM_THREADS says otherwise, offline, a tiny CLIP, and the golden data where it lies beside the repository."""
 
 import os
 
@@ -23,8 +23,8 @@ GOLDEN = REPOSITORY.parent / "shared" / "golden"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
+def threads():
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import string
 
 import datasets
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
@@ -91,6 +92,33 @@ def arguments(output_dir, **settings) -> RobustTrainingArguments:
 def step_logs(trainer) -> list[dict]:
     """The log entries of training steps, without the wall clock."""
     return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+#: How far two results for the same images may be apart where matrices had other shapes: other batches, processes,
+#: readers, numbers of threads. A product of `tiny_clip` adds up at most 192 terms (a patch of 8 x 8 x 3), which in float32
+#: is off by about sqrt(192) / 2 * 1.2e-7 = 8e-7 of their size, and ten products lie behind one another: 1e-5, of logits
+#: and scores of size 1 to 3. A wrong batch, a lost row or another order is off by 1e-2 and more.
+ROUNDING = 3e-5
+
+
+def assert_rounded(got, want, what: str = "result") -> None:
+    """Equal but for the rounding of floating-point numbers: dicts, lists, tensors and numbers, part by part."""
+    if isinstance(want, dict):
+        assert got.keys() == want.keys(), what
+        for key, value in want.items():
+            assert_rounded(got[key], value, f"{what}: {key}")
+    elif isinstance(want, (list, tuple)):
+        assert len(got) == len(want), what
+        for index, value in enumerate(want):
+            assert_rounded(got[index], value, f"{what}: {index}")
+    elif isinstance(want, torch.Tensor) and want.is_floating_point():
+        torch.testing.assert_close(got, want, rtol=ROUNDING, atol=ROUNDING, msg=lambda text: f"{what}: {text}")
+    elif isinstance(want, torch.Tensor):
+        assert torch.equal(got, want), what
+    elif isinstance(want, float):
+        assert got == pytest.approx(want, rel=ROUNDING, abs=ROUNDING), what
+    else:
+        assert got == want, what
 
 
 def tolerance(text: str) -> tuple[float, float]:

@@ -28,6 +28,8 @@ from hf_robustft.modeling.adapters import (
 )
 from hf_robustft.modeling.fingerprint import weights_fingerprint
 
+pytestmark = pytest.mark.numbers
+
 CLASSES, TEMPLATES = 5, 8
 
 
@@ -132,6 +134,7 @@ def test_the_start_changes_nothing(tiny_clip):
     assert weights_fingerprint(merge_adapters(tiny_clip, adapters)) == base
 
 
+@pytest.mark.same_bits("with one template the same product; loops have a tolerance")
 def test_orders_differ_for_several_templates_and_each_equals_a_slow_loop():
     texts = 10 * torch.randn(3, 4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = random_adapters(dtype=torch.float64)
@@ -150,6 +153,7 @@ def test_orders_differ_for_several_templates_and_each_equals_a_slow_loop():
     assert torch.equal(ensemble_features(one), one[:, 0])
 
 
+@pytest.mark.same_bits("the same products; half precision is converted exactly")
 def test_half_precision_features_are_adapted_in_float32():
     adapters = FeatureAdapters(16)
     with torch.no_grad():

@@ -24,6 +24,8 @@ from hf_robustft.evaluation.calibration import (
     reliability_bins,
 )
 
+pytestmark = pytest.mark.numbers
+
 ON_PROBABILITIES = (
     expected_calibration_error,
     adaptive_calibration_error,
@@ -183,6 +185,7 @@ def test_classwise_equals_a_loop_over_classes_and_bins():
     assert classwise_calibration_error(probabilities, labels) == pytest.approx(total / 7, abs=1e-10)
 
 
+@pytest.mark.same_bits("sums of whole units in integers, whose order does not matter")
 @pytest.mark.parametrize("batch_size", [1, 64, 499])
 def test_classwise_streamed_equals_whole_to_the_bit(batch_size):
     logits, labels = random_case()

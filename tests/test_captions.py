@@ -14,6 +14,8 @@ from hf_robustft.modeling.captions import (
     pad_captions,
 )
 
+pytestmark = pytest.mark.numbers
+
 END = 63
 
 
@@ -86,6 +88,7 @@ def test_fixed_shapes_for_compiled_models(n, kinds, kept):
     assert caption_keys(distinct.input_ids[rows], END) == caption_keys(ids, END)
 
 
+@pytest.mark.same_bits("the same sum on the same shape, repeated")
 def test_gradients_of_copies_are_summed_in_a_fixed_order():
     generator = torch.Generator().manual_seed(0)
     ids = captions(10)[torch.randint(0, 10, (4096,), generator=generator)]

@@ -309,6 +309,7 @@ def test_tokenizers_that_cannot_be_used(word_tokenizer):
 # Evaluation
 
 
+@pytest.mark.same_bits("one image at a time, without products of matrices")
 def test_evaluation_images_in_order():
     data = EvaluationImages(rows(), EVAL)
     batches = list(DataLoader(data, batch_size=5, collate_fn=collate_images))

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from helpers import CLASSES, TEMPLATES, assert_rounded, image_dataset, tiny_processor
 from safetensors.torch import load_file
 from test_evaluator import benchmark, evaluator, unreadable, whole_arrays
 from torch import nn
@@ -11,6 +11,8 @@ from torch import nn
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.modeling.zero_shot import ZeroShotHead
+
+pytestmark = pytest.mark.numbers
 
 
 def collect(model, chosen, **settings):
@@ -27,10 +29,11 @@ def test_logits_and_labels_are_those_of_the_whole_arrays(tiny_clip, role):
     logits, labels = collect(tiny_clip, chosen)
     _, want, want_labels = whole_arrays(tiny_clip, chosen)
     assert logits.dtype == torch.float32 and logits.shape == (19, 4)
-    torch.testing.assert_close(logits, want, rtol=1e-5, atol=1e-6)
+    assert_rounded(logits, want)
     assert torch.equal(labels, want_labels) and labels.dtype == torch.int64
 
 
+@pytest.mark.same_bits("the same batches of 8 through the same model and head")
 def test_they_are_the_evaluators_bits(tiny_clip, tmp_path):
     chosen = benchmark("id", 19)
     evaluator([chosen]).evaluate(tiny_clip, logits_dir=tmp_path)
@@ -53,7 +56,7 @@ def test_precision_follows_the_model(tiny_clip):
 def test_a_trained_head_classifies(tiny_clip):
     head = trained_head()
     logits, labels = collect(tiny_clip, benchmark("validation", 9), head=head)
-    torch.testing.assert_close(logits, whole_arrays(tiny_clip, benchmark("validation", 9), head)[1])
+    assert_rounded(logits, whole_arrays(tiny_clip, benchmark("validation", 9), head)[1])
     assert labels.tolist() == [i % 4 for i in range(9)] and head.weight.grad is None
 
 

@@ -12,6 +12,8 @@ from hf_robustft import ContrastiveMixin
 from hf_robustft.modeling.features import ClipFeatures
 from hf_robustft.objectives.contrastive import contrastive_loss, contrastive_loss_of_rows
 
+pytestmark = pytest.mark.numbers
+
 # The reference computes soft targets in float32 only.
 CASES = [(case, tag) for case in ("plain0", "plain1", "ls0") for tag in ("f64", "f32")] + [("groundlabels0", "f32")]
 

@@ -9,6 +9,8 @@ from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import CRoFTTrainer
 
+pytestmark = pytest.mark.numbers
+
 TYPES = {"f64": torch.float64, "f32": torch.float32}
 CASES = ("setup1_g1", "setup1_g3_defaultlr", "setup2_pacs_g1", "setup2_pacs_g0", "setup2_vlcs_g2", "setup1_wccf_off")
 BATCHES, STEPS = 3, 12

@@ -65,6 +65,7 @@ def test_with_trainable_encoders_everything_trains(tiny_clip, tmp_path):
     assert "loss/self_distillation" in logs[1]
 
 
+@pytest.mark.same_bits("the same merge of the same matrices; outputs have a tolerance")
 @pytest.mark.parametrize("cls", [CRoFTTrainer, CaRotCRoFTTrainer])
 def test_the_export_is_the_adapted_model(tiny_clip, tmp_path, cls):
     trainer = trainer_of(cls, tiny_clip.double(), tmp_path / "run")
@@ -89,6 +90,7 @@ def test_the_export_is_the_adapted_model(tiny_clip, tmp_path, cls):
     assert torch.equal(adapters.text_adapter, trainer.adapters.text_adapter)
 
 
+@pytest.mark.same_bits("read from the file, nothing is computed")
 def test_training_goes_on_from_saved_adapters(tiny_clip, tmp_path):
     first = trainer_of(CRoFTTrainer, tiny_clip, tmp_path / "first")
     first.train()

@@ -15,6 +15,8 @@ from hf_robustft.modeling.features import encode_images
 from hf_robustft.objectives.cross_entropy import classification_loss
 from hf_robustft.training.schedules import reference_learning_rate
 
+pytestmark = pytest.mark.numbers
+
 
 def trainer_of(model, tmp_path, dataset=None, collator=stack, **settings):
     options = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
@@ -40,6 +42,7 @@ def test_one_label_a_row(labels):
         classification_loss(torch.zeros(2, 4), labels)
 
 
+@pytest.mark.same_bits("the same head on the same features")
 def test_head_starts_as_the_zero_shot_classifier(tiny_clip, tmp_path):
     zero_shot, batch = ZeroShotHead.from_model(tiny_clip, tiny_tokenizer(), CLASSES, TEMPLATES), random_batch()
     trainer = trainer_of(tiny_clip, tmp_path, rows(batch), max_steps=1, train_sampling_strategy="sequential")

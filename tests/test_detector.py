@@ -16,6 +16,8 @@ from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.publishing.metadata import load_robustft_json, write_robustft_json
 
+pytestmark = pytest.mark.numbers
+
 SCALE = 40.0
 
 

@@ -21,6 +21,8 @@ from hf_robustft.objectives.energy_gradient import (
     shifted_features,
 )
 
+pytestmark = pytest.mark.numbers
+
 TYPES = {"f64": torch.float64, "f32": torch.float32}
 #: Golden variant -> reduction, whether shifted rows are pooled and mixed back, whether there are shifts at all.
 VARIANTS = {

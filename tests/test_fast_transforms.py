@@ -71,6 +71,7 @@ def test_torchs_kernel_differs_by_one_level_at_most(photos, train, resample):
     assert 0 < off.max() <= 1 and (off > 0).float().mean() < 0.01
 
 
+@pytest.mark.same_bits("the same function of the same image")
 def test_small_images_and_other_filters_are_left_to_pil(photos):
     small = opened(photos[500, 375][0]).resize((128, 128))
     for train in (False, True):
@@ -81,6 +82,7 @@ def test_small_images_and_other_filters_are_left_to_pil(photos):
         assert torch.equal(exact(image, random.Random(1)), fast(image, random.Random(1)))
 
 
+@pytest.mark.same_bits("the same function of the same image")
 def test_training_is_fast_and_evaluation_exact_unless_told(photos):
     content = photos[500, 375][0]
     for train in (False, True):
@@ -168,6 +170,7 @@ def test_a_fraction_of_an_odd_size_stays_in_place(size, orientation):
 # Levels
 
 
+@pytest.mark.same_bits("one level after another by the same formula, as a table")
 @pytest.mark.parametrize("factor", [1 / 255, 1 / 127.5, 1.0])
 def test_levels_are_normalised_to_the_last_bit(factor):
     settings = {"rescale_factor": factor, "train": False}
@@ -196,6 +199,7 @@ def test_normalised_images_pass_through():
         ImageTransform(16, HALF, HALF, train=False, output="int8")
 
 
+@pytest.mark.same_bits("one level after another by the same formula, as a table")
 def test_levels_travel_through_data_set_and_collator():
     rows = load_benchmark("emoji_shift", "noto").load().select(range(6))
     transform = ImageTransform.from_processor(CLIPImageProcessorPil.from_pretrained(EMOJI_CLIP_DIR), train=False)

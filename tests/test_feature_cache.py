@@ -160,6 +160,7 @@ def test_data_without_classes(tiny_clip):
     assert cached(tiny_clip, pictures).features.shape == (1, 5, 16)
 
 
+@pytest.mark.same_bits("the same batches a second time")
 def test_caching_leaves_no_trace(tiny_clip):
     tiny_clip.train()
     tiny_clip.vision_model.eval()
@@ -174,6 +175,7 @@ def test_caching_leaves_no_trace(tiny_clip):
     assert torch.equal(cache.features, cached(tiny_clip, views=2).features)
 
 
+@pytest.mark.same_bits("the same batches a second time")
 def test_a_training_mode_with_dropout_does_not_show():
     config = tiny_config()
     config.vision_config.attention_dropout = 0.5
@@ -184,6 +186,7 @@ def test_a_training_mode_with_dropout_does_not_show():
 # The file
 
 
+@pytest.mark.same_bits("read from the file, nothing is computed")
 @pytest.mark.parametrize("views", [0, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_file_gives_the_same_bits(tiny_clip, tmp_path, no_encoding, views, dtype):
@@ -483,6 +486,7 @@ def test_where_one_image_ends_matters():
 # Several processes
 
 
+@pytest.mark.same_bits("whole batches of 4 are dealt out, each is the one that one process makes")
 def test_two_processes_give_what_one_gives(tiny_clip, repository, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)

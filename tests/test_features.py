@@ -25,6 +25,8 @@ from hf_robustft.modeling.features import (
     unwrapped,
 )
 
+pytestmark = pytest.mark.numbers
+
 
 class Compiled(nn.Module):
     """Wraps as `torch.compile` does."""
@@ -123,6 +125,7 @@ def test_padding_to_the_full_context_changes_nothing(tiny_clip, filler):
     torch.testing.assert_close(encode(model, {**batch, "input_ids": full}).text_embeds, trimmed, rtol=0, atol=1e-12)
 
 
+@pytest.mark.same_bits("the same images in one batch")
 @torch.no_grad()
 def test_without_captions_the_images_are_the_same(tiny_clip):
     batch = random_batch()
@@ -181,6 +184,7 @@ def test_logit_scale_keeps_float64_and_gradient(tiny_clip):
     assert scale.item() == pytest.approx(model.logit_scale.exp().item(), rel=1e-15)
 
 
+@pytest.mark.same_bits("the same batch")
 @torch.no_grad()
 def test_wrappers_are_called_and_seen_through(tiny_clip):
     parallel = Parallel(Compiled(tiny_clip))
@@ -228,6 +232,7 @@ def test_golden_initial_features(golden_dir, golden):
             assert_golden(got, raw / raw.norm(dim=1, keepdim=True), limits, f"{kind} {tag}")
 
 
+@pytest.mark.same_bits("the same batch")
 def test_raw_features_are_those_before_normalisation(tiny_clip):
     batch = random_batch()
     features = encode(tiny_clip, batch)
@@ -386,6 +391,7 @@ def test_compiling_in_place_is_seen(tiny_clip, seen_texts):
     assert seen_texts == [(8, 12)]
 
 
+@pytest.mark.same_bits("the same images in one batch")
 def test_where_no_text_is_needed_a_bare_models_text_tower_does_not_run(tiny_clip, seen_texts):
     batch = random_batch()
     bare = encode(tiny_clip, batch, captions=False)
@@ -420,6 +426,7 @@ def test_what_makes_a_model_more_than_its_forward(tiny_clip):
     assert not is_bare(tiny_clip)
 
 
+@pytest.mark.same_bits("the same batch")
 def test_a_frozen_text_tower_keeps_no_graph(tiny_clip):
     def saved(frozen):
         tiny_clip.requires_grad_(True)
@@ -438,6 +445,7 @@ def test_a_frozen_text_tower_keeps_no_graph(tiny_clip):
     assert pixels_alone.image_features.requires_grad and images < both
 
 
+@pytest.mark.same_bits("remembered, nothing is computed again")
 def test_only_a_bare_frozen_model_remembers(tiny_clip, seen_texts):
     memory, batch = remember_captions(tiny_clip, 100), repeated(random_batch())
     encode(tiny_clip, batch)

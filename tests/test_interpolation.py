@@ -10,6 +10,8 @@ from torch import nn
 
 from hf_robustft import interpolate_weights
 
+pytestmark = pytest.mark.numbers
+
 
 def fine_tuned(model):
     changed = copy.deepcopy(model)

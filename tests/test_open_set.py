@@ -16,6 +16,8 @@ from hf_robustft.evaluation.open_set import (
     threshold_at_recall,
 )
 
+pytestmark = pytest.mark.numbers
+
 KEYS = {"auroc", "aupr_in", "aupr_out", "fpr95", "fpr95_nearest_recall", "fpr95_percentile"}
 MEASURES = ("normal", "ties", "sep", "inverted", "heavy_ties", "constant", "tiny", "float32")
 
@@ -217,6 +219,7 @@ def test_scores_equal_slow_loops():
             assert got == pytest.approx(-distances[k - 1], abs=1e-12)
 
 
+@pytest.mark.same_bits("one logit after another, divided by powers of two or alike")
 def test_temperature_divides():
     logits = 10 * normal(5, 4)
     torch.testing.assert_close(
@@ -229,6 +232,7 @@ def test_temperature_divides():
     assert (gap >= 0).all() and (gap <= math.log(4)).all()
 
 
+@pytest.mark.same_bits("scales that are powers of two")
 def test_mcm_does_not_depend_on_the_scale_and_msp_does():
     cosines = 0.3 * normal(6, 4).tanh()
     by_scale = [score("mcm", cosines=(s * cosines) / s) for s in (1.0, 64.0)]
@@ -236,6 +240,7 @@ def test_mcm_does_not_depend_on_the_scale_and_msp_does():
     assert not torch.equal(score("msp", logits=cosines), score("msp", logits=100 * cosines))
 
 
+@pytest.mark.same_bits("float64 both times; rows have a tolerance")
 @pytest.mark.parametrize("name", SCORES)
 def test_all_in_float64_and_row_by_row(name):
     inputs = {"logits": 50 * normal(33, 17, dtype=torch.float32), "features": normal(33, 8, dtype=torch.float32)}

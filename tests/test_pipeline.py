@@ -297,6 +297,7 @@ print(json.dumps([*answers, answer("old")]))
 """
 
 
+@pytest.mark.same_bits("the same images in the same batches, in another process")
 def test_a_checkpoint_on_the_hub_brings_the_facts_of_its_own_commit(checkpoint, photos, tmp_path, repository):
     want, commit, stale = pipeline(checkpoint)(photos), "a" * 40, "b" * 40
     # As the cache of huggingface_hub lies on disk: a branch with the facts, and one whose weights alone are there.
@@ -307,7 +308,9 @@ def test_a_checkpoint_on_the_hub_brings_the_facts_of_its_own_commit(checkpoint, 
         (repo / "refs" / branch).write_text(name)
     (repo / "snapshots" / stale / "robustft.json").unlink()
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_CACHE"}
-    environment |= {"PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    # The paths go along, so that the same computation is done with the same products.
+    paths = os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")])
+    environment |= {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", ON_THE_HUB, str(photos), str(repo / ".no_exist" / stale / "robustft.json")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -370,6 +373,7 @@ def test_the_packaged_model_knows_noto_better_than_its_unseen_classes(tmp_path):
     assert 0.88 < accepted[0] <= 1 and accepted[1] < accepted[0] - 0.05, accepted
 
 
+@pytest.mark.same_bits("one image at a time, without products of matrices")
 def test_unusual_files_look_as_in_the_evaluation(checkpoint, tmp_path):
     classify = pipeline(checkpoint)
     for name, content in unusual().items():

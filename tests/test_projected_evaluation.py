@@ -20,6 +20,8 @@ from hf_robustft.evaluation.open_set import score
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
+pytestmark = pytest.mark.numbers
+
 # Of cat, dog, owl, bee: two of them, and two groups of them.
 SUBSET = ClassProjection.of_subset(CLASSES, (1, 3))
 GROUPS = ClassProjection(CLASSES, ((0, 2), (3,)))
@@ -38,6 +40,7 @@ def sets():
     ]
 
 
+@pytest.mark.same_bits("the same batches through the same model and head")
 def test_the_numbers_are_those_of_projected_logits(tiny_clip, tmp_path):
     model = tiny_clip.double()
     with torch.no_grad():

@@ -116,6 +116,7 @@ def whole_run(tmp_path_factory):
     return run
 
 
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 @pytest.mark.parametrize(("cls", "step", "logging_steps", "workers"), CASES)
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run, cls, step, logging_steps, workers):
     model = with_dropout(tiny_clip)  # masks come from torch's generator, which must be restored too

@@ -16,6 +16,8 @@ from hf_robustft.objectives import self_distillation
 from hf_robustft.objectives.contrastive import contrastive_loss
 from hf_robustft.objectives.self_distillation import ema_momentum, self_distillation_loss, update_teacher
 
+pytestmark = pytest.mark.numbers
+
 
 class Alone(SelfDistillationMixin):
     """The mixin without a Trainer; `step()` stands for one optimizer step of `total` in all."""
@@ -201,6 +203,7 @@ def test_weight_zero_makes_no_teacher(tiny_clip, tmp_path):
         mixin.validate_arguments(args)
 
 
+@pytest.mark.same_bits("the same batch twice")
 def test_in_a_run_the_teacher_stays_apart(tiny_clip, tmp_path):
     for module in tiny_clip.modules():
         if isinstance(getattr(module, "dropout", None), float):
@@ -363,6 +366,7 @@ def test_a_run_with_memory_is_the_run_without(tiny_clip, tmp_path, monkeypatch):
         assert log["loss"] == pytest.approx(other["loss"], rel=1e-10)
 
 
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 def test_resumed_while_captions_are_remembered_repeats_every_bit(tiny_clip, tmp_path):
     # Batches of five share captions, so that what is remembered comes from batches other than a fresh encoding would.
     settings = {"save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 5, "ema_update_every": 100}

@@ -12,6 +12,8 @@ from hf_robustft import SingularValueMixin
 from hf_robustft.objectives import singular_value
 from hf_robustft.objectives.singular_value import cross_frobenius_penalty, orthogonality_penalty
 
+pytestmark = pytest.mark.numbers
+
 
 def alone(model, **settings) -> SingularValueMixin:
     mixin = SingularValueMixin()
@@ -110,6 +112,7 @@ def test_orientation_is_that_of_nn_linear(tiny_clip):
     torch.testing.assert_close(cross_frobenius_penalty(visual, text), expected)
 
 
+@pytest.mark.same_bits("the same products; half precision is converted exactly")
 def test_autocast_and_half_weights_compute_in_float32():
     weight, text = matrix(16, 64, dtype=torch.float32), matrix(16, 32, seed=1, dtype=torch.float32)
     plain = orthogonality_penalty(weight), cross_frobenius_penalty(weight, text)

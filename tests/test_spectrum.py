@@ -7,6 +7,8 @@ import torch
 
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance, smallest_singular_value
 
+pytestmark = pytest.mark.numbers
+
 
 def cone(n=200, dim=12, seed=0):
     """Unit vectors in a narrow cone, as CLIP's embeddings are."""

@@ -41,6 +41,7 @@ def test_the_next_image_takes_the_place_of_an_unreadable_one(broken):
         list(itertools.islice(examples(broken), 40))
 
 
+@pytest.mark.same_bits("one image at a time, without products of matrices")
 def test_a_reader_that_resumes_after_an_unreadable_image_goes_on_alike(broken):
     stream = examples(broken, bad_images=BadImages("skip", 0.5))
     whole = list(itertools.islice(stream.examples(), 40))
@@ -78,6 +79,7 @@ def test_a_thousand_unreadable_images_in_a_row_end_the_stream(tmp_path):
         next(examples(folder, bad_images=BadImages("skip", 1.0)).examples())
 
 
+@pytest.mark.same_bits("one pixel after another by the same formula, then the same batches")
 @pytest.mark.parametrize("streamed", [True, False])
 def test_levels_give_the_same_run_as_normalised_images(tiny_clip, tmp_path, streamed):
     folder = write_folders(tmp_path / "photos", (12,))
@@ -98,6 +100,7 @@ def test_levels_give_the_same_run_as_normalised_images(tiny_clip, tmp_path, stre
     assert logs["uint8"] == logs["float32"]
 
 
+@pytest.mark.same_bits("one pixel after another by the same formula, then the same batches")
 @pytest.mark.parametrize("streamed", [True, False])
 def test_levels_are_evaluated_as_normalised_images(tiny_clip, tmp_path, streamed):
     described = benchmark("parquet", tmp_path, (5, 4), role="id", streaming=streamed)

@@ -66,6 +66,7 @@ def test_a_pass_holds_every_row_once_where_batches_fill_it(tiny_clip, whole_run)
         assert sorted(rows) == [(epoch, index) for index in range(22)]
 
 
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 @pytest.mark.parametrize(("workers", "step"), [(0, 8), (2, 10)])
 def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, data, tmp_path, workers, step):
     model = with_dropout(tiny_clip)

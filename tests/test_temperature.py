@@ -173,6 +173,9 @@ def test_a_coarse_logit_scale_is_refused_unchanged(tiny_clip):
     assert torch.equal(model.logit_scale, before.float())
 
 
+#: Where a minimum lies can be seen in values of the function to the root of float64's precision, 1.5e-8, and no better.
+MINIMUM = 1e-7
+
 # ---- The usual way -------------------------------------------------------------------------------------------------
 
 
@@ -194,16 +197,18 @@ def by_lbfgs(logits, labels) -> float:
     return 1 / inverse.item()
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("scale", [0.2, 1.0, 30.0])
 def test_lbfgs_finds_the_same_temperature(seed, scale):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(400, 12, generator=generator)
-    labels = torch.distributions.Categorical(logits=1.5 * logits).sample() if seed % 2 else logits.argmax(dim=1)
+    labels = torch.multinomial((1.5 * logits).softmax(dim=1), 1, generator=generator)[:, 0]
+    labels = labels if seed % 2 else logits.argmax(dim=1)
     wrong = torch.rand(400, generator=generator) < 0.3
     labels = torch.where(wrong, torch.randint(0, 12, (400,), generator=generator), labels)
     found = TemperatureScaling().fit(scale * logits, labels).temperature
-    assert found == pytest.approx(by_lbfgs(scale * logits, labels), rel=1e-8)
+    assert found == pytest.approx(by_lbfgs(scale * logits, labels), rel=MINIMUM)
 
 
 def test_what_is_stored_along_comes_back():

@@ -148,6 +148,7 @@ class BothTrainer(SingularValueMixin, CrossEntropyMixin, RobustTrainer):
     method = "both"
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("cls", [FineTuneTrainer, BothTrainer])
 @pytest.mark.parametrize("n", [24, 20])
 def test_accumulation_equals_the_whole_batch(tiny_clip, tmp_path, cls, n):

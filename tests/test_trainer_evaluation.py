@@ -6,7 +6,17 @@ import copy
 import pytest
 import torch
 from conftest import random_batch
-from helpers import CLASSES, TEMPLATES, arguments, image_dataset, rows, stack, step_logs, tiny_processor
+from helpers import (
+    CLASSES,
+    TEMPLATES,
+    arguments,
+    assert_rounded,
+    image_dataset,
+    rows,
+    stack,
+    step_logs,
+    tiny_processor,
+)
 
 from hf_robustft import Benchmark, CaRotTrainer, Evaluator, FineTuneTrainer, ZeroShotHead
 from hf_robustft.training.state import load_state
@@ -26,14 +36,15 @@ def trainer_of(cls, model, tmp_path, evaluation, **settings):
     )
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("kind", [lambda b: b, lambda b: [b], lambda b: {"tiny": b}])
 def test_numbers_are_the_evaluators(tiny_clip, tmp_path, kind):
     chosen = benchmark()
     metrics = trainer_of(CaRotTrainer, tiny_clip, tmp_path, kind(chosen)).evaluate()
     report = Evaluator([chosen], tiny_processor(), progress=False, seed=7).evaluate(tiny_clip)
-    assert metrics["eval_tiny/accuracy"] == report.results["tiny"].accuracy
-    assert metrics["eval_tiny/ece"] == report.results["tiny"].ece
-    assert {f"eval_{key}" for key in report.metrics()} <= set(metrics)
+    # In batches of another size, so up to rounding.
+    want = {f"eval_{key}": value for key, value in report.metrics().items()}
+    assert_rounded({key: metrics[key] for key in want}, want)
 
 
 def test_a_trained_head_is_evaluated(tiny_clip, tmp_path):
@@ -58,6 +69,7 @@ def test_other_data_of_the_same_name_are_evaluated_anew(tiny_clip, tmp_path):
     assert trainer.evaluate(benchmark(n=10))["eval_tiny/accuracy"] == pytest.approx(2 / 10)
 
 
+@pytest.mark.same_bits("the same training batches; evaluating between them leaves no trace")
 def test_evaluation_during_training_leaves_the_run_alone(tiny_clip, tmp_path):
     runs = []
     for settings in ({}, {"eval_strategy": "steps", "eval_steps": 1}):

@@ -9,6 +9,8 @@ from transformers import TrainerCallback
 from hf_robustft import CaRotTrainer
 from hf_robustft.training.arguments import REFERENCE_PRESET
 
+pytestmark = pytest.mark.numbers
+
 #: Logged term, its name in the golden file, and the weight that the file leaves out.
 TERMS = [
     ("loss", "total", 1.0),
@@ -143,6 +145,7 @@ OFF = {
 }
 
 
+@pytest.mark.same_bits("the same run, described twice")
 def test_the_preset_is_the_sum_of_its_switches(reference_run):
     preset, spelt = reference_run("f64"), reference_run("f64", **{**REFERENCE_PRESET, "preset": "none"})
     for name, value in preset.model.state_dict().items():

@@ -157,6 +157,7 @@ def test_from_processor_takes_the_checkpoints_settings_for_training():
     assert ImageTransform.from_processor(Wrapped(), train=True, flip=0.5, scale=(0.5, 1.0)) == transform
 
 
+@pytest.mark.same_bits("the same function of the same image")
 def test_transforms_can_be_sent_to_workers():
     transform = sent_to_a_worker(ImageTransform.from_processor(small_processor(), train=False))
     image = picture(50, 70)

@@ -103,6 +103,7 @@ def test_by_the_policy_error_the_first_one_stops_a_run(folder, tiny_clip):
             collect_logits(tiny_clip, benchmark(folder, "id"), tiny_processor(), bad_images=policy, progress=False)
 
 
+@pytest.mark.same_bits("read from the file, nothing is computed")
 @pytest.mark.parametrize("views", [0, 2])
 def test_cached_features_leave_them_out(folder, tiny_clip, tmp_path, views):
     whole = benchmark(folder, "train")

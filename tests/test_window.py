@@ -39,6 +39,7 @@ def test_a_term_that_begins_later_counts_as_zero_before():
     assert window.means(same) == {"loss": 2.0, "loss/a": 1.0, "loss/b": 2.0}
 
 
+@pytest.mark.same_bits("the same numbers in the same order")
 def test_a_restored_window_ends_on_the_same_bits():
     values = [0.1, 0.7, 1e-9, 3.3]
     whole = filled(values)

@@ -12,6 +12,8 @@ from hf_robustft.modeling import zero_shot
 from hf_robustft.modeling.features import encode_images, encode_texts, project_texts
 from hf_robustft.modeling.zero_shot import class_embeddings, prompt_features
 
+pytestmark = pytest.mark.numbers
+
 
 class Numbered:
     """A tokenizer whose prompts 'template t of class c' have given tokens."""
@@ -138,6 +140,7 @@ def test_a_batch_without_prompts_is_refused(tiny_clip, size):
         ZeroShotHead.from_model(tiny_clip, tiny_tokenizer(), CLASSES, TEMPLATES, batch_size=size)
 
 
+@pytest.mark.same_bits("the same prompts in the same batches")
 def test_a_processor_serves_as_tokenizer(tiny_clip):
     heads = [ZeroShotHead.from_model(tiny_clip, t, CLASSES, TEMPLATES) for t in (tiny_processor(), tiny_tokenizer())]
     assert torch.equal(heads[0].weight, heads[1].weight)
@@ -157,6 +160,7 @@ def test_mode_is_restored(tiny_clip, training):
     assert tiny_clip.training is training
 
 
+@pytest.mark.same_bits("the same prompts in the same batches")
 def test_dropout_is_off_while_the_head_is_built(tiny_clip):
     for module in tiny_clip.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):

@@ -181,8 +181,8 @@ class ClasswiseAccumulator:
     """
     Streams `classwise_calibration_error` in a memory of classes times bins, however many images there are.
 
-    Gaps are summed as integers in units of 2^-36 (1.5e-11), and an integer sum has no order: any split into batches or
-    processes gives the same number to the last bit. Accumulators of several processes merge by adding `gaps` and `n`.
+    Gaps are summed as integers in units of 2^-36 (1.5e-11), and an integer sum has no order: any split of the same
+    probabilities into batches or processes gives the same number to the last bit. Accumulators of several processes merge by adding `gaps` and `n`.
 
     Args:
         n_classes (`int`): Classes.

@@ -43,7 +43,7 @@ def collect_logits(
     The logits of a whole data set, for example of validation data, to fit `TemperatureScaling` or `OpenSetDetector`.
 
     Images are prepared and classified as [`Evaluator`] does. In several processes each encodes its share, and all return
-    the same. Neither the model's training mode nor the global random state is changed.
+    the same: what one process returns, up to rounding. Neither the model's training mode nor the global random state is changed.
 
     Args:
         model: A `CLIPModel`, possibly wrapped, on the device where it shall run.

@@ -59,7 +59,8 @@ class Evaluator:
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
-    the same report; it equals that of one process but for the spectrum, whose sums are rounded in another order (1e-12).
+    the same report. It equals that of one process up to rounding: prompts are shared out in other batches, sums come in
+    another order, and on some processors a row of a product depends on how many rows there are.
 
     Args:
         benchmarks: [`Benchmark`]s with distinct names, in a list or as the values of a mapping, with class names and

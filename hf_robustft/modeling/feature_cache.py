@@ -144,8 +144,8 @@ def cache_features(
     View v is what `TrainingExamples` shows in epoch v, so training on `views` cached views is training on images whose
     crops repeat every `views` epochs. Labels are not cached but read from the benchmark.
 
-    In several processes whole batches are dealt out in turn; every process returns all features, the same as one process
-    computes, and the first of each machine writes the file. Neither the model's training mode nor the global random
+    In several processes whole batches are dealt out in turn; every process returns all features, those of one process
+    up to rounding, and the first of each machine writes the file. Neither the model's training mode nor the global random
     state is changed.
 
     Args:

@@ -7,7 +7,7 @@ similarities are small. The gradient cache (the idea is that of Gao et al., "Sca
 Size under Memory Limited Setup", RepL4NLP 2021) keeps the graph of one chunk only: encode all chunks without graph,
 compute every loss term from the features as leaves of a graph of their own, then encode chunk by chunk again and send
 the features' gradients through. The chain rule is applied to the same numbers in another order, so the gradient is that
-of the whole batch; the price is one more forward pass.
+of the whole batch up to rounding; the price is one more forward pass.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def test_two_processes_with_two_workers_score_each_image_once(tiny_clip, tmp_pat
 MORE = pytest.mark.slow(reason="the other two combinations of files and workers take as long again")
 
 
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order and the same number of processes")
 @pytest.mark.timeout(1900)
 @pytest.mark.parametrize(
     "cases",

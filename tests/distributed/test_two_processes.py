@@ -21,6 +21,7 @@ def ends(folder: Path, **settings) -> tuple[dict, list[dict]]:
     return load_file(folder / "run" / "end.safetensors"), json.loads((folder / "run" / "logs.json").read_text())
 
 
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order and the same number of processes")
 @pytest.mark.timeout(1900)
 @pytest.mark.parametrize("sharded", [{}, {"fully_shard": True}], ids=["ddp", "fsdp2"])
 def test_two_processes_resume_to_the_same_bits(tmp_path, sharded):
