@@ -234,7 +234,19 @@ def test_what_is_kept_of_an_image_does_not_grow_with_the_classes(tiny_clip, monk
     monkeypatch.setattr(ImageNumbers, "merged", recorded)
     many = tuple(chr(97 + a) + chr(97 + b) for a in range(10) for b in range(10))
     evaluator([benchmark("id", 18), benchmark("shift", 18, classes=many)]).evaluate(tiny_clip)
-    names = ["index", "confidence", "correct", "nll", "brier", "msp", "mcm", "max_logit", "energy"]
+    names = [
+        "index",
+        "confidence",
+        "correct",
+        "nll",
+        "brier",
+        "predicted",
+        "label",
+        "msp",
+        "mcm",
+        "max_logit",
+        "energy",
+    ]
     for columns, tensors in kept:
         assert list(columns) == names and not tensors
         assert all(column.shape == (18,) for column in columns.values())

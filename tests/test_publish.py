@@ -8,8 +8,10 @@ import torch
 from helpers import tiny_processor
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
+from test_report import report
 
 from hf_robustft.cli.publish import described, readable
+from hf_robustft.evaluation.report import save_reports
 from hf_robustft.publishing.folder import check_files, chosen_files, holds_token, matches, pictures
 from hf_robustft.publishing.hub import publish
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -35,10 +37,29 @@ def folder(tmp_path, tiny_clip):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("[]")
+    save_reports(tmp_path / "evaluation.json", [report()])
     return tmp_path
 
 
 BELONGS = MODEL | {"robustft.json", "README.md", "reliability.png", "shown.svg", "evaluation.json", "LICENSE"}
+
+
+def test_results_that_are_none_are_not_published(folder):
+    good = (folder / "evaluation.json").read_text()
+    for old, new in (('"accuracy": 0.875', '"accuracy": "0.875"'), ('"n": 1200', '"n": NaN'), ('"reports"', '"rows"')):
+        (folder / "evaluation.json").write_text(good.replace(old, new))
+        with pytest.raises(ValueError, match="evaluation.json") as caught:
+            publish(folder, "user/clip", dry_run=True)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../pic.png", "a/../../pic.png", "./../pic.png"])
+def test_a_card_that_shows_a_picture_elsewhere_is_published_without_it(folder, name):
+    (folder.parent / "pic.png").write_text("private")
+    (folder / "README.md").write_text(f"{CARD}\n![]({name})\n")
+    with pytest.warns(UserWarning, match="outside the folder"):
+        publish(folder, "user/clip", dry_run=True)
+    assert not any("pic.png" in path for path in chosen_files(folder))
 
 
 def test_only_what_belongs_goes(folder):

@@ -88,12 +88,33 @@ def test_without_test_sets_it_says_so():
 
 def test_what_became_worse_is_said():
     before, after = report(CALIBRATED, LOW, model="zero-shot"), report(CALIBRATED, HIGH)
-    assert warning_sentence(after, before) == "Worse than zero-shot: accuracy under shift (77.5% before, 57.5% now)."
-    assert "ECE in distribution (1.0% before, 17.5% now)" in warning_sentence(report(HIGH), before)
+    for item in (*before.results.values(), *after.results.values()):
+        item.accuracy_se = 0.02
+    assert warning_sentence(after, before) == (
+        "Worse than zero-shot, each by more than two standard errors: accuracy on shift0 (77.5% before, 57.5% now)."
+    )
+    after.results["shift0"].accuracy_se = 0.2
+    assert warning_sentence(after, before) == ""
+    assert "ECE on photo (1.0% before, 17.5% now)" in warning_sentence(report(HIGH), before)
     assert warning_sentence(after, after) == "" and warning_sentence(after, None) == ""
 
 
-def test_a_difference_below_the_shown_digit_is_not_worse():
-    before, after = report(CALIBRATED), report(CALIBRATED)
-    after.results["photo"].accuracy -= 0.0001
-    assert warning_sentence(after, before) == ""
+def test_a_model_at_chance_is_not_praised_for_its_calibration():
+    chance = [(300, 0.25, 0.25), (100, 0.26, 0.26)]
+    collapsed = report(chance, CALIBRATED)
+    assert summary_sentence("It,", collapsed, None).endswith(
+        "it says nothing about images like those of photo, whatever its confidence is."
+    )
+    assert "No better than chance on photo: 25.2% of 400 images are right" in warning_sentence(collapsed, None)
+    assert "guessing among 4 classes would be for 25.0%" in warning_sentence(collapsed, None)
+
+
+def test_one_class_for_everything_is_said():
+    found = report(CALIBRATED)
+    shares = {"class": "a_b", "share": 0.95, "label_share": 0.6, "majority": "a_b", "majority_share": 0.6}
+    found.results["photo"].predictions = shares
+    said = warning_sentence(found, None)
+    assert "95.0% of the answers are a_b, which 60.0% of the images are" in said
+    assert "always answering a_b would be right for 60.0%" in said and "No better than chance on photo: 62.0%" in said
+    found.results["photo"].predictions = shares | {"label_share": 0.94, "majority_share": 0.2}
+    assert warning_sentence(found, None) == ""

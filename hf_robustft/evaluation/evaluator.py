@@ -29,14 +29,17 @@ from hf_robustft.evaluation.collect import (
     save_logits,
 )
 from hf_robustft.evaluation.data_source import data_source, unreadable_images
-from hf_robustft.evaluation.image_numbers import LABELLED, ImageNumbers
+from hf_robustft.evaluation.image_numbers import MEASURED, ImageNumbers
 from hf_robustft.evaluation.open_set_report import open_set_results
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
+from hf_robustft.evaluation.resampling import bootstrap_draws
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance
 from hf_robustft.modeling.features import logit_scale, unwrapped
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
 NOISE_FLOOR_DRAWS = 200
+#: Bootstrap samples whose metrics a report keeps; a standard error from them is right within 5 %.
+KEPT_DRAWS = 200
 
 
 class Evaluator:
@@ -45,7 +48,7 @@ class Evaluator:
     scores tell known classes from unseen ones.
 
     Each data set is classified by the model's zero-shot head (its own text tower and learned logit scale) or by a trained
-    head. Of each image nine or ten numbers are kept, so memory does not grow with the number of classes.
+    head. Of each image eleven or twelve numbers are kept, so memory does not grow with the number of classes.
 
     A benchmark with a projection (ImageNet-R, -A, ObjectNet) is classified by the head of the larger list of classes,
     which it shares with the other sets of these classes; its logits are projected before softmax, so accuracy and
@@ -268,10 +271,11 @@ class Evaluator:
     def _result(
         self, benchmark: Benchmark, kind: str, columns: dict[str, Tensor], numbers: ImageNumbers, read: dict
     ) -> DatasetResult:
-        confidence, correct, nll, brier = (columns[key] for key in LABELLED)
-        errors = calibration.bootstrap_standard_error(
+        confidence, correct, nll, brier = (columns[key] for key in MEASURED)
+        samples = bootstrap_draws(
             confidence, correct, nll, brier, n_bins=self.n_bins, draws=self.bootstrap_draws, seed=self.seed
         )
+        errors = {key: float(values.std(ddof=1)) for key, values in samples.items()}
         return DatasetResult(
             name=benchmark.name,
             role=benchmark.role,
@@ -290,6 +294,8 @@ class Evaluator:
             brier_se=errors["brier"],
             reliability=calibration.reliability_bins(confidence, correct, self.n_bins),
             head=kind,
+            predictions=_most_frequent(columns, benchmark.class_names),
+            draws={key: samples[key][:KEPT_DRAWS].round(6).tolist() for key in ("accuracy", "ece", "nll")},
             **read,
         )
 
@@ -322,3 +328,19 @@ class Evaluator:
                 **{package: version(package) for package in ("torch", "transformers", "torchmetrics", "pillow")},
             },
         }
+
+
+def _most_frequent(columns: dict[str, Tensor], class_names: tuple[str, ...]) -> dict:
+    """The class that is predicted most often, and the one that most images are of."""
+    predicted, labels = (
+        torch.bincount(columns[key].long(), minlength=len(class_names)).double() / len(columns[key])
+        for key in ("predicted", "label")
+    )
+    top, majority = predicted.argmax().item(), labels.argmax().item()
+    return {
+        "class": class_names[top],
+        "share": predicted[top].item(),
+        "label_share": labels[top].item(),
+        "majority": class_names[majority],
+        "majority_share": labels[majority].item(),
+    }

@@ -14,7 +14,8 @@ from hf_robustft.evaluation.collect import classify, gather_rows
 from hf_robustft.evaluation.open_set import SCORES, score
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance
 
-LABELLED = ("confidence", "correct", "nll", "brier")
+MEASURED = ("confidence", "correct", "nll", "brier")
+LABELLED = (*MEASURED, "predicted", "label")
 # Training and validation sets are neither known test images nor unseen ones.
 SCORED_ROLES = ("id", "shift", "open_set")
 
@@ -23,8 +24,8 @@ class ImageNumbers:
     """
     A table with a row an image, filled batch by batch in each process and merged at the end.
 
-    Its columns are the row number; confidence, correctness, NLL and Brier score, except for an open set; and the open-set
-    scores, for the roles `id`, `shift` and `open_set`.
+    Its columns are the row number; confidence, correctness, NLL and Brier score, predicted class and label, except for an
+    open set; and the open-set scores, for the roles `id`, `shift` and `open_set`.
 
     Of a benchmark with a projection, the logits of a head of the larger list of classes are projected before confidence
     and all that follows from it. The open-set scores are those of the head's own logits all the same: a detector does not
@@ -88,6 +89,8 @@ class ImageNumbers:
             if self.labelled:
                 found, probabilities = calibration.image_scores(logits, labels)
                 numbers.update(found)
+                # As `image_scores` breaks ties.
+                numbers |= {"predicted": probabilities.max(dim=1).indices.double(), "label": labels.cpu().double()}
                 self.classwise.update(probabilities, labels)
             if self.covariance is not None:
                 self.covariance.update(embeds)

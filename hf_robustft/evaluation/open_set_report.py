@@ -97,6 +97,8 @@ def check_open_set(results: object) -> None:
         for score, row in result["scores"].items():
             what = f"score {score!r} of open set {name!r}"
             _check_keys(row, (*METRICS, "shifts", "correct_only"), what)
+            if not isinstance(row["shifts"], dict):
+                raise ValueError(f"The shifts of {what} are not a mapping; evaluate the model again.")
             for shift, values in row["shifts"].items():
                 _check_keys(values, SHIFT_METRICS, f"{what} on {shift!r}")
             if row["correct_only"] is not None:

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..modeling.files import write_whole
-from .open_set_report import check_open_set, open_set_metrics
+from .open_set_report import open_set_metrics
+from .report_schema import check_report
 
 FORMAT = 1
 ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = "trained linear head"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
-ADDED = ("head_classes", "source", "unreadable")
+ADDED = ("head_classes", "source", "unreadable", "predictions", "draws")
 DATASET_METRICS = (
     "accuracy",
     "ece",
@@ -48,6 +49,10 @@ class DatasetResult:
         head_classes (`int`, *optional*): Classes of the head; more than `n_classes` if its logits were projected.
         source (`dict`, *optional*): Where the images were read from, see `data_source`.
         unreadable (`dict`, *optional*): Images that could not be read: `count`, `of` how many, and the `first` lines.
+        predictions (`dict`, *optional*): The `class` that is predicted most often, its `share` of the predictions and its
+            `label_share` of the images; `majority`, the most frequent class, and its `majority_share` of the images.
+        draws (`dict[str, list[float]]`, *optional*): Accuracy, ECE and NLL in the first bootstrap samples, by which two
+            models are compared on the same images.
     """
 
     name: str
@@ -70,6 +75,8 @@ class DatasetResult:
     head_classes: int | None = None
     source: dict[str, str] | None = None
     unreadable: dict | None = None
+    predictions: dict | None = None
+    draws: dict[str, list[float]] | None = None
 
 
 @dataclass
@@ -150,7 +157,7 @@ class EvaluationReport:
         """The report as JSON types, the mean over the shifts included."""
         return {
             "model": self.model,
-            "results": {name: asdict(result) for name, result in self.results.items()},
+            "results": {name: _packed(asdict(result)) for name, result in self.results.items()},
             "shift_mean": self.shift_mean,
             "spectrum": self.spectrum,
             "logit_scale": self.logit_scale,
@@ -165,21 +172,23 @@ class EvaluationReport:
         reports once had none.
 
         Raises:
-            ValueError: If a field is missing, is unknown, or a result is filed under another name than its own.
+            ValueError: If a field is missing, is unknown, cannot be what it is called (see `check_report`), or a result is
+                filed under another name than its own.
         """
         # shift_mean is derived from the results, so it is not read back.
+        if not isinstance(values, dict):
+            raise ValueError(f"A report is a mapping, not {type(values).__name__}; evaluate the model again.")
         given = {"open_set": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
         given = _checked_fields(cls, given, "an evaluation report")
-        results = {
-            name: _checked_fields(DatasetResult, {**dict.fromkeys(ADDED), **row}, f"result {name!r}")
-            for name, row in given["results"].items()
-        }
+        if not isinstance(given["results"], dict):
+            raise ValueError("The results of the report are not a mapping; evaluate the model again.")
+        results = {name: _unpacked(row, name) for name, row in given["results"].items()}
+        check_report({**given, "results": results})
         for name, row in results.items():
             if row["name"] != name:
                 raise ValueError(
                     f"Result {name!r} says that its name is {row['name']!r}; the file was edited, restore it."
                 )
-        check_open_set(given["open_set"])
         return cls(**{**given, "results": {name: DatasetResult(**row) for name, row in results.items()}})
 
     def save_json(self, path: str | Path) -> Path:
@@ -203,7 +212,9 @@ class EvaluationReport:
 
 def save_reports(path: str | Path, reports: Iterable[EvaluationReport]) -> Path:
     """
-    Write reports as `{"format": 1, "reports": [...]}`; folders are made as needed.
+    Write reports as `{"format": 1, "reports": [...], "findings": [...]}`; folders are made as needed.
+
+    The findings are what a reader must know of the last report beside the one before it (see `findings.sentences`).
 
     Returns:
         `Path`: The file.
@@ -212,7 +223,12 @@ def save_reports(path: str | Path, reports: Iterable[EvaluationReport]) -> Path:
         ValueError: If a number is not finite, which JSON cannot hold.
     """
     path = Path(path)
+    from .findings import sentences
+
+    reports = list(reports)
     content = {"format": FORMAT, "reports": [report.to_dict() for report in reports]}
+    # For those who read the file without this package; the words follow from the numbers.
+    content["findings"] = sentences(reports[-1], reports[-2] if len(reports) > 1 else None) if reports else []
     try:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
@@ -226,21 +242,51 @@ def load_reports(path: str | Path) -> list[EvaluationReport]:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is no JSON, or of another format.
+        ValueError: If it is not JSON, of another format, or a value in it cannot be what it is called.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no evaluation report at {path}; `EvaluationReport.save_json` writes one.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); give a file that `save_reports` wrote.") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise ValueError(
             f"{path} has the format {version!r}, but this version reads {FORMAT}; evaluate the model again."
         )
-    return [EvaluationReport.from_dict(values) for values in content["reports"]]
+    if not isinstance(content.get("reports"), list) or not content["reports"]:
+        raise ValueError(f"{path} holds no list of reports; restore the file or evaluate the model again.")
+    try:
+        return [EvaluationReport.from_dict(values) for values in content["reports"]]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _packed(row: dict) -> dict:
+    """A result with its draws as texts, which an indented file shows in a line each."""
+    if row["draws"] is not None:
+        row["draws"] = {key: " ".join(map(repr, values)) for key, values in row["draws"].items()}
+    return row
+
+
+def _unpacked(row: dict, name: str) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(f"Result {name!r} is not a mapping; restore the file or evaluate the model again.")
+    row = _checked_fields(DatasetResult, {**dict.fromkeys(ADDED), **row}, f"result {name!r}")
+    if row["draws"] is not None:
+        try:
+            row["draws"] = {key: [float(item) for item in text.split()] for key, text in row["draws"].items()}
+        except (AttributeError, ValueError):
+            raise ValueError(
+                f"The draws of result {name!r} are not texts of numbers; restore the file or evaluate the model again."
+            ) from None
+    return row
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
 
 
 def _checked_fields(cls, values: dict, what: str) -> dict:

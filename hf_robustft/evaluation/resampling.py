@@ -76,6 +76,29 @@ def bootstrap_standard_error(
     Raises:
         ValueError: As `reliability_bins`, if `draws` is below 2, or if `nll` or `brier` are not n finite numbers.
     """
+    samples = bootstrap_draws(confidence, correct, nll, brier, n_bins=n_bins, draws=draws, seed=seed)
+    return {name: float(values.std(ddof=1)) for name, values in samples.items()}
+
+
+def bootstrap_draws(
+    confidence: Tensor,
+    correct: Tensor,
+    nll: Tensor | None = None,
+    brier: Tensor | None = None,
+    *,
+    n_bins: int = 15,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """
+    The metrics in each bootstrap sample; arguments and errors as `bootstrap_standard_error`.
+
+    With the same seed and the same number of images two models get the same samples, so the differences of their draws
+    are those of a paired bootstrap.
+
+    Returns:
+        `dict[str, np.ndarray]`: float64 of shape `(draws,)` for `accuracy`, `ece` and, where given, `nll`, `brier`.
+    """
     _check_draws(draws, least=2)
     confidence, correct = check_confidence(confidence, correct)
     n = len(confidence)
@@ -100,9 +123,8 @@ def bootstrap_standard_error(
         times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
         samples.append(times.astype(np.float64) @ columns)
     samples = np.concatenate(samples)
-    errors = {name: float(samples[:, k].std(ddof=1)) for k, name in enumerate(per_image)}
-    errors["ece"] = float(np.abs(samples[:, len(per_image) :]).sum(axis=1).std(ddof=1))
-    return errors
+    found = {name: samples[:, k] for k, name in enumerate(per_image)}
+    return {**found, "ece": np.abs(samples[:, len(per_image) :]).sum(axis=1)}
 
 
 def _check_draws(draws: int, least: int) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .findings import sentences
 from .open_set import FPR_CONVENTION
 from .open_set_report import shift_mean
 from .report import DatasetResult, EvaluationReport
@@ -199,7 +200,8 @@ def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None =
     """See [`EvaluationReport.table`]."""
     # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
     header = HEADER if baseline is None else (HEADER[0], *HEADER[2:])
-    parts = [(_title(report, baseline), header, table_rows(report, baseline), notes(report, baseline))]
+    lines = [*notes(report, baseline), *sentences(report, baseline)]
+    parts = [(_title(report, baseline), header, table_rows(report, baseline), lines)]
     for name in report.open_set or ():
         rows = open_set_rows(report, baseline, name)
         parts.append((open_set_title(report, name), _used(OPEN_SET_HEADER, rows), rows, []))
@@ -227,7 +229,8 @@ def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None =
 
 def markdown_table(report: EvaluationReport, baseline: EvaluationReport | None = None) -> str:
     """See [`EvaluationReport.markdown`]."""
-    parts = [_markdown(HEADER, table_rows(report, baseline), counts=True), _markdown_notes(notes(report, baseline))]
+    lines = [*notes(report, baseline), *sentences(report, baseline)]
+    parts = [_markdown(HEADER, table_rows(report, baseline), counts=True), _markdown_notes(lines)]
     for name in report.open_set or ():
         rows = open_set_rows(report, baseline, name)
         parts.append(f"**{_escaped(open_set_title(report, name))}**")

@@ -7,7 +7,9 @@ import fnmatch
 import json
 import mmap
 import os
+import posixpath
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,12 +18,14 @@ import yaml
 from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 from safetensors import SafetensorError, safe_open
 
+from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE
 from hf_robustft.publishing.card_file import CARD_FILE
 
 INDEX_FILE = "model.safetensors.index.json"
+_RESULTS = "evaluation.json"
 #: What a loaded model depends on. Of these the repository keeps none that the folder does not have.
 MODEL_FILES = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE, METADATA_FILE, HEAD_FILE, ADAPTERS_FILE)
 #: What else is published. Optimizer states, logs, pickled arguments and checkpoints of the run are not.
@@ -29,7 +33,7 @@ OTHER_FILES = (
     *("config.json", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"),
-    *(CARD_FILE, "LICENSE*", "evaluation.json", ".eval_results/*.yaml"),
+    *(CARD_FILE, "LICENSE*", _RESULTS, ".eval_results/*.yaml"),
 )
 _PICTURE = re.compile(r"(?:\]\(|src=[\"'])(?!\w+:|/|#)([^)\s\"']+\.(?:png|svg|jpe?g|webp|gif))", re.IGNORECASE)
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
@@ -70,9 +74,13 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def pictures(card: Path) -> set[str]:
-    """Names of the pictures beside a card that it shows."""
+    """Names of the pictures in the folder of a card that it shows."""
+    return {name for name in _shown(card) if not name.startswith("../")}
+
+
+def _shown(card: Path) -> set[str]:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return {match.removeprefix("./") for match in _PICTURE.findall(text)}
+    return {posixpath.normpath(match) for match in _PICTURE.findall(text)}
 
 
 def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None = None) -> None:
@@ -87,12 +95,16 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     Raises:
         OSError: If configuration, weights, tokenizer, image processor, card or a picture of it are missing, or weights
             cannot be read.
-        ValueError: If weights are not finite, metadata are broken, or a file holds an access token.
+        ValueError: If weights are not finite, metadata or the results in `evaluation.json` are broken, or a file holds an
+            access token.
     """
     _check_presence(folder, files)
+    check_secrets(folder, files, token)
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)
+        elif name == _RESULTS:
+            load_reports(path)
         elif name.endswith(".json"):
             _read_json(path)
         elif name.startswith(".eval_results/"):
@@ -100,7 +112,6 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     if METADATA_FILE in files:
         load_robustft_json(folder)
     _check_card(files[CARD_FILE])
-    check_secrets(folder, files, token)
 
 
 def check_secrets(folder: str | Path, files: Mapping[str, Path], token: str | None = None) -> None:
@@ -136,6 +147,13 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
         missing = sorted(parts - set(files))
         if missing:
             raise FileNotFoundError(f"{INDEX_FILE} in {folder} names {missing[0]}, which is missing; save again.")
+    outside = sorted(_shown(files[CARD_FILE]) - pictures(files[CARD_FILE]))
+    if outside:
+        warnings.warn(
+            f"The card in {folder} shows {outside[0]}, which is outside the folder and is not published; copy it into the "
+            "folder to show it on the Hub.",
+            stacklevel=3,
+        )
     missing = sorted(pictures(files[CARD_FILE]) - set(files))
     if missing:
         raise FileNotFoundError(f"The card in {folder} shows {missing[0]}, which is missing; write the card again.")

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import math
+
+from hf_robustft.evaluation.findings import at_chance, listed, one_class, sentences
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
 from hf_robustft.publishing.text import code_span, markdown_text, public_value
 
@@ -69,7 +72,7 @@ def summary_sentence(subject: str, report: EvaluationReport, baseline: Evaluatio
             right.append(f"{percent(mean['accuracy'])} on average over {len(shifts)} shifts{before}")
         off.append(f"{points(mean['ece'])} under shift ({'' if inside else 'ECE; '}{_shift_words(shifts)})")
     return (
-        f"{subject} labels {_listed(right)} correctly; its confidence is off by {_listed(off)}: "
+        f"{subject} labels {listed(right)} correctly; its confidence is off by {listed(off)}: "
         f"{_advice(inside, shifts)}."
     )
 
@@ -92,35 +95,33 @@ def open_set_sentence(report: EvaluationReport, baseline: EvaluationReport | Non
 
 def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None, score: str | None = None) -> str:
     """
-    What became worse than in the baseline, or nothing.
-
-    Accuracy and ECE in distribution and under shift (means over common sets), and the AUROC of `score` on open sets.
+    What a reader must be told of the numbers, or nothing: chance level, one class for everything, what became worse than
+    in the baseline by more than two standard errors (accuracy, ECE and NLL of each set, and the AUROC of `score` on open
+    sets), and sets too small to tell. Markdown.
     """
-    if baseline is None:
-        return ""
+    lines = sentences(report, baseline, text=markdown_text, model=lambda _: model_name(baseline))
     worse = []
-    for words, role in (("in distribution", "id"), ("under shift", "shift")):
-        names = [name for name, result in report.results.items() if result.role == role and name in baseline.results]
-        if not names:
-            continue
-        after, before = (
-            {key: sum(getattr(item.results[name], key) for name in names) / len(names) for key in ("accuracy", "ece")}
-            for item in (report, baseline)
-        )
-        # What the card's one decimal does not show is not called worse.
-        if round(after["accuracy"], 3) < round(before["accuracy"], 3):
-            worse.append(f"accuracy {words} ({percent(before['accuracy'])} before, {percent(after['accuracy'])} now)")
-        if round(after["ece"], 3) > round(before["ece"], 3):
-            worse.append(f"ECE {words} ({percent(before['ece'])} before, {percent(after['ece'])} now)")
     for name, facts in (report.open_set or {}).items():
         known = _score_before(baseline, name, score)
-        if known is None or score not in facts["scores"]:
+        if known is None or score not in facts["scores"] or facts["id"] not in report.results:
             continue
         now, was = facts["scores"][score]["auroc"], known["auroc"]
-        if round(now, 3) < round(was, 3):
-            on = f"AUROC of {code_span(score)} on {markdown_text(name)}"
-            worse.append(f"{on} ({percent(was)} before, {percent(now)} now)")
-    return f"Worse than {model_name(baseline)}: {_listed(worse)}." if worse else ""
+        sizes = report.results[facts["id"]].n, facts["n"]
+        if was - now > 2 * math.hypot(_auroc_error(now, *sizes), _auroc_error(was, *sizes)):
+            worse.append(f"{markdown_text(name)} ({percent(was)} before, {percent(now)} now)")
+    if worse:
+        lines.append(
+            f"Worse than {model_name(baseline)} by more than two standard errors: AUROC of {code_span(score)} on "
+            f"{listed(worse)}."
+        )
+    return " ".join(lines)
+
+
+def _auroc_error(auroc: float, known: int, unknown: int) -> float:
+    """Hanley and McNeil's (1982) standard error of an AUROC."""
+    first, second = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc) + (known - 1) * (first - auroc**2) + (unknown - 1) * (second - auroc**2)
+    return math.sqrt(max(variance, 0.0) / (known * unknown))
 
 
 def _score_before(baseline: EvaluationReport | None, name: str, score: str | None) -> dict | None:
@@ -168,10 +169,14 @@ def _shift_words(shifts: list[DatasetResult]) -> str:
         return words[verdicts[0]]
     if len(set(verdicts)) == 1:
         return f"{words[verdicts[0]]} on all {len(shifts)}"
-    return _listed([f"{words[kind]} on {verdicts.count(kind)}" for kind in words if kind in verdicts])
+    return listed([f"{words[kind]} on {verdicts.count(kind)}" for kind in words if kind in verdicts])
 
 
 def _advice(inside: list[DatasetResult], shifts: list[DatasetResult]) -> str:
+    useless = [result for result in (*inside, *shifts) if at_chance(result) or one_class(result)]
+    if useless:
+        names = listed([markdown_text(result.name) for result in useless])
+        return f"it says nothing about images like those of {names}, whatever its confidence is"
     calibrated = bool(inside) and all(calibration_verdict(result) == "noise" for result in inside)
     holds_under_shift = bool(shifts) and all(calibration_verdict(result) == "noise" for result in shifts)
     if calibrated and holds_under_shift:
@@ -183,7 +188,3 @@ def _advice(inside: list[DatasetResult], shifts: list[DatasetResult]) -> str:
     if holds_under_shift and not inside:
         return "read it as a probability on shifts like these"
     return "do not read it as a probability without recalibration"
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

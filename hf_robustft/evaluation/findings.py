@@ -1,0 +1,189 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+What a reader of the numbers must be told: a model at chance level, one that answers with one class, what became worse
+than before fine-tuning, and sets too small to tell. The same sentences stand in the terminal, in `evaluation.json` and in
+the card.
+
+A difference between two models is judged by its standard error on the same images. Both were resampled with the same
+draws, so the spread of the differences of their draws is that of the difference itself; where a report holds no draws, or
+has them of other images, the two are taken as independent, which calls fewer things worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .report import DatasetResult, EvaluationReport
+
+#: Standard errors beyond which a difference is told: once in 44 comparisons chance alone does that, in each direction.
+BEYOND = 2.0
+#: Sets with fewer images are called small; with fewer than `FEWEST` nothing is compared.
+SMALL, FEWEST = 100, 30
+#: Share of one class among the answers from which on a model is said to know no other, and how far that must be from
+#: the share of the class among the images.
+ONE_CLASS, ONE_CLASS_EXCESS = 0.9, 0.1
+_METRICS = ("accuracy", "ece", "nll")
+_WORDS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
+#: Differences that the tables do not show are not told either.
+_SHOWN = {"accuracy": 0.001, "ece": 0.001, "nll": 0.001}
+_ROLES = ("id", "shift")
+
+Text = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """
+    A metric of one set that became worse.
+
+    Attributes:
+        set, metric (`str`): Which.
+        before, now (`float`): Its values.
+        error (`float`): Standard error of the difference.
+    """
+
+    set: str
+    metric: str
+    before: float
+    now: float
+    error: float
+
+
+def chance_level(result: DatasetResult) -> float:
+    """The accuracy of a model that knows nothing: of guessing, or of always giving the most frequent class."""
+    majority = (result.predictions or {}).get("majority_share", 0.0)
+    return max(1 / result.n_classes, majority)
+
+
+def at_chance(result: DatasetResult) -> bool:
+    """Whether the accuracy is no more than two standard errors above chance; never so with a single class."""
+    chance = chance_level(result)
+    if chance >= 1:
+        return False
+    return result.accuracy <= chance + BEYOND * math.sqrt(chance * (1 - chance) / result.n)
+
+
+def one_class(result: DatasetResult) -> bool:
+    """Whether nearly all answers are one class, and far fewer of the images are of it."""
+    found = result.predictions
+    if not found:
+        return False
+    return found["share"] >= ONE_CLASS and found["share"] - found["label_share"] >= ONE_CLASS_EXCESS
+
+
+def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) -> float:
+    """
+    The standard error of the difference of a metric between two models.
+
+    Args:
+        now, before ([`DatasetResult`]): On the same images.
+        metric (`str`): `accuracy`, `ece` or `nll`.
+
+    Returns:
+        `float`: From the paired draws, if both have them. For accuracy and NLL, which are means over images, it is that
+        under the hypothesis of no difference, as in McNemar's test.
+    """
+    first, second = ((item.draws or {}).get(metric) for item in (now, before))
+    if not first or not second or len(first) != len(second) or now.n != before.n:
+        return math.hypot(getattr(now, f"{metric}_se"), getattr(before, f"{metric}_se"))
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    mean = sum(differences) / len(differences)
+    variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
+    if metric != "ece":
+        variance += (getattr(now, metric) - getattr(before, metric)) ** 2 / now.n
+    return math.sqrt(variance)
+
+
+def worse(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Change]:
+    """The metrics of test sets and shifts that are worse than in the baseline by more than two standard errors."""
+    changes = []
+    for now, before in _common(report, baseline):
+        if now.n < FEWEST:
+            continue
+        for metric in _METRICS:
+            values = getattr(before, metric), getattr(now, metric)
+            rise = (values[1] - values[0]) * (-1 if metric == "accuracy" else 1)
+            error = error_of_difference(now, before, metric)
+            if rise >= _SHOWN[metric] / 2 and rise > BEYOND * error:
+                changes.append(Change(now.name, metric, *values, error))
+    return changes
+
+
+def sentences(
+    report: EvaluationReport, baseline: EvaluationReport | None = None, text: Text = str, model: Text | None = None
+) -> list[str]:
+    """
+    The findings, most serious first.
+
+    Args:
+        report ([`EvaluationReport`]): The model.
+        baseline ([`EvaluationReport`], *optional*): The model it started from.
+        text (callable, *optional*): How names of sets and classes are written, such as escaped for markdown.
+        model (callable, *optional*): How the name of a model is written; by default as `text`.
+
+    Returns:
+        `list[str]`: Sentences; empty if there is nothing to say.
+    """
+    tests = [result for result in report.results.values() if result.role in _ROLES]
+    lines = []
+    for result in tests:
+        if at_chance(result):
+            few = ", which so few images cannot tell from chance" if result.n < SMALL else ""
+            lines.append(
+                f"No better than chance on {text(result.name)}: {_percent(result.accuracy)} of {result.n:,} images are right"
+                f"{few}, and {_known_nothing(result, text)}."
+            )
+        if one_class(result):
+            found = result.predictions
+            lines.append(
+                f"One class for nearly everything on {text(result.name)}: {_percent(found['share'])} of the answers are "
+                f"{text(found['class'])}, which {_percent(found['label_share'])} of the images are."
+            )
+    changes = worse(report, baseline)
+    if changes:
+        parts = []
+        for metric in _METRICS:
+            of = [change for change in changes if change.metric == metric]
+            if of:
+                parts.append(f"{_WORDS[metric]} on {listed([_change(change, text) for change in of])}")
+        name = (model or text)(baseline.model)
+        lines.append(f"Worse than {name}, each by more than two standard errors: {'; '.join(parts)}.")
+    small = [result for result in tests if result.n < SMALL]
+    if small:
+        sets = listed(
+            [f"{text(result.name)} ({result.n}, ±{100 * result.accuracy_se:.1f} points)" for result in small]
+        )
+        lines.append(f"Too few images to tell small differences: {sets}.")
+    return lines
+
+
+def listed(parts: list[str]) -> str:
+    """a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _common(
+    report: EvaluationReport, baseline: EvaluationReport | None
+) -> Iterable[tuple[DatasetResult, DatasetResult]]:
+    for name, now in report.results.items():
+        before = None if baseline is None else baseline.results.get(name)
+        if before is not None and now.role in _ROLES and before.n == now.n:
+            yield now, before
+
+
+def _known_nothing(result: DatasetResult, text: Text) -> str:
+    found = result.predictions or {}
+    if found.get("majority_share", 0.0) > 1 / result.n_classes:
+        return f"always answering {text(found['majority'])} would be right for {_percent(found['majority_share'])}"
+    return f"guessing among {result.n_classes:,} classes would be for {_percent(1 / result.n_classes)}"
+
+
+def _change(change: Change, text: Text) -> str:
+    show = (lambda value: f"{value:.3f}") if change.metric == "nll" else _percent
+    return f"{text(change.set)} ({show(change.before)} before, {show(change.now)} now)"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}%"
