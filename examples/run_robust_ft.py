@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         wall_seconds=seconds,
         log_history=() if trainer is None else trainer.state.log_history,
         notes=job.images.notes,
-        command=f"accelerate launch examples/run_robust_ft.py {shlex.join(given)}".strip(),
+        command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(given)}".strip(),
     )
     if args.should_save:
         print("".join(f"{note}\n" for note in done.notes), end="")

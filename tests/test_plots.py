@@ -80,7 +80,7 @@ def test_before_is_drawn_beside_after(tmp_path, figures):
     before, after = report("zero-shot", seed=5), report("CaRot")
     plot_reliability([before, after], tmp_path / "plot.png", dpi=40)
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == ["zero-shot", "CaRot", "gap to mean confidence", "perfect calibration"]
+    assert legend == ["zero-shot", "CaRot", "gap to mean confidence", "fewer than 10 images", "perfect calibration"]
     line = panels(figures[0])[0].lines[1]
     assert line.get_color() == plots.BEFORE
     want = [value for value in before.results["photo"].reliability["accuracy"][:14] if value is not None]
@@ -111,3 +111,18 @@ def test_bad_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"plot\.jpg"):
         plot_reliability(one, tmp_path / "plot.jpg")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bin_of_one_image_is_faint_with_a_wide_error_and_panels_are_equally_wide(tmp_path, figures):
+    drawn = report("model", ("a", "b", "c"), n=60)
+    plot_reliability(drawn, tmp_path / "plot.png", dpi=40)
+    axes = panels(figures[0])
+    widths = [item.get_position().width for item in axes]
+    # Not the labels but the ticks alone may differ.
+    assert max(widths) - min(widths) < 0.03 * max(widths)
+    counts = np.array(drawn.results["a"].reliability["count"][:15])
+    counts[-1] += drawn.results["a"].reliability["count"][15]
+    bars = axes[0].containers[0]
+    assert [bar.get_alpha() == plots.FAINT for bar in bars] == [count < plots.FEW for count in counts]
+    low, high = plots._interval(np.array([1.0, 0.5]), np.array([1.0, 10_000.0]))
+    assert high[0] == 1.0 and low[0] == 0.5 and high[1] - low[1] == pytest.approx(0.01, rel=1e-3)

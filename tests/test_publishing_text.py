@@ -62,7 +62,12 @@ def test_public_settings_keeps_what_describes_the_run():
         ("WANDB_API_KEY=abc python a.py", "python a.py"),
         ("python a.py \\\n  --lr 1", "python a.py --lr 1"),
         ("python a.py --text 'a b'", "python a.py --text 'a b'"),
-        ("python /srv/x/a.py --tokenizer=/srv/x/tok", "python a.py --tokenizer=tok"),
+        ("python /srv/x/a.py --tokenizer=/srv/x/tok", "python '<your folder>/a.py' '--tokenizer=<your folder>/tok'"),
+        (
+            "a.py --train_dataset ../photos/train --eval_datasets data/x:shift",
+            "a.py --train_dataset ../photos/train --eval_datasets data/x:shift",
+        ),
+        ("a.py --train_dataset imagenet-1k=/data/im", "a.py --train_dataset 'imagenet-1k=<your folder>/im'"),
     ],
 )
 def test_public_command(command, public):

@@ -19,13 +19,15 @@ from .tables import ARROW, check_same_data, label, ordered
 # Okabe & Ito's palette, which colour-blind readers can tell apart; the earlier model is grey in every case.
 AFTER, EDGE, GAP, BEFORE = "#56B4E9", "#0072B2", "#E69F00", "#4D4D4D"
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 3.5, 4.1, 3
+#: Bins with fewer images are drawn faint: their accuracy says little.
+FEW, FAINT = 10, 0.3
 
 
 def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], path: str | Path, dpi: int = 150) -> Path:
     """
     Draw a reliability diagram for each data set into one PNG.
 
-    Above: the accuracy in each confidence bin as a bar, and the gap to the mean confidence of the bin, whose areas weighted
+    Above: the accuracy in each confidence bin as a bar with a standard error, faint where it is of fewer than 10 images, and the gap to the mean confidence of the bin, whose areas weighted
     by the histogram sum to the ECE. Below: the share of images in each bin. Confidences of exactly 1.0, a bin of their
     own in the ECE, are drawn with the last bin.
 
@@ -64,11 +66,10 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         upper = figure.add_subplot(cell[0])
         lower = figure.add_subplot(cell[1], sharex=upper)
         _panel(upper, lower, result, None if before is None else before.results.get(result.name))
-        if index % columns:
-            upper.set_ylabel("")
-            lower.set_ylabel("")
     handles = _legend(after, before)
-    legend = figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    # As many side by side as the panels leave room for.
+    ncols = min(len(handles), 2 * columns - 1)
+    legend = figure.legend(handles=handles, loc="outside upper center", ncols=ncols, frameon=False, fontsize=9)
     for text in (*legend.get_texts(), *(axes.title for axes in figure.axes)):
         # A dollar sign in a name is no formula.
         text.set_parse_math(False)
@@ -82,9 +83,15 @@ def _panel(upper, lower, result: DatasetResult, before: DatasetResult | None) ->
     centres, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     filled = share > 0
     upper.plot([0, 1], [0, 1], color="black", linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
-    upper.bar(centres, accuracy, width, color=AFTER, edgecolor="white", linewidth=0.6, zorder=1)
+    bars = upper.bar(centres, accuracy, width, color=AFTER, edgecolor="white", linewidth=0.6, zorder=1)
     gap = np.where(filled, confidence - accuracy, 0)
-    upper.bar(centres, gap, width * 0.5, bottom=accuracy, color=GAP, zorder=2)
+    gaps = upper.bar(centres, gap, width * 0.5, bottom=accuracy, color=GAP, zorder=2)
+    counts = share * result.n
+    for patch, count in zip((*bars, *gaps), (*counts, *counts), strict=True):
+        if count < FEW - 0.5:
+            patch.set(alpha=FAINT)
+    low, high = _interval(accuracy[filled], counts[filled])
+    upper.vlines(centres[filled], low, high, color=EDGE, linewidth=0.9, alpha=0.8, zorder=3)
     # An under-confident bin's gap lies inside its bar, so the accuracy itself gets a line that no gap hides.
     upper.hlines(accuracy[filled], edges[:-1][filled], edges[1:][filled], color=EDGE, linewidth=2, zorder=3)
     lower.bar(centres, share, width, color=AFTER, edgecolor="white", linewidth=0.6)
@@ -117,6 +124,14 @@ def _panel(upper, lower, result: DatasetResult, before: DatasetResult | None) ->
         axes.tick_params(labelsize=9)
 
 
+def _interval(accuracy: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval of one standard error, which is wide for a single image too."""
+    spread = 1 / counts
+    middle = (accuracy + spread / 2) / (1 + spread)
+    half = np.sqrt(accuracy * (1 - accuracy) * spread + spread**2 / 4) / (1 + spread)
+    return middle - half, middle + half
+
+
 def _drawn_bins(result: DatasetResult) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Edges, shares, mean confidences and accuracies of the bins, those of exactly 1.0 joined to the last."""
     bins = result.reliability
@@ -136,6 +151,7 @@ def _legend(after: EvaluationReport, before: EvaluationReport | None) -> list:
     handles = [
         Patch(facecolor=AFTER, edgecolor=EDGE, label=after.model),
         Patch(color=GAP, label="gap to mean confidence"),
+        Patch(facecolor=AFTER, alpha=FAINT, label=f"fewer than {FEW} images"),
         Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (4, 3)), label="perfect calibration"),
     ]
     if before is not None:

@@ -84,6 +84,7 @@ class CardFacts:
         sets (`tuple[SetFacts, ...]`): The data.
         class_names, templates (`tuple[str, ...]`): Of the card's code.
         log (`tuple[dict, ...]`): Rows of the training's log, see `training_log`.
+        run (`dict[str, str]`): What ran, in words.
         emissions (`dict`, *optional*): `emissions` in grams and `source`, as the Hub spells them.
         eval_tasks (`dict[str, str]`): See `defined_tasks`.
         tags (`tuple[str, ...]`): For the metadata, besides the usual ones.
@@ -106,6 +107,7 @@ class CardFacts:
     command: str | None = None
     notes: tuple[str, ...] = ()
     log: tuple[dict[str, float], ...] = ()
+    run: dict[str, str] = field(default_factory=dict)
     emissions: dict[str, Any] | None = None
     eval_tasks: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
@@ -133,6 +135,9 @@ class CardFacts:
             )
         if given.get("command"):
             given["command"] = public_command(given["command"])
+        given["run"] = {
+            one_line(name): one_line(public_text(value)) for name, value in (given.get("run") or {}).items()
+        }
         if given.get("emissions") is not None:
             given["emissions"] = _checked_emissions(given["emissions"])
         return cls(

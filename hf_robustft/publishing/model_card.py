@@ -29,6 +29,7 @@ from hf_robustft.publishing.open_set_section import open_set_facts
 from hf_robustft.publishing.papers import METHOD_FACTS, MethodFacts
 from hf_robustft.publishing.temperature_section import temperature_section
 from hf_robustft.publishing.text import (
+    WITHHELD,
     code_block,
     code_span,
     duration,
@@ -63,6 +64,7 @@ def write_model_card(
     command: str | None = None,
     notes: Sequence[str] = (),
     log_history: Iterable[Mapping[str, Any]] = (),
+    run: Mapping[str, str] | None = None,
     emissions: Mapping[str, Any] | None = None,
     eval_tasks: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
@@ -96,6 +98,8 @@ def write_model_card(
         notes (`Sequence[str]`, *optional*): Sentences for the section on limits.
         log_history (*optional*): The Trainer's `state.log_history`, or that of a `trainer_state.json`; a few rows of it
             are shown.
+        run (`Mapping[str, str]`, *optional*): What ran, in words, also where it is a default: learning rate, batch, length,
+            precision, optimizer (see `training.push_parts.what_ran`).
         emissions (`Mapping[str, Any]`, *optional*): `{"emissions": grams of CO2 equivalent, "source": what measured
             them}`, only if they were measured.
         eval_tasks (`Mapping[str, str]`, *optional*): By name of a test set on the Hub the id of the task that its repository
@@ -135,6 +139,7 @@ def write_model_card(
         command=command,
         notes=notes,
         log=training_log(log_history),
+        run={} if run is None else dict(run),
         emissions=emissions,
         tags=tags,
     )
@@ -208,7 +213,7 @@ def _write(
         interpolation=_interpolation(facts.alpha, report),
         run_facts=_run_facts(facts),
         settings=[(name, shown_value(value)) for name, value in facts.settings.items()],
-        command=code_block(facts.command, "bash") if facts.command else None,
+        command=_command(facts.command) if facts.command else None,
         history=history,
         data_rows=[_data_row(item, report) for item in facts.sets],
         data_notes=[f"{markdown_text(item.name)}: {markdown_text(item.note)}" for item in facts.sets if item.note],
@@ -300,6 +305,7 @@ def _run_facts(facts: CardFacts) -> list[str]:
         note = f". {markdown_text(facts.base_model_note)}" if facts.base_model_note else ""
         lines.append(f"Started from: {name}{note}")
     lines.append(f"Seed: {'not recorded' if facts.seed is None else facts.seed}")
+    lines += [f"{markdown_text(name)}: {markdown_text(value)}" for name, value in facts.run.items()]
     if facts.hardware is not None:
         lines.append(f"Hardware: {markdown_text(facts.hardware)}")
     if facts.wall_seconds is not None:
@@ -327,10 +333,21 @@ def _data_row(item: SetFacts, report: EvaluationReport) -> list[str]:
         _full_name(item),
         PARTS.get(item.role, markdown_text(item.role)),
         "not stated" if images is None else f"{images:,}",
-        f"{item.n_classes:,}" if item.n_classes else "captions",
+        _classes(item),
         source or "not stated",
         markdown_text(item.licence) if item.licence else "not stated",
     ]
+
+
+def _command(command: str) -> str:
+    note = f"# {WITHHELD} stands for a path that is not published.\n" if WITHHELD in command else ""
+    return code_block(note + command, "bash")
+
+
+def _classes(item: SetFacts) -> str:
+    if item.role == "open_set":
+        return f"{item.n_classes:,} others" if item.n_classes else "images of other classes"
+    return f"{item.n_classes:,}" if item.n_classes else "captions"
 
 
 def _versions(report: EvaluationReport) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 _PRIVATE_WORDS = {"dir", "dirs", "path", "folder", "file", "hub", "key", "resume", "root", "trackio"}
 _SECRET_WORDS = {"token", "password", "passwd", "secret", "apikey", "key", "credential", "credentials"}
 _PRIVATE_NAMES = {"run_name", "project", "report_to", "local_rank"}
+#: What a published command has in place of a folder of the machine that it ran on.
+WITHHELD = "<your folder>"
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
 # Ranges by number, so that this file holds no such character itself.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -70,7 +72,7 @@ def public_command(command: str) -> str:
 
     Returns:
         `str`: Options and variables that hold secrets (`--hub_token`, `HF_TOKEN=`) are dropped with their values;
-        absolute paths are cut to their last part.
+        relative paths stay as typed, and of absolute ones all but the last part becomes `<your folder>`.
 
     Raises:
         ValueError: If quotes are not closed.
@@ -90,7 +92,9 @@ def public_command(command: str) -> str:
         if (word.startswith("-") or equals) and _SECRET_WORDS & _words(name):
             drop_value = not equals
         else:
-            kept.append(f"{name}={public_value(value)}" if equals and not _PATH.match(name) else public_value(word))
+            # A program, such as python, is found by its name.
+            place = _placed if any("=" not in earlier for earlier in kept) else public_value
+            kept.append(f"{name}={place(value)}" if equals and not _PATH.match(name) else place(word))
     return _wrapped([shlex.quote(one_line(word)) for word in kept])
 
 
@@ -179,6 +183,13 @@ def _public_value(value: Any) -> Any:
 
 def _last_part(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1].removeprefix("~")
+
+
+def _placed(word: str) -> str:
+    """A word of a command whose absolute paths say that something is withheld: cut, they would name other files."""
+    if _WHOLE_PATH.fullmatch(word):
+        return _TOKEN.sub("[removed]", f"{WITHHELD}/{_last_part(word)}")
+    return _TOKEN.sub("[removed]", _PATH.sub(lambda match: f"{WITHHELD}/{_last_part(match.group())}", word))
 
 
 def _wrapped(words: list[str], width: int = 90) -> str:

@@ -26,7 +26,7 @@ from ..publishing.hardware import describe_hardware
 from ..publishing.papers import METHOD_FACTS
 from ..publishing.run_folder import has_trained_head
 from .arguments import RobustTrainingArguments
-from .push_parts import changed_arguments
+from .push_parts import changed_arguments, what_ran
 
 #: Logits of the evaluation, until they belong to a finished folder.
 LOGITS_STAGE = ".robustft_logits"
@@ -107,7 +107,9 @@ def finish_run(
             bad_images=None if bad_images is None else bad_images.of(f"data set {validation.name!r}"),
         )
     elif detector != "none":
-        done.notes.append("No set with the role validation: neither a temperature nor an open-set detector was fitted.")
+        done.notes.append(
+            "No set with the role validation: neither a temperature nor an open-set detector was fitted."
+        )
     logits = output / LOGITS_STAGE
     if args.should_save:
         shutil.rmtree(logits, ignore_errors=True)
@@ -139,6 +141,8 @@ def finish_run(
             **{
                 "hardware": describe_hardware(args.device, args.world_size),
                 "seed": args.seed,
+                # Without a training here, its arguments describe nothing.
+                "run": None if card.get("wall_seconds") is None else what_ran(args),
                 **card,
             },
         )

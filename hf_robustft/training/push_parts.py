@@ -23,6 +23,24 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
     }
 
 
+def what_ran(args: TrainingArguments) -> dict[str, str]:
+    """What a card states of a training run in any case, defaults included: name and value in words."""
+    each, processes, accumulation = args.train_batch_size, args.world_size, args.gradient_accumulation_steps
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    precision = "bf16, mixed" if args.bf16 else "fp16, mixed" if args.fp16 else "float32"
+    schedule = getattr(args, "lr_schedule", None) or "transformers"
+    name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type) if schedule == "transformers" else schedule
+    optimizer = getattr(args.optim, "value", args.optim)
+    return {
+        "Learning rate": f"{args.learning_rate:g}, schedule {name}, warm-up {args.warmup_steps:g}",
+        "Batch": f"{each:,} per device × {processes} processes × {accumulation} accumulated = "
+        f"{each * processes * accumulation:,}",
+        "Length": length,
+        "Precision": precision,
+        "Optimizer": f"{optimizer}, weight decay {args.weight_decay:g}",
+    }
+
+
 def linked_copy(folder: Path, copy: Path) -> None:
     """A copy of a folder whose files take no space where the file system allows: they are never rewritten, only removed."""
 
