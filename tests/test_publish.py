@@ -153,7 +153,7 @@ def test_what_is_unfit_is_refused_before_anything_is_sent(folder, spoil, error, 
 
 
 def test_a_given_token_is_looked_for_as_it_is(folder, monkeypatch):
-    (folder / "evaluation.json").write_text('{"x": "odd.token/of a server"}')
+    (folder / "LICENSE").write_text('{"x": "odd.token/of a server"}')
     files = chosen_files(folder)
     check_files(folder, files)
     with pytest.raises(ValueError, match="access token"):
