@@ -55,3 +55,24 @@ def test_a_restored_window_ends_on_the_same_bits():
 def test_a_state_without_a_window_is_refused():
     with pytest.raises(ValueError, match="window_steps"):
         LossWindow().load_state({}, torch.device("cpu"))
+
+
+@pytest.mark.same_bits("the run that goes on adds to the same averages as the one that is resumed")
+def test_two_processes_go_on_as_they_resume():
+    for seed in range(20):
+        numbers = torch.rand(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        whole, resumed = [LossWindow(), LossWindow()], [LossWindow(), LossWindow()]
+
+        def over(windows):
+            sums = torch.stack([torch.stack(list(window.sums.values())) for window in windows])
+            return lambda _: sums.mean(dim=0)
+
+        for step in range(6):
+            if step == 3:
+                for window, again, mean in zip(whole, resumed, [over(whole)] * 2, strict=True):
+                    again.load_state(window.state(mean), torch.device("cpu"))
+            for windows in (whole, resumed)[: 1 + (step >= 3)]:
+                for rank, window in enumerate(windows):
+                    window.add({"loss": numbers[rank, step]}, 1)
+                    window.finish_step()
+        assert whole[0].means(over(whole)) == resumed[0].means(over(resumed))

@@ -46,10 +46,12 @@ class LossWindow:
         return means
 
     def state(self, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """What `load_state` needs to continue the window, averaged over processes."""
+        """What `load_state` needs to continue the window, averaged over processes, which the window then is itself."""
         state: dict[str, Any] = {"window_steps": self.steps, "window_names": list(self.sums)}
         if self.sums:
-            state["window_sums"] = mean_over_processes(torch.stack(list(self.sums.values())))
+            values = state["window_sums"] = mean_over_processes(torch.stack(list(self.sums.values())))
+            # A resumed run adds to the average; to log the same bits, the run that goes on must do so too.
+            self.sums = dict(zip(self.sums, values.clone().unbind(), strict=True))
         return state
 
     def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
