@@ -102,6 +102,37 @@ def test_options(checkpoint, pictures):
     assert stored.results["test"].source == report.results["test"].source == {"path": "test.parquet"}
 
 
+def test_results_never_take_the_place_of_a_models_own(checkpoint, pictures, capsys):
+    (checkpoint / "evaluation.json").write_text("its own")
+    for output in (checkpoint, checkpoint / "inside"):
+        assert main(["evaluate", *command(checkpoint, pictures, "--output_dir", str(output))]) == 2
+        assert "--output_dir" in capsys.readouterr().err
+    assert main(["evaluate", *command("emoji_clip", pictures, "--output_dir", str(checkpoint))]) == 2
+    assert "holds a model" in capsys.readouterr().err
+    (pictures / "file").write_text("")
+    assert main(["evaluate", *command(checkpoint, pictures, "--output_dir", str(pictures / "file" / "out"))]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (checkpoint / "evaluation.json").read_text() == "its own" and not (checkpoint / "inside").exists()
+
+
+def test_a_head_that_robustft_json_does_not_claim_is_not_used(checkpoint, pictures, capsys):
+    ZeroShotHead(torch.zeros(4, 16), CLASSES, torch.tensor([0.0, 0, 9, 0])).save_pretrained(checkpoint)
+    facts = {"class_names": CLASSES, "templates": TEMPLATES, "settings": {}}
+    write_robustft_json(checkpoint, method="flyp", head=ZERO_SHOT_HEAD, **facts)
+    report = run(command(checkpoint, pictures, "--save_logits"))
+    assert {item.head for item in report.results.values()} == {ZERO_SHOT_HEAD}
+    assert "the 4 classes are those of the model" in capsys.readouterr().out
+    write_robustft_json(checkpoint, method="ft", head=TRAINED_HEAD, **facts)
+    (checkpoint / "head.safetensors").unlink()
+    with pytest.raises(OSError, match="there is no head.safetensors"):
+        run(command(checkpoint, pictures))
+    # What an earlier evaluation left: logits and the picture of an open set.
+    assert (pictures / "out" / "logits").is_dir() and (pictures / "out" / "scores.png").is_file()
+    (checkpoint / "robustft.json").unlink()
+    run([*command(checkpoint, pictures)[:2], f"{pictures}/test.parquet", "--output_dir", str(pictures / "out"), *QUIET])
+    assert {path.name for path in (pictures / "out").iterdir()} == {"evaluation.json", "reliability.png"}
+
+
 def test_errors_are_one_line(checkpoint, pictures, capsys):
     assert main(["evaluate", str(pictures / "nowhere"), "--eval_datasets", "imagenet-r", *QUIET]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: `MODEL ")

@@ -39,7 +39,9 @@ def test_python_blocks_run_as_printed(readme, tiny_clip, tmp_path, monkeypatch, 
         block = block.replace("max_steps=20", "max_steps=2, use_cpu=True, report_to='none', disable_tqdm=True")
         exec(compile(block, "README.md", "exec"), names)
     assert {"eval_validation/accuracy", "eval_twemoji/ece"} <= set(names["metrics"])
-    assert (tmp_path / "outputs" / "mine" / "model.safetensors").is_file()
+    mine = tmp_path / "outputs" / "mine"
+    assert {"model.safetensors", "evaluation.json", "README.md"} <= {path.name for path in mine.iterdir()}
+    assert names["pipeline"](mine)(str(tmp_path / "photos" / "0.png"))["nearest_class"]
     trainer = names["trainer"]
     mine = names["MyTrainer"](trainer.model, trainer.args, train_dataset=trainer.train_dataset, data_collator=list)
     pairs = trainer.data_collator([trainer.train_dataset[(0, i)] for i in range(4)])

@@ -91,7 +91,10 @@ def test_pairs_of_options(run):
         "plain": (["--method", "flyp", *none], {}),
         "everything": (["--method", "ft", "--save_logits", "--fold_temperature"], sets),
         "nothing": (["--method", "flyp", *none], {"sets": ()}),
-        "two steps": (["--method", "croft", "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1"], sets),
+        "two steps": (
+            ["--method", "croft", "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1"],
+            sets,
+        ),
         "one kept": (["--method", "flyp", "--max_steps", "2", "--save_steps", "1", "--save_total_limit", "1"], {}),
     }
     order = ("everything", "plain", "two steps", "nothing", "everything", "one kept", "two steps", "one kept", "plain")

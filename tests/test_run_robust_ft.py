@@ -178,6 +178,7 @@ def test_wrong_requests_about_unknown_classes_are_refused_early(script, base, im
         assert not list(tmp_path.glob("out/*"))
         return str(error.value)
 
+    assert "alpha=2" in message("--method", "wise_ft", "--alpha", "2")
     assert "--detector knn" in message("--detector", "knn")
     assert "--true_positive_rate 0.0" in message("--true_positive_rate", "0")
     assert "use --method croft" in message("--feature_views", "2")

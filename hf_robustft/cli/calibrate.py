@@ -26,6 +26,7 @@ from hf_robustft.cli.data_sets import (
 from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.modeling.files import check_output_dir
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.publishing.recalibrate import Recalibration, recalibrate
 from hf_robustft.publishing.temperature_section import worse_under_shift
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     quiet_if_asked(options)
     data = data_options(options)
     facts = load_robustft_json(options.directory)
+    check_output_dir(options.directory, "DIR")
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     found = recalibrate(

@@ -14,25 +14,36 @@ share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
 from __future__ import annotations
 
 import argparse
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
 from hf_robustft.cli.data_sets import SETS, evaluation_benchmarks, model_classes, train_benchmark
 from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
-from hf_robustft.data.benchmarks import asset_path
+from hf_robustft.cli.specs import Spec
+from hf_robustft.data.benchmarks import Benchmark, asset_path
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.checkpoint import load_checkpoint
+from hf_robustft.modeling.checkpoint import PACKAGED, load_checkpoint
 from hf_robustft.modeling.checkpoint_file import checkpoint_folder
+from hf_robustft.modeling.files import check_apart, check_output_dir, unless_refused
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.card_pictures import draw_pictures
+from hf_robustft.publishing.run_folder import (
+    EVALUATION_FILE,
+    LOGITS,
+    LOGITS_STAGE,
+    has_trained_head,
+    replacing,
+    settle,
+)
 from hf_robustft.training.image_check import check_images
-
-RESULTS = "evaluation.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +79,9 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
         ValueError: If the data do not fit the model or each other, or an option is out of range.
         OSError: If model or data cannot be read.
     """
-    state = PartialState(cpu=options.use_cpu)
+    state, output = PartialState(cpu=options.use_cpu), Path(options.output_dir)
+    check_output(options, state.is_main_process)
+    state.wait_for_everyone()
     quiet_if_asked(options)
     data = data_options(options)
     policy = data.policy()
@@ -77,9 +90,10 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
     head = None
-    if folder is not None and (folder / HEAD_FILE).is_file() and not options.zero_shot:
+    if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
         head = ZeroShotHead.from_pretrained(folder)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    notes = [whose_classes(options, facts), *notes]
     images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
     evaluator = Evaluator(
         benchmarks,
@@ -98,28 +112,83 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
             print(f"Note: {note}.")
         for note in images.notes:
             print(f"Note: {note}")
-    output = Path(options.output_dir)
-    report = evaluator.evaluate(
-        model.to(state.device),
-        head=None if head is None else head.to(state.device),
-        name=options.name or Path(options.model).name,
-        logits_dir=output / "logits" if options.save_logits else None,
-    )
+    logits = output / LOGITS_STAGE if options.save_logits else None
+    with unless_refused(output):
+        try:
+            report = evaluator.evaluate(
+                model.to(state.device),
+                head=None if head is None else head.to(state.device),
+                name=options.name or Path(options.model).name,
+                logits_dir=logits,
+            )
+            if state.is_main_process:
+                detector = _own_detector(options, folder, facts, report, benchmarks)
+                # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
+                with replacing(output) as stage:
+                    report.save_json(stage / EVALUATION_FILE)
+                    roles = {benchmark.name: benchmark.role for benchmark in benchmarks}
+                    pictures = draw_pictures(stage, report, scores=evaluator.scores, roles=roles, detector=detector)
+                    if logits is not None:
+                        shutil.move(logits, stage / LOGITS)
+        finally:
+            if logits is not None and state.is_main_process:
+                shutil.rmtree(logits, ignore_errors=True)
     if state.is_main_process:
-        report.save_json(output / RESULTS)
-        detector = None
-        if report.open_set:
-            # Its threshold is one of the logits of its own head.
-            own = not (options.zero_shot or options.class_names or options.templates)
-            detector = OpenSetDetector.from_pretrained(folder) if own and "detector" in facts else None
-            if detector is not None and all(item.class_names != detector.class_names for item in benchmarks):
-                detector = None
-        roles = {benchmark.name: benchmark.role for benchmark in benchmarks}
-        pictures = draw_pictures(output, report, scores=evaluator.scores, roles=roles, detector=detector)
         print(report.table())
-        print(f"Saved to {output}: {', '.join([RESULTS, *pictures])}")
+        print(f"Saved to {output}: {', '.join([EVALUATION_FILE, *pictures])}")
     state.wait_for_everyone()
     return report
+
+
+def check_output(options: argparse.Namespace, is_main_process: bool = True) -> None:
+    """
+    Refuse an output folder that cannot be written, or that holds or is the folder of a model.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If results of this evaluation would take the place of a model's own.
+    """
+    check_apart(
+        options.output_dir,
+        {
+            "MODEL": None if options.model == PACKAGED else options.model,
+            **{f"--eval_datasets {text}": Spec.parse(text).folder for text in options.eval_datasets},
+        },
+    )
+    if any((Path(options.output_dir) / name).is_file() for name in (METADATA_FILE, "config.json")):
+        raise ValueError(
+            f"`--output_dir {options.output_dir}` holds a model with results of its own, which would be overwritten; give "
+            "another folder, such as outputs/evaluate."
+        )
+    if is_main_process:
+        check_output_dir(options.output_dir)
+        if Path(options.model).is_dir():
+            settle(options.model)
+
+
+def whose_classes(options: argparse.Namespace, facts: Mapping[str, Any]) -> str:
+    """A note on where class names and prompts come from."""
+    names = facts.get("class_names", ())
+    if options.class_names:
+        return f"the classes are those of --class_names {options.class_names}"
+    if names:
+        return f"the {len(names)} classes are those of the model ({METADATA_FILE} in {options.model})"
+    return "the model names no classes; they are those of the data"
+
+
+def _own_detector(
+    options: argparse.Namespace,
+    folder: Path | None,
+    facts: Mapping[str, Any],
+    report: EvaluationReport,
+    benchmarks: Sequence[Benchmark],
+) -> OpenSetDetector | None:
+    # Its threshold is one of the logits of its own head.
+    own = not (options.zero_shot or options.class_names or options.templates)
+    if not report.open_set or not own or "detector" not in facts:
+        return None
+    detector = OpenSetDetector.from_pretrained(folder)
+    return detector if any(item.class_names == detector.class_names for item in benchmarks) else None
 
 
 def _own_files(name: str, revision: str | None) -> Path | None:

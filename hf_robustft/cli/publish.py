@@ -68,6 +68,9 @@ def described(done: Publication, folder: Path) -> str:
         lines.append(f"Removed from the repository: {', '.join(done.removed)}")
     if done.commit is None:
         return "\n".join([f"Would go from {folder} to {done.repo_id}:", *lines, "Checked; nothing was uploaded."])
+    if done.unchanged:
+        same = f"Nothing has changed: {done.repo_id} already holds what is in {folder}, and nothing was uploaded:"
+        return "\n".join([same, *lines, f"{done.url} (commit {done.commit[:8]})"])
     return "\n".join([f"Uploaded from {folder} to {done.repo_id}:", *lines, f"{done.url} (commit {done.commit[:8]})"])
 
 

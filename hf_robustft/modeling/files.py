@@ -70,9 +70,7 @@ def check_output_dir(path: str | Path, option: str = "--output_dir") -> None:
             pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OSError(
-            f"`{option} {path}` cannot be written ({reason}); give a folder that you may write."
-        ) from error
+        raise OSError(f"`{option} {path}` cannot be written ({reason}); give a folder that you may write.") from error
     finally:
         for part in reversed(made):
             with suppress(OSError):

@@ -23,6 +23,7 @@ from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE
 from hf_robustft.publishing.card_file import CARD_FILE
+from hf_robustft.publishing.run_folder import has_trained_head
 
 INDEX_FILE = "model.safetensors.index.json"
 _RESULTS = "evaluation.json"
@@ -53,7 +54,8 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
         `robustft.json`, head, adapters, card and the pictures it shows, `evaluation.json` and `.eval_results`.
 
     Raises:
-        OSError: If there is no such folder.
+        OSError: If there is no such folder, or its `robustft.json` claims a head that is not there.
+        ValueError: If its `robustft.json` is broken.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -61,6 +63,9 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
     patterns = [*MODEL_FILES, *OTHER_FILES, *include]
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     shown = pictures(folder / CARD_FILE)
+    if METADATA_FILE in files and not has_trained_head(folder, load_robustft_json(folder)):
+        # Of another run, or of the user's: the results are not those of this head.
+        files.pop(HEAD_FILE, None)
     return {name: path for name, path in files.items() if name in shown or matches(name, patterns)}
 
 

@@ -18,6 +18,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 from hf_robustft.publishing.card_file import CARD_FILE, is_untouched
 from hf_robustft.publishing.folder import MODEL_FILES, check_files, chosen_files, matches
 from hf_robustft.publishing.retrying import RETRIES, may_pass, summary, with_retries
+from hf_robustft.publishing.run_folder import settle
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Publication:
         removed (`tuple[str, ...]`): Files of an earlier model that were taken out of the repository.
         card_kept (`bool`): Whether the repository's own, hand-edited card was left as it is.
         url, commit (`str`, *optional*): Address of the repository and id of the commit; `None` of a dry run.
+        unchanged (`bool`): Whether the repository held all of it already, so that there was nothing to commit.
     """
 
     repo_id: str
@@ -43,6 +45,7 @@ class Publication:
     card_kept: bool = False
     url: str | None = None
     commit: str | None = None
+    unchanged: bool = False
 
 
 def publish(
@@ -93,6 +96,8 @@ def publish(
         raise ValueError(f"`retries={retries}` must be 0 or more.")
     folder = Path(folder)
     validate_repo_id(repo_id)
+    if folder.is_dir():
+        settle(folder)
     files = chosen_files(folder, include)
     check_files(folder, files, token)
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -113,7 +118,14 @@ def publish(
     if upload.card_kept:
         sizes.pop(CARD_FILE)
     return Publication(
-        upload.repo_id, sizes, left_out, upload.removed, upload.card_kept, f"{upload.url}", upload.commit_id
+        upload.repo_id,
+        sizes,
+        left_out,
+        upload.removed,
+        upload.card_kept,
+        f"{upload.url}",
+        upload.commit_id,
+        unchanged=upload.commit_id == upload.before,
     )
 
 
@@ -151,6 +163,7 @@ class _Upload:
     repo_id: str = ""
     url: str = ""
     commit_id: str = ""
+    before: str | None = None
     card_kept: bool = False
     removed: tuple[str, ...] = ()
     sent: dict[str, Path] = field(default_factory=dict)
@@ -169,6 +182,8 @@ class _Upload:
         # All of it is repeated after a failure. If only the answer to a commit was lost, or somebody else committed in
         # between, this sees the repository as it is then, and files that are there already are not sent again.
         parent = self.api.model_info(self.repo_id, revision=self.revision).sha
+        # A repetition finds what the first attempt committed, of which only the answer was lost.
+        self.before = self.before or parent
         there = self._listing(parent)
         self.sent = dict(self.files)
         self.card_kept = False

@@ -31,6 +31,7 @@ from hf_robustft.modeling.checkpoint_file import checkpoint_folder, local_folder
 from hf_robustft.modeling.features import encode_images, logit_scale
 from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from hf_robustft.publishing.run_folder import has_trained_head, settle
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
@@ -96,7 +97,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
                 f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
                 "into it with `write_robustft_json`, and fit a detector for them."
             )
-        self.trained_head = head is not None or _has_trained_head(self.facts, directory)
+        self.trained_head = head is not None or has_trained_head(directory, self.facts)
         self.head = self._head(directory) if head is None else self._checked_head(head)
         self.detector = self._detector(directory, require_detector) if detector is None else detector
         if self.detector is not None:
@@ -249,6 +250,8 @@ def pipeline(
         directory = _hub_folder(source, revision, token)
         # The very commit of the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
+    if os.path.isdir(model):
+        settle(model)
     clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
     return OpenSetImageClassificationPipeline(
         clip,
@@ -275,11 +278,6 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
     if load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
         checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
     return folder
-
-
-def _has_trained_head(facts: dict[str, Any], directory: Path) -> bool:
-    """Whether the results belong to a trained head: by the metadata, or where they do not say, by its file."""
-    return facts.get("head", TRAINED_HEAD if (directory / HEAD_FILE).is_file() else None) == TRAINED_HEAD
 
 
 def _images_in(folder: Path) -> list[str]:

@@ -23,10 +23,11 @@ from hf_robustft.evaluation.calibration import expected_calibration_error
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector, fold_temperature
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports, save_reports
+from hf_robustft.evaluation.report import EvaluationReport, load_reports, save_reports
 from hf_robustft.evaluation.tables import check_same_data
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.checkpoint import load_checkpoint
+from hf_robustft.modeling.files import check_output_dir
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.card_facts import CardFacts
@@ -34,9 +35,9 @@ from hf_robustft.publishing.card_file import CARD_FILE
 from hf_robustft.publishing.card_pictures import draw_pictures
 from hf_robustft.publishing.folder_change import changing, restore
 from hf_robustft.publishing.model_card import refresh_model_card
+from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, has_trained_head, settle
 from hf_robustft.publishing.temperature_section import FOLDED_SINCE
 
-EVALUATION_FILE = "evaluation.json"
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
 _TESTS = ("id", "shift", "open_set")
@@ -106,7 +107,9 @@ def recalibrate(
     directory = Path(directory)
     if directory.is_dir():
         restore(directory)
+        settle(directory)
     facts = load_robustft_json(directory)
+    check_output_dir(directory, "DIR")
     reports = load_reports(directory / EVALUATION_FILE) if (directory / EVALUATION_FILE).is_file() else []
     if validation.evaluation_only:
         raise ValueError(
@@ -137,7 +140,7 @@ def recalibrate(
             f"The weights in {directory} are in {model.logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
             "them with dtype=torch.float32 and save them again first."
         )
-    head = ZeroShotHead.from_pretrained(directory).to(device) if facts.get("head") == TRAINED_HEAD else None
+    head = ZeroShotHead.from_pretrained(directory).to(device) if has_trained_head(directory, facts) else None
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     evaluator = Evaluator(evaluation, processor, bad_images=bad_images, **options) if evaluation else None
     bad = None if bad_images is None else bad_images.of(f"data set {validation.name!r}")
@@ -175,6 +178,8 @@ def recalibrate(
         if reports:
             save_reports(folder / EVALUATION_FILE, reports)
             _write_card(directory, folder, reports, notes)
+    if (directory / LOGITS).is_dir():
+        notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     return Recalibration(temperature, fitted, detector, before, after, notes)
 
 

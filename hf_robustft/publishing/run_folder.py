@@ -30,6 +30,8 @@ from hf_robustft.publishing.open_set_section import SCORES_FILE
 
 EVALUATION_FILE = "evaluation.json"
 LOGITS = "logits"
+#: Logits of an evaluation, until they belong to a finished folder.
+LOGITS_STAGE = ".robustft_logits"
 #: What loading the model depends on, and what the Trainer writes beside it.
 MODEL_FILES = (
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", HEAD_FILE, ADAPTERS_FILE),
@@ -244,7 +246,9 @@ def _check_finished(folder: Path, found: list[Path]) -> None:
     total = None
     with suppress(OSError, ValueError):
         content = json.loads(state.read_text(encoding="utf-8"))
-        total = content["max_steps"] if isinstance(content, dict) and isinstance(content.get("max_steps"), int) else None
+        total = (
+            content["max_steps"] if isinstance(content, dict) and isinstance(content.get("max_steps"), int) else None
+        )
     saved = [folder / name for name in (METADATA_FILE, "model.safetensors") if (folder / name).is_file()]
     written = state.stat().st_mtime if state.is_file() else newest.stat().st_mtime
     if (total and step_of(newest) >= total) or any(path.stat().st_mtime >= written for path in saved):

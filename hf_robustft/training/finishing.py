@@ -24,12 +24,9 @@ from ..modeling.zero_shot import ZeroShotHead
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.papers import METHOD_FACTS
-from ..publishing.run_folder import has_trained_head
+from ..publishing.run_folder import LOGITS_STAGE, has_trained_head
 from .arguments import RobustTrainingArguments
 from .push_parts import changed_arguments, what_ran
-
-#: Logits of the evaluation, until they belong to a finished folder.
-LOGITS_STAGE = ".robustft_logits"
 
 
 @dataclass

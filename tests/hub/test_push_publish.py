@@ -94,6 +94,9 @@ def test_nothing_changed_makes_no_commit(done):
     hub, said, _ = done
     assert (
         said["same"][0] == 0
+        and "Nothing has changed" in said["same"][1]
+        and "Uploaded" not in said["same"][1]
+        and "Nothing has changed" not in said["again"][1]
         and f"(commit {hub.repositories['model', 'alice/clip'].branches['main'][:8]})" in (said["same"][1])
     )
 
