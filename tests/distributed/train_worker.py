@@ -7,6 +7,7 @@ model), `optimizer` (given instead of made by the Trainer), `uneven` (the last p
 `interrupt` (Ctrl-C in a process of that rank within that step), and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
+import gc
 import json
 import os
 import signal
@@ -147,6 +148,8 @@ def main(output: str, processes: int, jobs: list[dict]) -> None:
         work(job, Path(output) / job["name"], processes)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # Trainers of the jobs refer to the group in cycles, and its threads end with the last reference.
+        gc.collect()
 
 
 if __name__ == "__main__":
