@@ -97,7 +97,7 @@ def run_seeds(output: Path, chosen: dict[str, str], seeds: list[int], jobs: int)
         reports = {method: run(output / f"{method}-{seed}", ["--method", method, *arguments])}
         if method == "ft":
             start = ["--method", "wise_ft", "--finetuned_model", str(output / f"ft-{seed}")]
-            reports["wise_ft"] = run(output / f"wise_ft-{seed}", [*start, *arguments])
+            reports["wise_ft"] = run(output / f"wise_ft-{seed}", [*start, "--seed", str(seed)])
         return reports
 
     tasks = [(method, seed) for seed in seeds for method in reversed(TRAINED)]

@@ -45,9 +45,9 @@ RUN_FILE = "run.json"
 
 def arguments_of(method: str, shots: int, setting: str, seed: int, output: Path) -> list[str]:
     """The arguments of one run, all that matters written out; the rest is the method's config."""
-    start = ["--method", method, "--skip_baseline", "true"]
     if method == "zero_shot":
-        return start
+        return ["--method", method]
+    start = ["--method", method, "--skip_baseline", "true"]
     recipe = RECIPES[shots]
     start += ["--seed", str(seed), "--shots", str(shots)]
     if method == "croft":

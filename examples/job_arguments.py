@@ -16,6 +16,7 @@ from hf_robustft.cli.data_sets import (
     validation_benchmark,
 )
 from hf_robustft.cli.first_look import resumed_folder
+from hf_robustft.cli.option_checks import paper_settings
 from hf_robustft.cli.train_arguments import PARTS, SUITE, DataArguments, ModelArguments, train_parser
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.few_shot import few_shot
@@ -35,7 +36,10 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
     method = given.get("method", "carot")
     suggested = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
-    if given.get("train_dataset", SUITE) == SUITE and method != "zero_shot":
+    if given.get("paper_settings", False):
+        origin = f"paper of {method}"
+        suggested.update({name: Suggested(value, origin) for name, value in paper_settings(method).items()})
+    elif given.get("train_dataset", SUITE) == SUITE and method != "zero_shot":
         recipe = read_config(parser, CONFIGS / SUITE / f"{method}.yaml")
         origin = f"recipe {SUITE}/{method}"
         suggested.update({name: Suggested(value, origin) for name, value in recipe.items()})

@@ -41,6 +41,7 @@ from job_arguments import (
 )
 from transformers import CLIPModel, CLIPProcessor
 
+from hf_robustft.cli.option_checks import check_options
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.class_projection import head_classes
@@ -102,13 +103,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
     inputs |= {f"--eval_datasets {text}": Spec.parse(text).folder for text in data_args.eval_datasets}
     check_apart(args.output_dir, inputs)
     former_checkpoints(args.output_dir, args.resume_from_checkpoint)
-    if data_args.feature_views is not None and model_args.method != "croft":
-        raise ValueError(
-            f"`--feature_views` caches the features of a frozen model, and `--method {model_args.method}` does not train "
-            "from such; leave it out, or use --method croft."
-        )
-    if data_args.feature_cache is not None and data_args.feature_views is None:
-        raise ValueError("`--feature_cache` keeps the features of --feature_views; give that too, or leave it out.")
+    check_options(model_args, data_args, args)
 
 
 def prepare(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> Job:
@@ -204,6 +199,8 @@ def build_trainer(job: Job) -> RobustTrainer:
         processing_class=job.processor,
         bad_images=job.bad_images,
     )
+    if args.should_save:
+        print("".join(f"{line}\n" for line in args.described_origins()), end="")
     trainer.train_benchmark, trainer.image_check = train, job.images
     if args.resume_from_checkpoint is not None:
         trainer.check_checkpoint(args.resume_from_checkpoint)

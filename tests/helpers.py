@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from hf_robustft.training.arguments import RobustTrainingArguments
+from hf_robustft.training.given import Suggested
 
 CLASSES = ("cat", "dog", "owl", "bee")
 TEMPLATES = ("a {}.", "the {}.", "a photo of {}.")
@@ -83,7 +84,8 @@ def arguments(output_dir, **settings) -> RobustTrainingArguments:
         "logging_steps": 1,
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-3,
-        "ema_update_every": 1,
+        # Of methods that have a teacher.
+        "ema_update_every": Suggested(1, "the tests"),
         "seed": 7,
     }
     return RobustTrainingArguments(output_dir=str(output_dir), **{**quiet, **settings})

@@ -8,6 +8,7 @@ from helpers import arguments, assert_golden, stack, step_logs, tolerance
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import CRoFTTrainer
+from hf_robustft.training.given import Suggested
 
 pytestmark = pytest.mark.numbers
 
@@ -75,7 +76,11 @@ def run(golden_dir, golden, tmp_path_factory):
         }
         trainer = Recording(
             model,
-            arguments(tmp_path_factory.mktemp("croft"), **settings),
+            # What the authors' code was called with, also where it has no use for it.
+            arguments(
+                tmp_path_factory.mktemp("croft"),
+                **{name: Suggested(value, "the recording") for name, value in settings.items()},
+            ),
             train_dataset=dataset,
             data_collator=stack,
             class_features=data["text_features"].to(dtype)[:, None],

@@ -260,5 +260,5 @@ def test_a_run_without_classes_or_labels_is_refused(tiny_clip, tmp_path):
 def test_a_checkpoint_with_other_ratios_is_refused(tiny_clip, tmp_path):
     trainer_of(CRoFTTrainer, tiny_clip, tmp_path, save_strategy="steps", save_steps=3).train()
     other = trainer_of(CRoFTTrainer, tiny_clip, tmp_path, adapter_image_ratio=0.4)
-    with pytest.raises(ValueError, match="ratios"):
+    with pytest.raises(ValueError, match="adapter_image_ratio=0.2.*adapter_image_ratio=0.4"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

@@ -2,6 +2,7 @@
 """A run that is killed and resumed equals one that was not: weights, teacher, head, and every logged number."""
 
 import copy
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer, CaRotTrainer, CRoFTTrainer, FineTuneTrainer, FLYPTrainer
+from hf_robustft.training.given import Suggested
 from hf_robustft.training.state import TENSORS, VALUES
 
 #: 22 images in batches of 4: five steps an epoch, incomplete batch dropped (CaRot), or six, the last of 2 (FT).
@@ -35,7 +37,7 @@ class Kill(TrainerCallback):
 
 def trainer_of(cls, model, folder, callbacks=(), evaluation=None, **settings):
     # With the teacher moving at steps 0, 4, 8 and 12, its last momentum is logged after a resume at step 10.
-    defaults = {"ema_update_every": 4, "num_train_epochs": 3, "per_device_train_batch_size": 4}
+    defaults = {"ema_update_every": Suggested(4, "this file"), "num_train_epochs": 3, "per_device_train_batch_size": 4}
     defaults |= {"save_strategy": "steps", "save_steps": 2}
     return cls(
         copy.deepcopy(model),
@@ -212,9 +214,23 @@ def test_a_checkpoint_of_another_method_is_refused(tiny_clip, tmp_path, checkpoi
     assert "carot" in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
 
 
+def forget_record(checkpoint):
+    """Make the checkpoint one of an older version, which recorded no settings."""
+    saved = json.loads((checkpoint / VALUES).read_text())
+    del saved["values"]["run"]
+    (checkpoint / VALUES).write_text(json.dumps(saved))
+
+
 def test_a_checkpoint_without_teacher_is_refused_by_a_run_that_has_one(tiny_clip, tmp_path):
     trainer_of(CaRotTrainer, tiny_clip, tmp_path, max_steps=2, distillation_weight=0.0).train()
-    with pytest.raises(ValueError, match=r"no `teacher\..*cannot be continued exactly"):
+    # By the settings, before anything is loaded; by what is missing, where a checkpoint holds no record of them.
+    with pytest.raises(ValueError, match="`distillation_weight=0.0`, this run has `distillation_weight=1.5`"):
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    forget_record(tmp_path / "checkpoint-2")
+    with (
+        pytest.warns(UserWarning, match="did not record its settings"),
+        pytest.raises(ValueError, match=r"no `teacher\..*cannot be continued exactly"),
+    ):
         trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

@@ -18,6 +18,7 @@ from turns import Contender, interleave, median_ratio
 from workload import POSITIONS, Pairs, collate, random_model
 
 from hf_robustft import RobustTrainingArguments
+from hf_robustft.training.given import Suggested
 from hf_robustft.training.methods import METHODS
 
 #: Of the published settings: weights of the terms, momentum of the teacher.
@@ -78,9 +79,10 @@ def ours(
                 "warmup_steps": 0,
                 "lr_scheduler_type": "constant",
                 # The teacher moves in every step, so that none of its texts is used again: the dearest case.
-                "ema_update_every": 1,
-                "ema_end_momentum": MOMENTUM,
-                "bound_logit_scale": False,
+                # Of methods that have a teacher, or train the scale.
+                "ema_update_every": Suggested(1, "the speed suite"),
+                "ema_end_momentum": Suggested(MOMENTUM, "the speed suite"),
+                "bound_logit_scale": Suggested(False, "the speed suite"),
                 "train_sampling_strategy": "sequential",
                 "save_strategy": "no",
                 "report_to": "none",

@@ -34,6 +34,10 @@ class ModelArguments(RecordsGiven):
     alpha: float = field(
         default=0.5, metadata={"help": "wise_ft: share of the fine-tuned weights, 0 (zero-shot) to 1 (fine-tuned)."}
     )
+    paper_settings: bool = field(
+        default=False,
+        metadata={"help": "Train by the settings of the method's paper and its code, where you give none; see the README."},
+    )
     detector: str = field(
         default="energy",
         metadata={

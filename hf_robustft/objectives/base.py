@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -34,6 +34,15 @@ class ObjectiveMixin:
     needs_captions: bool = False
     #: Whether the objective uses `label_smoothing_factor`.
     smooths_labels: bool = False
+    #: Names of the settings that the objective reads, beside those of every run. A setting that was given is refused by
+    #: methods of which no objective declares it.
+    settings: tuple[str, ...] = ()
+    #: Settings that do nothing for a method, although every run or one of its objectives has them.
+    idle_settings: tuple[str, ...] = ()
+
+    @classmethod
+    def check_settings(cls, args) -> None:
+        """Refuse given settings that other settings make idle; before anything is loaded. See `refuse_idle`."""
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named, already weighted scalars of this batch. A weight of 0 computes nothing and returns no term."""
@@ -107,6 +116,26 @@ class ObjectiveMixin:
 
     def save_extras(self, directory: str) -> None:
         """Write files that belong beside the exported weights."""
+
+
+def refuse_idle(args: Any, names: Iterable[str], reason: str) -> None:
+    """
+    Refuse settings that were given and would do nothing.
+
+    Args:
+        args ([`~hf_robustft.RobustTrainingArguments`]): Settings of the run.
+        names: Of the settings that would do nothing.
+        reason (`str`): Why, and what to set instead.
+
+    Raises:
+        ValueError: If one of them was given.
+    """
+    for name in names:
+        if name in args.given:
+            value = getattr(args, name)
+            raise ValueError(
+                f"`{name}={getattr(value, 'value', value)}` was given and would do nothing: {reason}, or leave `{name}` out."
+            )
 
 
 def take(state: Mapping[str, Any], name: str) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from ..modeling.features import ClipFeatures
 from .base import ObjectiveMixin
+
+#: Below so many pairs of a global batch a run is warned of.
+FEW_PAIRS = 32
 
 
 def contrastive_loss(
@@ -97,6 +101,7 @@ class ContrastiveMixin(ObjectiveMixin):
     """Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together."""
 
     needs_captions = True
+    settings = ("contrastive_positives", "contrastive_label_smoothing", "preset")
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -113,6 +118,16 @@ class ContrastiveMixin(ObjectiveMixin):
         # An incomplete last batch has fewer negatives, or, of one pair, none at all; and processes must agree on
         # its size before they gather.
         args.derive(dataloader_drop_last=True)
+
+    def prepare_training(self, total_steps: int) -> None:
+        super().prepare_training(total_steps)
+        pairs = self.args.per_device_train_batch_size * self.args.world_size
+        if pairs < FEW_PAIRS:
+            warnings.warn(
+                f"A contrastive batch of {pairs} pairs has few negatives (the papers use 512); raise "
+                "--per_device_train_batch_size, with --contrastive_chunk_size where memory is short.",
+                stacklevel=2,
+            )
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)

@@ -19,9 +19,13 @@ from ..modeling.adapters import FeatureAdapters, ensemble_features, merged_proje
 from ..modeling.feature_cache import feature_fingerprints, image_fingerprint
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
-from .base import ObjectiveMixin, take
+from .base import ObjectiveMixin, refuse_idle, take
 from .energy_gradient import class_logits, energy_gradient_penalty, mixed_back, same_class_alignment
 from .feature_shift import FeatureShiftGenerator
+
+#: Settings of the generator's optimizer, and all that shifted features alone use.
+_OF_GENERATOR = ("generator_learning_rate", "generator_momentum", "generator_weight_decay")
+_OF_SHIFTS = ("shift_alignment_weight", "energy_gradient_shifted", "generator_steps", "generator_order", *_OF_GENERATOR)
 
 
 @dataclass
@@ -61,6 +65,23 @@ class EnergyGradientMixin(ObjectiveMixin):
         ValueError: If there are no classes, the adapters do not fit the model, or a setting is impossible.
     """
 
+    settings = (
+        "adapter_image_ratio",
+        "adapter_text_ratio",
+        "text_adapter_order",
+        "croft_weight",
+        "energy_gradient_weight",
+        "energy_gradient_reduction",
+        "feature_shifts",
+        "shift_alignment_weight",
+        "energy_gradient_shifted",
+        "generator_steps",
+        "generator_order",
+        "generator_learning_rate",
+        "generator_momentum",
+        "generator_weight_decay",
+        "class_templates_per_step",
+    )
     freezes_model = False
     generator_loss: Tensor | None = None
 
@@ -170,6 +191,28 @@ class EnergyGradientMixin(ObjectiveMixin):
         if self.args.generator_order != "auto":
             return self.args.generator_order
         return "reference" if self.freezes_model else "clean"
+
+    @classmethod
+    def check_settings(cls, args) -> None:
+        super().check_settings(args)
+        if not args.croft_weight:
+            terms = ["energy_gradient_weight", "energy_gradient_reduction", "feature_shifts", *_OF_SHIFTS]
+            reason = "`croft_weight=0` switches all of CRoFT's terms off; set a weight"
+            refuse_idle(args, [*terms, "class_templates_per_step"], reason)
+        if not args.feature_shifts:
+            refuse_idle(args, _OF_SHIFTS, "`feature_shifts=False` makes no shifted features; switch them on")
+        if not args.energy_gradient_weight:
+            reason = "`energy_gradient_weight=0` switches the penalty off; set a weight"
+            refuse_idle(args, ["energy_gradient_reduction"], reason)
+        if not args.generator_steps:
+            reason = "with `generator_steps=0` shifted features are only classified; let the generator step"
+            refuse_idle(args, ["shift_alignment_weight", "energy_gradient_shifted"], reason)
+            if not cls.freezes_model or args.generator_order == "clean":
+                # In the reference order the loss moves the generator too.
+                refuse_idle(args, _OF_GENERATOR, reason)
+        if not args.adapter_text_ratio:
+            reason = "`adapter_text_ratio=0` leaves the text side as it is; set a share"
+            refuse_idle(args, ["text_adapter_order"], reason)
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)

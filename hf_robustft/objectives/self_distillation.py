@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
 from ..modeling.sharding import is_sharded, placed_like, whole_copy
-from .base import ObjectiveMixin, take, take_module
+from .base import ObjectiveMixin, refuse_idle, take, take_module
 
 #: Captions whose text features the teacher keeps between two of its moves: 32 MiB at 512 dimensions.
 REMEMBERED_CAPTIONS = 16_384
@@ -116,10 +116,33 @@ class SelfDistillationMixin(ObjectiveMixin):
     """
 
     needs_captions = True
+    settings = (
+        "distillation_weight",
+        "ema_update_every",
+        "ema_start_momentum",
+        "ema_end_momentum",
+        "ema_warmup_ratio",
+        "ema_from_first_step",
+        "export_weights",
+        "shard_teacher",
+    )
     teacher: nn.Module | None = None
     last_momentum: float | None = None
     teacher_updates: int = 0
     _teacher_captions: CaptionMemory | None = None
+
+    @classmethod
+    def check_settings(cls, args) -> None:
+        super().check_settings(args)
+        of_the_average = [name for name in SelfDistillationMixin.settings if name.startswith("ema_")]
+        if not args.distillation_weight:
+            reason = "`distillation_weight=0` makes no teacher; set a weight (the paper's is 1.5)"
+            refuse_idle(args, [*of_the_average, "shard_teacher"], reason)
+        if not args.ema_update_every:
+            of_the_average.remove("ema_update_every")
+            refuse_idle(args, of_the_average, "with `ema_update_every=0` the teacher stands still; set an interval")
+        if not args.fully_shard:
+            refuse_idle(args, ["shard_teacher"], "every process holds all of the teacher; set --fully_shard")
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -141,11 +164,11 @@ class SelfDistillationMixin(ObjectiveMixin):
         self._teacher_captions = remember_captions(self.teacher, REMEMBERED_CAPTIONS)
         every = self.args.ema_interval(total_steps)
         updates = len(self._update_steps(total_steps, every))
-        if every and updates < 5:
+        if every > 1 and every >= total_steps:
             warnings.warn(
-                f"The teacher will be updated only {updates} times in {total_steps} steps "
-                f"(`ema_update_every={self.args.ema_update_every}`, that is every {every}); "
-                "the paper updates it 51 times. Give a fraction of the run such as 0.02, or train longer.",
+                f"The teacher will be updated only {updates} times in {total_steps} steps, fewer than "
+                f"`ema_update_every={self.args.ema_update_every:g}`; set it to {max(1, round(total_steps / 50))} for this "
+                "run, or to 0.02, the paper's fraction of any run.",
                 stacklevel=2,
             )
 

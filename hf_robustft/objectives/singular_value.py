@@ -77,6 +77,8 @@ class SingularValueMixin(ObjectiveMixin):
     Both depend on the weights alone, so they are the same in every process and need no gathering.
     """
 
+    settings = ("orthogonality_weight", "cross_frobenius_weight")
+
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
         projection = getattr(self.model, "visual_projection", None)

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from ..data.shares import ceil_share, floor_share
 from ..evaluation.metric_names import checked_direction
+from .distributed import adopt_launcher
 from .given import RecordsGiven
 from .ranges import RANGES, out_of_range
 from .usual_arguments import check_usual_arguments
@@ -25,6 +26,10 @@ REFERENCE_PRESET: dict[str, Any] = {
 }
 
 
+#: Transformers' interval between log entries, from which a short run takes less; see the class.
+DEFAULT_LOGGING_STEPS = 500
+
+
 def _option(default: Any, text: str, **extra: Any) -> Any:
     return field(default=default, metadata={"help": text, **extra})
 
@@ -33,8 +38,8 @@ def _option(default: Any, text: str, **extra: Any) -> Any:
 class RobustTrainingArguments(RecordsGiven, TrainingArguments):
     """
     [`~transformers.TrainingArguments`] with the settings of the objectives. Defaults are the published values of
-    CaRot (Oh et al., NeurIPS 2024) unless a line says otherwise. An objective that a method does not use ignores its
-    settings.
+    CaRot (Oh et al., NeurIPS 2024) unless a line says otherwise. A setting that is given and that the method does not use
+    is refused when the Trainer is made.
 
     > Parameters that control the contrastive loss
 
@@ -147,6 +152,8 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
     `lr_scheduler_type="cosine"`, `warmup_steps=0.02` (500 of 25,030), `remove_unused_columns=False` (the collator
     needs raw columns) and `logging_nan_inf_filter=False` (a loss that is not finite stops the run by name).
 
+    `logging_steps` is 500 as in Transformers, or a twentieth of a run, whichever is less. A method has defaults of its
+    own for what nobody gives (`Trainer.defaults`, such as CRoFT's rate); the Trainer sets them when it is made.
     `args.given` names the fields that you gave, `args.origins` where others come from that a preset or a recipe set.
 
     Raises:
@@ -274,6 +281,7 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
                 "`auto_find_batch_size` would change the number of negatives, and with it the objective, in mid-run; "
                 "set --per_device_train_batch_size to a size that fits."
             )
+        adopt_launcher(self)
         check_usual_arguments(self)
         self._record_assignments()
 

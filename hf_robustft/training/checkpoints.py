@@ -9,11 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
+
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.sharding import full_values
 from ..objectives.base import take, take_module
 from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
+from .run_record import check_same_run, run_record
 from .state import load_state, save_state
+
+
+def check_method(state: Mapping[str, Any], method: str) -> None:
+    """Raises ValueError if the state of a checkpoint is that of another method."""
+    if take(state, "method") != method:
+        raise ValueError(
+            f"The checkpoint was written by method {state['method']!r}, this run is {method!r}; "
+            "resume with the same method, or start anew from its weights."
+        )
 
 
 class ExactCheckpoints:
@@ -33,6 +45,7 @@ class ExactCheckpoints:
         state["method"] = self.method
         state["optimizer_steps"] = self.optimizer_steps
         state["logit_scale_bound"] = self._logit_scale_bound
+        state["run"] = run_record(self, self.state.max_steps)
         state.update(self._window.state(self._mean_over_processes))
         for name, module in self.trainable_modules().items():
             state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
@@ -57,11 +70,9 @@ class ExactCheckpoints:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         state = None if checkpoint is None else load_state(checkpoint)
         # Before the optimizer is loaded, whose groups differ between methods.
-        if state is not None and take(state, "method") != self.method:
-            raise ValueError(
-                f"The checkpoint was written by method {state['method']!r}, this run is {self.method!r}; "
-                "resume with the same method, or start anew from its weights."
-            )
+        if state is not None:
+            check_method(state, self.method)
+            check_same_run(state.get("run"), self, self.state.max_steps)
         super()._load_optimizer_and_scheduler(checkpoint)
         if state is not None:
             self.load_extra_state(state)
@@ -71,22 +82,33 @@ class ExactCheckpoints:
         # Head and teacher belong to the weights of the same checkpoint.
         self.load_extra_state(load_state(self.state.best_model_checkpoint))
 
-    @staticmethod
-    def check_checkpoint(folder: str | os.PathLike) -> None:
+    def check_checkpoint(self, folder: str | os.PathLike) -> None:
         """
-        Refuse a folder that a run cannot be resumed from.
+        Refuse a folder that this run cannot be resumed from.
 
         Raises:
             OSError: If there is no such folder, or it lacks the state of teacher and counters.
+            ValueError: If it was written by another method, or with settings that make it another run.
         """
         if not os.path.isdir(folder):
             raise OSError(
                 f"There is no checkpoint folder {str(folder)!r}; name one that holds model.safetensors and "
                 "robustft_state.safetensors, such as <output_dir>/checkpoint-500."
             )
-        load_state(folder)
+        state = load_state(folder)
+        check_method(state, self.method)
+        if "run" in state:
+            check_same_run(state["run"], self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = (
+                get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            )
+            if resume_from_checkpoint is None:
+                raise OSError(
+                    f"There is no checkpoint in {self.args.output_dir!r} to resume from; name its folder, or start a new run."
+                )
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
             # A missing teacher is found before an hour of loading and skipping, not after.
             self.check_checkpoint(resume_from_checkpoint)

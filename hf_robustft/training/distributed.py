@@ -13,6 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+#: The origin of settings that the launcher's environment made.
+LAUNCHER = "accelerate launch"
+_OTHER_ENGINES = {
+    "MEGATRON_LM": "Megatron-LM",
+    "PARALLELISM_CONFIG": "a parallelism config",
+    "TP": "tensor parallelism",
+}
+
 
 @atexit.register
 def end_gloo() -> None:
@@ -105,6 +113,44 @@ def check_world_size(used: int) -> None:
         )
 
 
+def effective_precision(args: Any) -> str:
+    """
+    The precision that a run computes in, whether the arguments or the launcher asked for it.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): Settings of the run.
+
+    Returns:
+        `str`: `"fp32"`, `"bf16"`, `"fp16"` or `"fp8"`.
+    """
+    precision = getattr(args, "mixed_precision", None) or "no"
+    return "fp32" if precision == "no" else str(precision)
+
+
+def adopt_launcher(args: Any) -> None:
+    """
+    Let arguments say what the launcher's environment asked for, so that every check and every record sees it.
+
+    `accelerate launch --mixed_precision bf16` is as `--bf16`, `--dynamo_backend inductor` as `--torch_compile` with that
+    backend. What was given in the arguments wins.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Changed in place; at the end of their construction.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked in ("fp16", "bf16") and not (args.fp16 or args.bf16):
+        if asked in args.given:
+            args.mixed_precision = "no"
+        else:
+            args.suggest({asked: True}, LAUNCHER)
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend != "no" and not args.torch_compile:
+        if "torch_compile" in args.given:
+            args.suggest({"torch_compile_backend": "no"}, "torch_compile")
+        else:
+            args.suggest({"torch_compile": True, "torch_compile_backend": backend}, LAUNCHER)
+
+
 def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
     """
     Refuse launchers under which a run would silently be another one.
@@ -115,7 +161,7 @@ def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
             does not hold.
 
     Raises:
-        ValueError: For several GPUs in one process, for Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
+        ValueError: For half precision that the device has not got, for several GPUs in one process, for Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
             spread the scalar `logit_scale`), for DeepSpeed where it is not exact, and for `split_batches`.
     """
     if getattr(args, "n_gpu", 0) > 1:
@@ -129,16 +175,40 @@ def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
             "ignores the plugin silently; drop --fsdp and the FSDP lines of the Accelerate config, and pass "
             "--fully_shard, which spreads the model by FSDP2 under any launcher of several processes."
         )
+    _check_precision(args)
+    for name, what in _OTHER_ENGINES.items():
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
+            raise ValueError(
+                f"The launcher asks for {what}, which this run would ignore; leave it out of the Accelerate config, and "
+                "spread a model with --fully_shard."
+            )
     stage = _deepspeed_stage(args)
     if stage is not None:
         _check_deepspeed(args, stage, sorted(beside_the_model))
     config = getattr(args, "accelerator_config", None)
+    steps = (getattr(config, "gradient_accumulation_kwargs", None) or {}).get("num_steps")
+    for given in (steps, os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")):
+        if given not in (None, "auto", "") and int(given) != args.gradient_accumulation_steps:
+            raise ValueError(
+                f"The Accelerate config accumulates {given} gradients, the arguments {args.gradient_accumulation_steps}; "
+                f"pass --gradient_accumulation_steps {given}, where every check sees it, and leave it out there."
+            )
     if getattr(config, "split_batches", False):
         raise ValueError(
             "`split_batches` would divide --per_device_train_batch_size among the processes; leave it off and set "
             f"--per_device_train_batch_size to the batch of one process ({args.per_device_train_batch_size} "
             f"// {world_size()} = {args.per_device_train_batch_size // world_size()} for what you asked)."
         )
+
+
+def _check_precision(args: Any) -> None:
+    precision = effective_precision(args)
+    origin = args.origins.get(precision, "")
+    named = f"`{precision}`" + (f", asked for by {origin}," if origin else "")
+    if precision == "fp8":
+        raise ValueError("fp8, asked for by the launcher, was never shown to train right here; use bf16.")
+    if precision == "fp16" and args.device.type == "cpu":
+        raise ValueError(f"{named} trains on GPUs only; use bf16 on a CPU, or full precision.")
 
 
 def _deepspeed_stage(args: Any) -> int | None:

@@ -60,13 +60,21 @@ class RecordsGiven:
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_recording") and name in self.__dataclass_fields__:
             self.__dict__["_given"] |= {name}
-            self.__dict__["_origins"].pop(name, None)
+            self._forget_origin(name)
         super().__setattr__(name, value)
 
     @property
     def given(self) -> frozenset[str]:
         """Names of the fields that the user gave, also those given at their default."""
         return self.__dict__["_given"]
+
+    def described_origins(self) -> list[str]:
+        """A line for each origin: `"default of croft: learning_rate=0.003, per_device_train_batch_size=32"`."""
+        by_origin: dict[str, list[str]] = {}
+        for name, origin in self.__dict__["_origins"].items():
+            value = getattr(self, name)
+            by_origin.setdefault(origin, []).append(f"{name}={getattr(value, 'value', value)}")
+        return [f"{origin}: {', '.join(settings)}" for origin, settings in by_origin.items()]
 
     @property
     def origins(self) -> dict[str, str]:
@@ -84,7 +92,27 @@ class RecordsGiven:
         for name, value in values.items():
             if name not in self.given:
                 object.__setattr__(self, name, value)
-                self.__dict__["_origins"][name] = origin
+                # A new mapping: a copy of these settings has a record of its own.
+                self.__dict__["_origins"] = {**self.__dict__["_origins"], name: origin}
+
+    def _forget_origin(self, name: str) -> None:
+        self.__dict__["_origins"] = {key: origin for key, origin in self.__dict__["_origins"].items() if key != name}
+
+    def take_defaults(self, values: Mapping[str, Any], origin: str) -> None:
+        """
+        Set fields that nobody set: neither the user nor a preset or recipe. Defaults of an earlier call are taken back.
+
+        Args:
+            values (`Mapping[str, Any]`): By field name. They must be fields from which the constructor derives nothing.
+            origin (`str`): Where they come from, in words that a card can print.
+        """
+        for name, before in self.__dict__.pop("_before_defaults", {}).items():
+            if name not in self.given:
+                self.derive(**{name: before})
+                self._forget_origin(name)
+        chosen = {name: value for name, value in values.items() if name not in self.__dict__["_origins"]}
+        self.__dict__["_before_defaults"] = {name: getattr(self, name) for name in chosen if name not in self.given}
+        self.suggest(chosen, origin)
 
     def derive(self, **values: Any) -> None:
         """Set fields to what the run makes of them. That is nobody's choice, so it changes no record."""

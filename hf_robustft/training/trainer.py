@@ -19,7 +19,7 @@ from ..data.collator import ClipCollator
 from ..data.images import BadImages
 from ..modeling.feature_cache import CachedFeatures, collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
-from .arguments import RobustTrainingArguments
+from .arguments import DEFAULT_LOGGING_STEPS, RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
 from .choosing import ChoosingByMetric
@@ -39,6 +39,7 @@ from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .passes import UncountedPasses
 from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
+from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch
 from .sharding import ShardedTraining
 from .streaming import StreamingTraining
 from .usual_arguments import check_trainer_options
@@ -91,6 +92,9 @@ class RobustTrainer(
     method = "robust"
     #: What is known of common images of the data sets; `train` finds it out where nobody has.
     image_check: ImageCheck | None = None
+    #: What the method takes where nobody says otherwise, and the paper's settings; both by field of the arguments.
+    defaults: dict[str, Any] = {}
+    paper_settings: dict[str, Any] = {}
 
     def __init__(
         self,
@@ -112,6 +116,8 @@ class RobustTrainer(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
             )
+        self.check_settings(args)
+        args.take_defaults(self.defaults, f"default of {self.method}")
         check_world_size(args.world_size)
         check_launcher(args)
         if args.ddp_find_unused_parameters is None:
@@ -144,6 +150,8 @@ class RobustTrainer(
         # A collator of one's own may not know uint8 levels.
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
+        check_data_settings(train_dataset, args)
+        fit_default_batch(train_dataset, args)
         self.bad_images = bad_images
         if feature_fingerprints(train_dataset) and not self.encodes_without_gradient():
             raise ValueError(CACHED_FEATURES_STAND_STILL)
@@ -172,6 +180,21 @@ class RobustTrainer(
         self.settle_choice()
         self.stop_signals = StopSignals(self)
         self.add_callback(self.stop_signals)
+
+    @classmethod
+    def check_settings(cls, args: RobustTrainingArguments) -> None:
+        """
+        Refuse settings that were given and that a run of this class would ignore.
+
+        Args:
+            args ([`RobustTrainingArguments`]): Settings of the run; nothing else is needed yet.
+
+        Raises:
+            ValueError: For settings of objectives that the class does not have, and settings that others make idle.
+        """
+        check_declared(cls, args)
+        check_schedule(args)
+        super().check_settings(args)
 
     def _check_attention(self) -> None:
         implementation = getattr(self.model.config, "_attn_implementation", None)
@@ -240,7 +263,7 @@ class RobustTrainer(
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
-        if warmup_steps >= num_training_steps:
+        if warmup_steps >= num_training_steps and self.args.warmup_steps > 1:
             warnings.warn(
                 f"Warm-up takes {warmup_steps} steps (`warmup_steps={self.args.warmup_steps}`) and the run has "
                 f"{num_training_steps}: the learning rate never reaches its peak of {self.args.learning_rate:g}. "
@@ -255,6 +278,14 @@ class RobustTrainer(
             self.lr_scheduler = epoch_cosine_schedule(optimizer, num_training_steps, int(self.args.num_train_epochs))
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        if "logging_steps" not in self.args.given and "logging_steps" not in self.args.origins:
+            # A run shorter than Transformers' 500 steps would end without a word of its losses.
+            self.args.derive(logging_steps=min(DEFAULT_LOGGING_STEPS, max(1, math.ceil(max_steps / 20))))
+        if "eval_steps" not in self.args.given and "eval_steps" not in self.args.origins and self.args.eval_steps:
+            self.args.derive(eval_steps=min(self.args.eval_steps, max_steps))
+        return super()._init_training_state(max_steps, *args, **kwargs)
 
     def _all_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         extra = (p for module in self.trainable_modules().values() for p in module.parameters())

@@ -25,6 +25,7 @@ from transformers import CLIPModel, TrainerCallback
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
 from hf_robustft.modeling.sharding import full_tensor, full_values, is_sharded, placed_like
 from hf_robustft.training.distributed import rank, world_size
+from hf_robustft.training.given import Suggested
 from hf_robustft.training.interruption import Interrupted
 from hf_robustft.training.methods import METHODS
 
@@ -88,8 +89,9 @@ def work(job: dict, output: Path, processes: int) -> None:
         "per_device_train_batch_size": GLOBAL_BATCH // processes,
         "learning_rate": 1e-3,
         "warmup_steps": 0,
-        "ema_update_every": 1,
-        "contrastive_positives": "same_label",
+        # Of methods that have them.
+        "ema_update_every": Suggested(1, "the tests"),
+        "contrastive_positives": Suggested("same_label", "the tests"),
         "train_sampling_strategy": "sequential",
         "logging_steps": 1,
         "save_strategy": "no",

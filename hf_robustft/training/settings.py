@@ -1,0 +1,136 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which settings a method reads, and the refusal of given ones that it would ignore."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from ..data.collator import TrainingExamples
+from ..data.streaming import StreamingExamples
+from ..modeling.feature_cache import CachedFeatures
+from ..objectives.base import refuse_idle
+from .distributed import world_size
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def declared_settings(trainer: type) -> frozenset[str]:
+    """The settings that the objectives of a Trainer class declare as theirs."""
+    return frozenset(name for cls in trainer.__mro__ for name in vars(cls).get("settings", ()))
+
+
+def unused_settings(trainer: type) -> frozenset[str]:
+    """The settings of `RobustTrainingArguments` that a Trainer class does not read: those of other objectives."""
+    # The methods are made of the Trainer that asks here.
+    from .methods import METHODS
+
+    owned = frozenset().union(*map(declared_settings, METHODS.values()))
+    return owned - declared_settings(trainer) | frozenset(trainer.idle_settings)
+
+
+def methods_with(setting: str) -> tuple[str, ...]:
+    """The names of the methods that read a setting."""
+    from .methods import METHODS
+
+    return tuple(method for method, trainer in METHODS.items() if setting not in unused_settings(trainer))
+
+
+def check_declared(trainer: type, args: Any) -> None:
+    """
+    Refuse settings that were given and that a Trainer class does not read.
+
+    A class from elsewhere with code of its own may read anything: until it declares `settings`, it is warned.
+
+    Args:
+        trainer: The class.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+
+    Raises:
+        ValueError: If there is such a setting, or an objective declares one that the arguments do not have.
+    """
+    for name in sorted(declared_settings(trainer) - set(type(args).__dataclass_fields__)):
+        raise ValueError(
+            f"{trainer.__name__} declares the setting `{name}`, which `{type(args).__name__}` does not have; add the "
+            "field to a dataclass derived from it, or correct the name."
+        )
+    for name in sorted(args.given & unused_settings(trainer)):
+        value = getattr(args, name)
+        message = (
+            f"`{name}={getattr(value, 'value', value)}` was given, and the method {trainer.method!r} does not use it; "
+            f"leave it out, or choose a method that does: {', '.join(methods_with(name))}."
+        )
+        silent = [cls.__name__ for cls in trainer.__mro__ if _may_read_anything(cls)]
+        if not silent:
+            raise ValueError(message)
+        warnings.warn(f"{message} If {silent[0]} reads it, declare `settings = ({name!r},)` there.", stacklevel=4)
+
+
+def _may_read_anything(cls: type) -> bool:
+    if cls.__module__.partition(".")[0] in (_PACKAGE, "transformers", "builtins") or "settings" in vars(cls):
+        return False
+    return any(
+        callable(value) or isinstance(value, (property, staticmethod, classmethod)) for value in vars(cls).values()
+    )
+
+
+def check_schedule(args: Any) -> None:
+    """
+    Refuse a warm-up that was given to a learning-rate schedule which has none of its own length.
+
+    Raises:
+        ValueError: For the schedule of CRoFT's code, and for a constant rate.
+    """
+    schedule = _with_origin(args, "lr_schedule")
+    if not args.warmup_steps:
+        return
+    if args.lr_schedule == "epoch_cosine":
+        refuse_idle(args, ["warmup_steps"], f"{schedule} has a warm-up of one epoch; choose another --lr_schedule")
+    elif args.lr_schedule == "transformers" and getattr(args.lr_scheduler_type, "value", "") == "constant":
+        refuse_idle(
+            args, ["warmup_steps"], "a constant rate has no warm-up; set --lr_scheduler_type constant_with_warmup"
+        )
+
+
+def check_data_settings(dataset: Any, args: Any) -> None:
+    """
+    Refuse given settings of the training images that these images have no use for.
+
+    Args:
+        dataset: What the Trainer trains on, prepared.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+
+    Raises:
+        ValueError: For a shuffle buffer without a stream, or without shuffling.
+    """
+    if dataset is None:
+        return
+    if not isinstance(dataset, StreamingExamples):
+        refuse_idle(
+            args, ["shuffle_buffer"], "the training set is not a stream, and is shuffled as a whole; stream it"
+        )
+    elif args.train_sampling_strategy == "sequential":
+        refuse_idle(
+            args, ["shuffle_buffer"], "a sequential stream is not shuffled; set --train_sampling_strategy random"
+        )
+    if "train_crop" in args.given and not isinstance(dataset, (StreamingExamples, TrainingExamples, CachedFeatures)):
+        warnings.warn(
+            f"`train_crop={args.train_crop}` does nothing for a {type(dataset).__name__}, whose images come as they are; "
+            "crop them there, or train on a `Benchmark`.",
+            stacklevel=3,
+        )
+
+
+def fit_default_batch(dataset: Any, args: Any) -> None:
+    """Make a batch that is the method's default no larger than the training set."""
+    name = "per_device_train_batch_size"
+    if not args.origins.get(name, "").startswith("default of") or not hasattr(dataset, "__len__"):
+        return
+    largest = max(1, len(dataset) // world_size())
+    if largest < getattr(args, name):
+        args.derive(**{name: largest})
+
+
+def _with_origin(args: Any, name: str) -> str:
+    origin = args.origins.get(name)
+    return f"`{name}={getattr(args, name)!r}`" + (f" ({origin})" if origin else "")

@@ -1,0 +1,117 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Nothing on the command line is ignored in silence: what has no use is refused before anything is loaded."""
+
+import pytest
+
+from hf_robustft.cli.option_checks import check_options
+from hf_robustft.training.methods import METHODS
+
+ALL = (*METHODS, "wise_ft", "zero_shot")
+
+
+def checked(script, *flags):
+    parts = script.parse(["--use_cpu", *map(str, flags)])
+    check_options(*parts)
+    return parts
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_recipes_pass_as_they_are(script, method):
+    _, _, args = checked(script, "--method", method)
+    assert args.given == {"use_cpu"}
+    assert (args.learning_rate != 1e-5) == (method != "zero_shot")
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_ones_own_data_pass_without_settings(script, method):
+    checked(script, "--method", method, "--train_dataset", "my/images", "--eval_datasets", "my/tests")
+
+
+OWN = ("--train_dataset", "my/images")
+REFUSED = [
+    ("--alpha 0.3 --method ft", "--alpha 0.3.*wise_ft, not ft"),
+    ("--finetuned_model x --method carot", "--finetuned_model x.*wise_ft"),
+    ("--detector none --true_positive_rate 0.9", "--true_positive_rate 0.9.*fits no detector"),
+    ("--feature_views 2 --method flyp", "--feature_views.*use --method croft"),
+    ("--feature_views 2 --method carot+croft", "--feature_views.*use --method croft"),
+    ("--feature_cache x --method croft --train_dataset my/images", "--feature_cache.*--feature_views"),
+    ("--feature_views 0 --method croft --train_crop croft", "train_crop.*evaluation transform"),
+    *(
+        (
+            f"--caption_column text --method {name} --train_dataset my/images",
+            f"--caption_column.*--method {name}.*flyp",
+        )
+        for name in ("ft", "croft", "wise_ft", "zero_shot")
+    ),
+    ("--caption_column text --shots 4 --train_dataset my/images", "--shots 4.*no classes"),
+    ("--skip_baseline --train_dataset my/images", "--skip_baseline.*--eval_datasets"),
+    ("--save_logits --train_dataset my/images", "--save_logits.*--eval_datasets"),
+    ("--skip_baseline --method zero_shot", "--skip_baseline"),
+    ("--shots 4 --method zero_shot", "--shots 4.*nothing is trained"),
+    ("--bad_images error --bad_images_threshold 0.5", "--bad_images_threshold 0.5"),
+    ("--method zero_shot --learning_rate 1e-3", "--learning_rate 0.001.*zero_shot trains nothing"),
+    ("--method zero_shot --per_device_train_batch_size 8", "--per_device_train_batch_size 8"),
+    ("--method zero_shot --resume_from_checkpoint x", "--resume_from_checkpoint x"),
+    ("--method zero_shot --distillation_weight 1", "--distillation_weight 1.0"),
+    ("--method wise_ft --finetuned_model x --num_train_epochs 3", "--num_train_epochs 3.*trained already"),
+    ("--method wise_ft --distillation_weight 1", "distillation_weight=1.0.*'ft' does not use it"),
+    ("--method ft --contrastive_label_smoothing 0.1", "contrastive_label_smoothing.*carot, flyp, carot.croft"),
+    ("--method croft --preset reference", "preset=reference.*carot, flyp"),
+    ("--method flyp --energy_gradient_weight 3", "energy_gradient_weight=3.0.*croft, carot.croft"),
+    ("--method croft --warmup_steps 5", r"warmup_steps=5.*recipe emoji_shift/croft"),
+    ("--method carot --min_lr 1e-6", "min_lr=1e-06.*lr_schedule='reference'"),
+    ("--method carot --distillation_weight 0 --ema_update_every 5", "ema_update_every=5.*makes no teacher"),
+    ("--method carot+croft --paper_settings", "--paper_settings.*no paper.*carot, flyp, ft, croft"),
+    ("--method zero_shot --paper_settings", "--paper_settings.*no paper"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[flags for flags, _ in REFUSED])
+def test_what_would_be_ignored_is_refused(script, flags, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        checked(script, *flags.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--method zero_shot --report_to none --save_strategy no --seed 3 --per_device_eval_batch_size 4",
+        "--method zero_shot --push_to_hub --hub_model_id a/b --skip_baseline false",
+        "--method wise_ft --alpha 0.3 --learning_rate 1e-3",
+        "--method croft --train_crop croft",
+        "--detector none",
+        "--preset reference --max_grad_norm 1 --train_sampling_strategy sequential",
+        "--method ft --contrastive_chunk_size 4 --label_smoothing_factor 0.1",
+    ],
+)
+def test_what_has_a_use_passes(script, flags):
+    checked(script, *flags.split())
+
+
+@pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if trainer.paper_settings])
+def test_paper_settings_from_the_command_line(script, monkeypatch, method):
+    paper = METHODS[method].paper_settings
+    _, data, args = checked(script, "--method", method, "--paper_settings", "--weight_decay", "0.3")
+    for name, value in paper.items():
+        expected = 0.3 if name == "weight_decay" else value
+        assert getattr(args, name) == expected, name
+        assert args.origins.get(name) == (None if name == "weight_decay" else f"paper of {method}")
+    assert data.feature_views is None and args.save_strategy != "no", "the recipe stands aside"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="3 processes cannot share the paper's batch"):
+        checked(script, "--method", method, "--paper_settings")
+
+
+def test_paper_settings_share_the_batch(script, monkeypatch):
+    monkeypatch.setattr("hf_robustft.cli.option_checks.os.environ", {"WORLD_SIZE": "4"})
+    from hf_robustft.cli.option_checks import paper_settings
+
+    assert paper_settings("flyp")["per_device_train_batch_size"] == 128
+    assert paper_settings("wise_ft") == paper_settings("ft")
+
+
+def test_the_origin_of_settings_is_printed(script):
+    _, _, args = checked(script, "--method", "croft", "--train_dataset", "my/images")
+    args.take_defaults(METHODS["croft"].defaults, "default of croft")
+    assert "default of croft: learning_rate=0.003, per_device_train_batch_size=32" in args.described_origins()
