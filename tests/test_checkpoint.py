@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """A checkpoint is loaded whole or refused in one line, by whatever reads it; nothing is filled in at random."""
 
+import copy
 import json
+import shutil
 import time
 import warnings
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import tiny_config
-from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPForImageClassification,
@@ -18,11 +20,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from hf_robustft import Benchmark, load_checkpoint, pipeline
+from hf_robustft import Benchmark, FeatureAdapters, FLYPTrainer, ZeroShotHead, load_checkpoint, pipeline, publish
 from hf_robustft.cli import main
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.pipeline import TASK
 from hf_robustft.publishing.recalibrate import recalibrate
+from hf_robustft.training.state import load_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"
 
@@ -230,6 +233,72 @@ def test_the_pipeline_of_transformers_refuses_what_it_would_fill_at_random(check
         transformers.pipeline(TASK, model=str(checkpoint))
 
 
+@pytest.mark.parametrize(
+    "fault", ["some missing", "prefix of DDP", "image classification", "no tokenizer", "lfs weights"]
+)
+def test_it_is_not_published(checkpoint, fault):
+    (checkpoint / "README.md").write_text("A model.\n")
+    publish(checkpoint, "me/clip", dry_run=True)
+    spoil, named = BROKEN[fault]
+    spoil(checkpoint)
+    with pytest.raises((OSError, ValueError)) as error:
+        publish(checkpoint, "me/clip", dry_run=True)
+    assert fault == "no tokenizer" or all(part in str(error.value) for part in named)
+
+
+RESUMED = [
+    "some missing",
+    "one too many",
+    "another shape",
+    "prefix of DDP",
+    "image classification",
+    "truncated",
+    "pickled",
+]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_run_is_not_resumed_from_weights_that_do_not_fit(tiny_clip, tmp_path, last):
+    def trainer(**settings):
+        args = arguments(tmp_path / "run", max_steps=2, save_strategy="steps", save_steps=1, **settings)
+        data = Benchmark.from_dataset(image_dataset(16), name="train", role="train", templates=TEMPLATES)
+        return FLYPTrainer(copy.deepcopy(tiny_clip), args, train_dataset=data, processing_class=tiny_processor())
+
+    trainer().train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert checkpoint.is_dir()
+    for fault in RESUMED:
+        copied = tmp_path / "copy" if not last else checkpoint
+        shutil.copytree(checkpoint, tmp_path / fault)
+        shutil.rmtree(copied, ignore_errors=True)
+        shutil.copytree(tmp_path / fault, copied)
+        spoil, named = BROKEN[fault]
+        spoil(copied)
+        resumed = trainer()
+        with pytest.raises((OSError, ValueError)) as error:
+            resumed.train(resume_from_checkpoint=True if last else str(copied))
+        assert resumed.state.global_step == 0
+        assert fault == "image classification" or any(part in str(error.value) for part in named), str(error.value)
+        shutil.rmtree(copied)
+        shutil.copytree(tmp_path / fault, checkpoint, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_half_precision_model_is_trained_in_float32(tiny_clip, tmp_path, kind):
+    data = Benchmark.from_dataset(image_dataset(16), name="train", role="train", templates=TEMPLATES)
+    model = copy.deepcopy(tiny_clip).to(kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        FLYPTrainer(model, arguments(tmp_path), train_dataset=data, processing_class=tiny_processor())
+    said = [str(item.message) for item in caught if "float32" in str(item.message)]
+    if kind == torch.float64:
+        assert not said and model.dtype == torch.float64
+        return
+    assert len(said) == 1 and str(kind).removeprefix("torch.") in said[0]
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(model.logit_scale, tiny_clip.logit_scale.to(kind).float(), rtol=0, atol=0)
+
+
 # ---- What is whole -------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +346,42 @@ def test_a_whole_checkpoint_loads(checkpoint, tiny_clip, what):
     assert processor.tokenizer("a cat.")["input_ids"] == tiny_processor().tokenizer("a cat.")["input_ids"]
     if what != "several files":
         torch.testing.assert_close(model.state_dict(), tiny_clip.state_dict(), rtol=0, atol=0)
+
+
+def test_nobody_is_asked_to_trust_code(checkpoint, monkeypatch):
+    def asked(*_):
+        raise AssertionError("somebody was asked")
+
+    monkeypatch.setattr("builtins.input", asked)
+    code = {
+        "AutoConfig": "evil.A",
+        "AutoModel": "evil.B",
+        "AutoTokenizer": ["evil.C", "evil.D"],
+        "AutoProcessor": "evil.E",
+    }
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
+        changed(name, "auto_map", value=code)(checkpoint)
+    changed("config.json", "custom_pipelines", value={TASK: {"impl": "evil.F"}})(checkpoint)
+    (checkpoint / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')")
+    load_checkpoint(checkpoint)
+    pipeline(checkpoint, require_detector=False)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "adapters.safetensors", "robustft_state.safetensors"])
+@pytest.mark.parametrize("content", ["torn", "empty", "pointer", "foreign"])
+def test_files_beside_the_weights_are_refused_in_one_line(tmp_path, name, content):
+    if content in ("torn", "foreign"):
+        save_file({"x": torch.zeros(3)}, tmp_path / name)
+    if content != "foreign":
+        whole = (tmp_path / name).read_bytes()[:-2] if content == "torn" else b""
+        (tmp_path / name).write_bytes(POINTER.encode() if content == "pointer" else whole)
+    (tmp_path / "robustft_state.json").write_text('{"format": 1}')
+    load = {"head": ZeroShotHead.from_pretrained, "adapters": FeatureAdapters.from_pretrained}.get(
+        name.split(".")[0], load_state
+    )
+    with pytest.raises((OSError, ValueError)) as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value) and name in str(error.value)
 
 
 def test_captions_are_cut_to_the_positions_of_the_model(checkpoint):

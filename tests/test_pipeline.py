@@ -28,7 +28,7 @@ from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.pipeline import TASK, OpenSetImageClassificationPipeline, pipeline
 
 N = 12
-KEYS = ["image", "label", "probability", "score", "is_known", "nearest_class"]
+KEYS = ["image", "label", "probability", "score", "is_known", "nearest_class", "error"]
 
 
 @pytest.fixture
@@ -241,7 +241,62 @@ def test_an_unreadable_image_is_named(checkpoint, photos):
     for content in (b"no image", b"", (photos / "a" / "00.png").read_bytes()[:200]):
         broken.write_bytes(content)
         with pytest.raises(OSError, match=r"the image of .*broken\.jpg cannot be read: .*mend or remove it"):
-            classify(photos)
+            classify(broken)
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 0), (100, 0), (4, 2)])
+@pytest.mark.parametrize("detected", [True, False])
+def test_images_that_cannot_be_read_are_named_and_the_others_answered(
+    checkpoint, photos, batch_size, num_workers, detected
+):
+    if not detected:
+        update_robustft_json(checkpoint, detector=None)
+    classify = pipeline(checkpoint, require_detector=False)
+    want = {row["image"]: row for row in classify(photos)}
+    assert {row["error"] for row in want.values()} == {None}
+    broken = [photos / "a" / "0.jpg", photos / "a" / "99.webp", photos / "z.png"]
+    for path, content in zip(broken, (b"no image", b"", (photos / "a" / "00.png").read_bytes()[:200]), strict=True):
+        path.write_bytes(content)
+    (photos / "gone.png").symlink_to(photos / "nowhere")
+    options = {"batch_size": batch_size, "num_workers": num_workers}
+    found = classify(photos, **options)
+    assert [row["image"] for row in found] == sorted([*want, *map(str, broken), str(photos / "gone.png")])
+    for row in found:
+        assert list(row) == KEYS
+        if row["image"] in want:
+            assert (row["label"], row["error"]) == (want[row["image"]]["label"], None)
+            assert row["probability"] == pytest.approx(want[row["image"]]["probability"], rel=1e-5)
+        else:
+            assert row["image"] in row["error"] and "\n" not in row["error"]
+            assert {row[key] for key in KEYS[1:-1]} == {None}
+    files = [row["image"] for row in found] + [str(photos / "never.png")]
+    assert [row["error"] is None for row in classify(files, **options)] == [path in want for path in files]
+    if not num_workers:
+        assert list(classify((path for path in files), **options)) == classify(files, **options)
+
+
+def test_what_is_not_read_in_a_folder_is_said_once(checkpoint, photos):
+    image = (photos / "a" / "00.png").read_bytes()
+    for name in (".ipynb_checkpoints/x.png", "__MACOSX/a/x.png", "a/@eaDir/x.png", "a/b.heic", "c.HEIC", "plain"):
+        (photos / name).parent.mkdir(exist_ok=True, parents=True)
+        (photos / name).write_bytes(image)
+    with pytest.warns(UserWarning, match="2 files ending in .heic, 1 file without an ending") as caught:
+        assert len(pipeline(checkpoint)(photos)) == N
+    assert len(caught) == 1
+    only = photos / "only"
+    only.mkdir()
+    (only / "b.heic").write_bytes(image)
+    with pytest.raises(ValueError, match=r"no image in .*only.* ending in .heic"):
+        pipeline(checkpoint)(only)
+
+
+def test_a_pipe_is_not_waited_for(checkpoint, photos):
+    os.mkfifo(photos / "pipe.png")
+    classify = pipeline(checkpoint)
+    with pytest.warns(UserWarning, match="1 pipe"):
+        assert len(classify(photos)) == N
+    with pytest.raises(OSError, match="not a file"):
+        classify(photos / "pipe.png")
 
 
 def test_what_is_no_image_is_refused(checkpoint, tmp_path):

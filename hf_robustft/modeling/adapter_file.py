@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .projections import PROJECTIONS
 from .tensor_file import write_tensors
+from .weight_files import opened
 
 ADAPTERS_FILE = "adapters.safetensors"
 FORMAT = "1"
@@ -39,18 +39,22 @@ def read_adapters_file(directory: str | Path) -> tuple[dict[str, Tensor], dict[s
         raise FileNotFoundError(
             f"No {ADAPTERS_FILE} in {directory}; a run with adapters writes it beside the weights."
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the file.") from None
+    with opened(path) as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     missing = [name for name in FACTS if name not in facts] + [name for name in TENSORS if name not in tensors]
     if missing or facts.get("adapters_format") != FORMAT:
         what = (
             f"has no {missing[0]}" if missing else f"has the format {facts.get('adapters_format')!r}, not {FORMAT!r}"
         )
         raise ValueError(f"{path} {what}; write it with `FeatureAdapters.save_pretrained` of this version.")
+    for name in ("image_ratio", "text_ratio"):
+        try:
+            float(facts[name])
+        except ValueError:
+            raise ValueError(
+                f"{path} has the {name} {facts[name]!r}, which is not a number; restore the file."
+            ) from None
     image, text = tensors["image_adapter"], tensors["text_adapter"]
     if image.ndim != 2 or image.shape[0] != image.shape[1] or text.shape != image.shape:
         raise ValueError(

@@ -209,6 +209,28 @@ def _model(what: str, **options) -> CLIPModel:
     return model.eval()
 
 
+def train_in_float32(model: torch.nn.Module) -> None:
+    """
+    Turn parameters and buffers in half precision into float32, in place and with a warning; others stay.
+
+    A step is mostly smaller than half of the distance between two neighbouring numbers of half precision, and would be lost.
+    """
+    halves = [value for value in (*model.parameters(), *model.buffers()) if value.dtype in _HALF_TYPES]
+    if not halves:
+        return
+    kind = str(halves[0].dtype).removeprefix("torch.")
+    warnings.warn(
+        f"The model is in {kind}, in which small steps are lost: its weights are converted to float32. For speed train with "
+        "--bf16 or --fp16, which keep float32 weights.",
+        stacklevel=3,
+    )
+    for value in halves:
+        value.data = value.data.float()
+
+
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     # Its table of keys comes before our one line.

@@ -113,6 +113,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     if len(content.get("label_names", content["class_names"])) != len(content["class_names"]):
         raise ValueError(f"{path} has not one of 'label_names' per class; restore the file or write it again.")
     if content["class_names"]:
-        check_class_names(content["class_names"])
+        # As benchmarks and heads have them, so that names that look alike are alike.
+        content["class_names"] = list(check_class_names(content["class_names"]))
         check_templates(content["templates"])
     return content

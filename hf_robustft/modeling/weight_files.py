@@ -17,6 +17,10 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 HALVES = ("F16", "BF16")
 
 
+class UnreadableFile(OSError, ValueError):
+    """A file that is there, but whose content is not what it should be."""
+
+
 def check_is_content(path: Path) -> None:
     """
     Refuse a file without content, and one that stands for its content in a clone without git-lfs.
@@ -41,7 +45,7 @@ def opened(path: str | Path) -> Iterator[Any]:
 
     Raises:
         OSError: If there is no such file, or it is empty or a git-lfs pointer.
-        ValueError: If it is cut off, damaged, or in another format.
+        UnreadableFile: If it is cut off, damaged, or in another format.
     """
     path = Path(path)
     check_is_content(path)
@@ -50,7 +54,9 @@ def opened(path: str | Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged or not in safetensors ({reason}); copy or save the file again.") from None
+        raise UnreadableFile(
+            f"{path} cannot be read: it is damaged or not in safetensors ({reason}); copy or save it again."
+        ) from None
 
 
 def shapes_and_kinds(path: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:

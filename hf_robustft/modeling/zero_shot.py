@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from .captions import distinct_captions, end_positions, pad_captions
 from .checkpoint_file import checkpoint_folder
 from .features import logit_scale, project_texts, unwrapped
+from .prompt_checks import check_class_prompts
 from .tensor_file import write_tensors
+from .weight_files import opened
 
 HEAD_FILE = "head.safetensors"
 
@@ -67,13 +68,15 @@ def prompt_features(
         `torch.Tensor` of shape `(classes, templates, embed_dim)`, at least float32.
 
     Raises:
-        ValueError: If a class name appears twice, a template has no `{}`, or `batch_size` is below 1.
+        ValueError: If a class name appears twice, two classes give equal tokens, a template has no `{}`, or `batch_size`
+            is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least one prompt must be encoded at once.")
     class_names, templates = check_class_names(class_names), check_templates(templates)
     model = unwrapped(model)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    check_class_prompts(tokenizer, class_names, templates, model.config.text_config.eos_token_id)
     prompts = class_prompts(class_names, templates)
     shares = sharded and dist.is_available() and dist.is_initialized()
     rank, processes = (dist.get_rank(), dist.get_world_size()) if shares else (0, 1)
@@ -197,13 +200,25 @@ class ZeroShotHead(nn.Module):
 
         Raises:
             OSError: If the folder holds no `head.safetensors`, or the repository cannot be read.
-            ValueError: If the file was not written by `save_pretrained`.
+            ValueError: If the file was not written by `save_pretrained`, or is damaged.
         """
         path = checkpoint_folder(directory, HEAD_FILE, revision=revision, token=token) / HEAD_FILE
         if not path.is_file():
             raise OSError(f"No {HEAD_FILE} in {directory}; it is written by a fine-tuning run of `FineTuneTrainer`.")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "class_names" not in metadata:
-                raise ValueError(f"{path} carries no class names; write it with `ZeroShotHead.save_pretrained`.")
-            return cls(file.get_tensor("weight"), json.loads(metadata["class_names"]), bias=file.get_tensor("bias"))
+        with opened(path) as file:
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        if "class_names" not in metadata:
+            raise ValueError(f"{path} carries no class names; write it with `ZeroShotHead.save_pretrained`.")
+        if set(tensors) != {"weight", "bias"}:
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(tensors)[:3]) or 'nothing'} instead of a weight and a bias; write it with "
+                "`ZeroShotHead.save_pretrained`."
+            )
+        if not all(torch.isfinite(value).all() for value in tensors.values()):
+            raise ValueError(f"The head in {path} is not finite; train it again.")
+        try:
+            return cls(tensors["weight"], json.loads(metadata["class_names"]), bias=tensors["bias"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a head ({error}); write it with `ZeroShotHead.save_pretrained`."
+            ) from None

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
-from safetensors import SafetensorError, safe_open
 
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
+from hf_robustft.modeling.checkpoint_check import check_checkpoint
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
+from hf_robustft.modeling.weight_files import opened
 from hf_robustft.modeling.zero_shot import HEAD_FILE
 from hf_robustft.publishing.card_file import CARD_FILE
 from hf_robustft.publishing.run_folder import has_trained_head
@@ -55,18 +56,48 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
 
     Raises:
         OSError: If there is no such folder, or its `robustft.json` claims a head that is not there.
-        ValueError: If its `robustft.json` is broken.
+        ValueError: If its `robustft.json` is broken, or a file is a link, or lies behind one, that leaves the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise OSError(f"There is no folder {str(folder)!r}; give the output folder of a finished run.")
     patterns = [*MODEL_FILES, *OTHER_FILES, *include]
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     shown = pictures(folder / CARD_FILE)
+    files, elsewhere = _files_in(folder)
     if METADATA_FILE in files and not has_trained_head(folder, load_robustft_json(folder)):
         # Of another run, or of the user's: the results are not those of this head.
         files.pop(HEAD_FILE, None)
-    return {name: path for name, path in files.items() if name in shown or matches(name, patterns)}
+    chosen = {name: path for name, path in files.items() if name in shown or matches(name, patterns)}
+    behind = [name for name in elsewhere if any(wanted.startswith(f"{name}/") for wanted in (*patterns, *shown))]
+    for name in [*behind, *(name for name, path in chosen.items() if leaves(path, folder))]:
+        raise ValueError(
+            f"{name} in {folder} is a link to {(folder / name).resolve()}, outside of the folder, and what lies there is not "
+            "published; put a copy in its place, or remove the link."
+        )
+    return chosen
+
+
+def leaves(path: Path, folder: Path) -> bool:
+    """Whether a path leads out of a folder, by links or `..`; a link to what is also in the folder does not."""
+    return not path.resolve().is_relative_to(folder.resolve())
+
+
+def _files_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Files by name, those behind links that stay inside included, and links to folders elsewhere."""
+    files: dict[str, Path] = {}
+    elsewhere: list[str] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        inside = []
+        around = {Path(place).resolve(), *Path(place).resolve().parents}
+        for path in (Path(place) / name for name in sorted(folders)):
+            if leaves(path, folder):
+                elsewhere.append(path.relative_to(folder).as_posix())
+            # Not in circles: a folder around this one holds nothing new.
+            elif path.resolve() not in around:
+                inside.append(path.name)
+        folders[:] = inside
+        files |= {(Path(place) / name).relative_to(folder).as_posix(): Path(place) / name for name in names}
+    return {name: path for name, path in sorted(files.items()) if path.is_file()}, elsewhere
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -105,6 +136,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     """
     _check_presence(folder, files)
     check_secrets(folder, files, token)
+    check_checkpoint(folder)
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)
@@ -165,14 +197,11 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                value = file.get_tensor(name)
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    raise ValueError(f"{name} in {path} is not finite; such a model answers nothing. Train again.")
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be read ({error}); save the model again.") from None
+    with opened(path) as file:
+        for name in file.keys():
+            value = file.get_tensor(name)
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise ValueError(f"{name} in {path} is not finite; such a model answers nothing. Train again.")
 
 
 def _read_json(path: Path) -> dict:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from hf_robustft.data.folders import IMAGE_SUFFIXES
-from hf_robustft.data.images import decode_image
+from hf_robustft.data.folders import image_files
+from hf_robustft.data.images import UnreadableImage, decode_image
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.collect import classify, evaluation_head
 from hf_robustft.evaluation.detector import OpenSetDetector
@@ -35,6 +37,8 @@ from hf_robustft.publishing.run_folder import has_trained_head, settle
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
+#: The parameter of `preprocess` by which an image that cannot be read does not stop the others.
+_SEVERAL = "among_several"
 
 
 class OpenSetImageClassificationPipeline(Pipeline):
@@ -110,27 +114,30 @@ class OpenSetImageClassificationPipeline(Pipeline):
         Classify images.
 
         Args:
-            images: A folder, which is searched for images to its depths, in the order of their paths; a file; a PIL
-                image; or a list of files and PIL images. Addresses of the web are not fetched.
+            images: A folder, which is searched for images to its depths, in the order of their paths, but for hidden
+                and helper folders; a file; a PIL image; or a list, generator or data set of files and PIL images. Addresses
+                of the web are not fetched.
             batch_size (`int`, *optional*), num_workers (`int`, *optional*): Images encoded at once; processes that read.
 
         Returns:
             For one image a dictionary, for a folder or a list a list of them: `image` (the file, `None` for a PIL image
             that came from none), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the
             known classes, after temperature scaling if one was fitted), `score` (of the detector; higher is more like
-            the training data), `is_known`, `nearest_class`.
+            the training data), `is_known`, `nearest_class`, and `error`: `None`, or one line that says why an image of
+            several cannot be read; the others but `image` are then `None`.
 
         Raises:
-            OSError: If a file does not exist or cannot be read as an image; the message names it.
+            OSError: If one image is given and does not exist or cannot be read; the message names it.
             ValueError: If a folder has no images, or a list holds something else.
         """
-        if isinstance(images, (str, Path)) and Path(images).is_dir():
-            images = _images_in(Path(images))
+        if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
+            images = _images_in(Path(images).expanduser())
         elif isinstance(images, (list, tuple)):
             images = list(images)
             if not images:
                 return []
-        return super().__call__(images, **kwargs)
+        alone = isinstance(images, (str, Path, Image.Image))
+        return super().__call__(images, **kwargs, **({} if alone else {_SEVERAL: True}))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """
@@ -175,30 +182,43 @@ class OpenSetImageClassificationPipeline(Pipeline):
         )
 
     def _sanitize_parameters(self, **kwargs):
+        several = {_SEVERAL: kwargs.pop(_SEVERAL)} if _SEVERAL in kwargs else {}
         if kwargs:
             raise ValueError(f"The pipeline has no option {sorted(kwargs)[0]!r}; see its documentation.")
-        return {}, {}, {}
+        return several, {}, {}
 
-    def preprocess(self, input_) -> dict[str, Any]:
-        image, name = _opened(input_)
-        return {"pixel_values": self.transform(image)[None], "image": name}
+    def preprocess(self, input_, among_several: bool = False) -> dict[str, Any]:
+        name = _name_of(input_)
+        try:
+            return {"pixel_values": self.transform(_opened(input_))[None], "image": name, "error": None}
+        except (UnreadableImage, FileNotFoundError) as error:
+            if not among_several:
+                raise
+            # A blank image goes through the model in its place: the images of a batch have one shape.
+            size = self.transform.size
+            blank = self.transform(Image.new("RGB", (size, size)))
+            return {"pixel_values": blank[None], "image": name, "error": " ".join(str(error).split())}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         embeds = encode_images(self.model, model_inputs["pixel_values"].to(self.model.dtype))
-        return {"logits": classify(self.head, embeds), "image": model_inputs["image"]}
+        return {**model_inputs, "logits": classify(self.head, embeds)}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
-        logits = model_outputs["logits"]
         found = {"image": model_outputs["image"]}
+        answer = self._answer(model_outputs["logits"])
+        if model_outputs["error"] is not None:
+            answer = dict.fromkeys(answer)
+        return {**found, **answer, "error": model_outputs["error"]}
+
+    def _answer(self, logits: Tensor) -> dict[str, Any]:
         if self.detector is None:
             probabilities = self.temperature.probabilities(logits)[0]
             best = int(probabilities.argmax())
             name = self.head.class_names[best]
             unscored = {"score": None, "is_known": None, "nearest_class": name}
-            return {**found, "label": name, "probability": float(probabilities[best]), **unscored}
+            return {"label": name, "probability": float(probabilities[best]), **unscored}
         guess = self.detector.predict(logits)[0]
         return {
-            **found,
             "label": guess.label if guess.is_known else UNKNOWN,
             "probability": guess.probability,
             "score": guess.score,
@@ -281,26 +301,40 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
 
 
 def _images_in(folder: Path) -> list[str]:
-    parts = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    visible = sorted(part for part in parts if not any(name.startswith(".") for name in part.parts))
-    images = [str(folder / part) for part in visible if (folder / part).is_file()]
-    if not images:
-        raise ValueError(f"There is no image in {folder}; give a folder with image files, such as .jpg or .png.")
-    return images
+    files = image_files(folder)
+    left_out = files.left_out()
+    if not files.images:
+        raise ValueError(
+            f"There is no image in {folder}{f', only {left_out}' if left_out else ''}; give a folder with image files, such "
+            "as .jpg or .png."
+        )
+    if left_out:
+        warnings.warn(f"Not read in {folder}: {left_out}.", stacklevel=3)
+    return [str(file) for file in files.images]
 
 
-def _opened(source: Any) -> tuple[Image.Image, str | None]:
-    """An image as the evaluation reads it, and the name of its file."""
+def _name_of(source: Any) -> str | None:
+    """The name of an image's file, `None` for a PIL image that came from none."""
     if isinstance(source, Image.Image):
-        return decode_image(source, "the PIL image"), getattr(source, "filename", None) or None
+        return getattr(source, "filename", None) or None
+    return str(source)
+
+
+def _opened(source: Any) -> Image.Image:
+    """An image as the evaluation reads it."""
+    if isinstance(source, Image.Image):
+        return decode_image(source, "the PIL image")
     if not isinstance(source, (str, Path)):
         raise ValueError(f"An image is given as a {type(source).__name__}; give paths of files or PIL images.")
     name = str(source)
     if re.match(r"\w{2,}://", name):
         raise ValueError(f"{name} is an address, and addresses are not fetched; download the image and give its path.")
-    if not os.path.isfile(name):
+    if not os.path.exists(name):
         raise FileNotFoundError(f"There is no image file {name}; correct the path.")
-    return decode_image(name, name), name
+    if not os.path.isfile(name):
+        # A pipe would be waited for without end.
+        raise UnreadableImage.because(name, "it is not a file")
+    return decode_image(name, name)
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=CLIPModel, type="image")

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..modeling.checkpoint_check import check_weights_of
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.sharding import full_values
 from ..objectives.base import take, take_module
@@ -77,7 +78,13 @@ class ExactCheckpoints:
         if state is not None:
             self.load_extra_state(state)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        # Trainer loads what is there, leaves the rest as it is, and warns.
+        check_weights_of(resume_from_checkpoint, self.model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_best_model(self) -> None:
+        check_weights_of(self.state.best_model_checkpoint, self.model)
         super()._load_best_model()
         # Head and teacher belong to the weights of the same checkpoint.
         self.load_extra_state(load_state(self.state.best_model_checkpoint))
@@ -112,6 +119,7 @@ class ExactCheckpoints:
         if isinstance(resume_from_checkpoint, (str, os.PathLike)):
             # A missing teacher is found before an hour of loading and skipping, not after.
             self.check_checkpoint(resume_from_checkpoint)
+            check_weights_of(resume_from_checkpoint, self.model)
         self._former = former_checkpoints(self.args.output_dir, resume_from_checkpoint)
         with self.stop_signals:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

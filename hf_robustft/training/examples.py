@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
+from torch import nn
 
 from ..data.benchmarks import Benchmark
 from ..data.collator import TrainingExamples
 from ..data.images import BadImages
 from ..modeling.feature_cache import CachedFeatures
 from ..modeling.features import normalised
+from ..modeling.prompt_checks import check_class_prompts
 from .streaming import check_stream, streamed_examples
 
 
@@ -77,6 +79,13 @@ def _check_first_example(dataset: Any) -> None:
             "`datasets.Dataset` with the columns `image` and `label` or as `Benchmark.from_dataset(...)`, from which captions "
             "are made; or give dicts of `pixel_values` (a tensor) and `caption` (a text), or your own `data_collator`."
         )
+
+
+def check_captions(examples: Any, processor: Any, model: nn.Module) -> None:
+    """Refuse training examples whose captions are made of class names that the tokenizer does not tell apart."""
+    classes = getattr(examples, "class_names", ()), getattr(examples, "templates", ())
+    if processor is not None and all(classes) and not getattr(examples, "caption_column", None):
+        check_class_prompts(processor, *classes, model.config.text_config.eos_token_id)
 
 
 class PreparedBatches:

@@ -21,7 +21,7 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.card_pictures import draw_pictures
-from ..publishing.folder import check_secrets, pictures
+from ..publishing.folder import check_secrets, leaves, pictures
 from ..publishing.hardware import describe_hardware
 from ..publishing.hub import Publication, open_repository, publish
 from ..publishing.metadata import METADATA_FILE, write_robustft_json
@@ -193,7 +193,8 @@ class CardOnPush:
         written = Path(self.args.output_dir) / CARD_FILE
         if written.is_file() and not is_untouched(written):
             for name in (CARD_FILE, *pictures(written)):
-                if (written.parent / name).is_file():
+                # What a link or `..` would fetch from elsewhere stays there.
+                if (written.parent / name).is_file() and not leaves(written.parent / name, written.parent):
                     (stage / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(written.parent / name, stage / name)
             return

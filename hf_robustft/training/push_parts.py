@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..publishing.folder import leaves
+
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
     """The training arguments that are not at their defaults, those of private nature included."""
@@ -44,10 +46,14 @@ def what_ran(args: TrainingArguments) -> dict[str, str]:
 def linked_copy(folder: Path, copy: Path) -> None:
     """A copy of a folder whose files take no space where the file system allows: they are never rewritten, only removed."""
 
+    def left_out(place: str, names: list[str]) -> list[str]:
+        # A copy would hold what a link points to outside of the folder.
+        return [name for name in names if leaves(Path(place) / name, folder)]
+
     def link(source: str, target: str) -> None:
         try:
             os.link(source, target)
         except OSError:
             shutil.copy2(source, target)
 
-    shutil.copytree(folder, copy, copy_function=link)
+    shutil.copytree(folder, copy, copy_function=link, ignore=left_out)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+
+from ..modeling.weight_files import opened, read_json_object
 
 TENSORS = "robustft_state.safetensors"
 VALUES = "robustft_state.json"
@@ -47,13 +49,14 @@ def load_state(directory: str | Path) -> dict[str, Any]:
             f"{directory} has no {' and no '.join(missing)}, so teacher and counters cannot be resumed; choose a "
             "checkpoint that RobustTrainer saved without `save_only_model`, or start anew from its weights."
         )
-    saved = json.loads((directory / VALUES).read_text(encoding="utf-8"))
+    saved = read_json_object(directory / VALUES)
     if saved.get("format") != FORMAT:
         raise ValueError(
             f"{directory / VALUES} has format {saved.get('format')}, this version reads {FORMAT}; "
             "resume with the version that wrote it."
         )
-    tensors = load_file(directory / TENSORS)
-    if sorted(tensors) != saved["tensors"]:
+    with opened(directory / TENSORS) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if sorted(tensors) != saved.get("tensors") or not isinstance(saved.get("values"), dict):
         raise ValueError(f"{TENSORS} and {VALUES} in {directory} are not of one checkpoint; restore the pair.")
     return {**tensors, **saved["values"]}

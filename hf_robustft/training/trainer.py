@@ -17,6 +17,7 @@ from transformers import CLIPModel, Trainer, TrainerCallback
 from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator
 from ..data.images import BadImages
+from ..modeling.checkpoint import train_in_float32
 from ..modeling.feature_cache import CachedFeatures, collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
 from .arguments import DEFAULT_LOGGING_STEPS, RobustTrainingArguments
@@ -31,7 +32,7 @@ from .distributed import (
     gather_rows,
     world_size,
 )
-from .examples import PreparedBatches, training_examples
+from .examples import PreparedBatches, check_captions, training_examples
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
 from .hub_push import CardOnPush
 from .image_check import ImageCheck, check_images, training_hashes
@@ -118,6 +119,7 @@ class RobustTrainer(
             )
         self.check_settings(args)
         args.take_defaults(self.defaults, f"default of {self.method}")
+        train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)
         if args.ddp_find_unused_parameters is None:
@@ -152,6 +154,8 @@ class RobustTrainer(
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
         check_data_settings(train_dataset, args)
         fit_default_batch(train_dataset, args)
+        if self._encodes_captions:
+            check_captions(train_dataset, processing_class, model)
         self.bad_images = bad_images
         if feature_fingerprints(train_dataset) and not self.encodes_without_gradient():
             raise ValueError(CACHED_FEATURES_STAND_STILL)
