@@ -124,7 +124,7 @@ def test_a_head_that_robustft_json_does_not_claim_is_not_used(checkpoint, pictur
     assert "the 4 classes are those of the model" in capsys.readouterr().out
     write_robustft_json(checkpoint, method="ft", head=TRAINED_HEAD, **facts)
     (checkpoint / "head.safetensors").unlink()
-    with pytest.raises(OSError, match="there is no head.safetensors"):
+    with pytest.raises(OSError, match="No head.safetensors"):
         run(command(checkpoint, pictures))
     # What an earlier evaluation left: logits and the picture of an open set.
     assert (pictures / "out" / "logits").is_dir() and (pictures / "out" / "scores.png").is_file()

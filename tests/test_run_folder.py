@@ -155,7 +155,7 @@ def test_a_head_that_the_metadata_do_not_claim_is_not_published(folder):
     assert "head.safetensors" not in chosen_files(folder)
     write_robustft_json(folder, method="ft", settings={}, head="trained linear head", **FACTS)
     (folder / "head.safetensors").unlink()
-    with pytest.raises(OSError, match=r"no head.safetensors"):
+    with pytest.raises(OSError, match="No head.safetensors"):
         chosen_files(folder)
 
 

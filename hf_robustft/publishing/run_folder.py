@@ -170,7 +170,7 @@ def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
     claimed = facts.get("head", TRAINED_HEAD if path.is_file() else None) == TRAINED_HEAD
     if claimed and not path.is_file():
         raise FileNotFoundError(
-            f"{METADATA_FILE} in {directory} says that the results are those of a trained head, and there is no {HEAD_FILE}; "
+            f"No {HEAD_FILE} in {directory}, though its {METADATA_FILE} says that the results are those of a trained head; "
             "restore it, or train again."
         )
     return claimed
