@@ -69,6 +69,48 @@ def test_without_a_change_few_sets_are_called_worse():
     assert all(rate <= 0.067 for rate in rates(200).values())
 
 
+def test_of_many_sets_few_reports_call_anything_worse():
+    """Seven sets and three metrics: two standard errors each would call a third of the reports without a change worse."""
+    called = 0
+    for seed in range(40):
+        pairs = [reports(100, 1000 * seed + part) for part in range(7)]
+        before, after = (
+            EvaluationReport(
+                name, {f"set{i}": named(pair[k].results["photo"], f"set{i}") for i, pair in enumerate(pairs)}
+            )
+            for k, name in enumerate(("before", "after"))
+        )
+        called += bool(worse(after, before))
+    assert called <= 6, "5 % are 2 of 40; more than 6 in 1 of 300 such tests"
+
+
+def named(result, name):
+    result.name, result.role = name, "shift"
+    return result
+
+
+@pytest.mark.parametrize(("n", "classes"), [(100, 1000), (400, 1000), (30, 10), (40, 2), (3000, 200)])
+def test_guessing_seldom_passes_for_knowledge(n, classes):
+    """Also where few right answers are expected, and a normal approximation is wrong."""
+    rights = np.random.default_rng(n).binomial(n, 1 / classes, 4000)
+    numbers = dict.fromkeys(DatasetResult.__dataclass_fields__, 0.0)
+    numbers |= {"n": n, "n_classes": classes, "predictions": None}
+    passed = {k: not at_chance(DatasetResult(**{**numbers, "accuracy": k / n})) for k in set(rights.tolist())}
+    assert np.mean([passed[k] for k in rights.tolist()]) <= 0.03
+    assert not at_chance(DatasetResult(**{**numbers, "accuracy": 1.0}))
+
+
+def test_equal_models_and_models_without_spread():
+    (logits, _), labels = models(100, 1)
+    same = [EvaluationReport(name, {"photo": measured(logits, labels)}) for name in ("before", "after")]
+    assert worse(same[1], same[0]) == []
+    right = 20 * torch.nn.functional.one_hot(labels, 5).double()
+    wrong = right.roll(1, dims=1)
+    fell = [EvaluationReport(name, {"photo": measured(rows, labels)}) for name, rows in (("a", right), ("b", wrong))]
+    assert {change.metric for change in worse(fell[1], fell[0])} == {"accuracy", "ece", "nll"}
+    assert worse(fell[0], fell[1]) == []
+
+
 def test_a_real_fall_is_named():
     """12 points of 200 images, where two independent sets could not tell: paired errors are half as large."""
     found = rates(200, draws=60, signal=(1.8, 1.2))
@@ -108,7 +150,10 @@ def test_one_image_of_a_hundred_and_twenty_is_no_fall_and_one_shift_does_not_hid
     fell = [change for change in worse(after, before) if change.metric == "accuracy"]
     assert [change.set for change in fell] == ["shift2"] and fell[0].before - fell[0].now < 0.1
     (said,) = sentences(after, before)
-    assert said.startswith("Worse than before, each by more than two standard errors: accuracy on shift2 (")
+    assert said.startswith(
+        "Worse than before, each by more than two standard errors, with Holm's correction for 18 comp"
+    )
+    assert "accuracy on shift2 (" in said
     assert "NLL on shift2 (" in said
 
 

@@ -91,7 +91,8 @@ def test_what_became_worse_is_said():
     for item in (*before.results.values(), *after.results.values()):
         item.accuracy_se = 0.02
     assert warning_sentence(after, before) == (
-        "Worse than zero-shot, each by more than two standard errors: accuracy on shift0 (77.5% before, 57.5% now)."
+        "Worse than zero-shot, each by more than two standard errors, with Holm's correction for 6 comparisons: "
+        "accuracy on shift0 (77.5% before, 57.5% now)."
     )
     after.results["shift0"].accuracy_se = 0.2
     assert warning_sentence(after, before) == ""

@@ -7,18 +7,26 @@ the card.
 A difference between two models is judged by its standard error on the same images. Both were resampled with the same
 draws, so the spread of the differences of their draws is that of the difference itself; where a report holds no draws, or
 has them of other images, the two are taken as independent, which calls fewer things worse.
+
+A report compares many sets and metrics, and among enough comparisons chance alone exceeds two standard errors. Which of
+them are told is decided by Holm's (1979) correction for all of them, so that of 20 models that are no worse than before at
+most one is called worse in anything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .report import DatasetResult, EvaluationReport
 
-#: Standard errors beyond which a difference is told: once in 44 comparisons chance alone does that, in each direction.
+#: Standard errors that a difference must exceed to be told, however few there are.
 BEYOND = 2.0
+#: How often chance alone may have a report tell a difference.
+ALPHA = 0.05
+#: How often a model that knows nothing may pass for one that is better than chance; two standard errors.
+ALPHA_CHANCE = 0.0228
 #: Sets with fewer images are called small; with fewer than `FEWEST` nothing is compared.
 SMALL, FEWEST = 100, 30
 #: Share of one class among the answers from which on a model is said to know no other, and how far that must be from
@@ -36,7 +44,7 @@ Text = Callable[[str], str]
 @dataclass(frozen=True)
 class Change:
     """
-    A metric of one set that became worse.
+    A metric of one set in two models.
 
     Attributes:
         set, metric (`str`): Which.
@@ -50,6 +58,18 @@ class Change:
     now: float
     error: float
 
+    @property
+    def rise(self) -> float:
+        """By how much it is worse; negative where it is better."""
+        return self.now - self.before if self.metric in ("ece", "nll") else self.before - self.now
+
+    @property
+    def errors(self) -> float:
+        """The same in standard errors."""
+        if self.error > 0:
+            return self.rise / self.error
+        return math.copysign(math.inf, self.rise) if self.rise else 0.0
+
 
 def chance_level(result: DatasetResult) -> float:
     """The accuracy of a model that knows nothing: of guessing, or of always giving the most frequent class."""
@@ -62,7 +82,23 @@ def at_chance(result: DatasetResult) -> bool:
     chance = chance_level(result)
     if chance >= 1:
         return False
-    return result.accuracy <= chance + BEYOND * math.sqrt(chance * (1 - chance) / result.n)
+    return _at_least(round(result.accuracy * result.n), result.n, chance) > ALPHA_CHANCE
+
+
+def _at_least(right: int, n: int, chance: float) -> float:
+    """The probability that at least `right` of `n` images are right by chance, or 1 where that many are expected."""
+    if right <= n * chance:
+        return 1.0
+    # Where few are expected, a normal approximation would call one right answer of a hundred better than chance.
+    total = 0.0
+    choose = math.lgamma(n + 1) - math.lgamma(right + 1) - math.lgamma(n - right + 1)
+    term = math.exp(choose + right * math.log(chance) + (n - right) * math.log1p(-chance))
+    for k in range(right, n + 1):
+        total += term
+        term *= (n - k) / (k + 1) * chance / (1 - chance)
+        if term <= 1e-9 * total:
+            break
+    return total
 
 
 def one_class(result: DatasetResult) -> bool:
@@ -96,19 +132,37 @@ def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) 
     return math.sqrt(variance)
 
 
+def comparisons(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Change]:
+    """The metrics of all test sets and shifts that both models were measured on and that have images enough."""
+    return [
+        Change(
+            now.name, metric, getattr(before, metric), getattr(now, metric), error_of_difference(now, before, metric)
+        )
+        for now, before in _common(report, baseline)
+        if now.n >= FEWEST
+        for metric in _METRICS
+    ]
+
+
 def worse(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Change]:
-    """The metrics of test sets and shifts that are worse than in the baseline by more than two standard errors."""
-    changes = []
-    for now, before in _common(report, baseline):
-        if now.n < FEWEST:
-            continue
-        for metric in _METRICS:
-            values = getattr(before, metric), getattr(now, metric)
-            rise = (values[1] - values[0]) * (-1 if metric == "accuracy" else 1)
-            error = error_of_difference(now, before, metric)
-            if rise >= _SHOWN[metric] / 2 and rise > BEYOND * error:
-                changes.append(Change(now.name, metric, *values, error))
-    return changes
+    """The metrics of test sets and shifts that are worse than in the baseline, see `beyond_chance`."""
+    return [
+        change for change in beyond_chance(comparisons(report, baseline)) if change.rise >= _SHOWN[change.metric] / 2
+    ]
+
+
+def beyond_chance(compared: Sequence[Change]) -> list[Change]:
+    """
+    Of all comparisons of a kind, those in which a model is worse by more than two standard errors, and by more than chance
+    would make one of so many (one-sided, Holm's correction at `ALPHA`).
+    """
+    found: set[int] = set()
+    for left, index in enumerate(sorted(range(len(compared)), key=lambda i: -compared[i].errors)):
+        errors = compared[index].errors
+        if errors <= BEYOND or 0.5 * math.erfc(errors / math.sqrt(2)) > ALPHA / (len(compared) - left):
+            break
+        found.add(index)
+    return [change for index, change in enumerate(compared) if index in found]
 
 
 def sentences(
@@ -149,7 +203,7 @@ def sentences(
             if of:
                 parts.append(f"{_WORDS[metric]} on {listed([_change(change, text) for change in of])}")
         name = (model or text)(baseline.model)
-        lines.append(f"Worse than {name}, each by more than two standard errors: {'; '.join(parts)}.")
+        lines.append(f"Worse than {name}, {by_more(len(comparisons(report, baseline)))}: {'; '.join(parts)}.")
     small = [result for result in tests if result.n < SMALL]
     if small:
         sets = listed(
@@ -157,6 +211,13 @@ def sentences(
         )
         lines.append(f"Too few images to tell small differences: {sets}.")
     return lines
+
+
+def by_more(compared: int) -> str:
+    """By how much what `beyond_chance` names is worse, in words."""
+    return "each by more than two standard errors" + (
+        f", with Holm's correction for {compared} comparisons" if compared > 1 else ""
+    )
 
 
 def listed(parts: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from hf_robustft.evaluation.findings import at_chance, listed, one_class, sentences
+from hf_robustft.evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, sentences
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
 from hf_robustft.publishing.text import code_span, markdown_text, public_value
 
@@ -100,19 +100,22 @@ def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None
     sets), and sets too small to tell. Markdown.
     """
     lines = sentences(report, baseline, text=markdown_text, model=lambda _: model_name(baseline))
-    worse = []
+    compared = []
     for name, facts in (report.open_set or {}).items():
         known = _score_before(baseline, name, score)
         if known is None or score not in facts["scores"] or facts["id"] not in report.results:
             continue
         now, was = facts["scores"][score]["auroc"], known["auroc"]
         sizes = report.results[facts["id"]].n, facts["n"]
-        if was - now > 2 * math.hypot(_auroc_error(now, *sizes), _auroc_error(was, *sizes)):
-            worse.append(f"{markdown_text(name)} ({percent(was)} before, {percent(now)} now)")
+        error = math.hypot(_auroc_error(now, *sizes), _auroc_error(was, *sizes))
+        compared.append(Change(name, "auroc", was, now, error))
+    worse = [
+        f"{markdown_text(change.set)} ({percent(change.before)} before, {percent(change.now)} now)"
+        for change in beyond_chance(compared)
+    ]
     if worse:
         lines.append(
-            f"Worse than {model_name(baseline)} by more than two standard errors: AUROC of {code_span(score)} on "
-            f"{listed(worse)}."
+            f"Worse than {model_name(baseline)}, {by_more(len(compared))}: AUROC of {code_span(score)} on {listed(worse)}."
         )
     return " ".join(lines)
 
