@@ -90,6 +90,18 @@ def test_classes_that_the_model_does_not_know(tmp_path):
     assert names_of(benchmark) == ["dog", "dog"]
 
 
+def test_numbers_that_are_no_class_may_be_renamed(tmp_path):
+    with pytest.raises(ValueError, match="'1', '2';.*class_names with lines `label<TAB>name`.*:open_set"):
+        matched(folders(tmp_path / "own", ("1", "2")))
+
+
+def test_one_column_is_not_both(tmp_path):
+    with pytest.raises(ValueError, match="image_column and label_column are both 'label'"):
+        matched(save(image_dataset(3), tmp_path / "own.parquet"), image_column="label")
+    with pytest.raises(ValueError, match="image_column and label_column are both 'image'"):
+        load_benchmark(tmp_path / "own.parquet", class_names=CLASSES, label_column="image")
+
+
 def test_bad_labels(tmp_path):
     rows = image_dataset(3).remove_columns("label").add_column("label", ["bee", None, "cat"])
     with pytest.raises(ValueError, match="is missing"):

@@ -204,6 +204,12 @@ def table(root, text, name="metadata.csv"):
     return root
 
 
+def test_images_that_metadata_lists_more_than_once_are_counted(tmp_path, caplog):
+    root = table(put(tmp_path / "own", "0.png", "1.png"), "file_name,label\n0.png,cat\n1.png,dog\n0.png,dog\n")
+    assert len(load_benchmark(root, class_names=("cat", "dog")).load()) == 3
+    assert "lists 1 image more than once, such as '0.png'" in caplog.text
+
+
 def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(tmp_path, caplog):
     root = put(tmp_path / "own", "x/0.png", "1.png", "2.png", "thumbs/3.png", "a.heic")
     table(root, "file_name,label\nx/0.png,cat\n1.png,dog\n")
@@ -230,7 +236,11 @@ def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(t
             "file_name,label\n0.png,K\u00e4se\n".encode("utf-16"),
             "metadata.csv' is not UTF-8 but UTF-16.*iconv",
         ),
-        ("metadata.csv", "label\ncat\n", "metadata.csv'.*file_name"),
+        ("metadata.csv", "label\ncat\n", "metadata.csv' has no column 'file_name'.*its columns: 'label'"),
+        ("metadata.csv", "file_name;label\n0.png;cat\n", "metadata.csv' has no column 'file_name'.*'file_name;label'.*commas"),
+        ("metadata.csv", "filename,class\n0.png,cat\n", "metadata.csv' has no column 'file_name'.*'filename', 'class'"),
+        ("metadata.jsonl", '{"path": "0.png", "label": "cat"}', "metadata.jsonl' has no column 'file_name'.*'path', 'label'"),
+        ("metadata.csv", "file_name,label\n/0.png,cat\n", "^'[^']*metadata.csv': Invalid metadata file_name '/0.png'"),
         ("metadata.csv", "", "metadata.csv'.*No columns"),
         ("metadata.jsonl", "no json\n", "metadata.jsonl'.*JSON parse error"),
         (

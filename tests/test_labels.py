@@ -158,7 +158,7 @@ def test_numbers_without_a_left_column_are_0_to_n(tmp_path, kind):
         assert meaning(load_benchmark(source, **given)) == {0: "owl", 1: "cat", 2: "dog", 3: "dog"}
         with pytest.raises(
             ValueError,
-            match="label 3 .* outside the 3 classes, 0 to 2.*if the labels start at 1, use lines `label<TAB>name`",
+            match="label 3 .* outside the 3 classes, 0 to 2.*lines `label<TAB>name`.*do the labels start at 1",
         ):
             meaning(load_benchmark(shifted, **given))
 

@@ -157,6 +157,12 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
         (b"1\tcat\n2\t\n", r"line 2 of .*does not fit"),
         (b"1\tcat\n1\tdog\n", r"classes\.txt: label '1' appears twice, at positions 0 and 1"),
         (b"1\tcat\n2\tCat\n", r"classes\.txt: class name 'Cat' appears twice"),
+        (b"0 cat\n1 dog\n", r"begin with numbers, '0 cat'.*write 0<TAB>cat"),
+        (b"1: cat\n2: dog\n", r"begin with numbers, '1: cat'.*write 1<TAB>cat"),
+        (b"7,cat\n3,dog\n", r"begin with numbers, '7,cat'.*write 7<TAB>cat"),
+        (b"label\tname\n0\tcat\n1\tdog\n", r"line 1 of .*looks like a header"),
+        (b'{"0": "cat", "1": "dog"}', r"looks like JSON"),
+        (b'["cat",\n"dog"]', r"looks like JSON"),
         ("caf\u00e9\ncafe\u0301\n".encode(), r"class name 'caf\u00e9' appears twice"),
     ],
 )
@@ -166,6 +172,15 @@ def test_files_of_class_names_that_cannot_be(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_class_names(file)
     assert "\n" not in str(error.value)
+
+
+def test_names_may_begin_with_numbers(tmp_path):
+    file = tmp_path / "classes.txt"
+    for names in (("2 euros", "1 euro"), ("5 o'clock", "6 o'clock"), ("7-Eleven", "24-hour shop"), ("10", "11")):
+        file.write_text("\n".join(names))
+        assert load_class_names(file) == (names, None)
+    file.write_text("a1\tcat\n7\tdog\nx\tbee\n")
+    assert load_class_names(file) == (("cat", "dog", "bee"), ("a1", "7", "x"))
 
 
 def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_letter(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_report import report
 
 from hf_robustft.cli.publish import described, readable
+from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import save_reports
 from hf_robustft.publishing.folder import check_files, chosen_files, holds_token, matches, pictures
 from hf_robustft.publishing.hub import publish
@@ -120,6 +121,12 @@ def token_in_a_picture(folder):
     (folder / "reliability.png").write_bytes(b"\x89PNG\0\xff" + TOKEN.encode() + b"\0\xff")
 
 
+def detector_of_other_classes(folder):
+    detector = OpenSetDetector.fit(torch.eye(4, 2), class_names=["cat", "dog"], logit_scale=10.0)
+    facts = json.loads((folder / "robustft.json").read_text())
+    (folder / "robustft.json").write_text(json.dumps({**facts, "detector": detector.to_dict()}))
+
+
 WRONG_INDEX = "---\nmodel-index:\n- name: x\n  results:\n  - task: 3\n---\n# x\n"
 
 
@@ -140,6 +147,7 @@ WRONG_INDEX = "---\nmodel-index:\n- name: x\n  results:\n  - task: 3\n---\n# x\n
         (text("README.md", "---\nlicense: mit\n---\n"), ValueError, "holds no text"),
         (text("config.json", "{"), ValueError, "config.json is not JSON"),
         (text("robustft.json", "{}"), ValueError, "format"),
+        (detector_of_other_classes, ValueError, "detector is for other classes"),
         (text(".eval_results/emoji.yaml", "- 3\n"), ValueError, "no list of evaluation results"),
         (text("evaluation.json", f'{{"note": "{TOKEN}"}}'), ValueError, "evaluation.json in .* holds an access token"),
         (token_in_a_picture, ValueError, "reliability.png in .* holds an access token"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,12 @@ def evaluation_benchmarks(
     benchmarks: list[Benchmark] = []
     notes: list[str] = []
     specs = [Spec.parse(text) for text in texts]
+    first: dict[tuple, Spec] = {}
+    for spec in specs:
+        place = spec.source if spec.registered else os.path.realpath(os.path.expanduser(spec.source))
+        earlier = first.setdefault((place, spec.part, spec.copy), spec)
+        if earlier is not spec:
+            raise ValueError(f"{earlier.text!r} and {spec.text!r} are the same data; give each evaluation set once.")
     own_names = [spec.name for spec in specs if not spec.registered]
     for spec in specs:
         if spec.registered:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.columns import arrow_column, quoted, require_column
+from hf_robustft.data.columns import arrow_column, check_two_columns, quoted, require_column
 from hf_robustft.data.folders import class_doubt
 from hf_robustft.data.labels import LabelFault, LabelRule, matching_rule, names_classes
 from hf_robustft.data.prompts import class_key
@@ -51,6 +51,7 @@ def load_matched(
         ValueError: the data have images of a class that is none of `class_names`; or as `load_benchmark`.
         OSError: as `load_benchmark`.
     """
+    check_two_columns(given.get("image_column", "image"), label_column)
     probe = load_benchmark(source, split, label_column=None, templates=templates, **given)
     rows = open_rows(probe) if probe.streaming else probe.load()
     stored = rows if isinstance(rows, Dataset) else None
@@ -64,10 +65,12 @@ def load_matched(
     labels = list(called or ()) if stored is None else pc.unique(arrow_column(stored, label_column)).to_pylist()
     found, unknown = _sorted_out(labels, rule, called)
     if unknown:
+        numbers = all(name.strip().removeprefix("-").isdecimal() for name in unknown)
+        renamed = ", give class_names with lines `label<TAB>name` if they are these" if numbers else ""
         doubt = class_doubt(Path(probe.path), probe.split) if probe.path and Path(probe.path).is_dir() else ""
         raise ValueError(
             f"{where} has images of {len(unknown)} class{'es' if len(unknown) > 1 else ''} that the model does not know, {quoted(unknown)}; its "
-            f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them, or, if all of its "
+            f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them{renamed}, or, if all of its "
             f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}"
         )
     described = replace(probe, label_column=label_column, class_names=tuple(class_names), label_names=None)

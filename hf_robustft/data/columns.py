@@ -33,6 +33,15 @@ def require_column(dataset: Dataset, column: str, option: str, where: str) -> No
         )
 
 
+def check_two_columns(image_column: str, label_column: str | None) -> None:
+    """Raise ValueError if one column is named for images and for labels."""
+    if image_column == label_column:
+        raise ValueError(
+            f"image_column and label_column are both {image_column!r}; name the column of images with image_column "
+            "(--image_column on the command line), that of labels with label_column"
+        )
+
+
 def _not_a_dataset(dataset, where: str) -> str:
     return f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
 
@@ -195,6 +204,8 @@ def check_dataset(
     dataset = dataset.with_format(None)
     if len(dataset) == 0:
         raise ValueError(f"{where} is empty: it has no rows; check the path, the split and any filter")
+    if class_names or caption_column is None:
+        check_two_columns(image_column, label_column)
     dataset = with_image_column(dataset, image_column, where)
     if class_names and label_column is not None:
         dataset = with_integer_labels(dataset, label_column, check_class_names(class_names), own_names, where, rule)

@@ -8,16 +8,20 @@ as splits and hold class folders or a metadata file.
 
 from __future__ import annotations
 
+import csv
 import glob
+import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
@@ -91,7 +95,7 @@ def folder_kind(path: Path) -> str:
     found += [files.left_out()] if files.left_out() else []
     raise ValueError(
         f"the folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
-        "metadata.jsonl, parquet files, or what datasets' save_to_disk wrote; "
+        "metadata.csv or metadata.jsonl (columns file_name and label), parquet files, or what datasets' save_to_disk wrote; "
         + (f"it holds {', '.join(found)}" if found else "it is empty")
     )
 
@@ -213,9 +217,11 @@ def _load_metadata(root: Path, split: str) -> Dataset:
             _check_text(file)
     try:
         data_files = {split: [glob.escape(str(file)) for file in tables]}
-        dataset = load_rows("imagefolder", data_files=data_files, split=split, drop_labels=True)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{quoted(tables)}: {' '.join(str(error).split())}") from error
+        dataset = load_dataset("imagefolder", data_files=data_files, split=split, drop_labels=True)
+    except DatasetNotFoundError:
+        raise
+    except (ValueError, RecursionError, DatasetsError) as error:
+        raise ValueError(_table_fault(tables, error)) from error
     names = quoted(sorted({file.name for file in tables}))
     files = image_files(root)
     found = {os.path.normpath(file) for file in files.images}
@@ -226,6 +232,12 @@ def _load_metadata(root: Path, split: str) -> Dataset:
         missing = [path for path in paths if path not in found and not os.path.isfile(path)]
         if missing:
             raise ValueError(_missing(missing, len(paths), names, root, found))
+        several = [path for path, count in Counter(paths).items() if count > 1]
+        if several:
+            say_once(
+                f"{root}: {names} lists {len(several)} image{'s' if len(several) > 1 else ''} more than once, such as "
+                f"{os.path.relpath(several[0], root)!r}; each counts as often as it is listed"
+            )
         listed.update(paths)
     more = sorted(set(found) - listed)
     more = (
@@ -256,6 +268,29 @@ def _check_text(table: Path) -> None:
                 deepest = max(deepest, depth)
             if deepest > _DEEPEST:
                 raise ValueError(f"line {number} of {str(table)!r} is nested {deepest} deep; write at most {_DEEPEST}")
+
+
+def _table_fault(tables: Sequence[Path], error: Exception) -> str:
+    """What is wrong with metadata files that `datasets` does not read."""
+    reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    if "must be present as dictionary key" not in reason:
+        return f"{quoted(tables)}: {reason}; correct it"
+    for table in tables:
+        columns = _column_names(table)
+        if not any(name.endswith(("file_name", "file_names")) for name in columns):
+            commas = ", and part columns with commas" if len(columns) == 1 and set(columns[0]) & set(";\t|") else ""
+            return (
+                f"{str(table)!r} has no column 'file_name' (its columns: {quoted(columns, 20)}); call that of the paths of "
+                f"the images file_name{commas}"
+            )
+    return f"{quoted(tables)}: {reason}"
+
+
+def _column_names(table: Path) -> list[str]:
+    if table.suffix == ".parquet":
+        return pq.read_schema(table).names
+    first = next((line for line in read_text(table).split("\n") if line.strip()), "")
+    return list(json.loads(first)) if table.suffix == ".jsonl" else next(csv.reader([first]), [])
 
 
 def _missing(missing: list[str], rows: int, names: str, root: Path, found: set[str]) -> str:

@@ -100,8 +100,7 @@ class LabelRule:
             return position
         shown = int(value) if isinstance(value, float) and value.is_integer() else value
         name = self.called.get(shown) if self.key is None else None
-        starts_at_1 = "; if the labels start at 1, use lines `label<TAB>name` in the file of class names"
-        more = starts_at_1 if self.count is not None and value == self.count else ""
+        more = " (do the labels start at 1?)" if self.count is not None and value == self.count else ""
         raise LabelFault(f"label {shown if name is None else name!r}", self.rule + more)
 
 
@@ -144,7 +143,10 @@ def _of_names(class_names: Sequence[str], label_names: Sequence[str] | None) -> 
 def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, column: str, where: str) -> LabelRule:
     if label_names is None:
         count = len(class_names)
-        rule = f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names"
+        rule = (
+            f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names, or give class_names with "
+            "lines `label<TAB>name`, which say what the data call them"
+        )
         return LabelRule({number: number for number in range(count)}, rule, count=count)
     numbers = as_numbers(label_names)
     if numbers is None:

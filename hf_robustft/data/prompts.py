@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -180,6 +181,7 @@ def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
             the same.
     """
     rows = [(number, [part.strip() for part in line.split("\t")]) for number, line in _lines(path, "class names")]
+    _refuse_other_formats([row for _, row in rows], path)
     width = len(rows[0][1])
     for number, row in rows:
         if len(row) != width or width > 2 or not all(row):
@@ -195,6 +197,30 @@ def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return names, labels
+
+
+def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
+    """Lines that would be taken for names, or for labels, and are not: numbered in another way, a header, JSON."""
+    first = rows[0][0]
+    if first[0] in "{[":
+        raise ValueError(f"{str(path)!r} looks like JSON, {first[:40]!r}; write one name a line, or `label<TAB>name`")
+    numbered = [re.fullmatch(r"(-?\d+)\s*([,;:=|]|\s)\s*\S.*", row[0]) for row in rows if len(row) == 1]
+    if len(numbered) == len(rows) > 1 and all(numbered):
+        numbers = [int(match[1]) for match in numbered]
+        # "2 euros" may be a name; that all names are counted through from 0 or 1 is no accident.
+        counted = numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
+        if counted or len({*numbers}) == len(rows) and not any(match[2].isspace() for match in numbered):
+            raise ValueError(
+                f"the lines of {str(path)!r} begin with numbers, {first!r}, but only a tab parts a label from a name: write "
+                f"{numbered[0][1]}<TAB>{first[numbered[0].end(2) :].strip()} and so on, or the names alone"
+            )
+    if len(rows) > 2 and all(len(row) == 2 for row in rows):
+        labels = [row[0].removeprefix("-").isdecimal() for row in rows]
+        if not labels[0] and all(labels[1:]):
+            raise ValueError(
+                f"line 1 of {str(path)!r}, {chr(9).join(rows[0])!r}, looks like a header: the labels of all other lines are "
+                "numbers; remove it"
+            )
 
 
 def read_names_and_templates(

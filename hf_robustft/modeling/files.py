@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hf_robustft.data.class_folders import split_role
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -100,13 +102,17 @@ def check_apart(output_dir: str | Path, inputs: Mapping[str, str | Path | None])
         inputs (`Mapping[str, str | Path | None]`): By the option as the user gave it, what it reads; only folders count.
 
     Raises:
-        ValueError: If it lies in one of them, or one of them is a checkpoint in it, which the run would replace.
+        ValueError: If it lies in one of them, or one of them is a checkpoint in it, which the run would replace, or a split
+            in it, so that it is the data set.
     """
+    output = Path(output_dir).expanduser().resolve()
     for option, place in inputs.items():
         if place is None or not Path(place).expanduser().is_dir():
             continue
         inside = is_within(output_dir, place)
-        if inside or is_within(place, output_dir) and Path(place).resolve().name.startswith("checkpoint-"):
+        found = Path(place).expanduser().resolve()
+        split = found.parent == output and bool(split_role(found.name))
+        if inside or split or output in found.parents and found.name.startswith("checkpoint-"):
             where = "lies in" if inside else "holds"
             raise ValueError(
                 f"`--output_dir {output_dir}` {where} the folder that `{option}` reads, which the run would change; give "

@@ -17,6 +17,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 
+from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
 from hf_robustft.modeling.checkpoint_check import check_checkpoint
@@ -146,8 +147,8 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
             _read_json(path)
         elif name.startswith(".eval_results/"):
             _check_results(path)
-    if METADATA_FILE in files:
-        load_robustft_json(folder)
+    if METADATA_FILE in files and "detector" in load_robustft_json(folder):
+        OpenSetDetector.from_pretrained(folder)
     _check_card(files[CARD_FILE])
 
 
