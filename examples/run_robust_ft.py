@@ -42,6 +42,7 @@ from job_arguments import (
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.cli.option_checks import check_options
+from hf_robustft.cli.shared_options import quiet_if_asked
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.class_projection import head_classes
@@ -248,6 +249,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     started = time.perf_counter()
     given = sys.argv[1:] if arguments is None else arguments
     model_args, data_args, args = parse(given)
+    quiet_if_asked(args)
     check(model_args, data_args, args)
     method, output = model_args.method, Path(args.output_dir)
     with unless_refused(output):

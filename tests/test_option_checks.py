@@ -62,6 +62,8 @@ REFUSED = [
     ("--method carot --min_lr 1e-6", "min_lr=1e-06.*lr_schedule='reference'"),
     ("--method carot --distillation_weight 0 --ema_update_every 5", "ema_update_every=5.*makes no teacher"),
     ("--method carot+croft --paper_settings", "--paper_settings.*no paper.*carot, flyp, ft, croft"),
+    ("--train_dataset x --eval_strategy epoch", "`--eval_strategy epoch` would do nothing.*--eval_datasets"),
+    ("--train_dataset x --skip_baseline", "`--skip_baseline` would do nothing.*--eval_datasets"),
     ("--method zero_shot --paper_settings", "--paper_settings.*no paper"),
 ]
 

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -30,6 +31,12 @@ ROWS = [
     ("evaluate emoji_clip", "--eval_datasets"),
     ("publish {folder}", "--repo_id"),
     # Flags
+    ("train --lr 1e-3", "did you mean --learning_rate?"),
+    ("train --warmup_ratio 0.1", "did you mean --warmup_steps?"),
+    ("train --evaluation_strategy epoch", "did you mean --eval_strategy?"),
+    ("train --batch-size 32", "did you mean --per_device_train_batch_size?"),
+    ("train --epochs=3", "did you mean --num_train_epochs?"),
+    (f"{EVALUATE} --workers 3", "did you mean --num_workers?"),
     ("train --learning_rat 1e-3", "did you mean --learning_rate"),
     ("train --learnig-rate 1e-3", "did you mean --learning_rate"),
     ("train --LEARNING_RATE 1e-3", "did you mean --learning_rate"),
@@ -90,6 +97,8 @@ ROWS = [
     ("train --train_dataset emoji_shfit", "did you mean emoji_shift"),
     ("train --eval_datasets emoji_shift imagnet-r", "did you mean imagenet-r"),
     ("train --eval_datasets {tmp}/images:shfit", "images:shift"),
+    ("train --eval_datasets {tmp}/images:val", "images:validation"),
+    ("train --eval_datasets {tmp}/images:Unseen", "images:open_set"),
     ("evaluate emoji-clip --eval_datasets emoji_shift", "did you mean emoji_clip"),
     # Paths
     ("train --model {tmp}/nowhere", "`--model"),
@@ -227,6 +236,17 @@ def test_help_is_quick_and_in_groups_with_defaults(command, repository):
         assert "--adam_beta1" in everything.stdout and "(default: 0.9)" in everything.stdout
     elif command != "publish":
         assert "--use_cpu" in done.stdout and "(default: 256)" in done.stdout
+
+
+def test_warnings_say_what_they_say(capsys, monkeypatch):
+    monkeypatch.delenv("HF_ROBUSTFT_TRACEBACK", raising=False)
+    usual = warnings.formatwarning
+
+    def command():
+        print(warnings.formatwarning("half the\nweights", UserWarning, "program.py", 3), end="")
+
+    assert run(command) == 0
+    assert capsys.readouterr().out == "Warning: half the weights\n" and warnings.formatwarning is usual
 
 
 def test_the_description_is_what_the_real_parsers_say():

@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from .first_look import first_look, last_checkpoint
@@ -37,6 +38,9 @@ def run(
         after SIGTERM; 141 where the reader of a pipe went away. An error that nobody expected keeps its traceback, and
         with `HF_ROBUSTFT_TRACEBACK=1` every one does.
     """
+    usual = warnings.formatwarning
+    if not _asked_for_tracebacks():
+        warnings.formatwarning = _warning_line
     try:
         status = command()
         sys.stdout.flush()
@@ -61,6 +65,13 @@ def run(
             raise
         print(f"error: {line}", file=sys.stderr)
         return WRONG
+    finally:
+        warnings.formatwarning = usual
+
+
+def _warning_line(message, *place) -> str:
+    """A warning to a user says what it says; where in the program it was given is nothing to them."""
+    return f"Warning: {' '.join(str(message).split())}\n"
 
 
 def _asked_for_tracebacks() -> bool:

@@ -28,6 +28,22 @@ _LAST = ("last", "true", "yes", "1")
 _NONE = ("none", "false", "no", "0")
 
 
+#: What roles are called elsewhere. "ood" is not among them: some mean shifted images by it, others those of other classes.
+_OTHER_ROLES = {
+    **dict.fromkeys(("val", "valid", "dev", "holdout", "held_out"), "validation"),
+    **dict.fromkeys(("test", "eval", "in_distribution"), "id"),
+    **dict.fromkeys(("unknown", "unseen", "novel", "openset", "open"), "open_set"),
+    **dict.fromkeys(("shifted", "domain_shift"), "shift"),
+}
+
+
+def nearest_role(word: str) -> str | None:
+    """The role that is meant by a word which is not one; `None` where that is not clear."""
+    word = word.lower().replace("-", "_")
+    near = [_OTHER_ROLES[word]] if word in _OTHER_ROLES else closest(word, ("id", "validation", "shift", "open_set"), 1)
+    return near[0] if near else None
+
+
 def first_look(command: str, arguments: Sequence[str]) -> argparse.Namespace | None:
     """
     Refuse what is certainly wrong; print the help where it is asked for.
@@ -159,8 +175,8 @@ def looks_local(text: str) -> bool:
 def _check_data(text: str, option: str, registered: list[str]) -> None:
     place, colon, role = text.rpartition(":")
     roles = ("id", "validation", "shift", "open_set")
-    if colon and place and role not in roles and (near := closest(role, roles, 1)) and not Path(text).exists():
-        raise UsageError(f"`{option} {text}`: {role!r} is not a role; did you mean {place}:{near[0]}?")
+    if colon and place and role not in roles and (near := nearest_role(role)) and not Path(text).exists():
+        raise UsageError(f"`{option} {text}`: {role!r} is not a role; did you mean {place}:{near}?")
     place = place if colon and role in roles else text
     name, _, copy = place.partition("=")
     if name.split("/")[0] in registered:

@@ -73,6 +73,8 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
     trains = method != "zero_shot" and not (method == "wise_ft" and model_args.finetuned_model)
     _check_model_options(model_args)
     _check_data_options(model_args, data_args, trains)
+    if not _measures(data_args) and "eval_strategy" in args.given and args.eval_strategy != "no":
+        _refuse(args, ["eval_strategy"], "nothing is measured without --eval_datasets")
     if data_args.feature_views == 0:
         _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
     if trains:
@@ -87,7 +89,7 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
 
 def _check_model_options(model_args: Any) -> None:
     if model_args.method != "wise_ft":
-        _refuse(model_args, ["alpha", "finetuned_model"], f"they are for --method wise_ft, not {model_args.method}")
+        _refuse(model_args, ["alpha", "finetuned_model"], f"it is for --method wise_ft, not {model_args.method}")
     if model_args.detector == "none":
         _refuse(model_args, ["true_positive_rate"], "--detector none fits no detector")
 
@@ -110,14 +112,19 @@ def _check_data_options(model_args: Any, data_args: Any, trains: bool) -> None:
         _refuse(data_args, ["shots"], "nothing is trained")
     if method == "zero_shot":
         _refuse(data_args, ["skip_baseline"], "zero_shot measures nothing else")
-    if not (data_args.eval_datasets or default_evaluation(data_args.train_dataset)):
+    if not _measures(data_args):
         _refuse(data_args, ["skip_baseline", "save_logits"], "nothing is measured without --eval_datasets")
     if data_args.bad_images == "error":
         _refuse(data_args, ["bad_images_threshold"], "--bad_images error stops at the first one")
+
+
+def _measures(data_args: Any) -> bool:
+    return bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
 
 
 def _refuse(options: Any, names: Sequence[str], reason: str) -> None:
     for name in names:
         value = getattr(options, name)
         if name in options.given and value is not False:
-            raise ValueError(f"`--{name} {getattr(value, 'value', value)}` would do nothing: {reason}; leave it out.")
+            shown = "" if value is True else f" {getattr(value, 'value', value)}"
+            raise ValueError(f"`--{name}{shown}` would do nothing: {reason}; leave it out.")

@@ -234,7 +234,8 @@ class Manners:
                 raise UsageError(
                     f"`{main_flag(action)}` is given twice; give all its values once, `{main_flag(action)} A B`"
                 )
-            print(f"Note: `{seen[action.dest]}` is given again; the last, `{flag}`, counts.", file=sys.stderr)
+            before = "" if flag == seen[action.dest] else f" after `{seen[action.dest]}`"
+            print(f"Note: `{flag}` is given again{before}; the last one counts.", file=sys.stderr)
         seen[action.dest] = flag
 
     def _stray(self, text: str) -> UsageError:
@@ -243,7 +244,8 @@ class Manners:
         flags = self.flags()
         if self._looks_like_a_flag(text):
             names = [*flags, *(flag for flag in self._option_string_actions if flag.startswith("--no_"))]
-            near = closest(name, names)
+            known = _ELSEWHERE.get(name.replace("-", "_").removeprefix("__"), ())
+            near = [flag for flag in known if flag in flags] or closest(name, names)
             more = f"; did you mean {' or '.join(near)}?" if near else f"; {self._where()}"
             return UsageError(f"`{name}` is unknown{more}")
         if equals and (near := closest(name, flags, 1)):
@@ -292,6 +294,29 @@ class Manners:
             self._check_value(action, value)
             found.append(value)
         return found if action.nargs in ("+", "*") else found[0]
+
+
+#: What flags are called by other programs, and were by Transformers before.
+_ELSEWHERE = {
+    "warmup_ratio": ("--warmup_steps",),
+    "evaluation_strategy": ("--eval_strategy",),
+    "no_cuda": ("--use_cpu",),
+    "cpu": ("--use_cpu",),
+    "lr": ("--learning_rate",),
+    "wd": ("--weight_decay",),
+    "epochs": ("--num_train_epochs",),
+    "steps": ("--max_steps",),
+    "batch_size": ("--per_device_train_batch_size",),
+    "num_workers": ("--dataloader_num_workers",),
+    "workers": ("--dataloader_num_workers", "--num_workers"),
+    "model_name_or_path": ("--model",),
+    "dataset_name": ("--train_dataset",),
+    "data": ("--train_dataset", "--dataset", "--eval_datasets"),
+    "dataset": ("--train_dataset", "--eval_datasets"),
+    "output": ("--output_dir",),
+    "out": ("--output_dir",),
+    "resume": ("--resume_from_checkpoint",),
+}
 
 
 def unknown_choice(what: str, word: str, names: Sequence[str]) -> str:

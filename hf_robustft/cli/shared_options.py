@@ -8,6 +8,7 @@ from collections.abc import Container
 from dataclasses import fields
 from typing import get_type_hints
 
+from datasets import disable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
 from .data_sets import DataOptions
@@ -48,6 +49,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def quiet_if_asked(options: argparse.Namespace) -> None:
-    """No progress bars of Transformers with `--disable_tqdm`."""
+    """No progress bars of Transformers and `datasets` with `--disable_tqdm`."""
     if options.disable_tqdm:
         disable_progress_bar()
+        disable_progress_bars()

@@ -8,7 +8,6 @@ it. Anything else is your own data: a folder of class folders, of parquet files 
 
 from __future__ import annotations
 
-import difflib
 import re
 import tarfile
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from datasets import get_dataset_split_names
 
+from hf_robustft.cli.first_look import nearest_role
 from hf_robustft.data.class_folders import split_word
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
@@ -83,8 +83,8 @@ class Spec:
 
 
 def _unknown_role(text: str, role: str, place: str) -> str:
-    close = difflib.get_close_matches(role.lower().replace("-", "_"), ROLES, 1)
-    hint = f"; did you mean {place}:{close[0]}?" if close else ""
+    near = nearest_role(role)
+    hint = f"; did you mean {place}:{near}?" if near else ""
     return (
         f"{text!r}: there is no role {role!r}; the roles are id (test data like the training data), shift, validation and "
         f"open_set (images of other classes){hint}"
