@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from safetensors.torch import load_file
 from streams import benchmark, write_parquet, write_tars
 
 from hf_robustft import Evaluator
+from hf_robustft.data import stream_sources
 from hf_robustft.data.images import BadImages
 from hf_robustft.data.streaming import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
@@ -174,3 +179,50 @@ def test_bad_input_is_refused(tmp_path):
         StreamedEvaluationImages(stream, transform(), 0)
     with pytest.raises(ValueError, match="a random crop would change the results"):
         StreamedEvaluationImages(stream, ImageTransform.from_processor(tiny_processor(), train=True), 4)
+
+
+def test_parquet_is_read_by_the_thread_that_asks_alone(tmp_path, monkeypatch):
+    # One that reads ahead when the interpreter ends aborts the process, exit code -6.
+    threads = set()
+
+    class Watched(io.FileIO):
+        def read(self, *args):
+            threads.add(threading.get_ident())
+            return super().read(*args)
+
+        readinto = None
+
+    def watched(file, *args, **options):
+        return Watched(file)
+
+    # Here, and where `datasets` reads.
+    monkeypatch.setattr(stream_sources, "xopen", watched, raising=False)
+    monkeypatch.setattr("datasets.streaming.xopen", watched)
+    rows = benchmark("parquet", tmp_path, (9, 9)).row_stream().rows(1)
+    assert [next(rows)[0] for _ in range(4)] == [0, 1, 2, 3]
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_a_stream_that_was_not_read_to_its_end_ends_with_the_process_in_silence(tmp_path, kind):
+    benchmark(kind, tmp_path / "data", (9, 9))
+    columns = {"image_column": "png", "label_column": "cls"} if kind == "tar" else {}
+    settings = {"split": "train", "class_names": CLASSES, **columns}
+    code = (
+        "from hf_robustft.data.benchmarks import Benchmark\n"
+        f"chosen = Benchmark(name='pictures', path={str(tmp_path / 'data')!r}, role='id', streaming=True, **{settings!r})\n"
+        "rows = chosen.row_stream().rows(0)\n"
+        "next(rows)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_parquet_that_is_damaged_amid_its_rows_is_named(tmp_path):
+    chosen = benchmark("parquet", tmp_path, (9,))
+    file = next(tmp_path.glob("*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[4:60] = bytes(56)
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=rf"the parquet file '.*{file.name}' is damaged: .*; fetch it again"):
+        list(chosen.row_stream().rows(0))

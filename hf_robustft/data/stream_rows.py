@@ -247,7 +247,8 @@ def stream_of(
         first = next(source.rows(0), (0, {}))[1].get(meaning.image_column) if len(opened) else None
         local = "://" not in str((first or {}).get("path"))
         return RowStream(source, meaning, len(opened), "the list of its files", local=local)
-    source = ShardRows(opened.dataset, meaning.image_column, meaning.columns)
+    parquet = opened.files if opened.kind == "parquet" else ()
+    source = ShardRows(opened.dataset, meaning.image_column, meaning.columns, parquet)
     local = bool(opened.files) and not any("://" in file for file in opened.files)
     if opened.declared is not None:
         return RowStream(source, meaning, opened.declared, "the data set itself", local=local)

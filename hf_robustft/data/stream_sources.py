@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetBuilder, Image, IterableDataset
-from pyarrow import ArrowInvalid
+from datasets import Dataset, DatasetBuilder, DownloadConfig, Image, IterableDataset
+from datasets.table import table_cast
+from datasets.utils.file_utils import xopen
 
 #: Rows that one read hands over. More would hold more encoded images in memory; fewer would not read less.
 ROWS_AT_ONCE = 16
@@ -28,9 +31,13 @@ class ShardRows:
         dataset: a stream as `datasets` opens it.
         image_column: its column of images, which stay encoded.
         columns: further columns that are read.
+        parquet: the parquet files of the stream, one a shard; () for another format.
     """
 
-    def __init__(self, dataset: IterableDataset, image_column: str, columns: Sequence[str]):
+    def __init__(
+        self, dataset: IterableDataset, image_column: str, columns: Sequence[str], parquet: Sequence[str] = ()
+    ):
+        self.parquet = tuple(parquet)
         encoded = dataset.decode(False).select_columns([image_column, *columns])
         # Arrow tables are cut without touching the bytes in them; a row becomes Python values when it is wanted.
         self.dataset = encoded.cast_column(image_column, Image(decode=False)).with_format("arrow")
@@ -39,12 +46,19 @@ class ShardRows:
     def rows(self, shard: int, start: int = 0, step: int = 1, part: int = 0) -> Iterator[tuple[int, dict]]:
         """The rows of one shard from row `start` on whose number modulo `step` is `part`, with their numbers."""
         first = 0
-        # Not the iteration that `datasets` meant for workers, which would divide the shard's rows once more.
-        for table in self.dataset.shard(num_shards=self.n_shards, index=shard).iter(batch_size=ROWS_AT_ONCE):
-            for row in range(max(start, first), first + len(table)):
-                if row % step == part:
-                    yield row, table.slice(row - first, 1).to_pylist()[0]
-            first += len(table)
+        # Closed with this generator, so that no file stays open until the garbage is collected.
+        with closing(self._tables(shard)) as tables:
+            for table in tables:
+                for row in range(max(start, first), first + len(table)):
+                    if row % step == part:
+                        yield row, table.slice(row - first, 1).to_pylist()[0]
+                first += len(table)
+
+    def _tables(self, shard: int) -> Iterator[pa.Table]:
+        if not self.parquet:
+            # Not the iteration that `datasets` meant for workers, which would divide the shard's rows once more.
+            return self.dataset.shard(num_shards=self.n_shards, index=shard).iter(batch_size=ROWS_AT_ONCE)
+        return _parquet_tables(self.parquet[shard], self.dataset.features.arrow_schema)
 
     def row_id(self, shard: int, row: int) -> int:
         """A number that no other row has, in the order of the data."""
@@ -146,12 +160,31 @@ def count_rows(opened: Opened) -> tuple[int, ...] | None:
     return tuple(_tar_samples(file) for file in opened.files)
 
 
+def _parquet_tables(file: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    with _opened_parquet(file) as content:
+        # `datasets` scans with Arrow's threads, and one that still reads ahead when the interpreter goes aborts the process.
+        for batch in content.iter_batches(batch_size=ROWS_AT_ONCE, columns=schema.names, use_threads=False):
+            yield table_cast(pa.Table.from_batches([batch]), schema)
+
+
 def _parquet_rows(file: str) -> int:
-    with fsspec.open(file, "rb") as opened:
-        try:
-            return pq.ParquetFile(opened).metadata.num_rows
-        except ArrowInvalid as error:
-            raise OSError(f"the parquet file {file!r} is damaged: {error}; fetch it again") from error
+    with _opened_parquet(file) as content:
+        return content.metadata.num_rows
+
+
+@contextmanager
+def _opened_parquet(file: str) -> Iterator[Any]:
+    try:
+        with xopen(file, "rb", download_config=DownloadConfig()) as opened:
+            yield pq.ParquetFile(opened, pre_buffer=False)
+    except Exception as error:
+        # Arrow's errors on what is in a file have no number, unlike those of the system; on the network they may be either.
+        # The name of their class is gone where a stream is closed by the end of the interpreter, so it is not looked up then.
+        of_the_content = isinstance(error, OSError) and error.errno is None and "://" not in file
+        if not (of_the_content or isinstance(error, pa.ArrowInvalid)):
+            raise
+        reason = " ".join(str(error).split())
+        raise OSError(f"the parquet file {file!r} is damaged: {reason}; fetch it again") from error
 
 
 def _tar_samples(file: str) -> int:
