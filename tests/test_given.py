@@ -130,3 +130,26 @@ def test_a_value_of_the_wrong_type_in_a_config_is_named(script, tmp_path, text):
     config.write_text(f"learning_rate: {text}\n")
     with pytest.raises(ValueError, match="run.yaml, line 1: .*learning_rate"):
         script.parse(["--config", str(config), "--use_cpu"])
+
+
+def test_what_a_derived_class_says_of_a_field_stands_above_the_method(tmp_path):
+    @dataclass
+    class OwnDefault(RobustTrainingArguments):
+        learning_rate: float = 4e-4
+
+    class OwnInit(RobustTrainingArguments):
+        def __init__(self, **settings):
+            super().__init__(learning_rate=4e-4, **settings)
+
+    @dataclass
+    class OwnPostInit(RobustTrainingArguments):
+        def __post_init__(self):
+            self.learning_rate = 4e-4
+            super().__post_init__()
+
+    for kind in (OwnDefault, OwnInit, OwnPostInit):
+        args = kind(output_dir=str(tmp_path), use_cpu=True)
+        args.take_defaults({"learning_rate": 3e-3, "per_device_train_batch_size": 32}, "default of croft")
+        assert (args.learning_rate, args.per_device_train_batch_size) == (4e-4, 32)
+    assert OwnDefault(output_dir=str(tmp_path), use_cpu=True).origins == {"learning_rate": "class OwnDefault"}
+    assert OwnDefault(output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-3).learning_rate == 1e-3

@@ -29,7 +29,7 @@ class RecordsGiven:
     Given are the arguments of the constructor, and fields that are assigned afterwards. A [`Suggested`] value is not.
     A call that passes every field (`dataclasses.replace`, `HfArgumentParser` with its own defaults, a rebuild from
     `to_dict`) does not say which of them are meant; there, those that differ from their defaults count as given. Copies
-    and pickles keep the record.
+    and pickles keep the record. A default that a derived dataclass gives a field anew is that class's suggestion.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any):
@@ -49,10 +49,17 @@ class RecordsGiven:
         self._record_assignments()
 
     def _take_suggestions(self) -> None:
+        # The class that brings in the record, as `RobustTrainingArguments` does.
+        known = next(cls for cls in type(self).__mro__ if RecordsGiven in cls.__bases__).__dataclass_fields__
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Suggested):
                 self.suggest({f.name: value.value}, value.origin)
+            elif _differs(value, f):
+                # Also what the `__init__` or `__post_init__` of a derived class has set until here.
+                self.__dict__["_given"] |= {f.name}
+            elif f.name in known and _differs(value, known[f.name]):
+                self.suggest({f.name: value}, f"class {type(self).__name__}")
 
     def _record_assignments(self) -> None:
         self.__dict__["_recording"] = True
