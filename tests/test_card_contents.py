@@ -2,6 +2,7 @@
 """The parts of a card beyond the results: log, templates, heads, emissions, what is kept to write it again, Hub ids."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from test_model_card import TOKEN, benchmark, python_blocks, report, tables
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.open_set_report import METRICS
 from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.modeling.interpolation import interpolate_weights
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
@@ -64,6 +66,33 @@ def test_the_card_says_where_the_plain_pipeline_differs(folder, classes, templat
     path = write(folder, data=[benchmark(classes=names, templates=TEMPLATES[:templates])])
     assert fact in path.read_text().replace("\n", " ")
     assert ("text=prompts" in python_blocks(path)[1]) and len(python_blocks(path)) == 2
+
+
+def test_the_table_of_data_says_roles_in_words_and_counts_what_was_measured(folder):
+    measured = report(names=(("photo", "id"), ("sketch", "shift"), ("held", "validation")))
+    measured.results["photo"].unreadable = {"count": 3, "of": 403, "first": ["row 1"]}
+    row = {key: 0.5 for key in METRICS}
+    measured.open_set = {
+        "noise": {"n": 21, "id": "photo", "scores": {"energy": {**row, "shifts": {}, "correct_only": None}}},
+    }
+    data = [benchmark("train", "train"), benchmark("held", "validation"), benchmark("photo", "id")]
+    data += [benchmark("sketch", "shift", suite="Drawings", licence="CC0-1.0", source="https://example.org/a")]
+    data += [
+        replace(benchmark("noise", "open_set"), class_names=(), label_column=None),
+        benchmark("unknown", "open_set"),
+    ]
+    path = write(folder, report=measured, data=data)
+    rows = tables(path)[-1]
+    assert rows == [
+        ["Set", "Part", "Images", "Classes", "Source", "Licence"],
+        ["train", "training", "8", "4", "not stated", "not stated"],
+        ["held", "validation", "400", "4", "not stated", "not stated"],
+        ["photo", "test, in distribution", "400", "4", "not stated", "not stated"],
+        ["Drawings: sketch", "test, shift", "400", "4", "https://example.org/a", "CC0-1.0"],
+        ["noise", "open set", "21", "images of other classes", "not stated", "not stated"],
+        ["unknown", "open set", "8", "4 others", "not stated", "not stated"],
+    ]
+    assert "photo: 3 of 403 images could not be read and are left out." in path.read_text()
 
 
 def test_emissions_are_said_only_if_they_were_measured(folder):

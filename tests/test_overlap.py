@@ -165,6 +165,48 @@ def test_half_of_the_images_looked_at_are_half_of_the_chances():
     assert (found.found, found.share) == (2000, 1.0) and found.at_least > 0.9
 
 
+def test_common_images_are_counted_as_sets_are():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        mine, other = (rng.integers(0, 30, rng.integers(0, 40)).tolist() for _ in range(2))
+        found = compare(hashes(mine), hashes(other).sketch())
+        want = [value for value in mine if value in other]
+        assert (found.found, found.pictures, found.exact) == (len(want), len(set(want)), True)
+        assert found.share == found.at_least == (len(want) / len(mine) if mine else 0)
+
+
+@pytest.mark.parametrize(("copies", "blanks"), [(1, 0), (5, 0), (1, 40), (1, 200)])
+def test_the_bound_holds_where_a_set_has_one_picture_several_times(copies, blanks):
+    """At 99 %, also where all copies of a picture fall into the sketch, or none. More than 3 % is a chance of 1 in 1000."""
+    rng = np.random.default_rng(copies + blanks)
+    above = refused = 0
+    for _ in range(400):
+        training = rng.integers(0, 1 << 48, 2000)
+        pictures = np.concatenate([training[: 40 // copies], rng.integers(0, 1 << 48, 960 // copies)])
+        mine = np.repeat(pictures, copies)
+        mine[len(mine) - blanks :] = training[-1]
+        found = compare(hashes(mine), hashes(training).sketch(200))
+        above += found.at_least > np.isin(mine, training).mean() + 1e-12
+        refused += not found.tolerable
+    assert above <= 12
+    assert refused <= (12 if not blanks else 80)
+
+
+def test_a_single_picture_is_said_and_two_are_refused():
+    """A placeholder in both sets, or one of ten images, is not the same data given twice."""
+    blank = np.full(20, 7)
+    for mine, other, fine in (
+        ([*range(100, 180), *blank], [*range(50), *blank], True),
+        (range(10), [9, *range(20, 60)], True),
+        (range(10), [8, 9, *range(20, 60)], False),
+        ([9], [9, *range(20, 60)], False),
+        (range(100), [*range(95, 100), *range(200, 260)], True),
+        (range(100), [*range(94, 100), *range(200, 260)], False),
+    ):
+        found = compare(hashes([*mine]), hashes([*other]).sketch())
+        assert found.found and found.tolerable == fine
+
+
 # ---- What a run does about it --------------------------------------------------------------------------------------
 
 
@@ -186,7 +228,9 @@ def test_a_few_copies_are_said_and_many_refused():
     ]
     for role in ("validation", "id", "shift", "open_set"):
         many = rows_of(datasets.concatenate_datasets([new, data.select(range(7))]), "many", role)
-        with pytest.raises(ValueError, match="7 of the 67 images of 'many' are training images of 'mine'.*--allow_overlap"):
+        with pytest.raises(
+            ValueError, match="7 of the 67 images of 'many' are training images of 'mine'.*--allow_overlap"
+        ):
             check_images(train, [many])
         assert check_images(train, [many], allow_overlap=True).overlaps[0].found == 7
 
@@ -223,7 +267,9 @@ def test_the_trainer_says_it(tiny_clip, tmp_path, given):
         eval_dataset=rows_of(data.select([1, 2, 5]), "test", "id"),
         processing_class=tiny_processor(),
     )
-    with pytest.warns(UserWarning, match="3 of the 3 images of 'test' are training images of '(mine|the training data|train)'"):
+    with pytest.warns(
+        UserWarning, match="3 of the 3 images of 'test' are training images of '(mine|the training data|train)'"
+    ):
         trainer.train()
     assert [entry["name"] for entry in trainer.image_check.hashes][1:] == ["test"]
 
@@ -246,7 +292,9 @@ def test_a_run_and_the_calibration_after_it(script, base, folder, tmp_path, caps
     run += (
         f" --method flyp --use_cpu --disable_tqdm true --report_to none --save_strategy no --eval_datasets {renamed}"
     )
-    with pytest.raises(ValueError, match="12 of the 12 images of 'holdout' are training images of 'train'.*--allow_overlap"):
+    with pytest.raises(
+        ValueError, match="12 of the 12 images of 'holdout' are training images of 'train'.*--allow_overlap"
+    ):
         script.main(run.split())
     assert not (output / "model.safetensors").exists()
     script.main([*run.split(), "--allow_overlap"])

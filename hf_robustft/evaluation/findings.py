@@ -19,6 +19,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hf_robustft.data.binomial import upper_tail
+
 from .report import DatasetResult, EvaluationReport
 
 #: Standard errors that a difference must exceed to be told, however few there are.
@@ -78,27 +80,12 @@ def chance_level(result: DatasetResult) -> float:
 
 
 def at_chance(result: DatasetResult) -> bool:
-    """Whether the accuracy is no more than two standard errors above chance; never so with a single class."""
+    """Whether guessing reaches this accuracy more often than one time in 44; never so with a single class."""
     chance = chance_level(result)
     if chance >= 1:
         return False
-    return _at_least(round(result.accuracy * result.n), result.n, chance) > ALPHA_CHANCE
-
-
-def _at_least(right: int, n: int, chance: float) -> float:
-    """The probability that at least `right` of `n` images are right by chance, or 1 where that many are expected."""
-    if right <= n * chance:
-        return 1.0
-    # Where few are expected, a normal approximation would call one right answer of a hundred better than chance.
-    total = 0.0
-    choose = math.lgamma(n + 1) - math.lgamma(right + 1) - math.lgamma(n - right + 1)
-    term = math.exp(choose + right * math.log(chance) + (n - right) * math.log1p(-chance))
-    for k in range(right, n + 1):
-        total += term
-        term *= (n - k) / (k + 1) * chance / (1 - chance)
-        if term <= 1e-9 * total:
-            break
-    return total
+    # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.
+    return upper_tail(round(result.accuracy * result.n), result.n, chance) > ALPHA_CHANCE
 
 
 def one_class(result: DatasetResult) -> bool:

@@ -30,7 +30,7 @@ from ..publishing.progress_card import is_progress_card, write_progress_card
 from ..publishing.retrying import summary, with_retries
 from .benchmark_evaluation import as_benchmarks
 from .finishing import finish_run
-from .push_parts import changed_arguments, linked_copy
+from .push_parts import changed_arguments, linked_copy, what_ran
 
 logger = logging.getLogger(__name__)
 
@@ -318,6 +318,7 @@ class CardOnPush:
             hardware=describe_hardware(self.args.device, self.args.world_size),
             wall_seconds=self._train_seconds,
             seed=self.args.seed,
+            run=what_ran(self.args),
             log_history=self.state.log_history,
             tags=getattr(self.model, "model_tags", None) or (),
             **({"licence": kwargs["license"]} if kwargs.get("license") else {}),

@@ -64,7 +64,8 @@ def check_images(
         [`ImageCheck`]
 
     Raises:
-        ValueError: If more than 5 % of the images of a set are among those of another that they must not be in.
+        ValueError: If more than 5 % of the images of a set, and more than a single picture, are among those of another that
+            they must not be in.
         OSError: If a data set cannot be read.
     """
     state = PartialState()

@@ -12,6 +12,9 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..publishing.folder import leaves
+from .distributed import effective_precision
+
+_PRECISION = {"fp32": "float32", "bf16": "bf16, mixed", "fp16": "fp16, mixed"}
 
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
@@ -26,20 +29,30 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def what_ran(args: TrainingArguments) -> dict[str, str]:
-    """What a card states of a training run in any case, defaults included: name and value in words."""
+    """
+    What a card states of a training run in any case, defaults included: name and value in words.
+
+    Settings that neither the user gave nor the library's own defaults hold come with their origin: a method's defaults, a
+    recipe, the launcher.
+    """
     each, processes, accumulation = args.train_batch_size, args.world_size, args.gradient_accumulation_steps
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
-    precision = "bf16, mixed" if args.bf16 else "fp16, mixed" if args.fp16 else "float32"
+    precision = effective_precision(args)
+    warmup = (
+        f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} % of the steps"
+    )
+    origins = "; ".join(args.described_origins()) if hasattr(args, "described_origins") else ""
     schedule = getattr(args, "lr_schedule", None) or "transformers"
     name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type) if schedule == "transformers" else schedule
     optimizer = getattr(args.optim, "value", args.optim)
     return {
-        "Learning rate": f"{args.learning_rate:g}, schedule {name}, warm-up {args.warmup_steps:g}",
+        "Learning rate": f"{args.learning_rate:g}, schedule {name}, warm-up {warmup if args.warmup_steps else 'none'}",
         "Batch": f"{each:,} per device × {processes} processes × {accumulation} accumulated = "
         f"{each * processes * accumulation:,}",
         "Length": length,
-        "Precision": precision,
+        "Precision": _PRECISION.get(precision, precision),
         "Optimizer": f"{optimizer}, weight decay {args.weight_decay:g}",
+        **({"Not set by hand": origins} if origins else {}),
     }
 
 
