@@ -103,6 +103,8 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
     inputs |= {f"--train_dataset {data_args.train_dataset}": Spec.parse(data_args.train_dataset).folder}
     inputs |= {f"--eval_datasets {text}": Spec.parse(text).folder for text in data_args.eval_datasets}
     check_apart(args.output_dir, inputs)
+    if data_args.feature_cache is not None:
+        check_apart(data_args.feature_cache, inputs, option="--feature_cache")
     former_checkpoints(args.output_dir, args.resume_from_checkpoint)
     check_options(model_args, data_args, args)
 

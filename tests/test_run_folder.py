@@ -179,6 +179,8 @@ def test_output_folders_that_cannot_be_written_are_found_and_nothing_is_left(tmp
     (tmp_path / "data" / "train").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds the folder that `--train_dataset data/train` reads"):
         files.check_apart(tmp_path / "data", {"--train_dataset data/train": tmp_path / "data" / "train"})
+    with pytest.raises(ValueError, match="`--feature_cache .*` holds"):
+        files.check_apart(tmp_path / "data", {"x": tmp_path / "data" / "train"}, option="--feature_cache")
     files.check_apart(tmp_path, {"--train_dataset data/train": tmp_path / "data" / "train"})
     files.check_apart(tmp_path / "out", {"--model": tmp_path / "checkpoint-3", "--train_dataset": "emoji_shift"})
 

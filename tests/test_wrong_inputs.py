@@ -132,6 +132,10 @@ ROWS = [
     ("train --config {tmp}/choice.yaml", "did you mean carot"),
     ("train --config {tmp}/range.yaml", "must be positive"),
     ("train --config {tmp}/empty_value.yaml", "output_dir is empty"),
+    ("train --config {tmp}/forgotten.yaml", "forgotten.yaml, line 2: learning_rate has no value"),
+    ("train --config {tmp}/commas.yaml", "by blanks, not by commas"),
+    ("train --eval_datasets {tmp}/images,{tmp}/model:shift", "by blanks, not by commas"),
+    ("train --eval_datasets {tmp}/images:id,{tmp}/model:shift", "by blanks, not by commas"),
 ]  # fmt: skip
 FILES = {
     "file.txt": "text",
@@ -147,6 +151,7 @@ FILES = {
     "choice.yaml": "method: carrot\n",
     "range.yaml": "learning_rate: -1e-3\n",
     "empty_value.yaml": "output_dir: ''\n",
+    "forgotten.yaml": "method: flyp\nlearning_rate:\n",
 }
 
 
@@ -158,6 +163,7 @@ def tmp(tmp_path_factory):
     (folder / "latin.yaml").write_bytes("method: carot  # f\u00fcr\n".encode("latin-1"))
     for name in ("images", "model"):
         (folder / name).mkdir()
+    (folder / "commas.yaml").write_text(f"eval_datasets: {folder}/images, {folder}/model:shift\n")
     (folder / "model" / "config.json").write_text("{}")
     return folder
 

@@ -84,6 +84,9 @@ def _value(parser: Manners, path: Path, name: str, node: yaml.Node) -> Any:
     several = action.nargs in ("+", "*")
     if isinstance(node, yaml.ScalarNode):
         if node.tag == "tag:yaml.org,2002:null":
+            if not node.value:
+                # A value that was forgotten is not one that is meant to be the default.
+                raise UsageError(f"{_at(path, node)}: {name} has no value; give one, or leave the line out (null is the default)")
             return None
         texts = [node.value]
     elif isinstance(node, yaml.SequenceNode) and several:

@@ -93,20 +93,23 @@ def unless_refused(path: str | Path) -> Iterator[None]:
         raise
 
 
-def check_apart(output_dir: str | Path, inputs: Mapping[str, str | Path | None]) -> None:
+def check_apart(
+    output_dir: str | Path, inputs: Mapping[str, str | Path | None], option: str = "--output_dir"
+) -> None:
     """
     Refuse an output folder that would overwrite what a run reads, or put its files among the data.
 
     Args:
         output_dir (`str` or `Path`): The folder.
         inputs (`Mapping[str, str | Path | None]`): By the option as the user gave it, what it reads; only folders count.
+        option (`str`, *optional*, defaults to `"--output_dir"`): What the user calls the folder, for the message.
 
     Raises:
         ValueError: If it lies in one of them, or one of them is a checkpoint in it, which the run would replace, or a split
             in it, so that it is the data set.
     """
     output = Path(output_dir).expanduser().resolve()
-    for option, place in inputs.items():
+    for reader, place in inputs.items():
         if place is None or not Path(place).expanduser().is_dir():
             continue
         inside = is_within(output_dir, place)
@@ -115,8 +118,8 @@ def check_apart(output_dir: str | Path, inputs: Mapping[str, str | Path | None])
         if inside or split or output in found.parents and found.name.startswith("checkpoint-"):
             where = "lies in" if inside else "holds"
             raise ValueError(
-                f"`--output_dir {output_dir}` {where} the folder that `{option}` reads, which the run would change; give "
-                "another output folder."
+                f"`{option} {output_dir}` {where} the folder that `{reader}` reads, which the run would change; give "
+                "another folder."
             )
 
 
