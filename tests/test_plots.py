@@ -12,6 +12,8 @@ from hf_robustft.evaluation import plots
 from hf_robustft.evaluation.calibration import ece_from_confidence, reliability_bins
 from hf_robustft.evaluation.plots import plot_reliability
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
+from hf_robustft.evaluation.score_plots import plot_scores
+from hf_robustft.evaluation.shift_plot import plot_shift
 
 
 def report(model, names=("photo", "sketch"), n=200, n_bins=15, seed=0):
@@ -126,3 +128,27 @@ def test_a_bin_of_one_image_is_faint_with_a_wide_error_and_panels_are_equally_wi
     assert [bar.get_alpha() == plots.FAINT for bar in bars] == [count < plots.FEW for count in counts]
     low, high = plots._interval(np.array([1.0, 0.5]), np.array([1.0, 10_000.0]))
     assert high[0] == 1.0 and low[0] == 0.5 and high[1] - low[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_long_names_neither_overlap_nor_leave_the_pictures_and_stay_different(tmp_path, figures):
+    long = "a_very_long_name_of_a_data_set_that_nobody_wants_to_read_in_a_picture_"
+    names = tuple(f"{long}{i}" for i in range(7))
+    plot_reliability([report(long, names), report(f"{long}model", names)], tmp_path / "reliability.png", dpi=100)
+    plot_shift([report(long, names), report(f"{long}model", names)], tmp_path / "shift.png", dpi=100)
+    scores = {name: {"energy": torch.arange(9.0)} for name in names[:3]}
+    roles = dict(zip(names, ("id", "shift", "open_set"), strict=False))
+    plot_scores(scores, roles, tmp_path / "scores.png", threshold=2.0, dpi=100)
+    assert len(figures) == 3
+    for figure in figures:
+        texts = [axes.title for axes in figure.axes] + [axes._left_title for axes in figure.axes]
+        texts += [text for legend in figure.legends for text in legend.get_texts()]
+        texts += [text for axes in figure.axes for text in (axes.xaxis.label, *axes.get_yticklabels())]
+        boxes = [text.get_window_extent() for text in texts if text.get_text().strip()]
+        whole = figure.bbox
+        assert all(box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1 for box in boxes)
+        # Tick labels of neighbouring panels may touch; names must not.
+        shown = [text for text in texts if "very" in text.get_text()]
+        extents = [text.get_window_extent() for text in shown]
+        assert not any(a.overlaps(b) for i, a in enumerate(extents) for b in extents[i + 1 :])
+    titles = [axes.get_title() for axes in panels(figures[0])]
+    assert len(set(titles)) == 7 and titles[0].strip().endswith("(ID)")

@@ -19,6 +19,8 @@ from .tables import ARROW, check_same_data, label, ordered
 # Okabe & Ito's palette, which colour-blind readers can tell apart; the earlier model is grey in every case.
 AFTER, EDGE, GAP, BEFORE = "#56B4E9", "#0072B2", "#E69F00", "#4D4D4D"
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 3.5, 4.1, 3
+#: Letters of a name of which as many as there are columns of the legend fit.
+LEGEND_WIDTH = 24
 #: Bins with fewer images are drawn faint: their accuracy says little.
 FEW, FAINT = 10, 0.3
 
@@ -27,8 +29,8 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
     """
     Draw a reliability diagram for each data set into one PNG.
 
-    Above: the accuracy in each confidence bin as a bar with a standard error, faint where it is of fewer than 10 images, and the gap to the mean confidence of the bin, whose areas weighted
-    by the histogram sum to the ECE. Below: the share of images in each bin. Confidences of exactly 1.0, a bin of their
+    Above: the accuracy in each confidence bin as a bar with a standard error, faint where it is of fewer than 10 images,
+    and the gap to the mean confidence of the bin, whose areas weighted by the histogram sum to the ECE. Below: the share of images in each bin. Confidences of exactly 1.0, a bin of their
     own in the ECE, are drawn with the last bin.
 
     Args:
@@ -110,7 +112,9 @@ def _panel(upper, lower, result: DatasetResult, before: DatasetResult | None) ->
         )  # fmt: skip
         lower.stairs(old_share, edges, color=BEFORE, linewidth=1.4)
         title = f"ECE {100 * before.ece:.1f}{ARROW}{100 * result.ece:.1f} % (floor {100 * result.ece_noise_floor:.1f})"
-    upper.set_title(f"{label(result)}\n", fontsize=11, fontweight="bold")
+    # What tells its role stays, however long the name is.
+    role = label(result).removeprefix(result.name)
+    upper.set_title(f"{short_name(result.name, LEGEND_WIDTH)}{role}\n", fontsize=11, fontweight="bold")
     upper.text(0.5, 1.03, f"{title}, n = {result.n:,}", transform=upper.transAxes, ha="center", fontsize=9)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.tick_params(labelbottom=False)
@@ -149,11 +153,21 @@ def _drawn_bins(result: DatasetResult) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _legend(after: EvaluationReport, before: EvaluationReport | None) -> list:
     handles = [
-        Patch(facecolor=AFTER, edgecolor=EDGE, label=after.model),
+        Patch(facecolor=AFTER, edgecolor=EDGE, label=short_name(after.model, LEGEND_WIDTH)),
         Patch(color=GAP, label="gap to mean confidence"),
         Patch(facecolor=AFTER, alpha=FAINT, label=f"fewer than {FEW} images"),
         Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (4, 3)), label="perfect calibration"),
     ]
     if before is not None:
-        handles.insert(0, Line2D([], [], color=BEFORE, marker="o", markersize=4.5, linewidth=1.1, label=before.model))
+        earlier = short_name(before.model, LEGEND_WIDTH)
+        handles.insert(0, Line2D([], [], color=BEFORE, marker="o", markersize=4.5, linewidth=1.1, label=earlier))
     return handles
+
+
+def short_name(name: str, width: int = 32) -> str:
+    """A name in one line that fits a picture: names of one kind differ at their ends, so the middle is left out."""
+    name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{name[: width - 1 - end]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"

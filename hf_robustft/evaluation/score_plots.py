@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..modeling.files import whole_file
 from .open_set import SCORES, as_floats, detection_metrics
+from .plots import short_name
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {"id": "#0072B2", "shift": "#009E73", "open_set": "#D55E00"}
@@ -138,7 +139,7 @@ def _panel(axes, role: str, names: list[str], values: np.ndarray, edges: np.ndar
     share = np.histogram(values, edges)[0] / len(values)
     axes.stairs(share, edges, fill=True, color=COLOURS[role], alpha=0.35)
     axes.stairs(share, edges, color=COLOURS[role], linewidth=1.4)
-    sets = names[0] if len(names) == 1 else f"{len(names)} sets"
+    sets = short_name(names[0]) if len(names) == 1 else f"{len(names)} sets"
     title = axes.set_title(f"{TITLES[role]} ({sets}, n = {len(values):,}): {WANTED[role]}", loc="left", fontsize=10)
     # A dollar sign in a name is no formula.
     title.set_parse_math(False)

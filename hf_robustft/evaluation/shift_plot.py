@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..modeling.files import whole_file
-from .plots import AFTER, BEFORE, EDGE, GAP
+from .plots import AFTER, BEFORE, EDGE, GAP, LEGEND_WIDTH, short_name
 from .report import DatasetResult, EvaluationReport
 from .tables import check_same_data, ordered
 
@@ -92,11 +92,19 @@ def _draw_accuracies(axes, inside: DatasetResult, after: EvaluationReport, befor
             axes.plot(*([value] for value in origin), **style, markerfacecolor="white")
         axes.plot(*([value] for value in end), **style)
         handles.append(
-            Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=_short(result.name))
+            Line2D(
+                [],
+                [],
+                color=colour,
+                marker=marker,
+                linestyle="none",
+                markersize=7,
+                label=short_name(result.name, LEGEND_WIDTH),
+            )
         )
     axes.plot([0, 100], [0, 100], **_DIAGONAL)
     axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy under shift, %")
-    axes.set_xlabel(f"accuracy in distribution ({_short(inside.name)}), %")
+    axes.set_xlabel(f"accuracy in distribution ({short_name(inside.name, LEGEND_WIDTH)}), %")
     axes.set_title("Accuracy", fontsize=11, fontweight="bold")
     axes.set_aspect("equal")
     _plain(axes, "both")
@@ -113,7 +121,7 @@ def _draw_errors(axes, results: list[DatasetResult], before: EvaluationReport | 
                   color=GAP, linewidth=2.2, zorder=3)  # fmt: skip
         if earlier is not None:
             axes.barh(row - offset, 100 * earlier.ece, height, color="0.75", edgecolor=BEFORE, linewidth=0.6, zorder=2)
-    names = [f"{_short(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
+    names = [f"{short_name(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
     axes.set_yticks(range(len(results)), names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -126,7 +134,7 @@ def _legend(after: EvaluationReport, before: EvaluationReport | None) -> list:
     handles = []
     if before is not None:
         handles.append(Line2D([], [], color="0.75", marker="s", markersize=9, markeredgecolor=BEFORE, linestyle="none",
-                              label=f"{_short(before.model)} (left: hollow)"))  # fmt: skip
+                              label=f"{short_name(before.model, LEGEND_WIDTH)} (left: hollow)"))  # fmt: skip
     handles += [
         Line2D(
             [],
@@ -136,7 +144,7 @@ def _legend(after: EvaluationReport, before: EvaluationReport | None) -> list:
             markersize=9,
             markeredgecolor=EDGE,
             linestyle="none",
-            label=_short(after.model),
+            label=short_name(after.model, LEGEND_WIDTH),
         ),
         Line2D([], [], color=GAP, linewidth=2.2, label="noise floor of the ECE"),
         Line2D(
@@ -151,9 +159,3 @@ def _plain(axes, grid: str) -> None:
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color="0.9", linewidth=0.7)
     axes.tick_params(labelsize=9)
-
-
-def _short(name: str, width: int = 32) -> str:
-    """A name in one line that fits a legend."""
-    name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())
-    return name if len(name) <= width else f"{name[: width - 1]}\N{HORIZONTAL ELLIPSIS}"
