@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -75,8 +76,18 @@ def check_config(folder: Path, what: str) -> CLIPConfig:
         )
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
+    with _named_as_configuration(folder):
+        config = CLIPConfig.from_dict(content)
+        if not isinstance(config.text_config.eos_token_id, int):
+            # Texts are read at that token.
+            raise ValueError(f"eos_token_id is {config.text_config.eos_token_id!r}, not a number")
+    return config
+
+
+@contextmanager
+def _named_as_configuration(folder: Path) -> Iterator[None]:
     try:
-        return CLIPConfig.from_dict(content)
+        yield
     except Exception as error:
         # Whatever a configuration with wrong values brings about, it is the file that is wrong.
         raise ValueError(
@@ -144,7 +155,7 @@ def check_weights(folder: Path, config: CLIPConfig, what: str) -> set[str]:
     Raises:
         OSError, ValueError: As `check_checkpoint`.
     """
-    with torch.device("meta"):
+    with _named_as_configuration(folder), torch.device("meta"):
         model = CLIPModel(config)
     return check_weights_of(folder, model, what)
 
