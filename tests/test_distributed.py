@@ -27,7 +27,8 @@ def test_gradients_stay_as_they_are_in_one_process():
 
 
 def test_a_launcher_that_promised_more_processes_is_refused(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     distributed.check_world_size(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"started 2 process.*would use 1.*torchrun.*--use_cpu"):
@@ -36,6 +37,12 @@ def test_a_launcher_that_promised_more_processes_is_refused(monkeypatch):
     distributed.check_world_size(1)
     with pytest.raises(ValueError, match=r"would use 2"):
         distributed.check_world_size(2)
+    monkeypatch.delenv("WORLD_SIZE")
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}.items():
+        distributed.check_world_size(1)
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"accelerate launch.*several processes.*torchrun"):
+        distributed.check_world_size(1)
 
 
 @pytest.fixture
@@ -46,7 +53,12 @@ def clean(monkeypatch):
 
 
 def settings(device: str = "cpu", **values) -> SimpleNamespace:
-    defaults = {"bound_logit_scale": False, "per_device_train_batch_size": 4, "dataloader_drop_last": False}
+    defaults = {
+        "bound_logit_scale": False,
+        "per_device_train_batch_size": 4,
+        "dataloader_drop_last": False,
+        "origins": {},
+    }
     return SimpleNamespace(device=torch.device(device), **{**defaults, **values})
 
 

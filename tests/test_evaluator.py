@@ -149,6 +149,13 @@ def test_without_a_test_set_the_spectrum_is_that_of_validation(tiny_clip):
     assert alone.spectrum["smallest_singular_value"] == pytest.approx(smallest_singular_value(embeds), rel=1e-9)
 
 
+def test_what_is_no_benchmark_is_named():
+    assert list(Evaluator(benchmark(), tiny_processor()).benchmarks) == [benchmark().name]
+    for wrong in ("photos/test", ["photos/test"]):
+        with pytest.raises(ValueError, match="'photos/test' is not a Benchmark; `load_benchmark`"):
+            Evaluator(wrong, tiny_processor())
+
+
 def test_without_an_id_set_there_is_no_spectrum(tiny_clip):
     report = evaluator({"any": benchmark("shift", 5), "other": benchmark("train", 5)}).evaluate(tiny_clip)
     assert report.spectrum is None and list(report.results) == ["shift", "train"]

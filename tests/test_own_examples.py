@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from datasets import DatasetDict
 from helpers import arguments, image_dataset, tiny_processor
 from torch.utils.data import Dataset
 
@@ -48,6 +49,13 @@ def test_examples_without_captions_are_refused_at_construction(tiny_clip, tmp_pa
         and "data_collator" in said
         and "\n" not in said
     )
+
+
+def test_a_path_and_a_dict_of_splits_are_no_training_set(tiny_clip, tmp_path):
+    with pytest.raises(ValueError, match=r"load_benchmark\('photos/train', role='train'\)"):
+        trainer(tiny_clip, tmp_path, "photos/train")
+    with pytest.raises(ValueError, match=r"DatasetDict of 'train', 'test'; give one, such as \['train'\]"):
+        trainer(tiny_clip, tmp_path, DatasetDict({"train": image_dataset(8), "test": image_dataset(8)}))
 
 
 def test_what_can_be_made_a_batch_passes(tiny_clip, tmp_path):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import sent_to_a_worker
+from helpers import sent_to_a_worker, tiny_processor
 from PIL import Image
 from transformers.models.clip import CLIPImageProcessorPil
 
@@ -143,6 +143,11 @@ def test_flip_is_off_by_default_and_a_mirror_when_asked():
     half = ImageTransform(32, HALF, HALF, train=True, flip=0.5)
     flipped = sum(not torch.equal(half(image, random.Random(i)), plain(image, random.Random(i))) for i in range(200))
     assert abs(flipped - 100) < 4 * math.sqrt(50)
+
+
+def test_a_tokenizer_prepares_no_images():
+    with pytest.raises(ValueError, match="a CLIPTokenizer.* prepares no images; .*CLIPProcessor"):
+        ImageTransform.from_processor(tiny_processor().tokenizer, train=True)
 
 
 def test_from_processor_takes_the_checkpoints_settings_for_training():

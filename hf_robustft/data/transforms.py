@@ -165,6 +165,11 @@ class ImageTransform:
                 raise ValueError(f"crop is {crop!r}; choose one of {', '.join(PAPER_CROPS)}, in training alone")
             options = {**PAPER_CROPS[crop], **options}
         source = getattr(processor, "image_processor", processor)
+        if not hasattr(source, "image_mean"):
+            raise ValueError(
+                f"a {type(processor).__name__} prepares no images; give the processor of the checkpoint, such as "
+                "CLIPProcessor.from_pretrained(checkpoint)"
+            )
 
         def side(sizes, key):
             return sizes.get(key) if isinstance(sizes, dict) else getattr(sizes, key, None)

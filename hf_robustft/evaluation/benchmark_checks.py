@@ -19,7 +19,13 @@ def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]
         ValueError: If there are none, two of one name, one without class names or labels that is no open set, an open set
             but no in-distribution set, or an open set that shares classes with it.
     """
+    if isinstance(benchmarks, Benchmark):
+        benchmarks = [benchmarks]
     given = list(benchmarks.values() if isinstance(benchmarks, Mapping) else benchmarks)
+    other = next((item for item in given if not isinstance(item, Benchmark)), None)
+    if isinstance(benchmarks, str) or other is not None:
+        shown = repr(benchmarks if isinstance(benchmarks, str) else other)[:80]
+        raise ValueError(f"{shown} is not a Benchmark; `load_benchmark` makes one of a path or name.")
     if not given:
         raise ValueError(
             "There are no benchmarks to evaluate on; give at least one, for example from `load_benchmark`."

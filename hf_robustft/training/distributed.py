@@ -103,14 +103,28 @@ def check_world_size(used: int) -> None:
         used (`int`): The world size that the run goes by, `TrainingArguments.world_size`.
 
     Raises:
-        ValueError: If the launcher's `WORLD_SIZE`, or the process group, is of another size.
+        ValueError: If the launcher's `WORLD_SIZE`, or the process group, is of another size, or `accelerate launch` was
+            asked for several processes and started one.
     """
+    if used == 1 and _several_were_asked_for():
+        raise ValueError(
+            "`accelerate launch` was asked for several processes and starts one on CPU; start them with `torchrun "
+            "--nproc_per_node N examples/run_robust_ft.py --use_cpu`, or give `--num_processes 1`. (By MASTER_PORT without "
+            "WORLD_SIZE; unset it if you set it yourself.)"
+        )
     promised = int(os.environ.get("WORLD_SIZE", used))
     if promised != used or world_size() != used:
         raise ValueError(
             f"The launcher started {promised} process(es), {world_size()} of them are in a group, and this run would use "
             f"{used}; on CPU start several with `torchrun --nproc_per_node N examples/run_robust_ft.py --use_cpu`."
         )
+
+
+def _several_were_asked_for() -> bool:
+    # Without accelerator `accelerate launch --num_processes 2` tells one process where to meet the others, and that is all.
+    by_mpi = any(name.startswith(("PMI_", "OMPI_", "MV2_", "MPI_LOCAL")) for name in os.environ)
+    by_accelerate = "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ
+    return by_accelerate and not by_mpi and "WORLD_SIZE" not in os.environ
 
 
 def effective_precision(args: Any) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -37,6 +38,11 @@ def training_examples(
         ValueError: If a benchmark comes without processor or may not be trained on, or a stream cannot be
             trained on as the arguments ask, or the examples of another data set have no pixels or no caption.
     """
+    if isinstance(dataset, (str, Path)):
+        raise ValueError(f"`train_dataset={str(dataset)!r}` is a text; give load_benchmark({str(dataset)!r}, role='train').")
+    if isinstance(dataset, datasets.DatasetDict):
+        first = next(iter(dataset), "train")
+        raise ValueError(f"`train_dataset` is a DatasetDict of {', '.join(map(repr, dataset))}; give one, such as [{first!r}].")
     if isinstance(dataset, datasets.Dataset):
         dataset = Benchmark.from_dataset(dataset, name="train", role="train")
     check_stream(dataset, args)
