@@ -70,6 +70,20 @@ def check_usual_arguments(args: Any) -> None:
         value = getattr(args, name)
         if (value or None) != (defaults[name] or None):
             raise ValueError(f"`{name}={value}` {advice}.")
+    for name in ("activation_checkpointing_kwargs", "lr_scheduler_kwargs"):
+        value = getattr(args, name)
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"`{name}={value}` must be a mapping; write it as JSON on a command line.")
+    if args.activation_checkpointing_kwargs and not args.activation_checkpointing:
+        raise ValueError(
+            f"`activation_checkpointing_kwargs={args.activation_checkpointing_kwargs}` would do nothing without "
+            "`activation_checkpointing`; switch it on, or leave them out."
+        )
+    if args.fsdp_config and not args.fsdp:
+        raise ValueError(
+            f"`fsdp_config={args.fsdp_config}` configures Accelerate's FSDP plugin, which cannot spread a CLIPModel; leave "
+            "it out, and use `fully_shard`."
+        )
     optim = str(getattr(args.optim, "value", args.optim))
     if args.optim_target_modules is not None and not optim.startswith(("galore", "apollo")):
         raise ValueError(
