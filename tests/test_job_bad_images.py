@@ -14,8 +14,9 @@ def arguments(tmp_path, tiny_clip):
     """Two folders of 16 images, of which one is broken in each."""
     tiny_clip.save_pretrained(tmp_path / "base")
     tiny_processor().save_pretrained(tmp_path / "base")
-    for split in ("train", "test"):
-        for number, row in enumerate(image_dataset(16)):
+    seeds = {"train": 0, "test": 1}
+    for split in seeds:
+        for number, row in enumerate(image_dataset(16, seed=seeds[split])):
             folder = tmp_path / split / CLASSES[row["label"]]
             folder.mkdir(parents=True, exist_ok=True)
             row["image"].save(folder / f"{number}.png")

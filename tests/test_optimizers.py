@@ -147,6 +147,7 @@ def test_groups_of_layers_keep_their_rates(model, tmp_path):
 def test_a_whole_optimizer_is_warned_of_by_nothing(model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="A contrastive batch of 8 pairs")
         trainer_of("flyp", model, tmp_path, options={"optimizers": (sgd(model.parameters()), None)}).train()
 
 

@@ -154,8 +154,8 @@ def check_model(text: str, option: str, hub: bool) -> None:
     if path.is_dir():
         nested = sorted(item.parent.name for item in path.glob("*/config.json"))
         more = f"; did you mean {path / nested[-1]}?" if nested else "; give a folder that save_pretrained wrote"
-        if option == "DIR":
-            # `publish` and `calibrate` say what else is missing.
+        if option == "DIR" or not nested and any(path.iterdir()):
+            # `publish`, `calibrate` and `load_checkpoint` know what such a folder holds instead.
             return
         raise UsageError(f"`{option} {text}`: the folder has no config.json{more}")
     if path.is_file():

@@ -13,7 +13,7 @@ from torch import nn
 from ..data.benchmarks import Benchmark
 from ..data.collator import TrainingExamples
 from ..data.images import BadImages
-from ..modeling.feature_cache import CachedFeatures
+from ..modeling.feature_cache import feature_fingerprints
 from ..modeling.features import normalised
 from ..modeling.prompt_checks import check_class_prompts
 from .streaming import check_stream, streamed_examples
@@ -71,7 +71,7 @@ def training_examples(
 
 def _check_first_example(dataset: Any) -> None:
     """Refuse a data set of one's own whose examples `ClipCollator` could not make a batch of; a stream is not begun."""
-    if dataset is None or isinstance(dataset, CachedFeatures) or not hasattr(dataset, "__getitem__"):
+    if dataset is None or feature_fingerprints(dataset) or not hasattr(dataset, "__getitem__"):
         return
     if getattr(dataset, "keyed", False) or not len(dataset):
         return

@@ -18,7 +18,7 @@ from ..data.benchmarks import Benchmark
 from ..data.collator import ClipCollator
 from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
-from ..modeling.feature_cache import CachedFeatures, collate_features, feature_fingerprints
+from ..modeling.feature_cache import collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
 from .arguments import DEFAULT_LOGGING_STEPS, RobustTrainingArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
@@ -159,7 +159,7 @@ class RobustTrainer(
         self.bad_images = bad_images
         if feature_fingerprints(train_dataset) and not self.encodes_without_gradient():
             raise ValueError(CACHED_FEATURES_STAND_STILL)
-        if data_collator is None and isinstance(train_dataset, CachedFeatures):
+        if data_collator is None and feature_fingerprints(train_dataset):
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
             # A compiled text tower is compiled anew for each length of captions; multiples of 8 are few.

@@ -16,21 +16,21 @@ from hf_robustft.data.imagenet_sets import imagenet_classes
 from hf_robustft.data.registered_data import facts
 
 
-def picture(label: int, kind: str = "JPEG") -> bytes:
+def picture(label: int, kind: str = "JPEG", seed: int = 0) -> bytes:
     """A noisy image that says its class by its colours."""
-    pixels = np.random.default_rng(label).integers(0, 64, (36, 40, 3), dtype=np.uint8)
+    pixels = np.random.default_rng([label, seed]).integers(0, 64, (36, 40, 3), dtype=np.uint8)
     pixels += np.array([label % 4, label // 4 % 4, label // 16 % 4], dtype=np.uint8) * 48
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
 
 
-def tar(labels: Iterable[int], ending: str) -> bytes:
+def tar(labels: Iterable[int], ending: str, seed: int = 0) -> bytes:
     """A shard of samples `<number>.<ending>`, `<number>.cls`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number, label in enumerate(labels):
-            image = picture(label, {"jpg": "JPEG"}.get(ending, ending.upper()))
+            image = picture(label, {"jpg": "JPEG"}.get(ending, ending.upper()), seed)
             for name, data in ((ending, image), ("cls", str(label).encode())):
                 member = tarfile.TarInfo(f"s{number:07d}.{name}")
                 member.size = len(data)
@@ -38,10 +38,10 @@ def tar(labels: Iterable[int], ending: str) -> bytes:
     return file.getvalue()
 
 
-def parquet(labels: Sequence[int], names: Sequence[str]) -> bytes:
+def parquet(labels: Sequence[int], names: Sequence[str], seed: int = 0) -> bytes:
     """A parquet file with the columns image and label, a ClassLabel."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
-    table = {"image": [{"bytes": picture(label), "path": None} for label in labels], "label": list(labels)}
+    table = {"image": [{"bytes": picture(label, seed=seed), "path": None} for label in labels], "label": list(labels)}
     file = io.BytesIO()
     datasets.Dataset.from_dict(table, features=features).to_parquet(file)
     return file.getvalue()
@@ -53,11 +53,13 @@ def readme(**splits: int) -> dict[str, bytes]:
     return {"README.md": f"---\ndataset_info:\n  splits:\n{rows}---\n".encode()}
 
 
-def webdataset(split: str, shards: Sequence[Sequence[int]], ending: str, names: Sequence[str]) -> dict[str, bytes]:
+def webdataset(
+    split: str, shards: Sequence[Sequence[int]], ending: str, names: Sequence[str], seed: int = 0
+) -> dict[str, bytes]:
     """The files of a repository that CLIP_benchmark's exporter wrote."""
     return {
         **readme(**{split: sum(map(len, shards))}),
-        **{f"{split}/{number}.tar": tar(labels, ending) for number, labels in enumerate(shards)},
+        **{f"{split}/{number}.tar": tar(labels, ending, seed) for number, labels in enumerate(shards)},
         f"{split}/nshards.txt": str(len(shards)).encode(),
         "classnames.txt": "\n".join(names).encode(),
         "zeroshot_classification_templates.txt": b"a photo of a {c}.",
@@ -79,27 +81,27 @@ def seed_imagenet(hub) -> dict[str, int]:
             **readme(train=len(every) + 4, validation=4),
             "data/train-00000-of-00002.parquet": parquet(every, imagenet_classes()),
             "data/train-00001-of-00002.parquet": parquet([999, 500, 1, 2], imagenet_classes()),
-            "data/validation-00000-of-00001.parquet": parquet([0, 999, 388, 640], imagenet_classes()),
+            "data/validation-00000-of-00001.parquet": parquet([0, 999, 388, 640], imagenet_classes(), seed=1),
         },
     )
     hub.seed(
         "dataset",
         "clip-benchmark/wds_imagenetv2",
-        webdataset("test", [[0, 10], [999, 2, 7]], "webp", clip_names),
+        webdataset("test", [[0, 10], [999, 2, 7]], "webp", clip_names, 3),
     )
     hub.seed(
         "dataset",
         "clip-benchmark/wds_imagenet-r",
-        webdataset("test", [[0, 199, 57]], "jpg", subset["imagenet_r"]),
+        webdataset("test", [[0, 199, 57]], "jpg", subset["imagenet_r"], 4),
     )
     hub.seed(
         "dataset",
         "clip-benchmark/wds_imagenet-a",
-        webdataset("test", [[199], [0, 4], [77]], "jpg", subset["imagenet_a"]),
+        webdataset("test", [[199], [0, 4], [77]], "jpg", subset["imagenet_a"], 5),
     )
-    hub.seed("dataset", "clip-benchmark/wds_imagenet_sketch", webdataset("test", [[3, 4, 998]], "jpg", clip_names))
+    hub.seed("dataset", "clip-benchmark/wds_imagenet_sketch", webdataset("test", [[3, 4, 998]], "jpg", clip_names, 6))
     names = load_benchmark("objectnet").class_names
-    hub.seed("dataset", "timm/objectnet-720p-in1k", {"data/test-00000-of-00001.parquet": parquet([0, 112, 5], names)})
+    hub.seed("dataset", "timm/objectnet-720p-in1k", {"data/test-00000-of-00001.parquet": parquet([0, 112, 5], names, seed=2)})
     return {
         "imagenet-1k": 4,
         "imagenet-v2": 5,

@@ -4,8 +4,11 @@
 import json
 
 import pytest
-from helpers import tiny_processor
+import torch
+from conftest import tiny_config
+from transformers import CLIPModel, CLIPProcessor
 
+from hf_robustft.data.benchmarks import asset_path
 from hf_robustft.data.imagenet_sets import imagenet_classes
 from hf_robustft.data.registered_data import facts
 from hf_robustft.evaluation.report import ZERO_SHOT_HEAD, load_reports
@@ -16,9 +19,19 @@ QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_s
 
 
 @pytest.fixture
-def base(tmp_path, tiny_clip):
-    tiny_clip.save_pretrained(tmp_path / "base")
-    tiny_processor().save_pretrained(tmp_path / "base")
+def base(tmp_path):
+    """A tiny model with a tokenizer that tells ImageNet's classes apart, and reads the longest of their names whole."""
+    processor = CLIPProcessor.from_pretrained(asset_path("emoji_clip"))
+    tokenizer = processor.tokenizer
+    config = tiny_config()
+    config.text_config.vocab_size = len(tokenizer)
+    config.text_config.bos_token_id, config.text_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    config.text_config.pad_token_id = tokenizer.pad_token_id
+    config.text_config.max_position_embeddings = tokenizer.model_max_length = 48
+    config.vision_config.image_size = 48
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
     # 80 prompts for each of 1000 classes would take this model longer than all the rest.
     (tmp_path / "prompts.txt").write_text("a photo of a {}.\n")
     return "base"
@@ -34,7 +47,7 @@ def command(repository, *more):
 def test_imagenet_and_its_shifts(hub, run_with_hub, repository, tmp_path, base, streaming):
     """Train on ImageNet-1k by its name, and measure on it and its five shifts, and on a folder of one's own on the Hub."""
     sizes = seed_imagenet(hub)
-    own = {f"{name}/{number}.jpg": picture(label) for label, name in ((388, "giant panda"), (1, "goldfish"))
+    own = {f"{name}/{number}.jpg": picture(label, seed=7 + number) for label, name in ((388, "giant panda"), (1, "goldfish"))
            for number in range(2)}  # fmt: skip
     hub.seed("dataset", "alice/animals", own)
     sets = ["imagenet-1k", *SHIFTS, "alice/animals:shift"]
