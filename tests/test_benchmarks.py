@@ -340,8 +340,14 @@ def test_missing_label_column_before_the_class_names_are_known(tmp_path):
 
 def test_columns_of_another_kind():
     with pytest.raises(ValueError, match=r"column 'label' .* not images; name the image column"):
+        benchmark_of(rows(other=([0] * len(rows()), Value("int64"))), image_column="label", label_column="other",
+                     class_names=CLASSES)  # fmt: skip
+    pictures = [{"bytes": encoded(7), "path": None}] * len(rows())
+    with pytest.raises(ValueError, match=r"column 'other' .* not labels"):
+        benchmark_of(rows(other=(pictures, datasets.Image())), label_column="other", class_names=CLASSES)
+    with pytest.raises(ValueError, match=r"image_column and label_column are both 'label'"):
         benchmark_of(rows(), image_column="label", class_names=CLASSES)
-    with pytest.raises(ValueError, match=r"column 'image' .* not labels"):
+    with pytest.raises(ValueError, match=r"image_column and label_column are both 'image'"):
         benchmark_of(rows(), label_column="image", class_names=CLASSES)
     with pytest.raises(ValueError, match=r"column 'label' .* not captions"):
         benchmark_of(rows(), caption_column="label")
@@ -391,7 +397,7 @@ def test_paths_that_do_not_exist(path, tmp_path, monkeypatch):
 
 def test_hub_ids_that_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OSError, match="no folder 'owner/pets' here, and it cannot be had from the Hub") as e:
+    with pytest.raises(OSError, match="no folder 'owner/pets' here, and it cannot be loaded from the Hub") as e:
         load_benchmark("owner/pets", revision="main")
     assert one_line(e)
 

@@ -220,7 +220,7 @@ def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(t
     assert len(said) == 2 and "1 image that 'metadata.csv' does not list is not read: '2.png'" in said[0]
     assert "1 file ending in .heic, 2 helper folders" in said[1]
     table(root, "file_name,label\nx/0.png,cat\n1.png,dog\ngone.png,dog\n")
-    assert "lists 'gone.png', of which there is no file (1 such row of 3)" in refused(root)
+    assert "lists 'gone.png', but there is no such file (1 such row of 3)" in refused(root)
 
 
 @pytest.mark.parametrize(

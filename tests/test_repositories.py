@@ -48,8 +48,8 @@ def test_none_of_the_copies_exists(hub):
             "is there but cannot be opened: .* gated, accept its terms at https.*hf auth login",
         ),
         (DatasetNotFoundError("Revision 'x' doesn't exist for dataset"), "is there but cannot be opened: Revision"),
-        (ConnectionError("Couldn't reach\n the Hub"), "cannot be had from the Hub: Couldn't reach the Hub"),
-        (RuntimeError("Dataset scripts are no longer supported"), "cannot be had from the Hub: Dataset scripts"),
+        (ConnectionError("Couldn't reach\n the Hub"), "cannot be loaded from the Hub: Couldn't reach the Hub"),
+        (RuntimeError("Dataset scripts are no longer supported"), "cannot be loaded from the Hub: Dataset scripts"),
     ],
 )
 def test_gating_and_network_errors_do_not_move_on(hub, clip_names, error, message):
@@ -120,6 +120,6 @@ def test_a_class_file_that_cannot_be_fetched_is_not_a_missing_one(hub, clip_name
     path = hub.wds("imagenetv2", [0], clip_names)
     hub.class_files[path] = repositories.LocalEntryNotFoundError("no\nconnection")
     with pytest.raises(
-        OSError, match="cannot be had from the Hub: classnames.txt cannot be fetched .*: no connection"
+        OSError, match="cannot be loaded from the Hub: classnames.txt cannot be fetched .*: no connection"
     ):
         load_benchmark("imagenet-v2").load()

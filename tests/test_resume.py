@@ -199,7 +199,7 @@ def checkpoint(tiny_clip, tmp_path):
 @pytest.mark.parametrize("lost", [TENSORS, VALUES])
 def test_a_checkpoint_without_our_state_is_refused(tiny_clip, tmp_path, checkpoint, lost):
     (checkpoint / lost).unlink()
-    with pytest.raises(OSError, match=f"has no {lost}.*start anew") as caught:
+    with pytest.raises(OSError, match=f"has no {lost}.*start a new run") as caught:
         trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(checkpoint))
     assert "\n" not in str(caught.value)
     newest = trainer_of(CaRotTrainer, tiny_clip, checkpoint.parent)

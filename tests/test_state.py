@@ -54,7 +54,7 @@ def test_gradient_is_not_stored(tmp_path):
 def test_a_missing_file_says_what_to_do(tmp_path, lost):
     save_state(tmp_path, example())
     (tmp_path / lost).unlink()
-    with pytest.raises(OSError, match=f"has no {lost}.*choose a checkpoint.*or start anew") as caught:
+    with pytest.raises(OSError, match=f"has no {lost}.*choose a checkpoint.*or start a new run") as caught:
         load_state(tmp_path)
     assert "\n" not in str(caught.value)
 

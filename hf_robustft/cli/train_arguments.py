@@ -82,7 +82,7 @@ class DataArguments(RecordsGiven, DataOptions):
         default=None,
         metadata={
             "help": "croft: compute the features of that many views of each image once and train from them (0: one view "
-            "by the evaluation transform). By default images are encoded anew in each epoch."
+            "by the evaluation transform). By default images are encoded again in each epoch."
         },
     )
     feature_cache: str | None = field(

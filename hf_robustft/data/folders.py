@@ -302,6 +302,6 @@ def _missing(missing: list[str], rows: int, names: str, root: Path, found: set[s
         else ""
     )
     return (
-        f"{names} of {str(root)!r} lists {first!r}, of which there is no file{form} ({len(missing)} such row{'s' if len(missing) > 1 else ''} of {rows}); "
+        f"{names} of {str(root)!r} lists {first!r}, but there is no such file{form} ({len(missing)} such row{'s' if len(missing) > 1 else ''} of {rows}); "
         "correct file_name, or leave the rows out"
     )

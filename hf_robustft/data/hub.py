@@ -22,7 +22,7 @@ def is_hub_id(path: str) -> bool:
 
 def require_hub(path: str) -> None:
     """
-    Refuse at once what cannot be a data set of the Hub, or cannot be had from there now.
+    Refuse at once what cannot be a data set of the Hub, or cannot be loaded from there now.
 
     Args:
         path (`str`): What was given as a path and does not exist on this machine.
@@ -48,7 +48,7 @@ def require_hub(path: str) -> None:
     reason = _out_of_reach(constants.ENDPOINT)
     if reason:
         raise OSError(
-            f"no folder {path!r} here, and it cannot be had from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
+            f"no folder {path!r} here, and it cannot be loaded from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
         )
 
 

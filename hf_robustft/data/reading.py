@@ -156,4 +156,4 @@ def from_hub(function: Callable, path: str, config: str | None, **options):
         return function(path, config, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise OSError(f"no folder {path!r} here, and it cannot be had from the Hub: {reason}") from error
+        raise OSError(f"no folder {path!r} here, and it cannot be loaded from the Hub: {reason}") from error

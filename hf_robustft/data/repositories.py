@@ -248,7 +248,7 @@ def open_first(
                     stacklevel=2,
                 )
         except (OSError, RuntimeError, DatasetsError) as error:
-            raise OSError(f"{where}: {repository.path!r} cannot be had from the Hub: {_words(error)}") from error
+            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {_words(error)}") from error
     raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy")
 
 

@@ -46,7 +46,7 @@ def fit_on_validation(
     Fit a temperature and an open-set detector on in-distribution images that were neither trained nor tested on.
 
     Args:
-        model ([`~transformers.CLIPModel`]): The model, on the device where it shall run.
+        model ([`~transformers.CLIPModel`]): The model, on the device that runs it.
         validation ([`Benchmark`]): The images.
         processor: The model's processor.
         head ([`ZeroShotHead`], *optional*): A trained head.

@@ -33,7 +33,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def _sort_metadata(path: Path) -> None:
-    # safetensors writes the metadata in the order of a hash that every process draws anew.
+    # safetensors writes the metadata in the order of a hash that every process draws for itself.
     with open(path, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -148,7 +148,7 @@ def take(state: Mapping[str, Any], name: str) -> Any:
     if name not in state:
         raise ValueError(
             f"The checkpoint's robustft state has no `{name}`, so the run cannot be continued exactly; "
-            "resume with the method and settings that wrote the checkpoint, or start anew from its weights."
+            "resume with the method and settings that wrote the checkpoint, or start a new run from its weights."
         )
     return state[name]
 

@@ -53,8 +53,8 @@ def finish_checkpoint(
     Make a folder hold one model and its results, all of it and nothing of another run.
 
     Written are `robustft.json` with temperature and detector, the head, and with a report `evaluation.json`, the
-    pictures and the card. All files change together: a call that fails or is killed leaves the folder as it was, or as it
-    shall be. What a former run left of these files is removed, weights in other parts, adapters, a head, a card and
+    pictures and the card. All files change together: a call that fails or is killed leaves the folder as it was, or
+    finished. What a former run left of these files is removed, weights in other parts, adapters, a head, a card and
     logits included; files of the user's, and a card that a person wrote or edited, stay.
 
     Args:

@@ -252,7 +252,7 @@ def pipeline(
         [`OpenSetImageClassificationPipeline`]
 
     Raises:
-        ValueError, OSError: As the class, or if the checkpoint cannot be had or is not CLIP.
+        ValueError, OSError: As the class, or if the checkpoint cannot be loaded or is not CLIP.
 
     Example:
 

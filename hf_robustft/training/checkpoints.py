@@ -25,7 +25,7 @@ def check_method(state: Mapping[str, Any], method: str) -> None:
     if take(state, "method") != method:
         raise ValueError(
             f"The checkpoint was written by method {state['method']!r}, this run is {method!r}; "
-            "resume with the same method, or start anew from its weights."
+            "resume with the same method, or start a new run from its weights."
         )
 
 

@@ -29,7 +29,7 @@ class RecordsGiven:
     Given are the arguments of the constructor, and fields that are assigned afterwards. A [`Suggested`] value is not.
     A call that passes every field (`dataclasses.replace`, `HfArgumentParser` with its own defaults, a rebuild from
     `to_dict`) does not say which of them are meant; there, those that differ from their defaults count as given. Copies
-    and pickles keep the record. A default that a derived dataclass gives a field anew is that class's suggestion.
+    and pickles keep the record. A default that a derived dataclass redefines is that class's suggestion.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any):

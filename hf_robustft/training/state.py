@@ -47,7 +47,7 @@ def load_state(directory: str | Path) -> dict[str, Any]:
     if missing:
         raise OSError(
             f"{directory} has no {' and no '.join(missing)}, so teacher and counters cannot be resumed; choose a "
-            "checkpoint that RobustTrainer saved without `save_only_model`, or start anew from its weights."
+            "checkpoint that RobustTrainer saved without `save_only_model`, or start a new run from its weights."
         )
     saved = read_json_object(directory / VALUES)
     if saved.get("format") != FORMAT:

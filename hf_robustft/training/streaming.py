@@ -225,7 +225,7 @@ class StreamingTraining:
             if "stream.settings" in state and self.train_dataset is not None:
                 raise ValueError(
                     "The checkpoint was written by a run that streamed its data, this run does not, and would go on in "
-                    "another order; stream them again (--streaming), or start anew from its weights."
+                    "another order; stream them again (--streaming), or start a new run from its weights."
                 )
             return
         saved, now = take(state, "stream.settings"), self._stream.settings()
@@ -235,7 +235,7 @@ class StreamingTraining:
             raise ValueError(
                 f"The checkpoint's run read its stream with {_SETTINGS[name]} = {saved.get(name)}, this one has "
                 f"{now[name]}: the rows would be dealt out or ordered otherwise, and some seen twice or never; resume "
-                "with the same, or start anew from its weights."
+                "with the same, or start a new run from its weights."
             )
         self._stream.start_from(take(state, "stream.positions")[self._stream.process], take(state, "stream.batches"))
 
