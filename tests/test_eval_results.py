@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`.eval_results/*.yaml` hold what the Hub's own parser reads, and no task that a data set does not define."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from helpers import CLASSES
@@ -8,6 +10,7 @@ from huggingface_hub import parse_eval_result_entries
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from test_model_card import benchmark, report
 
+from hf_robustft.data import hub
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.publishing import eval_results
@@ -100,6 +103,28 @@ def test_without_the_file_or_the_hub_there_is_no_task(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with pytest.warns(UserWarning, match="cannot be asked which tasks owner/pictures defines"):
         assert defined_task(facts("photo")) is None
+
+
+def test_a_hub_out_of_reach_is_asked_once_for_all_sets(monkeypatch):
+    """Its own client asks six times, 23 seconds, for each set."""
+    asked = []
+
+    def fail(url, timeout):
+        asked.append(timeout)
+        raise ConnectionError("no network")
+
+    def download(*_, **options):
+        assert options["local_files_only"]
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_reached", set())
+    monkeypatch.setattr(hub, "get_session", lambda: SimpleNamespace(head=fail))
+    monkeypatch.setattr(eval_results, "hf_hub_download", download)
+    with pytest.warns(UserWarning, match="which tasks owner/drawings, owner/pictures define: no network") as caught:
+        assert defined_tasks([facts("photo"), facts("drawn", "shift", path="owner/drawings")]) == {}
+    assert len(caught) == len(asked) == 1 and asked[0] <= 5
+    assert defined_tasks([facts("local", path=None)]) == {} and len(asked) == 1
 
 
 def test_the_card_writes_renews_and_removes_its_own_files_alone(tmp_path):

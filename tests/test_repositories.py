@@ -1,11 +1,14 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Which copy on the Hub is opened, and what is checked before it is believed."""
 
+from types import SimpleNamespace
+
 import pytest
 from datasets import ClassLabel
 from datasets.exceptions import DatasetNotFoundError
 from stub_hub import quietly, table
 
+from hf_robustft.data import hub as hub_ids
 from hf_robustft.data import repositories
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.registered_data import facts
@@ -58,6 +61,24 @@ def test_gating_and_network_errors_do_not_move_on(hub, clip_names, error, messag
     with pytest.raises(OSError, match=message) as caught:
         load_benchmark("imagenet-1k", "test").load()
     assert len(hub.asked) == 1 and "\n" not in str(caught.value)
+
+
+def test_a_hub_out_of_reach_is_asked_once_before_a_registered_name(hub, monkeypatch):
+    """Its own client asks six times, 23 seconds, for each file."""
+    asked = []
+
+    def fail(url, timeout):
+        asked.append(timeout)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub_ids.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_ids, "_reached", set())
+    monkeypatch.setattr(hub_ids, "get_session", lambda: SimpleNamespace(head=fail))
+    for streaming in (False, True):
+        with pytest.raises(OSError, match="cannot be had from the Hub: no network"):
+            benchmark = load_benchmark("imagenet-1k", "test", streaming=streaming)
+            benchmark.row_stream() if streaming else benchmark.load()
+        assert len(asked) == 1 and asked.pop() <= 5 and not hub.asked
 
 
 def test_a_hub_that_cannot_say_whether_it_is_missing_does_not_move_on(hub, monkeypatch):

@@ -35,7 +35,7 @@ def require_hub(path: str) -> None:
         raise FileNotFoundError(
             f"the path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
         )
-    if constants.HF_HUB_OFFLINE or _is_cached(path):
+    if constants.HF_HUB_OFFLINE or is_cached(path):
         return
     owner, name = Path(path).parent, Path(path).name
     close = (
@@ -45,7 +45,7 @@ def require_hub(path: str) -> None:
         raise FileNotFoundError(
             f"the path {path!r} does not exist: the folder {str(owner)!r} has no {name!r}; did you mean {owner / close[0]}?"
         )
-    reason = _out_of_reach(constants.ENDPOINT)
+    reason = out_of_reach()
     if reason:
         raise OSError(
             f"no folder {path!r} here, and it cannot be loaded from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
@@ -55,9 +55,12 @@ def require_hub(path: str) -> None:
 _reached: set[str] = set()
 
 
-def _out_of_reach(endpoint: str) -> str:
-    """Why the Hub does not answer; "" if it does, whatever it says."""
-    if endpoint not in _reached:
+def out_of_reach() -> str:
+    """
+    Why the Hub does not answer within seconds; `""` if it does, whatever it says, and where this process works offline.
+    """
+    endpoint = constants.ENDPOINT
+    if not constants.HF_HUB_OFFLINE and endpoint not in _reached:
         try:
             get_session().head(endpoint, timeout=_PATIENCE)
         except Exception as error:
@@ -67,7 +70,8 @@ def _out_of_reach(endpoint: str) -> str:
     return ""
 
 
-def _is_cached(path: str) -> bool:
+def is_cached(path: str) -> bool:
+    """Whether something of a data set of the Hub is on this machine."""
     owner, name = path.split("/")
     return (Path(constants.HF_HUB_CACHE) / f"datasets--{owner}--{name}").is_dir() or (
         Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{name}".lower()

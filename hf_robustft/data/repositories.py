@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from hf_robustft.data.columns import holds_integers, quoted
+from hf_robustft.data.hub import is_cached, out_of_reach
 from hf_robustft.data.prompts import class_key, read_text
 from hf_robustft.data.stream_sources import Opened, open_split
 
@@ -230,6 +231,9 @@ def open_first(
     """
     missing: list[str] = []
     for repository in repositories:
+        reason = "" if is_cached(repository.path) else out_of_reach()
+        if reason:
+            raise OSError(f"{where}: {repository.path!r} cannot be had from the Hub: {reason}")
         try:
             return open_repository(repository, label_names, streaming), repository
         except DatasetNotFoundError as error:

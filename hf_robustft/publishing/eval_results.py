@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from hf_robustft.data.hub import out_of_reach
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.evaluation.tables import ordered
 from hf_robustft.modeling.files import write_whole
@@ -81,7 +82,7 @@ def defined_tasks(sets: Iterable[SetFacts], given: Mapping[str, str] | None = No
     Args:
         sets: Facts of the data sets.
         given (`Mapping[str, str]`, *optional*): By name of the set the id of its task; by default the repositories are
-            asked.
+            asked, or if the Hub does not answer a single question within seconds, the cache, of which a warning tells.
 
     Returns:
         `dict[str, str]`: By name of the set.
@@ -97,22 +98,31 @@ def defined_tasks(sets: Iterable[SetFacts], given: Mapping[str, str] | None = No
                 f"eval_tasks names the set {unknown[0]!r}, which is no test set on the Hub; its task cannot be listed there."
             )
         return dict(given)
-    found = {name: defined_task(item) for name, item in on_hub.items()}
+    reason = out_of_reach() if on_hub else ""
+    if reason:
+        sets = ", ".join(sorted({item.path for item in on_hub.values()}))
+        warnings.warn(f"The Hub cannot be asked which tasks {sets} define: {reason}", stacklevel=2)
+    found = {name: defined_task(item, cached=bool(reason)) for name, item in on_hub.items()}
     return {name: task for name, task in found.items() if task is not None}
 
 
-def defined_task(item: SetFacts) -> str | None:
+def defined_task(item: SetFacts, cached: bool = False) -> str | None:
     """
     The id of the task that a data set's repository on the Hub defines for the config and split that were measured.
+
+    Args:
+        item ([`SetFacts`]): The data set.
+        cached (`bool`, *optional*, defaults to `False`): Look into the cache alone.
 
     Returns:
         `str`, or `None` if the repository has no `eval.yaml`, that file has no such task or several, or the Hub cannot be
         asked, of which a warning tells unless this process works offline on purpose.
     """
+    only = {"local_files_only": True} if cached else {}
     try:
-        path = hf_hub_download(item.path, BENCHMARK_FILE, repo_type="dataset", revision=item.revision)
+        path = hf_hub_download(item.path, BENCHMARK_FILE, repo_type="dataset", revision=item.revision, **only)
     except LocalEntryNotFoundError as error:
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on"):
+        if not cached and os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on"):
             warnings.warn(f"The Hub cannot be asked which tasks {item.path} defines: {error}", stacklevel=2)
         return None
     except (EntryNotFoundError, RepositoryNotFoundError):
