@@ -218,7 +218,7 @@ def test_a_few_copies_are_said_and_many_refused():
     data, new = image_dataset(40, seed=0), image_dataset(60, seed=1)
     train = rows_of(data, "mine", "train")
     few = rows_of(datasets.concatenate_datasets([new, data.select([7, 8])]), "few", "id")
-    check = check_images(train, [few, rows_of(new, "new", "shift")])
+    check = check_images(train, [few, rows_of(image_dataset(60, seed=2), "new", "shift")])
     (note,) = check.notes
     assert note.startswith("2 of the 62 images of 'few' are training images of 'mine' (first: row 60")
     assert [(entry["name"], entry["role"]) for entry in check.hashes] == [
@@ -249,10 +249,33 @@ def test_test_images_are_no_validation_images_and_earlier_training_counts():
     assert [entry["name"] for entry in again.hashes] == ["first"]
 
 
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (("id", "shift"), "says nothing about a shift"),
+        (("shift", "id"), "says nothing about a shift"),
+        (("shift", "shift"), "not independent"),
+        (("id", "id"), "not independent"),
+        (("id", "open_set"), "known classes"),
+        (("open_set", "shift"), "known classes"),
+        (("open_set", "open_set"), "not independent"),
+    ],
+)
+def test_sets_to_measure_on_with_the_same_images_are_said_and_not_refused(roles, words):
+    data, new = image_dataset(40, seed=0), image_dataset(60, seed=1)
+    both = datasets.concatenate_datasets([data.select([7, 8]), new])
+    check = check_images(None, [rows_of(data, "first", roles[0]), rows_of(both, "second", roles[1])])
+    (note,) = check.notes
+    assert check.overlaps == [] and words in note
+    assert "2 of the 62 images of 'second' are" in note or "2 of the 40 images of 'first' are" in note
+    apart = [rows_of(data, "first", roles[0]), rows_of(new, "second", roles[1])]
+    assert check_images(None, apart).notes == []
+
+
 def test_the_sets_of_emoji_shift_have_no_image_in_common():
     sets = load_benchmark("emoji_shift")
     check = check_images(sets.pop("train"), sets.values())
-    assert check.overlaps == [] and len(check.hashes) == 8
+    assert check.notes == [] and check.overlaps == [] and len(check.hashes) == 8
     assert len(json.dumps(check.hashes)) < 100_000
 
 

@@ -232,7 +232,7 @@ class BadImages:
 
     Args:
         policy: "skip" (the default), or "error": the first unreadable image stops the run.
-        threshold: largest share of unreadable images that is put up with (default 0.01), above 0, at most 1.
+        threshold: largest share of unreadable images that is allowed (default 0.01), above 0, at most 1.
         name: words for the data set, used in messages.
         total: number of images in the data set; None if it is not known.
 

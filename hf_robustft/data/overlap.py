@@ -43,7 +43,10 @@ MOST_FETCHED = 1_000
 TOLERATED = 0.05
 _READERS = 8
 _NAMED = 3
-_WORDS = {"train": "training images", "validation": "validation images", "id": "test images", "shift": "test images"}
+_WORDS = {
+    **{"train": "training images", "validation": "validation images", "id": "test images", "shift": "test images"},
+    "open_set": "open-set images",
+}
 _CUT = "not all images are looked at"
 
 

@@ -20,6 +20,9 @@ from ..data.streaming import StreamingExamples
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 
+#: Roles of the sets that a model is measured on, in the order in which a set is compared with those before it.
+_MEASURED = ("id", "shift", "open_set")
+
 
 @dataclass
 class ImageCheck:
@@ -27,17 +30,20 @@ class ImageCheck:
     What a comparison of data sets by their images found.
 
     Attributes:
-        overlaps (`list[Overlap]`): Pairs of sets with common images.
+        overlaps (`list[Overlap]`): Sets with images that the model was trained or tuned on.
+        repeats (`list[str]`): A sentence for each pair of sets to measure on that have common images.
         hashes (`list[dict]`): For `robustft.json`: by which a later check recognises the images of each set.
     """
 
     overlaps: list[Overlap] = field(default_factory=list)
+    repeats: list[str] = field(default_factory=list)
     hashes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """A sentence for each overlap, for the terminal and the card."""
-        return [f"{found}; what is measured on them says nothing about new images." for found in self.overlaps]
+        seen = [f"{found}; what is measured on them says nothing about new images." for found in self.overlaps]
+        return seen + self.repeats
 
 
 def check_images(
@@ -48,7 +54,8 @@ def check_images(
     allow_overlap: bool = False,
 ) -> ImageCheck:
     """
-    Compare the images of the sets of a run: all others with the training set, test sets with the validation set.
+    Compare the images of the sets of a run: all others with the training set, test sets with the validation set and with
+    one another.
 
     Images are told apart by their encoded bytes (see `data.overlap`). In several processes the main one reads them.
 
@@ -83,8 +90,8 @@ def check_images(
     if refused and not allow_overlap:
         more = f" ({len(refused)} such pairs)" if len(refused) > 1 else ""
         raise ValueError(
-            f"{refused[0]}{more}, and only {100 * TOLERATED:g} % are put up with: numbers measured on them would say "
-            "nothing about new images; give other images, or --allow_overlap to go on, which the card will say"
+            f"{refused[0]}{more}, and only {100 * TOLERATED:g} % is allowed: numbers measured on them would say nothing "
+            "about new images; give other images, or --allow_overlap to go on, which the card will say"
         )
     return check
 
@@ -124,6 +131,27 @@ def _checked(train: Any, others: Sequence[Benchmark], earlier: Iterable[Mapping[
         if tuned.role == "validation":
             check.overlaps += [compare(images, tuned.sketch()) for images in hashed if images.role != "validation"]
     check.overlaps = [overlap for overlap in check.overlaps if overlap.found]
+    check.repeats = _repeats(hashed)
     kept = [*([] if train is None else [train.sketch(SKETCH_SIZE)]), *trained]
     check.hashes = [item.to_dict() for item in (*kept, *(item.sketch(TEST_SKETCH_SIZE) for item in hashed))]
     return check
+
+
+def _repeats(hashed: Sequence[ImageHashes]) -> list[str]:
+    """What the sets to measure on have in common: said, not refused, for each number is right by itself."""
+    measured = sorted((images for images in hashed if images.role in _MEASURED), key=lambda i: _MEASURED.index(i.role))
+    said = []
+    for place, images in enumerate(measured):
+        for other in measured[:place]:
+            found = compare(images, other.sketch())
+            if found.found:
+                said.append(f"{found}; {_consequence(images.role, other.role)}.")
+    return said
+
+
+def _consequence(role: str, other: str) -> str:
+    if role == other:
+        return "the results on the two sets are not independent"
+    if role == "open_set":
+        return "open-set detection is measured on images that are also scored as those of known classes"
+    return "so far the two are the same data, and their difference says nothing about a shift"
