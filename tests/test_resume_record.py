@@ -5,10 +5,11 @@ import copy
 import json
 import re
 
+import datasets
 import pytest
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 
-from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features
+from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.run_record import check_same_run
 from hf_robustft.training.state import VALUES
@@ -106,6 +107,44 @@ def test_other_data_are_refused(tiny_clip, tmp_path, checkpoint):
     assert "the training set examples 24" in message(benchmark(DATA.select(range(20))))
     assert "the training set" in message(benchmark(image_dataset(24, seed=3))), "other images, same labels"
     assert "the training set" in message(benchmark(DATA.select(reversed(range(24))))), "the same in another order"
+
+
+def test_one_other_image_among_many_is_refused(tiny_clip, tmp_path):
+    data, other = image_dataset(40), image_dataset(40, seed=3)
+    odd = datasets.concatenate_datasets([data.select(range(7)), other.select([7]), data.select(range(8, 40))])
+    trainer_of(tiny_clip, tmp_path, data=benchmark(data)).train()
+    with pytest.raises(ValueError, match="the training set"):
+        trainer_of(tiny_clip, tmp_path, data=benchmark(odd)).check_checkpoint(tmp_path / "checkpoint-2")
+
+
+def test_other_data_of_a_stream_are_refused(tiny_clip, tmp_path):
+    def stream(name, data):
+        (tmp_path / name).mkdir(exist_ok=True)
+        data.to_parquet(tmp_path / name / "train-00000-of-00001.parquet")
+        return load_benchmark(str(tmp_path / name), role="train", streaming=True, templates=list(TEMPLATES))
+
+    def classes(*names):
+        feature = datasets.ClassLabel(names=list(names))
+        return DATA.cast(datasets.Features({"image": datasets.Image(), "label": feature}))
+
+    trainer_of(tiny_clip, tmp_path, data=stream("same", DATA)).train()
+
+    def check(name, data):
+        trainer_of(tiny_clip, tmp_path, data=stream(name, data)).check_checkpoint(tmp_path / "checkpoint-2")
+
+    check("same", DATA)
+    other = image_dataset(24, seed=3)
+    wrong = {
+        "renamed": (classes("cat", "dog", "owl", "wasp"), "4 classes"),
+        "turned": (classes(*CLASSES[1:], CLASSES[0]), "4 classes"),
+        "images": (other, "the training set"),
+        "one": (datasets.concatenate_datasets([DATA.select([0]), other.select([1]), DATA.select(range(2, 24))]), "the training set"),
+        "more": (datasets.concatenate_datasets([DATA, other.select([0])]), "the training set examples 24"),
+    }  # fmt: skip
+    for name, (data, words) in wrong.items():
+        with pytest.raises(ValueError, match=words) as caught:
+            check(name, data)
+        assert "\n" not in str(caught.value)
 
 
 def test_cached_features_are_compared(tiny_clip, tmp_path):

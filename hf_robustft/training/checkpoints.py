@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..modeling.checkpoint_check import check_weights_of
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.sharding import full_values
 from ..objectives.base import take, take_module
 from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
+from .checkpoint_files import check_files, record_files
 from .run_record import check_same_run, run_record
 from .state import load_state, save_state
 
@@ -47,6 +48,8 @@ class ExactCheckpoints:
         state["optimizer_steps"] = self.optimizer_steps
         state["logit_scale_bound"] = self._logit_scale_bound
         state["run"] = run_record(self, self.state.max_steps)
+        # Checkpoints of older versions have no list of their files.
+        state["lists_files"] = True
         state.update(self._window.state(self._mean_over_processes))
         for name, module in self.trainable_modules().items():
             state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
@@ -84,6 +87,8 @@ class ExactCheckpoints:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        if load_state(self.state.best_model_checkpoint).get("lists_files"):
+            check_files(self.state.best_model_checkpoint)
         check_weights_of(self.state.best_model_checkpoint, self.model)
         super()._load_best_model()
         # Head and teacher belong to the weights of the same checkpoint.
@@ -94,8 +99,9 @@ class ExactCheckpoints:
         Refuse a folder that this run cannot be resumed from.
 
         Raises:
-            OSError: If there is no such folder, or it lacks the state of teacher and counters.
-            ValueError: If it was written by another method, or with settings that make it another run.
+            OSError: If there is no such folder, or it lacks the state of teacher and counters or another of its files.
+            ValueError: If it was written by another method, or with settings that make it another run, or one of its files
+                is not the one that it was saved with.
         """
         if not os.path.isdir(folder):
             raise OSError(
@@ -106,6 +112,8 @@ class ExactCheckpoints:
         check_method(state, self.method)
         if "run" in state:
             check_same_run(state["run"], self)
+        if state.get("lists_files"):
+            check_files(folder)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         if resume_from_checkpoint is True:
@@ -130,8 +138,19 @@ class ExactCheckpoints:
             # Until this run has something to put in their place the checkpoints of a former run are not lost.
             with self._instead_of_former():
                 super()._save_checkpoint(model, trial)
+                folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+                self.record_checkpoint(folder)
         finally:
             self._saving_checkpoint = False
+
+    def record_checkpoint(self, folder: str) -> None:
+        """List the files of a checkpoint that all processes have written; a second time changes nothing."""
+        if self.args.save_only_model:
+            return
+        # Each process writes the state of its own random numbers.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save and os.path.isdir(folder):
+            record_files(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = self.args.output_dir if output_dir is None else output_dir

@@ -111,6 +111,8 @@ class CardOnPush:
         # Saving takes all processes, and only the first knows of its pushes.
         if self.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
             return
+        # What is pushed may be resumed from elsewhere.
+        self.record_checkpoint(checkpoint_folder)
         stage = Path(self.args.output_dir) / STAGE / f"step-{self.state.global_step}"
         # The checkpoint holds what a resumed run needs: adapters beside the weights, a student beside its teacher.
         saving, self._saving_checkpoint = self._saving_checkpoint, False

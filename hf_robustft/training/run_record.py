@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data.collator import TrainingExamples
+from ..data.stream_rows import RowStream
 from ..data.streaming import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import effective_precision
@@ -18,6 +21,8 @@ from .settings import declared_settings, unused_settings
 
 #: So many images, spread over the training set, are compared by their bytes.
 IMAGES_COMPARED = 16
+#: And so many by their size alone.
+SIZES_COMPARED = 1024
 #: Arguments of every run without which the optimizer would take other steps.
 _ARGUMENTS = (
     "per_device_train_batch_size",
@@ -44,7 +49,7 @@ _ARGUMENTS = (
 #: Settings of objectives that change no step.
 _OF_OUTPUT = {"export_weights", "preset", "shard_teacher"}
 #: A stream's own record compares these more exactly.
-_OF_STREAMS = {"world_size", "per_device_train_batch_size", "seed", "train_sampling_strategy", "class_names", "data"}
+_OF_STREAMS = {"world_size", "per_device_train_batch_size", "seed", "train_sampling_strategy"}
 #: How an entry is called where no argument has its name.
 _WORDS = {
     "world_size": "the number of processes",
@@ -86,19 +91,49 @@ def data_record(dataset: Any) -> dict[str, Any]:
     """
     Length of a training set, and digests of its labels and captions and of a sample of its images.
 
-    Of a data set that is not ours the length alone.
+    Of a stream, the first rows of some shards, if they are on this machine; of a data set that is not ours, the length
+    alone.
     """
+    if isinstance(dataset, StreamingExamples):
+        local = {"first_rows": _digest(*_first_rows(dataset.stream))} if dataset.stream.local else {}
+        return {"examples": dataset.size, **local}
     record: dict[str, Any] = {"examples": len(dataset)} if hasattr(dataset, "__len__") else {}
     if isinstance(dataset, TrainingExamples):
         rows = dataset.rows.rows
         columns = [name for name in rows.column_names if name != dataset.rows.image_column]
         record["rows"] = _digest(repr(rows.select_columns(columns)[:]).encode())
-        chosen = range(0, len(rows), max(1, len(rows) // IMAGES_COMPARED))
+        chosen = _spread(len(rows), IMAGES_COMPARED)
         record["images"] = _digest(*(_encoded(dataset.rows[index][0]) for index in chosen))
+        sizes = [_size(dataset.rows[index][0]) for index in _spread(len(rows), SIZES_COMPARED)]
+        record["sizes"] = _digest(repr(sizes).encode())
     elif isinstance(dataset, CachedFeatures):
         tensors = [dataset.features] if dataset.labels is None else [dataset.features, dataset.labels]
         record["features"] = _digest(*(tensor.contiguous().numpy().tobytes() for tensor in tensors))
     return record
+
+
+def _spread(count: int, chosen: int) -> range:
+    return range(0, count, max(1, count // chosen))
+
+
+def _first_rows(stream: RowStream) -> Iterator[bytes]:
+    shards = _spread(stream.source.n_shards, IMAGES_COMPARED)
+    for shard in shards:
+        for _, row in itertools.islice(stream.rows(shard), -(-IMAGES_COMPARED // len(shards))):
+            if row is not None:
+                yield _encoded(row["image"])
+                yield repr([row.get("label"), row.get("caption")]).encode()
+
+
+def _size(image: dict | None) -> int | None:
+    if image is None:
+        return None
+    if image.get("bytes") is not None:
+        return len(image["bytes"])
+    try:
+        return os.stat(image["path"]).st_size
+    except OSError:
+        return None
 
 
 def _encoded(image: dict | None) -> bytes:
@@ -144,6 +179,8 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
         # The stream's own state says what to do about it.
         return
     now = json.loads(json.dumps(run_record(trainer, total_steps or saved["total_steps"])))
+    # Older versions recorded less of the data.
+    now["data"] = {name: value for name, value in now["data"].items() if name in saved["data"]}
     skipped = {"total_steps"} | (_OF_STREAMS if streams else set())
     differing = [name for name in now if name in saved and saved[name] != now[name] and name not in skipped]
     # The whole batch says more than its share in one process.

@@ -1,0 +1,70 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which files a checkpoint was saved with, so that none that is lost, damaged or of another step is resumed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..modeling.weight_files import check_is_content, read_json_object
+
+FILES = "robustft_files.json"
+#: What a resumed run reads; the rest (tokenizer, arguments) it brings along.
+_RESUMED = (
+    *("*.safetensors", "*.safetensors.index.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    *("trainer_state.json", "robustft_state.json", "config.json"),
+)
+#: Of a large file so many blocks are compared, spread evenly: optimizers have gigabytes, and change everywhere at once.
+_BLOCKS, _BLOCK = 64, 1 << 16
+
+
+def _described(path: Path) -> dict[str, Any]:
+    size, digest = path.stat().st_size, hashlib.sha256()
+    with open(path, "rb") as file:
+        if size <= _BLOCKS * _BLOCK:
+            digest.update(file.read())
+        else:
+            for block in range(_BLOCKS):
+                file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return {"bytes": size, "digest": digest.hexdigest()[:16]}
+
+
+def record_files(folder: str | os.PathLike) -> None:
+    """Write down the files of a checkpoint that is complete; until then it is not one."""
+    folder = Path(folder)
+    found = sorted({path for pattern in _RESUMED for path in folder.glob(pattern)})
+    new = folder / f"{FILES}.new"
+    new.write_text(json.dumps({path.name: _described(path) for path in found}, indent=1), encoding="utf-8")
+    os.replace(new, folder / FILES)
+
+
+def check_files(folder: str | os.PathLike) -> None:
+    """
+    Refuse a checkpoint whose files are not those that it was saved with.
+
+    Raises:
+        OSError: If one is missing or empty, or the checkpoint was not saved to its end.
+        ValueError: If one has another content.
+    """
+    folder = Path(folder)
+    if not (folder / FILES).is_file():
+        raise OSError(
+            f"{folder} has no {FILES}, which is written last, so the checkpoint may not be whole; copy the folder again, "
+            "or resume from another checkpoint."
+        )
+    for name, saved in read_json_object(folder / FILES).items():
+        if not (folder / name).is_file():
+            raise OSError(
+                f"{folder} has no {name}, which the checkpoint was saved with; copy the folder again, or resume from "
+                "another checkpoint."
+            )
+        check_is_content(folder / name)
+        if _described(folder / name) != saved:
+            raise ValueError(
+                f"{folder / name} is not the file that the checkpoint was saved with: it was cut off, changed, or is that "
+                "of another step; copy the folder again, or resume from another checkpoint."
+            )
