@@ -182,6 +182,18 @@ BROKEN = {
     "no layer can be made": (changed("config.json", "vision_config", "patch_size", value=-1), ["config.json", "negative"]),
     "images of another size": (changed("processor_config.json", "image_processor", "crop_size",
                                        value={"height": 16, "width": 16}), ["16 pixels", "32"]),
+    **{
+        f"{name} {value}": (changed("processor_config.json", "image_processor", name, value=value), [name, said])
+        for name, value, said in (
+            *(("rescale_factor", value, "above 0") for value in (0, -1, float("nan"), float("inf"), None)),
+            ("rescale_factor", 1e-60, "same number"),
+            *(("image_std", [0.5, 0.5, value], "above 0") for value in (0, float("nan"), float("inf"), None)),
+            ("image_std", [0.5, 0.5, 1e-60], "same number"),
+            *(("image_mean", value, "three numbers") for value in ([0.5], [0.5] * 4, [0.5, 0.5, None], 0.5)),
+            ("size", {"shortest_edge": 31}, "black borders"),
+            ("size", {"height": 40, "width": 24}, "black borders"),
+        )
+    },
     "no crop": (changed("processor_config.json", "image_processor", "do_center_crop", value=False),
                 ["image processor", "square"]),
 }  # fmt: skip
@@ -237,7 +249,8 @@ def test_the_pipeline_of_transformers_refuses_what_it_would_fill_at_random(check
 
 
 @pytest.mark.parametrize(
-    "fault", ["some missing", "prefix of DDP", "image classification", "no tokenizer", "lfs weights"]
+    "fault",
+    ["some missing", "prefix of DDP", "image classification", "no tokenizer", "lfs weights", "image_std [0.5, 0.5, None]"],
 )
 def test_it_is_not_published(checkpoint, fault):
     (checkpoint / "README.md").write_text("A model.\n")

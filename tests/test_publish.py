@@ -13,6 +13,7 @@ from test_report import report
 from hf_robustft.cli.publish import described, readable
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import save_reports
+from hf_robustft.publishing.card_file import write_card
 from hf_robustft.publishing.folder import check_files, chosen_files, holds_token, matches, pictures
 from hf_robustft.publishing.hub import publish
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -158,6 +159,20 @@ def test_what_is_unfit_is_refused_before_anything_is_sent(folder, spoil, error, 
     with pytest.raises(error, match=match) as caught:
         publish(folder, "user/clip")
     assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_card_of_ours_is_not_published_without_the_file_it_refers_to(folder, edited):
+    (folder / "README.md").unlink()
+    write_card(folder, f"{CARD}\nThe detector is in `robustft.json`.\n")
+    if edited:
+        (folder / "README.md").write_text((folder / "README.md").read_text().replace("# A model", "# My model"))
+    publish(folder, "user/clip", dry_run=True)
+    (folder / "robustft.json").unlink()
+    with pytest.raises(OSError, match="robustft.json, which is missing"):
+        publish(folder, "user/clip", dry_run=True)
+    (folder / "README.md").write_text("# Mine\n\nWithout `robustft.json`.\n")
+    publish(folder, "user/clip", dry_run=True)
 
 
 def test_a_given_token_is_looked_for_as_it_is(folder, monkeypatch):

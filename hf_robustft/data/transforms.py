@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -73,6 +74,18 @@ def _resampling(value) -> Image.Resampling:
     raise ValueError(f"resample is {value!r}; choose one of {', '.join(sorted(names))}")
 
 
+def _is_finite(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_three(values) -> bool:
+    return isinstance(values, tuple | list) and len(values) == 3 and all(map(_is_finite, values))
+
+
+def _as_tuple(values):
+    return tuple(values) if isinstance(values, list | np.ndarray) else values
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """Image to tensor, for training (random resized crop) or evaluation (resize, centre crop).
@@ -103,7 +116,7 @@ class ImageTransform:
 
     Raises:
         ValueError: a size below 1, a range that is empty or out of bounds, an unknown filter or output, not three
-            channels.
+            channels, numbers by which every image becomes the same, a crop larger than what it is cut from.
     """
 
     size: int
@@ -124,8 +137,18 @@ class ImageTransform:
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"image size is {self.size}; give the side in pixels, at least 1")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        if not _are_three(self.mean) or not _are_three(self.std) or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} (image_mean and image_std of a processor) must be three numbers each, "
+                "std above 0"
+            )
+        if not _is_finite(self.rescale_factor) or self.rescale_factor <= 0:
+            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; give a number above 0, such as 1/255")
+        if self.do_resize and self.do_center_crop and self.resize is not None and np.min(self.resize) < self.size:
+            raise ValueError(
+                f"size (shortest side, or height and width) is {self.resize} and crop_size {self.size}: images would get "
+                f"black borders; give a size of at least {self.size}"
+            )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale is {self.scale}; give two shares of the area with 0 < smallest <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -140,7 +163,14 @@ class ImageTransform:
         # (product in float64, the rest in float32), so the result is the same to the last bit and cheap to look up.
         levels = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        object.__setattr__(self, "_table", (levels[None, :] - mean[:, None]) / std[:, None])
+        with np.errstate(all="ignore"):
+            table = (levels[None, :] - mean[:, None]) / std[:, None]
+        if not np.isfinite(table).all() or (table[:, 0] == table[:, -1]).any():
+            raise ValueError(
+                f"with rescale_factor {self.rescale_factor}, mean {self.mean} and std {self.std} (image_mean and image_std "
+                "of a processor) black and white become the same number, or none; give those the model was trained with"
+            )
+        object.__setattr__(self, "_table", table)
 
     @property
     def level_table(self) -> np.ndarray:
@@ -192,13 +222,13 @@ class ImageTransform:
         normalize = bool(source.do_normalize)
         settings = {
             "size": int(final[0]),
-            "mean": tuple(source.image_mean) if normalize else (0.0, 0.0, 0.0),
-            "std": tuple(source.image_std) if normalize else (1.0, 1.0, 1.0),
+            "mean": _as_tuple(source.image_mean) if normalize else (0.0, 0.0, 0.0),
+            "std": _as_tuple(source.image_std) if normalize else (1.0, 1.0, 1.0),
             "resample": _resampling(source.resample if source.resample is not None else "bilinear").name.lower(),
             "resize": resize,
             "do_resize": do_resize,
             "do_center_crop": do_crop,
-            "rescale_factor": float(source.rescale_factor) if source.do_rescale else 1.0,
+            "rescale_factor": source.rescale_factor if source.do_rescale else 1.0,
         }
         return cls(train=train, **{**settings, **options})
 

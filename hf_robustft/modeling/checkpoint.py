@@ -85,7 +85,7 @@ def load_checkpoint(
     config = check_config(folder, what)
     kinds = set() if converted else check_weights(folder, config, what)
     check_processor_files(folder, what)
-    processor = _processor(folder, config, what)
+    processor = load_processor(folder, config, what)
     options = {"pretrained_model_name_or_path": folder}
     if converted:
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
@@ -138,7 +138,18 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
     return folder, False
 
 
-def _processor(folder: Path, config: CLIPConfig, what: str) -> CLIPProcessor:
+def load_processor(folder: Path, config: CLIPConfig, what: str) -> CLIPProcessor:
+    """
+    The processor of a folder, if it makes what a model of a configuration takes.
+
+    Args:
+        folder (`Path`): The folder.
+        config ([`~transformers.CLIPConfig`]): Of the model.
+        what (`str`): What to call it in messages.
+
+    Raises:
+        ValueError: If it cannot be loaded, or does not fit.
+    """
     try:
         processor = CLIPProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
@@ -149,7 +160,7 @@ def _processor(folder: Path, config: CLIPConfig, what: str) -> CLIPProcessor:
         ) from error
     try:
         size = ImageTransform.from_processor(processor, train=False).size
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"The image processor of {what} does not fit: {error}.") from None
     if size != config.vision_config.image_size:
         raise ValueError(

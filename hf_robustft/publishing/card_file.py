@@ -38,7 +38,13 @@ def write_card(output_dir: Path, content: str) -> Path:
     return write_whole(path, f"{content}\n\n{marker}\n")
 
 
+def is_generated(path: Path) -> bool:
+    """Whether a card was written by `write_card`, edited since or not."""
+    return _MARKER.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
 def is_untouched(path: Path) -> bool:
+    """Whether a card is as `write_card` wrote it."""
     content = path.read_text(encoding="utf-8", errors="replace")
     marker = _MARKER.search(content)
     return marker is not None and _digest(content[: marker.start()]) == marker.group(1)

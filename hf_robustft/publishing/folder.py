@@ -20,11 +20,12 @@ from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
+from hf_robustft.modeling.checkpoint import load_processor
 from hf_robustft.modeling.checkpoint_check import check_checkpoint
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.weight_files import opened
 from hf_robustft.modeling.zero_shot import HEAD_FILE
-from hf_robustft.publishing.card_file import CARD_FILE
+from hf_robustft.publishing.card_file import CARD_FILE, is_generated
 from hf_robustft.publishing.run_folder import has_trained_head
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -130,14 +131,14 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
         token (`str`, *optional*): An access token that must not be in any file, beside the one of this machine.
 
     Raises:
-        OSError: If configuration, weights, tokenizer, image processor, card or a picture of it are missing, or weights
-            cannot be read.
+        OSError: If configuration, weights, tokenizer, image processor, card or a file that it is about are missing, or
+            weights cannot be read.
         ValueError: If weights are not finite, metadata or the results in `evaluation.json` are broken, or a file holds an
             access token.
     """
     _check_presence(folder, files)
     check_secrets(folder, files, token)
-    check_checkpoint(folder)
+    load_processor(Path(folder), check_checkpoint(folder), str(folder))
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)
@@ -195,6 +196,12 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
     missing = sorted(pictures(files[CARD_FILE]) - set(files))
     if missing:
         raise FileNotFoundError(f"The card in {folder} shows {missing[0]}, which is missing; write the card again.")
+    card = files[CARD_FILE]
+    if METADATA_FILE not in files and is_generated(card) and METADATA_FILE in card.read_text("utf-8", errors="replace"):
+        raise FileNotFoundError(
+            f"The card in {folder} refers to {METADATA_FILE}, which is missing; copy it from the folder of the run, or write "
+            "the card again with `write_model_card`."
+        )
 
 
 def _check_weights(path: Path) -> None:
