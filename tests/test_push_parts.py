@@ -10,7 +10,7 @@ from hf_robustft.training.push_parts import what_ran
 
 def test_what_ran_is_stated_also_where_it_is_the_default(tmp_path):
     stated = what_ran(arguments(tmp_path, max_steps=-1, per_device_train_batch_size=8, num_train_epochs=2.5))
-    assert stated["Batch"] == "8 per device × 1 processes × 1 accumulated = 8" and stated["Length"] == "2.5 epochs"
+    assert stated["Batch"] == "8 per device × 1 process × 1 accumulated = 8" and stated["Length"] == "2.5 epochs"
     assert stated["Precision"] == "float32" and stated["Optimizer"].endswith("weight decay 0.1")
     stated = what_ran(
         arguments(tmp_path, max_steps=1200, gradient_accumulation_steps=4, per_device_train_batch_size=8)

@@ -91,6 +91,18 @@ def test_a_field_that_would_do_nothing_is_refused(tmp_path, name):
         ({"lr_scheduler_kwargs": 3}, "lr_scheduler_kwargs=3.*mapping"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, "activation_checkpointing_kwargs=.*nothing without"),
         ({"fsdp_config": "fsdp.json"}, "fsdp_config=fsdp.json.*fully_shard"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "'cosine_with_min_lr'.*lr_scheduler_kwargs '{\"min_lr_rate\": 0.1}'"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "'warmup_stable_decay'.*lr_scheduler_kwargs .*num_decay_steps"),
+        ({"lr_scheduler_kwargs": {"min_lr_rat": 1}}, "lr_scheduler_kwargs={'min_lr_rat': 1}"),
+        ({"load_best_model_at_end": True, "save_strategy": "steps"}, "load_best_model_at_end.*--eval_strategy steps"),
+        (
+            {"load_best_model_at_end": True, "save_strategy": "steps", "eval_strategy": "epoch"},
+            "load_best_model_at_end.*--save_strategy epoch",
+        ),
+        (
+            {"load_best_model_at_end": True, "save_strategy": "no"},
+            "load_best_model_at_end.*--eval_strategy epoch --save_strategy epoch",
+        ),
         ({"min_lr": 1e-6}, "min_lr=1e-06.*lr_schedule='reference'"),
         ({"report_to": "wandbb"}, "report_to='wandbb'.*did you mean 'wandb'"),
     ],

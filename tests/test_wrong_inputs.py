@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from hf_robustft.cli import COMMANDS, main
+from hf_robustft.cli import COMMANDS, endings, main
 from hf_robustft.cli.describe import as_text, describe
 from hf_robustft.cli.description import FLAGS_FILE, Description
 from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_resume, one_line, run
@@ -95,6 +95,8 @@ ROWS = [
     ("train --optim adam", "did you mean adamw_torch"),
     ("train --train_crop carrot", "did you mean carot"),
     ("train --train_dataset emoji_shfit", "did you mean emoji_shift"),
+    ("train --report_to wandbb", "did you mean wandb"),
+    ("train --report_to foo", "tensorboard"),
     ("train --eval_datasets emoji_shift imagnet-r", "did you mean imagenet-r"),
     ("train --eval_datasets {tmp}/images:shfit", "images:shift"),
     ("train --eval_datasets {tmp}/images:val", "images:validation"),
@@ -196,6 +198,7 @@ def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monk
 @pytest.mark.parametrize(
     ("line", "fix"),
     [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
+     and "report_to" not in row[0]
      and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed"))
      and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
 )  # fmt: skip
@@ -215,7 +218,7 @@ def seconds(command, **settings):
 
 @pytest.mark.parametrize(
     "line",
-    ["train --learning_rat 1", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
+    ["train --learning_rat 1", "train --report_to foo", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
      "evaluate emoji_clip --eval_datasets emoji_shfit", "calibrate {tmp}/nowhere --dataset x", "publish {tmp}/nowhere --repo_id a/b"],
 )  # fmt: skip
 def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
@@ -333,6 +336,24 @@ def test_errors_in_one_line(error, holds, capsys):
     assert run(command) == WRONG
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1 and holds in printed
+
+
+@pytest.mark.parametrize(
+    ("rank", "processes", "begin"),
+    [("0", "2", "error: "), ("1", "2", "error in process 1: "), ("1", "1", "error: "), (None, None, "error: ")],
+)
+def test_of_several_processes_that_fail_alike_the_main_one_says_it(rank, processes, begin, capsys, monkeypatch):
+    """The others give it time to: the launcher ends them in it."""
+    waited = []
+    monkeypatch.setattr(endings.time, "sleep", waited.append)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", processes)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+    def command():
+        raise ValueError("wrong")
+
+    assert run(command) == WRONG
+    assert capsys.readouterr().err == f"{begin}wrong\n" and bool(waited) == begin.startswith("error in")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..data.registry import REGISTRY
 from ..training.arguments import RobustTrainingArguments
@@ -79,6 +80,7 @@ def describe() -> dict[str, Any]:
         "sources": list(SOURCES),
         "hash": source_hash(list(SOURCES)),
         "data": sorted(REGISTRY),
+        "trackers": sorted(INTEGRATION_TO_CALLBACK),
         "commands": commands,
     }
 

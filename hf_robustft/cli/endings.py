@@ -9,13 +9,18 @@ import re
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from .first_look import first_look, last_checkpoint
 
 #: Everything that a user can mend, and what a shell reports of a process that Ctrl-C, SIGTERM or a closed pipe ended.
 WRONG, INTERRUPTED, TERMINATED, BROKEN_PIPE = 2, 130, 143, 141
+
+#: Seconds in which the main process of several is to fail too, where all fail alike.
+_MAIN_FIRST = 10.0
 
 _DISK_FULL = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing", "inline_container")
 _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "std::bad_alloc")
@@ -63,10 +68,20 @@ def run(
         line = one_line(error)
         if line is None or _asked_for_tracebacks():
             raise
-        print(f"error: {line}", file=sys.stderr)
+        _say(line)
         return WRONG
     finally:
         warnings.formatwarning = usual
+
+
+def _say(line: str) -> None:
+    """Print an error; of several processes that fail alike, the main one does."""
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    if rank != "0":
+        # The launcher ends the others as soon as the main process has failed. Whoever is still there failed alone.
+        with suppress(KeyboardInterrupt):
+            time.sleep(_MAIN_FIRST)
+    print(f"error: {line}" if rank == "0" else f"error in process {rank}: {line}", file=sys.stderr)
 
 
 def _warning_line(message, *place) -> str:

@@ -69,6 +69,7 @@ def first_look(command: str, arguments: Sequence[str]) -> argparse.Namespace | N
     config = read_config(parser, flags["config"]) if "config" in flags else {}
     values = {**config, **flags}
     _check_numbers(parser, values)
+    _check_trackers(values.get("report_to"), description.facts["trackers"])
     if values.get("fp16") and values.get("use_cpu"):
         raise UsageError("`--fp16` needs an accelerator, and `--use_cpu` uses none; leave one of them out, or use --bf16")
     _check_paths(command, values, description.facts["data"])
@@ -125,6 +126,16 @@ def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
             problem = out_of_range(name, value)
             if problem is not None:
                 raise UsageError(f"`--{name} {value}` {problem}")
+
+
+def _check_trackers(given: Any, known: list[str]) -> None:
+    for name in given if isinstance(given, list) else [given]:
+        if isinstance(name, str) and name not in (*known, "all", "none"):
+            near = closest(name, known, 1)
+            raise UsageError(
+                f"`--report_to {name}` is unknown{f'; did you mean {near[0]}?' if near else ''}; choose one of "
+                f"{', '.join(known)}, all, none"
+            )
 
 
 def _check_paths(command: str, values: dict[str, Any], registered: list[str]) -> None:

@@ -14,7 +14,7 @@ from ..evaluation.metric_names import checked_direction
 from .distributed import adopt_launcher
 from .given import RecordsGiven
 from .ranges import RANGES, out_of_range
-from .usual_arguments import check_usual_arguments
+from .usual_arguments import check_choice_of_best, check_usual_arguments
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
 REFERENCE_PRESET: dict[str, Any] = {
@@ -275,6 +275,7 @@ class RobustTrainingArguments(RecordsGiven, TrainingArguments):
         self._check_numbers()
         if self.metric_for_best_model is not None:
             self.greater_is_better = checked_direction(self.metric_for_best_model, self.greater_is_better)
+        check_choice_of_best(self)
         TrainingArguments.__post_init__(self)
         if self.auto_find_batch_size:
             raise ValueError(

@@ -47,7 +47,7 @@ def what_ran(args: TrainingArguments) -> dict[str, str]:
     optimizer = getattr(args.optim, "value", args.optim)
     return {
         "Learning rate": f"{args.learning_rate:g}, schedule {name}, warm-up {warmup if args.warmup_steps else 'none'}",
-        "Batch": f"{each:,} per device × {processes} processes × {accumulation} accumulated = "
+        "Batch": f"{each:,} per device × {processes} {'process' if processes == 1 else 'processes'} × {accumulation} accumulated = "
         f"{each * processes * accumulation:,}",
         "Length": length,
         "Precision": _PRECISION.get(precision, precision),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+import torch
+from transformers import get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
@@ -49,6 +51,14 @@ REFUSED_OF_TRAINER = {
     "compute_metrics": "is not called, as benchmarks are measured by `Evaluator`; override `evaluate` and `available_metrics`",
     "model_init": "is not called, as head, adapters and teacher belong to one model; pass `model=`, in a Trainer for each",
     "preprocess_logits_for_metrics": "is not called, as benchmarks are measured by `Evaluator`; leave it out",
+}
+
+#: What schedules cannot do without, as `lr_scheduler_kwargs`.
+_LOWEST = '\'{"min_lr_rate": 0.1}\', the lowest rate as a share of the highest (or "min_lr", the rate itself)'
+_NEEDED = {
+    "cosine_with_min_lr": _LOWEST,
+    "cosine_warmup_with_min_lr": _LOWEST,
+    "warmup_stable_decay": '\'{"num_decay_steps": 100}\', the steps of the decay at the end',
 }
 
 _PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml", "flyte": "flytekit"}
@@ -101,7 +111,51 @@ def check_usual_arguments(args: Any) -> None:
             f"`min_lr={args.min_lr}` is added to the reference schedule only; set `lr_schedule='reference'`, or "
             "`lr_scheduler_type='cosine_with_min_lr'` with `lr_scheduler_kwargs`."
         )
+    else:
+        _check_schedule(args)
     check_trackers(args.report_to)
+
+
+def check_choice_of_best(args: Any) -> None:
+    """
+    Refuse `load_best_model_at_end` where the checkpoints are not those that are measured, and say what to add.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of a run, before Transformers has looked at them.
+
+    Raises:
+        ValueError: If nothing is measured, or not whenever a checkpoint is saved.
+    """
+    if not args.load_best_model_at_end:
+        return
+    measured, saved = (getattr(value, "value", value) for value in (args.eval_strategy, args.save_strategy))
+    if saved == "best" and measured != "no":
+        return
+    if saved != measured or saved == "no":
+        add = f"--save_strategy {measured}" if measured != "no" else f"--eval_strategy {saved}"
+        if measured == "no" and saved not in ("steps", "epoch"):
+            add = "--eval_strategy epoch --save_strategy epoch"
+        raise ValueError(
+            "`load_best_model_at_end` chooses among checkpoints that are measured when they are saved, and here "
+            f"`eval_strategy={measured!r}` and `save_strategy={saved!r}`; add {add}, or leave it out."
+        )
+
+
+def _check_schedule(args: Any) -> None:
+    name, settings = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type), args.lr_scheduler_kwargs or {}
+    if name in ("reduce_lr_on_plateau", "greedy"):
+        # They follow a metric, whose direction is not known yet.
+        return
+    try:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+        get_scheduler(name, optimizer, 1, 100, scheduler_specific_kwargs=dict(settings))
+    except Exception as error:
+        # Whatever Transformers' functions raise for settings that they do not take.
+        advice = f"give --lr_scheduler_kwargs {_NEEDED[name]}" if name in _NEEDED else "correct lr_scheduler_kwargs"
+        raise ValueError(
+            f"`lr_scheduler_type={name!r}` cannot be made with `lr_scheduler_kwargs={dict(settings)}` "
+            f"({' '.join(str(error).split())}); {advice}."
+        ) from error
 
 
 def check_trackers(names: list[str]) -> None:
