@@ -226,6 +226,33 @@ def test_a_subclass_may_choose_by_a_metric_of_its_own(tiny_clip, tmp_path):
     assert trainer.state.best_metric == 3
 
 
+def test_a_metric_that_is_assigned_later_has_its_own_direction(tiny_clip, tmp_path):
+    trainer = trainer_of(FLYPTrainer, tiny_clip, tmp_path, metric_for_best_model="ece", max_steps=1, **EACH_STEP)
+    assert trainer.args.greater_is_better is False
+    trainer.args.metric_for_best_model = "accuracy"
+    trainer.train()
+    assert trainer.args.greater_is_better is True and trainer.args.metric_for_best_model == "eval_tiny/accuracy"
+
+    class Own(FLYPTrainer):
+        def available_metrics(self):
+            return [*super().available_metrics(), "own/steps"]
+
+    trainer = trainer_of(Own, tiny_clip, tmp_path, max_steps=1, **EACH_STEP)
+    trainer.args.metric_for_best_model = "own/steps"
+    with pytest.raises(ValueError, match="own/steps.*greater_is_better"):
+        trainer.train()
+
+
+def test_a_set_whose_name_begins_like_the_prefix_is_not_taken_for_another(tiny_clip, tmp_path):
+    sets = [benchmark("eval_x", seed=4), benchmark("x")]
+    for given, meant in (("x/ece", "x/ece"), ("eval_x/ece", "x/ece"), ("eval_eval_x/ece", "eval_x/ece")):
+        trainer = trainer_of(CaRotTrainer, copy.deepcopy(tiny_clip), tmp_path, sets, metric_for_best_model=given)
+        # Once more at the start of the training.
+        trainer.settle_choice()
+        assert trainer.args.metric_for_best_model == f"eval_{meant}"
+    assert resolve_metric("eval_x/ece", ["eval_x/ece"]) == "eval_x/ece"
+
+
 # ---- Names of sets --------------------------------------------------------------------------------------------------
 
 

@@ -132,7 +132,8 @@ def resolve_metric(name: str, available: Sequence[str], option: str = "metric_fo
         ValueError: If no metric or several are meant, or one that does not say which model is better.
     """
     bare = name.removeprefix("eval_")
-    found = [key for key in available if key in (name, bare)][:1]
+    # `eval_x/ece` is the set x, as in Transformers, and else the set eval_x.
+    found = [key for key in (bare, name) if key in available][:1]
     if not found:
         found = [key for key in available if key.endswith(f"/{bare}")]
         # The mean over a single shift is that shift.

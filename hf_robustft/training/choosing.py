@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
-from ..evaluation.metric_names import checked_direction, metric_names, resolve_metric
+from ..evaluation.metric_names import checked_direction, greater_is_better, metric_names, resolve_metric
 from .benchmark_evaluation import as_benchmarks
 
 PLATEAU = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
@@ -52,7 +52,12 @@ class ChoosingByMetric:
         if args.metric_for_best_model is None or self.eval_dataset is None:
             return
         metric = resolve_metric(args.metric_for_best_model, self.available_metrics())
-        greater = checked_direction(metric, args.greater_is_better)
+        # What an earlier Trainer, or Transformers, made of another metric is not the user's word.
+        known = greater_is_better(metric)
+        greater = known if "greater_is_better" not in args.given and known is not None else args.greater_is_better
+        greater = checked_direction(metric, greater)
+        if greater is None:
+            raise ValueError(f"`metric_for_best_model={metric!r}` is your own metric; say its direction, `greater_is_better`.")
         args.derive(metric_for_best_model=f"eval_{metric}", greater_is_better=greater)
         if on_plateau:
             self._settle_plateau()
