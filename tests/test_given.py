@@ -3,6 +3,7 @@
 
 import copy
 import pickle
+import warnings
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -66,6 +67,27 @@ def test_where_every_field_is_passed_those_that_differ_count(tmp_path, rebuild):
         other = RobustTrainingArguments(**{**args.to_dict(), "distillation_weight": 0.5})
     own = set(RobustTrainingArguments.__annotations__)
     assert other.given & own == {"learning_rate", "orthogonality_weight", "distillation_weight"}
+
+
+def test_a_value_that_a_rebuild_cannot_tell_from_a_default_is_not_lost_silently(tmp_path):
+    args = built(tmp_path, preset="reference", max_grad_norm=1.0, learning_rate=1e-5)
+    assert args.max_grad_norm == 1.0
+    for rebuild in (lambda: replace(args, seed=3), lambda: RobustTrainingArguments(**args.to_dict())):
+        with pytest.warns(UserWarning, match="`max_grad_norm=1.0` becomes 0.0 .preset reference.*copy.copy") as caught:
+            other = rebuild()
+        assert len(caught) == 1 and "\n" not in str(caught[0].message)
+        with pytest.warns(UserWarning, match="`learning_rate=1e-05` becomes 0.003 .default of croft"):
+            other.take_defaults({"learning_rate": 3e-3}, "default of croft")
+    # What cannot be lost is not warned of.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = replace(built(tmp_path, preset="reference", learning_rate=2e-3), seed=3)
+        plain.take_defaults({"learning_rate": 3e-3}, "default of croft")
+        built(tmp_path, preset="reference").take_defaults({"learning_rate": 3e-3}, "default of croft")
+        kept = copy.copy(args)
+        kept.seed = 3
+        kept.take_defaults({"learning_rate": 3e-3}, "default of croft")
+    assert plain.learning_rate == 2e-3 and (kept.learning_rate, kept.max_grad_norm) == (1e-5, 1.0)
 
 
 def test_the_record_is_no_field(tmp_path):

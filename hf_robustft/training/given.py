@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
@@ -28,19 +29,24 @@ class RecordsGiven:
 
     Given are the arguments of the constructor, and fields that are assigned afterwards. A [`Suggested`] value is not.
     A call that passes every field (`dataclasses.replace`, `HfArgumentParser` with its own defaults, a rebuild from
-    `to_dict`) does not say which of them are meant; there, those that differ from their defaults count as given. Copies
-    and pickles keep the record. A default that a derived dataclass redefines is that class's suggestion.
+    `to_dict`) does not say which of them are meant; there, those that differ from their defaults count as given, and a
+    warning names each value at its default that something else replaces. Copies and pickles keep the record. A default
+    that a derived dataclass redefines is that class's suggestion.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any):
         # Not in `__init__`, which every dataclass that is derived from this one writes again.
         self = super().__new__(cls)
         state = self.__dict__
-        state["_origins"], state["_recording"] = {}, False
+        state["_origins"], state["_recording"], state["_unclear"] = {}, False, frozenset()
         taken = [f for f in fields(cls) if f.init]
         passed = dict(zip((f.name for f in taken), args, strict=False)) | kwargs
         if all(f.name in passed for f in taken):
-            passed = {f.name: passed[f.name] for f in taken if _differs(passed[f.name], f)}
+            meant = {f.name: passed[f.name] for f in taken if _differs(passed[f.name], f)}
+            state["_unclear"] = frozenset(
+                name for name, value in passed.items() if name not in meant and not isinstance(value, Suggested)
+            )
+            passed = meant
         state["_given"] = frozenset(name for name, value in passed.items() if not isinstance(value, Suggested))
         return self
 
@@ -96,11 +102,22 @@ class RecordsGiven:
             values (`Mapping[str, Any]`): By field name.
             origin (`str`): Where they come from, in words that a card can print.
         """
+        replaced = []
         for name, value in values.items():
             if name not in self.given:
+                before = getattr(self, name)
+                if name in self.__dict__.get("_unclear", ()) and (before or None) != (value or None):
+                    replaced.append(f"`{name}={before!r}` becomes {value!r}")
                 object.__setattr__(self, name, value)
                 # A new mapping: a copy of these settings has a record of its own.
                 self.__dict__["_origins"] = {**self.__dict__["_origins"], name: origin}
+        if replaced:
+            warnings.warn(
+                f"{', '.join(replaced)} ({origin}): every field was passed, as by `dataclasses.replace`, `to_dict` or a "
+                "plain HfArgumentParser, which does not say that a value at its default is meant. To keep one, assign it "
+                "afterwards, or change a `copy.copy` of the arguments, which keeps what was given.",
+                stacklevel=2,
+            )
 
     def _forget_origin(self, name: str) -> None:
         self.__dict__["_origins"] = {key: origin for key, origin in self.__dict__["_origins"].items() if key != name}
