@@ -199,6 +199,19 @@ def test_what_cannot_be_right_is_refused_at_construction(model, tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_a_weight_decay_that_trainer_replaces_is_refused(model, tmp_path):
+    def made(decay, **settings):
+        options = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.05, "weight_decay": decay})}
+        return trainer_of("ft", copy.deepcopy(model), tmp_path, options=options, **settings)
+
+    with pytest.raises(ValueError, match="`weight_decay=0.3` in `optimizer_cls_and_kwargs`.*now 0.1") as caught:
+        made(0.3)
+    assert "\n" not in str(caught.value)
+    trainer = made(0.3, weight_decay=0.3)
+    trainer.train()
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.3, 0.0}
+
+
 def test_an_optimizer_with_modes_that_a_subclass_makes_is_refused(model, tmp_path):
     class Own(METHODS["flyp"]):
         def create_optimizer(self, model=None):

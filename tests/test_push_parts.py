@@ -2,9 +2,12 @@
 """What a card states of every run: rate, batch, length, precision, optimizer, and whose choice they were."""
 
 import pytest
-from helpers import arguments
+import torch
+from conftest import random_batch
+from helpers import arguments, image_dataset, rows, stack, tiny_processor
+from torch.optim.lr_scheduler import LambdaLR
 
-from hf_robustft import FLYPTrainer, RobustTrainingArguments
+from hf_robustft import Benchmark, FLYPTrainer, RobustTrainingArguments
 from hf_robustft.training.push_parts import what_ran
 
 
@@ -23,6 +26,50 @@ def test_what_ran_is_stated_also_where_it_is_the_default(tmp_path):
 def test_the_warm_up_says_of_what(tmp_path, warmup, words):
     args = arguments(tmp_path, learning_rate=3e-4, warmup_steps=warmup, lr_scheduler_type="cosine")
     assert what_ran(args)["Learning rate"] == f"0.0003, schedule cosine, warm-up {words}"
+
+
+@pytest.mark.parametrize("name", ["constant", "reduce_lr_on_plateau", "greedy"])
+def test_schedules_without_a_warm_up_state_none(tmp_path, name):
+    choice = {"metric_for_best_model": "accuracy", "eval_strategy": "steps", "eval_steps": 1}
+    args = arguments(tmp_path, lr_scheduler_type=name, **choice)
+    assert what_ran(args)["Learning rate"] == f"0.001, schedule {name}, warm-up none"
+
+
+def test_the_warm_up_of_crofts_code_is_an_epoch(tmp_path):
+    args = arguments(tmp_path, lr_schedule="epoch_cosine", num_train_epochs=30, max_steps=-1)
+    assert what_ran(args)["Learning rate"] == "0.001, schedule epoch_cosine, warm-up one epoch at 1e-05"
+
+
+@pytest.mark.parametrize("kind", ["pair", "optimizer", "class", "override", "settings"])
+def test_an_optimizer_of_ones_own_is_stated_as_it_ran(tiny_clip, tmp_path, kind):
+    cls, options = FLYPTrainer, {}
+    towers = [list(tiny_clip.vision_model.parameters()), list(tiny_clip.text_model.parameters())]
+    own = torch.optim.SGD([{"params": towers[0], "lr": 0.01}, {"params": towers[1]}], lr=0.05, weight_decay=0.3)
+    if kind in ("pair", "optimizer"):
+        options["optimizers"] = own, LambdaLR(own, lambda step: 0.5**step) if kind == "pair" else None
+    if kind == "class":
+        options["optimizer_cls_and_kwargs"] = (torch.optim.SGD, {"lr": 0.05})
+    if kind == "override":
+
+        class cls(FLYPTrainer):
+            def create_optimizer(self, model=None):
+                self.optimizer = own
+                return own
+
+    args = arguments(tmp_path, max_steps=2, warmup_steps=0, lr_scheduler_type="linear", weight_decay=0.1)
+    options |= {"train_dataset": rows(random_batch(16)), "data_collator": stack, "processing_class": tiny_processor()}
+    test = Benchmark.from_dataset(image_dataset(8), name="test", role="id", templates=("a {}.",))
+    trainer = cls(tiny_clip, args, eval_dataset=test, **options)
+    trainer.train()
+    rates = {"class": "0.05", "settings": "0.001"}.get(kind, "0.01 and 0.05")
+    schedule = "schedule LambdaLR" if kind == "pair" else "schedule linear, warm-up none"
+    optimizer = "SGD, weight decay 0.1 and 0" if kind == "class" else "SGD, weight decay 0.3"
+    optimizer = f"{args.optim.value}, weight decay 0.1" if kind == "settings" else optimizer
+    stated = what_ran(args, *trainer.given_optimizers())
+    assert (stated["Learning rate"], stated["Optimizer"]) == (f"{rates}, {schedule}", optimizer)
+    trainer.finish(detector="none")
+    card = (tmp_path / "README.md").read_text()
+    assert f"{rates}, {schedule}" in card and optimizer in card
 
 
 def test_precision_of_the_arguments_and_of_the_launcher(tmp_path, monkeypatch):

@@ -89,6 +89,10 @@ def test_a_field_that_would_do_nothing_is_refused(tmp_path, name):
             "lr_schedule='epoch_cosine'.*lr_scheduler_kwargs",
         ),
         ({"lr_scheduler_kwargs": 3}, "lr_scheduler_kwargs=3.*mapping"),
+        (
+            {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"num_cycles": 2}},
+            "lr_scheduler_kwargs=.*lr_scheduler_type=constant",
+        ),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, "activation_checkpointing_kwargs=.*nothing without"),
         ({"fsdp_config": "fsdp.json"}, "fsdp_config=fsdp.json.*fully_shard"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "'cosine_with_min_lr'.*lr_scheduler_kwargs '{\"min_lr_rate\": 0.1}'"),

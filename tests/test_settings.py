@@ -24,6 +24,7 @@ from hf_robustft import (
 )
 from hf_robustft.training.given import Suggested
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.schedules import WITHOUT_WARMUP
 from hf_robustft.training.settings import declared_settings, methods_with
 
 OWNED = sorted(frozenset().union(*map(declared_settings, METHODS.values())))
@@ -175,6 +176,17 @@ def test_a_setting_that_another_makes_idle_is_refused(tiny_clip, tmp_path, metho
         with pytest.raises(ValueError, match=f"`{name}=.*would do nothing.*leave `{name}` out") as caught:
             trainer_of(METHODS[method], tiny_clip, tmp_path, **{**others, name: value})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WITHOUT_WARMUP)
+def test_a_warm_up_that_a_schedule_does_not_take_is_refused(tmp_path, name):
+    choice = {"metric_for_best_model": "accuracy", "eval_strategy": "steps", "eval_steps": 1}
+    FLYPTrainer.check_settings(arguments(tmp_path, lr_scheduler_type=name, **choice))
+    with pytest.raises(ValueError, match=f"`warmup_steps=5`.*{name}.*leave `warmup_steps` out") as caught:
+        FLYPTrainer.check_settings(arguments(tmp_path, lr_scheduler_type=name, warmup_steps=5, **choice))
+    assert "\n" not in str(caught.value)
+    # No warm-up may be said.
+    FLYPTrainer.check_settings(arguments(tmp_path, lr_scheduler_type=name, warmup_steps=0, **choice))
 
 
 def test_where_a_schedule_comes_from_is_said(tiny_clip, tmp_path):

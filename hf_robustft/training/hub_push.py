@@ -267,6 +267,8 @@ class CardOnPush:
         evaluator = self._evaluator_of(benchmarks) if benchmarks else None
         facts = {"base_model": self.model.name_or_path or None, "wall_seconds": self._train_seconds}
         facts["notes"] = [] if self.image_check is None else self.image_check.notes
+        if self._train_seconds is not None:
+            facts["run"] = what_ran(self.args, *self.given_optimizers())
         done = finish_run(
             self.args,
             self.processing_class,
@@ -320,7 +322,7 @@ class CardOnPush:
             hardware=describe_hardware(self.args.device, self.args.world_size),
             wall_seconds=self._train_seconds,
             seed=self.args.seed,
-            run=what_ran(self.args),
+            run=what_ran(self.args, *self.given_optimizers()),
             log_history=self.state.log_history,
             tags=getattr(self.model, "model_tags", None) or (),
             **({"licence": kwargs["license"]} if kwargs.get("license") else {}),

@@ -28,14 +28,20 @@ def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwarg
         optimizer_cls_and_kwargs: The class and options that it was given.
 
     Raises:
-        ValueError: For a scheduler without its optimizer, an optimizer with train and eval modes, and one that was made
-            before the weights are spread over processes.
+        ValueError: For a scheduler without its optimizer, a weight decay that Trainer would replace, an optimizer with train
+            and eval modes, and one that was made before the weights are spread over processes.
     """
     optimizer, scheduler = optimizers
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ValueError(
             "The scheduler in `optimizers` moves the rate of another optimizer than the one that trains; give the pair, "
             "or leave the scheduler to `lr_scheduler_type`."
+        )
+    options = {} if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[1]
+    if options.get("weight_decay", args.weight_decay) != args.weight_decay:
+        raise ValueError(
+            f"`weight_decay={options['weight_decay']}` in `optimizer_cls_and_kwargs` would do nothing, as Trainer's groups of "
+            f"parameters have their own (0 for norms and biases); set `weight_decay` of the arguments, now {args.weight_decay}."
         )
     made_by = None if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[0]
     if _kind(args).startswith("schedule_free") or has_modes(optimizer or made_by):
@@ -62,6 +68,17 @@ class CompleteOptimizer:
 
     Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
     """
+
+    _optimizer_is_of_arguments = False
+
+    def given_optimizers(self) -> tuple[Any, Any]:
+        """Optimizer and scheduler of the run, each `None` where it is the one that the arguments name."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        return (
+            None if self._optimizer_is_of_arguments else optimizer,
+            None if self._created_lr_scheduler else scheduler,
+        )
 
     def _wrap_model(self, model, training=True, dataloader=None):
         # Trainer calls this between making the optimizer and handing both to Accelerate.
@@ -135,6 +152,7 @@ class CompleteOptimizer:
                 f"it ({', '.join(sorted(self.trainable_modules()))}), which this method trains; use 'adamw_torch'."
             )
         optimizer = super().create_optimizer(model)
+        self._optimizer_is_of_arguments = self.optimizer_cls_and_kwargs is None
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         for module in self.trainable_modules().values():
             decayed = set(self.get_decay_parameter_names(module))

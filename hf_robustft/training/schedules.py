@@ -10,6 +10,11 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 
+#: Transformers' schedules that take no warm-up.
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+#: The rate of the first epoch in the schedule of the CRoFT code.
+FIRST_EPOCH_RATE = 1e-5
+
 
 def reference_learning_rate(step: int, total_steps: int, warmup_steps: int, base: float, min_lr: float = 0.0) -> float:
     """
@@ -47,7 +52,7 @@ def reference_schedule(
     return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
 
 
-def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmup: float = 1e-5) -> float:
+def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmup: float = FIRST_EPOCH_RATE) -> float:
     """
     The schedule of the CRoFT code: one epoch at a constant rate, then a cosine that moves once an epoch.
 

@@ -11,6 +11,7 @@ from ..data.streaming import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
 from .distributed import world_size
+from .schedules import WITHOUT_WARMUP
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -79,17 +80,17 @@ def check_schedule(args: Any) -> None:
     Refuse a warm-up that was given to a learning-rate schedule which has none of its own length.
 
     Raises:
-        ValueError: For the schedule of CRoFT's code, and for a constant rate.
+        ValueError: For the schedule of CRoFT's code, and for those of Transformers that take none.
     """
-    schedule = _with_origin(args, "lr_schedule")
+    schedule, kind = _with_origin(args, "lr_schedule"), getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     if not args.warmup_steps:
         return
     if args.lr_schedule == "epoch_cosine":
         refuse_idle(args, ["warmup_steps"], f"{schedule} has a warm-up of one epoch; choose another --lr_schedule")
-    elif args.lr_schedule == "transformers" and getattr(args.lr_scheduler_type, "value", "") == "constant":
-        refuse_idle(
-            args, ["warmup_steps"], "a constant rate has no warm-up; set --lr_scheduler_type constant_with_warmup"
-        )
+    elif args.lr_schedule == "transformers" and kind in WITHOUT_WARMUP:
+        advice = "constant_with_warmup" if kind == "constant" else "cosine"
+        reason = f"`lr_scheduler_type={kind}` has no warm-up; set --lr_scheduler_type {advice}"
+        refuse_idle(args, ["warmup_steps"], reason)
 
 
 def check_data_settings(dataset: Any, args: Any) -> None:

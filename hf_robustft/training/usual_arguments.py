@@ -106,6 +106,12 @@ def check_usual_arguments(args: Any) -> None:
                     f"`lr_schedule={args.lr_schedule!r}` is a schedule of its own, beside which `{name}="
                     f"{getattr(getattr(args, name), 'value', getattr(args, name))}` would do nothing; give one of the two."
                 )
+    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if args.lr_schedule == "transformers" and args.lr_scheduler_kwargs and kind in ("constant", "constant_with_warmup"):
+        raise ValueError(
+            f"`lr_scheduler_kwargs={args.lr_scheduler_kwargs}` would do nothing, as `lr_scheduler_type={kind}` takes none; "
+            "leave it out."
+        )
     if args.min_lr and args.lr_schedule != "reference":
         raise ValueError(
             f"`min_lr={args.min_lr}` is added to the reference schedule only; set `lr_schedule='reference'`, or "
