@@ -198,7 +198,7 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
     if path.exists() or "," not in place and _may_hold_splits(path.parent):
         return
     if "," in place and Path(place.split(",")[0].rpartition(":")[0] or place.split(",")[0]).expanduser().exists():
-        raise UsageError(f"`{option} {text}`: {place} does not exist; part several data sets by blanks, not by commas")
+        raise UsageError(f"`{option} {text}`: {place} does not exist; separate several data sets by blanks, not by commas")
     if place.count("/") > 2 or place.startswith((".", "/", "~")):
         raise UsageError(f"`{option} {text}`: {place} does not exist{_beside(place)}")
     if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):

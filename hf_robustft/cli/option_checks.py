@@ -46,7 +46,7 @@ def paper_settings(method: str) -> dict[str, Any]:
     if not settings:
         known = ", ".join(name for name, trainer in METHODS.items() if trainer.paper_settings)
         raise ValueError(
-            f"`--paper_settings`: no paper has settings of `--method {method}`; it is for {known}, wise_ft."
+            f"`--paper_settings`: no paper has settings for `--method {method}`; it is for {known}, wise_ft."
         )
     name = "per_device_train_batch_size"
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -103,7 +103,7 @@ def _check_data_options(model_args: Any, data_args: Any, trains: bool) -> None:
         _refuse(data_args, ["shots"], "image-caption pairs have no classes to draw them from")
     if data_args.feature_views is not None and method != "croft":
         raise ValueError(
-            f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train from such; "
+            f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train on them; "
             "leave it out, or use --method croft."
         )
     if data_args.feature_cache is not None and data_args.feature_views is None:

@@ -151,26 +151,26 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles], single: bool = 
         name = filled[0]
         if inner[name]:
             return (
-                f"{str(root)!r} holds images in one folder alone, {name!r}, and there in the folders {quoted(inner[name])}; "
+                f"{str(root)!r} holds images in one folder only, {name!r}, where they are in the folders {quoted(inner[name])}; "
                 f"give {str(root / name)!r} if these are the classes"
             )
         if single:
             return None
         return (
-            f"{str(root)!r} holds images in one folder alone, {name!r}, and a single class cannot be told from others; give "
-            "the folder in which one folder of images per class lies, or metadata.csv with a column file_name and labels"
+            f"{str(root)!r} holds images in one folder only, {name!r}, and a single class cannot be told from others; give "
+            "the folder that holds one folder of images per class, or metadata.csv with a column file_name and labels"
         )
     roles = {name: split_role(name) for name in filled if split_role(name)}
     whole = [name for name in roles if inner[name]]
     if whole:
         return (
-            f"the folders {quoted(whole)} of {str(root)!r} are called like splits and hold folders of images, others do not; "
+            f"the folders {quoted(whole)} of {str(root)!r} are called like splits and hold folders of images, but the others do not; "
             f"give one of them, such as {str(root / max(whole, key=roles.get))!r}; {settle}"
         )
     if len(set(roles.values())) > 1 or 2 * len(roles) >= len(filled):
         return (
-            f"the folders {quoted(sorted(roles))} of {str(root)!r} are called like splits, not like classes; put into each "
-            f"one folder of images per class; {settle}"
+            f"the folders {quoted(sorted(roles))} of {str(root)!r} are called like splits, not like classes; put one "
+            f"folder of images per class into each; {settle}"
         )
     empty = [name for name in folders if name not in filled]
     if empty and not single:
@@ -209,7 +209,7 @@ def _refuse_twins(root: Path, folders: Mapping[str, FolderFiles]) -> None:
         if other != name:
             raise ValueError(
                 f"the folders {str(root / other)!r} and {str(root / name)!r} ({ascii(other)} and {ascii(name)}) are one class: "
-                "their names differ in case, blanks or Unicode form alone; put their images into one folder"
+                "their names differ only in case, blanks or Unicode form; put their images into one folder"
             )
 
 
@@ -234,5 +234,5 @@ def _say(root: Path, folders: Mapping[str, FolderFiles]) -> None:
     if deep:
         say_once(
             f"{root}: {'1 image lies' if len(deep) == 1 else f'{len(deep)} images lie'} deeper than the class folders and "
-            f"count for them, such as {str(deep[0].relative_to(root))!r}"
+            f"count as theirs, such as {str(deep[0].relative_to(root))!r}"
         )

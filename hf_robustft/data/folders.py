@@ -278,7 +278,7 @@ def _table_fault(tables: Sequence[Path], error: Exception) -> str:
     for table in tables:
         columns = _column_names(table)
         if not any(name.endswith(("file_name", "file_names")) for name in columns):
-            commas = ", and part columns with commas" if len(columns) == 1 and set(columns[0]) & set(";\t|") else ""
+            commas = ", and separate columns with commas" if len(columns) == 1 and set(columns[0]) & set(";\t|") else ""
             return (
                 f"{str(table)!r} has no column 'file_name' (its columns: {quoted(columns, 20)}); call that of the paths of "
                 f"the images file_name{commas}"
@@ -303,5 +303,5 @@ def _missing(missing: list[str], rows: int, names: str, root: Path, found: set[s
     )
     return (
         f"{names} of {str(root)!r} lists {first!r}, but there is no such file{form} ({len(missing)} such row{'s' if len(missing) > 1 else ''} of {rows}); "
-        "correct file_name, or leave the rows out"
+        "correct file_name, or remove the rows"
     )

@@ -195,7 +195,7 @@ def label_rule(
     if not found and numbers is None:
         raise ValueError(
             f"column {column!r} of {where} calls its classes {quoted(feature.names)}, none of which is among the labels "
-            f"given for them, {quoted(label_names)}; put into the left column what the data call each class"
+            f"given for them, {quoted(label_names)}; in the left column, write what the data call each class"
         )
     return LabelRule(found or numbers, named.rule, called=dict(enumerate(feature.names)))
 

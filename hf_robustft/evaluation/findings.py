@@ -171,7 +171,7 @@ def sentences(
     lines = []
     for result in tests:
         if at_chance(result):
-            few = ", which so few images cannot tell from chance" if result.n < SMALL else ""
+            few = ", which cannot be told from chance with so few images" if result.n < SMALL else ""
             lines.append(
                 f"No better than chance on {text(result.name)}: {_percent(result.accuracy)} of {result.n:,} images are right"
                 f"{few}, and {_known_nothing(result, text)}."
