@@ -85,6 +85,12 @@ def test_a_setting_that_makes_another_run_is_refused_with_both_values(tiny_clip,
     assert trainer.state.global_step == 0
 
 
+def test_smoothing_of_a_heads_labels_is_compared(tiny_clip, tmp_path):
+    trainer_of(tiny_clip, tmp_path, cls=METHODS["ft"], label_smoothing_factor=0.1).train()
+    with pytest.raises(ValueError, match="`label_smoothing_factor=0.1`, this run has `label_smoothing_factor=0.0`"):
+        trainer_of(tiny_clip, tmp_path, cls=METHODS["ft"]).check_checkpoint(tmp_path / "checkpoint-2")
+
+
 def test_what_may_differ(tiny_clip, tmp_path, checkpoint):
     settings = {"logging_steps": 2, "save_steps": 1, "save_total_limit": 1, "disable_tqdm": True, "run_name": "x"}
     settings |= {"dataloader_num_workers": 1, "per_device_eval_batch_size": 3, "contrastive_chunk_size": 2}

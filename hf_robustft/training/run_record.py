@@ -43,6 +43,7 @@ _ARGUMENTS = (
     "adam_beta2",
     "adam_epsilon",
     "max_grad_norm",
+    "label_smoothing_factor",
     "decay_all_parameters",
     "bound_logit_scale",
 )
