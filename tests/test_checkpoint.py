@@ -25,7 +25,7 @@ from hf_robustft.cli import main
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.pipeline import TASK
 from hf_robustft.publishing.recalibrate import recalibrate
-from hf_robustft.training.state import load_state
+from hf_robustft.training.state import VALUES, load_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"
 
@@ -282,7 +282,11 @@ def test_a_run_is_not_resumed_from_weights_that_do_not_fit(tiny_clip, tmp_path, 
 
     trainer().train()
     checkpoint = tmp_path / "run" / "checkpoint-2"
-    assert checkpoint.is_dir()
+    # As of an older version, which wrote no list of the files: with one, a file that was changed is refused by that.
+    values = json.loads((checkpoint / VALUES).read_text())
+    del values["values"]["lists_files"]
+    (checkpoint / VALUES).write_text(json.dumps(values))
+    (checkpoint / "robustft_files.json").unlink()
     for fault in RESUMED:
         copied = tmp_path / "copy" if not last else checkpoint
         shutil.copytree(checkpoint, tmp_path / fault)

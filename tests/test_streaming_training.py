@@ -131,7 +131,7 @@ def test_accumulated_gradients_stay_in_their_step(tiny_clip, data, tmp_path):
 )
 def test_a_checkpoint_of_another_order_is_refused(tiny_clip, data, whole_run, tmp_path, settings, message):
     _, folder, steps = whole_run(tiny_clip, "tar", 0)
-    with pytest.raises(ValueError, match=message + r".*resume with the same, or start anew") as caught:
+    with pytest.raises(ValueError, match=message + r".*resume with the same, or start a new run") as caught:
         recorded(tiny_clip, data["tar"], tmp_path, resume=folder / f"checkpoint-{steps[0]}", max_steps=33, **settings)
     assert "\n" not in str(caught.value)
 
