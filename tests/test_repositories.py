@@ -75,7 +75,7 @@ def test_a_hub_out_of_reach_is_asked_once_before_a_registered_name(hub, monkeypa
     monkeypatch.setattr(hub_ids, "_reached", set())
     monkeypatch.setattr(hub_ids, "get_session", lambda: SimpleNamespace(head=fail))
     for streaming in (False, True):
-        with pytest.raises(OSError, match="cannot be had from the Hub: no network"):
+        with pytest.raises(OSError, match="cannot be loaded from the Hub: no network"):
             benchmark = load_benchmark("imagenet-1k", "test", streaming=streaming)
             benchmark.row_stream() if streaming else benchmark.load()
         assert len(asked) == 1 and asked.pop() <= 5 and not hub.asked

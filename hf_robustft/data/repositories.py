@@ -233,7 +233,7 @@ def open_first(
     for repository in repositories:
         reason = "" if is_cached(repository.path) else out_of_reach()
         if reason:
-            raise OSError(f"{where}: {repository.path!r} cannot be had from the Hub: {reason}")
+            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {reason}")
         try:
             return open_repository(repository, label_names, streaming), repository
         except DatasetNotFoundError as error:
