@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Fixtures shared by all tests: one thread unless OMP_NUM_THREADS says otherwise, offline, a tiny CLIP, and the golden data where it lies beside the repository."""
+"""Fixtures shared by all tests: one thread unless OMP_NUM_THREADS says otherwise, offline, a tiny CLIP, and the golden numbers of `tests/golden`."""
 
 import os
 
@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import tiny_config
 from safetensors.torch import load_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = REPOSITORY.parent / "shared" / "golden"
+GOLDEN = Path(__file__).with_name("golden")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,8 +52,6 @@ def script(repository):
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    if not GOLDEN.is_dir():
-        pytest.skip(f"golden vectors are not beside this checkout ({GOLDEN.name}/ of the reference runs)")
     return GOLDEN
 
 
@@ -68,42 +67,9 @@ def golden(golden_dir):
     return load
 
 
-def tiny_config(**overrides) -> CLIPConfig:
-    settings = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return CLIPConfig(
-        text_config={
-            **settings,
-            "vocab_size": 64,
-            "max_position_embeddings": 16,
-            "bos_token_id": 62,
-            "eos_token_id": 63,
-            "pad_token_id": 63,
-            "hidden_act": "quick_gelu",
-        },
-        vision_config={**settings, "image_size": 32, "patch_size": 8, "hidden_act": "quick_gelu"},
-        projection_dim=16,
-        **overrides,
-    )
-
-
 @pytest.fixture
 def tiny_clip() -> CLIPModel:
     """A random CLIPModel (2 layers, width 32, 16-dimensional embeddings, 32 px), the same at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return CLIPModel(tiny_config()).eval()
-
-
-def random_batch(n: int = 8, seed: int = 0, dtype=torch.float32) -> dict:
-    """`n` random image-caption pairs for `tiny_clip`, captions of different lengths, padded after the EOS."""
-    generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.full((n, 12), 63)
-    for row in range(n):
-        length = 3 + row % 8
-        input_ids[row, 0] = 62
-        input_ids[row, 1 : 1 + length] = torch.randint(0, 60, (length,), generator=generator)
-    return {
-        "pixel_values": torch.randn(n, 3, 32, 32, generator=generator).to(dtype),
-        "input_ids": input_ids,
-        "labels": torch.arange(n) % 4,
-    }

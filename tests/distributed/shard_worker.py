@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.distributed as dist
-from conftest import random_batch, tiny_config
+from helpers import random_batch, tiny_config
 from transformers import CLIPModel
 
 from hf_robustft.modeling.features import encode

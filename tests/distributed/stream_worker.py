@@ -16,9 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from accelerate import PartialState
-from conftest import tiny_config
-from helpers import tiny_processor
-from streams import benchmark, recorded
+from helpers import tiny_config, tiny_processor
+from helpers.streams import benchmark, recorded
 from transformers import CLIPModel
 
 from hf_robustft.data.transforms import ImageTransform

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny_config
+from helpers import tiny_config
 from launching import run_in
 from transformers import CLIPModel
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tiny_processor
+from helpers.streams import WRITERS, benchmark
 from launching import run_in
-from streams import WRITERS, benchmark
 
 from hf_robustft.evaluation.collect import collect_logits
 

@@ -17,8 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from conftest import random_batch, tiny_config
-from helpers import CLASSES, TEMPLATES, stack, tiny_tokenizer
+from helpers import CLASSES, TEMPLATES, random_batch, stack, tiny_config, tiny_tokenizer
 from safetensors.torch import save_file
 from transformers import CLIPModel, TrainerCallback
 

@@ -20,8 +20,7 @@ HUB = LoopbackHub()
 # Clients read these when they are imported, further down.
 os.environ.update(HF_ENDPOINT=HUB.url, HF_TOKEN="hf_alice", HF_HUB_OFFLINE="0")
 
-from conftest import tiny_config  # noqa: E402
-from helpers import tiny_processor  # noqa: E402
+from helpers import tiny_config, tiny_processor  # noqa: E402
 from huggingface_hub import snapshot_download  # noqa: E402
 from transformers import CLIPModel  # noqa: E402
 

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import tiny_config
-from helpers import TEMPLATES, arguments, image_dataset, tiny_processor
+from helpers import TEMPLATES, arguments, image_dataset, tiny_config, tiny_processor
 from transformers import CLIPModel
 
 from hf_robustft import Benchmark

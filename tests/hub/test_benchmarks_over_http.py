@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_config
+from helpers import tiny_config
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.data.benchmarks import asset_path

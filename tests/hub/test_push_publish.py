@@ -10,7 +10,7 @@ OWN_CARD = b"---\nlicense: mit\n---\n\n# Written on the Hub\n"
 SCRIPT = """
 import contextlib, io, json
 from pathlib import Path
-from conftest import tiny_config
+from helpers import tiny_config
 from helpers import tiny_processor
 from transformers import CLIPModel
 from hf_robustft.cli import main

@@ -1,0 +1,166 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What the registry ships: names, classes, templates, and the classes that are kept unseen."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from datasets import Value
+from helpers import sent_to_a_worker
+from helpers.stub_hub import quietly, table
+
+from hf_robustft.data.benchmarks import load_benchmark
+from hf_robustft.data.imagenet_sets import imagenet_classes, imagenet_seen_unseen
+from hf_robustft.data.registered_data import facts
+from hf_robustft.data.registry import DOMAINS, FEW_SHOT_SETS, OPEN_SET_PARTNERS, REGISTRY, named_templates
+
+# Its fixtures: hub, clip_names, own_cache.
+pytest_plugins = ("helpers.stub_hub",)
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def all_benchmarks():
+    for name in REGISTRY:
+        found = load_benchmark(name)
+        yield from found.values() if isinstance(found, dict) else [found]
+
+
+def test_every_entry_is_a_benchmark_with_distinct_names():
+    for name in REGISTRY:
+        found = load_benchmark(name)
+        sets = found if isinstance(found, dict) else {"test": found}
+        assert len({benchmark.name for benchmark in sets.values()}) == len(sets)
+        for key, benchmark in sets.items():
+            assert benchmark.suite == name
+            assert load_benchmark(name, key) == benchmark == sent_to_a_worker(benchmark)
+    assert {"imagenet-1k", "objectnet", "cifar-10", "cifar-100", *OPEN_SET_PARTNERS} <= set(REGISTRY)
+    assert len(FEW_SHOT_SETS) == 10 and set(FEW_SHOT_SETS) <= set(REGISTRY)
+    assert {f"{name}-{target}" for name in DOMAINS for target in DOMAINS[name]} <= set(REGISTRY)
+
+
+def test_the_data_name_their_sources_and_licences():
+    for name in ("imagenet", "objectnet", "datasets"):
+        for source in facts(name)["sources"].values():
+            assert source["repository"] and source["path"] and source["licence"]
+
+
+@pytest.mark.parametrize(
+    "name, classes",
+    [
+        ("imagenet-1k", 1000),
+        ("cifar-10", 10),
+        ("cifar-100", 100),
+        ("dtd", 47),
+        ("food101", 101),
+        ("caltech101", 100),
+        ("oxford-pets", 37),
+        ("eurosat", 10),
+        ("fgvc-aircraft", 100),
+        ("flowers102", 102),
+        ("ucf101", 101),
+        ("stanford-cars", 196),
+        ("sun397", 397),
+    ],
+)
+def test_numbers_of_classes(name, classes):
+    sets = load_benchmark(name)
+    assert {key: (item.role, len(item.class_names)) for key, item in sets.items()} == {
+        "train": ("train", classes),
+        "test": ("id", classes),
+    }
+    assert sets["train"].class_names == sets["test"].class_names
+
+
+def test_webdataset_copies_name_their_files():
+    """`datasets` takes a tar beside nshards.txt for text unless it is told which files the data are."""
+    found = [copy for item in all_benchmarks() if item.registered for copy in item.registered.repositories]
+    wds = [copy for copy in found if "wds" in copy.path]
+    assert len(wds) > 20 and all(copy.data_files and copy.data_files.endswith(".tar") for copy in wds)
+    assert all(copy.class_file for copy in wds if copy.path.startswith("clip-benchmark/"))
+
+
+def test_imagenet_classes(clip_names):
+    names, wnids = imagenet_classes(), [row[0] for row in facts("imagenet")["classes"]]
+    assert wnids == sorted(wnids) and len(set(wnids)) == 1000
+    differing = [index for index in range(1000) if names[index] != clip_names[index]]
+    assert differing == [744, 836] and len(set(clip_names)) == 998
+    assert (names[657], names[744], names[836], names[837]) == (
+        "missile",
+        "projectile missile",
+        "sunglass",
+        "sunglasses",
+    )
+    subsets = {name: facts("imagenet")[name] for name in ("imagenet_a", "imagenet_r")}
+    assert all(len(subset) == 200 and subset == sorted(set(subset)) for subset in subsets.values())
+    assert len(set(subsets["imagenet_a"]) & set(subsets["imagenet_r"])) == 86
+    assert wnids[subsets["imagenet_a"][0]] == "n01498041" and wnids[subsets["imagenet_r"][0]] == "n01443537"
+
+
+def test_objectnet_mapping():
+    rows = facts("objectnet")["classes"]
+    columns = [column for row in rows for column in row[3]]
+    assert len(rows) == 113 and len(columns) == len(set(columns)) == 125
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    chair = next(row for row in rows if row[0] == "chair")
+    assert [imagenet_classes()[column] for column in chair[3]] == ["barber chair", "folding chair", "rocking chair"]
+    assert load_benchmark("objectnet").border == 2
+
+
+def test_templates():
+    imagenet = load_benchmark("imagenet-1k", "test")
+    assert len(imagenet.templates) == len(set(imagenet.templates)) == 80
+    seven = named_templates("imagenet-croft-7")
+    assert len(seven) == 7 and set(seven) < set(imagenet.templates)
+    assert load_benchmark("imagenet-1k", "test", templates="imagenet-croft-7").templates == seven
+    assert named_templates("croft-none") is None
+    assert named_templates("dtd") is None  # a data set is not a set of templates
+    assert load_benchmark("dtd", "test", templates="croft-dtd").templates == ("{} texture.",)
+    assert "a photo of a {} texture." in load_benchmark("dtd", "test").templates
+    for name in FEW_SHOT_SETS:
+        assert len(named_templates(f"croft-{name}")) == 1
+
+
+@pytest.mark.parametrize(
+    "seed, n_seen, digest", [(1, 402, "c17d8da47311bef1"), (2, 401, "43320b6ed961fd30"), (3, 401, "899cc4d18426d6aa")]
+)
+def test_seen_and_unseen_classes_by_seed(seed, n_seen, digest):
+    """Digests of an independent recomputation of the reference's rule, with NumPy's global generator."""
+    seen, unseen = imagenet_seen_unseen(seed)
+    assert len(seen) == n_seen and sorted(seen + unseen) == list(range(1000))
+    assert hashlib.sha256(json.dumps(list(seen)).encode()).hexdigest()[:16] == digest
+    for twins in ((657, 744), (836, 837)):
+        assert len({index in seen for index in twins}) == 1
+    state = np.random.get_state()[1].copy()
+    assert imagenet_seen_unseen(seed) == (seen, unseen)
+    assert np.array_equal(state, np.random.get_state()[1])
+
+
+def test_seen_and_unseen_sets(hub, clip_names):
+    seen, unseen = imagenet_seen_unseen(5)
+    sets = load_benchmark("imagenet-seen-unseen-seed5")
+    names = imagenet_classes()
+    assert [item.role for item in sets.values()] == ["train", "id", "shift", "shift", "shift", "shift", "open_set"]
+    assert all(item.class_names == tuple(names[i] for i in seen) for item in sets.values() if item.role != "open_set")
+    assert sets["imagenet-unseen"].class_names == tuple(names[i] for i in unseen)
+    other = load_benchmark("imagenet-seen-unseen")
+    assert all(other[key].class_names != item.class_names for key, item in sets.items())
+    rows = [seen[3], unseen[0], seen[0], unseen[7], seen[3]]
+    hub.tables["ILSVRC/imagenet-1k"] = table(rows, Value("int64"))
+    with pytest.warns(UserWarning, match="does not say what it calls its classes"):
+        assert sets["imagenet-seen"].load()["label"] == [3, 0, 3]
+    with pytest.warns(UserWarning, match="does not say"):
+        assert sets["imagenet-unseen"].load()["label"] == [0, 7]
+    # Labels of ImageNet-R are of its 200 classes, the logits of the seen ones.
+    indices = facts("imagenet")["imagenet_r"]
+    hub.wds("imagenet-r", list(range(200)), [clip_names[index] for index in indices])
+    loaded = quietly(sets["imagenet-r-seen"])
+    assert [seen[label] for label in loaded["label"]] == [index for index in indices if index in seen]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True])
+def test_seeds_that_cannot_be(seed):
+    with pytest.raises(ValueError, match="seed is"):
+        imagenet_seen_unseen(seed)
+    with pytest.raises(ValueError, match="share is 1.5"):
+        imagenet_seen_unseen(0, share=1.5)

@@ -1,0 +1,142 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""An `evaluation.json` that was damaged or edited is refused in one line, wherever it is read, and never published."""
+
+import copy
+import json
+import random
+
+import pytest
+from helpers.reports import report
+
+from hf_robustft.evaluation.report import load_reports, save_reports
+from hf_robustft.publishing.verdict import summary_sentence, warning_sentence
+
+WRONG = (None, True, "", "text", [], {}, -1, -0.5, 1e308, 2, 0, [1, 2], {"a": 1}, 10**400, [None], "0.5")
+
+
+def whole():
+    """A report with every part there is."""
+    full = report()
+    numbers = dict.fromkeys(("auroc", "aupr_in", "aupr_out", "fpr95", "fpr95_nearest_recall", "fpr95_percentile"), 0.5)
+    row = {**numbers, "shifts": {"sketch": {"auroc": 0.5, "fpr95": 0.5, "accepted": 0.5}}}
+    row["correct_only"] = {"auroc": 0.5, "fpr95_percentile": 0.5}
+    full.open_set = {"unseen": {"n": 10, "id": "photo", "scores": {"energy": row}}}
+    photo = full.results["photo"]
+    photo.predictions = {"class": "cat", "share": 0.5, "label_share": 0.25, "majority": "dog", "majority_share": 0.5}
+    photo.draws = {"accuracy": [0.5, 0.25], "ece": [0.1, 0.125], "nll": [1.0, 2.0]}
+    photo.source = {"path": "owner/pictures", "split": "test"}
+    photo.unreadable = {"count": 1, "of": 1201, "first": ["row 3: broken"]}
+    return full
+
+
+def places(value, path=()):
+    """The paths of all values."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def changed(content, path, action, value=None):
+    content = copy.deepcopy(content)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if action == "remove":
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return content
+
+
+def use(path):
+    """All that is done with the reports of a file."""
+    reports = load_reports(path)
+    for item in reports:
+        item.table(), item.markdown(), item.metrics(), summary_sentence("It", item, None), warning_sentence(item, item)
+    save_reports(path.with_name("again.json"), reports)
+
+
+def test_a_whole_report_survives(tmp_path):
+    path = save_reports(tmp_path / "evaluation.json", [whole()])
+    assert load_reports(path) == [whole()]
+    use(path)
+
+
+def test_three_hundred_mutations_are_refused_in_one_line_or_do_no_harm(tmp_path):
+    path = save_reports(tmp_path / "evaluation.json", [whole()])
+    content = json.loads(path.read_text())
+    everywhere = list(places(content))
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        place = rng.choice(everywhere)
+        action = rng.choice(("remove", "set", "set", "set"))
+        value = rng.choice(WRONG)
+        path.write_text(json.dumps(changed(content, place, action, value)))
+        try:
+            use(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 1000 and str(path) in str(error), (
+                place,
+                action,
+                value,
+            )
+    assert refused > 200
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        ("results/photo/accuracy", "0.9", "results/photo/accuracy"),
+        ("results/photo/accuracy", 1.5, "results/photo/accuracy"),
+        ("results/photo/accuracy", True, "results/photo/accuracy"),
+        ("results/photo/n", 3.5, "results/photo/n"),
+        ("results/photo/role", "shfit", "one of id, shift"),
+        ("results/photo/role", [], "one of id, shift"),
+        ("results/photo/reliability/count", [1, 2], "add up to n = 1200"),
+        ("results/photo/reliability/confidence", [0.5], "same length"),
+        ("results/photo/reliability/confidence", [None, None], "null for the others"),
+        ("results/photo/draws", {"accuracy": "0.1 x"}, "draws of result 'photo'"),
+        ("results/photo", [], "Result 'photo'"),
+        ("results", [], "results"),
+        ("spectrum", {"n": 3}, "spectrum/smallest_singular_value"),
+        ("settings", [], "settings"),
+        ("settings/versions", {"torch": 2}, "settings/versions"),
+        ("logit_scale", "big", "logit_scale"),
+        ("open_set/unseen/id", "elsewhere", "open_set/unseen/id"),
+        ("open_set/unseen/scores/energy/auroc", 82.5, "open_set/unseen/energy/auroc"),
+        ("open_set/unseen/scores/energy/shifts", [], "shifts"),
+        ("model", 3, "model"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, place, value, named):
+    path = save_reports(tmp_path / "evaluation.json", [whole()])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(changed(content, ("reports", 0, *place.split("/")), "set", value)))
+    with pytest.raises(ValueError, match=named):
+        load_reports(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[]", "format"),
+        ('{"format": 2, "reports": []}', "format 2"),
+        ('{"format": 1}', "no list of reports"),
+        ('{"format": 1, "reports": {}}', "no list of reports"),
+        ('{"format": 1, "reports": []}', "no list of reports"),
+        ('{"format": 1, "reports": [3]}', "is a mapping"),
+        ("[" * 100_000, "not JSON"),
+        ('{"format": 1, "reports": [{"model": NaN}]}', "NaN"),
+        ("\x00", "not JSON"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, named):
+    path = tmp_path / "evaluation.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named) as caught:
+        load_reports(path)
+    assert "\n" not in str(caught.value)

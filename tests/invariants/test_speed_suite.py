@@ -1,0 +1,271 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The speed suite of examples/speed: its sides do the same work, its cost model counts right, its files hold what they say."""
+
+import functools
+import json
+import statistics
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPModel
+
+SUITE = Path(__file__).resolve().parents[2] / "examples" / "speed"
+sys.path.insert(0, str(SUITE))
+
+import cost_model  # noqa: E402
+import croft  # noqa: E402
+import heads  # noqa: E402
+import memory  # noqa: E402
+import paper_run  # noqa: E402
+import pictures  # noqa: E402
+import processes  # noqa: E402
+import run  # noqa: E402
+import scores  # noqa: E402
+import steps  # noqa: E402
+import workload  # noqa: E402
+from table import Row, as_markdown  # noqa: E402
+from turns import Contender, Steps, interleave, median_ratio  # noqa: E402
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Contenders one after the other and without processes of their own, which would import torch again and again."""
+
+    def one_after_the_other(contenders, rounds, warm, progress):
+        for contender in contenders:
+            turn = Steps(rounds)
+            contender.results = [{"peak_bytes": 1, **(contender.function(turn, **contender.settings) or {})}]
+            contender.seconds, contender.info = turn.seconds, turn.info
+
+    for module in (steps, heads, croft, processes):
+        monkeypatch.setattr(module, "interleave", one_after_the_other)
+    for module in (memory, scores, pictures):
+        monkeypatch.setattr(module, "in_a_process", lambda function, *arguments: function(*arguments))
+
+
+# ---- The sides of a comparison do the same ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three_steps():
+    sides = {"ours": functools.partial(steps.ours, method="carot"), "bare": steps.bare, "reference": steps.reference}
+    turns = {}
+    for name, side in sides.items():
+        turns[name] = Steps(4)
+        side(turns[name], model="tiny", batch=8)
+    return turns
+
+
+def furthest(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_bare_loop_does_the_arithmetic_of_our_trainer(three_steps):
+    trainer, bare = three_steps["ours"].trainer, three_steps["bare"]
+    assert trainer.state.global_step == len(bare.losses) == len(bare.seconds) == 4
+    assert sum(bare.losses) == pytest.approx(trainer._window.sums["loss"].item(), rel=1e-6)
+    # Four steps of AdamW at 1e-5 move a weight by 4e-5 at most.
+    assert furthest(trainer.model, bare.model) < 5e-6
+    assert furthest(trainer.teacher, bare.teacher) < 5e-6
+    assert furthest(trainer.model, workload.random_model("tiny")) > 3e-5
+
+
+def test_the_reference_trains_towards_the_same(three_steps):
+    # Decay and clipping are its own; what it minimises is not.
+    assert three_steps["reference"].losses == pytest.approx(three_steps["bare"].losses, rel=1e-4)
+    assert three_steps["reference"].losses[0] == pytest.approx(three_steps["bare"].losses[0], rel=1e-6)
+
+
+def test_padded_prompts_have_the_features_of_trimmed_ones():
+    turns = Steps(1), Steps(1)
+    heads.trimmed(turns[0], "tiny", 40)
+    heads.padded(turns[1], "tiny", 40)
+    assert turns[0].features.shape == (40, 32)
+    torch.testing.assert_close(turns[0].features, turns[1].features, rtol=0, atol=1e-5)
+
+
+def test_captions_have_the_lengths_of_imagenets():
+    prompts = workload.imagenet_prompts(3200)
+    assert len(set(prompts)) == 3200 and prompts != workload.imagenet_prompts(3200, seed=1)
+    longest = [workload.WordTokens()(prompts[i : i + 32])["input_ids"].shape[1] for i in range(0, len(prompts), 32)]
+    assert statistics.mean(longest) == pytest.approx(cost_model.CAPTION_LENGTH, abs=0.5)
+    padded = workload.WordTokens()(prompts[:4], padding="max_length")["input_ids"]
+    assert padded.shape == (4, 77) and (padded[:, -1] == 49_407).all()
+
+
+# ---- Cost model ------------------------------------------------------------------------------------------------------
+
+
+def eager_tiny() -> CLIPModel:
+    # The counter has no formula for the fused attention of the CPU.
+    model = workload.random_model("tiny")
+    model.set_attn_implementation("eager")
+    return model
+
+
+def counted(function) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("length", [9, 14])
+def test_operations_agree_with_the_counter(length):
+    model, batch = eager_tiny(), 4
+    vision, text = cost_model.towers(model.config, length)
+    matrix = 2 * batch * batch * model.config.projection_dim
+    inputs = {"pixel_values": torch.randn(batch, 3, 32, 32), "input_ids": torch.full((batch, length), 49_407)}
+    with torch.no_grad():
+        forward = counted(lambda: model(**inputs))
+    assert forward == pytest.approx(batch * (vision.forward_flops + text.forward_flops) + matrix, rel=1e-12)
+    whole = counted(lambda: model(**inputs).logits_per_image.sum().backward())
+    assert whole == pytest.approx(batch * (vision.training_flops + text.training_flops) + 3 * matrix, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["tiny", *workload.SIZES])
+def test_weights_are_counted(name):
+    with torch.device("meta"):
+        model = CLIPModel(workload.model_config(name))
+    assert cost_model.parameter_count(model.config) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_teacher_costs_a_third_more():
+    config = workload.model_config("vit-b-32")
+    ratio = cost_model.step_flops(config, 32) / cost_model.step_flops(config, 32, teacher=False)
+    assert ratio == pytest.approx(4 / 3, abs=0.01)
+    assert cost_model.table("vit-b-16", 32).count("\n") == 11
+
+
+def test_the_papers_run_on_paper():
+    machines = paper_run.Machines()
+    one, many = (paper_run.seconds_of_a_step(n, machines) for n in (1, 64))
+    assert one["gradients"] == 0 < many["gradients"]
+    assert many["arithmetic"] == pytest.approx(one["arithmetic"] / 64)
+    assert many["step"] >= many["launches"] == one["launches"]
+    assert "25,030 steps" in paper_run.paper_run()
+
+
+# ---- Turns -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sleepers(tmp_path, monkeypatch):
+    """A module of contenders that import nothing."""
+    (tmp_path / "sleepers.py").write_text(
+        textwrap.dedent("""
+            import os, time
+            def sleeper(turn, seconds, log):
+                turn.info["rank"] = os.environ.get("RANK")
+                while turn():
+                    with open(log, "a") as file:
+                        file.write(f"{seconds}\\n")
+                    time.sleep(seconds)
+                return {"slept": seconds}
+            def broken(turn):
+                turn()
+                raise ValueError("this side is broken")
+            def killed(turn):
+                turn()
+                os._exit(3)
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import sleepers
+
+    yield sleepers
+    del sys.modules["sleepers"]
+
+
+def test_contenders_work_in_turn(sleepers, tmp_path):
+    log, told = tmp_path / "log", []
+    sides = [
+        Contender(str(seconds), sleepers.sleeper, {"seconds": seconds, "log": str(log)}, None, processes=n)
+        for seconds, n in ((0.02, 2), (0.1, 1))
+    ]
+    interleave(sides, 2, 1, told.append)
+    # Two processes write each line of the first side; every round turns the order round.
+    assert log.read_text().split() == ["0.02"] * 2 + ["0.1"] * 2 + ["0.02"] * 4 + ["0.1"]
+    assert [len(side.seconds) for side in sides] == [2, 2] and "0.1, round 2 of 2" in told
+    assert 0.02 <= sides[0].median < 0.1 <= sides[1].median < 1
+    assert median_ratio(*sides) < 1
+    assert sides[0].info == {"rank": "0"} and sides[1].info == {"rank": None}
+    assert [result["slept"] for result in sides[0].results] == [0.02, 0.02]
+    assert sides[0].peak > sides[1].peak > 1e6
+
+
+@pytest.mark.parametrize(("name", "message"), [("broken", "this side is broken"), ("killed", "ended without a word")])
+def test_a_side_that_fails_is_named(sleepers, name, message):
+    with pytest.raises(RuntimeError, match=f"the {name} one(?s:.*){message}"):
+        interleave([Contender(f"the {name} one", getattr(sleepers, name), {}, None)], 1, 1, lambda text: None)
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def test_quick_mode_writes_table_and_json(in_this_process, tmp_path, capsys):
+    items = [item for item in run.ITEMS if item not in ("h", "gpu")]
+    assert run.main(["--quick", "--threads", "1", "--output_dir", str(tmp_path), "--only", *items]) == 0
+    result = json.loads((tmp_path / run.RESULTS).read_text())
+    assert result.keys() == {"machine", "command", "settings", "seconds", "ratios", "rows"}
+    assert result["machine"].keys() == {"hardware", "memory", "system", "python", "torch", "transformers", "date"}
+    ratios = {"a", "b", "b new", "c", "c new", "d8", "d16", "d32", "e", "f", "f once", "i"}
+    assert result["ratios"].keys() == ratios and all(ratio > 0 for ratio in result["ratios"].values())
+    rows = {row["item"]: row for row in result["rows"]}
+    assert rows.keys() == ratios | {"d128", "g time", "g memory"}
+    assert rows["a"].keys() == {
+        *("item", "what", "a", "b", "unit", "ratio", "limit", "note", "details", "within_limit"),
+    }
+    limits = {
+        "a": 1.05,
+        "b": 1.3,
+        "b new": 1.3,
+        "c": 0.6,
+        "d8": 1.2,
+        "e": 0.35,
+        "f": 0.05,
+        "g time": 5.0,
+        "g memory": 1.5,
+    }
+    assert {item: rows[item]["limit"] for item in limits} == limits
+    assert len(rows["a"]["details"]["rounds"]) == 2 and "scaled up from 64 of the 80,000" in rows["e"]["note"]
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("\n") == len(rows) + 2 and "| a | CaRot step over a bare loop" in table
+    shown = capsys.readouterr().out
+    assert "tiny, batch 8, float32" in shown and "missed" not in shown
+
+
+def test_without_an_accelerator_its_part_says_so(tmp_path):
+    from accelerate import PartialState
+
+    if PartialState().device.type == "cuda":
+        pytest.skip("there is an accelerator, and measuring it takes minutes")
+    run.main(["--quick", "--threads", "1", "--only", "gpu", "--output_dir", str(tmp_path)])
+    row = json.loads((tmp_path / run.RESULTS).read_text())["rows"][0]
+    assert row["note"] == "not run: no GPU" and row["a"] is None
+
+
+@pytest.mark.parametrize("wrong", [["--only", "z"], ["--batch", "2"], ["--rounds", "-1"], ["--model", "vit-x"]])
+def test_impossible_settings_are_refused(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit):
+        run.parse(["--output_dir", str(tmp_path), *wrong])
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_unknown_model():
+    with pytest.raises(ValueError, match="'vit-x' is unknown; choose one of tiny, vit-b-32"):
+        workload.model_config("vit-x")
+
+
+def test_verdicts():
+    rows = [Row("x", "one", 1.0, 2.0, "s", 0.5, 0.5), Row("y", "two", 6.0, None, "s", limit=5.0, note="why")]
+    rows += [Row("z", "three", None, None, "", limit=5.0)]
+    assert [row.within for row in rows] == [True, False, None]
+    assert as_markdown(rows).splitlines()[2:] == [
+        "| x | one | 1 s | 2 s | 0.500 | 0.5 | kept |",
+        "| y | two (why) | 6 s |  |  | 5 | **missed** |",
+        "| z | three |  |  |  | 5 |  |",
+    ]

@@ -1,0 +1,126 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A pass over data that do not know their length is one over data that do: no gradient goes over its end."""
+
+import copy
+
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, step_logs, tiny_processor
+from torch.utils.data import IterableDataset
+
+from hf_robustft.training.methods import METHODS
+
+
+class Iterated(IterableDataset):
+    """Examples one by one; `shift` lets each pass start elsewhere, as a data set with epochs does."""
+
+    def __init__(self, examples, shift=0):
+        self.examples, self.shift, self.epoch = examples, shift, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        start = self.shift * self.epoch % len(self.examples)
+        yield from [*self.examples[start:], *self.examples[:start]]
+
+
+class Counted(Iterated):
+    length = None
+
+    def __len__(self):
+        return self.length or len(self.examples)
+
+
+def trainer_of(method, model, tmp_path, dataset, **settings):
+    chosen = {
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 8,
+        "train_sampling_strategy": "sequential",
+        **settings,
+    }
+    names = {}
+    if method in ("ft", "croft", "carot+croft"):
+        names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
+    return METHODS[method](
+        copy.deepcopy(model), arguments(tmp_path, **chosen), train_dataset=dataset, data_collator=stack, **names
+    )
+
+
+def trained(*args, resume=None, **settings):
+    trainer = trainer_of(*args, **settings)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def assert_same(got, want, log_from=0):
+    for name, value in want.model.state_dict().items():
+        assert torch.equal(got.model.state_dict()[name], value), name
+    for name, module in want.trainable_modules().items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(got.trainable_modules()[name].state_dict()[key], value), key
+    keys = ("loss", "grad_norm", "learning_rate")
+    logs = [[{key: entry[key] for key in keys} for entry in step_logs(run)] for run in (got, want)]
+    assert logs[0] == logs[1]
+    assert got.state.global_step == want.state.global_step
+
+
+@pytest.mark.parametrize("method", ["ft", "flyp", "carot", "carot+croft"])
+@pytest.mark.parametrize(("n", "accumulated"), [(20, 2), (16, 2), (12, 4), (22, 3)])
+def test_an_iterated_pass_is_a_counted_one(tiny_clip, tmp_path, method, n, accumulated):
+    # 22 leave an incomplete batch, which contrastive methods drop. 5 batches by 2 are windows of 2, 2 and 1; 3 by 4 are one incomplete window, and the second pass must start empty.
+    model, examples = tiny_clip.double(), rows(random_batch(n, dtype=torch.float64))
+    settings = {"gradient_accumulation_steps": accumulated}
+    want = trained(method, model, tmp_path, examples, **settings)
+    assert want.state.global_step == 8
+    for dataset in (Iterated(examples), Counted(examples)):
+        assert_same(trained(method, model, tmp_path, dataset, **settings), want)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"contrastive_chunk_size": 2}, {"dataloader_num_workers": 1}, {"max_grad_norm": 0.1}]
+)
+def test_the_same_in_chunks_by_workers_and_clipped(tiny_clip, tmp_path, settings):
+    examples = rows(random_batch(20))
+    want = trained("flyp", tiny_clip, tmp_path, examples, **settings)
+    assert_same(trained("flyp", tiny_clip, tmp_path, Iterated(examples), **settings), want)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 6])
+@pytest.mark.parametrize("n", [20, 16])
+def test_a_resumed_run_goes_on_in_its_pass(tiny_clip, tmp_path, step, n):
+    # Three steps a pass (or two): before, at and after the end of one; each pass has an order of its own.
+    dataset = Iterated(rows(random_batch(n)), shift=5)
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    whole = trained("carot", tiny_clip, tmp_path, dataset, **settings)
+    assert len({entry["loss"] for entry in step_logs(whole)}) == 8
+    checkpoint = str(tmp_path / f"checkpoint-{step}")
+    resumed = trained("carot", tiny_clip, tmp_path / "resumed", dataset, resume=checkpoint, **settings)
+    assert_same(resumed, whole)
+
+
+def test_a_length_that_is_not_true_leaks_nothing(tiny_clip, tmp_path):
+    examples = rows(random_batch(20))
+    dataset = Counted(examples)
+    # Eight batches are promised, five come.
+    dataset.length = 32
+    got = trained("flyp", tiny_clip, tmp_path, dataset, max_steps=6)
+    want = trained("flyp", tiny_clip, tmp_path, examples, max_steps=6)
+    assert_same(got, want)
+
+
+def test_data_that_end_for_good_are_said(tiny_clip, tmp_path):
+    class Once(Iterated):
+        def __iter__(self):
+            while self.examples:
+                yield self.examples.pop()
+
+    with pytest.warns(UserWarning, match="no batch in pass 2.*after 3 of 8 steps"):
+        trainer = trained("flyp", tiny_clip, tmp_path, Once(rows(random_batch(20))))
+    assert trainer.state.global_step == 3
+    for empty in (Once([]), Iterated(rows(random_batch(3)))):
+        with pytest.raises(ValueError, match="not a single batch"):
+            trained("flyp", tiny_clip, tmp_path, empty)

@@ -1,0 +1,186 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A run that is killed and resumed equals one that was not: weights, teacher, head, and every logged number."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import TEMPLATES, image_dataset, step_logs
+from helpers.runs import Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
+from safetensors.torch import load_file
+from transformers import CLIPModel
+
+from hf_robustft import Benchmark, CaRotCRoFTTrainer, CaRotTrainer, CRoFTTrainer, FineTuneTrainer, FLYPTrainer
+from hf_robustft.training.state import TENSORS, VALUES
+
+CASES = [
+    # In mid-epoch and at the end of one; with the logging window open and just closed; with and without workers.
+    (CaRotTrainer, 6, 3, 0),
+    (CaRotTrainer, 8, 3, 2),
+    (CaRotTrainer, 10, 3, 0),
+    (CaRotTrainer, 10, 4, 2),
+    (FineTuneTrainer, 8, 3, 0),
+    (FineTuneTrainer, 8, 5, 2),
+    (FineTuneTrainer, 12, 5, 0),
+    (CRoFTTrainer, 8, 3, 0),
+    (CRoFTTrainer, 12, 5, 2),
+    (CaRotCRoFTTrainer, 8, 3, 0),
+    (CaRotCRoFTTrainer, 10, 4, 2),
+]
+METHODS = (CaRotTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
+#: An incomplete batch is dropped by contrastive methods.
+STEPS_PER_EPOCH = {CaRotTrainer: 5, CaRotCRoFTTrainer: 5, FineTuneTrainer: 6, CRoFTTrainer: 6}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """The uninterrupted run, once for each method, logging interval and number of workers."""
+    kept = {}
+
+    def run(cls, model, logging_steps, workers):
+        key = (cls, logging_steps, workers)
+        if key not in kept:
+            folder = tmp_path_factory.mktemp("whole")
+            settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
+            kept[key] = trainer_of(cls, with_dropout(model), folder, **settings)
+            kept[key].train()
+        return kept[key]
+
+    return run
+
+
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
+@pytest.mark.parametrize(("cls", "step", "logging_steps", "workers"), CASES)
+def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run, cls, step, logging_steps, workers):
+    model = with_dropout(tiny_clip)  # masks come from torch's generator, which must be restored too
+    whole = whole_run(cls, model, logging_steps, workers)
+    assert whole.state.max_steps == 3 * STEPS_PER_EPOCH[cls]
+    settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
+    with pytest.raises(Killed):
+        trainer_of(cls, model, tmp_path, callbacks=[Kill(step)], **settings).train()
+    checkpoint = tmp_path / f"checkpoint-{step}"
+    assert checkpoint.is_dir() and not (tmp_path / f"checkpoint-{step + 2}").exists()
+    torch.manual_seed(12345)
+    torch.rand(7)
+    resumed = trainer_of(cls, model, tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_run(whole, resumed)
+
+
+def test_the_cases_cover_what_they_claim():
+    ends = {(cls, step % STEPS_PER_EPOCH[cls] == 0) for cls, step, _, _ in CASES}
+    assert ends == {(cls, end) for cls in METHODS for end in (True, False)}
+    assert {workers for *_, workers in CASES} == {0, 2}
+    assert any(step % logging for _, step, logging, _ in CASES)
+
+
+def test_accumulation_evaluation_and_the_last_checkpoint_by_itself(tiny_clip, tmp_path):
+    # Two micro-batches a step; evaluation in between draws nothing; `True` finds the newest checkpoint.
+    settings = {
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 4,
+        "save_steps": 5,
+        "logging_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "evaluation": Benchmark.from_dataset(image_dataset(9, seed=5), name="other", role="id", templates=TEMPLATES),
+    }
+    whole = trainer_of(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
+    whole.train()
+    assert any("eval_other/accuracy" in entry for entry in whole.state.log_history)
+    with pytest.raises(Killed):
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path / "killed", [Kill(6)], **settings).train()
+    resumed = trainer_of(CaRotTrainer, tiny_clip, tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(whole, resumed)
+
+
+def test_workers_change_nothing(tiny_clip, whole_run):
+    alone, helped = whole_run(CaRotTrainer, tiny_clip, 3, 0), whole_run(CaRotTrainer, tiny_clip, 3, 2)
+    assert entries(alone) == entries(helped)
+
+
+def test_crops_and_captions_differ_between_epochs(tiny_clip, tmp_path):
+    seen = []
+    trainer = trainer_of(CaRotTrainer, tiny_clip, tmp_path, save_strategy="no", num_train_epochs=2)
+    collate = trainer.data_collator
+
+    def record(examples):
+        batch = collate(examples)
+        seen.append(batch)
+        return batch
+
+    trainer.data_collator = record
+    trainer.train()
+    pixels = torch.cat([batch["pixel_values"] for batch in seen]).flatten(1)
+    captions = [tuple(row.tolist()) for batch in seen for row in torch.nn.functional.pad(batch["input_ids"], (0, 9))]
+    assert len(pixels) == len(captions) == 40
+    # Of 22 images there would be 22 crops without chance; a few of the 40 may coincide, pixels being whole.
+    assert len({row.numpy().tobytes() for row in pixels}) > 30, "each epoch must draw its own crops"
+    assert len({caption[:16] for caption in captions}) > 4, "captions must use more than one template"
+
+
+@pytest.fixture
+def checkpoint(tiny_clip, tmp_path):
+    trainer = trainer_of(CaRotTrainer, tiny_clip, tmp_path / "run", max_steps=2)
+    trainer.train()
+    return tmp_path / "run" / "checkpoint-2"
+
+
+@pytest.mark.parametrize("lost", [TENSORS, VALUES])
+def test_a_checkpoint_without_our_state_is_refused(tiny_clip, tmp_path, checkpoint, lost):
+    (checkpoint / lost).unlink()
+    with pytest.raises(OSError, match=f"has no {lost}.*start a new run") as caught:
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert "\n" not in str(caught.value)
+    newest = trainer_of(CaRotTrainer, tiny_clip, checkpoint.parent)
+    with pytest.raises(OSError, match=f"has no {lost}"):
+        newest.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(("cls", "name"), [(FLYPTrainer, "flyp"), (FineTuneTrainer, "ft")])
+def test_a_checkpoint_of_another_method_is_refused(tiny_clip, tmp_path, checkpoint, cls, name):
+    with pytest.raises(ValueError, match="checkpoint") as caught:
+        trainer_of(cls, tiny_clip, tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert "carot" in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def forget_record(checkpoint):
+    """Make the checkpoint one of an older version, which recorded no settings."""
+    saved = json.loads((checkpoint / VALUES).read_text())
+    del saved["values"]["run"], saved["values"]["lists_files"]
+    (checkpoint / VALUES).write_text(json.dumps(saved))
+
+
+def test_a_checkpoint_without_teacher_is_refused_by_a_run_that_has_one(tiny_clip, tmp_path):
+    trainer_of(CaRotTrainer, tiny_clip, tmp_path, max_steps=2, distillation_weight=0.0).train()
+    # By the settings, before anything is loaded; by what is missing, where a checkpoint holds no record of them.
+    with pytest.raises(ValueError, match="`distillation_weight=0.0`, this run has `distillation_weight=1.5`"):
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    forget_record(tmp_path / "checkpoint-2")
+    with (
+        pytest.warns(UserWarning, match="did not record its settings"),
+        pytest.raises(ValueError, match=r"no `teacher\..*cannot be continued exactly"),
+    ):
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("name", ["checkpoint-500", "model.safetensors"])
+def test_a_missing_folder_is_refused_in_one_line(tiny_clip, tmp_path, checkpoint, name):
+    with pytest.raises(OSError, match="no checkpoint folder") as caught:
+        trainer_of(CaRotTrainer, tiny_clip, tmp_path).train(resume_from_checkpoint=str(checkpoint / name))
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_can_be_moved_and_holds_both_models(tiny_clip, tmp_path, checkpoint):
+    moved = tmp_path / "elsewhere" / "step"
+    moved.parent.mkdir()
+    shutil.move(checkpoint, moved)
+    student = CLIPModel.from_pretrained(moved).state_dict()
+    state = load_file(moved / TENSORS)
+    assert {f"teacher.{name}" for name in student} == {name for name in state if name.startswith("teacher.")}
+    assert not torch.equal(state["teacher.logit_scale"], student["logit_scale"])
+    resumed = trainer_of(CaRotTrainer, tiny_clip, tmp_path / "new", max_steps=4)
+    resumed.train(resume_from_checkpoint=str(moved))
+    assert resumed.state.global_step == 4 and len(step_logs(resumed)) == 4
