@@ -38,7 +38,7 @@ from open_set_tables import (
     summarise,
 )
 
-from hf_robustft.evaluation.open_set_report import SHIFT_METRICS, shift_mean
+from hf_robustft.evaluation.open_set import SHIFT_METRICS, shift_mean
 
 RUN_FILE = "run.json"
 

@@ -17,11 +17,11 @@ from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.features import logit_scale as model_logit_scale
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
-from .open_set import RECALL, as_floats, score, threshold_at_recall
+from .open_set import DEFAULT_SCORE, RECALL, SCORES, as_floats, score, threshold_at_recall
 from .temperature import TemperatureScaling
 
 #: The scores that a detector can be made of; `knn` would need its bank of features beside the checkpoint.
-DETECTOR_SCORES = ("msp", "mcm", "max_logit", "energy")
+DETECTOR_SCORES = tuple(name for name, entry in SCORES.items() if entry.lowest is not None)
 #: How far, relatively, a logit scale may be from the fit's. CLIP's in bfloat16 is a percent off, and its energies too.
 SCALE_TOLERANCE = 1e-3
 #: How far a cosine may be off where sums are rounded in another order: other processors, batches, numbers of threads.
@@ -104,7 +104,7 @@ class OpenSetDetector:
         *,
         class_names: Sequence[str],
         logit_scale: float | Tensor,
-        score: str = "energy",
+        score: str = DEFAULT_SCORE,
         true_positive_rate: float = RECALL,
         temperature: float | TemperatureScaling | None = None,
         fitted_on: str | None = None,
@@ -330,7 +330,7 @@ def _number(value: float | Tensor) -> float:
 
 def _check_score(name: str) -> None:
     if name not in DETECTOR_SCORES:
-        why = "would need its bank of features beside the checkpoint" if name == "knn" else "is not known"
+        why = "would need its bank of features beside the checkpoint" if name in SCORES else "is not known"
         raise ValueError(f"The score {name!r} of a detector {why}; choose one of {', '.join(DETECTOR_SCORES)}.")
 
 
@@ -345,17 +345,13 @@ def _checked_logits(logits: Tensor, class_names: Sequence[str]) -> Tensor:
 
 
 def _scores(logits: Tensor, name: str, scale: float) -> Tensor:
-    return score(name, logits=logits, cosines=logits / scale if name == "mcm" else None)
+    return score(name, logits=logits, cosines=logits / scale if SCORES[name].needs == "cosines" else None)
 
 
 def _lowest_rounded(value: float, name: str, scale: float) -> float:
     """The least that a score may become where each cosine is off by `COSINE_ROUNDING`."""
-    if name in ("max_logit", "energy"):
-        # Neither moves further than the logit that moves most.
-        return value - scale * COSINE_ROUNDING
-    # Log-odds of a probability are its logit minus the log-sum-exp of the others, and both may move.
-    moved = math.exp(2 * COSINE_ROUNDING * (scale if name == "msp" else 1.0))
-    return value / (value + (1.0 - value) * moved) - math.ulp(1.0)
+    entry = SCORES[name]
+    return entry.lowest(value, COSINE_ROUNDING * (1.0 if entry.needs == "cosines" else scale))
 
 
 def _difference(fitted: Sequence[str], given: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from hf_robustft.evaluation.collect import (
 )
 from hf_robustft.evaluation.data_source import data_source, unreadable_images
 from hf_robustft.evaluation.image_numbers import MEASURED, ImageNumbers
-from hf_robustft.evaluation.open_set_report import open_set_results
+from hf_robustft.evaluation.open_set import open_set_results
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from hf_robustft.evaluation.resampling import bootstrap_draws
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance

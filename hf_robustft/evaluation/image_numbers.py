@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.collect import classify, gather_rows
-from hf_robustft.evaluation.open_set import SCORES, score
+from hf_robustft.evaluation.open_set import available_scores, score
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance
 
 MEASURED = ("confidence", "correct", "nll", "brier")
@@ -61,8 +61,7 @@ class ImageNumbers:
         self.labelled = benchmark.role != "open_set"
         self.scores: tuple[str, ...] = ()
         if benchmark.role in SCORED_ROLES:
-            available = {"mcm": cosine_scale is not None, "knn": bank is not None}
-            self.scores = tuple(key for key in SCORES if available.get(key, True))
+            self.scores = available_scores(cosines=cosine_scale is not None, bank=bank is not None)
         self.columns = ("index", *(LABELLED if self.labelled else ()), *self.scores)
         classes = len(benchmark.class_names) if self.labelled else len(head.weight)
         self.classwise = calibration.ClasswiseAccumulator(classes, n_bins) if self.labelled else None

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.benchmark_checks import checked_benchmarks, head_keys
-from hf_robustft.evaluation.open_set import SCORES
+from hf_robustft.evaluation.open_set import available_scores
 from hf_robustft.evaluation.report import DATASET_METRICS, SHIFT_METRICS
 
 #: Of each metric, by the last part of its name, whether a greater value is better; `None` where neither is.
@@ -109,8 +109,7 @@ def metric_names(
     for name in roles["open_set"]:
         head = heads[name]
         compared = [shift for shift in roles["shift"] if heads[shift] == head]
-        available = {"mcm": head is not None, "knn": knn}
-        for score in (score for score in SCORES if available.get(score, True)):
+        for score in available_scores(cosines=head is not None, bank=knn):
             prefix = f"open_set/{name}/{score}"
             names += [f"{prefix}/auroc", f"{prefix}/fpr95", *(f"{prefix}/{shift}/auroc" for shift in compared)]
     return names

@@ -1,15 +1,18 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """
-Open-set detection: scores that tell known classes from unseen ones, and what they are worth.
+Open-set detection: scores that tell known classes from unseen ones, and how well they do it.
 
-Every score is higher for images that look in-distribution (ID), and ID is the positive class of every metric. All
-numbers are computed in float64, whatever the precision of the logits. Scores are of the model's own logits, at its
-learned logit scale; only `mcm` is defined on cosines.
+`SCORES` is the table of scores and the one place to add another: the evaluation, its tables, the pictures, the card, the
+detector and the choices of `--detector` all read it. Every score is higher for images that look in-distribution (ID), and
+ID is the positive class of every metric. All numbers are computed in float64, whatever the precision of the logits.
+Scores are of the model's own logits, at its learned logit scale; only `mcm` is defined on cosines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +20,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-SCORES = ("msp", "mcm", "max_logit", "energy", "knn")
 #: The share of ID images that must be accepted in FPR95.
 RECALL = 0.95
 FPR_CONVENTION = (
@@ -36,9 +38,162 @@ FPR_DEFINITIONS = {
         "which is interpolated linearly."
     ),
 }
+METRICS = ("auroc", "aupr_in", "aupr_out", *FPR_DEFINITIONS)
+SHIFT_METRICS = ("auroc", "fpr95", "accepted")
+CORRECT_METRICS = ("auroc", "fpr95_percentile")
 # Unit vectors have cosines within [-1, 1] up to the rounding of their precision.
 _COSINE_TOLERANCE = 1e-3
-_NEEDS = {"msp": "logits", "max_logit": "logits", "energy": "logits", "mcm": "cosines", "knn": "features"}
+
+
+@dataclass(frozen=True)
+class OpenSetScore:
+    """
+    An open-set score, as a row of the table `SCORES`.
+
+    Attributes:
+        function (`Callable`): Maps float64 inputs of shape `(n, ...)`, and the options in `takes` by keyword, to one
+            number per image.
+        needs (`str`): The inputs: `"logits"`, `"cosines"` (which only a zero-shot head has) or `"features"`.
+        label (`str`): The score under the axis of a histogram.
+        words (`str`): What the score is, for the sentence "... is ..." of a model card.
+        takes (`tuple[str, ...]`, *optional*, defaults to `("temperature",)`): Options of `score` that have an effect:
+            `"temperature"`, `"bank"`, `"k"`.
+        higher_is_known (`bool`, *optional*, defaults to `True`): Whether `function` is higher for known classes. If not,
+            `score` returns its negative.
+        lowest (`Callable`, *optional*): Maps a score and an error to the least that the score may become where each input
+            is off by that error. A detector can be made only of scores that have it.
+    """
+
+    function: Callable[..., Tensor]
+    needs: str
+    label: str
+    words: str
+    takes: tuple[str, ...] = ("temperature",)
+    higher_is_known: bool = True
+    lowest: Callable[[float, float], float] | None = None
+
+
+def _largest_probability(values: Tensor, temperature: float) -> Tensor:
+    return (values / temperature).softmax(dim=1).amax(dim=1)
+
+
+def _lowest_probability(value: float, error: float) -> float:
+    # Log-odds of a probability are its logit minus the log-sum-exp of the others, and both may move.
+    return value / (value + (1.0 - value) * math.exp(2 * error)) - math.ulp(1.0)
+
+
+def _energy(logits: Tensor, temperature: float) -> Tensor:
+    return temperature * torch.logsumexp(logits / temperature, dim=1)
+
+
+def _lowest_logit(value: float, error: float) -> float:
+    # Neither the largest logit nor the log-sum-exp moves further than the logit that moves most.
+    return value - error
+
+
+def _knn_score(features: Tensor, bank: Tensor | np.ndarray | None, k: int) -> Tensor:
+    if bank is None:
+        raise ValueError("The score 'knn' measures distances to a bank of ID features; pass bank=... as well.")
+    bank = as_floats(bank, "features of the bank", "(bank size, embed_dim)")
+    if bank.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"The features have {features.shape[1]} dimensions and those of the bank {bank.shape[1]}; "
+            "make both with one model."
+        )
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= len(bank):
+        raise ValueError(
+            f"k is {k!r}, but a bank of {len(bank)} features has neighbours 1 to {len(bank)}; "
+            "give one of these numbers, or a larger bank."
+        )
+    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_unit_rows(bank, "features of the bank"))
+    distances, _ = neighbours.kneighbors(_unit_rows(features, "features"))
+    return -torch.from_numpy(distances[:, k - 1]).square()
+
+
+def _unit_rows(features: Tensor, what: str) -> np.ndarray:
+    norms = features.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ValueError(f"Of the {what} row {int(norms.argmin())} is zero and has no direction; leave it out.")
+    return (features / norms).numpy()
+
+
+#: The scores by name, in the order of every table.
+SCORES = {
+    "msp": OpenSetScore(
+        _largest_probability,
+        needs="logits",
+        label="largest softmax probability (msp)",
+        words="the confidence, that is the largest probability",
+        lowest=_lowest_probability,
+    ),
+    "mcm": OpenSetScore(
+        _largest_probability,
+        needs="cosines",
+        label="largest softmax probability of the cosines (mcm)",
+        words="the largest probability without the logit scale (softmax of the cosines)",
+        lowest=_lowest_probability,
+    ),
+    "max_logit": OpenSetScore(
+        lambda logits: logits.amax(dim=1),
+        needs="logits",
+        label="largest logit (max_logit)",
+        words="the largest logit",
+        takes=(),
+        lowest=_lowest_logit,
+    ),
+    "energy": OpenSetScore(
+        _energy,
+        needs="logits",
+        label="energy score, log-sum-exp of the logits",
+        words="the log of the summed exponentials of the logits, at the model's logit scale",
+        lowest=_lowest_logit,
+    ),
+    "knn": OpenSetScore(
+        _knn_score,
+        needs="features",
+        label="minus the squared distance to the k-th nearest known image (knn)",
+        words="minus the squared distance to the k-th nearest of known images' embeddings",
+        takes=("bank", "k"),
+    ),
+}
+#: The score that texts and pictures show, and that a detector is made of, unless another one is chosen.
+DEFAULT_SCORE = "energy"
+
+
+def open_set_score(name: str) -> OpenSetScore:
+    """
+    Return a row of `SCORES`.
+
+    Args:
+        name (`str`): A key of `SCORES`.
+
+    Returns:
+        [`OpenSetScore`]: The score.
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+    if name not in SCORES:
+        raise ValueError(f"There is no open-set score {name!r}; choose one of {', '.join(SCORES)}.")
+    return SCORES[name]
+
+
+def available_scores(*, cosines: bool, bank: bool) -> tuple[str, ...]:
+    """
+    Return the names of the scores that can be computed.
+
+    Args:
+        cosines (`bool`): Whether the head is a zero-shot head, whose logits are cosines times the logit scale.
+        bank (`bool`): Whether there is a bank of features of known images.
+
+    Returns:
+        `tuple[str, ...]`: Keys of `SCORES`, in its order.
+    """
+    return tuple(
+        name
+        for name, entry in SCORES.items()
+        if (cosines or entry.needs != "cosines") and (bank or "bank" not in entry.takes)
+    )
 
 
 def score(
@@ -86,54 +241,23 @@ def score(
             outside [-1, 1], a feature is zero, the bank holds fewer than `k` features, or the temperature is not
             positive or has no effect.
     """
-    if name not in SCORES:
-        raise ValueError(f"There is no open-set score {name!r}; choose one of {', '.join(SCORES)}.")
+    entry = open_set_score(name)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}, but logits can be divided by positive numbers only; use 1.0.")
-    if temperature != 1 and name in ("max_logit", "knn"):
+    if temperature != 1 and "temperature" not in entry.takes:
         raise ValueError(f"temperature is {temperature}, but the order of {name!r} has none; leave it at 1.0.")
-    given = {"logits": logits, "cosines": cosines, "features": features}[_NEEDS[name]]
+    given = {"logits": logits, "cosines": cosines, "features": features}[entry.needs]
     if given is None:
-        raise ValueError(f"The score {name!r} is one of {_NEEDS[name]}, which were not given; pass {_NEEDS[name]}=...")
-    values = as_floats(given, _NEEDS[name], "(images, classes)" if name != "knn" else "(images, embed_dim)")
-    if name == "knn":
-        return _knn_score(values, bank, k)
-    if name == "mcm" and values.abs().max() > 1 + _COSINE_TOLERANCE:
+        raise ValueError(f"The score {name!r} is one of {entry.needs}, which were not given; pass {entry.needs}=...")
+    values = as_floats(given, entry.needs, "(images, embed_dim)" if entry.needs == "features" else "(images, classes)")
+    if entry.needs == "cosines" and values.abs().max() > 1 + _COSINE_TOLERANCE:
         raise ValueError(
             f"The cosines reach {values.abs().max():.4g}, but those of unit vectors lie within [-1, 1]; divide the "
             "logits of a zero-shot head by the logit scale (a trained head has no cosines)."
         )
-    if name == "max_logit":
-        return values.amax(dim=1)
-    if name == "energy":
-        return temperature * torch.logsumexp(values / temperature, dim=1)
-    return (values / temperature).softmax(dim=1).amax(dim=1)
-
-
-def _knn_score(features: Tensor, bank: Tensor | np.ndarray | None, k: int) -> Tensor:
-    if bank is None:
-        raise ValueError("The score 'knn' measures distances to a bank of ID features; pass bank=... as well.")
-    bank = as_floats(bank, "features of the bank", "(bank size, embed_dim)")
-    if bank.shape[1] != features.shape[1]:
-        raise ValueError(
-            f"The features have {features.shape[1]} dimensions and those of the bank {bank.shape[1]}; "
-            "make both with one model."
-        )
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= len(bank):
-        raise ValueError(
-            f"k is {k!r}, but a bank of {len(bank)} features has neighbours 1 to {len(bank)}; "
-            "give one of these numbers, or a larger bank."
-        )
-    neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_unit_rows(bank, "features of the bank"))
-    distances, _ = neighbours.kneighbors(_unit_rows(features, "features"))
-    return -torch.from_numpy(distances[:, k - 1]).square()
-
-
-def _unit_rows(features: Tensor, what: str) -> np.ndarray:
-    norms = features.norm(dim=1, keepdim=True)
-    if (norms == 0).any():
-        raise ValueError(f"Of the {what} row {int(norms.argmin())} is zero and has no direction; leave it out.")
-    return (features / norms).numpy()
+    options = {"temperature": temperature, "bank": bank, "k": k}
+    found = entry.function(values, **{option: options[option] for option in entry.takes})
+    return found if entry.higher_is_known else -found
 
 
 def detection_metrics(
@@ -200,6 +324,73 @@ def _fpr_nearest_recall(known: np.ndarray, unseen: np.ndarray) -> float:
     thresholds = thresholds[thresholds >= known.min()]
     recall = (len(known) - np.searchsorted(np.sort(known), thresholds)) / len(known)
     return float((unseen >= thresholds[np.abs(recall - RECALL).argmin()]).mean())
+
+
+Scores = Mapping[str, Mapping[str, Tensor]]
+
+
+def open_set_results(
+    scores: Scores, *, known: str, correct: Tensor, shifts: Sequence[str], open_sets: Sequence[str]
+) -> dict[str, dict]:
+    """
+    The part `open_set` of an [`EvaluationReport`].
+
+    Args:
+        scores: Of each data set and score one number an image, higher for known classes, all from one head.
+        known (`str`): The in-distribution set.
+        correct (`torch.Tensor` of shape `(n,)`): Of its images, 0/1: was the prediction right.
+        shifts: The shifted sets, whose classes are known too.
+        open_sets: The sets of unseen classes.
+
+    Returns:
+        `dict`: By open set `{"n", "id", "scores"}`. `scores` holds of each score the six numbers of
+        `detection_metrics` over all ID images; `shifts`, the same question for each shifted set in place of the ID set
+        (`auroc`, `fpr95`), and `accepted`, the share of its images that reach the threshold which accepts at least 95 %
+        of the ID images; and `correct_only`, `auroc` and `fpr95_percentile` over the correctly classified ID images
+        alone, as CRoFT's code has them (`None` if no image is classified correctly).
+
+    Raises:
+        ValueError: If a set is empty or a score is not finite.
+    """
+    chosen = correct.bool()
+    results = {}
+    for name in open_sets:
+        rows = {}
+        for score, unseen in scores[name].items():
+            known_scores = scores[known][score]
+            threshold = threshold_at_recall(known_scores)
+            row: dict = {key: detection_metrics(known_scores, unseen)[key] for key in METRICS}
+            row["shifts"] = {shift: _shift_metrics(scores[shift][score], unseen, threshold) for shift in shifts}
+            row["correct_only"] = None
+            if chosen.any():
+                found = detection_metrics(known_scores[chosen], unseen)
+                row["correct_only"] = {key: found[key] for key in CORRECT_METRICS}
+            rows[score] = row
+        results[name] = {"n": len(next(iter(scores[name].values()))), "id": known, "scores": rows}
+    return results
+
+
+def _shift_metrics(shifted: Tensor, unseen: Tensor, threshold: float) -> dict[str, float]:
+    found = detection_metrics(shifted, unseen)
+    accepted = (shifted >= threshold).double().mean().item()
+    return {"auroc": found["auroc"], "fpr95": found["fpr95"], "accepted": accepted}
+
+
+def shift_mean(row: Mapping) -> dict[str, float]:
+    """Plain mean over the shifts of what one score gives for each of them; empty without shifts."""
+    values = list(row["shifts"].values())
+    return {key: sum(value[key] for value in values) / len(values) for key in SHIFT_METRICS} if values else {}
+
+
+def open_set_metrics(results: Mapping[str, Mapping] | None) -> dict[str, float]:
+    """Flat keys: `open_set/<open set>/<score>/auroc` and `/fpr95`, `open_set/<open set>/<score>/<shift>/auroc`."""
+    flat = {}
+    for name, result in (results or {}).items():
+        for score, row in result["scores"].items():
+            prefix = f"open_set/{name}/{score}"
+            flat.update({f"{prefix}/{key}": row[key] for key in ("auroc", "fpr95")})
+            flat.update({f"{prefix}/{shift}/auroc": value["auroc"] for shift, value in row["shifts"].items()})
+    return flat
 
 
 def as_floats(values: Tensor | np.ndarray | Sequence, what: str, shape: str) -> Tensor:

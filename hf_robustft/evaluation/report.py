@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..modeling.files import write_whole
-from .open_set_report import open_set_metrics
+from .open_set import open_set_metrics
 from .report_schema import check_report
 
 FORMAT = 1

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .open_set_report import METRICS as OPEN_SET_METRICS
-from .open_set_report import check_open_set
+from .open_set import CORRECT_METRICS, SHIFT_METRICS
+from .open_set import METRICS as OPEN_SET_METRICS
 
 ROLES = ("id", "shift", "validation", "train")
 _SHARES = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece")
@@ -139,6 +139,38 @@ def _check_settings(values: Any) -> None:
             _need(values[key], f"settings/{key}", words, check)
     if "knn_bank" in values:
         _need(values.get("knn_k", _MISSING), "settings/knn_k", "a whole number, as there is a knn_bank", _count)
+
+
+def check_open_set(results: object) -> None:
+    """Raises ValueError unless `results`, as read from JSON, is `None` or what `open_set_results` returns."""
+    if results is None:
+        return
+    if not isinstance(results, dict):
+        raise ValueError(f"The part open_set is a {type(results).__name__}, not a mapping; evaluate the model again.")
+    for name, result in results.items():
+        if not isinstance(result, dict):
+            raise ValueError(f"Open set {name!r} is no mapping; evaluate the model again.")
+        described = {key: value for key, value in result.items() if key not in ("source", "unreadable")}
+        _check_keys(described, ("n", "id", "scores"), f"open set {name!r}")
+        if not isinstance(result["scores"], dict):
+            raise ValueError(f"The scores of open set {name!r} are no mapping; evaluate the model again.")
+        for score, row in result["scores"].items():
+            what = f"score {score!r} of open set {name!r}"
+            _check_keys(row, (*OPEN_SET_METRICS, "shifts", "correct_only"), what)
+            if not isinstance(row["shifts"], dict):
+                raise ValueError(f"The shifts of {what} are not a mapping; evaluate the model again.")
+            for shift, values in row["shifts"].items():
+                _check_keys(values, SHIFT_METRICS, f"{what} on {shift!r}")
+            if row["correct_only"] is not None:
+                _check_keys(row["correct_only"], CORRECT_METRICS, f"{what}, correct_only")
+
+
+def _check_keys(values: object, keys: Sequence[str], what: str) -> None:
+    if not isinstance(values, dict) or set(values) != set(keys):
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(
+            f"The {what} holds {found}, not {sorted(keys)}; restore the file or evaluate the model again."
+        )
 
 
 def _check_open_set_numbers(part: Mapping[str, Any], what: str, results: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .findings import sentences
-from .open_set import FPR_CONVENTION
-from .open_set_report import shift_mean
+from .open_set import FPR_CONVENTION, shift_mean
 from .report import DatasetResult, EvaluationReport
 
 ARROW = " \N{RIGHTWARDS ARROW} "

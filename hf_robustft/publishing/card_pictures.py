@@ -9,10 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.plots import plot_reliability
+from hf_robustft.evaluation.plots import plot_reliability, plot_scores, plot_shift
 from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.evaluation.score_plots import plot_scores
-from hf_robustft.evaluation.shift_plot import plot_shift
 from hf_robustft.publishing.card_results import RELIABILITY_FILE, SHIFT_FILE
 from hf_robustft.publishing.open_set_section import SCORES_FILE
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_robustft.evaluation.open_set import FPR_CONVENTION
-from hf_robustft.evaluation.open_set_report import shift_mean
+from hf_robustft.evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION, SCORES, shift_mean
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.publishing import snippets, verdict
@@ -18,14 +17,6 @@ from hf_robustft.publishing.text import code_span, markdown_text, public_text
 
 SCORES_FILE = "scores.png"
 HEADER = ("Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %")
-#: What each score is, in a card's words.
-SCORE_WORDS = {
-    "msp": "the confidence, that is the largest probability",
-    "mcm": "the largest probability without the logit scale (softmax of the cosines)",
-    "max_logit": "the largest logit",
-    "energy": "the log of the summed exponentials of the logits, at the model's logit scale",
-    "knn": "minus the squared distance to the k-th nearest of known images' embeddings",
-}
 
 _INTRODUCTION = (
     "A *shift* shows the known classes in another way, and should be accepted. An *open set* shows classes that are none of "
@@ -101,7 +92,7 @@ def leading_score(report: EvaluationReport, detector: Mapping[str, Any] | None) 
     """The score that the text speaks of, chosen before the results: the detector's, else energy, else the first."""
     scores = [score for facts in (report.open_set or {}).values() for score in facts["scores"]]
     wanted = [detector["score"]] if detector else []
-    return next((score for score in [*wanted, "energy", *scores] if score in scores), None)
+    return next((score for score in [*wanted, DEFAULT_SCORE, *scores] if score in scores), None)
 
 
 def _before(name: str, report: EvaluationReport, baseline: EvaluationReport | None) -> Mapping[str, Any] | None:
@@ -166,7 +157,9 @@ def _details(score: str, values: Mapping[str, Any], known: str) -> list[str]:
 
 def _conventions(report: EvaluationReport) -> str:
     scores = list(dict.fromkeys(score for facts in report.open_set.values() for score in facts["scores"]))
-    words = "; ".join(f"{code_span(score)} is {SCORE_WORDS.get(score, 'a score of your own')}" for score in scores)
+    words = "; ".join(
+        f"{code_span(score)} is {SCORES[score].words if score in SCORES else 'a score of your own'}" for score in scores
+    )
     lines = [
         # A list right after another list would become one with it, with gaps between all its lines.
         "How the numbers are counted:",

@@ -14,11 +14,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation import open_set, plots
+from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.open_set import FPR_CONVENTION, SCORES, detection_metrics
-from hf_robustft.evaluation.open_set_report import METRICS
-from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports
+from hf_robustft.evaluation.fitting import DETECTORS
+from hf_robustft.evaluation.metric_names import metric_names
+from hf_robustft.evaluation.open_set import (
+    FPR_CONVENTION,
+    METRICS,
+    SCORES,
+    OpenSetScore,
+    available_scores,
+    detection_metrics,
+)
+from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports, save_reports
 from hf_robustft.modeling.zero_shot import ZeroShotHead
+from hf_robustft.publishing.model_card import write_model_card
 
 UNSEEN = ("ant", "fox", "cow")
 
@@ -68,13 +79,13 @@ def test_every_number_is_that_of_the_whole_arrays(tiny_clip):
         }
     assert set(judge.scores) == {"unseen", "id", "a"}
     for name, scores in judge.scores.items():
-        assert tuple(scores) == SCORES
+        assert tuple(scores) == tuple(SCORES)
         for key, values in scores.items():
             assert values.dtype == torch.float64 and not values.is_inference()
             torch.testing.assert_close(values, want[name][key], rtol=1e-6, atol=1e-7)
     assert list(found.results) == ["id", "a", "validation"] and list(found.open_set) == ["unseen"]
     part = found.open_set["unseen"]
-    assert (part["n"], part["id"], tuple(part["scores"])) == (12, "id", SCORES)
+    assert (part["n"], part["id"], tuple(part["scores"])) == (12, "id", tuple(SCORES))
     correct = arrays["id"][1].argmax(1) == arrays["id"][2]
     assert 0 < correct.sum() < 30
     for key, row in part["scores"].items():
@@ -266,3 +277,50 @@ def test_markdown_table():
     assert "knn: neighbour 5 among the images of train." in with_knn.markdown()
     no_shift = report(open_set={"far": open_set_part(shifts=())}, results={"photo": result("photo", "id")})
     assert "Accepted" not in no_shift.table() and "others:" not in no_shift.table()
+
+
+def test_a_score_that_is_added_to_the_table_is_everywhere(tiny_clip, tmp_path, monkeypatch):
+    def entropy(logits, temperature):
+        probabilities = (logits / temperature).softmax(dim=1)
+        return torch.special.entr(probabilities).sum(dim=1)
+
+    entry = OpenSetScore(
+        entropy,
+        needs="logits",
+        label="entropy, negated",
+        words="minus the entropy of the probabilities",
+        higher_is_known=False,
+    )
+    monkeypatch.setitem(open_set.SCORES, "entropy", entry)
+    sets = [benchmark("id", 14), benchmark("shift", 11), unseen()]
+    judge = evaluator(sets)
+    found = judge.evaluate(tiny_clip)
+    # Higher for known classes, as every score.
+    logits = whole_arrays(
+        tiny_clip, sets[0], ZeroShotHead.from_model(tiny_clip, tiny_processor(), CLASSES, TEMPLATES)
+    )[1]
+    torch.testing.assert_close(judge.scores["id"]["entropy"], -entropy(logits.double(), 1.0), rtol=1e-5, atol=1e-6)
+    metrics = found.metrics()
+    expected = {f"open_set/unseen/entropy/{key}" for key in ("auroc", "fpr95", "shift/auroc")}
+    assert {key for key in metrics if "/entropy/" in key} == expected <= set(metric_names(sets))
+    save_reports(tmp_path / "evaluation.json", [found])
+    assert load_reports(tmp_path / "evaluation.json") == [found]
+    assert row_of(found.table().splitlines(), "entropy") and "| entropy |" in found.markdown()
+    card = write_model_card(tmp_path, report=found, method="flyp", data=sets, settings={}).read_text()
+    assert "| `entropy` | " in card and "`entropy` is minus the entropy of the probabilities" in card
+    roles = {item.name: item.role for item in sets}
+    drawn = []
+    monkeypatch.setattr(plots, "_saved", lambda figure, path, dpi: drawn.append(figure.axes[-1].get_xlabel()))
+    plots.plot_scores(judge.scores, roles, tmp_path / "scores.png", score="entropy")
+    assert drawn[0].startswith("entropy, negated")
+    # Without a bound on what rounding does to it no threshold is fitted.
+    assert "entropy" not in DETECTOR_SCORES
+    with pytest.raises(ValueError, match="'entropy'"):
+        OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=1.0, score="entropy")
+
+
+def test_everything_that_lists_scores_reads_the_table():
+    assert DETECTOR_SCORES == tuple(name for name, entry in SCORES.items() if entry.lowest is not None)
+    assert DETECTORS == (*DETECTOR_SCORES, "none")
+    assert available_scores(cosines=True, bank=True) == tuple(SCORES)
+    assert set(SCORES) - set(available_scores(cosines=False, bank=False)) == {"mcm", "knn"}

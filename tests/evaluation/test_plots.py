@@ -10,10 +10,8 @@ from PIL import Image
 
 from hf_robustft.evaluation import plots
 from hf_robustft.evaluation.calibration import ece_from_confidence, reliability_bins
-from hf_robustft.evaluation.plots import plot_reliability
+from hf_robustft.evaluation.plots import plot_reliability, plot_scores, plot_shift
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
-from hf_robustft.evaluation.score_plots import plot_scores
-from hf_robustft.evaluation.shift_plot import plot_shift
 
 
 def report(model, names=("photo", "sketch"), n=200, n_bins=15, seed=0):

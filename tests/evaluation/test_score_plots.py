@@ -9,7 +9,7 @@ from PIL import Image
 from test_plots import figures  # noqa: F401
 
 from hf_robustft.evaluation.open_set import detection_metrics
-from hf_robustft.evaluation.score_plots import BINS, PANEL_HEIGHT, WIDTH, plot_scores
+from hf_robustft.evaluation.plots import SCORE_BINS, SCORE_PANEL_HEIGHT, SCORE_WIDTH, plot_scores
 
 ROLES = {"photo": "id", "sketch": "shift", "cartoon": "shift", "unseen": "open_set", "held": "validation"}
 
@@ -35,8 +35,8 @@ def test_one_panel_a_role(tmp_path, figures, names, panels):  # noqa: F811
     backend = matplotlib.get_backend()
     path = plot_scores(scores(names), ROLES, tmp_path / "new" / "scores.png", dpi=50)
     with Image.open(path) as image:
-        assert image.format == "PNG" and image.width == WIDTH * 50
-        assert abs(image.height - (PANEL_HEIGHT * len(panels) + 1.2) * 50) <= 1
+        assert image.format == "PNG" and image.width == SCORE_WIDTH * 50
+        assert abs(image.height - (SCORE_PANEL_HEIGHT * len(panels) + 1.2) * 50) <= 1
     assert len(figures[0].axes) == len(panels) and not figures[0].legends
     assert matplotlib.get_backend() == backend
 
@@ -60,7 +60,7 @@ def test_all_images_of_a_role_are_drawn_and_counted(tmp_path, figures):  # noqa:
             assert f"AUROC {100 * auroc:.1f} %" in text
         heights = [np.asarray(patch.get_data().values) for patch in panel.patches if hasattr(patch, "get_data")]
         edges = np.asarray(next(p for p in panel.patches if hasattr(p, "get_data")).get_data().edges)
-        assert heights[0].sum() == pytest.approx(1) and len(heights[0]) == BINS
+        assert heights[0].sum() == pytest.approx(1) and len(heights[0]) == SCORE_BINS
         assert heights[0] == pytest.approx(np.histogram(values, edges)[0] / len(values))
         # Nothing is cut off above.
         assert panel.get_ylim()[1] > heights[0].max() and panel.get_ylim() == axes[0].get_ylim()

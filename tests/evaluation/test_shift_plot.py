@@ -7,8 +7,8 @@ from matplotlib import colors
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hf_robustft.evaluation.plots import plot_shift
 from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.evaluation.shift_plot import plot_shift
 
 
 @pytest.fixture

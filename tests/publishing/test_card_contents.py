@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.open_set_report import METRICS
+from hf_robustft.evaluation.open_set import METRICS
 from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.modeling.interpolation import interpolate_weights
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json

@@ -14,8 +14,8 @@ from PIL import Image
 
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.open_set import FPR_CONVENTION
-from hf_robustft.evaluation.open_set_report import check_open_set
 from hf_robustft.evaluation.report import TRAINED_HEAD
+from hf_robustft.evaluation.report_schema import check_open_set
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.metadata import update_robustft_json
 from hf_robustft.publishing.metadata import write_robustft_json
