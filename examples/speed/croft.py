@@ -15,7 +15,7 @@ from turns import Contender, interleave, median_ratio
 from workload import random_model
 
 from hf_robustft import Benchmark, CRoFTTrainer, RobustTrainingArguments, cache_features
-from hf_robustft.data.collator import collate_images
+from hf_robustft.data.examples import collate_images
 
 CLASSES = 400
 #: Different ones.

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import CLIPImageProcessor
 
-from hf_robustft.data.collator import collate_images
+from hf_robustft.data.examples import collate_images
 from hf_robustft.data.images import decode_image
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.features import normalised

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel
 
-from hf_robustft.data.imagenet_sets import imagenet_classes
+from hf_robustft.data.catalog.imagenet import imagenet_classes
+from hf_robustft.data.catalog.registered import facts
 from hf_robustft.data.prompts import fill_template
-from hf_robustft.data.registered_data import facts
 
 #: Sizes of OpenAI's checkpoints: width, layers, heads, patch of the vision tower; width and heads of the text tower;
 #: dimension of the embeddings. All take images of 224 pixels and captions of up to 77 tokens.

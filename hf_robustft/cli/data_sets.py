@@ -11,13 +11,13 @@ from pathlib import Path
 
 from hf_robustft.cli.specs import Spec, own_columns, own_split
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.catalog.registered import check_one_path
+from hf_robustft.data.catalog.sets import named_templates, registered_sets
 from hf_robustft.data.class_matching import load_matched, shared_classes
 from hf_robustft.data.class_projection import head_classes
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.images import DEFAULT_THRESHOLD, BadImages
 from hf_robustft.data.prompts import read_names_and_templates
-from hf_robustft.data.registered_data import check_one_path
-from hf_robustft.data.registry import named_templates, registered_sets
 
 MEASURED = ("id", "shift", "open_set")
 SETS = (

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..data.registry import REGISTRY
+from ..data.catalog.sets import REGISTRY
 from ..training.arguments import RobustTrainingArguments
 from . import COMMANDS, command_parser
 from .description import FLAGS_FILE, PACKAGE, REST, action_facts, source_hash, transformers_version

@@ -16,13 +16,13 @@ from pathlib import Path
 from datasets import get_dataset_split_names
 
 from hf_robustft.cli.first_look import nearest_role
+from hf_robustft.data.catalog.hub_copies import WDS_IMAGES
+from hf_robustft.data.catalog.sets import registered_sets
 from hf_robustft.data.class_folders import split_word
 from hf_robustft.data.columns import quoted
 from hf_robustft.data.folders import folder_splits
 from hf_robustft.data.hub import is_hub_id, require_hub
-from hf_robustft.data.reading import holds_tars, tar_splits, tars
-from hf_robustft.data.registry import registered_sets
-from hf_robustft.data.repositories import WDS_IMAGES
+from hf_robustft.data.own_data import holds_tars, tar_splits, tars
 
 ROLES = ("id", "validation", "shift", "open_set")
 

@@ -19,16 +19,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 
-from hf_robustft.data.class_projection import ClassProjection
-from hf_robustft.data.columns import arrow_column, check_dataset, own_class_names, quoted, say_unused
-from hf_robustft.data.files import say_once
-from hf_robustft.data.labels import LabelRule
-from hf_robustft.data.own_data import describe_own_data
-from hf_robustft.data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
-from hf_robustft.data.reading import open_rows
-from hf_robustft.data.reading import read_rows as _read
-from hf_robustft.data.registered_data import RegisteredData, check_one_path, describe_registered, read_registered
-from hf_robustft.data.registry import (
+from hf_robustft.data.catalog.registered import (
+    RegisteredData,
+    check_one_path,
+    describe_registered,
+    read_registered,
+    stream_registered,
+)
+from hf_robustft.data.catalog.sets import (
     ASSETS,
     EVALUATION_ONLY_REPOSITORIES,
     REGISTRY,
@@ -36,8 +34,14 @@ from hf_robustft.data.registry import (
     named_templates,
     registered_sets,
 )
-from hf_robustft.data.stream_registered import stream_registered
-from hf_robustft.data.stream_rows import RowStream, checked_stream, class_names_of
+from hf_robustft.data.class_projection import ClassProjection
+from hf_robustft.data.columns import arrow_column, check_dataset, own_class_names, quoted, say_unused
+from hf_robustft.data.files import say_once
+from hf_robustft.data.labels import LabelRule
+from hf_robustft.data.own_data import describe_own_data, open_rows
+from hf_robustft.data.own_data import read_rows as _read
+from hf_robustft.data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
+from hf_robustft.data.streams.rows import RowStream, checked_stream, class_names_of
 
 __all__ = ["ROLES", "REGISTRY", "Benchmark", "asset_path", "load_benchmark"]
 

@@ -17,9 +17,9 @@ from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.columns import arrow_column, check_two_columns, quoted, require_column
 from hf_robustft.data.folders import class_doubt
 from hf_robustft.data.labels import LabelFault, LabelRule, matching_rule, names_classes
+from hf_robustft.data.own_data import open_rows
 from hf_robustft.data.prompts import class_key
-from hf_robustft.data.reading import open_rows
-from hf_robustft.data.stream_rows import checked_stream, without_rows
+from hf_robustft.data.streams.rows import checked_stream, without_rows
 
 
 def load_matched(

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.collator import EvaluationImages, collate_images
+from hf_robustft.data.examples import EvaluationImages, collate_images
 from hf_robustft.data.images import BadImages
-from hf_robustft.data.streaming import StreamedEvaluationImages, check_count
+from hf_robustft.data.streams.examples import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.features import encode_images, evaluation_mode, normalised, unwrapped
 from hf_robustft.modeling.tensor_file import write_tensors

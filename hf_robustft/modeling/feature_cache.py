@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from ..data.benchmarks import Benchmark
-from ..data.collator import EvaluationImages, ExampleKey, TrainingExamples, collate_images
+from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images
 from ..data.images import BadImages, UnreadableImage
 from ..data.transforms import ImageTransform
 from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features

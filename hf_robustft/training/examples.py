@@ -11,7 +11,7 @@ import datasets
 from torch import nn
 
 from ..data.benchmarks import Benchmark
-from ..data.collator import TrainingExamples
+from ..data.examples import TrainingExamples
 from ..data.images import BadImages
 from ..modeling.feature_cache import feature_fingerprints
 from ..modeling.features import normalised

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.collator import TrainingExamples
-from ..data.stream_rows import RowStream
-from ..data.streaming import StreamingExamples
+from ..data.examples import TrainingExamples
+from ..data.streams.examples import StreamingExamples
+from ..data.streams.rows import RowStream
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import effective_precision
 from .settings import declared_settings, unused_settings

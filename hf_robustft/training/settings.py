@@ -6,8 +6,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from ..data.collator import TrainingExamples
-from ..data.streaming import StreamingExamples
+from ..data.examples import TrainingExamples
+from ..data.streams.examples import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
 from .distributed import world_size

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..data.benchmarks import Benchmark
-from ..data.stream_reader import Position, parts_of_a_shard
-from ..data.streaming import StreamingExamples
+from ..data.streams.examples import StreamingExamples
+from ..data.streams.order import Position, parts_of_a_shard
 from ..objectives.base import take
 from .distributed import rank, world_size
 
@@ -66,7 +66,7 @@ class StreamLoader:
     The batches of one process, without end; every pass of a Trainer over it goes on where the one before stopped.
 
     Args:
-        examples ([`~hf_robustft.data.streaming.StreamingExamples`]): The stream.
+        examples ([`~hf_robustft.data.streams.examples.StreamingExamples`]): The stream.
         collator (`Callable`): From a list of examples to a batch.
         batch_size (`int`): Examples of each batch; no batch has fewer.
         process, processes (`int`): Which of how many processes this is.

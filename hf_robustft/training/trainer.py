@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, Trainer, TrainerCallback
 
 from ..data.benchmarks import Benchmark
-from ..data.collator import ClipCollator
+from ..data.examples import ClipCollator
 from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.feature_cache import collate_features, feature_fingerprints

@@ -8,7 +8,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 
 from hf_robustft.data import benchmarks
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.collator import TrainingExamples
+from hf_robustft.data.examples import TrainingExamples
 from hf_robustft.data.few_shot import few_shot, few_shot_rows
 from hf_robustft.data.randomness import example_rng
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.collator import EvaluationImages, TrainingExamples, collate_images
+from hf_robustft.data.examples import EvaluationImages, TrainingExamples, collate_images
 from hf_robustft.data.images import UNREADABLE, BadImages, EncodedImage, UnreadableImage, decode_image, to_rgb
 from hf_robustft.data.transforms import ImageTransform
 

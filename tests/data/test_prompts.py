@@ -7,7 +7,7 @@ from helpers import tiny_processor
 from PIL import Image
 
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.collator import TrainingExamples
+from hf_robustft.data.examples import TrainingExamples
 from hf_robustft.data.prompts import (
     DEFAULT_TEMPLATES,
     check_class_names,

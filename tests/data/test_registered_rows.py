@@ -6,10 +6,10 @@ from datasets import ClassLabel, Value
 from helpers.stub_hub import class_folders, quietly, table
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.catalog.hub_copies import check_label_order, label_key
+from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.sets import DOMAINS
 from hf_robustft.data.few_shot import few_shot
-from hf_robustft.data.registered_data import facts
-from hf_robustft.data.registry import DOMAINS
-from hf_robustft.data.repositories import check_label_order, label_key
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)
@@ -45,7 +45,9 @@ def test_columns_of_another_layout(hub, clip_names):
     with pytest.raises(ValueError, match="has no column 'cls'; its columns are 'image', 'label'"):
         quietly(load_benchmark("imagenet-v2"))
     hub.wds("imagenetv2", [0, 1000, -1], clip_names)
-    with pytest.raises(ValueError, match=r"label 1000 in row 1 of column 'cls' .* is outside its 1000 classes.*\(2 such rows of 3\)"):
+    with pytest.raises(
+        ValueError, match=r"label 1000 in row 1 of column 'cls' .* is outside its 1000 classes.*\(2 such rows of 3\)"
+    ):
         quietly(load_benchmark("imagenet-v2"))
 
 

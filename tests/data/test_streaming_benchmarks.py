@@ -13,11 +13,12 @@ from helpers import CLASSES, image_dataset
 from helpers.streams import benchmark, picture, write_folders, write_parquet, write_tars
 
 from hf_robustft import Benchmark, load_benchmark
-from hf_robustft.data import reading, repositories
+from hf_robustft.data import own_data
+from hf_robustft.data.catalog import hub_copies
+from hf_robustft.data.catalog.hub_copies import Repository, declared_rows
+from hf_robustft.data.catalog.registered import RegisteredData
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.data.randomness import example_rng
-from hf_robustft.data.registered_data import RegisteredData
-from hf_robustft.data.repositories import Repository, declared_rows
 
 LABELS = tuple((name, f"n0{number}") for number, name in enumerate(CLASSES))
 
@@ -61,14 +62,14 @@ def test_local_tars_with_their_class_names_streamed_and_stored(tmp_path):
 def test_tars_in_one_folder_are_told_apart_by_their_names(tmp_path):
     for name in ("imagenet1k-train-0000.tar", "imagenet1k-train-0001.tar", "imagenet1k-validation-0000.tar"):
         (tmp_path / name).touch()
-    found = {split: len(files) for split, files in reading.tar_splits(tmp_path).items()}
+    found = {split: len(files) for split, files in own_data.tar_splits(tmp_path).items()}
     assert found == {"train": 2, "validation": 1}
     (tmp_path / "more.tar").touch()
     with pytest.raises(ValueError, match="'more.tar' .* name no one split, but others do; put each split's tars"):
-        reading.tar_splits(tmp_path)
+        own_data.tar_splits(tmp_path)
     for file in tmp_path.glob("imagenet*"):
         file.unlink()
-    assert list(reading.tar_splits(tmp_path)) == ["train"]
+    assert list(own_data.tar_splits(tmp_path)) == ["train"]
 
 
 def test_class_folders_and_saved_data_are_listed(tmp_path):
@@ -147,11 +148,11 @@ def hub(monkeypatch, tmp_path):
         header = f"dataset_info:\n  splits:\n  - name: train\n    num_examples: {declared}\n" if declared else "a: b\n"
         (folder / "README.md").write_text(f"---\n{header}---\ntext\n")
         monkeypatch.setattr(
-            repositories,
+            hub_copies,
             "load_dataset_builder",
             lambda path, config=None, **options: load_dataset_builder(kind, data_files={"train": pattern}),
         )
-        monkeypatch.setattr(repositories, "hf_hub_download", lambda path, name, **options: str(folder / name))
+        monkeypatch.setattr(hub_copies, "hf_hub_download", lambda path, name, **options: str(folder / name))
 
     return serve
 

@@ -12,9 +12,9 @@ from helpers import arguments, step_logs, tiny_processor
 from helpers.streams import benchmark, write_folders
 
 from hf_robustft import FLYPTrainer
-from hf_robustft.data.collator import TrainingExamples
+from hf_robustft.data.examples import TrainingExamples
 from hf_robustft.data.images import UNREADABLE, BadImages
-from hf_robustft.data.streaming import StreamingExamples
+from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import collect
 

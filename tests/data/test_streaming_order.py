@@ -13,9 +13,9 @@ from helpers.streams import benchmark
 from torch.utils.data import DataLoader
 
 from hf_robustft.data import transforms
-from hf_robustft.data.collator import TrainingExamples
-from hf_robustft.data.stream_reader import Position, Reader, parts_of_a_shard, permutation
-from hf_robustft.data.streaming import StreamingExamples
+from hf_robustft.data.examples import TrainingExamples
+from hf_robustft.data.streams.examples import StreamingExamples
+from hf_robustft.data.streams.order import Position, Reader, parts_of_a_shard, permutation
 
 #: Unequal shards, one of them empty, and (by more readers) fewer shards than readers. An empty tar cannot be the first.
 SIZES = {"parquet": (5, 0, 9, 3), "tar": (5, 0, 9, 3), "folders": (17,)}

@@ -9,10 +9,10 @@ from helpers.evaluations import benchmark, evaluator, whole_arrays
 from safetensors.torch import load_file
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.catalog.registered import facts
 from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.data.images import BadImages
-from hf_robustft.data.registered_data import facts
 from hf_robustft.evaluation import calibration, image_numbers
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator

@@ -6,7 +6,7 @@ import torch
 
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.collator import EvaluationImages, collate_images
+from hf_robustft.data.examples import EvaluationImages, collate_images
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.modeling.features import encode_images

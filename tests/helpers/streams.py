@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from helpers import CLASSES, TEMPLATES, arguments, tiny_processor
 from hf_robustft import FLYPTrainer
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.collator import ClipCollator
-from hf_robustft.data.streaming import StreamingExamples
+from hf_robustft.data.examples import ClipCollator
+from hf_robustft.data.streams.examples import StreamingExamples
 
 
 def picture(number: int, label: int) -> bytes:

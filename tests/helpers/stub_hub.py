@@ -10,8 +10,8 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
-from hf_robustft.data import repositories
-from hf_robustft.data.registered_data import facts
+from hf_robustft.data.catalog import hub_copies
+from hf_robustft.data.catalog.registered import facts
 
 
 def picture(value=0):
@@ -55,7 +55,7 @@ class StubHub:
         if path in self.class_files and isinstance(self.class_files[path], Exception):
             raise self.class_files[path]
         if path not in self.class_files:
-            raise repositories.EntryNotFoundError(f"no {file}")
+            raise hub_copies.EntryNotFoundError(f"no {file}")
         target = self.folder / f"{path.replace('/', '-')}-{file}"
         target.write_text("\n".join(self.class_files[path]) + "\n", encoding="utf-8")
         return str(target)
@@ -79,7 +79,7 @@ def hub(tmp_path, monkeypatch, own_cache):
     """A `StubHub` in place of the real one, for this process."""
     stub = StubHub(tmp_path)
     for name in ("load_dataset", "load_dataset_builder", "repo_exists", "hf_hub_download"):
-        monkeypatch.setattr(repositories, name, getattr(stub, name))
+        monkeypatch.setattr(hub_copies, name, getattr(stub, name))
     return stub
 
 

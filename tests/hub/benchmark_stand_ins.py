@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.imagenet_sets import imagenet_classes
-from hf_robustft.data.registered_data import facts
+from hf_robustft.data.catalog.imagenet import imagenet_classes
+from hf_robustft.data.catalog.registered import facts
 
 
 def picture(label: int, kind: str = "JPEG", seed: int = 0) -> bytes:

@@ -22,7 +22,7 @@ from hf_robustft.cli.data_sets import (
 from hf_robustft.cli.specs import Spec
 from hf_robustft.data import hub as hub_ids
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.registry import named_templates
+from hf_robustft.data.catalog.sets import named_templates
 
 pytest_plugins = ("helpers.stub_hub",)
 KNOWN = Known(CLASSES, TEMPLATES)

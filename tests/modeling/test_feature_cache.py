@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPModel
 
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.collator import EvaluationImages, TrainingExamples
+from hf_robustft.data.examples import EvaluationImages, TrainingExamples
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling import feature_cache, feature_file
 from hf_robustft.modeling.feature_cache import CachedFeatures, cache_features, collate_features, image_fingerprint

@@ -13,7 +13,7 @@ from helpers.runs import Kill, Killed, assert_same_run, trainer_of, with_dropout
 from helpers.streams import benchmark, recorded
 
 from hf_robustft import CaRotTrainer, FLYPTrainer
-from hf_robustft.data.streaming import StreamingExamples
+from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.training.streaming import StreamLoader
 
 #: 22 rows: eleven batches of two in a pass; unequal shards, one of them empty, and fewer than readers with two workers.

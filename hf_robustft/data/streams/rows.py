@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What a row of a stream means: its image still encoded, its label as a class of the benchmark, its captions.
 
-A stream cannot be checked before it is read, so what `data.columns` and `data.registered_data` check of whole columns is
+A stream cannot be checked before it is read, so what `data.columns` and `data.catalog.registered` check of whole columns is
 checked here row by row, by the same rules.
 """
 
@@ -23,7 +23,7 @@ from hf_robustft.data.columns import (
 from hf_robustft.data.labels import LabelFault, LabelRule, classes_of, label_rule
 from hf_robustft.data.prompts import class_key
 from hf_robustft.data.randomness import example_rng
-from hf_robustft.data.stream_sources import IndexedRows, Opened, ShardRows, count_rows
+from hf_robustft.data.streams.shards import IndexedRows, Opened, ShardRows, count_rows
 
 
 @dataclass(frozen=True)

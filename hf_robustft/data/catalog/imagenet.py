@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from hf_robustft.data.catalog.hub_copies import WDS_IMAGES, Repository, wds_repository
+from hf_robustft.data.catalog.registered import RegisteredData, facts
 from hf_robustft.data.class_projection import ClassProjection
-from hf_robustft.data.registered_data import RegisteredData, facts
-from hf_robustft.data.repositories import WDS_IMAGES, Repository, wds_repository
 from hf_robustft.data.shares import floor_share
 
 SEEN_SHARE = 0.4

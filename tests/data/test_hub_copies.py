@@ -9,9 +9,9 @@ from datasets.exceptions import DatasetNotFoundError
 from helpers.stub_hub import quietly, table
 
 from hf_robustft.data import hub as hub_ids
-from hf_robustft.data import repositories
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.registered_data import facts
+from hf_robustft.data.catalog import hub_copies
+from hf_robustft.data.catalog.registered import facts
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)
@@ -85,7 +85,7 @@ def test_a_hub_that_cannot_say_whether_it_is_missing_does_not_move_on(hub, monke
     def fail(path, repo_type):
         raise ConnectionError("timeout")
 
-    monkeypatch.setattr(repositories, "repo_exists", fail)
+    monkeypatch.setattr(hub_copies, "repo_exists", fail)
     with pytest.raises(OSError, match="is there but cannot be opened|could not be asked"):
         load_benchmark("imagenet-1k", "test").load()
     assert len(hub.asked) == 1
@@ -139,7 +139,7 @@ def test_class_names_are_checked_before_the_download(hub, clip_names):
 
 def test_a_class_file_that_cannot_be_fetched_is_not_a_missing_one(hub, clip_names):
     path = hub.wds("imagenetv2", [0], clip_names)
-    hub.class_files[path] = repositories.LocalEntryNotFoundError("no\nconnection")
+    hub.class_files[path] = hub_copies.LocalEntryNotFoundError("no\nconnection")
     with pytest.raises(
         OSError, match="cannot be loaded from the Hub: classnames.txt cannot be fetched .*: no connection"
     ):

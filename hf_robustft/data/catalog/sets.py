@@ -4,7 +4,7 @@
 What is written here was collected from public code and stored pages of the Hub, not from the Hub itself. Numbers of rows
 with `rows_verified=False` come from papers or memory. The order of labels inside each copy was not verified for any of
 them: it is compared with the registry's when a copy is opened, by its ClassLabel or its classnames.txt. Sources and
-licences of class names and templates stand in the json files of `data/registry`.
+licences of class names and templates stand in the json files of `data/catalog/facts`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from hf_robustft.data.catalog.hub_copies import Repository, label_key, wds_repository
+from hf_robustft.data.catalog.imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
+from hf_robustft.data.catalog.registered import RegisteredData, facts
 from hf_robustft.data.columns import quoted
-from hf_robustft.data.imagenet_sets import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
-from hf_robustft.data.registered_data import RegisteredData, facts
-from hf_robustft.data.repositories import Repository, label_key, wds_repository
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
 
 

@@ -18,8 +18,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from hf_robustft.data.images import UNREADABLE, BadImages, UnreadableImage
 from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
 from hf_robustft.data.randomness import choose, example_rng
-from hf_robustft.data.stream_reader import DEFAULT_BUFFER, Item, Position, Reader, parts_of_a_shard
-from hf_robustft.data.stream_rows import RowStream
+from hf_robustft.data.streams.order import DEFAULT_BUFFER, Item, Position, Reader, parts_of_a_shard
+from hf_robustft.data.streams.rows import RowStream
 from hf_robustft.data.transforms import ImageTransform
 
 #: Unreadable images in a row after which a stream is taken for broken as a whole.

@@ -11,9 +11,9 @@ from helpers import sent_to_a_worker
 from helpers.stub_hub import quietly, table
 
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.imagenet_sets import imagenet_classes, imagenet_seen_unseen
-from hf_robustft.data.registered_data import facts
-from hf_robustft.data.registry import DOMAINS, FEW_SHOT_SETS, OPEN_SET_PARTNERS, REGISTRY, named_templates
+from hf_robustft.data.catalog.imagenet import imagenet_classes, imagenet_seen_unseen
+from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.sets import DOMAINS, FEW_SHOT_SETS, OPEN_SET_PARTNERS, REGISTRY, named_templates
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)

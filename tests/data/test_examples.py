@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.clip import CLIPImageProcessorPil
 
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmark
-from hf_robustft.data.collator import ClipCollator, EvaluationImages, TrainingExamples, collate_images
+from hf_robustft.data.examples import ClipCollator, EvaluationImages, TrainingExamples, collate_images
 from hf_robustft.data.randomness import example_rng
 from hf_robustft.data.transforms import ImageTransform
 

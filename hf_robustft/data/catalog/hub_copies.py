@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from hf_robustft.data.columns import holds_integers, quoted
 from hf_robustft.data.hub import is_cached, out_of_reach
 from hf_robustft.data.prompts import class_key, read_text
-from hf_robustft.data.stream_sources import Opened, open_split
+from hf_robustft.data.streams.shards import Opened, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
 
