@@ -2,8 +2,47 @@
 """Robust, calibrated fine-tuning of CLIP with Transformers. Names are imported when they are first used."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    # For editors and type checkers; a test keeps it equal to the table below.
+    from .data.benchmarks import Benchmark as Benchmark
+    from .data.benchmarks import load_benchmark as load_benchmark
+    from .data.few_shot import few_shot as few_shot
+    from .data.images import BadImages as BadImages
+    from .evaluation.collect import collect_logits as collect_logits
+    from .evaluation.detector import OpenSetDetector as OpenSetDetector
+    from .evaluation.evaluator import Evaluator as Evaluator
+    from .evaluation.report import EvaluationReport as EvaluationReport
+    from .evaluation.temperature import TemperatureScaling as TemperatureScaling
+    from .modeling.adapters import FeatureAdapters as FeatureAdapters
+    from .modeling.adapters import load_adapters as load_adapters
+    from .modeling.adapters import merge_adapters as merge_adapters
+    from .modeling.checkpoint import load_checkpoint as load_checkpoint
+    from .modeling.feature_cache import CachedFeatures as CachedFeatures
+    from .modeling.feature_cache import cache_features as cache_features
+    from .modeling.interpolation import interpolate_weights as interpolate_weights
+    from .modeling.zero_shot import ZeroShotHead as ZeroShotHead
+    from .objectives.base import ObjectiveMixin as ObjectiveMixin
+    from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
+    from .objectives.cross_entropy import CrossEntropyMixin as CrossEntropyMixin
+    from .objectives.energy_gradient_mixin import EnergyGradientMixin as EnergyGradientMixin
+    from .objectives.self_distillation import SelfDistillationMixin as SelfDistillationMixin
+    from .objectives.singular_value import SingularValueMixin as SingularValueMixin
+    from .publishing.finish import finish_checkpoint as finish_checkpoint
+    from .publishing.hub import publish as publish
+    from .publishing.model_card import refresh_model_card as refresh_model_card
+    from .publishing.model_card import write_model_card as write_model_card
+    from .publishing.pipeline import pipeline as pipeline
+    from .training.arguments import RobustTrainingArguments as RobustTrainingArguments
+    from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
+    from .training.methods import CaRotTrainer as CaRotTrainer
+    from .training.methods import CRoFTTrainer as CRoFTTrainer
+    from .training.methods import FineTuneTrainer as FineTuneTrainer
+    from .training.methods import FLYPTrainer as FLYPTrainer
+    from .training.trainer import RobustTrainer as RobustTrainer
 
 _ROOMS = {
     "data.benchmarks": ["Benchmark", "load_benchmark"],

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Public names are there, and cost nothing until they are used."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def test_name_is_public_and_resolves(name):
 @pytest.mark.parametrize("name", hf_robustft.__all__)
 def test_all_resolves(name):
     assert getattr(hf_robustft, name) is not None
+
+
+def test_editors_and_type_checkers_see_the_same_names(repository):
+    tree = ast.parse((repository / "hf_robustft" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {alias.asname: f"{node.module}.{alias.name}" for node in block.body for alias in node.names}
+    assert seen == {name: f"{room}.{name}" for name, room in hf_robustft._HOME.items()}
 
 
 def test_all_has_no_duplicates():
