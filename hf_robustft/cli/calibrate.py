@@ -28,8 +28,8 @@ from hf_robustft.cli.specs import Spec
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.modeling.files import check_output_dir
 from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.publishing.card_sections import worse_under_shift
 from hf_robustft.publishing.recalibrate import Recalibration, recalibrate
-from hf_robustft.publishing.temperature_section import worse_under_shift
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ from hf_robustft.modeling.checkpoint_file import checkpoint_folder
 from hf_robustft.modeling.files import check_apart, check_output_dir, unless_refused
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing.card_pictures import draw_pictures
+from hf_robustft.publishing.card_sections import draw_pictures
 from hf_robustft.publishing.run_folder import (
     EVALUATION_FILE,
     LOGITS,

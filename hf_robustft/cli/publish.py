@@ -17,8 +17,7 @@ from pathlib import Path
 
 from hf_robustft.cli.parser import boolean
 from hf_robustft.cli.shared_options import add_switch
-from hf_robustft.publishing.hub import Publication, publish
-from hf_robustft.publishing.retrying import RETRIES
+from hf_robustft.publishing.hub import RETRIES, Publication, publish
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,11 +13,17 @@ from hf_robustft.data.prompts import class_key
 
 def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]) -> dict[str, Benchmark]:
     """
-    Benchmarks by name.
+    Check that benchmarks can be evaluated together.
+
+    Args:
+        benchmarks (iterable or mapping of [`Benchmark`]): The benchmarks.
+
+    Returns:
+        `dict[str, Benchmark]`: The benchmarks by name.
 
     Raises:
-        ValueError: If there are none, two of one name, one without class names or labels that is no open set, an open set
-            but no in-distribution set, or an open set that shares classes with it.
+        ValueError: If there are none, two have the same name, one without class names or labels is not an open set, there is
+            an open set but no in-distribution set, or an open set shares classes with it.
     """
     if isinstance(benchmarks, Benchmark):
         benchmarks = [benchmarks]
@@ -48,10 +54,10 @@ def head_keys(
     benchmarks: Mapping[str, Benchmark], trained_classes: Sequence[str] | None = None
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None]:
     """
-    Which head classifies each benchmark.
+    Decide which head classifies each benchmark.
 
     Args:
-        benchmarks: From [`checked_benchmarks`].
+        benchmarks (`Mapping[str, Benchmark]`): From [`checked_benchmarks`].
         trained_classes (sequence of `str`, *optional*): The class names of a trained head.
 
     Returns:
@@ -61,7 +67,7 @@ def head_keys(
     known = next((benchmark for benchmark in benchmarks.values() if benchmark.role == "id"), None)
     keys = {}
     for name, benchmark in benchmarks.items():
-        # Unseen classes are what the known classes are not, so they are scored by the head of those.
+        # Unseen classes are those that are not known, so they are scored by the head of the known ones.
         of = known if benchmark.role == "open_set" else benchmark
         classes = head_classes(of)
         trained = trained_classes is not None and tuple(trained_classes) in classes
@@ -88,7 +94,11 @@ def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:
 
 def check_bank(bank: Benchmark | None, benchmarks: Mapping[str, Benchmark]) -> None:
     """
-    Refuse images that cannot be the bank of the score `knn`; `None` passes.
+    Refuse images that cannot be the bank of the score `knn`.
+
+    Args:
+        bank ([`Benchmark`], *optional*): The known images, if there is a bank.
+        benchmarks (`Mapping[str, Benchmark]`): From [`checked_benchmarks`].
 
     Raises:
         ValueError: If they are an open set, streamed, evaluated too, or may only be evaluated on.

@@ -21,18 +21,18 @@ PIECE_ELEMENTS = 2_000_000
 
 
 def bin_indices(values: Tensor, n_bins: int) -> Tensor:
-    """Index, from 0 to n_bins, of the bin of each value in [0, 1]; n_bins is the bin of exactly 1.0."""
+    """Return the index, from 0 to `n_bins`, of the bin of each of `values` in [0, 1]; `n_bins` is the bin of exactly 1.0."""
     check_n_bins(n_bins)
     return torch.bucketize(values.float(), torch.linspace(0, 1, n_bins + 1), right=True) - 1
 
 
 def reliability_bins(confidence: Tensor, correct: Tensor, n_bins: int = 15) -> dict[str, list]:
     """
-    The bins of the expected calibration error, for a reliability diagram.
+    Compute the bins of the expected calibration error, for a reliability diagram.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
-        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, was the prediction right.
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, whether the prediction is right.
         n_bins (`int`, *optional*, defaults to 15): Equal-width bins.
 
     Returns:
@@ -62,20 +62,41 @@ def reliability_bins(confidence: Tensor, correct: Tensor, n_bins: int = 15) -> d
 
 
 def check_n_bins(n_bins: int) -> None:
-    """Raises ValueError unless `n_bins` is a whole number of at least 1."""
+    """
+    Refuse a number of bins that is not a whole number of at least 1.
+
+    Args:
+        n_bins (`int`): Bins.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if not isinstance(n_bins, int) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"n_bins is {n_bins!r}, but a histogram needs a whole number of at least one bin; use 15.")
 
 
 def check_scores(scores: Tensor, labels: Tensor, what: str = "logits") -> tuple[Tensor, Tensor]:
-    """Float64 (n, classes) scores and int64 (n,) labels on the CPU, or a ValueError that says why they cannot be such."""
+    """
+    Check scores, such as logits, and their labels.
+
+    Args:
+        scores (`torch.Tensor` of shape `(n, classes)`): Finite, in any floating dtype, on any device.
+        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+        what (`str`, *optional*, defaults to `"logits"`): What messages call the scores.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: The scores in float64 and the labels in int64, on the CPU.
+
+    Raises:
+        ValueError: If the shapes disagree, a label is not a class, or a score is not finite.
+    """
     scores, labels = check_shapes(scores, labels, what)
     _check_finite(scores, what)
     return scores.double(), labels
 
 
 def score_pieces(scores: Tensor, labels: Tensor, what: str = "logits") -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of `check_scores` in order, as many at a time as `PIECE_ELEMENTS` allows."""
+    """Yield the rows of `scores` and `labels` as `check_scores(scores, labels, what)` does, `PIECE_ELEMENTS` at a time."""
     scores, labels = check_shapes(scores, labels, what)
     rows = max(1, PIECE_ELEMENTS // scores.shape[1])
     for some, theirs in zip(scores.split(rows), labels.split(rows), strict=True):
@@ -89,7 +110,18 @@ def _check_finite(scores: Tensor, what: str) -> None:
 
 
 def check_shapes(scores: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """(n, classes) scores as they are and int64 (n,) labels, on the CPU, or a ValueError that says why they cannot be such."""
+    """
+    Check scores and labels as `check_scores` does, but neither convert the scores nor look for infinity among them.
+
+    Args:
+        scores (`torch.Tensor` of shape `(n, classes)`), labels (`torch.Tensor` of shape `(n,)`), what (`str`): As there.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: Both on the CPU.
+
+    Raises:
+        ValueError: If the shapes disagree or a label is not a class.
+    """
     scores, labels = torch.as_tensor(scores).detach().cpu(), torch.as_tensor(labels).detach().cpu()
     if scores.ndim != 2 or not scores.is_floating_point():
         raise ValueError(
@@ -98,7 +130,7 @@ def check_shapes(scores: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Ten
     if labels.shape != scores.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"The labels are {labels.dtype} of shape {tuple(labels.shape)}, but {what} of shape {tuple(scores.shape)} need "
-            "one integer class index an image."
+            "one integer class index per image."
         )
     if scores.numel() == 0:
         raise ValueError(
@@ -114,31 +146,48 @@ def check_shapes(scores: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Ten
 
 
 def probability_pieces(probabilities: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `score_pieces`, and every row must be non-negative and sum to one within 1e-4."""
+    """
+    Yield the rows of probabilities and labels as `score_pieces` does.
+
+    Args:
+        probabilities (`torch.Tensor` of shape `(n, classes)`): Not negative; each row sums to one within 1e-4.
+        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+
+    Raises:
+        ValueError: As `check_scores`, or if a row is not a distribution.
+    """
     for some, theirs in score_pieces(probabilities, labels, "probabilities"):
-        _check_distributions(some)
+        if some.min() < 0:
+            raise ValueError(
+                f"The probabilities go down to {some.min():.3g}, but none can be negative; apply a softmax to logits."
+            )
+        worst = (some.sum(dim=1) - 1).abs().max().item()
+        if worst > SUM_TOLERANCE:
+            raise ValueError(
+                f"A row of probabilities misses a sum of one by {worst:.3g}; apply a softmax, in float32 or more, to logits."
+            )
         yield some, theirs
 
 
-def _check_distributions(probabilities: Tensor) -> None:
-    if probabilities.min() < 0:
-        raise ValueError(
-            f"The probabilities go down to {probabilities.min():.3g}, but none can be negative; apply a softmax to logits."
-        )
-    worst = (probabilities.sum(dim=1) - 1).abs().max().item()
-    if worst > SUM_TOLERANCE:
-        raise ValueError(
-            f"A row of probabilities misses a sum of one by {worst:.3g}; apply a softmax, in float32 or more, to logits."
-        )
-
-
 def check_confidence(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Float64 confidences and bool correctness on the CPU, or a ValueError that says why they cannot be such."""
+    """
+    Check confidences and whether their predictions are right.
+
+    Args:
+        confidence (`torch.Tensor` of shape `(n,)`): In [0, 1].
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: Float64 and bool, on the CPU.
+
+    Raises:
+        ValueError: If the shapes disagree or a value cannot be what it is called.
+    """
     confidence, correct = torch.as_tensor(confidence).detach().cpu(), torch.as_tensor(correct).detach().cpu()
     if confidence.ndim != 1 or correct.shape != confidence.shape or len(confidence) == 0:
         raise ValueError(
             f"confidence and correct have shapes {tuple(confidence.shape)} and {tuple(correct.shape)}; "
-            "give one number an image in both, and at least one image."
+            "give one number per image in both, and at least one image."
         )
     confidence = confidence.double()
     if not ((confidence >= 0) & (confidence <= 1)).all():

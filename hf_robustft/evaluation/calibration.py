@@ -43,7 +43,7 @@ __all__ = [
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = 15) -> float:
     """
-    Top-label expected calibration error of a whole data set (Guo et al. 2017, arXiv:1706.04599).
+    Compute the top-label expected calibration error of a whole data set (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
         probabilities (`torch.Tensor` of shape `(n, classes)`): float32 or float64, each row sums to one.
@@ -54,18 +54,18 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: in
         `float`: Sum over the bins of their share of the images times |accuracy - mean confidence|, in [0, 1].
 
     Raises:
-        ValueError: If the shapes disagree, a label is no class, a row is no distribution, or `n_bins` is below 1.
+        ValueError: If the shapes disagree, a label is not a class, a row is not a distribution, or `n_bins` is below 1.
     """
     return ece_from_confidence(*_top_label(probabilities, labels), n_bins)
 
 
 def ece_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 15) -> float:
     """
-    `expected_calibration_error` from what is left of a data set once its class probabilities are gone.
+    Compute `expected_calibration_error` from what is left of a data set once its class probabilities are gone.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
-        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, was the prediction right.
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, whether the prediction is right.
         n_bins (`int`, *optional*, defaults to 15): Equal-width bins.
 
     Returns:
@@ -86,7 +86,7 @@ def ece_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 15) -
 
 def ece10_batch_mean(probabilities: Tensor, labels: Tensor, batch_size: int = 512) -> float:
     """
-    The number that CaRot's code prints as ECE: 10 bins, batch by batch, averaged with the batch sizes as weights.
+    Compute the number that CaRot's code prints as ECE: 10 bins, batch by batch, averaged with the batch sizes as weights.
 
     It depends on the batch size and on the order of the images, and is never below the 10-bin error of the whole set
     (triangle inequality). It is here so that published tables can be compared, not as a measure of calibration.
@@ -111,7 +111,7 @@ def ece10_batch_mean(probabilities: Tensor, labels: Tensor, batch_size: int = 51
 
 def adaptive_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = 15) -> float:
     """
-    Top-label calibration error with bins of equal mass in place of equal width (Nixon et al. 2019, arXiv:1904.01685).
+    Compute the top-label calibration error with bins of equal mass, not width (Nixon et al. 2019, arXiv:1904.01685).
 
     Args:
         probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
@@ -129,11 +129,11 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: in
 
 def adaptive_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 15) -> float:
     """
-    `adaptive_calibration_error` from confidences.
+    Compute `adaptive_calibration_error` from confidences.
 
-    The sorted confidences are cut as `numpy.array_split` cuts: the first n % n_bins bins hold one image more. Images of
+    The sorted confidences are cut as by `numpy.array_split`: the first n % n_bins bins hold one image more. Images of
     equal confidence stay together, in the bin of the first of them, so the order of the images cannot matter. With
-    fewer images than bins every distinct confidence has a bin of its own.
+    fewer images than bins every distinct confidence has its own bin.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
@@ -158,7 +158,7 @@ def adaptive_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 
 
 def classwise_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: int = 15) -> float:
     """
-    Mean over the classes of the equal-width ECE of each class's own probability (Kull et al. 2019, arXiv:1910.12656).
+    Average over the classes the equal-width ECE of each class's own probability (Kull et al. 2019, arXiv:1910.12656).
 
     Args:
         probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
@@ -181,8 +181,9 @@ class ClasswiseAccumulator:
     """
     Streams `classwise_calibration_error` in a memory of classes times bins, however many images there are.
 
-    Gaps are summed as integers in units of 2^-36 (1.5e-11), and an integer sum has no order: any split of the same
-    probabilities into batches or processes gives the same number to the last bit. Accumulators of several processes merge by adding `gaps` and `n`.
+    Gaps are summed as integers in units of 2^-36 (1.5e-11), and the order of an integer sum does not matter: any split of
+    the same probabilities into batches or processes gives the same number to the last bit. Accumulators of several
+    processes merge by adding `gaps` and `n`.
 
     Args:
         n_classes (`int`): Classes.
@@ -203,7 +204,16 @@ class ClasswiseAccumulator:
         self.gaps = torch.zeros(n_classes, n_bins + 1, dtype=torch.int64)
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add a batch: `(batch, classes)` probabilities and `(batch,)` labels. Raises ValueError if they are neither."""
+        """
+        Add a batch.
+
+        Args:
+            probabilities (`torch.Tensor` of shape `(batch, classes)`): Each row sums to one.
+            labels (`torch.Tensor` of shape `(batch,)`): Integer class indices.
+
+        Raises:
+            ValueError: As `expected_calibration_error`, or if the number of classes is another one.
+        """
         n_classes, gaps = len(self.gaps), self.gaps.clone()
         for rows, targets in probability_pieces(probabilities, labels):
             if rows.shape[1] != n_classes:
@@ -213,11 +223,16 @@ class ClasswiseAccumulator:
             units = torch.round(_minus_one_hot(rows, targets) / self.UNIT).long()
             cells = bin_indices(rows, self.n_bins) + torch.arange(n_classes) * (self.n_bins + 1)
             gaps.view(-1).scatter_add_(0, cells.flatten(), units.flatten())
-        # A batch that was refused leaves no part of itself.
+        # A batch that is refused leaves nothing behind.
         self.gaps, self.n = gaps, self.n + len(labels)
 
     def compute(self) -> float:
-        """The classwise calibration error of all images so far. Raises ValueError if there were none."""
+        """
+        Return the classwise calibration error of all images so far, as a `float`.
+
+        Raises:
+            ValueError: If there were none.
+        """
         if self.n == 0:
             raise ValueError("No images were added, so there is no calibration error; call update() first.")
         return self.gaps.abs().sum(dim=1).double().mean().item() * self.UNIT / self.n
@@ -225,7 +240,7 @@ class ClasswiseAccumulator:
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     """
-    Multiclass Brier score (Brier 1950): the mean squared distance of the probabilities to the one-hot label.
+    Compute the multiclass Brier score (Brier 1950), the mean squared distance of the probabilities to the one-hot label.
 
     Args:
         probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
@@ -243,9 +258,9 @@ def brier_score(probabilities: Tensor, labels: Tensor) -> float:
 
 def negative_log_likelihood(probabilities: Tensor, labels: Tensor, *, from_logits: bool = False) -> float:
     """
-    Mean of -log p(label), in nats.
+    Average -log p(label) over the images, in nats.
 
-    Logits are the exact way: where a probability of the true class has underflown to 0 the result is infinite.
+    Logits are exact: where a probability of the true class has underflowed to 0, the result is infinite.
 
     Args:
         probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one; or logits, see `from_logits`.
@@ -267,7 +282,7 @@ def negative_log_likelihood(probabilities: Tensor, labels: Tensor, *, from_logit
 
 def image_scores(logits: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """
-    What a streaming evaluation keeps of a batch, and the probabilities that it may then forget.
+    Compute what a streaming evaluation keeps of a batch, and the probabilities that it may then forget.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, classes)`): Finite; the softmax is taken in float64.
@@ -278,7 +293,7 @@ def image_scores(logits: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Ten
         `(batch, classes)` float64 probabilities.
 
     Raises:
-        ValueError: If the shapes disagree, a label is no class, or a logit is not finite.
+        ValueError: If the shapes disagree, a label is not a class, or a logit is not finite.
     """
     logits, labels = check_scores(logits, labels)
     probabilities = logits.softmax(dim=1)

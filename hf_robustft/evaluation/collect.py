@@ -1,10 +1,11 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""From images to embeddings and logits, in one process or several; all that an evaluation encodes comes from here."""
+"""From images to embeddings and logits, in one process or several, and where those images came from."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from hf_robustft.modeling.features import encode_images, evaluation_mode, normal
 from hf_robustft.modeling.tensor_file import write_tensors
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 
+_PLACE = ("path", "config", "data_files", "split", "revision")
+
 
 def collect_logits(
     model: nn.Module,
@@ -40,22 +43,23 @@ def collect_logits(
     bad_images: BadImages | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """
-    The logits of a whole data set, for example of validation data, to fit `TemperatureScaling` or `OpenSetDetector`.
+    Compute the logits of a whole data set, for example of validation data to fit a temperature or a detector on.
 
     Images are prepared and classified as [`Evaluator`] does. In several processes each encodes its share, and all return
-    the same: what one process returns, up to rounding. Neither the model's training mode nor the global random state is changed.
+    the same: what one process returns, up to rounding. Neither the model's training mode nor the global random state is
+    changed.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped, on the device where it shall run.
-        benchmark ([`Benchmark`]): Data of any role. Labels are given back where they index the classes of the head: not
-            for an open set, and not without class names.
-        processor: The checkpoint's `CLIPProcessor`.
+        model (`CLIPModel`): The model, possibly wrapped, on the device that runs it.
+        benchmark ([`Benchmark`]): Data of any role. Labels are returned where they index the classes of the head: not for
+            an open set, and not without class names.
+        processor (`CLIPProcessor`): The checkpoint's processor.
         head ([`ZeroShotHead`], *optional*): Defaults to the zero-shot head of the benchmark's classes and templates. An
             open set, and data without class names, need the head of the known classes.
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read, and
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read, and
             their count. By default the first one is an error.
 
     Returns:
@@ -119,21 +123,22 @@ def image_batches(
     bad_images: BadImages | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """
-    This process's batches of a data set, encoded: whole batches are dealt out to the processes in turn, or, of a stream,
-    whole shards to the processes and their workers (every n-th row of a shard where there are fewer shards than readers).
+    Encode this process's batches of a data set.
 
-    In several processes it must be read to its end inside `failing_together`: they compare what they counted.
+    Whole batches are dealt out to the processes in turn, or, of a stream, whole shards to the processes and their workers
+    (every n-th row of a shard where there are fewer shards than readers). Several processes must read to the end inside
+    `failing_together`: they compare what they counted.
 
     Args:
-        model: A `CLIPModel` without wrappers, in eval mode; the caller decides on gradients.
+        model (`CLIPModel`): The model without wrappers, in eval mode; the caller decides on gradients.
         benchmark ([`Benchmark`]): The data.
         transform ([`ImageTransform`]): An evaluation transform.
         batch_size (`int`): Images encoded at once.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
-        seed (`int`, *optional*, defaults to 0): Of the loader's own generator; no result depends on it.
+        seed (`int`, *optional*, defaults to 0): Seed of the loader's own generator; no result depends on it.
         labelled (`bool`, *optional*, defaults to `True`): Whether to read the labels.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read;
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read;
             afterwards it holds what all processes counted. By default the first one is an error.
 
     Yields:
@@ -152,7 +157,7 @@ def image_batches(
     options = {
         "num_workers": num_workers,
         "pin_memory": model.device.type == "cuda",
-        # Without a generator of its own a loader draws from the global one, and evaluating would change training.
+        # Without its own generator a loader draws from the global one, and evaluating would change training.
         "generator": torch.Generator().manual_seed(seed),
     }
     read = _streamed if benchmark.streaming else _stored
@@ -215,26 +220,26 @@ def _unchanged(batch: dict) -> dict:
 
 
 def classify(head: nn.Module, embeds: Tensor) -> Tensor:
-    """Logits of a head for unit-norm embeddings, in the head's precision."""
+    """Return the logits of a `head` for unit-norm `embeds`, in the head's precision."""
     # Inside a Trainer's mixed precision the product with the head would fall back to half precision.
     with torch.autocast(embeds.device.type, enabled=False):
         return head(embeds.to(head.weight.dtype))
 
 
 def evaluation_head(head: nn.Module, device: torch.device) -> nn.Module:
-    """A copy of a trained head to evaluate with: in float32 even if it was trained in half precision."""
+    """Return a copy of a trained `head` on a `device` to evaluate with: in float32 even if it was trained in half precision."""
     head = copy.deepcopy(unwrapped(head)).eval()
     return head.to(device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
 
 
 class _FailedElsewhere(RuntimeError):
-    """Another process has failed and told so; it waits for nobody any more."""
+    """Another process has failed and said so; it no longer waits for the others."""
 
 
 def _together(state: PartialState, failed: bool, *counts: int) -> tuple[int, ...]:
     """
-    The sums over processes of a few counts. Whenever processes meet, be it to compare or because one has failed, each
-    sends one message of this form, so that a failure is understood at whichever meeting the others are.
+    Sum a few counts over the processes. Whenever processes meet, be it to compare or because one has failed, each sends one
+    message of this form, so that a failure is understood at whichever meeting the others are.
 
     Raises:
         RuntimeError: In a process that has not failed, if another one has.
@@ -251,7 +256,16 @@ def _together(state: PartialState, failed: bool, *counts: int) -> tuple[int, ...
 
 @contextmanager
 def failing_together(name: str, state: PartialState) -> Iterator[None]:
-    """Raises in every process if the block failed in one; one that stopped alone would leave the others waiting for it."""
+    """
+    Raise in every process if the block failed in one; a process that stopped alone would leave the others waiting.
+
+    Args:
+        name (`str`): The data set, for the message.
+        state (`PartialState`): The processes.
+
+    Raises:
+        RuntimeError: In the processes that did not fail, if another one did.
+    """
     try:
         try:
             yield
@@ -266,7 +280,16 @@ def failing_together(name: str, state: PartialState) -> Iterator[None]:
 
 
 def gather_rows(*tables: Tensor, state: PartialState) -> tuple[Tensor, ...]:
-    """The rows of all processes in the order of the data set; the first column of the first table is the row number."""
+    """
+    Gather the rows of all processes in the order of the data set.
+
+    Args:
+        tables (`torch.Tensor`): This process's rows; the first column of the first table is the row number.
+        state (`PartialState`): The processes.
+
+    Returns:
+        `tuple[torch.Tensor, ...]`: The tables of all processes.
+    """
     index = tables[0][:, 0]
     if state.num_processes == 1:
         # Workers that read a stream hand over their shards in turn.
@@ -283,10 +306,10 @@ def save_logits(directory: str | Path, name: str, tensors: Mapping[str, Tensor],
     Write `<directory>/<name>.safetensors`; folders are made as needed.
 
     Args:
-        directory: The folder.
+        directory (`str` or `Path`): The folder.
         name (`str`): Name of the data set.
-        tensors: `logits`, and `labels` where there are.
-        facts: Strings, and JSON values of other types, for the file's metadata.
+        tensors (`Mapping[str, torch.Tensor]`): `logits`, and `labels` where there are any.
+        facts (`Mapping[str, object]`): Strings, and JSON values of other types, for the file's metadata.
 
     Returns:
         `Path`: The file.
@@ -297,3 +320,58 @@ def save_logits(directory: str | Path, name: str, tensors: Mapping[str, Tensor],
         for key, value in {"format": "pt", **facts}.items()
     }
     return write_tensors(path, tensors, metadata)
+
+
+def data_source(benchmark: Benchmark) -> dict[str, str] | None:
+    """
+    Return the place that a benchmark was read from, in words that may be published.
+
+    Of several copies on the Hub only the one that was opened counts, so call this after `load` or `row_stream`.
+
+    Args:
+        benchmark ([`Benchmark`]): Opened.
+
+    Returns:
+        `dict[str, str]` or `None`: Those that are known of `path` (a Hub id, or the name of a folder or file: where it lies
+        on this machine is private), `config`, `data_files`, `split`, `revision`, and `commit`, the commit of the Hub that
+        `datasets` downloaded. `None` for rows that were given in memory.
+    """
+    if benchmark.path is None:
+        return None
+    source = {name: str(getattr(benchmark, name)) for name in _PLACE if getattr(benchmark, name) is not None}
+    files = source.get("data_files")
+    if files is not None and Path(files).exists():
+        # A builder such as "parquet" and one file: the file is the source.
+        return {"path": Path(files).name}
+    if Path(source["path"]).expanduser().exists():
+        source["path"] = Path(source["path"]).expanduser().absolute().name
+        source.pop("data_files", None)
+        return source
+    commit = None if benchmark.streaming else _commit(benchmark)
+    return {**source, **({} if commit is None else {"commit": commit})}
+
+
+def _commit(benchmark: Benchmark) -> str | None:
+    """Return the commit that a Hub data set was downloaded from: `datasets` names the folder of its cache after it."""
+    folders = {Path(file["filename"]).parent.name for file in benchmark.load().cache_files}
+    found = {name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)}
+    return found.pop() if len(found) == 1 else None
+
+
+def unreadable_images(bad_images: BadImages | None) -> dict | None:
+    """
+    Return what a report says about images that could not be read.
+
+    Args:
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy, with what it counted.
+
+    Returns:
+        `dict` or `None`: `count`, `of` how many, and the `first` lines, in which a file of this machine is named by its
+        folder and name alone; `None` if all images could be read.
+    """
+    found = None if bad_images is None else bad_images.summary()
+    if not found or not found["count"]:
+        return None
+    # "row 7 (/home/me/photos/cat/7.jpg): ..." -> "row 7 (cat/7.jpg): ..."
+    file = r"\((?:[A-Za-z]:)?[\\/](?:[^()]*[\\/])?([^()\\/]+[\\/][^()\\/]+)\)"
+    return {**found, "first": [re.sub(file, r"(\1)", line) for line in found["first"]]}

@@ -32,7 +32,7 @@ COSINE_ROUNDING = 1e-5
 @dataclass(frozen=True)
 class OpenSetPrediction:
     """
-    What a detector says of one image.
+    What a detector says about one image.
 
     Attributes:
         label (`str`): The most probable of the known classes, also where `is_known` is `False`.
@@ -113,10 +113,10 @@ class OpenSetDetector:
         Set the highest threshold that accepts the asked share of in-distribution images, however they are rounded.
 
         Args:
-            logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images, all of them and not
+            logits (`torch.Tensor` of shape `(n, classes)`): Logits of in-distribution validation images, all of them and not
                 only the correctly classified ones, at the model's learned scale. The threshold's true-positive rate
                 on new images scatters by about sqrt(t (1 - t) / n).
-            class_names: The classes in the order of the logits.
+            class_names (`Sequence[str]`): The classes in the order of the logits.
             logit_scale (`float` or scalar `torch.Tensor`): exp of the model's `logit_scale` parameter.
             score (`str`, *optional*, defaults to `"energy"`): One of `DETECTOR_SCORES`; `"mcm"` only for logits of a
                 zero-shot head, whose cosines are logits / logit scale.
@@ -125,7 +125,7 @@ class OpenSetDetector:
             fitted_on (`str`, *optional*): Name of the validation set, for reports and cards.
 
         Returns:
-            [`OpenSetDetector`].
+            [`OpenSetDetector`]: The detector.
 
         Raises:
             ValueError: If logits are empty, not finite, or not those of these classes, or an option is out of range.
@@ -155,11 +155,11 @@ class OpenSetDetector:
         Judge images by their logits.
 
         Args:
-            logits (`torch.Tensor` of shape `(n, classes)`): Of the model that the detector was fitted on (see
+            logits (`torch.Tensor` of shape `(n, classes)`): Logits of the model that the detector was fitted on (see
                 `check`), at its learned scale.
 
         Returns:
-            `list[OpenSetPrediction]`: One an image, in order.
+            `list[OpenSetPrediction]`: One per image, in order.
 
         Raises:
             ValueError: If logits are empty, not finite, or of another number of classes.
@@ -179,7 +179,7 @@ class OpenSetDetector:
         Refuse a model that the threshold was not fitted for.
 
         Args:
-            class_names: The classes of the head whose logits `predict` will see.
+            class_names (`Sequence[str]`): The classes of the head whose logits `predict` will see.
             logit_scale (`float` or scalar `torch.Tensor`): exp of the model's parameter.
 
         Raises:
@@ -198,7 +198,7 @@ class OpenSetDetector:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON values, for the part `detector` of `robustft.json`; the temperature has its own part."""
+        """Return the facts as JSON values, for the part `detector` of `robustft.json`; the temperature has its own part."""
         facts = {name: value for name, value in asdict(self).items() if name != "temperature" and value is not None}
         return {**facts, "class_names": list(self.class_names)}
 
@@ -206,12 +206,15 @@ class OpenSetDetector:
         """
         Write the parts `detector` and, if there is one, `temperature` of the `robustft.json` of a checkpoint.
 
+        Args:
+            directory (`str` or `Path`): Folder of the checkpoint.
+
         Returns:
             `Path`: The file.
 
         Raises:
             OSError: If the folder has no `robustft.json`.
-            ValueError: If the file is of a model with other classes, or holds a temperature that the detector was not
+            ValueError: If the file belongs to a model with other classes, or holds a temperature that the detector was not
                 given.
         """
         content = load_robustft_json(directory)
@@ -231,10 +234,14 @@ class OpenSetDetector:
         cls, source: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> OpenSetDetector:
         """
-        The detector that `save` wrote into a checkpoint folder.
+        Load the detector that `save` wrote into a checkpoint folder.
 
         Args:
-            source, revision, token: The folder, or the checkpoint's id on the Hub, as of `CLIPModel.from_pretrained`.
+            source (`str` or `Path`): The folder, or the checkpoint's id on the Hub.
+            revision (`str`, *optional*), token (`str` or `bool`, *optional*): As for `CLIPModel.from_pretrained`.
+
+        Returns:
+            [`OpenSetDetector`]: The detector.
 
         Raises:
             OSError, ValueError: If there is no `robustft.json`, no or a broken detector in it, or one for other classes.
@@ -283,18 +290,18 @@ def fold_temperature(
     the model, then the detector, or `update_robustft_json(directory, detector=None, temperature=temperature.to_dict())`.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).
+        model (`CLIPModel`): The model, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).
         temperature ([`TemperatureScaling`]): Its T is 1 afterwards.
-        detector ([`OpenSetDetector`], *optional*): The detector of the model as it is before.
+        detector ([`OpenSetDetector`], *optional*): The model's detector before folding.
         validation_logits (`torch.Tensor` of shape `(n, classes)`, *optional*): In-distribution validation logits of the
-            model as it is before, to refit the detector on. Without them it is dropped with a warning.
+            model before folding, to refit the detector on. Without them it is dropped with a warning.
         head ([`ZeroShotHead`], *optional*): A head to fold the temperature into as well.
 
     Returns:
-        [`OpenSetDetector`] refitted for the folded model with the same score, rate and classes, or `None`.
+        [`OpenSetDetector`] or `None`: Refitted for the folded model with the same score, rate and classes.
 
     Raises:
-        ValueError: If the detector is not of this model, the logits do not fit it, or the model's precision cannot
+        ValueError: If the detector belongs to another model, the logits do not fit it, or the model's precision cannot
             hold the temperature; nothing is changed then.
     """
     factor, before = temperature.temperature, _number(model_logit_scale(model))

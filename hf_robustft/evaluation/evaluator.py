@@ -21,14 +21,15 @@ from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.benchmark_checks import check_bank, checked_benchmarks, head_keys
 from hf_robustft.evaluation.binning import check_n_bins
 from hf_robustft.evaluation.collect import (
+    data_source,
     evaluation_head,
     evaluation_mode,
     failing_together,
     gather_rows,
     image_batches,
     save_logits,
+    unreadable_images,
 )
-from hf_robustft.evaluation.data_source import data_source, unreadable_images
 from hf_robustft.evaluation.image_numbers import MEASURED, ImageNumbers
 from hf_robustft.evaluation.open_set import open_set_results
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
@@ -169,7 +170,9 @@ class Evaluator:
             bank = self._bank_embeds(model, state)
             for benchmark in self.benchmarks.values():
                 chosen, kind = heads[benchmark.name]
-                covariance = EmbeddingCovariance(model.config.projection_dim) if benchmark is self._spectrum_of else None
+                covariance = (
+                    EmbeddingCovariance(model.config.projection_dim) if benchmark is self._spectrum_of else None
+                )
                 numbers = ImageNumbers(
                     benchmark,
                     chosen,

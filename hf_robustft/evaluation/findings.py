@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """
 What a reader of the numbers must be told: a model at chance level, one that answers with one class, what became worse
-than before fine-tuning, and sets too small to tell. The same sentences stand in the terminal, in `evaluation.json` and in
+than before fine-tuning, and sets that are too small. The same sentences stand in the terminal, in `evaluation.json` and in
 the card.
 
 A difference between two models is judged by its standard error on the same images. Both were resampled with the same
@@ -31,8 +31,8 @@ ALPHA = 0.05
 ALPHA_CHANCE = 0.0228
 #: Sets with fewer images are called small; with fewer than `FEWEST` nothing is compared.
 SMALL, FEWEST = 100, 30
-#: Share of one class among the answers from which on a model is said to know no other, and how far that must be from
-#: the share of the class among the images.
+#: From this share of one class among the answers on a model is said to know no other class, if the share of the class
+#: among the images is lower by at least the second number.
 ONE_CLASS, ONE_CLASS_EXCESS = 0.9, 0.1
 _METRICS = ("accuracy", "ece", "nll")
 _WORDS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
@@ -62,25 +62,25 @@ class Change:
 
     @property
     def rise(self) -> float:
-        """By how much it is worse; negative where it is better."""
+        """By how much it is worse, as a `float`; negative where it is better."""
         return self.now - self.before if self.metric in ("ece", "nll") else self.before - self.now
 
     @property
     def errors(self) -> float:
-        """The same in standard errors."""
+        """By how many standard errors it is worse, as a `float`."""
         if self.error > 0:
             return self.rise / self.error
         return math.copysign(math.inf, self.rise) if self.rise else 0.0
 
 
 def chance_level(result: DatasetResult) -> float:
-    """The accuracy of a model that knows nothing: of guessing, or of always giving the most frequent class."""
+    """Return the accuracy on the set of `result` of guessing, or if that is higher, of always giving one class."""
     majority = (result.predictions or {}).get("majority_share", 0.0)
     return max(1 / result.n_classes, majority)
 
 
 def at_chance(result: DatasetResult) -> bool:
-    """Whether guessing reaches this accuracy more often than one time in 44; never so with a single class."""
+    """Return whether guessing reaches the accuracy of `result` more often than one time in 44; never with a single class."""
     chance = chance_level(result)
     if chance >= 1:
         return False
@@ -89,7 +89,7 @@ def at_chance(result: DatasetResult) -> bool:
 
 
 def one_class(result: DatasetResult) -> bool:
-    """Whether nearly all answers are one class, and far fewer of the images are of it."""
+    """Return whether nearly all answers in `result` are one class, to which far fewer of the images belong."""
     found = result.predictions
     if not found:
         return False
@@ -98,10 +98,10 @@ def one_class(result: DatasetResult) -> bool:
 
 def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) -> float:
     """
-    The standard error of the difference of a metric between two models.
+    Compute the standard error of the difference of a metric between two models.
 
     Args:
-        now, before ([`DatasetResult`]): On the same images.
+        now ([`DatasetResult`]), before ([`DatasetResult`]): The results on the same images.
         metric (`str`): `accuracy`, `ece` or `nll`.
 
     Returns:
@@ -120,7 +120,7 @@ def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) 
 
 
 def comparisons(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Change]:
-    """The metrics of all test sets and shifts that both models were measured on and that have images enough."""
+    """Return the changes from `baseline` to `report` in the metrics of all test sets and shifts with enough images."""
     return [
         Change(
             now.name, metric, getattr(before, metric), getattr(now, metric), error_of_difference(now, before, metric)
@@ -156,13 +156,14 @@ def sentences(
     report: EvaluationReport, baseline: EvaluationReport | None = None, text: Text = str, model: Text | None = None
 ) -> list[str]:
     """
-    The findings, most serious first.
+    Write the findings, most serious first.
 
     Args:
         report ([`EvaluationReport`]): The model.
         baseline ([`EvaluationReport`], *optional*): The model it started from.
-        text (callable, *optional*): How names of sets and classes are written, such as escaped for markdown.
-        model (callable, *optional*): How the name of a model is written; by default as `text`.
+        text (`Callable[[str], str]`, *optional*, defaults to `str`): Writes names of sets and classes, such as escaped for
+            markdown.
+        model (`Callable[[str], str]`, *optional*): Writes the name of a model; `text` by default.
 
     Returns:
         `list[str]`: Sentences; empty if there is nothing to say.
@@ -201,14 +202,14 @@ def sentences(
 
 
 def by_more(compared: int) -> str:
-    """By how much what `beyond_chance` names is worse, in words."""
+    """Return by how much what `beyond_chance` finds among `compared` changes is worse, in words."""
     return "each by more than two standard errors" + (
         f", with Holm's correction for {compared} comparisons" if compared > 1 else ""
     )
 
 
 def listed(parts: list[str]) -> str:
-    """a, b and c."""
+    """Return `parts` as "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

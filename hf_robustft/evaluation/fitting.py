@@ -10,7 +10,7 @@ from transformers import CLIPModel
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
-from hf_robustft.evaluation.open_set import RECALL
+from hf_robustft.evaluation.open_set import DEFAULT_SCORE, RECALL
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.features import logit_scale
 from hf_robustft.modeling.zero_shot import ZeroShotHead
@@ -18,12 +18,16 @@ from hf_robustft.modeling.zero_shot import ZeroShotHead
 DETECTORS = (*DETECTOR_SCORES, "none")
 
 
-def check_fit(detector: str = "energy", true_positive_rate: float = RECALL) -> None:
+def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL) -> None:
     """
-    Refuse what no fit can be, before anything is trained.
+    Refuse options that no fit can have, before anything is trained.
+
+    Args:
+        detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
+        true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
 
     Raises:
-        ValueError: If the score is unknown, or the rate outside (0, 1].
+        ValueError: If the score is unknown, or the rate lies outside (0, 1].
     """
     if detector not in DETECTORS:
         raise ValueError(f"`--detector {detector}` is unknown; choose one of {', '.join(DETECTORS)}.")
@@ -37,7 +41,7 @@ def fit_on_validation(
     processor: Any,
     head: ZeroShotHead | None = None,
     *,
-    detector: str = "energy",
+    detector: str = DEFAULT_SCORE,
     true_positive_rate: float = RECALL,
     fold: bool = False,
     **reading: Any,
@@ -48,15 +52,15 @@ def fit_on_validation(
     Args:
         model ([`~transformers.CLIPModel`]): The model, on the device that runs it.
         validation ([`Benchmark`]): The images.
-        processor: The model's processor.
+        processor (`CLIPProcessor`): The model's processor.
         head ([`ZeroShotHead`], *optional*): A trained head.
         detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
         fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place.
-        reading: As of `collect_logits`: `batch_size`, `num_workers`, `progress`, `bad_images`.
+        reading (*optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
 
     Returns:
-        The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.
+        `tuple`: The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.
 
     Raises:
         ValueError: If an option is out of range, or there is no best temperature and it is to be folded.

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What an evaluation keeps of the images of one data set: a few float64 numbers each, whatever the number of classes."""
+"""What an evaluation keeps of the images of a data set: a few float64 numbers per image, for any number of classes."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SCORED_ROLES = ("id", "shift", "open_set")
 
 class ImageNumbers:
     """
-    A table with a row an image, filled batch by batch in each process and merged at the end.
+    A table with one row per image, filled batch by batch in each process and merged at the end.
 
     Its columns are the row number; confidence, correctness, NLL and Brier score, predicted class and label, except for an
     open set; and the open-set scores, for the roles `id`, `shift` and `open_set`.
 
-    Of a benchmark with a projection, the logits of a head of the larger list of classes are projected before confidence
-    and all that follows from it. The open-set scores are those of the head's own logits all the same: a detector does not
-    know which classes the image before it could be of.
+    For a benchmark with a projection, the logits of a head of the larger list of classes are projected before confidence
+    and everything that follows from it is computed. The open-set scores are still those of the head's own logits: a
+    detector does not know to which classes an image could belong.
 
     Args:
         benchmark ([`Benchmark`]): The data set.
-        head: Classifies unit-norm embeddings; its weight has a row a class.
-        cosine_scale (`float`, *optional*): What the logits of a zero-shot head are divided by to be cosines; without it
-            there is no score `mcm`.
+        head ([`ZeroShotHead`]): Classifies unit-norm embeddings; its weight has one row per class.
+        cosine_scale (`float`, *optional*): The logits of a zero-shot head divided by it are cosines; without it there is no
+            score `mcm`.
         bank (`torch.Tensor` of shape `(bank size, embed_dim)`, *optional*): Embeddings for the score `knn`; without it
             there is none.
         knn_k (`int`): The neighbour in the bank whose distance counts.
         n_bins (`int`): Bins of the class-wise calibration error.
         covariance ([`EmbeddingCovariance`], *optional*): Filled with the embeddings.
-        keep_logits (`bool`): Whether to keep the logits, `(images, classes)` numbers, as well.
+        keep_logits (`bool`, *optional*, defaults to `False`): Whether to keep the logits as well, `(images, classes)` numbers.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageNumbers:
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class indices; `None` for an open set.
 
         Raises:
-            ValueError: If a logit is not finite or a label is no class; it names the data set and the images.
+            ValueError: If a logit is not finite or a label is not a class; it names the data set and the images.
         """
         whole = classify(self.head, embeds)
         logits = self.benchmark.project_logits(whole) if self.labelled else whole
@@ -112,7 +112,10 @@ class ImageNumbers:
 
     def merged(self, state: PartialState) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """
-        The numbers of all processes, in the order of the data set; the accumulators become those of all.
+        Return the numbers of all processes, in the order of the data set, and merge the accumulators.
+
+        Args:
+            state (`PartialState`): The processes.
 
         Returns:
             `tuple`: The columns by name, each `(n,)` in float64 on the CPU; and, if they were kept, `logits` and (except

@@ -2,8 +2,8 @@
 """
 The names of the metrics, and which way each is better: the one table for everything that chooses by a metric.
 
-Transformers takes every metric for one of which more is better unless its name ends in `loss`, which would choose the
-worst calibrated checkpoint as the best.
+Transformers assumes that a greater value is better unless a metric's name ends in `loss`, and would choose the worst
+calibrated checkpoint as the best.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hf_robustft.evaluation.benchmark_checks import checked_benchmarks, head_key
 from hf_robustft.evaluation.open_set import available_scores
 from hf_robustft.evaluation.report import DATASET_METRICS, SHIFT_METRICS
 
-#: Of each metric, by the last part of its name, whether a greater value is better; `None` where neither is.
+#: By the last part of a metric's name, whether a greater value is better; `None` where neither is.
 GREATER_IS_BETTER: dict[str, bool | None] = {
     "accuracy": True,
     "ece": False,
@@ -41,7 +41,7 @@ GREATER_IS_BETTER: dict[str, bool | None] = {
 
 def greater_is_better(name: str) -> bool | None:
     """
-    Whether a greater value of a metric is better.
+    Return whether a greater value of a metric is better.
 
     Args:
         name (`str`): A key of [`EvaluationReport.metrics`], with or without a prefix such as `eval_`, or its last part.
@@ -63,12 +63,15 @@ def _ranks(name: str) -> bool:
 
 def checked_direction(name: str, given: bool | None, option: str = "greater_is_better") -> bool | None:
     """
-    The direction of a metric, where it is known, else what was given.
+    Return the direction of a metric, where it is known, else what was given.
 
     Args:
         name (`str`): The metric.
         given (`bool`, *optional*): What the user says.
         option (`str`, *optional*, defaults to `"greater_is_better"`): What the message calls that.
+
+    Returns:
+        `bool` or `None`: Whether a greater value is better; `None` if nobody says.
 
     Raises:
         ValueError: If the two contradict each other: the worst model would be chosen.
@@ -88,12 +91,15 @@ def metric_names(
     knn: bool = False,
 ) -> list[str]:
     """
-    The keys of [`EvaluationReport.metrics`] that an [`Evaluator`] of these benchmarks will report, before it runs.
+    List the keys of [`EvaluationReport.metrics`] that an [`Evaluator`] of these benchmarks will report, before it runs.
 
     Args:
-        benchmarks: As for [`Evaluator`].
+        benchmarks (sequence or mapping of [`Benchmark`]): As for [`Evaluator`].
         trained_classes (sequence of `str`, *optional*): The class names of a trained head; zero-shot heads without.
         knn (`bool`, *optional*, defaults to `False`): Whether there is a bank for the score `knn`.
+
+    Returns:
+        `list[str]`: The keys.
 
     Raises:
         ValueError: If the benchmarks cannot be evaluated together.
@@ -117,7 +123,7 @@ def metric_names(
 
 def resolve_metric(name: str, available: Sequence[str], option: str = "metric_for_best_model") -> str:
     """
-    The metric that a name means.
+    Find the metric that a name means.
 
     Args:
         name (`str`): `noto/ece`, `eval_noto/ece`, or a part from the end, such as `ece`, that only one metric has.

@@ -207,7 +207,7 @@ def score(
     temperature: float = 1.0,
 ) -> Tensor:
     """
-    One number an image, higher for images of known classes.
+    Score images: one number per image, higher for images of known classes.
 
     - `"msp"`: the largest softmax probability of `logits` (Hendrycks & Gimpel 2017, arXiv:1610.02136).
     - `"mcm"`: the largest softmax probability of `cosines`, without the logit scale (maximum concept matching, Ming et
@@ -264,7 +264,7 @@ def detection_metrics(
     id_scores: Tensor | np.ndarray | Sequence[float], open_set_scores: Tensor | np.ndarray | Sequence[float]
 ) -> dict[str, float]:
     """
-    How well a score tells in-distribution images (positive, higher) from images of unseen classes.
+    Measure how well a score tells in-distribution images (positive, higher) from images of unseen classes.
 
     Args:
         id_scores (`torch.Tensor`, array or list of shape `(n,)`): Scores of the images of known classes. Give all of
@@ -296,7 +296,7 @@ def detection_metrics(
 
 def threshold_at_recall(id_scores: Tensor | np.ndarray | Sequence[float], recall: float = RECALL) -> float:
     """
-    The highest threshold that accepts (score >= threshold) at least a share `recall` of the ID images.
+    Find the highest threshold that accepts (score >= threshold) at least a share `recall` of the ID images.
 
     Args:
         id_scores (`torch.Tensor`, array or list of shape `(n,)`): Scores of ID images.
@@ -333,14 +333,15 @@ def open_set_results(
     scores: Scores, *, known: str, correct: Tensor, shifts: Sequence[str], open_sets: Sequence[str]
 ) -> dict[str, dict]:
     """
-    The part `open_set` of an [`EvaluationReport`].
+    Compute the part `open_set` of an [`EvaluationReport`].
 
     Args:
-        scores: Of each data set and score one number an image, higher for known classes, all from one head.
+        scores (`Mapping[str, Mapping[str, torch.Tensor]]`): By data set and score one number per image, higher for known
+            classes, all from one head.
         known (`str`): The in-distribution set.
-        correct (`torch.Tensor` of shape `(n,)`): Of its images, 0/1: was the prediction right.
-        shifts: The shifted sets, whose classes are known too.
-        open_sets: The sets of unseen classes.
+        correct (`torch.Tensor` of shape `(n,)`): 0/1 for each of its images, whether the prediction is right.
+        shifts (`Sequence[str]`): The shifted sets, whose classes are known too.
+        open_sets (`Sequence[str]`): The sets of unseen classes.
 
     Returns:
         `dict`: By open set `{"n", "id", "scores"}`. `scores` holds of each score the six numbers of
@@ -377,13 +378,13 @@ def _shift_metrics(shifted: Tensor, unseen: Tensor, threshold: float) -> dict[st
 
 
 def shift_mean(row: Mapping) -> dict[str, float]:
-    """Plain mean over the shifts of what one score gives for each of them; empty without shifts."""
+    """Average the numbers of a score over the shifts in its `row` of the results; empty without shifts."""
     values = list(row["shifts"].values())
     return {key: sum(value[key] for value in values) / len(values) for key in SHIFT_METRICS} if values else {}
 
 
 def open_set_metrics(results: Mapping[str, Mapping] | None) -> dict[str, float]:
-    """Flat keys: `open_set/<open set>/<score>/auroc` and `/fpr95`, `open_set/<open set>/<score>/<shift>/auroc`."""
+    """Return `results` by `open_set/<open set>/<score>/auroc` and `/fpr95`, and `open_set/<open set>/<score>/<shift>/auroc`."""
     flat = {}
     for name, result in (results or {}).items():
         for score, row in result["scores"].items():
@@ -395,12 +396,18 @@ def open_set_metrics(results: Mapping[str, Mapping] | None) -> dict[str, float]:
 
 def as_floats(values: Tensor | np.ndarray | Sequence, what: str, shape: str) -> Tensor:
     """
-    Float64 on the CPU, or a ValueError that says why not.
+    Convert numbers to float64 on the CPU.
 
     Args:
-        values: Tensor, array or list.
-        what (`str`): Its name in messages.
+        values (`torch.Tensor`, array or list): The numbers.
+        what (`str`): Their name in messages.
         shape (`str`): The shape in words, such as `"(images, classes)"`; its number of entries is required.
+
+    Returns:
+        `torch.Tensor`: The same numbers.
+
+    Raises:
+        ValueError: If they are empty, not finite, or not of that shape.
     """
     # Through numpy, because torch would round a list of Python's floats to float32.
     values = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

@@ -37,7 +37,7 @@ class DatasetResult:
     Attributes:
         name (`str`): Name of the benchmark.
         role (`str`): `id`, `shift`, `validation` or `train`.
-        n, n_classes (`int`): Images that were read, and classes between which was chosen.
+        n, n_classes (`int`): Images that were read, and classes that were chosen between.
         accuracy, accuracy_se (`float`): Top-1 accuracy.
         ece, ece_se (`float`): Top-label expected calibration error of the whole set.
         ece_noise_floor (`float`): The ECE that a perfectly calibrated model with these confidences would show.
@@ -117,8 +117,11 @@ class EvaluationReport:
 
     def metrics(self) -> dict[str, float]:
         """
-        All numbers under flat keys: `<dataset>/accuracy`, `shift_mean/ece`, `spectrum/smallest_singular_value`,
-        `open_set/<open set>/energy/auroc`, `open_set/<open set>/energy/<shift>/auroc`, ...
+        Return all numbers under flat keys.
+
+        Returns:
+            `dict[str, float]`: By `<dataset>/accuracy`, `shift_mean/ece`, `spectrum/smallest_singular_value`,
+            `open_set/<open set>/energy/auroc`, `open_set/<open set>/energy/<shift>/auroc`, ...
         """
         flat = {
             f"{name}/{key}": getattr(result, key) for name, result in self.results.items() for key in DATASET_METRICS
@@ -130,8 +133,9 @@ class EvaluationReport:
 
     def table(self, baseline: EvaluationReport | None = None, width: int = 100) -> str:
         """
-        A table for the terminal, with the in-distribution sets first, then the shifts and their mean; below it, if there
-        were sets of unseen classes, a table "known or unknown" for each.
+        Lay out a table for the terminal: in-distribution sets first, then the shifts and their mean.
+
+        Below it, there is a table "known or unknown" for each set of unseen classes.
 
         Args:
             baseline ([`EvaluationReport`], *optional*): Another model on the same data, shown as before -> after.
@@ -148,13 +152,13 @@ class EvaluationReport:
         return terminal_table(self, baseline, width)
 
     def markdown(self, baseline: EvaluationReport | None = None) -> str:
-        """The same tables in markdown. Arguments and errors as `table`."""
+        """Lay out the same tables in markdown; `baseline` and errors as for `table`."""
         from .tables import markdown_table
 
         return markdown_table(self, baseline)
 
     def to_dict(self) -> dict:
-        """The report as JSON types, the mean over the shifts included."""
+        """Return the report as JSON types, including the mean over the shifts."""
         return {
             "model": self.model,
             "results": {name: _packed(asdict(result)) for name, result in self.results.items()},
@@ -168,8 +172,14 @@ class EvaluationReport:
     @classmethod
     def from_dict(cls, values: dict) -> EvaluationReport:
         """
-        The inverse of `to_dict`; `open_set`, and of a result `head_classes`, `source` and `unreadable`, may be missing, as
-        reports once had none.
+        Restore what `to_dict` returned.
+
+        Args:
+            values (`dict`): The report as JSON types. `open_set`, and `head_classes`, `source` and `unreadable` of a result,
+                may be missing, as in older reports.
+
+        Returns:
+            [`EvaluationReport`]: The report.
 
         Raises:
             ValueError: If a field is missing, is unknown, cannot be what it is called (see `check_report`), or a result is
@@ -192,13 +202,19 @@ class EvaluationReport:
         return cls(**{**given, "results": {name: DatasetResult(**row) for name, row in results.items()}})
 
     def save_json(self, path: str | Path) -> Path:
-        """Write this report alone; `save_reports` keeps several in one file."""
+        """Write this report alone to `path` and return it as a `Path`; `save_reports` keeps several in one file."""
         return save_reports(path, [self])
 
     @classmethod
     def load_json(cls, path: str | Path) -> EvaluationReport:
         """
         Read a file that holds one report.
+
+        Args:
+            path (`str` or `Path`): The file.
+
+        Returns:
+            [`EvaluationReport`]: The report.
 
         Raises:
             OSError: If there is no such file.
@@ -212,9 +228,13 @@ class EvaluationReport:
 
 def save_reports(path: str | Path, reports: Iterable[EvaluationReport]) -> Path:
     """
-    Write reports as `{"format": 1, "reports": [...], "findings": [...]}`; folders are made as needed.
+    Write reports as `{"format": 1, "reports": [...], "findings": [...]}`; folders are created as needed.
 
-    The findings are what a reader must know of the last report beside the one before it (see `findings.sentences`).
+    The findings are what a reader must know about the last report beside the one before it (see `findings.sentences`).
+
+    Args:
+        path (`str` or `Path`): The file.
+        reports (`Iterable[EvaluationReport]`): The reports, the model itself last.
 
     Returns:
         `Path`: The file.
@@ -240,9 +260,15 @@ def load_reports(path: str | Path) -> list[EvaluationReport]:
     """
     Read the reports that `save_reports` or `EvaluationReport.save_json` wrote.
 
+    Args:
+        path (`str` or `Path`): The file.
+
+    Returns:
+        `list[EvaluationReport]`: The reports, in the order of the file.
+
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is not JSON, of another format, or a value in it cannot be what it is called.
+        ValueError: If it is not JSON or has another format, or a value in it cannot be what it is called.
     """
     path = Path(path)
     if not path.is_file():
@@ -265,7 +291,7 @@ def load_reports(path: str | Path) -> list[EvaluationReport]:
 
 
 def _packed(row: dict) -> dict:
-    """A result with its draws as texts, which an indented file shows in a line each."""
+    """Return a result with its draws as texts, each of which takes one line of an indented file."""
     if row["draws"] is not None:
         row["draws"] = {key: " ".join(map(repr, values)) for key, values in row["draws"].items()}
     return row

@@ -15,10 +15,10 @@ CHUNK_ELEMENTS = 2_000_000
 
 def ece_noise_floor(confidence: Tensor, n_bins: int = 15, draws: int = 200, seed: int = 0) -> float:
     """
-    The ECE that a perfectly calibrated model with these confidences would still show on this number of images.
+    Estimate the ECE that a perfectly calibrated model with these confidences would still show on this number of images.
 
     In each draw every image is right with a probability of its confidence; the errors of the draws are averaged. An ECE
-    near its floor is no evidence of miscalibration.
+    near its floor is not evidence of miscalibration.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
@@ -47,37 +47,27 @@ def ece_noise_floor(confidence: Tensor, n_bins: int = 15, draws: int = 200, seed
 
 
 def bootstrap_standard_error(
-    confidence: Tensor,
-    correct: Tensor,
-    nll: Tensor | None = None,
-    brier: Tensor | None = None,
-    *,
-    n_bins: int = 15,
-    draws: int = 1000,
-    seed: int = 0,
+    confidence: Tensor, correct: Tensor, *values: Tensor | None, **options
 ) -> dict[str, float]:
     """
-    Standard errors from resampling the images with replacement (Efron 1979), all metrics on the same draws.
+    Compute standard errors from resampling the images with replacement (Efron 1979), all metrics on the same draws.
 
     They cover the choice of the test images only: neither the choice of the classes nor the seed of a training run.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
-        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, was the prediction right.
-        nll (`torch.Tensor` of shape `(n,)`, *optional*): Negative log-likelihood of each image.
-        brier (`torch.Tensor` of shape `(n,)`, *optional*): Brier score of each image.
-        n_bins (`int`, *optional*, defaults to 15): Bins of the ECE.
-        draws (`int`, *optional*, defaults to 1000): Bootstrap samples.
-        seed (`int`, *optional*, defaults to 0): Seed of numpy's generator.
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, whether the prediction is right.
+        values (`torch.Tensor`, *optional*), options (*optional*): `nll` and `brier`, and the settings, of
+            [`~evaluation.resampling.bootstrap_draws`].
 
     Returns:
         `dict[str, float]`: The standard deviation over the draws of `accuracy`, `ece` and, where given, `nll`, `brier`.
 
     Raises:
-        ValueError: As `reliability_bins`, if `draws` is below 2, or if `nll` or `brier` are not n finite numbers.
+        ValueError: As `bootstrap_draws`.
     """
-    samples = bootstrap_draws(confidence, correct, nll, brier, n_bins=n_bins, draws=draws, seed=seed)
-    return {name: float(values.std(ddof=1)) for name, values in samples.items()}
+    samples = bootstrap_draws(confidence, correct, *values, **options)
+    return {name: float(draws.std(ddof=1)) for name, draws in samples.items()}
 
 
 def bootstrap_draws(
@@ -91,13 +81,25 @@ def bootstrap_draws(
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """
-    The metrics in each bootstrap sample; arguments and errors as `bootstrap_standard_error`.
+    Compute the metrics in each bootstrap sample.
 
     With the same seed and the same number of images two models get the same samples, so the differences of their draws
     are those of a paired bootstrap.
 
+    Args:
+        confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
+        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, whether the prediction is right.
+        nll (`torch.Tensor` of shape `(n,)`, *optional*): Negative log-likelihood of each image.
+        brier (`torch.Tensor` of shape `(n,)`, *optional*): Brier score of each image.
+        n_bins (`int`, *optional*, defaults to 15): Bins of the ECE.
+        draws (`int`, *optional*, defaults to 1000): Bootstrap samples.
+        seed (`int`, *optional*, defaults to 0): Seed of numpy's generator.
+
     Returns:
         `dict[str, np.ndarray]`: float64 of shape `(draws,)` for `accuracy`, `ece` and, where given, `nll`, `brier`.
+
+    Raises:
+        ValueError: As `reliability_bins`, if `draws` is below 2, or if `nll` or `brier` are not n finite numbers.
     """
     _check_draws(draws, least=2)
     confidence, correct = check_confidence(confidence, correct)
@@ -110,7 +112,7 @@ def bootstrap_draws(
         if per_image[name].shape != (n,) or not torch.isfinite(per_image[name]).all():
             raise ValueError(
                 f"{name} of shape {tuple(per_image[name].shape)} cannot be resampled with {n} images; "
-                "give one finite number an image."
+                "give one finite number per image."
             )
     gaps = torch.zeros(n, n_bins + 1, dtype=torch.float64)
     gaps[torch.arange(n), bin_indices(confidence, n_bins)] = correct.double() - confidence

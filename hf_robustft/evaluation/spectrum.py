@@ -16,8 +16,8 @@ class EmbeddingCovariance:
     """
     Streams the covariance (centred, divided by n, float64) of embeddings in a memory of embed_dim squared.
 
-    Batches merge by mean and scatter (Chan, Golub & LeVeque 1983), so a mean far from the origin, as CLIP's narrow cone
-    of embeddings has it, cancels no digits. Any split into batches or processes agrees to rounding (1e-12 here).
+    Batches merge by mean and scatter (Chan, Golub & LeVeque 1983), so no digits cancel where the mean is far from the
+    origin, as in CLIP's narrow cone of embeddings. Any split into batches or processes agrees to rounding (1e-12 here).
 
     Args:
         dim (`int`): Dimension of the embeddings.
@@ -60,13 +60,21 @@ class EmbeddingCovariance:
         self.merge_moments(len(batch), mean, centred.t() @ centred)
 
     def merge(self, other: EmbeddingCovariance) -> None:
-        """Add what another accumulator of the same dimension has seen. Raises ValueError if the dimensions differ."""
+        """
+        Add what another accumulator has seen.
+
+        Args:
+            other ([`EmbeddingCovariance`]): Of the same dimension.
+
+        Raises:
+            ValueError: If the dimensions differ.
+        """
         if other.dim != self.dim:
             raise ValueError(f"Covariances of dimension {self.dim} and {other.dim} cannot be merged.")
         self.merge_moments(other.n, other.mean, other.scatter)
 
     def merge_moments(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        """Add n embeddings of a known mean `(embed_dim,)` and scatter, n times the covariance, in float64."""
+        """Add `n` embeddings with a `mean` of shape `(embed_dim,)` and a `scatter`, n times the covariance, in float64."""
         total = self.n + n
         if total == 0:
             return
@@ -76,18 +84,28 @@ class EmbeddingCovariance:
         self.n = total
 
     def covariance(self) -> Tensor:
-        """The centred covariance, `(embed_dim, embed_dim)` float64, divided by n. Raises ValueError without images."""
+        """
+        Return the centred covariance of the embeddings so far, divided by n.
+
+        Returns:
+            `torch.Tensor` of shape `(embed_dim, embed_dim)`: In float64.
+
+        Raises:
+            ValueError: If there were no embeddings.
+        """
         if self.n == 0:
             raise ValueError("No embeddings were added, so there is no covariance; call update() first.")
         return self.scatter / self.n
 
     def singular_values(self) -> Tensor:
-        """Singular values of the covariance, `(embed_dim,)` float64, descending."""
+        """Return the singular values of the covariance, `(embed_dim,)` float64, descending."""
         # For a symmetric positive semi-definite matrix they are the eigenvalues; a rounding below zero is one of zero.
         return torch.linalg.eigvalsh(self.covariance()).clamp(min=0).flip(0)
 
     def summary(self) -> dict:
         """
+        Summarise the spectrum.
+
         Returns:
             `dict`: `smallest_singular_value`, `largest_singular_value`, `n`, `dimension`, and `note`: `None`, or that n
             is too small for a smallest singular value other than zero.
@@ -107,7 +125,7 @@ class EmbeddingCovariance:
 
 def smallest_singular_value(image_embeds: Tensor) -> float:
     """
-    Smallest singular value of the centred covariance (divided by n, float64) of the embeddings of a whole set.
+    Compute the smallest singular value of the centred covariance (divided by n, float64) of the embeddings of a set.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(n, embed_dim)`): Of unit norm for CaRot's quantity. With n no larger

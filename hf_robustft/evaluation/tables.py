@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -23,7 +25,7 @@ OPEN_SET_HEADER = ("score", "ID AUROC %", "ID FPR95 %", "shifts AUROC %", "shift
 
 @dataclass
 class Row:
-    """A line of the table: label, number of images, and per metric (this model, difference or `""`)."""
+    """A line of the table: `label`, number of `images`, and per metric a cell (this model, difference or `""`)."""
 
     label: str
     images: str
@@ -32,28 +34,40 @@ class Row:
 
 
 def ordered(report: EvaluationReport) -> list[DatasetResult]:
-    """The results in the order of every table and figure: in-distribution, shifts, validation, train."""
+    """Return the results of a `report` in the order of every table and figure: ID, shifts, validation, train."""
     return sorted(report.results.values(), key=lambda result: ROLE_ORDER.index(result.role))
 
 
 def label(result: DatasetResult) -> str:
-    """The name of a data set, with its role where it is no shift."""
+    """Return the name of the data set of a `result`, with its role unless it is a shift."""
     if result.role in ("shift", result.name):
         return result.name
     return f"{result.name} ({'ID' if result.role == 'id' else result.role})"
 
 
 def table_rows(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Row]:
-    """The rows that both tables show. Raises ValueError if the baseline was measured on other data."""
+    """
+    Return the rows that both tables show.
+
+    Args:
+        report ([`EvaluationReport`]): The model.
+        baseline ([`EvaluationReport`], *optional*): The model it is compared with.
+
+    Returns:
+        `list[Row]`: The data sets, with the mean over the shifts after the last of them.
+
+    Raises:
+        ValueError: If the baseline was measured on different data.
+    """
     if baseline is not None:
         check_same_data(report, baseline)
     rows = []
     for result in ordered(report):
         before = None if baseline is None else baseline.results.get(result.name)
-        rows.append(Row(label(result), f"{result.n:,}", _cells(_values(result), before and _values(before), baseline)))
+        rows.append(Row(label(result), f"{result.n:,}", _cells(vars(result), before and vars(before), baseline)))
     if report.shifts:
         before = None
-        if baseline is not None and {r.name for r in report.shifts} == {r.name for r in baseline.shifts}:
+        if same_shifts(report, baseline):
             before = baseline.shift_mean
         name = "mean of 1 shift" if len(report.shifts) == 1 else f"mean of {len(report.shifts)} shifts"
         mean = Row(name, "", _cells(report.shift_mean, before, baseline), is_mean=True)
@@ -62,8 +76,21 @@ def table_rows(report: EvaluationReport, baseline: EvaluationReport | None) -> l
     return rows
 
 
+def same_shifts(report: EvaluationReport, baseline: EvaluationReport | None) -> bool:
+    """Return whether the means over shifts of `report` and `baseline` are means over the same sets."""
+    return baseline is not None and {r.name for r in report.shifts} == {r.name for r in baseline.shifts}
+
+
 def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> None:
-    """Raises ValueError unless the two reports share a data set and agree in the size of those that they share."""
+    """
+    Refuse to compare models that were measured on different data.
+
+    Args:
+        report ([`EvaluationReport`]), baseline ([`EvaluationReport`]): The two models.
+
+    Raises:
+        ValueError: If the reports share no data set, or differ in the size of one that they share.
+    """
     shared = [name for name in report.results if name in baseline.results]
     if not shared:
         raise ValueError(
@@ -82,18 +109,18 @@ def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> Non
 
 
 def notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[str]:
-    """What a reader of either table must know: conventions, heads and the spectrum."""
+    """Return what a reader of the tables of `report` and `baseline` must know: conventions, heads and the spectrum."""
     lines = []
     if baseline is not None:
         lines.append(
-            f"Each cell: {baseline.model}{ARROW}{report.model}, and the difference; ± and brackets are of {report.model}."
+            f"Each cell: {baseline.model}{ARROW}{report.model}, and the difference; ± and brackets belong to {report.model}."
         )
     n_bins, draws = report.settings.get("n_bins"), report.settings.get("bootstrap_draws")
     bins = f"{n_bins} equal-width bins over the whole set; " if n_bins else ""
     lines.append(
         f"ECE: {bins}in brackets its noise floor, the ECE of a perfectly calibrated model with the same confidences. "
         f"±: one bootstrap standard error{f' ({draws} draws)' if draws else ''}, from the choice of images alone. "
-        "NLL in nats; Brier summed over classes, 0 to 2."
+        "NLL in nats; Brier score summed over classes, from 0 to 2."
     )
     heads = [_head_text(item) for item in (baseline, report) if item is not None]
     lines.append(f"Head: {heads[0]}." if len(set(heads)) == 1 else f"Heads: {ARROW.join(heads)}.")
@@ -153,7 +180,7 @@ def _head_text(report: EvaluationReport) -> str:
 
 
 def open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, name: str) -> list[Row]:
-    """The rows of the table on one set of unseen classes: a score each, with the columns of `OPEN_SET_HEADER`."""
+    """Return the rows of the table on the open set `name`: one per score, with the columns of `OPEN_SET_HEADER`."""
     result = report.open_set[name]
     before = ((baseline and baseline.open_set) or {}).get(name)
     if before is not None and before["id"] != result["id"]:
@@ -165,14 +192,14 @@ def open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, n
 
 
 def open_set_title(report: EvaluationReport, name: str) -> str:
-    """What a table on unseen classes compares."""
+    """Return what the table of `report` on the open set `name` compares."""
     result = report.open_set[name]
     known = report.results[result["id"]]
     return f"known or unknown: {known.name} ({known.n:,} images) against {name} ({result['n']:,} of unseen classes)"
 
 
 def open_set_notes(report: EvaluationReport) -> list[str]:
-    """What a reader of these tables must know: the direction of every number, and which sets were compared."""
+    """Return what a reader of these tables of `report` must know: which way numbers are better, which sets were compared."""
     lines = [
         "AUROC: how often an image of a known class scores higher than one of an unseen class; higher is better, 50 % is "
         f"chance. {FPR_CONVENTION}"
@@ -196,7 +223,7 @@ def open_set_notes(report: EvaluationReport) -> list[str]:
 
 
 def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None = None, width: int = 100) -> str:
-    """See [`EvaluationReport.table`]."""
+    """Return the tables of `report`, beside `baseline`, for a terminal of `width` columns: see [`EvaluationReport.table`]."""
     # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
     header = HEADER if baseline is None else (HEADER[0], *HEADER[2:])
     lines = [*notes(report, baseline), *sentences(report, baseline)]
@@ -227,7 +254,7 @@ def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None =
 
 
 def markdown_table(report: EvaluationReport, baseline: EvaluationReport | None = None) -> str:
-    """See [`EvaluationReport.markdown`]."""
+    """Return the tables of `report`, beside `baseline`, in markdown: see [`EvaluationReport.markdown`]."""
     lines = [*notes(report, baseline), *sentences(report, baseline)]
     parts = [_markdown(HEADER, table_rows(report, baseline), counts=True), _markdown_notes(lines)]
     for name in report.open_set or ():
@@ -277,15 +304,11 @@ def _title(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
     return report.model if baseline is None else f"{baseline.model}{ARROW}{report.model}"
 
 
-def _values(result: DatasetResult) -> dict:
-    keys = ("accuracy", "accuracy_se", "ece", "ece_noise_floor", "nll", "brier")
-    return {key: getattr(result, key) for key in keys}
-
-
-def _texts(values: dict) -> list[str]:
+def metric_texts(values: Mapping[str, Any], plus_minus: str = " ±") -> list[str]:
+    """Return accuracy, ECE, NLL and Brier among `values` as cells, with error and noise floor where they are known."""
     se, floor = values.get("accuracy_se"), values.get("ece_noise_floor")
     return [
-        f"{100 * values['accuracy']:.1f}" + ("" if se is None else f" ±{100 * se:.1f}"),
+        f"{100 * values['accuracy']:.1f}" + ("" if se is None else f"{plus_minus}{100 * se:.1f}"),
         f"{100 * values['ece']:.1f}" + ("" if floor is None else f" ({100 * floor:.1f})"),
         f"{values['nll']:.3f}",
         f"{values['brier']:.3f}",
@@ -293,7 +316,7 @@ def _texts(values: dict) -> list[str]:
 
 
 def _cells(values: dict, before: dict | None, baseline: EvaluationReport | None) -> list[tuple[str, str]]:
-    texts = _texts(values)
+    texts = metric_texts(values)
     if baseline is None:
         return [(text, "") for text in texts]
     if before is None:
@@ -301,7 +324,7 @@ def _cells(values: dict, before: dict | None, baseline: EvaluationReport | None)
     units = (("accuracy", "{:+.1f}", 100), ("ece", "{:+.1f}", 100), ("nll", "{:+.3f}", 1), ("brier", "{:+.3f}", 1))
     differences = [form.format(scale * (values[key] - before[key])) for key, form, scale in units]
     # With error and floor of the second model alone the table fits in 100 columns with the longest name at hand.
-    plain = _texts({key: before[key] for key, _, _ in units})
+    plain = metric_texts({key: before[key] for key, _, _ in units})
     return [(f"{old}{ARROW}{new}", difference) for old, new, difference in zip(plain, texts, differences, strict=True)]
 
 

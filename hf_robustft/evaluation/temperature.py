@@ -24,7 +24,7 @@ class TemperatureScaling:
     """
     Calibrated probabilities `softmax(logits / T)` (Guo et al. 2017, arXiv:1706.04599).
 
-    T > 1 makes a model less confident, T < 1 more; the predicted classes stay.
+    T > 1 makes a model less confident, T < 1 more confident; the predicted classes stay the same.
 
     Args:
         temperature (`float`, *optional*, defaults to 1.0): T, by which logits are divided.
@@ -34,7 +34,7 @@ class TemperatureScaling:
         folded (`float`): The temperature that `fold_into` has put into the model's weights; 1 if none.
         n (`int`, *optional*): Validation images of the fit.
         nll_before, nll_after (`float`, *optional*): Their mean negative log-likelihood at T = 1 and at the fitted T.
-        record (`dict[str, Any]`): Further JSON values that are stored along, such as the name of the set of the fit.
+        record (`dict[str, Any]`): Further JSON values that are stored too, such as the name of the set of the fit.
 
     Raises:
         ValueError: If the temperature is not a positive number.
@@ -59,19 +59,19 @@ class TemperatureScaling:
 
         The likelihood is convex in 1/T, so the root of its derivative, bracketed and found to the last digits in
         float64, is the only minimum. L-BFGS, the usual choice, finds the same number if it is run in 1/T, in float64 and
-        with tolerances far below its defaults; the bracket needs none of these settings, cannot stop early, and tells
+        with tolerances far below its defaults; the bracket needs none of these settings, cannot stop early, and reports
         when there is no minimum at all, where a descent would run off to 0 or infinity and return what it had.
 
         Args:
-            logits (`torch.Tensor` of shape `(n, classes)`): Of in-distribution validation images. Of test images they
-                would make the test optimistic.
+            logits (`torch.Tensor` of shape `(n, classes)`): Logits of in-distribution validation images; those of test
+                images would make the test optimistic.
             labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
 
         Returns:
             [`TemperatureScaling`]: Itself.
 
         Raises:
-            ValueError: If the shapes disagree, a label is no class, a logit is not finite, or there is no minimum:
+            ValueError: If the shapes disagree, a label is not a class, a logit is not finite, or there is no minimum:
                 every label has the largest logit (T would be 0), or the logits favour the labels no more than chance
                 does (T would be infinite).
         """
@@ -82,7 +82,7 @@ class TemperatureScaling:
         gaps = gaps / unit
 
         def slope(inverse: float) -> float:
-            """Derivative of the mean negative log-likelihood by the inverse temperature; it never falls."""
+            """Return the derivative of the mean negative log-likelihood by the inverse temperature; it never falls."""
             return ((inverse * gaps).softmax(dim=1) * gaps).sum(dim=1).mean().item()
 
         if slope(0.0) >= 0:
@@ -107,11 +107,11 @@ class TemperatureScaling:
         return self
 
     def apply(self, logits: Tensor) -> Tensor:
-        """`logits / T`, in the dtype and on the device of `logits`."""
+        """Return `logits / T`, in the dtype and on the device of `logits`."""
         return logits / self.temperature
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """`softmax(logits / T)` over the last dimension, in float64 on the CPU."""
+        """Return `softmax(logits / T)` over the last dimension, in float64 on the CPU."""
         return (logits.detach().cpu().double() / self.temperature).softmax(dim=-1)
 
     @torch.no_grad()
@@ -123,9 +123,9 @@ class TemperatureScaling:
         logits or energies moves with it: use `fold_temperature` where there is a detector.
 
         Args:
-            model: A `CLIPModel`, possibly wrapped; changed in place.
-            head ([`ZeroShotHead`], *optional*): A head that was made or trained with the model; its weight and bias
-                are divided by T in place. A zero-shot head that is built afterwards has T in it already.
+            model (`CLIPModel`): The model, possibly wrapped; changed in place.
+            head ([`ZeroShotHead`], *optional*): A head that was built or trained with the model; its weight and bias
+                are divided by T in place. A zero-shot head that is built afterwards already contains T.
 
         Raises:
             ValueError: If the dtype of the logit scale or head is too coarse to hold the product (bfloat16 and float16
@@ -151,7 +151,7 @@ class TemperatureScaling:
         self.temperature = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON values, for the part `temperature` of `robustft.json`: the attributes that are set."""
+        """Return the attributes that are set as JSON values, for the part `temperature` of `robustft.json`."""
         facts = {"temperature": self.temperature, "folded": self.folded}
         if self.n is not None:
             facts |= {"n": self.n, "nll_before": self.nll_before, "nll_after": self.nll_after}
@@ -160,7 +160,13 @@ class TemperatureScaling:
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> TemperatureScaling:
         """
-        What `to_dict` gave.
+        Restore what `to_dict` returned.
+
+        Args:
+            facts (`Mapping[str, Any]`): The part `temperature` of `robustft.json`.
+
+        Returns:
+            [`TemperatureScaling`]: The temperature.
 
         Raises:
             ValueError: If there is no temperature among the facts, or it is not a positive number.

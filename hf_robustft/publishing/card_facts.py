@@ -11,7 +11,7 @@ from typing import Any
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
-from hf_robustft.publishing.model_index import is_hub_id, on_hub
+from hf_robustft.publishing.eval_results import is_hub_id, on_hub
 from hf_robustft.publishing.text import one_line, public_command, public_settings, public_text, public_value
 
 PART = "card"

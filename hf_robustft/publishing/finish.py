@@ -19,7 +19,7 @@ from hf_robustft.modeling.metadata import update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing import eval_results
 from hf_robustft.publishing.card_file import CARD_FILE, is_untouched
-from hf_robustft.publishing.card_pictures import draw_pictures
+from hf_robustft.publishing.card_sections import draw_pictures
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, MODEL_FILES, replacing, settle

@@ -19,26 +19,24 @@ from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import load_reports
-from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
 from hf_robustft.modeling.checkpoint import load_processor
 from hf_robustft.modeling.checkpoint_check import check_checkpoint
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.modeling.weight_files import opened
 from hf_robustft.modeling.zero_shot import HEAD_FILE
 from hf_robustft.publishing.card_file import CARD_FILE, is_generated
-from hf_robustft.publishing.run_folder import has_trained_head
-
-INDEX_FILE = "model.safetensors.index.json"
-_RESULTS = "evaluation.json"
-#: What a loaded model depends on. Of these the repository keeps none that the folder does not have.
-MODEL_FILES = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE, METADATA_FILE, HEAD_FILE, ADAPTERS_FILE)
-#: What else is published. Optimizer states, logs, pickled arguments and checkpoints of the run are not.
-OTHER_FILES = (
-    *("config.json", "generation_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"),
-    *(CARD_FILE, "LICENSE*", _RESULTS, ".eval_results/*.yaml"),
+from hf_robustft.publishing.run_folder import (
+    CONFIG_FILES,
+    EVALUATION_FILE,
+    INDEX_FILE,
+    WEIGHT_FILES,
+    has_trained_head,
 )
+
+#: What a loaded model depends on. Of these the repository keeps none that the folder does not have.
+MODEL_FILES = (*WEIGHT_FILES, METADATA_FILE)
+#: What else is published. Optimizer states, logs, pickled arguments and checkpoints of the run are not.
+OTHER_FILES = (*CONFIG_FILES, CARD_FILE, "LICENSE*", EVALUATION_FILE, ".eval_results/*.yaml")
 _PICTURE = re.compile(r"(?:\]\(|src=[\"'])(?!\w+:|/|#)([^)\s\"']+\.(?:png|svg|jpe?g|webp|gif))", re.IGNORECASE)
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
 _SHORTEST_SECRET = 8
@@ -142,7 +140,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)
-        elif name == _RESULTS:
+        elif name == EVALUATION_FILE:
             load_reports(path)
         elif name.endswith(".json"):
             _read_json(path)
@@ -197,7 +195,11 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
     if missing:
         raise FileNotFoundError(f"The card in {folder} shows {missing[0]}, which is missing; write the card again.")
     card = files[CARD_FILE]
-    if METADATA_FILE not in files and is_generated(card) and METADATA_FILE in card.read_text("utf-8", errors="replace"):
+    if (
+        METADATA_FILE not in files
+        and is_generated(card)
+        and METADATA_FILE in card.read_text("utf-8", errors="replace")
+    ):
         raise FileNotFoundError(
             f"The card in {folder} refers to {METADATA_FILE}, which is missing; copy it from the folder of the run, or write "
             "the card again with `write_model_card`."

@@ -13,9 +13,9 @@ from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.publishing import snippets, verdict
 from hf_robustft.publishing.card_facts import SetFacts
+from hf_robustft.publishing.card_file import SCORES_FILE
 from hf_robustft.publishing.text import code_span, markdown_text, public_text
 
-SCORES_FILE = "scores.png"
 HEADER = ("Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %")
 
 _INTRODUCTION = (
@@ -158,7 +158,8 @@ def _details(score: str, values: Mapping[str, Any], known: str) -> list[str]:
 def _conventions(report: EvaluationReport) -> str:
     scores = list(dict.fromkeys(score for facts in report.open_set.values() for score in facts["scores"]))
     words = "; ".join(
-        f"{code_span(score)} is {SCORES[score].words if score in SCORES else 'a score of your own'}" for score in scores
+        f"{code_span(score)} is {SCORES[score].words if score in SCORES else 'a score of your own'}"
+        for score in scores
     )
     lines = [
         # A list right after another list would become one with it, with gaps between all its lines.

@@ -32,11 +32,9 @@ from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json, upd
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.card_facts import CardFacts
 from hf_robustft.publishing.card_file import CARD_FILE
-from hf_robustft.publishing.card_pictures import draw_pictures
-from hf_robustft.publishing.folder_change import changing, restore
+from hf_robustft.publishing.card_sections import FOLDED_SINCE, draw_pictures
 from hf_robustft.publishing.model_card import refresh_model_card
-from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, has_trained_head, settle
-from hf_robustft.publishing.temperature_section import FOLDED_SINCE
+from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, changing, has_trained_head, restore, settle
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6

@@ -7,6 +7,7 @@ import math
 
 from hf_robustft.evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, sentences
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
+from hf_robustft.evaluation.tables import same_shifts
 from hf_robustft.publishing.text import code_span, markdown_text, public_value
 
 
@@ -158,11 +159,6 @@ def _mean_before(report: EvaluationReport, baseline: EvaluationReport | None) ->
     if not same_shifts(report, baseline):
         return ""
     return f" ({model_name(baseline)}: {percent(baseline.shift_mean['accuracy'])})"
-
-
-def same_shifts(report: EvaluationReport, baseline: EvaluationReport | None) -> bool:
-    """Whether the two means over shifts are means over the same sets."""
-    return baseline is not None and {r.name for r in report.shifts} == {r.name for r in baseline.shifts}
 
 
 def _shift_words(shifts: list[DatasetResult]) -> str:

@@ -20,14 +20,13 @@ from transformers.utils import PushInProgress
 from ..data.benchmarks import Benchmark
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
-from ..publishing.card_pictures import draw_pictures
+from ..publishing.card_sections import draw_pictures
 from ..publishing.folder import check_secrets, leaves, pictures
 from ..publishing.hardware import describe_hardware
-from ..publishing.hub import Publication, open_repository, publish
+from ..publishing.hub import Publication, open_repository, publish, summary, with_retries
 from ..publishing.metadata import METADATA_FILE, write_robustft_json
 from ..publishing.model_card import write_model_card
 from ..publishing.progress_card import is_progress_card, write_progress_card
-from ..publishing.retrying import summary, with_retries
 from .benchmark_evaluation import as_benchmarks
 from .finishing import finish_run
 from .push_parts import changed_arguments, linked_copy, what_ran

@@ -210,11 +210,11 @@ def test_json_and_metric_keys(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda part: part.pop("n"), r"open set 'unseen' holds \['id', 'scores'\]"),
-        (lambda part: part["scores"]["msp"].pop("auroc"), "score 'msp' of open set 'unseen'"),
-        (lambda part: part["scores"]["msp"]["shifts"]["sketch"].update(x=1), "on 'sketch'"),
-        (lambda part: part["scores"]["msp"]["correct_only"].pop("auroc"), "correct_only"),
-        (lambda part: part.update(scores=[]), "scores of open set 'unseen' are no mapping"),
+        (lambda part: part.pop("n"), "open_set/unseen is .* mapping of id, n, scores"),
+        (lambda part: part["scores"]["msp"].pop("auroc"), "open_set/unseen/msp is .* aupr_in, aupr_out, auroc"),
+        (lambda part: part["scores"]["msp"]["shifts"]["sketch"].update(x=1), "open_set/unseen/msp/sketch"),
+        (lambda part: part["scores"]["msp"]["correct_only"].pop("auroc"), "open_set/unseen/msp/correct_only"),
+        (lambda part: part.update(scores=[]), "open_set/unseen/scores is"),
     ],
 )
 def test_a_part_that_is_not_ours_is_refused(change, message):
@@ -222,7 +222,7 @@ def test_a_part_that_is_not_ours_is_refused(change, message):
     change(part)
     with pytest.raises(ValueError, match=message):
         EvaluationReport.from_dict(report(open_set={"unseen": part}).to_dict())
-    with pytest.raises(ValueError, match="open_set is a list"):
+    with pytest.raises(ValueError, match=r"open_set is \[\]"):
         EvaluationReport.from_dict(report(open_set=[]).to_dict())
 
 

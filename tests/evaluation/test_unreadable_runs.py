@@ -111,7 +111,14 @@ def test_cached_features_leave_them_out(folder, tiny_clip, tmp_path, views):
 
     def cache(policy, where=None, **options):
         return cache_features(
-            tiny_clip, whole, tiny_processor(), views=views, cache_dir=where, bad_images=policy, progress=False, **options
+            tiny_clip,
+            whole,
+            tiny_processor(),
+            views=views,
+            cache_dir=where,
+            bad_images=policy,
+            progress=False,
+            **options,
         )
 
     counter = BadImages(threshold=0.2)
@@ -129,7 +136,9 @@ def test_cached_features_leave_them_out(folder, tiny_clip, tmp_path, views):
     again = BadImages(threshold=0.2)
     read = cache(again, tmp_path / "cache", batch_size=8)
     assert torch.equal(read.features, computed.features) and list(again.unreadable) == list(counter.unreadable)
-    with pytest.raises(OSError, match="13 of the 100 images of the training set 'photos' cannot be read, more than the 1 %"):
+    with pytest.raises(
+        OSError, match="13 of the 100 images of the training set 'photos' cannot be read, more than the 1 %"
+    ):
         cache(BadImages())
     with pytest.raises(OSError, match="cannot be read"):
         cache(BadImages("error"))

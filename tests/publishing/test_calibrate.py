@@ -27,10 +27,10 @@ from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing import recalibrate as module
+from hf_robustft.publishing.card_sections import worse_under_shift
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.recalibrate import recalibrate
-from hf_robustft.publishing.temperature_section import worse_under_shift
 
 PROCESSOR = tiny_processor()
 

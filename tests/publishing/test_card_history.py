@@ -3,7 +3,7 @@
 
 import math
 
-from hf_robustft.publishing.card_history import history_table, training_log
+from hf_robustft.publishing.card_sections import history_table, training_log
 
 
 def history(steps=20, every=None):

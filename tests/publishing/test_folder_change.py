@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from hf_robustft.publishing import folder_change
-from hf_robustft.publishing.folder_change import STAGE, changing, restore
+from hf_robustft.publishing import run_folder
+from hf_robustft.publishing.run_folder import CHANGE, changing, restore
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_a_failure_while_files_are_moved_puts_the_moved_ones_back(folder, monkey
     before, done, real = content(folder), [], os.replace
 
     def failing(source, target):
-        if STAGE not in str(target):
+        if CHANGE not in str(target):
             done.append(target)
             if len(done) == moves + 1:
                 raise OSError("disk full")
         real(source, target)
 
-    monkeypatch.setattr(folder_change.os, "replace", failing)
+    monkeypatch.setattr(run_folder.os, "replace", failing)
     with pytest.raises(OSError, match="disk full"), changing(folder) as copy:
         change(copy)
     assert len(done) > moves and content(folder) == before
@@ -85,15 +85,15 @@ def killed_while_moving(folder, monkeypatch):
     real, moved = os.replace, []
 
     def dying(source, target):
-        if STAGE not in str(target):
+        if CHANGE not in str(target):
             moved.append(target)
             if len(moved) == 3:
                 raise Killed
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_change.os, "replace", dying)
-        patch.setattr(folder_change, "restore", lambda *_, **__: None)
+        patch.setattr(run_folder.os, "replace", dying)
+        patch.setattr(run_folder, "restore", lambda *_, **__: None)
         with pytest.raises(Killed), changing(folder) as copy:
             change(copy)
 
@@ -101,7 +101,7 @@ def killed_while_moving(folder, monkeypatch):
 def test_a_killed_change_is_undone_by_the_next_one(folder, monkeypatch):
     before = content(folder)
     killed_while_moving(folder, monkeypatch)
-    assert content(folder) != before and (folder / STAGE).is_dir()
+    assert content(folder) != before and (folder / CHANGE).is_dir()
     with pytest.warns(UserWarning, match="had been interrupted; its files were put back"):
         restore(folder)
     assert content(folder) == before
@@ -112,7 +112,7 @@ def test_a_killed_change_is_undone_by_the_next_one(folder, monkeypatch):
 
 def test_a_change_that_was_killed_before_anything_moved_leaves_no_trace(folder):
     before = content(folder)
-    (folder / STAGE / "new").mkdir(parents=True)
-    (folder / STAGE / "new" / "a.json").write_text("half")
+    (folder / CHANGE / "new").mkdir(parents=True)
+    (folder / CHANGE / "new" / "a.json").write_text("half")
     restore(folder)
-    assert content(folder) == before and not (folder / STAGE).exists()
+    assert content(folder) == before and not (folder / CHANGE).exists()

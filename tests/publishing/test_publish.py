@@ -15,10 +15,9 @@ from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import save_reports
 from hf_robustft.publishing.card_file import write_card
 from hf_robustft.publishing.folder import check_files, chosen_files, holds_token, matches, pictures
-from hf_robustft.publishing.hub import publish
+from hf_robustft.publishing.hub import may_pass, publish, with_retries
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.progress_card import is_progress_card, write_progress_card
-from hf_robustft.publishing.retrying import may_pass, with_retries
 
 TOKEN = "hf_" + "aB3" * 10
 CARD = "---\nlicense: mit\n---\n\n# A model\n\n![](reliability.png)\n<img src='shown.svg'>\n"

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.integrations import rewrite_logs
 
 from hf_robustft import Benchmark, CaRotTrainer
-from hf_robustft.publishing.card_history import training_log
+from hf_robustft.publishing.card_sections import training_log
 
 WANTED = {
     "train/loss",

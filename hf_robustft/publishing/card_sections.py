@@ -1,0 +1,346 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The sections of a card on the results, their pictures, the temperature and the training's log."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.open_set import DEFAULT_SCORE
+from hf_robustft.evaluation.plots import plot_reliability, plot_scores, plot_shift
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.evaluation.tables import label, metric_texts, ordered, same_shifts
+from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
+from hf_robustft.publishing import verdict
+from hf_robustft.publishing.card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
+from hf_robustft.publishing.eval_results import n_bins
+from hf_robustft.publishing.text import code_span, markdown_text, public_text
+
+#: In a report's settings: the temperature that was folded into the weights after the report was measured.
+FOLDED_SINCE = "temperature_folded_since"
+#: Rows of the log, and evaluation sets in it; more would not fit a page.
+LOG_ROWS, LOG_SETS = 8, 2
+_PLAIN = {"loss": "Loss", "teacher/momentum": "Momentum", "generator/loss": "Generator", "logit_scale": "Logit scale"}
+_EVALUATED = re.compile(r"eval_(?P<name>[^/]+)/(?P<metric>accuracy|ece)")
+_SINGULAR = "eval_spectrum/smallest_singular_value"
+
+
+def results_section(
+    output_dir: Path,
+    report: EvaluationReport,
+    baseline: EvaluationReport | None,
+    names: tuple[str, str | None],
+) -> dict[str, Any]:
+    """
+    What the template says of the results.
+
+    Args:
+        output_dir: Folder of the checkpoint; pictures that lie in it are shown.
+        report, baseline: The results.
+        names: What the table calls the two models, in markdown.
+
+    Returns:
+        `dict[str, Any]`: Values by the names that the template uses.
+    """
+    results = ordered(report)
+    draws = report.settings.get("bootstrap_draws")
+    by_head: dict[str, list[str]] = {}
+    for result in results:
+        by_head.setdefault(markdown_text(result.head), []).append(markdown_text(result.name))
+    heads = [head if len(by_head) == 1 else f"{head} on {', '.join(names)}" for head, names in by_head.items()]
+    return {
+        "rows": _table_rows(report, baseline, names),
+        "draws": f" ({draws} draws)" if draws else "",
+        "n_bins": n_bins(results[0]),
+        "heads": "; ".join(heads),
+        "data_notes_of_results": _class_notes(report) + _unreadable_notes(report),
+        "logit_scale": None if report.logit_scale is None else f"{report.logit_scale:.2f}",
+        "spectrum": _spectrum(report, baseline),
+        "reliability_picture": (output_dir / RELIABILITY_FILE).is_file(),
+        "shift_picture": bool(report.shifts) and (output_dir / SHIFT_FILE).is_file(),
+        "shift_count": len(report.shifts),
+        "shift_names": ", ".join(markdown_text(result.name) for result in report.shifts),
+        "no_shift": not report.shifts,
+        "has_id": any(result.role == "id" for result in results),
+    }
+
+
+def _table_rows(
+    report: EvaluationReport, baseline: EvaluationReport | None, names: tuple[str, str | None]
+) -> list[list[str]]:
+    rows = []
+    results = ordered(report)
+    last_shift = max((index for index, result in enumerate(results) if result.role == "shift"), default=None)
+    for index, result in enumerate(results):
+        before = None if baseline is None else baseline.results.get(result.name)
+        title = markdown_text(label(result))
+        if before is not None:
+            rows.append([title, names[1], f"{before.n:,}", *metric_texts(vars(before), " ± ")])
+        rows.append(
+            ["" if before is not None else title, names[0], f"{result.n:,}", *metric_texts(vars(result), " ± ")]
+        )
+        if index == last_shift and len(report.shifts) > 1:
+            title = f"**mean of {len(report.shifts)} shifts**"
+            if same_shifts(report, baseline):
+                rows.append([title, names[1], "", *metric_texts(baseline.shift_mean)])
+                title = ""
+            rows.append([title, names[0], "", *metric_texts(report.shift_mean)])
+    return rows
+
+
+def _class_notes(report: EvaluationReport) -> list[str]:
+    """Sets whose logits are those of a larger head, projected."""
+    projected = [result for result in ordered(report) if (result.head_classes or 0) > result.n_classes]
+    return [
+        f"{markdown_text(result.name)}: of the {result.head_classes:,} classes of the head, probabilities are over the "
+        f"{result.n_classes:,} that the set knows."
+        for result in projected
+    ]
+
+
+def _unreadable_notes(report: EvaluationReport) -> list[str]:
+    found = [(result.name, result.unreadable) for result in ordered(report)]
+    found += [(name, facts.get("unreadable")) for name, facts in (report.open_set or {}).items()]
+    return [
+        f"{markdown_text(name)}: {facts['count']:,} of {facts['of']:,} images could not be read and are left out."
+        for name, facts in found
+        if facts is not None
+    ]
+
+
+def _spectrum(report: EvaluationReport, baseline: EvaluationReport | None) -> str | None:
+    if report.spectrum is None:
+        return None
+    spectrum = report.spectrum
+    before = ""
+    if baseline is not None and baseline.spectrum is not None:
+        before = f" ({verdict.model_name(baseline)}: {baseline.spectrum['smallest_singular_value']:.3e})"
+    sentence = (
+        f"Smallest singular value of the centred covariance of the unit-norm image embeddings of "
+        f"{markdown_text(spectrum['dataset'])}: {spectrum['smallest_singular_value']:.3e}{before}, "
+        f"from n = {spectrum['n']:,} images in {spectrum['dimension']} dimensions."
+    )
+    return f"{sentence} {markdown_text(spectrum['note'])}" if spectrum.get("note") else sentence
+
+
+def draw_pictures(
+    folder: str | Path,
+    reports: EvaluationReport | Sequence[EvaluationReport],
+    *,
+    scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    roles: Mapping[str, str] | None = None,
+    detector: OpenSetDetector | None = None,
+) -> list[str]:
+    """
+    Draw `reliability.png`, `shift.png` and `scores.png`, as far as the results have what they show.
+
+    An older picture that these results do not give is removed: a card would show it beside other numbers.
+
+    Args:
+        folder: Folder of the checkpoint or of the results.
+        reports ([`EvaluationReport`] or a sequence of one or two): The model, or the model before and after.
+        scores, roles (*optional*): `Evaluator.scores` and the role of each set, for `scores.png`.
+        detector ([`OpenSetDetector`], *optional*): Whose score and threshold `scores.png` shows; else the energy.
+
+    Returns:
+        `list[str]`: Names of the files written.
+    """
+    folder = Path(folder)
+    given = [reports] if isinstance(reports, EvaluationReport) else list(reports)
+    after = given[-1]
+    for name in (RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE):
+        (folder / name).unlink(missing_ok=True)
+    written = []
+    if after.results:
+        plot_reliability(given, folder / RELIABILITY_FILE)
+        written.append(RELIABILITY_FILE)
+    if after.shifts and any(result.role == "id" for result in after.results.values()):
+        plot_shift(given, folder / SHIFT_FILE)
+        written.append(SHIFT_FILE)
+    if after.open_set and scores and roles:
+        score, threshold = (DEFAULT_SCORE, None) if detector is None else (detector.score, detector.threshold)
+        plot_scores(scores, roles, folder / SCORES_FILE, score=score, threshold=threshold)
+        written.append(SCORES_FILE)
+    return written
+
+
+@dataclass(frozen=True)
+class TemperatureSection:
+    """
+    What a card says of temperature scaling; all of it is empty without any.
+
+    Attributes:
+        sentence (`str`): In markdown.
+        warning (`str`): That the results do not hold the temperature, in markdown.
+        rows (`list[list[str]]`): Table of ECE and NLL before and after, header first.
+        shifts (`str`): That the confidence under shift became worse, if it did.
+    """
+
+    sentence: str = ""
+    warning: str = ""
+    rows: tuple[list[str], ...] = ()
+    shifts: str = ""
+
+
+def temperature_section(output_dir: str | Path, report: EvaluationReport) -> TemperatureSection:
+    """
+    Gather what a card says of the temperature.
+
+    Args:
+        output_dir: Folder of the checkpoint.
+        report: The results that the card shows.
+
+    Returns:
+        [`TemperatureSection`]
+    """
+    path = Path(output_dir) / METADATA_FILE
+    facts = load_robustft_json(output_dir).get("temperature") if path.is_file() else None
+    if facts is None:
+        return TemperatureSection()
+    since = report.settings.get(FOLDED_SINCE)
+    warning = ""
+    if since is not None:
+        warning = (
+            f"**The results here, open sets and pictures included, were measured before a temperature of {since:.4g} was "
+            "folded into the logit scale.** Accuracy is the same; ECE, NLL, Brier and the open-set scores of the weights "
+            f"in this folder are others{', those below' if facts.get('sets') else ''}."
+        )
+    return TemperatureSection(
+        _temperature_sentence(facts, since is None), warning, _temperature_rows(facts), worse_under_shift(facts)
+    )
+
+
+def worse_under_shift(facts: Mapping[str, Any]) -> str:
+    """A sentence that the mean ECE over the shifts rose with the temperature; empty if it did not, or was not measured."""
+    pairs = [row["ece"] for row in facts.get("sets", {}).values() if row["role"] == "shift"]
+    if not pairs:
+        return ""
+    before, after = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    if round(after, 3) <= round(before, 3):
+        return ""
+    mean = "Mean ECE" if len(pairs) > 1 else "ECE"
+    surer = "; this one makes the model surer of everything" if facts["folded"] < 1 else ""
+    return (
+        f"{mean} under shift rose from {100 * before:.1f}% to {100 * after:.1f}%: a temperature that is right in distribution "
+        f"says nothing about shifts{surer}."
+    )
+
+
+def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
+    fit = ""
+    if facts.get("n") is not None:
+        before, after = facts["nll_before"], facts["nll_after"]
+        on = f" of {markdown_text(public_text(facts['fitted_on']))}" if facts.get("fitted_on") else ""
+        ece = ""
+        if facts.get("ece_before") is not None:
+            ece = f"; ECE {100 * facts['ece_before']:.1f}% before, {100 * facts['ece_after']:.1f}% after"
+        fit = f", fitted on {facts['n']:,} images{on} (NLL {before:.3f} before, {after:.3f} after{ece})"
+    if facts.get("test_set"):
+        fit += ", which the model was trained or measured on too, so that calibration on them looks better than it is"
+    if facts.get("folded", 1.0) != 1:
+        more = "" if facts["temperature"] == 1 else f" A further one of {facts['temperature']:.4g} is not in them."
+        times = len(facts.get("history", ()))
+        # The fit in the facts is the last one.
+        last = f" (the product of {times} fits, the last one" if times > 1 else ""
+        folded = f"The logit scale has a temperature of {facts['folded']:.4g} in it{last}{fit}{')' if last else ''}"
+        return f"{folded}; the numbers above {'include it' if included else 'do not include all of it'}.{more}"
+    return (
+        f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "
+        "pipeline divides the logits before it gives a probability. The numbers above are without it."
+    )
+
+
+def _temperature_rows(facts: Mapping[str, Any]) -> tuple[list[str], ...]:
+    rows = [
+        [
+            markdown_text(name) + (" (ID)" if row["role"] == "id" else ""),
+            f"{row['n']:,}",
+            f"{100 * row['accuracy']:.1f}",
+            *(f"{100 * value:.1f}" for value in row["ece"]),
+            *(f"{value:.3f}" for value in row["nll"]),
+        ]
+        for name, row in facts.get("sets", {}).items()
+    ]
+    header = ["Set", "Images", "Accuracy %", "ECE % before", "ECE % after", "NLL before", "NLL after"]
+    return (header, *rows) if rows else ()
+
+
+def training_log(log_history: Iterable[Mapping[str, Any]], rows: int = LOG_ROWS) -> tuple[dict[str, float], ...]:
+    """
+    The rows of a Trainer's `state.log_history` that a card shows.
+
+    Entries of one step are joined. Where there were evaluations, rows are taken among those steps, else among all; the
+    first and the last are always there.
+
+    Args:
+        log_history: The entries, in order.
+        rows (`int`, *optional*, defaults to 8): At most so many.
+
+    Returns:
+        `tuple[dict[str, float], ...]`: Each with `step` and the named losses, the momentum, the logit scale, and accuracy,
+        ECE and smallest singular value of the evaluation sets, as far as they were logged and are finite.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for entry in log_history:
+        wanted = {key: value for key, value in entry.items() if _is_shown(key) and _is_finite(value)}
+        if wanted and _is_finite(entry.get("step")):
+            steps.setdefault(int(entry["step"]), {}).update(wanted)
+    evaluated = [step for step, row in steps.items() if any(key.startswith("eval_") for key in row)]
+    chosen = sorted(evaluated if len(evaluated) > 1 else steps)
+    if len(chosen) > rows:
+        chosen = [chosen[round(index * (len(chosen) - 1) / (rows - 1))] for index in range(rows)]
+    return tuple({"step": step, **steps[step]} for step in chosen)
+
+
+def history_table(log: Iterable[Mapping[str, float]]) -> list[list[str]]:
+    """
+    A table of what `training_log` gave.
+
+    Returns:
+        `list[list[str]]`: The header and the rows in markdown; empty without a log.
+    """
+    log = list(log)
+    if not log:
+        return []
+    keys = list(dict.fromkeys(key for row in log for key in row if key != "step"))
+    terms = [key for key in keys if key.startswith("loss/")]
+    sets = list(dict.fromkeys(match["name"] for match in map(_EVALUATED.fullmatch, keys) if match))[:LOG_SETS]
+    plain = [key for key in _PLAIN if key in keys]
+    columns = [(_PLAIN[key], key, _number) for key in plain if key == "loss"]
+    # Words, not one long name, so that the header breaks and the table fits a page.
+    columns += [(markdown_text(key.removeprefix("loss/").replace("_", " ")), key, _number) for key in terms]
+    columns += [(_PLAIN[key], key, _number) for key in plain if key != "loss"]
+    for name in sets:
+        columns += [
+            (f"{markdown_text(name)} {title}", f"eval_{name}/{metric}", _percent)
+            for title, metric in (("accuracy %", "accuracy"), ("ECE %", "ece"))
+        ]
+    if _SINGULAR in keys:
+        columns.append(("Smallest singular value", _SINGULAR, _number))
+    rows = [[f"{row['step']:,}", *(show(row.get(key)) for _, key, show in columns)] for row in log]
+    return [["Step", *(title for title, _, _ in columns)], *rows]
+
+
+def _is_shown(key: str) -> bool:
+    return key in _PLAIN or key == _SINGULAR or key.startswith("loss/") or _EVALUATED.fullmatch(key) is not None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2e}" if value and abs(value) < 1e-3 else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
