@@ -20,8 +20,8 @@ from hf_robustft.cli.option_checks import paper_settings
 from hf_robustft.cli.train_arguments import PARTS, SUITE, DataArguments, ModelArguments, train_parser
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.few_shot import few_shot
-from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.given import Suggested
+from hf_robustft.training.methods import RobustTrainingArguments
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -56,12 +56,11 @@ from hf_robustft.modeling.files import check_apart, check_output_dir, unless_ref
 from hf_robustft.modeling.interpolation import check_alpha, check_interpolation, interpolate_weights
 from hf_robustft.publishing.finish import finish_checkpoint
 from hf_robustft.publishing.run_folder import drop_former, former_checkpoints, set_aside
-from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.distributed import check_world_size
 from hf_robustft.training.finishing import finish_run
 from hf_robustft.training.hub_push import push_finished
 from hf_robustft.training.image_check import ImageCheck, check_images, image_hashes_of
-from hf_robustft.training.methods import METHODS
+from hf_robustft.training.methods import METHODS, RobustTrainingArguments
 from hf_robustft.training.push_parts import changed_arguments
 from hf_robustft.training.trainer import RobustTrainer
 

@@ -57,6 +57,7 @@ _ROOMS = {
     "objectives.contrastive": ["ContrastiveMixin"],
     "objectives.cross_entropy": ["CrossEntropyMixin"],
     "objectives.singular_value": ["SingularValueMixin"],
+    "objectives.settings": ["ObjectiveSettings", "setting"],
     "objectives.self_distillation": ["SelfDistillationMixin"],
     "objectives.energy_gradient_mixin": ["EnergyGradientMixin"],
     "evaluation.collect": ["collect_logits"],
@@ -68,9 +69,15 @@ _ROOMS = {
     "publishing.hub": ["publish"],
     "publishing.model_card": ["refresh_model_card", "write_model_card"],
     "publishing.pipeline": ["pipeline"],
-    "training.arguments": ["RobustTrainingArguments"],
     "training.trainer": ["RobustTrainer"],
-    "training.methods": ["CaRotCRoFTTrainer", "CaRotTrainer", "CRoFTTrainer", "FLYPTrainer", "FineTuneTrainer"],
+    "training.methods": [
+        "CaRotCRoFTTrainer",
+        "CaRotTrainer",
+        "CRoFTTrainer",
+        "FLYPTrainer",
+        "FineTuneTrainer",
+        "RobustTrainingArguments",
+    ],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -13,10 +13,15 @@ from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..data.catalog.sets import REGISTRY
-from ..training.arguments import RobustTrainingArguments
+from ..training.methods import RobustTrainingArguments
 from . import COMMANDS, command_parser
 from .description import FLAGS_FILE, PACKAGE, REST, action_facts, source_hash, transformers_version
 from .train_arguments import DataArguments, ModelArguments, train_parser
+
+
+def _file_of(cls: type) -> str:
+    return "/".join(cls.__module__.split(".")[1:]) + ".py"
+
 
 #: Files whose change may change a flag, below the package.
 SOURCES = (
@@ -26,7 +31,7 @@ SOURCES = (
     "cli/publish.py",
     "cli/shared_options.py",
     "cli/train_arguments.py",
-    "training/arguments.py",
+    *sorted({_file_of(cls) for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)}),
 )
 _EVALUATION = ("eval_datasets", "skip_baseline", "save_logits", "detector", "true_positive_rate", "fold_temperature")
 _EVALUATION += ("per_device_eval_batch_size", "eval_strategy", "eval_steps", "metric_for_best_model", "greater_is_better")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .parser import HelpFormatter, Manners, Parser, boolean, main_flag, number, 
 FLAGS_FILE = Path(__file__).with_name("flags.json")
 PACKAGE = Path(__file__).resolve().parent.parent
 TYPES = {"boolean": boolean, "number": number, "whole number": whole_number}
+_DATACLASSES = re.compile(rb"^@dataclass.*?(?=\n\n\n|\Z)", re.M | re.S)
 #: Groups that `--help` leaves to `--help_all`.
 REST = "the rest of Transformers' TrainingArguments"
 
@@ -49,11 +51,12 @@ def action_facts(action: argparse.Action, group: str) -> dict[str, Any]:
 
 
 def source_hash(files: list[str]) -> str:
-    """One hash over files of the package, whatever their line ends."""
+    """One hash over files of the package, whatever their line ends; outside `cli` their dataclasses alone declare flags."""
     digest = hashlib.sha256()
     for name in files:
         path = PACKAGE / name
-        digest.update(path.read_bytes().replace(b"\r\n", b"\n") if path.is_file() else b"missing")
+        content = path.read_bytes().replace(b"\r\n", b"\n") if path.is_file() else b"missing"
+        digest.update(content if name.startswith("cli/") else b"".join(_DATACLASSES.findall(content)))
     return digest.hexdigest()
 
 

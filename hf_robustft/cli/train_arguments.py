@@ -12,8 +12,8 @@ from hf_robustft.cli.data_sets import SETS, DataOptions
 from hf_robustft.cli.description import add_help
 from hf_robustft.cli.parser import Manners
 from hf_robustft.evaluation.fitting import DETECTORS
-from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.given import RecordsGiven
+from hf_robustft.training.methods import RobustTrainingArguments
 
 SUITE = "emoji_shift"
 CHOICES = ("carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot")

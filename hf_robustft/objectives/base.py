@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..modeling.features import ClipFeatures
 from ..modeling.sharding import placed_like
+from .settings import ObjectiveSettings
 
 
 class ObjectiveMixin:
@@ -34,9 +35,9 @@ class ObjectiveMixin:
     needs_captions: bool = False
     #: Whether the objective uses `label_smoothing_factor`.
     smooths_labels: bool = False
-    #: Names of the settings that the objective reads, beside those of every run. A setting that was given is refused by
-    #: methods of which no objective declares it.
-    settings: tuple[str, ...] = ()
+    #: The dataclass of the settings that the objective reads, beside those of every run. A setting that was given is
+    #: refused by methods of which no objective declares it.
+    settings: type[ObjectiveSettings] | None = None
     #: Settings that do nothing for a method, although every run or one of its objectives has them.
     idle_settings: tuple[str, ...] = ()
 

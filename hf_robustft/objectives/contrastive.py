@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..modeling.features import ClipFeatures
 from .base import ObjectiveMixin
+from .settings import ObjectiveSettings, Range, setting
 
 #: Below so many pairs of a global batch a run is warned of.
 FEW_PAIRS = 32
@@ -97,11 +99,29 @@ def contrastive_loss_of_rows(
     return (per_image + per_text) / 2
 
 
+@dataclass
+class ContrastiveSettings(ObjectiveSettings):
+    """The contrastive loss (FLYP, CaRot)."""
+
+    contrastive_positives: str = setting(
+        "diagonal",
+        "Which captions are positives: 'diagonal' (a pair's own) or 'same_label' (all of its class).",
+        paper="diagonal",
+        choices=["diagonal", "same_label"],
+    )
+    contrastive_label_smoothing: float = setting(
+        0.0,
+        "Share of the contrastive target spread over the batch.",
+        paper=0,
+        range=Range("must lie in [0, 1); 0 is off", high=1, below=True),
+    )
+
+
 class ContrastiveMixin(ObjectiveMixin):
     """Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together."""
 
     needs_captions = True
-    settings = ("contrastive_positives", "contrastive_label_smoothing", "preset")
+    settings = ContrastiveSettings
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)

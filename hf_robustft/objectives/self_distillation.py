@@ -6,16 +6,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.shares import floor_share
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
 from ..modeling.sharding import is_sharded, placed_like, whole_copy
 from .base import ObjectiveMixin, refuse_idle, take, take_module
+from .settings import SHARE, STEPS, WEIGHT, ObjectiveSettings, setting
 
 #: Captions whose text features the teacher keeps between two of its moves: 32 MiB at 512 dimensions.
 REMEMBERED_CAPTIONS = 16_384
@@ -103,6 +106,52 @@ def update_teacher(teacher: nn.Module, student: nn.Module | Mapping[str, Tensor]
     torch._foreach_add_(targets, sources, alpha=1.0 - momentum)
 
 
+@dataclass
+class SelfDistillationSettings(ObjectiveSettings):
+    """Self-distillation from the moving average of the weights (CaRot)."""
+
+    distillation_weight: float = setting(
+        1.5, "Weight of self-distillation; 0 makes no teacher.", paper=1.5, range=WEIGHT
+    )
+    ema_update_every: float = setting(
+        0.02,
+        "Optimizer steps between updates of the teacher, or, below 1, a fraction of the run (the paper's 500 of 25,030). "
+        "0 keeps the teacher at the initial weights.",
+        paper=0.02,
+        range=STEPS,
+    )
+    ema_start_momentum: float = setting(0.05, "Momentum of the teacher at the first step.", paper=0.05, range=SHARE)
+    ema_end_momentum: float = setting(0.9, "Momentum of the teacher after its warm-up.", paper=0.9, range=SHARE)
+    ema_warmup_ratio: float = setting(0.2, "Warm-up of the momentum as a share of the run.", paper=0.2, range=SHARE)
+    ema_from_first_step: bool = setting(
+        True, "Update the teacher after steps 0, k, 2k, ... (authors' code) instead of k-1, 2k-1, ..."
+    )
+    export_weights: str = setting(
+        "student",
+        "Weights that save_model writes: 'student' or 'teacher'. Checkpoints hold both.",
+        choices=["student", "teacher"],
+    )
+    shard_teacher: bool = setting(
+        True, "With fully_shard: spread the teacher too, or keep it whole in each process (faster, more memory)."
+    )
+
+    def ema_interval(self, total_steps: int) -> int:
+        """
+        Optimizer steps between updates of the teacher.
+
+        Args:
+            total_steps (`int`): Optimizer steps of the run.
+
+        Returns:
+            `int`: At least 1, or 0 for a teacher that never moves.
+        """
+        if self.ema_update_every == 0:
+            return 0
+        if self.ema_update_every < 1:
+            return max(1, floor_share(self.ema_update_every, total_steps))
+        return int(self.ema_update_every)
+
+
 class SelfDistillationMixin(ObjectiveMixin):
     """
     Adds the term `self_distillation` (weight `distillation_weight`) and owns the teacher.
@@ -116,16 +165,7 @@ class SelfDistillationMixin(ObjectiveMixin):
     """
 
     needs_captions = True
-    settings = (
-        "distillation_weight",
-        "ema_update_every",
-        "ema_start_momentum",
-        "ema_end_momentum",
-        "ema_warmup_ratio",
-        "ema_from_first_step",
-        "export_weights",
-        "shard_teacher",
-    )
+    settings = SelfDistillationSettings
     teacher: nn.Module | None = None
     last_momentum: float | None = None
     teacher_updates: int = 0
@@ -134,7 +174,7 @@ class SelfDistillationMixin(ObjectiveMixin):
     @classmethod
     def check_settings(cls, args) -> None:
         super().check_settings(args)
-        of_the_average = [name for name in SelfDistillationMixin.settings if name.startswith("ema_")]
+        of_the_average = [f.name for f in fields(SelfDistillationSettings) if f.name.startswith("ema_")]
         if not args.distillation_weight:
             reason = "`distillation_weight=0` makes no teacher; set a weight (the paper's is 1.5)"
             refuse_idle(args, [*of_the_average, "shard_teacher"], reason)

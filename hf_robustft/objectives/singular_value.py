@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..modeling.features import ClipFeatures
 from ..modeling.sharding import full_tensor
 from .base import ObjectiveMixin
+from .settings import WEIGHT, ObjectiveSettings, setting
 
 
 def _full_precision(weight: Tensor) -> Tensor:
@@ -70,6 +72,18 @@ def cross_frobenius_penalty(visual_projection: Tensor, text_projection: Tensor) 
         return torch.linalg.matrix_norm(product)
 
 
+@dataclass
+class SingularValueSettings(ObjectiveSettings):
+    """The constraint on the projections (CaRot)."""
+
+    orthogonality_weight: float = setting(
+        0.2, "Weight of the (un-squared) norm of W Wᵀ - I of the visual projection.", paper=0.2, range=WEIGHT
+    )
+    cross_frobenius_weight: float = setting(
+        0.05, "Weight of the norm of the product of both projections.", paper=0.05, range=WEIGHT
+    )
+
+
 class SingularValueMixin(ObjectiveMixin):
     """
     Adds the terms `orthogonality` (weight `orthogonality_weight`) and `cross_frobenius` (`cross_frobenius_weight`).
@@ -77,7 +91,7 @@ class SingularValueMixin(ObjectiveMixin):
     Both depend on the weights alone, so they are the same in every process and need no gathering.
     """
 
-    settings = ("orthogonality_weight", "cross_frobenius_weight")
+    settings = SingularValueSettings
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)

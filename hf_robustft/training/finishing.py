@@ -25,7 +25,7 @@ from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.papers import METHOD_FACTS
 from ..publishing.run_folder import LOGITS_STAGE, has_trained_head
-from .arguments import RobustTrainingArguments
+from .arguments import RunArguments
 from .push_parts import changed_arguments, what_ran
 
 
@@ -46,7 +46,7 @@ class Finished:
 
 
 def finish_run(
-    args: RobustTrainingArguments,
+    args: RunArguments,
     processor: Any,
     *,
     method: str,

@@ -55,8 +55,9 @@ class RecordsGiven:
         self._record_assignments()
 
     def _take_suggestions(self) -> None:
-        # The class that brings in the record, as `RobustTrainingArguments` does.
-        known = next(cls for cls in type(self).__mro__ if RecordsGiven in cls.__bases__).__dataclass_fields__
+        # The classes that bring in the fields: the last of all that have one, before those that know of no record.
+        kinds = type(self).__mro__[: type(self).__mro__.index(RecordsGiven)]
+        known = {name: f for cls in kinds for name, f in getattr(cls, "__dataclass_fields__", {}).items()}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Suggested):
@@ -64,7 +65,7 @@ class RecordsGiven:
             elif _differs(value, f):
                 # Also what the `__init__` or `__post_init__` of a derived class has set until here.
                 self.__dict__["_given"] |= {f.name}
-            elif f.name in known and _differs(value, known[f.name]):
+            elif _differs(value, known[f.name]):
                 self.suggest({f.name: value}, f"class {type(self).__name__}")
 
     def _record_assignments(self) -> None:

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from ..objectives.contrastive import ContrastiveMixin
+from dataclasses import dataclass
+
+from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
 from ..objectives.cross_entropy import CrossEntropyMixin
-from ..objectives.energy_gradient_mixin import EnergyGradientMixin
-from ..objectives.self_distillation import SelfDistillationMixin
-from ..objectives.singular_value import SingularValueMixin
+from ..objectives.energy_gradient_mixin import CRoFTSettings, EnergyGradientMixin
+from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
+from ..objectives.settings import document, paper_values
+from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
+from .arguments import RunArguments
 from .trainer import RobustTrainer
 
 #: A contrastive batch needs negatives, and Transformers' batch of 8 has hardly any. The papers use 512, which needs the
@@ -53,13 +57,7 @@ class CaRotTrainer(SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, 
         "warmup_steps": 0.02,
         "num_train_epochs": 10,
         "per_device_train_batch_size": 512,
-        "orthogonality_weight": 0.2,
-        "cross_frobenius_weight": 0.05,
-        "distillation_weight": 1.5,
-        "ema_update_every": 0.02,
-        "ema_start_momentum": 0.05,
-        "ema_end_momentum": 0.9,
-        "ema_warmup_ratio": 0.2,
+        **paper_values(SingularValueSettings, SelfDistillationSettings),
     }
 
 
@@ -78,8 +76,8 @@ class FineTuneTrainer(CrossEntropyMixin, RobustTrainer):
         "num_train_epochs": 10,
         "per_device_train_batch_size": 512,
     }
-    # The head has taken the scale in.
-    idle_settings = ("bound_logit_scale",)
+    # The head has taken the scale in; the preset is that of the contrastive methods.
+    idle_settings = ("bound_logit_scale", "preset")
 
 
 class CRoFTTrainer(EnergyGradientMixin, RobustTrainer):
@@ -96,8 +94,9 @@ class CRoFTTrainer(EnergyGradientMixin, RobustTrainer):
     freezes_model = True
     # Two matrices train: at the rate of a whole model they stay where they start.
     defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
-    # The model is frozen, its logit scale too; the prompts are encoded once; the adapters decay in any case.
-    idle_settings = ("bound_logit_scale", "decay_all_parameters", "class_templates_per_step")
+    # The model is frozen, its logit scale too; the prompts are encoded once; the adapters decay in any case; the preset is
+    # that of the contrastive methods.
+    idle_settings = ("bound_logit_scale", "decay_all_parameters", "class_templates_per_step", "preset")
     paper_settings = {
         "learning_rate": 0.002,
         "optim": "sgd",
@@ -135,3 +134,29 @@ METHODS = {
     trainer.method: trainer
     for trainer in (CaRotTrainer, FLYPTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
 }
+
+
+@dataclass
+class RobustTrainingArguments(
+    ContrastiveSettings, SingularValueSettings, SelfDistillationSettings, CRoFTSettings, RunArguments
+):
+    """
+    [`~transformers.TrainingArguments`] with the settings that the objectives declare. Defaults are the published values
+    of CaRot (Oh et al., NeurIPS 2024) and, for its objective, of CRoFT's code (Zhu et al., ICML 2024) unless a line says
+    otherwise. A setting that is given and that the method does not use is refused when the Trainer is made.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate=1e-5`, `weight_decay=0.1`,
+    `lr_scheduler_type="cosine"`, `warmup_steps=0.02` (500 of 25,030), `remove_unused_columns=False` (the collator
+    needs raw columns) and `logging_nan_inf_filter=False` (a loss that is not finite stops the run by name).
+
+    `logging_steps` is 500 as in Transformers, or a twentieth of a run, whichever is less. A method has defaults of its
+    own for what nobody gives (`Trainer.defaults`, such as CRoFT's rate); the Trainer sets them when it is made.
+    `args.given` names the fields that you gave, `args.origins` where others come from that a preset or a recipe set.
+
+    Raises:
+        ValueError: At construction, for values that no run can have.
+    """
+
+
+# From the declarations, so that text, default and check of a setting stand in one place.
+RobustTrainingArguments.__doc__ = document(RobustTrainingArguments)

@@ -73,7 +73,7 @@ def run_record(trainer: Any, total_steps: int) -> dict[str, Any]:
         `dict[str, Any]`: JSON values by name.
     """
     args, dataset = trainer.args, trainer.train_dataset
-    names = {*_ARGUMENTS, *declared_settings(type(trainer))} - unused_settings(type(trainer)) - _OF_OUTPUT
+    names = {*_ARGUMENTS, *declared_settings(type(trainer))} - unused_settings(type(trainer), type(args)) - _OF_OUTPUT
     record = {name: _plain(getattr(args, name)) for name in sorted(names)}
     record["seed"] = args.seed if args.data_seed is None else args.data_seed
     record["world_size"] = args.world_size

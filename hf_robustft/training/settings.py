@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from typing import Any
 
 from ..data.examples import TrainingExamples
 from ..data.streams.examples import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
+from ..objectives.settings import ObjectiveSettings
+from .arguments import RunArguments
 from .distributed import world_size
 from .schedules import WITHOUT_WARMUP
 
@@ -18,26 +21,29 @@ _PACKAGE = __name__.partition(".")[0]
 
 def declared_settings(trainer: type) -> frozenset[str]:
     """The settings that the objectives of a Trainer class declare as theirs."""
-    return frozenset(name for cls in trainer.__mro__ for name in vars(cls).get("settings", ()))
+    return frozenset(f.name for cls in trainer.__mro__ for f in fields(vars(cls).get("settings") or ObjectiveSettings))
 
 
-def unused_settings(trainer: type) -> frozenset[str]:
-    """The settings of `RobustTrainingArguments` that a Trainer class does not read: those of other objectives."""
+def declarations(arguments: type[RunArguments]) -> dict[str, type[ObjectiveSettings]]:
+    """By the name of each setting of an objective that arguments have: the dataclass that declares it."""
+    kinds = [cls for cls in arguments.__mro__ if issubclass(cls, ObjectiveSettings) and not issubclass(cls, RunArguments)]
+    return {f.name: cls for cls in kinds for f in fields(cls)}
+
+
+def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[str]:
+    """The settings that a Trainer class does not read: those of other objectives, and those that do nothing for it."""
+    return declarations(arguments).keys() - declared_settings(trainer) | frozenset(trainer.idle_settings)
+
+
+def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]:
+    """The names of the methods that read a setting."""
     # The methods are made of the Trainer that asks here.
     from .methods import METHODS
 
-    owned = frozenset().union(*map(declared_settings, METHODS.values()))
-    return owned - declared_settings(trainer) | frozenset(trainer.idle_settings)
+    return tuple(name for name, trainer in METHODS.items() if setting not in unused_settings(trainer, arguments))
 
 
-def methods_with(setting: str) -> tuple[str, ...]:
-    """The names of the methods that read a setting."""
-    from .methods import METHODS
-
-    return tuple(method for method, trainer in METHODS.items() if setting not in unused_settings(trainer))
-
-
-def check_declared(trainer: type, args: Any) -> None:
+def check_declared(trainer: type, args: RunArguments) -> None:
     """
     Refuse settings that were given and that a Trainer class does not read.
 
@@ -50,21 +56,26 @@ def check_declared(trainer: type, args: Any) -> None:
     Raises:
         ValueError: If there is such a setting, or an objective declares one that the arguments do not have.
     """
-    for name in sorted(declared_settings(trainer) - set(type(args).__dataclass_fields__)):
-        raise ValueError(
-            f"{trainer.__name__} declares the setting `{name}`, which `{type(args).__name__}` does not have; add the "
-            "field to a dataclass derived from it, or correct the name."
-        )
-    for name in sorted(args.given & unused_settings(trainer)):
+    arguments = type(args)
+    for cls in trainer.__mro__:
+        declared = vars(cls).get("settings")
+        if declared is not None and not issubclass(arguments, declared):
+            raise ValueError(
+                f"{cls.__name__} declares `{declared.__name__}`, which `{arguments.__name__}` does not have; make the "
+                f"arguments of a dataclass `class MyArguments({declared.__name__}, {arguments.__name__})`."
+            )
+    for name in sorted(args.given & unused_settings(trainer, arguments)):
         value = getattr(args, name)
         message = (
             f"`{name}={getattr(value, 'value', value)}` was given, and the method {trainer.method!r} does not use it; "
-            f"leave it out, or choose a method that does: {', '.join(methods_with(name))}."
+            f"leave it out, or choose a method that does: {', '.join(methods_with(name, arguments)) or 'one of your own'}."
         )
         silent = [cls.__name__ for cls in trainer.__mro__ if _may_read_anything(cls)]
         if not silent:
             raise ValueError(message)
-        warnings.warn(f"{message} If {silent[0]} reads it, declare `settings = ({name!r},)` there.", stacklevel=4)
+        idle = name in trainer.idle_settings
+        remedy = "take it out of `idle_settings`" if idle else f"write `settings = {declarations(arguments)[name].__name__}`"
+        warnings.warn(f"{message} If {silent[0]} reads it, {remedy} there.", stacklevel=4)
 
 
 def _may_read_anything(cls: type) -> bool:

@@ -20,7 +20,7 @@ from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.feature_cache import collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
-from .arguments import DEFAULT_LOGGING_STEPS, RobustTrainingArguments
+from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
 from .choosing import ChoosingByMetric
@@ -100,7 +100,7 @@ class RobustTrainer(
     def __init__(
         self,
         model: CLIPModel | None = None,
-        args: RobustTrainingArguments | None = None,
+        args: RunArguments | None = None,
         *,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -112,7 +112,7 @@ class RobustTrainer(
         check_trainer_options(kwargs)
         if not isinstance(model, CLIPModel):
             raise ValueError(f"{type(self).__name__} fine-tunes a `CLIPModel`, got a `{type(model).__name__}`.")
-        if not isinstance(args, RobustTrainingArguments):
+        if not isinstance(args, RunArguments):
             raise ValueError(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
@@ -186,7 +186,7 @@ class RobustTrainer(
         self.add_callback(self.stop_signals)
 
     @classmethod
-    def check_settings(cls, args: RobustTrainingArguments) -> None:
+    def check_settings(cls, args: RunArguments) -> None:
         """
         Refuse settings that were given and that a run of this class would ignore.
 

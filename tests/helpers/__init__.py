@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from hf_robustft.training.arguments import RobustTrainingArguments
 from hf_robustft.training.given import Suggested
+from hf_robustft.training.methods import RobustTrainingArguments
 
 CLASSES = ("cat", "dog", "owl", "bee")
 TEMPLATES = ("a {}.", "the {}.", "a photo of {}.")

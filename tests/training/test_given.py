@@ -65,7 +65,7 @@ def test_where_every_field_is_passed_those_that_differ_count(tmp_path, rebuild):
         (other,) = HfArgumentParser(RobustTrainingArguments).parse_args_into_dataclasses(flags.split())
     else:
         other = RobustTrainingArguments(**{**args.to_dict(), "distillation_weight": 0.5})
-    own = set(RobustTrainingArguments.__annotations__)
+    own = {f.name for f in fields(RobustTrainingArguments) if "paper" in f.metadata}
     assert other.given & own == {"learning_rate", "orthogonality_weight", "distillation_weight"}
 
 
@@ -169,6 +169,12 @@ def test_what_a_derived_class_says_of_a_field_stands_above_the_method(tmp_path):
             self.learning_rate = 4e-4
             super().__post_init__()
 
+    @dataclass
+    class OwnDefaultOfAnObjective(RobustTrainingArguments):
+        distillation_weight: float = 0.7
+
+    origins = OwnDefaultOfAnObjective(output_dir=str(tmp_path), use_cpu=True).origins
+    assert origins == {"distillation_weight": "class OwnDefaultOfAnObjective"}
     for kind in (OwnDefault, OwnInit, OwnPostInit):
         args = kind(output_dir=str(tmp_path), use_cpu=True)
         args.take_defaults({"learning_rate": 3e-3, "per_device_train_batch_size": 32}, "default of croft")

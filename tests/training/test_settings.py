@@ -4,12 +4,12 @@
 import copy
 import re
 import warnings
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
 from helpers import CLASSES, arguments, image_dataset, random_batch, rows, stack, step_logs, tiny_processor
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_robustft import (
     Benchmark,
@@ -17,12 +17,17 @@ from hf_robustft import (
     ContrastiveMixin,
     FLYPTrainer,
     ObjectiveMixin,
+    ObjectiveSettings,
     RobustTrainer,
     RobustTrainingArguments,
     SingularValueMixin,
+    setting,
 )
+from hf_robustft.objectives.self_distillation import SelfDistillationSettings
+from hf_robustft.objectives.settings import WEIGHT, paper_values
 from hf_robustft.training.given import Suggested
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.run_record import run_record
 from hf_robustft.training.schedules import WITHOUT_WARMUP
 from hf_robustft.training.settings import declared_settings, methods_with
 
@@ -132,12 +137,12 @@ def test_every_setting_is_tried():
 @pytest.mark.parametrize("name", sorted({*OWNED, *IDLE}))
 def test_a_setting_acts_or_is_refused(tiny_clip, tmp_path, plain, name, method):
     cls = METHODS[method]
-    if method not in methods_with(name):
+    if method not in methods_with(name, RobustTrainingArguments):
         value = OTHER[name][0] if name in OTHER else False
         with pytest.raises(ValueError, match=f"`{name}=.*{re.escape(repr(method))} does not use it") as caught:
             trainer_of(cls, tiny_clip, tmp_path, **{name: value})
         message = str(caught.value)
-        assert "\n" not in message and message.endswith(f"does: {', '.join(methods_with(name))}.")
+        assert "\n" not in message and message.endswith(f"does: {', '.join(methods_with(name, RobustTrainingArguments))}.")
         default = next(f.default for f in fields(RobustTrainingArguments) if f.name == name)
         with pytest.raises(ValueError, match=f"`{name}="):
             trainer_of(cls, tiny_clip, tmp_path, **{name: default})
@@ -200,11 +205,26 @@ class Silent(ObjectiveMixin):
 
 
 class Declaring(Silent):
-    settings = ("distillation_weight",)
+    settings = SelfDistillationSettings
 
 
-class Misspelt(ObjectiveMixin):
-    settings = ("distilation_weight",)
+@dataclass
+class OwnSettings(ObjectiveSettings):
+    """A term of one's own."""
+
+    own_weight: float = setting(0.3, "Weight of the own term.", paper=0.7, range=WEIGHT)
+
+
+@dataclass
+class OwnArguments(OwnSettings, RobustTrainingArguments):
+    """The arguments that hold it."""
+
+
+class OwnMixin(ObjectiveMixin):
+    settings = OwnSettings
+
+    def loss_terms(self, features, batch):
+        return {**super().loss_terms(features, batch), "own": self.args.own_weight * features.logit_scale}
 
 
 def own_method(*mixins):
@@ -217,12 +237,44 @@ def test_objectives_of_ones_own(tiny_clip, tmp_path):
         CaRotTrainer.check_settings(arguments(tmp_path, distillation_weight=1.0))
         own_method(Declaring).check_settings(arguments(tmp_path, distillation_weight=1.0, orthogonality_weight=0.1))
         own_method(Silent).check_settings(arguments(tmp_path, orthogonality_weight=0.1))
-    with pytest.warns(UserWarning, match="distillation_weight=1.0.*If Silent reads it"):
+    with pytest.warns(UserWarning, match="distillation_weight=1.0.*If Silent reads it.*SelfDistillationSettings"):
         own_method(Silent).check_settings(arguments(tmp_path, distillation_weight=1.0))
     with pytest.raises(ValueError, match="distillation_weight=1.0"):
         own_method().check_settings(arguments(tmp_path, distillation_weight=1.0))
-    with pytest.raises(ValueError, match="declares the setting `distilation_weight`"):
-        own_method(Misspelt).check_settings(arguments(tmp_path))
+    with pytest.raises(ValueError, match="OwnMixin declares `OwnSettings`.*`RobustTrainingArguments`"):
+        own_method(OwnMixin).check_settings(arguments(tmp_path))
+
+
+def test_settings_of_ones_own(tiny_clip, tmp_path):
+    def made(**settings):
+        return OwnArguments(str(tmp_path), use_cpu=True, report_to="none", max_steps=1, **settings)
+
+    assert made().own_weight == 0.3 and paper_values(OwnSettings) == {"own_weight": 0.7}
+    with pytest.raises(ValueError, match="`own_weight=-1` must"):
+        made(own_weight=-1)
+    with pytest.raises(ValueError, match="`own_weight=0.3`.*'flyp' does not use it"):
+        FLYPTrainer.check_settings(made(own_weight=0.3))
+    # Whoever does not give it may take the same arguments to any method.
+    FLYPTrainer.check_settings(made())
+    args = made(own_weight=2.0, orthogonality_weight=0.1)
+    assert copy.copy(args).given == args.given >= {"own_weight", "orthogonality_weight"}
+    trainer = own_method(OwnMixin)(tiny_clip, args, train_dataset=rows(random_batch(16)), data_collator=stack)
+    assert run_record(trainer, 1)["own_weight"] == 2.0
+    trainer.train()
+    assert "loss/own" in step_logs(trainer)[0]
+    (parsed,) = HfArgumentParser(OwnArguments).parse_args_into_dataclasses(
+        ["--output_dir", str(tmp_path), "--own_weight", "4", "--use_cpu"]
+    )
+    assert parsed.own_weight == 4.0
+
+
+def test_papers_agree():
+    """What a setting says of its paper is what the method of that paper takes."""
+    for trainer in METHODS.values():
+        for cls in trainer.__mro__:
+            declared = vars(cls).get("settings")
+            for name, value in paper_values(declared).items() if declared else ():
+                assert trainer.paper_settings.get(name, value) == value
 
 
 @pytest.mark.parametrize("method", METHODS)
