@@ -1,0 +1,173 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""README and guides: each command and each Python block runs as printed, in few steps; links lead somewhere; numbers are those of the cards."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.commands import blocks, commands, measuring_flags, run, training_flags
+
+from hf_robustft import load_benchmark
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GUIDES = sorted((REPOSITORY / "examples" / "guides").glob("*.md"))
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *GUIDES]
+ANIMALS = (
+    "dog",
+    "cat",
+    "horse",
+    "koala",
+    "panda",
+    "chicken",
+    "penguin",
+    "snake",
+    "dolphin",
+    "snail",
+    "bug",
+    "octopus",
+)
+#: Folders of the guides, the sets of Emoji Shift that they are cut from, and the images per class.
+FOLDERS = {
+    "my_images/train": ("train", 4),
+    "my_images/validation": ("validation", 3),
+    "my_images/test": ("noto", 3),
+    "my_sketches": ("openmoji", 2),
+    "something_else": ("open_set", 2),
+}
+#: What is not run here, by a part of the command: the Hub is not reached (tests/hub runs such commands against stand-ins).
+ON_THE_HUB = re.compile(r"imagenet|objectnet|--push_to_hub")
+#: Minutes on Emoji Shift become seconds on the folders.
+SMALLER = {
+    "outputs/carot": "outputs/animals",
+    "emoji_shift/validation": "my_images/validation",
+    "--eval_datasets emoji_shift": "--eval_datasets my_images/test",
+}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, script):
+    """A user's working directory: folders of images, and a model trained on them."""
+    folder = tmp_path_factory.mktemp("desk")
+    for path, (key, count) in FOLDERS.items():
+        benchmark = load_benchmark("emoji_shift", key)
+        wanted = ANIMALS if key != "open_set" else benchmark.class_names[:5]
+        left = {name: count for name in wanted}
+        data = benchmark.load()
+        for number, label in enumerate(data["label"]):
+            name = benchmark.class_names[label]
+            if left.get(name, 0):
+                left[name] -= 1
+                (folder / path / name).mkdir(parents=True, exist_ok=True)
+                data[number]["image"].save(folder / path / name / f"{number}.png")
+    (folder / "photos").mkdir()
+    for number, image in enumerate(sorted((folder / "my_images" / "test").rglob("*.png"))[:3]):
+        shutil.copy(image, folder / "photos" / f"{number}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(
+            "accelerate launch examples/run_robust_ft.py --train_dataset my_images/train --output_dir outputs/animals "
+            "--eval_datasets my_images/test my_images/validation:validation my_sketches:shift something_else:open_set",
+            script,
+            folder,
+        )
+    return folder
+
+
+@pytest.mark.parametrize("page", [PAGES[0], *GUIDES], ids=lambda page: page.stem)
+def test_commands_and_python_blocks_run(page, desk, script, tmp_path, monkeypatch):
+    text = page.read_text(encoding="utf-8")
+    folder = tmp_path / "desk"
+    shutil.copytree(desk, folder)
+    monkeypatch.chdir(folder)
+    printed = commands(text)
+    if page.name == "README.md":
+        # The two commands of the first section are .ci/run's and the quick start, the Python blocks those of test_readme.
+        printed = [command for command in printed if not command.startswith("pip install")]
+    python = [] if page.name == "README.md" else blocks(text, "python")
+    assert printed or python
+    for command in printed:
+        if ON_THE_HUB.search(command):
+            check_flags(command, script)
+        else:
+            run(smaller(command), script, folder)
+    names = {}
+    for block in python:
+        exec(compile(block, page.name, "exec"), names)
+
+
+def smaller(command: str) -> str:
+    """The same command on the folders, where it is printed for Emoji Shift."""
+    for printed, instead in SMALLER.items():
+        command = command.replace(printed, instead)
+    flags = training_flags(command)
+    if flags is not None and "--train_dataset" not in flags:
+        command += " --train_dataset my_images/train --eval_datasets my_images/test my_images/validation:validation"
+    return command
+
+
+def check_flags(command: str, script) -> None:
+    """The flags of a command that would reach the Hub are understood, and its data sets known."""
+    flags = training_flags(command)
+    if flags is not None:
+        script.parse([*flags, "--use_cpu"])
+    else:
+        flags = measuring_flags(command)
+    sets = flags[flags.index("--eval_datasets") + 1 :]
+    for name in sets[: next((i for i, word in enumerate(sets) if word.startswith("--")), None)]:
+        assert load_benchmark(name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + "/" + page.name)
+def test_links_and_mentioned_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:)([^)]*)\)", text)
+    for target in targets:
+        path, _, heading = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+    for mentioned in set(re.findall(r"(?:examples|tests)/[\w./]+\w", text)):
+        assert (REPOSITORY / mentioned).exists(), mentioned
+    for script, flags in re.findall(r"python (examples/\S+\.py)([^`\n]*)", text):
+        source = (REPOSITORY / script).read_text(encoding="utf-8")
+        for flag in re.findall(r"--\w+", flags):
+            assert f'"{flag}"' in source, f"{script} {flag}"
+
+
+def test_every_guide_is_short_and_linked_from_the_readme():
+    readme = PAGES[0].read_text(encoding="utf-8")
+    for guide in GUIDES:
+        text = guide.read_text(encoding="utf-8")
+        title = text.splitlines()[0]
+        assert title.startswith("# ")
+        assert f"[{title[2:]}](examples/guides/{guide.name})" in readme
+        # Three minutes: prose at 240 words a minute. Tables and listings are looked up.
+        prose = re.sub(r"^ *```.*?^ *```|^\|.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert len(prose.split()) <= 720, f"{guide.name}: {len(prose.split())} words"
+
+
+def rows_of(path: Path) -> dict[str, list[set[str]]]:
+    """The cells of each table row by its first cell; bold is left out."""
+    found: dict[str, list[set[str]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and not line.startswith("| method |"):
+            first, *cells = (cell.strip().strip("*") for cell in line.strip("|").split("|"))
+            found.setdefault(first.strip(), []).append(set(cells))
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [PAGES[0], REPOSITORY / "examples" / "guides" / "results.md"], ids=lambda page: page.stem
+)
+def test_numbers_in_tables_are_those_of_the_comparisons(page):
+    cards = [rows_of(REPOSITORY / "model_cards" / f"emoji_shift_{name}.md") for name in ("comparison", "open_set")]
+    compared = 0
+    for method, rows in rows_of(page).items():
+        known = set().union(*(cells for card in cards for cells in card.get(method, [])))
+        for cells in rows if known else []:
+            assert cells <= known, f"{method}: {sorted(cells - known)} in {page.name} only"
+            compared += 1
+    assert compared >= 6
