@@ -30,18 +30,20 @@ if TYPE_CHECKING:
     from .objectives.cross_entropy import CrossEntropyMixin as CrossEntropyMixin
     from .objectives.energy_gradient_mixin import EnergyGradientMixin as EnergyGradientMixin
     from .objectives.self_distillation import SelfDistillationMixin as SelfDistillationMixin
+    from .objectives.settings import ObjectiveSettings as ObjectiveSettings
+    from .objectives.settings import setting as setting
     from .objectives.singular_value import SingularValueMixin as SingularValueMixin
     from .publishing.finish import finish_checkpoint as finish_checkpoint
     from .publishing.hub import publish as publish
     from .publishing.model_card import refresh_model_card as refresh_model_card
     from .publishing.model_card import write_model_card as write_model_card
     from .publishing.pipeline import pipeline as pipeline
-    from .training.arguments import RobustTrainingArguments as RobustTrainingArguments
     from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
     from .training.methods import CaRotTrainer as CaRotTrainer
     from .training.methods import CRoFTTrainer as CRoFTTrainer
     from .training.methods import FineTuneTrainer as FineTuneTrainer
     from .training.methods import FLYPTrainer as FLYPTrainer
+    from .training.methods import RobustTrainingArguments as RobustTrainingArguments
     from .training.trainer import RobustTrainer as RobustTrainer
 
 _ROOMS = {
