@@ -24,8 +24,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.hardware import describe_hardware
-from hf_robustft.publishing.papers import METHOD_FACTS
 
 SCRIPT = Path(__file__).with_name("run_robust_ft.py")
 TRAINED = ("ft", "flyp", "carot")

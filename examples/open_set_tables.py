@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from compare_methods import SELECTION_SEED
 
 from hf_robustft.evaluation.open_set import FPR_CONVENTION
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.hardware import describe_hardware
-from hf_robustft.publishing.papers import METHOD_FACTS
 
 METHODS = ("zero_shot", "flyp", "carot", "croft", "carot+croft")
 ENCODER_METHODS = ("flyp", "carot", "carot+croft")

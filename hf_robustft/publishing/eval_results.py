@@ -25,7 +25,7 @@ from hf_robustft.data.hub import out_of_reach
 from hf_robustft.evaluation.report import TRAINED_HEAD, DatasetResult, EvaluationReport
 from hf_robustft.evaluation.tables import ordered
 from hf_robustft.modeling.files import write_whole
-from hf_robustft.publishing.papers import METHOD_FACTS
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.text import one_line
 
 if TYPE_CHECKING:

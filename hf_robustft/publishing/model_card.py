@@ -17,6 +17,7 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from hf_robustft.evaluation.tables import check_same_data, ordered
 from hf_robustft.modeling.zero_shot import HEAD_FILE
+from hf_robustft.objectives.papers import METHOD_FACTS, MethodFacts
 from hf_robustft.publishing import snippets, verdict
 from hf_robustft.publishing.card_facts import CardFacts, SetFacts
 from hf_robustft.publishing.card_file import RELIABILITY_FILE, write_card
@@ -24,7 +25,6 @@ from hf_robustft.publishing.card_sections import history_table, results_section,
 from hf_robustft.publishing.eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
 from hf_robustft.publishing.metadata import METADATA_FILE, load_robustft_json
 from hf_robustft.publishing.open_set_section import open_set_facts
-from hf_robustft.publishing.papers import METHOD_FACTS, MethodFacts
 from hf_robustft.publishing.text import (
     WITHHELD,
     code_block,

@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from hf_robustft import __version__
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.evaluation.tables import label, ordered
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.card_file import CARD_FILE, RELIABILITY_FILE, write_card
 from hf_robustft.publishing.eval_results import is_hub_id
-from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.publishing.text import code_span, markdown_text, one_line, public_value
 
 TEMPLATE = Path(__file__).resolve().parent / "progress_card.md"

@@ -21,9 +21,9 @@ from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.metadata import load_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
+from ..objectives.papers import METHOD_FACTS
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
-from ..publishing.papers import METHOD_FACTS
 from ..publishing.run_folder import LOGITS_STAGE, has_trained_head
 from .arguments import RunArguments
 from .push_parts import changed_arguments, what_ran

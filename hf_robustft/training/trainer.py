@@ -20,6 +20,7 @@ from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.feature_cache import collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
+from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
@@ -91,6 +92,11 @@ class RobustTrainer(
     # steps. It would not where a model takes **kwargs and the batch has labels.
     loss_is_scaled_for_ga = False
     method = "robust"
+    #: What readers are told: the method's name in tables, its papers, and what it does in a sentence or two. A method that
+    #: `METHOD_FACTS` describes has them from there; what another class says of its method is put there, for cards.
+    label: str = "robust"
+    paper: tuple[Paper, ...] = ()
+    summary: str = ""
     #: What is known of common images of the data sets; `train` finds it out where nobody has.
     image_check: ImageCheck | None = None
     #: What the method takes where nobody says otherwise, and the paper's settings; both by field of the arguments.
@@ -184,6 +190,14 @@ class RobustTrainer(
         self.settle_choice()
         self.stop_signals = StopSignals(self)
         self.add_callback(self.stop_signals)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "label" in vars(cls):
+            METHOD_FACTS[cls.method] = MethodFacts(cls.label, f"fine-tuned with {cls.label}", cls.summary, cls.paper)
+        elif "method" in vars(cls):
+            facts = METHOD_FACTS.get(cls.method) or MethodFacts(cls.method, "", "", ())
+            cls.label, cls.summary, cls.paper = facts.label, facts.summary, facts.papers
 
     @classmethod
     def check_settings(cls, args: RunArguments) -> None:

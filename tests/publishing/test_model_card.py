@@ -17,9 +17,9 @@ from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmar
 from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.zero_shot import ZeroShotHead
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
-from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.publishing.text import one_line
 from hf_robustft.training.methods import METHODS
 
@@ -160,6 +160,21 @@ def test_base_model_is_metadata_only_if_it_is_a_hub_id(write, tmp_path, monkeypa
 
 def test_every_method_of_the_package_has_its_facts():
     assert set(METHODS) <= set(METHOD_FACTS)
+    for method, trainer in METHODS.items():
+        facts = METHOD_FACTS[method]
+        assert (trainer.label, trainer.paper, trainer.summary) == (facts.label, facts.papers, facts.summary)
+
+
+def test_a_card_says_of_another_method_what_its_trainer_says(write, monkeypatch):
+    monkeypatch.setitem(METHOD_FACTS, "mine", None)
+    paper = METHOD_FACTS["flyp"].papers[0]
+    facts = {"method": "mine", "label": "FLYP and mine", "paper": (paper,), "summary": "It does more."}
+    trainer = type("MineTrainer", (METHODS["flyp"],), facts)
+    text = write(report=report("mine"), method="mine").read_text()
+    assert "fine-tuned with FLYP and mine on train," in text and "It does more." in text and paper.title in text
+    # A method that says nothing has its own name, and not the label of the class that it is derived from.
+    assert type("Other", (trainer,), {"method": "other"}).label == "other"
+    assert type("Same", (trainer,), {}).label == "FLYP and mine"
 
 
 def test_a_trained_head_is_announced_and_its_code_is_printed_only_with_its_file(write, tmp_path):

@@ -18,10 +18,10 @@ from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.evaluation.report_schema import check_open_set
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.metadata import update_robustft_json
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.open_set_section import leading_score
-from hf_robustft.publishing.papers import METHOD_FACTS
 from hf_robustft.publishing.verdict import open_set_sentence, warning_sentence
 
 HEADER = ["Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The methods' names for readers, and the papers that they come from."""
+"""What readers are told of the methods, and the papers that they come from."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ class MethodFacts:
     trains: bool = True
 
 
+#: By short name, for cards, which know of no Trainer; a class of another method adds itself.
 METHOD_FACTS = {
     "carot": MethodFacts(
         "CaRot",
