@@ -61,7 +61,7 @@ _ROOMS = {
     "objectives.singular_value": ["SingularValueMixin"],
     "objectives.settings": ["ObjectiveSettings", "setting"],
     "objectives.self_distillation": ["SelfDistillationMixin"],
-    "objectives.energy_gradient_mixin": ["EnergyGradientMixin"],
+    "objectives.croft": ["EnergyGradientMixin", "FrozenEnergyGradientMixin"],
     "evaluation.collect": ["collect_logits"],
     "evaluation.detector": ["OpenSetDetector"],
     "evaluation.evaluator": ["Evaluator"],

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -144,21 +143,26 @@ class FeatureAdapters(nn.Module):
             return near_unit(self.adapt_texts(ensemble_features(prompt_features)))
         return near_unit(near_unit(self.adapt_texts(prompt_features)).mean(dim=1))
 
-    def effective_projections(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+    def effective_projections(self, model: nn.Module, exact: bool = False) -> list[Tensor]:
         """
-        The projections that the merged model would have, with gradient to the adapters and to the projections.
+        The projections that the merged model would have.
 
         Args:
             model: A `CLIPModel`, possibly wrapped, with its projections not merged.
+            exact (`bool`, *optional*, defaults to `False`):
+                Whether to give the very bits that [`merge_adapters`] sets, without gradient. Otherwise they come with
+                gradient to the adapters and to the projections, in the wider of their dtypes.
 
         Returns:
             Two `torch.Tensor` of shapes `(embed_dim, vision width)` and `(embed_dim, text width)`.
 
         Raises:
-            ValueError: If the model has no projections to features of `embed_dim`.
+            ValueError: If the model has no projections to features of `embed_dim`, or an exact one is not finite.
         """
-        visual, text = projection_weights(model, self.embed_dim)
-        return product(self.image_matrix(), visual), product(self.text_matrix(), text)
+        visual, text = weights = projection_weights(model, self.embed_dim)
+        if exact:
+            return _merged(weights, self)
+        return [product(self.image_matrix(), visual), product(self.text_matrix(), text)]
 
     def save_pretrained(self, directory: str | Path, model: nn.Module) -> Path:
         """
@@ -259,30 +263,6 @@ def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int
     weights = projection_weights(model, adapters.embed_dim)
     set_weights(weights, _merged(weights, adapters))
     return model
-
-
-@contextmanager
-def merged_projections(model: nn.Module, adapters: FeatureAdapters, n_templates: int = 1) -> Iterator[nn.Module]:
-    """
-    The model with the adapters merged, for as long as the context lasts: to evaluate or to save it amid training.
-
-    The projections get back their very bits afterwards, also after an error.
-
-    Args:
-        model: A `CLIPModel`, possibly wrapped, its projections not merged.
-        adapters: The [`FeatureAdapters`].
-        n_templates (`int`, *optional*, defaults to 1): Templates a class that the adapters are used with.
-
-    Yields:
-        The model that was given.
-
-    Raises:
-        ValueError: As [`merge_adapters`].
-    """
-    _check_order(adapters, n_templates)
-    weights = projection_weights(model, adapters.embed_dim)
-    with exchanged(weights, _merged(weights, adapters)):
-        yield model
 
 
 def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..modeling.features import ClipFeatures
-from ..modeling.sharding import placed_like
+from ..modeling.projections import exchanged
+from ..modeling.sharding import is_sharded, placed_like, whole_copy
 from .settings import ObjectiveSettings
+
+if TYPE_CHECKING:
+    from ..modeling.zero_shot import ZeroShotHead
 
 
 class ObjectiveMixin:
@@ -27,96 +31,173 @@ class ObjectiveMixin:
 
     A mixin implements any of the methods below and always calls `super()` (cooperatively), so that objectives
     combine in any number. It may read `self.args`, `self.model` (never wrapped), `self.state` and
-    `self.optimizer_steps` (real optimizer steps so far: those that a loss scaler skipped do not count), and encode a
-    batch with another model through `self.encode_global(model, batch)`. It never names another mixin.
+    `self.optimizer_steps` (real optimizer steps so far: those that a loss scaler skipped do not count), encode a batch
+    with another model through `self.encode_global(model, batch)`, and use the exported model within
+    `self.exported_weights()`. It never names another mixin.
+
+    Attributes:
+        needs_captions (`bool`, defaults to `False`):
+            Whether the objective needs caption embeddings. If no objective of a method does, captions are not encoded.
+        trains_model (`bool`, defaults to `True`):
+            Whether the model trains. Otherwise the Trainer freezes it, encodes batches in eval mode without gradient,
+            and takes cached features.
+        smooths_labels (`bool`, defaults to `False`): Whether the objective uses `label_smoothing_factor`.
+        settings (subclass of [`ObjectiveSettings`], *optional*):
+            The dataclass of the settings that the objective reads, beside those of every run. A setting that was given
+            is refused by methods of which no objective declares it.
+        idle_settings (`tuple[str, ...]`):
+            Settings that do nothing for a method, although every run or one of its objectives has them.
+        head ([`ZeroShotHead`], *optional*):
+            A trained classification head that evaluation uses instead of class prompts.
     """
 
-    #: Whether the objective needs caption embeddings. If no objective of a method does, captions are not encoded.
     needs_captions: bool = False
-    #: Whether the objective uses `label_smoothing_factor`.
+    trains_model: bool = True
     smooths_labels: bool = False
-    #: The dataclass of the settings that the objective reads, beside those of every run. A setting that was given is
-    #: refused by methods of which no objective declares it.
     settings: type[ObjectiveSettings] | None = None
-    #: Settings that do nothing for a method, although every run or one of its objectives has them.
     idle_settings: tuple[str, ...] = ()
+    head: ZeroShotHead | None = None
+
+    # ---- Before a run, in this order ---------------------------------------------------------------------------
 
     @classmethod
-    def check_settings(cls, args) -> None:
-        """Refuse given settings that other settings make idle; before anything is loaded. See `refuse_idle`."""
+    def check_settings(cls, args: Any) -> None:
+        """
+        Refuse given settings that other settings make idle (see [`refuse_idle`]). Called before anything is loaded, also
+        by the command line, and first of all when a Trainer is made.
 
-    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Named, already weighted scalars of this batch. A weight of 0 computes nothing and returns no term."""
+        Args:
+            args ([`RobustTrainingArguments`]): Settings of the run, without the method's defaults.
+        """
+
+    def validate_arguments(self, args: Any) -> None:
+        """
+        Refuse impossible settings. Called when a Trainer is made, before its data are looked at.
+
+        Args:
+            args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
+        """
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """
+        Modules beside the model that the Trainer's optimizer trains and its checkpoints hold. Called many times, and
+        always with the same answer.
+
+        Returns:
+            `dict[str, nn.Module]`: By name.
+        """
         return {}
 
-    def encodes_without_gradient(self) -> bool:
-        """Whether the model is frozen, so that batches are encoded in eval mode without gradient."""
-        return False
+    def prepare_training(self, total_steps: int) -> None:
+        """
+        Begin a run. Called by each `train()`, after the initial weights are loaded and before a checkpoint's extra state.
+
+        Args:
+            total_steps (`int`): Optimizer steps of the run.
+        """
+
+    def frozen_models(self) -> dict[str, nn.Module]:
+        """
+        Frozen copies of the model that an objective keeps. Called after `prepare_training`, to spread them over processes
+        with the model, and whenever weights are exported.
+
+        Returns:
+            `dict[str, nn.Module]`: By name; the one that `export_weights` names is exported in the student's place.
+        """
+        return {}
+
+    # ---- In each step, in this order ---------------------------------------------------------------------------
 
     def extra_texts(self) -> Tensor | None:
-        """Token ids `(texts, length)` to encode with the batch, as `features.extra_text_features`; or `None`."""
+        """
+        Texts to encode with the batch. Called before each forward pass of the student.
+
+        Returns:
+            `torch.Tensor` of shape `(texts, length)`, *optional*: Token ids; their features are
+            `features.extra_text_features`.
+        """
         return None
 
     def adapt_features(self, features: ClipFeatures) -> ClipFeatures:
-        """The student's features as all objectives shall see them, before they are gathered."""
+        """
+        Change the student's features for all objectives. Called after each forward pass, before features are gathered.
+
+        Args:
+            features ([`ClipFeatures`]): Of the batch of this process.
+        """
         return features
 
-    def effective_projections(self) -> tuple[Tensor, Tensor]:
-        """Weights of the visual and the text projection as they are exported, with gradient."""
-        return self.model.visual_projection.weight, self.model.text_projection.weight
-
-    def exported_parameters(self) -> dict[str, Tensor]:
-        """The student's parameters as they are exported, by name."""
-        return dict(self.model.named_parameters())
-
-    def exported_weights(self):
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """
-        A context manager that yields the model with the weights that `save_model` writes: `self.model`, which has them for
-        as long as the context lasts, or another one.
+        The terms of the loss. Called once per batch; a mixin that steps with an optimizer of its own does so before it
+        calls `super()`.
+
+        Args:
+            features ([`ClipFeatures`]): Of the batch of this process, with the columns of all.
+            batch (`Mapping[str, torch.Tensor]`): What the collator made.
+
+        Returns:
+            `dict[str, torch.Tensor]`: Weighted scalars by name. A weight of 0 computes nothing and returns no term.
         """
-        return nullcontext(self.model)
-
-    def before_loss(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> None:
-        """Inner steps with an optimizer of the mixin's own, before the terms are computed."""
-
-    def prepare_training(self, total_steps: int) -> None:
-        """Once a run, after the initial weights are loaded and before a checkpoint's extra state is."""
-
-    def after_optimizer_step(self) -> None:
-        """Once per real optimizer step, with the new weights."""
-
-    def trainable_modules(self) -> dict[str, nn.Module]:
-        """Modules beside the model that the Trainer's optimizer trains and its checkpoints hold, by name."""
         return {}
 
-    def frozen_copies(self) -> list[nn.Module]:
-        """Frozen copies of the model that an objective keeps, to be spread over processes with the model."""
-        return []
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
+        """
+        The student's parameters as they are exported. Called by objectives that act on these, and by every export.
+
+        Args:
+            exact (`bool`, *optional*, defaults to `False`):
+                Whether to give the very bits that are saved, without gradient. Otherwise they come with gradient, as
+                fast as a step needs them.
+
+        Returns:
+            `dict[str, torch.Tensor]`: By name.
+        """
+        return dict(self.model.named_parameters())
+
+    def after_optimizer_step(self) -> None:
+        """Follow the new weights. Called once per real optimizer step."""
+
+    def log_values(self) -> dict[str, float]:
+        """Numbers to log beside the losses, by name. Called with each log entry."""
+        return {}
+
+    # ---- In checkpoints and exports ----------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold to continue exactly: tensors and JSON values, by name."""
+        """What a checkpoint must hold to continue exactly: tensors and JSON values, by name. Called by each checkpoint."""
         return {}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `extra_state` gave. A missing name is an error, never a silent restart."""
+        """
+        Take back what `extra_state` gave. Called when a run is resumed, and when its best checkpoint is loaded.
 
-    def log_values(self) -> dict[str, float]:
-        """Numbers to log beside the losses."""
-        return {}
-
-    def validate_arguments(self, args) -> None:
-        """Refuse impossible settings before anything is loaded or trained."""
-
-    def evaluation_head(self):
-        """A trained classification head that evaluation should use instead of class prompts, or `None`."""
-        return None
-
-    def export_state_dict(self) -> dict[str, Tensor] | None:
-        """Weights to export instead of the student's, or `None`."""
-        return None
+        Raises:
+            ValueError: If a name is missing (see [`take`]); a silent restart would be another run.
+        """
 
     def save_extras(self, directory: str) -> None:
-        """Write files that belong beside the exported weights."""
+        """Write files that belong beside the weights. Called with the folder of each checkpoint and each export."""
+
+    # ---- Not to be overridden ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[nn.Module]:
+        """
+        The model with the weights that `save_model` writes; all processes must ask for it.
+
+        Yields:
+            `self.model`, which has them for as long as the context lasts, or another one. Before a run that is to export
+            a frozen copy, the two are the same.
+        """
+        source = self.frozen_models().get(self.args.export_weights, self.model)
+        model = whole_copy(source) if is_sharded(source) else source
+        changed, own = {}, dict(self.model.named_parameters())
+        if source is self.model:
+            changed = {n: v for n, v in self.exported_parameters(exact=True).items() if v is not own[n]}
+        held = dict(model.named_parameters())
+        with exchanged([held[name] for name in changed], list(changed.values())):
+            yield model
 
 
 def refuse_idle(args: Any, names: Iterable[str], reason: str) -> None:

@@ -50,7 +50,6 @@ class CrossEntropyMixin(ObjectiveMixin):
     """
 
     smooths_labels = True
-    head: ZeroShotHead | None = None
 
     def __init__(
         self,
@@ -87,9 +86,6 @@ class CrossEntropyMixin(ObjectiveMixin):
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {**super().trainable_modules(), "head": self.head}
-
-    def evaluation_head(self) -> ZeroShotHead | None:
-        return self.head
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)

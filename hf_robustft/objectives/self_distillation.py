@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ..data.shares import floor_share
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
-from ..modeling.sharding import is_sharded, placed_like, whole_copy
+from ..modeling.sharding import placed_like, whole_copy
 from .base import ObjectiveMixin, refuse_idle, take, take_module
 from .settings import SHARE, STEPS, WEIGHT, ObjectiveSettings, setting
 
@@ -243,8 +242,8 @@ class SelfDistillationMixin(ObjectiveMixin):
             self._teacher_captions.clear()
             self.teacher_updates += 1
 
-    def frozen_copies(self) -> list[nn.Module]:
-        return [*super().frozen_copies(), *([] if self.teacher is None else [self.teacher])]
+    def frozen_models(self) -> dict[str, nn.Module]:
+        return {**super().frozen_models(), **({} if self.teacher is None else {"teacher": self.teacher})}
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
@@ -271,19 +270,3 @@ class SelfDistillationMixin(ObjectiveMixin):
             values["teacher/momentum"] = self.last_momentum
             values["teacher/updates"] = self.teacher_updates
         return values
-
-    @contextmanager
-    def exported_weights(self):
-        # What is measured, and with it chosen, is what will be saved. Before training the two are the same.
-        if self.args.export_weights != "teacher" or self.teacher is None:
-            with super().exported_weights() as model:
-                yield model
-        else:
-            yield whole_copy(self.teacher) if is_sharded(self.teacher) else self.teacher
-
-    def export_state_dict(self) -> dict[str, Tensor] | None:
-        if self.args.export_weights != "teacher":
-            return super().export_state_dict()
-        if self.teacher is None:
-            raise ValueError("There is no teacher to export before training; call `train()` first.")
-        return self.teacher.state_dict()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..modeling.features import ClipFeatures
+from ..modeling.projections import PROJECTIONS
 from ..modeling.sharding import full_tensor
 from .base import ObjectiveMixin
 from .settings import WEIGHT, ObjectiveSettings, setting
@@ -107,7 +108,8 @@ class SingularValueMixin(ObjectiveMixin):
         if not (self.args.cross_frobenius_weight or self.args.orthogonality_weight):
             return terms
         # With adapters in front of it, the projection that the exported model will have is the one to constrain.
-        visual, text = self.effective_projections()
+        parameters = self.exported_parameters()
+        visual, text = (parameters[f"{name}.weight"] for name in PROJECTIONS)
         if self.args.cross_frobenius_weight:
             penalty = cross_frobenius_penalty(visual, text)
             terms["cross_frobenius"] = self.args.cross_frobenius_weight * penalty

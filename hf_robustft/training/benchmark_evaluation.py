@@ -10,7 +10,6 @@ from typing import Any
 from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.features import unwrapped
 
 
 class BenchmarkEvaluation:
@@ -54,9 +53,7 @@ class BenchmarkEvaluation:
         benchmarks = self._named_set(chosen) if isinstance(chosen, str) else as_benchmarks(chosen)
         evaluator = self._evaluator_of(benchmarks)
         with self.exported_weights() as model:
-            self.last_report: EvaluationReport = evaluator.evaluate(
-                unwrapped(model), head=self.evaluation_head(), name=self.method
-            )
+            self.last_report: EvaluationReport = evaluator.evaluate(model, head=self.head, name=self.method)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.last_report.metrics().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

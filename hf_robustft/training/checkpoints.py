@@ -154,20 +154,24 @@ class ExactCheckpoints:
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = self.args.output_dir if output_dir is None else output_dir
-        if not self._saving_checkpoint and state_dict is None:
-            state_dict = self.export_state_dict()
-        if not self.args.should_save:
-            super()._save(folder, state_dict)
-        elif self._saving_checkpoint:
-            super()._save(folder, state_dict)
+        if not self._saving_checkpoint:
+            self._export(folder)
+            return
+        super()._save(folder, state_dict)
+        if self.args.should_save:
             self.save_extras(folder)
-        else:
-            self._export(folder, state_dict)
 
-    def _export(self, folder: str, state_dict: dict | None) -> None:
+    def _export(self, folder: str) -> None:
         """The model takes the place of another one in the folder as a whole; results of this run stay."""
+        if self.args.export_weights not in ("student", *self.frozen_models()):
+            raise ValueError(f"There is no {self.args.export_weights} to export before training; call `train()` first.")
+        if not self.args.should_save:
+            # Spread weights are gathered from all processes.
+            with self.exported_weights():
+                return
         with replacing(folder, since=self._run_started) as stage:
-            super()._save(str(stage), state_dict)
+            with self.exported_weights() as model:
+                super()._save(str(stage), model.state_dict())
             self.save_extras(str(stage))
             metadata = Path(folder) / METADATA_FILE
             if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:

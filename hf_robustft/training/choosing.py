@@ -27,8 +27,7 @@ class ChoosingByMetric:
 
         A subclass whose `evaluate` adds metrics of its own adds their names here, to choose by them.
         """
-        head = self.evaluation_head()
-        return metric_names(as_benchmarks(self.eval_dataset), None if head is None else head.class_names)
+        return metric_names(as_benchmarks(self.eval_dataset), None if self.head is None else self.head.class_names)
 
     def settle_choice(self) -> None:
         """

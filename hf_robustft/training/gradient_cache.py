@@ -256,7 +256,7 @@ class ChunkedEncoding:
         return any(isinstance(module, _DROPOUT) and module.p > 0 for module in self.model.modules())
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        if self.encodes_without_gradient() or not is_divided(inputs, self.args.contrastive_chunk_size):
+        if not self.trains_model or not is_divided(inputs, self.args.contrastive_chunk_size):
             return super().training_step(model, inputs, num_items_in_batch)
         self._keeps_encoding = True
         try:
@@ -269,7 +269,7 @@ class ChunkedEncoding:
         return loss
 
     def _encode_student(self, model: nn.Module, batch: Mapping[str, Tensor]) -> ClipFeatures:
-        frozen = self.encodes_without_gradient()
+        frozen = not self.trains_model
         if not frozen and batch.get("image_features") is not None:
             raise ValueError(CACHED_FEATURES_STAND_STILL)
         if frozen:

@@ -205,7 +205,7 @@ class CardOnPush:
 
     def _write_metadata(self, folder: Path) -> None:
         names, templates = self._named_classes()
-        head = ZERO_SHOT_HEAD if self.evaluation_head() is None else TRAINED_HEAD
+        head = ZERO_SHOT_HEAD if self.head is None else TRAINED_HEAD
         settings = changed_arguments(self.args)
         write_robustft_json(
             folder,

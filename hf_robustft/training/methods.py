@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
+from ..objectives.croft import CRoFTSettings, EnergyGradientMixin, FrozenEnergyGradientMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
-from ..objectives.energy_gradient_mixin import CRoFTSettings, EnergyGradientMixin
 from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
 from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
@@ -80,7 +80,7 @@ class FineTuneTrainer(CrossEntropyMixin, RobustTrainer):
     idle_settings = ("bound_logit_scale", "preset")
 
 
-class CRoFTTrainer(EnergyGradientMixin, RobustTrainer):
+class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     """
     CRoFT: linear adapters on the features of a frozen CLIP, trained with the energy-gradient regulariser and learned
     worst-case feature shifts (Zhu et al., ICML 2024).
@@ -91,7 +91,6 @@ class CRoFTTrainer(EnergyGradientMixin, RobustTrainer):
     """
 
     method = "croft"
-    freezes_model = True
     # Two matrices train: at the rate of a whole model they stay where they start.
     defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
     # The model is frozen, its logit scale too; the prompts are encoded once; the adapters decay in any case; the preset is

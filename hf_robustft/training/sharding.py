@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..modeling.sharding import full_values, is_sharded, is_spread, placed_like, whole_copy
+from ..modeling.sharding import full_values, is_sharded, is_spread, placed_like
 from .distributed import check_launcher, mean_gradient_over_processes, same_start, world_size
 
 
@@ -149,7 +148,7 @@ class ShardedTraining:
         if not is_sharded(self.model):
             shard_model(self.model, self.args.device)
         if self.args.shard_teacher:
-            for copied in self.frozen_copies():
+            for copied in self.frozen_models().values():
                 # Freed after each forward pass: no backward pass would do it, and the update must see its own part.
                 shard_model(copied, self.args.device, reshard_after_forward=True)
         # In evaluation mode Accelerate adds autocast, and does not wrap.
@@ -166,15 +165,6 @@ class ShardedTraining:
         if new and is_sharded(self.model):
             separate_plain_parameters(optimizer)
         return optimizer
-
-    @contextmanager
-    def exported_weights(self):
-        # Evaluation calls parts of the model, at which FSDP2 has no hooks.
-        if is_sharded(self.model):
-            yield whole_copy(self.model)
-        else:
-            with super().exported_weights() as model:
-                yield model
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if is_sharded(self.model) and not self.args.should_save:

@@ -163,7 +163,7 @@ class RobustTrainer(
         if self._encodes_captions:
             check_captions(train_dataset, processing_class, model)
         self.bad_images = bad_images
-        if feature_fingerprints(train_dataset) and not self.encodes_without_gradient():
+        if feature_fingerprints(train_dataset) and self.trains_model:
             raise ValueError(CACHED_FEATURES_STAND_STILL)
         if data_collator is None and feature_fingerprints(train_dataset):
             data_collator = collate_features
@@ -184,6 +184,8 @@ class RobustTrainer(
             processing_class=processing_class,
             **kwargs,
         )
+        if not self.trains_model:
+            model.requires_grad_(False)
         self._logit_scale_bound = math.log(max(100.0, math.exp(self.model.logit_scale.item())))
         self._check_attention()
         self.add_callback(_StepHooks(self))
@@ -238,7 +240,6 @@ class RobustTrainer(
         features = self._encode_student(model, inputs)
         # Logits at CLIP's scale lose whole units of 1/64 in half precision; the towers keep autocast, losses do not.
         with torch.autocast(self.args.device.type, enabled=False):
-            self.before_loss(features, inputs)
             terms = self.loss_terms(features, inputs)
         if not terms:
             raise ValueError(

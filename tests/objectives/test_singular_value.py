@@ -50,9 +50,8 @@ def test_golden(golden, case, tag):
     assert_golden(text.grad, data[f"{case}/cross_grad_text_{tag}"], limits, "cross gradient, text")
 
     visual, text = (nn.Parameter(weight.detach()) for weight in weights())
-    projections = SimpleNamespace(
-        visual_projection=SimpleNamespace(weight=visual), text_projection=SimpleNamespace(weight=text)
-    )
+    parameters = {"visual_projection.weight": visual, "text_projection.weight": text}
+    projections = SimpleNamespace(named_parameters=parameters.items)
     settings = {
         "orthogonality_weight": coefficients["coef_orth"],
         "cross_frobenius_weight": coefficients["coef_cross"],

@@ -27,11 +27,12 @@ class Recording(CRoFTTrainer):
     """Keeps the generator's loss of the last inner step, and the rate, of each batch."""
 
     def loss_terms(self, features, batch):
+        terms = super().loss_terms(features, batch)
         self.__dict__.setdefault("inner", []).append(
             None if self.generator_loss is None else self.generator_loss.item()
         )
         self.__dict__.setdefault("rates", []).append(self.optimizer.param_groups[-1]["lr"])
-        return super().loss_terms(features, batch)
+        return terms
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,8 @@ def trainer_of(cls, model, folder, **settings):
 def outcome(trainer):
     """All that a run leaves: logged numbers and exported weights."""
     logs = [{k: v for k, v in log.items() if "grad_norm" not in k} for log in step_logs(trainer)]
-    exported = trainer.export_state_dict() or trainer.model.state_dict()
-    return logs, {name: value.clone() for name, value in exported.items()}
+    with trainer.exported_weights() as model:
+        return logs, {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def same(one, two):

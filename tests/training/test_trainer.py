@@ -99,13 +99,10 @@ class Penalty(ObjectiveMixin):
 
     def prepare_training(self, total_steps):
         super().prepare_training(total_steps)
-        self.calls = {"prepare": [total_steps], "before": 0, "after": []}
-
-    def before_loss(self, features, batch):
-        super().before_loss(features, batch)
-        self.calls["before"] += 1
+        self.calls = {"prepare": [total_steps], "loss": 0, "after": []}
 
     def loss_terms(self, features, batch):
+        self.calls["loss"] += 1
         terms = super().loss_terms(features, batch)
         terms["weight_size"] = 0.01 * self.model.visual_projection.weight.norm()
         return terms
@@ -137,7 +134,7 @@ def test_a_users_mixin_adds_a_named_term_and_sees_every_step(tiny_clip, tmp_path
     assert terms_of(logs[0]).keys() == names
     assert logs[0]["loss/weight_size"] == pytest.approx(size, rel=1e-6)
     assert [log["penalty/steps"] for log in logs] == [1, 2, 3, 4, 5, 6]
-    assert trainer.calls == {"prepare": [6], "before": 12, "after": [1, 2, 3, 4, 5, 6]}
+    assert trainer.calls == {"prepare": [6], "loss": 12, "after": [1, 2, 3, 4, 5, 6]}
 
 
 # ---- Optimisation ---------------------------------------------------------------------------------------------------

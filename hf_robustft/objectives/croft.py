@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""CRoFT as a mixin: feature adapters, the generator of shifted features, and the terms of the combined objective."""
+"""
+CRoFT as two mixins, one for a frozen model and one that trains with the encoders: feature adapters, the generator of
+shifted features, and the terms of the combined objective.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +17,19 @@ from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
-from ..modeling.adapters import FeatureAdapters, ensemble_features, merged_projections, near_unit
+from ..modeling.adapters import FeatureAdapters, ensemble_features, near_unit
 from ..modeling.feature_cache import feature_fingerprints, image_fingerprint
 from ..modeling.features import ClipFeatures
+from ..modeling.projections import PROJECTIONS
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
-from .energy_gradient import class_logits, energy_gradient_penalty, mixed_back, same_class_alignment
-from .feature_shift import FeatureShiftGenerator
+from .energy_gradient import (
+    FeatureShiftGenerator,
+    class_logits,
+    energy_gradient_penalty,
+    mixed_back,
+    same_class_alignment,
+)
 from .settings import SHARE, WEIGHT, ObjectiveSettings, Range, setting
 
 #: Settings of the generator's optimizer, and all that shifted features alone use.
@@ -107,32 +115,25 @@ class _Step:
     shifted: Tensor | None = None  # c
 
 
-class EnergyGradientMixin(ObjectiveMixin):
+class CRoFTObjective(ObjectiveMixin):
     """
-    CRoFT (Zhu et al., ICML 2024): adds the terms `classification`, `shift_classification`, `shift_alignment` and
-    `energy_gradient`, and owns the feature adapters, the generator and its optimizer.
+    What [`FrozenEnergyGradientMixin`] and [`EnergyGradientMixin`] share (CRoFT, Zhu et al., ICML 2024): the terms
+    `classification`, `shift_classification`, `shift_alignment` and `energy_gradient`, the feature adapters, the
+    generator and its optimizer.
 
     The loss is that of the global batch in every process, from gathered features: the energy gradient pools all rows
-    before it is squared, so it is no mean of the processes' own.
-
-    With `freezes_model` (CRoFT itself) only the adapters train, on image features that are computed without gradient
-    or were cached (`cache_features`). Without it the encoders train too and the mixin combines with any other
-    objective, our own extension: class embeddings are then encoded anew in each step, the objectives beside it see
-    adapted embeddings, and the generator steps alone on detached features (`generator_order="clean"`).
+    before it is squared, so it is not a mean of the processes' own.
 
     Args:
         adapters ([`FeatureAdapters`], *optional*): Adapters to start from, such as those of `load_adapters`; by default
             new ones, the identity.
         class_names, templates (sequences of `str`, *optional*): Where the training set has none.
-        class_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`, *optional*): Projected text features
-            before normalisation, instead of class names; frozen model only.
 
     Raises:
         ValueError: If there are no classes, the adapters do not fit the model, or a setting is impossible.
     """
 
     settings = CRoFTSettings
-    freezes_model = False
     generator_loss: Tensor | None = None
 
     def __init__(
@@ -141,7 +142,6 @@ class EnergyGradientMixin(ObjectiveMixin):
         adapters: FeatureAdapters | None = None,
         class_names: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
-        class_features: Tensor | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -164,28 +164,12 @@ class EnergyGradientMixin(ObjectiveMixin):
         self.adapters = adapters.to(self.args.device, dtype)
         rates = self.args.generator_learning_rate, self.args.generator_momentum, self.args.generator_weight_decay
         self.generator = FeatureShiftGenerator(dim, *rates, dtype, self.args.device)
-        self._step: _Step | None = None
-        if self.freezes_model:
-            self.model.requires_grad_(False)
-        self._prompt_features = None
-        if class_features is not None:
-            if class_features.ndim != 3 or class_features.shape[-1] != dim or not self.freezes_model:
-                raise ValueError(
-                    f"`class_features` of shape {tuple(class_features.shape)} must be (classes, templates, {dim}), "
-                    "and the model frozen."
-                )
-            self._prompt_features = class_features.to(self.args.device, dtype)
-            n_classes, n_templates = class_features.shape[:2]
-        else:
-            n_classes, n_templates = self._tokenize_prompts(class_names, templates)
-        self._n_classes = n_classes
+        self._n_classes, n_templates = self._take_classes(class_names, templates)
         if adapters.text_adapter_order == "after_ensemble" and n_templates > 1:
             raise ValueError(
                 f"With `text_adapter_order='after_ensemble'` and {n_templates} templates the adapters cannot be merged into "
                 "a CLIPModel; use 'before_ensemble', or one template."
             )
-        for made_by in feature_fingerprints(self.train_dataset):
-            self._check_cached_features(made_by)
 
     def _settle_adapter_settings(self, adapters: FeatureAdapters) -> None:
         """The adapters mix as they were made to; the arguments, and with them the card, say the same or refuse."""
@@ -211,14 +195,8 @@ class EnergyGradientMixin(ObjectiveMixin):
                 stacklevel=3,
             )
 
-    def _check_cached_features(self, made_by: str) -> None:
-        if image_fingerprint(self.model) != made_by:
-            raise ValueError(
-                "The cached features were made by another model than the one to train; make them anew with `cache_features` "
-                "and this model."
-            )
-
-    def _tokenize_prompts(self, class_names, templates) -> tuple[int, int]:
+    def _take_classes(self, class_names, templates) -> tuple[int, int]:
+        """Settle the class prompts; returns the numbers of classes and templates."""
         class_names = class_names or getattr(self.train_dataset, "class_names", None)
         templates = templates or getattr(self.train_dataset, "templates", None)
         if not class_names or not templates or self.processing_class is None:
@@ -226,21 +204,15 @@ class EnergyGradientMixin(ObjectiveMixin):
                 "CRoFT needs the classes: pass a labelled training set, or `class_names=` and `templates=`, with "
                 "`processing_class=`."
             )
-        class_names, templates = check_class_names(class_names), check_templates(templates)
-        self._classes = class_names, templates
-        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        prompts = class_prompts(class_names, templates)
-        tokens = tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
-        self._prompt_ids = tokens["input_ids"].view(len(class_names), len(templates), -1).to(self.args.device)
-        return len(class_names), len(templates)
+        self._classes = check_class_names(class_names), check_templates(templates)
+        return len(self._classes[0]), len(self._classes[1])
 
     # ---- Settings ----------------------------------------------------------------------------------------------
 
-    @property
-    def _order(self) -> str:
-        if self.args.generator_order != "auto":
-            return self.args.generator_order
-        return "reference" if self.freezes_model else "clean"
+    @staticmethod
+    def _order(args) -> str:
+        """`"reference"` where the adapters step with the generator, within a batch."""
+        return "clean"
 
     @classmethod
     def check_settings(cls, args) -> None:
@@ -257,7 +229,7 @@ class EnergyGradientMixin(ObjectiveMixin):
         if not args.generator_steps:
             reason = "with `generator_steps=0` shifted features are only classified; let the generator step"
             refuse_idle(args, ["shift_alignment_weight", "energy_gradient_shifted"], reason)
-            if not cls.freezes_model or args.generator_order == "clean":
+            if cls._order(args) == "clean":
                 # In the reference order the loss moves the generator too.
                 refuse_idle(args, _OF_GENERATOR, reason)
         if not args.adapter_text_ratio:
@@ -266,84 +238,27 @@ class EnergyGradientMixin(ObjectiveMixin):
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
-        if args.generator_order == "reference" and not self.freezes_model:
-            raise ValueError(
-                "`generator_order='reference'` steps the adapters under a graph that is used again, which trainable "
-                "encoders do not survive; use 'clean', or train adapters alone with `CRoFTTrainer`."
-            )
         if args.croft_weight and args.learning_rate <= 0:
             raise ValueError(
                 f"`learning_rate={args.learning_rate}` must be above 0; the generator's rate is scaled with it."
             )
-        order = args.generator_order if args.generator_order != "auto" else "reference"
-        if self.freezes_model and order == "reference" and args.feature_shifts:
-            if args.gradient_accumulation_steps > 1:
-                raise ValueError(
-                    f"`gradient_accumulation_steps={args.gradient_accumulation_steps}`: in the reference order the adapters "
-                    "step within each batch; set it to 1, or --generator_order clean."
-                )
-            if args.fp16:
-                raise ValueError(
-                    "The reference order steps without a loss scaler; use bf16 or --generator_order clean."
-                )
 
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
         self.generator.restart()
-        if self.freezes_model and self._prompt_features is None:
-            features = prompt_features(self.model, self.processing_class, *self._classes, sharded=True)
-            self._prompt_features = features.to(self.generator.weight)
 
-    # ---- Features ----------------------------------------------------------------------------------------------
+    # ---- Steps and terms ---------------------------------------------------------------------------------------
 
-    def encodes_without_gradient(self) -> bool:
-        return self.freezes_model or super().encodes_without_gradient()
-
-    def extra_texts(self) -> Tensor | None:
-        if self.freezes_model or not self.args.croft_weight:
-            return super().extra_texts()
-        n_classes, n_templates, _ = self._prompt_ids.shape
-        if not self.args.class_templates_per_step:
-            return self._prompt_ids.flatten(0, 1)
-        chosen = torch.tensor(
-            [
-                choose(n_templates, seed=self.args.seed, epoch=self.optimizer_steps, index=row, what="class prompt")
-                for row in range(n_classes)
-            ],
-            device=self._prompt_ids.device,
-        )
-        return self._prompt_ids[torch.arange(n_classes, device=chosen.device), chosen]
-
-    def adapt_features(self, features: ClipFeatures) -> ClipFeatures:
-        features = super().adapt_features(features)
-        if self.freezes_model:
-            return features
-        dtype = self.adapters.image_adapter.dtype
-        images = self.adapters.adapt_images(features.image_features.to(dtype))
-        adapted = replace(features, image_embeds=F.normalize(images, dim=-1))
-        if features.text_embeds is not None:
-            adapted.text_embeds = F.normalize(self.adapters.adapt_texts(features.text_embeds.to(dtype)), dim=-1)
-        return adapted
-
-    def effective_projections(self) -> tuple[Tensor, Tensor]:
-        return self.adapters.effective_projections(self.model)
-
-    def exported_parameters(self) -> dict[str, Tensor]:
-        parameters = dict(super().exported_parameters())
-        visual, text = self.effective_projections()
-        parameters["visual_projection.weight"], parameters["text_projection.weight"] = visual, text
-        return parameters
+    def _class_prompts(self, features: ClipFeatures) -> Tensor:
+        """Projected text features of the class prompts, of shape `(classes, templates, embed_dim)`."""
+        raise NotImplementedError
 
     def _begin_step(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> _Step:
         labels = batch.get("labels")
         if labels is None:
             raise ValueError("CRoFT needs `labels` in every batch; name the label column.")
-        dtype = self.adapters.image_adapter.dtype
-        images = self.gather_rows(features.image_features.to(dtype))
-        if self.freezes_model:
-            prompts = self._prompt_features
-        else:
-            prompts = features.extra_text_features.to(dtype).view(self._n_classes, -1, images.shape[-1])
+        images = self.gather_rows(features.image_features.to(self.adapters.image_adapter.dtype))
+        prompts = self._class_prompts(features)
         return _Step(
             labels=self.gather_rows(labels),
             scale=features.logit_scale,
@@ -353,23 +268,14 @@ class EnergyGradientMixin(ObjectiveMixin):
             class_rows=near_unit(ensemble_features(prompts)),
         )
 
-    # ---- Steps and terms ---------------------------------------------------------------------------------------
-
-    def before_loss(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> None:
-        super().before_loss(features, batch)
-        self._step = None
-        if not self.args.croft_weight:
-            return
-        step = self._step = self._begin_step(features, batch)
-        if not self.args.feature_shifts:
-            return
-        reference = self._order == "reference"
+    def _shift_features(self, step: _Step) -> None:
+        """Let the generator step, and shift the features of the batch with it."""
+        reference = self._order(self.args) == "reference"
         # The generator follows the run's schedule. The optimizer holds the rate of this very step.
         self.generator.set_rate(self.rate_factor())
-        if reference:
-            images, classes, scale = step.image_embeds, step.class_embeds, step.scale
-        else:
-            images, classes, scale = step.image_embeds.detach(), step.class_embeds.detach(), step.scale.detach()
+        images, classes, scale = step.image_embeds, step.class_embeds, step.scale
+        if not reference:
+            images, classes, scale = images.detach(), classes.detach(), scale.detach()
         for _ in range(self.args.generator_steps):
             loss = self.generator.loss(images, classes, step.labels, scale, self.args.shift_alignment_weight)
             # In the reference order the graph of the adapted features is used by every repetition and by the loss:
@@ -384,8 +290,13 @@ class EnergyGradientMixin(ObjectiveMixin):
         step.shifted = shifted if reference else shifted.detach()
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        args, step = self.args, None
+        if args.croft_weight:
+            step = self._begin_step(features, batch)
+            if args.feature_shifts:
+                # Before other objectives look at adapters that are about to move.
+                self._shift_features(step)
         terms = super().loss_terms(features, batch)
-        step, args = self._step, self.args
         if step is None:
             return terms
         logits = class_logits(step.image_embeds, step.class_embeds, step.scale)
@@ -415,13 +326,6 @@ class EnergyGradientMixin(ObjectiveMixin):
         terms.update({name: args.croft_weight * value for name, value in croft.items()})
         return terms
 
-    def after_optimizer_step(self) -> None:
-        super().after_optimizer_step()
-        if self._order == "reference" and self._step is not None and self.args.feature_shifts:
-            # The authors' loss moves the generator too.
-            self.generator.step()
-        self._step = None
-
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {**super().trainable_modules(), "adapters": self.adapters}
 
@@ -449,22 +353,10 @@ class EnergyGradientMixin(ObjectiveMixin):
             values["generator/loss"] = self.generator_loss.item()
         return values
 
-    @contextmanager
-    def exported_weights(self):
-        with super().exported_weights() as model:
-            if model is not self.model:
-                # Other weights than the student's, which have the adapters in them.
-                yield model
-                return
-            with merged_projections(model, self.adapters):
-                yield model
-
-    def export_state_dict(self) -> dict[str, Tensor] | None:
-        chosen = super().export_state_dict()
-        if chosen is not None:
-            return chosen
-        with merged_projections(self.model, self.adapters) as model:
-            return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
+        projections = self.adapters.effective_projections(self.model, exact)
+        names = (f"{name}.weight" for name in PROJECTIONS)
+        return {**super().exported_parameters(exact), **dict(zip(names, projections, strict=True))}
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)
@@ -472,3 +364,126 @@ class EnergyGradientMixin(ObjectiveMixin):
             # The file would undo the merging of the student's weights, and these are the teacher's.
             return
         self.adapters.save_pretrained(directory, self.model)
+
+
+class FrozenEnergyGradientMixin(CRoFTObjective):
+    """
+    CRoFT itself: only the adapters train, on image features that are computed without gradient or were cached
+    (`cache_features`).
+
+    Args:
+        adapters, class_names, templates (*optional*): As for [`CRoFTObjective`].
+        class_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`, *optional*): Projected text features
+            before normalisation, instead of class names.
+
+    Raises:
+        ValueError: As [`CRoFTObjective`], and for cached features of another model.
+    """
+
+    trains_model = False
+
+    def __init__(self, *args, class_features: Tensor | None = None, **kwargs):
+        self._prompt_features = class_features
+        super().__init__(*args, **kwargs)
+        for made_by in feature_fingerprints(self.train_dataset):
+            if image_fingerprint(self.model) != made_by:
+                raise ValueError(
+                    "The cached features were made by another model than the one to train; make them again with "
+                    "`cache_features` and this model."
+                )
+
+    def _take_classes(self, class_names, templates) -> tuple[int, int]:
+        given = self._prompt_features
+        if given is None:
+            return super()._take_classes(class_names, templates)
+        dim = len(self.generator.weight)
+        if given.ndim != 3 or given.shape[-1] != dim:
+            raise ValueError(
+                f"`class_features` of shape {tuple(given.shape)} must be (classes, templates, {dim})."
+            )
+        self._prompt_features = given.to(self.generator.weight)
+        return given.shape[0], given.shape[1]
+
+    @staticmethod
+    def _order(args) -> str:
+        return "clean" if args.generator_order == "clean" else "reference"
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        if self._order(args) == "clean" or not args.feature_shifts:
+            return
+        if args.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"`gradient_accumulation_steps={args.gradient_accumulation_steps}`: in the reference order the adapters "
+                "step within each batch; set it to 1, or --generator_order clean."
+            )
+        if args.fp16:
+            raise ValueError(
+                "The reference order steps without a loss scaler; use bf16 or --generator_order clean."
+            )
+
+    def prepare_training(self, total_steps: int) -> None:
+        super().prepare_training(total_steps)
+        if self._prompt_features is None:
+            features = prompt_features(self.model, self.processing_class, *self._classes, sharded=True)
+            self._prompt_features = features.to(self.generator.weight)
+
+    def _class_prompts(self, features: ClipFeatures) -> Tensor:
+        return self._prompt_features
+
+    def after_optimizer_step(self) -> None:
+        super().after_optimizer_step()
+        # The authors' loss moves the generator too. In the clean order it has no gradient, and stays.
+        self.generator.step()
+
+
+class EnergyGradientMixin(CRoFTObjective):
+    """
+    CRoFT's terms for encoders that train too, combined with any other objective: our own extension.
+
+    Class embeddings are encoded again in each step, the objectives beside it see adapted embeddings, and the generator
+    steps alone, on detached features (`generator_order="clean"`). Arguments and errors as for [`CRoFTObjective`].
+    """
+
+    def _take_classes(self, class_names, templates) -> tuple[int, int]:
+        shape = super()._take_classes(class_names, templates)
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        tokens = tokenizer(class_prompts(*self._classes), padding=True, truncation=True, return_tensors="pt")
+        self._prompt_ids = tokens["input_ids"].view(*shape, -1).to(self.args.device)
+        return shape
+
+    def validate_arguments(self, args) -> None:
+        super().validate_arguments(args)
+        if args.generator_order == "reference":
+            raise ValueError(
+                "`generator_order='reference'` steps the adapters under a graph that is used again, which trainable "
+                "encoders do not survive; use 'clean', or train adapters alone with `CRoFTTrainer`."
+            )
+
+    def extra_texts(self) -> Tensor | None:
+        if not self.args.croft_weight:
+            return super().extra_texts()
+        n_classes, n_templates, _ = self._prompt_ids.shape
+        if not self.args.class_templates_per_step:
+            return self._prompt_ids.flatten(0, 1)
+        chosen = torch.tensor(
+            [
+                choose(n_templates, seed=self.args.seed, epoch=self.optimizer_steps, index=row, what="class prompt")
+                for row in range(n_classes)
+            ],
+            device=self._prompt_ids.device,
+        )
+        return self._prompt_ids[torch.arange(n_classes, device=chosen.device), chosen]
+
+    def adapt_features(self, features: ClipFeatures) -> ClipFeatures:
+        features = super().adapt_features(features)
+        dtype = self.adapters.image_adapter.dtype
+        images = self.adapters.adapt_images(features.image_features.to(dtype))
+        adapted = replace(features, image_embeds=F.normalize(images, dim=-1))
+        if features.text_embeds is not None:
+            adapted.text_embeds = F.normalize(self.adapters.adapt_texts(features.text_embeds.to(dtype)), dim=-1)
+        return adapted
+
+    def _class_prompts(self, features: ClipFeatures) -> Tensor:
+        prompts = features.extra_text_features.to(self.adapters.image_adapter.dtype)
+        return prompts.view(self._n_classes, -1, prompts.shape[-1])
