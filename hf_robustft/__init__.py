@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from .modeling.zero_shot import ZeroShotHead as ZeroShotHead
     from .objectives.base import ObjectiveMixin as ObjectiveMixin
     from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
+    from .objectives.croft import EnergyGradientMixin as EnergyGradientMixin
+    from .objectives.croft import FrozenEnergyGradientMixin as FrozenEnergyGradientMixin
     from .objectives.cross_entropy import CrossEntropyMixin as CrossEntropyMixin
-    from .objectives.energy_gradient_mixin import EnergyGradientMixin as EnergyGradientMixin
     from .objectives.self_distillation import SelfDistillationMixin as SelfDistillationMixin
     from .objectives.settings import ObjectiveSettings as ObjectiveSettings
     from .objectives.settings import setting as setting
