@@ -190,7 +190,7 @@ class ObjectiveMixin:
             `self.model`, which has them for as long as the context lasts, or another one. Before a run that is to export
             a frozen copy, the two are the same.
         """
-        source = self.frozen_models().get(self.args.export_weights, self.model)
+        source = self.frozen_models().get(getattr(self.args, "export_weights", "student"), self.model)
         model = whole_copy(source) if is_sharded(source) else source
         changed, own = {}, dict(self.model.named_parameters())
         if source is self.model:

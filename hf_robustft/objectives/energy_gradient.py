@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""CRoFT's objective: energy, the energy-gradient regulariser, and worst-case feature shifts with their generator."""
+"""CRoFT's settings, and its objective: energy, the energy-gradient regulariser, worst-case feature shifts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +13,76 @@ from torch import Tensor, nn
 
 from ..modeling.adapters import near_unit
 from .base import take
+from .settings import SHARE, WEIGHT, ObjectiveSettings, Range, setting
 
 #: Where the energy gradient is taken: the adapters plus this constant (the authors' code).
 OFFSET = 1e-4
 REDUCTIONS = ("sum", "mean")
+
+
+@dataclass
+class CRoFTSettings(ObjectiveSettings):
+    """The feature adapters, shifted features and the energy gradient (CRoFT; paper values are those of its code)."""
+
+    adapter_image_ratio: float = setting(
+        0.2, "Share of the adapted in the mixed image features; 0 leaves them as they are.", paper=0.2, range=SHARE
+    )
+    adapter_text_ratio: float = setting(
+        0.5, "Share of the adapted in the mixed text features; 0 leaves them as they are.", paper=0.5, range=SHARE
+    )
+    text_adapter_order: str = setting(
+        "before_ensemble",
+        "Adapt the feature of each prompt, 'before_ensemble' (merges exactly into a CLIPModel), or 'after_ensemble' (the "
+        "authors' code for several templates; one template only, for want of a merge).",
+        choices=["before_ensemble", "after_ensemble"],
+    )
+    croft_weight: float = setting(
+        1.0, "Weight of all of CRoFT's terms beside other objectives; 0 switches them off.", range=WEIGHT
+    )
+    energy_gradient_weight: float = setting(
+        5.0, "Weight of the energy-gradient penalty (lambda2).", paper=5, range=WEIGHT
+    )
+    energy_gradient_reduction: str = setting(
+        "sum",
+        "Pooling of the energy gradient: 'sum' (the authors' ImageNet set-up) or 'mean' (PACS, VLCS; smaller by orders of "
+        "magnitude, with weights up to 1000).",
+        paper="sum",
+        choices=["sum", "mean"],
+    )
+    feature_shifts: bool = setting(True, "Learn worst-case shifted features and train on them.", paper=True)
+    shift_alignment_weight: float = setting(
+        1.0, "Weight of the alignment of shifted and given features of a class (lambda1).", paper=1, range=WEIGHT
+    )
+    energy_gradient_shifted: bool = setting(
+        True,
+        "Pool shifted features in the energy gradient, and mix them back through the adapter (the authors' code: not for "
+        "VLCS).",
+        paper=True,
+    )
+    generator_steps: int = setting(
+        1,
+        "Steps of the generator of shifted features in each batch.",
+        paper=1,
+        range=Range("must be 0 or more steps per batch", whole_from=0),
+    )
+    generator_order: str = setting(
+        "auto",
+        "'reference' (the authors' code, whose inner steps move the adapters too; frozen encoders only), 'clean' (the "
+        "generator steps alone, on detached features), or 'auto': the first where encoders are frozen.",
+        paper="reference",
+        choices=["auto", "reference", "clean"],
+    )
+    generator_learning_rate: float = setting(
+        0.002, "Peak learning rate of the generator's SGD; it follows the run's schedule.", paper=0.002, range=WEIGHT
+    )
+    generator_momentum: float = setting(0.9, "Momentum of the generator's SGD.", paper=0.9, range=SHARE)
+    generator_weight_decay: float = setting(0.1, "Weight decay of the generator's SGD.", paper=0.1, range=WEIGHT)
+    class_templates_per_step: int = setting(
+        1,
+        "With encoders that train: prompts of each class that are encoded in a step, 1 (drawn again each time) or 0 (all "
+        "templates).",
+        range=Range("must be 1 (one prompt per class, drawn again in each step) or 0 (all templates)", high=1, whole_from=0),
+    )
 
 
 def energy(logits: Tensor) -> Tensor:

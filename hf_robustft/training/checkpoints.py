@@ -163,8 +163,9 @@ class ExactCheckpoints:
 
     def _export(self, folder: str) -> None:
         """The model takes the place of another one in the folder as a whole; results of this run stay."""
-        if self.args.export_weights not in ("student", *self.frozen_models()):
-            raise ValueError(f"There is no {self.args.export_weights} to export before training; call `train()` first.")
+        chosen = getattr(self.args, "export_weights", "student")
+        if chosen not in ("student", *self.frozen_models()):
+            raise ValueError(f"There is no {chosen} to export before training; call `train()` first.")
         if not self.args.should_save:
             # Spread weights are gathered from all processes.
             with self.exported_weights():

@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
-from ..objectives.croft import CRoFTSettings, EnergyGradientMixin, FrozenEnergyGradientMixin
+from ..objectives.croft import EnergyGradientMixin, FrozenEnergyGradientMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
+from ..objectives.energy_gradient import CRoFTSettings
 from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
 from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
