@@ -5,15 +5,12 @@ import os
 import subprocess
 import sys
 
-#: Several processes that import torch on a busy machine of two cores take minutes; a hang must still end.
-SECONDS = 900
+from helpers.forked import ALONE, SECONDS, run_ranks
 
 
 def launch(command: list, **environment) -> subprocess.CompletedProcess:
     """Run `python <command>`; a run that takes too long fails with what it had written."""
-    # The name of this machine may not resolve, or to an address of a network that is not there: gloo takes loopback.
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    environment = {**os.environ, **loopback, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    environment = {**os.environ, **ALONE, **environment}
     command = [sys.executable, *map(str, command)]
     try:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
@@ -30,9 +27,5 @@ def torchrun(processes: int, script, *arguments, **environment) -> subprocess.Co
 
 def run_in(processes: int, script, *arguments, **environment) -> None:
     """Run a script in `processes` processes; it must succeed."""
-    run = (
-        launch([script, *arguments], **environment)
-        if processes == 1
-        else torchrun(processes, script, *arguments, **environment)
-    )
+    run = run_ranks(processes, script, *arguments, **environment)
     assert run.returncode == 0, run.stderr[-8000:]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import run_in, torchrun
+from launching import run_in, run_ranks
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -53,7 +53,7 @@ def test_ctrl_c_in_one_of_two_processes_stops_both_after_the_same_step(tmp_path)
 @pytest.mark.timeout(1000)
 def test_a_shorter_batch_in_one_process_is_refused_before_any_gather(tmp_path):
     # Without the refusal the processes would gather parts of different sizes: a hang, or rows of garbage.
-    run = torchrun(2, WORKER, tmp_path, 2, json.dumps([{"name": "run", "method": "carot", "uneven": True}]))
+    run = run_ranks(2, WORKER, tmp_path, 2, json.dumps([{"name": "run", "method": "carot", "uneven": True}]))
     assert run.returncode != 0
     assert "Process 1 got 3 rows of `pixel_values` where every process must have 4" in run.stderr
 
@@ -64,7 +64,7 @@ def test_the_script_refuses_a_world_size_that_is_not_there(repository, tmp_path)
     script = repository / "examples" / "run_robust_ft.py"
     if torch.accelerator.is_available():
         pytest.skip("with an accelerator torchrun's processes find each other")
-    run = torchrun(2, script, "--output_dir", tmp_path / "out")
+    run = run_ranks(2, script, "--output_dir", tmp_path / "out")
     assert run.returncode != 0
     assert "error: The launcher started 2 process(es)" in run.stderr and "would use 1" in run.stderr
     assert "--use_cpu" in run.stderr and not (tmp_path / "out").exists()

@@ -3,16 +3,13 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, assert_rounded, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator, unreadable, whole_arrays
+from helpers.forked import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 
@@ -257,15 +254,12 @@ def test_impossible_evaluations_are_refused():
 
 
 @pytest.mark.numbers
-def test_two_processes_equal_one(tmp_path, repository):
+def test_two_processes_equal_one(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    paths = os.pathsep.join([str(repository), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
     printed = ""
-    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]):
-        command = [sys.executable, *launcher, str(script), str(tmp_path)]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    for processes in (1, 2):
+        run = run_ranks(processes, script, tmp_path, ACCELERATE_USE_CPU="true")
         assert run.returncode == 0, run.stderr[-3000:]
         printed += run.stdout
     one, first, second = (EvaluationReport.load_json(tmp_path / f"{name}.json") for name in ("1-0", "2-0", "2-1"))

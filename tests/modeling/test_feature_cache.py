@@ -3,9 +3,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -13,6 +10,7 @@ import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor
 from helpers.feature_cache import benchmark, unreadable
+from helpers.forked import run_ranks
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -475,15 +473,10 @@ def test_where_one_image_ends_matters():
 
 
 @pytest.mark.same_bits("whole batches of 4 are dealt out, each is the one that one process makes")
-def test_two_processes_give_what_one_gives(tiny_clip, repository, tmp_path):
+def test_two_processes_give_what_one_gives(tiny_clip, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    paths = os.pathsep.join([str(repository), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
+    run = run_ranks(2, script, tmp_path, ACCELERATE_USE_CPU="true")
     assert run.returncode == 0, run.stderr[-3000:]
     assert "<1: UnreadableImage: the image of row 5" in run.stdout
     assert "<0: RuntimeError: Caching features failed in process 1" in run.stdout

@@ -3,14 +3,12 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, step_logs, tiny_config, tiny_processor
+from helpers.forked import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, TrainerCallback
@@ -256,12 +254,7 @@ def test_a_batch_within_a_chunk_is_encoded_once(tiny_clip, tmp_path, monkeypatch
 def worker(tmp_path, name, processes, method, settings):
     output = tmp_path / name
     output.mkdir()
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += [str(WORKER), method, str(output), str(processes), json.dumps(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    ended = run_ranks(processes, WORKER, method, output, processes, json.dumps(settings))
     assert ended.returncode == 0, ended.stderr[-3000:]
     return load_file(output / "end.safetensors")
 
