@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics.functional.classification import binary_calibration_error
 
 from .binning import (
     bin_indices,
@@ -74,6 +73,9 @@ def ece_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 15) -
     Raises:
         ValueError: As `reliability_bins`.
     """
+    # Here, since importing it takes a second or two, which training and the command line do without.
+    from torchmetrics.functional.classification import binary_calibration_error
+
     confidence, correct = check_confidence(confidence, correct)
     bins = bin_indices(confidence, n_bins)
     # torchmetrics bins and sums in the dtype it is given, and a float32 sum over 50,000 confidences near 1 drifts by

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 #: The share of ID images that must be accepted in FPR95.
@@ -105,6 +103,8 @@ def _knn_score(features: Tensor, bank: Tensor | np.ndarray | None, k: int) -> Te
             f"k is {k!r}, but a bank of {len(bank)} features has neighbours 1 to {len(bank)}; "
             "give one of these numbers, or a larger bank."
         )
+    from sklearn.neighbors import NearestNeighbors
+
     neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(_unit_rows(bank, "features of the bank"))
     distances, _ = neighbours.kneighbors(_unit_rows(features, "features"))
     return -torch.from_numpy(distances[:, k - 1]).square()
@@ -280,6 +280,9 @@ def detection_metrics(
     Raises:
         ValueError: If a set is empty, not one-dimensional, or holds NaN or infinity.
     """
+    # Here, since importing it takes a second or two, which training and the command line do without.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     known = as_floats(id_scores, "in-distribution scores", "(images,)").numpy()
     unseen = as_floats(open_set_scores, "open-set scores", "(images,)").numpy()
     is_known = np.repeat([1, 0], [len(known), len(unseen)])
