@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.prompts import class_key
+from ..data.benchmarks import Benchmark
+from ..data.class_projection import head_classes
+from ..data.columns import quoted
+from ..data.prompts import class_key
 
 
 def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]) -> dict[str, Benchmark]:

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.examples import EvaluationImages, collate_images
-from hf_robustft.data.images import BadImages
-from hf_robustft.data.streams.examples import StreamedEvaluationImages, check_count
-from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.modeling.features import encode_images, evaluation_mode, normalised, unwrapped
-from hf_robustft.modeling.tensor_file import write_tensors
-from hf_robustft.modeling.zero_shot import ZeroShotHead
+from ..data.benchmarks import Benchmark
+from ..data.class_projection import head_classes
+from ..data.examples import EvaluationImages, collate_images
+from ..data.images import BadImages
+from ..data.streams.examples import StreamedEvaluationImages, check_count
+from ..data.transforms import ImageTransform
+from ..modeling.features import encode_images, evaluation_mode, normalised, unwrapped
+from ..modeling.tensor_file import write_tensors
+from ..modeling.zero_shot import ZeroShotHead
 
 _PLACE = ("path", "config", "data_files", "split", "revision")
 

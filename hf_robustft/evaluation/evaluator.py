@@ -12,15 +12,17 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from hf_robustft import __version__
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.images import BadImages
-from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.evaluation import calibration
-from hf_robustft.evaluation.benchmark_checks import check_bank, checked_benchmarks, head_keys
-from hf_robustft.evaluation.binning import check_n_bins
-from hf_robustft.evaluation.collect import (
+from .. import __version__
+from ..data.benchmarks import Benchmark
+from ..data.class_projection import head_classes
+from ..data.images import BadImages
+from ..data.transforms import ImageTransform
+from ..modeling.features import logit_scale, unwrapped
+from ..modeling.zero_shot import ZeroShotHead
+from . import calibration
+from .benchmark_checks import check_bank, checked_benchmarks, head_keys
+from .binning import check_n_bins
+from .collect import (
     data_source,
     evaluation_head,
     evaluation_mode,
@@ -30,13 +32,11 @@ from hf_robustft.evaluation.collect import (
     save_logits,
     unreadable_images,
 )
-from hf_robustft.evaluation.image_numbers import MEASURED, ImageNumbers
-from hf_robustft.evaluation.open_set import open_set_results
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
-from hf_robustft.evaluation.resampling import bootstrap_draws
-from hf_robustft.evaluation.spectrum import EmbeddingCovariance
-from hf_robustft.modeling.features import logit_scale, unwrapped
-from hf_robustft.modeling.zero_shot import ZeroShotHead
+from .image_numbers import MEASURED, ImageNumbers
+from .open_set import open_set_results
+from .report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
+from .resampling import bootstrap_draws
+from .spectrum import EmbeddingCovariance
 
 NOISE_FLOOR_DRAWS = 200
 #: Bootstrap samples whose metrics a report keeps; a standard error from them is right within 5 %.
@@ -49,7 +49,7 @@ class Evaluator:
     scores tell known classes from unseen ones.
 
     Each data set is classified by the model's zero-shot head (its own text tower and learned logit scale) or by a trained
-    head. Of each image eleven or twelve numbers are kept, so memory does not grow with the number of classes.
+    head. A dozen numbers are kept per image, so memory does not grow with the number of classes.
 
     A benchmark with a projection (ImageNet-R, -A, ObjectNet) is classified by the head of the larger list of classes,
     which it shares with the other sets of these classes; its logits are projected before softmax, so accuracy and
@@ -57,9 +57,9 @@ class Evaluator:
 
     A benchmark with the role `open_set` holds images of unseen classes. It has no accuracy: its images are scored by the
     head of the first in-distribution set, and compared with all images of that set and of the shifts that the same head
-    classifies. The scores are `msp`, `mcm` (of a zero-shot head), `max_logit`, `energy`, and `knn` with a bank. They are
-    those of all classes of the head, of sets with a projection too, as CRoFT's code has them: a detector in use does not
-    know which of the classes an image could be of, and one threshold must serve all sets.
+    classifies. The scores are those of the table `SCORES` that can be computed: `mcm` needs a zero-shot head, and `knn` a
+    bank. They are over all classes of the head, even for sets with a projection, as in CRoFT's code: a detector in use does
+    not know to which of the classes an image could belong, and one threshold must serve all sets.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
@@ -67,10 +67,10 @@ class Evaluator:
     another order, and on some processors a row of a product depends on how many rows there are.
 
     Args:
-        benchmarks: [`Benchmark`]s with distinct names, in a list or as the values of a mapping, with class names and
-            labels except for the role `open_set`. The first with the role `id` is the one whose spectrum is measured (or,
-            without such, the first with the role `validation`) and with which open sets are compared.
-        processor: The checkpoint's `CLIPProcessor`.
+        benchmarks (iterable or mapping of [`Benchmark`]): Data sets with distinct names, with class names and labels except
+            for the role `open_set`. The spectrum is measured on the first with the role `id` (or if there is none, the first
+            with the role `validation`), with which open sets are compared.
+        processor (`CLIPProcessor`): The checkpoint's processor.
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
         n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors and the reliability diagram.
@@ -81,18 +81,17 @@ class Evaluator:
             are held in memory, in float64, by every process.
         knn_k (`int`, *optional*, defaults to 10): The neighbour in the bank whose distance counts.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy for images that cannot be read, counted
-            for each data set by itself. By default the first one is an error. Of those that are skipped, the report says
-            how many and which.
+            separately for each data set. By default the first one is an error. The report says how many are skipped, and
+            which.
 
     Attributes:
-        scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number an
-            image, in the order of the data, higher for known classes. Of in-distribution, shifted and open sets, and only
-            those that the head of the first in-distribution set classifies: no threshold serves two heads.
+        scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number per image,
+            in the order of the data, higher for known classes. Only in-distribution, shifted and open sets that the head
+            of the first in-distribution set classifies are included: a threshold does not serve two heads.
 
     Raises:
-        ValueError: If there are no benchmarks, two of one name, one without class names or labels that is no open set, an
-            open set but no in-distribution set, an open set that shares classes with it, a bank that is evaluated too,
-            or if a number is out of range.
+        ValueError: If the benchmarks cannot be evaluated together (see `checked_benchmarks`), the bank is evaluated too, or a
+            number is out of range.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Evaluator:
             )
         self.benchmarks = checked_benchmarks(benchmarks)
         self._known = self._first("id")
-        # During training there often is nothing else in distribution than validation images.
+        # During training there is often nothing in distribution except validation images.
         self._spectrum_of = self._known or self._first("validation")
         check_bank(knn_bank, self.benchmarks)
         self.processor = processor
@@ -144,20 +143,21 @@ class Evaluator:
         Neither the model's training mode nor the global random state is changed.
 
         Args:
-            model: A `CLIPModel`, possibly wrapped, on the device where it shall run.
+            model (`CLIPModel`): The model, possibly wrapped, on the device that runs it.
             head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names, or with a
                 projection from them; the others get the zero-shot head. The report says which.
             name (`str`, *optional*, defaults to `"model"`): What the report calls the model.
-            logits_dir (*optional*): Folder into which the main process writes `<benchmark>.safetensors` for each
-                benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 of a float64 model), in the order of the data;
-                `labels` int64 except for open sets; metadata with the names of the model and the classes.
+            logits_dir (`str` or `Path`, *optional*): Folder into which the main process writes `<benchmark>.safetensors` for
+                each benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 for a float64
+                model), in the order of the data; `labels` int64 except for open sets; metadata with the names of the model
+                and the classes.
 
         Returns:
-            [`EvaluationReport`]
+            [`EvaluationReport`]: The results.
 
         Raises:
-            ValueError: If the head's class names are those of no benchmark, a data set has labels outside its classes, a
-                logit is not finite, or the bank holds fewer than `knn_k` images.
+            ValueError: If the head's class names belong to none of the benchmarks, a data set has labels outside its
+                classes, a logit is not finite, or the bank holds fewer than `knn_k` images.
             OSError: If an image cannot be read (or too many, by the policy "skip"), a stream gives another number of rows
                 than it declares, or the logits cannot be written.
         """
@@ -215,7 +215,7 @@ class Evaluator:
         return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set)
 
     def _heads(self, model: nn.Module, trained: ZeroShotHead | None) -> dict[str, tuple[nn.Module, str]]:
-        """The head of each benchmark and its kind; one zero-shot head for each list of classes and templates."""
+        """Return the head of each benchmark and its kind; one zero-shot head per list of classes and templates."""
         if trained is not None:
             trained = evaluation_head(trained, model.device)
             closed = [item for item in self.benchmarks.values() if item.role != "open_set"]
@@ -254,7 +254,7 @@ class Evaluator:
         )
 
     def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:
-        """The embeddings of the whole bank in float64, or `None`. Raises ValueError if it is smaller than `knn_k`."""
+        """Return the embeddings of the whole bank in float64, or `None`. Raises ValueError if it is smaller than `knn_k`."""
         if self.knn_bank is None:
             return None
         size = len(self.knn_bank.load())
@@ -303,7 +303,7 @@ class Evaluator:
         )
 
     def _open_set(self, correct: dict[str, Tensor]) -> dict | None:
-        """The report's part on unseen classes, `None` without open sets."""
+        """Return the report's part on unseen classes, `None` without open sets."""
         named = {role: [b.name for b in self.benchmarks.values() if b.role == role] for role in ("shift", "open_set")}
         if not named["open_set"]:
             return None
@@ -334,7 +334,7 @@ class Evaluator:
 
 
 def _most_frequent(columns: dict[str, Tensor], class_names: tuple[str, ...]) -> dict:
-    """The class that is predicted most often, and the one that most images are of."""
+    """Return the class that is predicted most often, and the most frequent class of the images."""
     predicted, labels = (
         torch.bincount(columns[key].long(), minlength=len(class_names)).double() / len(columns[key])
         for key in ("predicted", "label")

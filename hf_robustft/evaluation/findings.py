@@ -19,8 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from hf_robustft.data.binomial import upper_tail
-
+from ..data.binomial import upper_tail
 from .report import DatasetResult, EvaluationReport
 
 #: Standard errors that a difference must exceed to be told, however few there are.

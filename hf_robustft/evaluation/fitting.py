@@ -7,13 +7,13 @@ from typing import Any
 
 from transformers import CLIPModel
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.collect import collect_logits
-from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
-from hf_robustft.evaluation.open_set import DEFAULT_SCORE, RECALL
-from hf_robustft.evaluation.temperature import TemperatureScaling
-from hf_robustft.modeling.features import logit_scale
-from hf_robustft.modeling.zero_shot import ZeroShotHead
+from ..data.benchmarks import Benchmark
+from ..modeling.features import logit_scale
+from ..modeling.zero_shot import ZeroShotHead
+from .collect import collect_logits
+from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
+from .open_set import DEFAULT_SCORE, RECALL
+from .temperature import TemperatureScaling
 
 DETECTORS = (*DETECTOR_SCORES, "none")
 

@@ -8,11 +8,11 @@ from accelerate import PartialState
 from accelerate.utils import gather, reduce
 from torch import Tensor, nn
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation import calibration
-from hf_robustft.evaluation.collect import classify, gather_rows
-from hf_robustft.evaluation.open_set import available_scores, score
-from hf_robustft.evaluation.spectrum import EmbeddingCovariance
+from ..data.benchmarks import Benchmark
+from . import calibration
+from .collect import classify, gather_rows
+from .open_set import available_scores, score
+from .spectrum import EmbeddingCovariance
 
 MEASURED = ("confidence", "correct", "nll", "brier")
 LABELLED = (*MEASURED, "predicted", "label")

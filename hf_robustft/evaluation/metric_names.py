@@ -11,10 +11,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.benchmark_checks import checked_benchmarks, head_keys
-from hf_robustft.evaluation.open_set import available_scores
-from hf_robustft.evaluation.report import DATASET_METRICS, SHIFT_METRICS
+from ..data.benchmarks import Benchmark
+from .benchmark_checks import checked_benchmarks, head_keys
+from .open_set import available_scores
+from .report import DATASET_METRICS, SHIFT_METRICS
 
 #: By the last part of a metric's name, whether a greater value is better; `None` where neither is.
 GREATER_IS_BETTER: dict[str, bool | None] = {

@@ -8,7 +8,7 @@ The calibration and open-set metrics as `evaluate.Metric` modules, which need no
     >>> metrics.compute(predictions=[[0.75, 0.25], [0.25, 0.75]], references=[0, 1])
     {'expected_calibration_error': 0.25, 'brier_score': 0.125}
 
-Predictions are probabilities, one row of all classes an image; references are class indices. For `OpenSetDetection`
+Predictions are probabilities, one row of all classes per image; references are class indices. For `OpenSetDetection`
 predictions are scores and references say which images are of known classes:
 
     >>> from hf_robustft.evaluation.metrics import OpenSetDetection
@@ -18,7 +18,7 @@ predictions are scores and references say which images are of known classes:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import datasets
 import evaluate
@@ -30,15 +30,16 @@ from .open_set import FPR_DEFINITIONS, detection_metrics
 
 _INPUTS = """
 Args:
-    predictions: probabilities of all classes, one row an image; each row sums to one.
+    predictions: probabilities of all classes, one row per image; each row sums to one.
     references: class index of each image.
 """
 
 
-class _ProbabilityMetric(evaluate.Metric, ABC):
-    """The common face: `function(probabilities, labels, ...)` under the key `key`."""
+class _ProbabilityMetric(evaluate.Metric):
+    """A metric of probabilities: the `measure` of float64 probabilities `(n, classes)` and labels, under the key `key`."""
 
     key: str
+    measure: Callable[..., float]
     description: str
     citation: str
 
@@ -62,11 +63,10 @@ class _ProbabilityMetric(evaluate.Metric, ABC):
                 "give a probability of every class in every row."
             )
         probabilities = torch.tensor(predictions, dtype=torch.float64)
-        return {self.key: self._measure(probabilities, torch.tensor(references))}
+        return {self.key: self.measure(probabilities, torch.tensor(references), *self._options())}
 
-    @abstractmethod
-    def _measure(self, probabilities: torch.Tensor, labels: torch.Tensor) -> float:
-        """The metric of float64 probabilities `(n, classes)` and labels `(n,)`."""
+    def _options(self) -> tuple:
+        return ()
 
 
 class _BinnedMetric(_ProbabilityMetric):
@@ -75,8 +75,8 @@ class _BinnedMetric(_ProbabilityMetric):
 
     Args:
         n_bins (`int`, *optional*, defaults to 15): Bins. It is set here and not at `compute`, because `evaluate.combine`
-            hands the arguments of `compute` to every metric, and not all of them have bins.
-        kwargs: For `evaluate.Metric`, such as `keep_in_memory` or `experiment_id`.
+            passes the arguments of `compute` to every metric, and not all of them have bins.
+        kwargs (*optional*): Arguments of `evaluate.Metric`, such as `keep_in_memory` or `experiment_id`.
 
     Raises:
         ValueError: If `n_bins` is below 1.
@@ -87,69 +87,57 @@ class _BinnedMetric(_ProbabilityMetric):
         self.n_bins = n_bins
         super().__init__(**kwargs)
 
+    def _options(self) -> tuple:
+        return (self.n_bins,)
+
 
 class ExpectedCalibrationError(_BinnedMetric):
-    """Top-label ECE with equal-width bins, in [0, 1]. `n_bins` is 15 by default."""
+    """Top-label ECE with equal-width bins, in [0, 1]; `n_bins` (`int`, *optional*, defaults to 15)."""
 
-    key = "expected_calibration_error"
+    key, measure = "expected_calibration_error", staticmethod(calibration.expected_calibration_error)
     description = "Top-label expected calibration error with equal-width bins over the whole set, in [0, 1]."
     citation = "Guo et al. (2017). On Calibration of Modern Neural Networks. arXiv:1706.04599."
 
-    def _measure(self, probabilities, labels):
-        return calibration.expected_calibration_error(probabilities, labels, self.n_bins)
-
 
 class AdaptiveCalibrationError(_BinnedMetric):
-    """Top-label calibration error with bins of equal mass, in [0, 1]. `n_bins` is 15 by default."""
+    """Top-label calibration error with bins of equal mass, in [0, 1]; `n_bins` (`int`, *optional*, defaults to 15)."""
 
-    key = "adaptive_calibration_error"
+    key, measure = "adaptive_calibration_error", staticmethod(calibration.adaptive_calibration_error)
     description = "Top-label calibration error with bins of equal mass, in [0, 1]."
     citation = "Nixon et al. (2019). Measuring Calibration in Deep Learning. arXiv:1904.01685."
 
-    def _measure(self, probabilities, labels):
-        return calibration.adaptive_calibration_error(probabilities, labels, self.n_bins)
-
 
 class ClasswiseCalibrationError(_BinnedMetric):
-    """Mean over the classes of the ECE of each class's probability, in [0, 1]. `n_bins` is 15 by default."""
+    """Mean over the classes of the ECE of each class's probability; `n_bins` (`int`, *optional*, defaults to 15)."""
 
-    key = "classwise_calibration_error"
+    key, measure = "classwise_calibration_error", staticmethod(calibration.classwise_calibration_error)
     description = "Mean over the classes of the equal-width ECE of each class's own probability, in [0, 1]."
     citation = "Kull et al. (2019). Beyond temperature scaling. arXiv:1910.12656."
-
-    def _measure(self, probabilities, labels):
-        return calibration.classwise_calibration_error(probabilities, labels, self.n_bins)
 
 
 class BrierScore(_ProbabilityMetric):
     """Multiclass Brier score, summed over the classes, in [0, 2]."""
 
-    key = "brier_score"
+    key, measure = "brier_score", staticmethod(calibration.brier_score)
     description = (
         "Multiclass Brier score: mean squared distance to the one-hot label, summed over the classes, in [0, 2]."
     )
     citation = "Brier (1950). Verification of Forecasts Expressed in Terms of Probability."
 
-    def _measure(self, probabilities, labels):
-        return calibration.brier_score(probabilities, labels)
-
 
 class NegativeLogLikelihood(_ProbabilityMetric):
     """Mean of -log p(label) in nats, from probabilities; infinite where one is 0."""
 
-    key = "negative_log_likelihood"
+    key, measure = "negative_log_likelihood", staticmethod(calibration.negative_log_likelihood)
     description = "Mean of -log p(label), in nats, from probabilities."
     citation = "Gneiting & Raftery (2007). Strictly Proper Scoring Rules, Prediction, and Estimation."
-
-    def _measure(self, probabilities, labels):
-        return calibration.negative_log_likelihood(probabilities, labels)
 
 
 class OpenSetDetection(evaluate.Metric):
     """
     AUROC, average precision and three FPR95 of a score that is higher for known classes (`open_set.detection_metrics`).
 
-    Its predictions are numbers and not rows, so it does not go into one `evaluate.combine` with the others.
+    Its predictions are numbers and not rows, so it cannot be combined with the others by `evaluate.combine`.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -161,7 +149,7 @@ class OpenSetDetection(evaluate.Metric):
                 "Neural Networks. arXiv:1610.02136."
             ),
             inputs_description=(
-                "Args:\n    predictions: one score an image, higher for known classes.\n"
+                "Args:\n    predictions: one score per image, higher for known classes.\n"
                 "    references: 1 for an image of a known class, 0 for one of an unseen class.\n"
             ),
             features=datasets.Features(

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Paper:
-    """A reference: what it is cited for, its title and venue, its arXiv number and a BibTeX entry."""
+    """
+    A reference.
+
+    Attributes:
+        name, title, authors, venue, arxiv (`str`): What it is cited for, its title, authors, venue and arXiv number.
+        bibtex (`str`): Its BibTeX entry.
+    """
 
     name: str
     title: str
@@ -91,14 +97,14 @@ CROFT = Paper(
 @dataclass(frozen=True)
 class MethodFacts:
     """
-    How a card speaks of a method.
+    How a card describes a method.
 
     Attributes:
-        label (`str`): In a table.
-        phrase (`str`): In a sentence, after the name of the model.
-        summary (`str`): What the method does.
-        papers: To cite.
-        trains (`bool`): Whether there was a run at all.
+        label (`str`): Its name in a table.
+        phrase (`str`): How it continues a sentence that begins with the name of the model.
+        summary (`str`): What it does.
+        papers (`tuple[Paper, ...]`): The papers to cite.
+        trains (`bool`, *optional*, defaults to `True`): Whether there was a training run at all.
     """
 
     label: str

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
-from hf_robustft.publishing.eval_results import is_hub_id, on_hub
-from hf_robustft.publishing.text import one_line, public_command, public_settings, public_text, public_value
+from ..data.benchmarks import Benchmark
+from ..evaluation.report import EvaluationReport
+from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
+from .eval_results import is_hub_id, on_hub
+from .text import one_line, public_command, public_settings, public_text, public_value
 
 PART = "card"
 
@@ -23,10 +23,10 @@ class SetFacts:
     A data set as a card names it: a [`Benchmark`] without its images and without paths of this machine.
 
     Attributes:
-        name, role, suite, licence, source, note: As of the [`Benchmark`].
+        name, role, suite, licence, source, note (`str`): As in the [`Benchmark`].
         n_classes (`int`): Classes; 0 for captions.
         images (`int`, *optional*): Rows that were loaded.
-        path, config, split, revision (*optional*): Of a data set on the Hub; `None` for any other.
+        path, config, split, revision (`str`, *optional*): Of a data set on the Hub; `None` for any other.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SetFacts:
 
     @classmethod
     def from_benchmark(cls, benchmark: Benchmark) -> SetFacts:
-        """The facts of a benchmark, as they are after `load` if it was loaded."""
+        """Collect the facts of a `benchmark`, with the number of images if it was loaded."""
         rows = benchmark.dataset if benchmark.dataset is not None else benchmark._loaded
         texts = {
             name: None if value is None else public_text(value)
@@ -66,7 +66,7 @@ class SetFacts:
         )
 
     def as_measured(self, report: EvaluationReport) -> SetFacts:
-        """The same, at the commit of the Hub that the report's images are of, if it says so."""
+        """Return the same facts, at the commit of the Hub that the images of the `report` come from, if it says so."""
         result = report.results.get(self.name)
         source = (report.open_set or {}).get(self.name, {}).get("source") if result is None else result.source
         if self.path is None or not source or source.get("path") != self.path or "commit" not in source:
@@ -77,19 +77,19 @@ class SetFacts:
 @dataclass(frozen=True)
 class CardFacts:
     """
-    The arguments of `write_model_card` that are no results, with everything private taken out.
+    The arguments of `write_model_card` except for the results, with everything private removed.
 
     Attributes:
         method (`str`): Short name.
         sets (`tuple[SetFacts, ...]`): The data.
-        class_names, templates (`tuple[str, ...]`): Of the card's code.
-        log (`tuple[dict, ...]`): Rows of the training's log, see `training_log`.
+        class_names, templates (`tuple[str, ...]`): For the card's code.
+        log (`tuple[dict, ...]`): Rows of the training log, see `training_log`.
         run (`dict[str, str]`): What ran, in words.
         emissions (`dict`, *optional*): `emissions` in grams and `source`, as the Hub spells them.
         eval_tasks (`dict[str, str]`): See `defined_tasks`.
         tags (`tuple[str, ...]`): For the metadata, besides the usual ones.
-        settings, base_model, base_model_note, hardware, wall_seconds, seed, alpha, licence, command, notes: See
-            `write_model_card`.
+        settings, base_model, base_model_note, hardware, wall_seconds, seed, alpha, licence, command, notes (*optional*):
+            See `write_model_card`.
     """
 
     method: str
@@ -118,12 +118,15 @@ class CardFacts:
         Gather facts.
 
         Args:
-            data: The sets of the card.
-            example: The one whose class names and templates the code shows.
-            given: The other attributes as `write_model_card` takes them; texts are made public here.
+            data (`Sequence[Benchmark]`): The sets of the card.
+            example ([`Benchmark`]): The set whose class names and templates the code shows.
+            given (*optional*): The other attributes as `write_model_card` takes them; private parts of texts are removed.
+
+        Returns:
+            [`CardFacts`]: The facts.
 
         Raises:
-            ValueError: If the command has an open quote, or the emissions are no grams.
+            ValueError: If a quote in the command is not closed, or the emissions are not in grams.
         """
         for name in ("base_model_note", "hardware"):
             if given.get(name) is not None:
@@ -151,7 +154,7 @@ class CardFacts:
         )
 
     def save(self, directory: str | Path) -> None:
-        """Put the facts into the `robustft.json` of a folder, if it has one."""
+        """Put the facts into the `robustft.json` of the folder `directory`, if it has one."""
         directory = Path(directory)
         if not (directory / METADATA_FILE).is_file():
             return
@@ -166,7 +169,13 @@ class CardFacts:
     @classmethod
     def load(cls, directory: str | Path) -> CardFacts | None:
         """
-        What `save` put there, or `None` if the folder's `robustft.json` holds no facts of a card.
+        Restore what `save` put into a folder.
+
+        Args:
+            directory (`str` or `Path`): The folder.
+
+        Returns:
+            [`CardFacts`] or `None`: `None` if the folder's `robustft.json` holds no facts of a card.
 
         Raises:
             OSError: If the folder has no `robustft.json`.

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The sections of a card on the results, their pictures, the temperature and the training's log."""
+"""The sections of a card on the results, their pictures, the temperature and the training log."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.open_set import DEFAULT_SCORE
-from hf_robustft.evaluation.plots import plot_reliability, plot_scores, plot_shift
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.evaluation.tables import label, metric_texts, ordered, same_shifts
-from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.publishing import verdict
-from hf_robustft.publishing.card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
-from hf_robustft.publishing.eval_results import n_bins
-from hf_robustft.publishing.text import code_span, markdown_text, public_text
+from ..evaluation.detector import OpenSetDetector
+from ..evaluation.open_set import DEFAULT_SCORE
+from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
+from ..evaluation.report import EvaluationReport
+from ..evaluation.tables import label, metric_texts, ordered, same_shifts
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from . import verdict
+from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
+from .eval_results import n_bins
+from .text import code_span, markdown_text, public_text
 
 #: In a report's settings: the temperature that was folded into the weights after the report was measured.
 FOLDED_SINCE = "temperature_folded_since"
@@ -39,12 +39,12 @@ def results_section(
     names: tuple[str, str | None],
 ) -> dict[str, Any]:
     """
-    What the template says of the results.
+    Gather what the template says about the results.
 
     Args:
-        output_dir: Folder of the checkpoint; pictures that lie in it are shown.
-        report, baseline: The results.
-        names: What the table calls the two models, in markdown.
+        output_dir (`Path`): Folder of the checkpoint; pictures in it are shown.
+        report ([`EvaluationReport`]), baseline ([`EvaluationReport`], *optional*): The results.
+        names (`tuple[str, str | None]`): What the table calls the two models, in markdown.
 
     Returns:
         `dict[str, Any]`: Values by the names that the template uses.
@@ -96,7 +96,7 @@ def _table_rows(
 
 
 def _class_notes(report: EvaluationReport) -> list[str]:
-    """Sets whose logits are those of a larger head, projected."""
+    """Return a note on each set whose logits are projected from those of a larger head."""
     projected = [result for result in ordered(report) if (result.head_classes or 0) > result.n_classes]
     return [
         f"{markdown_text(result.name)}: of the {result.head_classes:,} classes of the head, probabilities are over the "
@@ -144,10 +144,12 @@ def draw_pictures(
     An older picture that these results do not give is removed: a card would show it beside other numbers.
 
     Args:
-        folder: Folder of the checkpoint or of the results.
+        folder (`str` or `Path`): Folder of the checkpoint or of the results.
         reports ([`EvaluationReport`] or a sequence of one or two): The model, or the model before and after.
-        scores, roles (*optional*): `Evaluator.scores` and the role of each set, for `scores.png`.
-        detector ([`OpenSetDetector`], *optional*): Whose score and threshold `scores.png` shows; else the energy.
+        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), roles (`Mapping[str, str]`, *optional*):
+            `Evaluator.scores` and the role of each set, for `scores.png`.
+        detector ([`OpenSetDetector`], *optional*): The detector whose score and threshold `scores.png` shows; by default
+            it shows the energy.
 
     Returns:
         `list[str]`: Names of the files written.
@@ -174,12 +176,12 @@ def draw_pictures(
 @dataclass(frozen=True)
 class TemperatureSection:
     """
-    What a card says of temperature scaling; all of it is empty without any.
+    What a card says about temperature scaling; all of it is empty without any.
 
     Attributes:
-        sentence (`str`): In markdown.
-        warning (`str`): That the results do not hold the temperature, in markdown.
-        rows (`list[list[str]]`): Table of ECE and NLL before and after, header first.
+        sentence (`str`): The temperature and its fit, in markdown.
+        warning (`str`): That the results were measured before the temperature was folded in, in markdown.
+        rows (`tuple[list[str], ...]`): Table of ECE and NLL before and after, header first.
         shifts (`str`): That the confidence under shift became worse, if it did.
     """
 
@@ -191,14 +193,14 @@ class TemperatureSection:
 
 def temperature_section(output_dir: str | Path, report: EvaluationReport) -> TemperatureSection:
     """
-    Gather what a card says of the temperature.
+    Gather what a card says about the temperature.
 
     Args:
-        output_dir: Folder of the checkpoint.
-        report: The results that the card shows.
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+        report ([`EvaluationReport`]): The results that the card shows.
 
     Returns:
-        [`TemperatureSection`]
+        [`TemperatureSection`]: The section.
     """
     path = Path(output_dir) / METADATA_FILE
     facts = load_robustft_json(output_dir).get("temperature") if path.is_file() else None
@@ -210,7 +212,7 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> Tem
         warning = (
             f"**The results here, open sets and pictures included, were measured before a temperature of {since:.4g} was "
             "folded into the logit scale.** Accuracy is the same; ECE, NLL, Brier and the open-set scores of the weights "
-            f"in this folder are others{', those below' if facts.get('sets') else ''}."
+            f"in this folder are different{': see below' if facts.get('sets') else ''}."
         )
     return TemperatureSection(
         _temperature_sentence(facts, since is None), warning, _temperature_rows(facts), worse_under_shift(facts)
@@ -218,7 +220,7 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> Tem
 
 
 def worse_under_shift(facts: Mapping[str, Any]) -> str:
-    """A sentence that the mean ECE over the shifts rose with the temperature; empty if it did not, or was not measured."""
+    """Return a sentence that the mean ECE over the shifts in `facts` rose with the temperature; empty if it did not."""
     pairs = [row["ece"] for row in facts.get("sets", {}).values() if row["role"] == "shift"]
     if not pairs:
         return ""
@@ -226,7 +228,7 @@ def worse_under_shift(facts: Mapping[str, Any]) -> str:
     if round(after, 3) <= round(before, 3):
         return ""
     mean = "Mean ECE" if len(pairs) > 1 else "ECE"
-    surer = "; this one makes the model surer of everything" if facts["folded"] < 1 else ""
+    surer = "; this one makes the model more confident of everything" if facts["folded"] < 1 else ""
     return (
         f"{mean} under shift rose from {100 * before:.1f}% to {100 * after:.1f}%: a temperature that is right in distribution "
         f"says nothing about shifts{surer}."
@@ -253,7 +255,7 @@ def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
         return f"{folded}; the numbers above {'include it' if included else 'do not include all of it'}.{more}"
     return (
         f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "
-        "pipeline divides the logits before it gives a probability. The numbers above are without it."
+        "pipeline divides the logits before it computes a probability. The numbers above are without it."
     )
 
 
@@ -274,14 +276,14 @@ def _temperature_rows(facts: Mapping[str, Any]) -> tuple[list[str], ...]:
 
 def training_log(log_history: Iterable[Mapping[str, Any]], rows: int = LOG_ROWS) -> tuple[dict[str, float], ...]:
     """
-    The rows of a Trainer's `state.log_history` that a card shows.
+    Choose the rows of a Trainer's `state.log_history` that a card shows.
 
-    Entries of one step are joined. Where there were evaluations, rows are taken among those steps, else among all; the
-    first and the last are always there.
+    Entries of the same step are joined. If there were evaluations, rows are chosen among those steps, else among all; the
+    first and the last are always included.
 
     Args:
-        log_history: The entries, in order.
-        rows (`int`, *optional*, defaults to 8): At most so many.
+        log_history (`Iterable[Mapping[str, Any]]`): The entries, in order.
+        rows (`int`, *optional*, defaults to 8): The most rows.
 
     Returns:
         `tuple[dict[str, float], ...]`: Each with `step` and the named losses, the momentum, the logit scale, and accuracy,
@@ -301,7 +303,10 @@ def training_log(log_history: Iterable[Mapping[str, Any]], rows: int = LOG_ROWS)
 
 def history_table(log: Iterable[Mapping[str, float]]) -> list[list[str]]:
     """
-    A table of what `training_log` gave.
+    Lay out what `training_log` returned as a table.
+
+    Args:
+        log (`Iterable[Mapping[str, float]]`): The rows.
 
     Returns:
         `list[list[str]]`: The header and the rows in markdown; empty without a log.

@@ -20,16 +20,16 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.hub import out_of_reach
-from hf_robustft.evaluation.report import TRAINED_HEAD, DatasetResult, EvaluationReport
-from hf_robustft.evaluation.tables import ordered
-from hf_robustft.modeling.files import write_whole
-from hf_robustft.objectives.papers import METHOD_FACTS
-from hf_robustft.publishing.text import one_line
+from ..data.benchmarks import Benchmark
+from ..data.hub import out_of_reach
+from ..evaluation.report import TRAINED_HEAD, DatasetResult, EvaluationReport
+from ..evaluation.tables import ordered
+from ..modeling.files import write_whole
+from ..objectives.papers import METHOD_FACTS
+from .text import one_line
 
 if TYPE_CHECKING:
-    from hf_robustft.publishing.card_facts import CardFacts, SetFacts
+    from .card_facts import CardFacts, SetFacts
 
 FOLDER = ".eval_results"
 BENCHMARK_FILE = "eval.yaml"
@@ -45,16 +45,16 @@ PARTS = {
 
 def card_data(title: str, report: EvaluationReport, facts: CardFacts) -> ModelCardData:
     """
-    The metadata of a card.
+    Gather the metadata of a card.
 
     Args:
         title (`str`): Name of the model in the model-index.
-        report: The results; each set becomes four entries, and each open set two a score, with the convention of the
-            metric in its arguments.
+        report ([`EvaluationReport`]): The results; each set becomes four entries, and each open set two per score, with the
+            convention of the metric in its arguments.
         facts ([`CardFacts`]): The rest. The base model is used if it is a Hub id.
 
     Returns:
-        `ModelCardData`
+        `ModelCardData`: The metadata.
     """
     method, data, base_model = facts.method, facts.sets, facts.base_model
     base = {}
@@ -143,7 +143,7 @@ def _metric_values(result: DatasetResult) -> list[tuple[str, str, float, dict[st
     ece_args = {
         "n_bins": n_bins(result),
         "norm": "l1",
-        "bins": "equal width, closed on the left; confidence 1.0 has a bin of its own",
+        "bins": "equal width, closed on the left; confidence 1.0 has its own bin",
         "over": "top label, whole data set",
         "noise_floor": result.ece_noise_floor,
         "standard_error": result.ece_se,
@@ -170,7 +170,7 @@ def _score_values(score: str, values: Mapping[str, Any]) -> list[tuple[str, str,
 
 
 def is_hub_id(base_model: str) -> bool:
-    """Whether a name is that of a repository on the Hub (`owner/name`), and of nothing on this machine."""
+    """Return whether `base_model` has the form of a Hub id (`owner/name`) and does not exist on this machine."""
     if base_model.count("/") != 1 or Path(base_model).expanduser().exists():
         return False
     try:
@@ -181,12 +181,12 @@ def is_hub_id(base_model: str) -> bool:
 
 
 def on_hub(benchmark: Benchmark | SetFacts) -> bool:
-    """Whether a benchmark is a data set on the Hub."""
+    """Return whether a `benchmark` is a data set on the Hub."""
     return benchmark.path is not None and is_hub_id(benchmark.path)
 
 
 def n_bins(result: DatasetResult) -> int:
-    """How many equal-width bins a result's ECE has."""
+    """Return how many equal-width bins the ECE of a `result` has."""
     # The last entry is the bin of exactly 1.0.
     return len(result.reliability["count"]) - 1
 
@@ -195,16 +195,16 @@ def write_eval_results(
     output_dir: str | Path, report: EvaluationReport, sets: Iterable[SetFacts], tasks: Mapping[str, str]
 ) -> list[Path]:
     """
-    Write the accuracies on benchmark data sets of the Hub, a file for each repository.
+    Write the accuracies on benchmark data sets of the Hub, one file per repository.
 
-    Files that were written here before and hold no longer are removed; files of others are kept.
+    Files that were written here before and are out of date are removed; files that people wrote are kept.
 
     Args:
-        output_dir: Folder of the checkpoint.
-        report: The results.
-        sets: Facts of the data sets.
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+        report ([`EvaluationReport`]): The results.
+        sets (`Iterable[SetFacts]`): Facts of the data sets.
         tasks (`Mapping[str, str]`): By name of the set the id of the task that its repository defines, see
-            `defined_tasks`; sets that were not measured are passed over.
+            `defined_tasks`; sets that were not measured are skipped.
 
     Returns:
         `list[Path]`: The files.
@@ -239,15 +239,15 @@ def write_eval_results(
 
 def defined_tasks(sets: Iterable[SetFacts], given: Mapping[str, str] | None = None) -> dict[str, str]:
     """
-    The tasks of the sets that are on the Hub and that a model is measured on.
+    Find the tasks of the test sets that are on the Hub.
 
     Args:
-        sets: Facts of the data sets.
+        sets (`Iterable[SetFacts]`): Facts of the data sets.
         given (`Mapping[str, str]`, *optional*): By name of the set the id of its task; by default the repositories are
-            asked, or if the Hub does not answer a single question within seconds, the cache, of which a warning tells.
+            asked, or if the Hub does not answer within seconds, the cache, with a warning.
 
     Returns:
-        `dict[str, str]`: By name of the set.
+        `dict[str, str]`: The ids of the tasks by name of the set.
 
     Raises:
         ValueError: If `given` names a set that is not among these or not on the Hub.
@@ -257,7 +257,7 @@ def defined_tasks(sets: Iterable[SetFacts], given: Mapping[str, str] | None = No
         unknown = sorted(set(given) - set(on_hub))
         if unknown:
             raise ValueError(
-                f"eval_tasks names the set {unknown[0]!r}, which is no test set on the Hub; its task cannot be listed there."
+                f"eval_tasks names the set {unknown[0]!r}, which is not a test set on the Hub; its task cannot be listed there."
             )
         return dict(given)
     reason = out_of_reach() if on_hub else ""
@@ -270,15 +270,15 @@ def defined_tasks(sets: Iterable[SetFacts], given: Mapping[str, str] | None = No
 
 def defined_task(item: SetFacts, cached: bool = False) -> str | None:
     """
-    The id of the task that a data set's repository on the Hub defines for the config and split that were measured.
+    Find the id of the task that a data set's repository on the Hub defines for the config and split that were measured.
 
     Args:
         item ([`SetFacts`]): The data set.
-        cached (`bool`, *optional*, defaults to `False`): Look into the cache alone.
+        cached (`bool`, *optional*, defaults to `False`): Look into the cache only.
 
     Returns:
-        `str`, or `None` if the repository has no `eval.yaml`, that file has no such task or several, or the Hub cannot be
-        asked, of which a warning tells unless this process works offline on purpose.
+        `str` or `None`: `None` if the repository has no `eval.yaml`, that file has no such task or several, or the Hub
+        cannot be asked; then there is a warning, unless this process works offline on purpose.
     """
     only = {"local_files_only": True} if cached else {}
     try:
@@ -296,7 +296,7 @@ def defined_task(item: SetFacts, cached: bool = False) -> str | None:
 
 
 def task_in(text: str, item: SetFacts) -> str | None:
-    """The id of the only task in the text of an `eval.yaml` with the config and split of a set, or `None`."""
+    """Return the id of the only task in the `text` of an `eval.yaml` with the config and split of `item`, or `None`."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -314,5 +314,5 @@ def task_in(text: str, item: SetFacts) -> str | None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `write_eval_results` wrote a file."""
+    """Return whether `write_eval_results` wrote the file at `path`."""
     return path.read_text(encoding="utf-8", errors="replace").startswith(_MARKER)

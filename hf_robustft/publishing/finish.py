@@ -11,18 +11,18 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, save_reports
-from hf_robustft.evaluation.temperature import TemperatureScaling
-from hf_robustft.modeling.metadata import update_robustft_json
-from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing import eval_results
-from hf_robustft.publishing.card_file import CARD_FILE, is_untouched
-from hf_robustft.publishing.card_sections import draw_pictures
-from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.publishing.model_card import write_model_card
-from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, MODEL_FILES, replacing, settle
+from ..data.benchmarks import Benchmark
+from ..evaluation.detector import OpenSetDetector
+from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, save_reports
+from ..evaluation.temperature import TemperatureScaling
+from ..modeling.metadata import update_robustft_json
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from . import eval_results
+from .card_file import CARD_FILE, is_untouched
+from .card_sections import draw_pictures
+from .metadata import write_robustft_json
+from .model_card import write_model_card
+from .run_folder import EVALUATION_FILE, LOGITS, MODEL_FILES, replacing, settle
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 

@@ -17,15 +17,15 @@ import torch
 import yaml
 from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 
-from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.report import load_reports
-from hf_robustft.modeling.checkpoint import load_processor
-from hf_robustft.modeling.checkpoint_check import check_checkpoint
-from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.modeling.weight_files import opened
-from hf_robustft.modeling.zero_shot import HEAD_FILE
-from hf_robustft.publishing.card_file import CARD_FILE, is_generated
-from hf_robustft.publishing.run_folder import (
+from ..evaluation.detector import OpenSetDetector
+from ..evaluation.report import load_reports
+from ..modeling.checkpoint import load_processor
+from ..modeling.checkpoint_check import check_checkpoint
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.weight_files import opened
+from ..modeling.zero_shot import HEAD_FILE
+from .card_file import CARD_FILE, is_generated
+from .run_folder import (
     CONFIG_FILES,
     EVALUATION_FILE,
     INDEX_FILE,
@@ -44,11 +44,11 @@ _SHORTEST_SECRET = 8
 
 def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, Path]:
     """
-    The files of a checkpoint folder that belong on the Hub.
+    Choose the files of a checkpoint folder that belong on the Hub.
 
     Args:
-        folder: The folder.
-        include: Patterns such as `"runs/*"` of further files, relative to the folder.
+        folder (`str` or `Path`): The folder.
+        include (`Iterable[str]`, *optional*): Patterns such as `"runs/*"` of further files, relative to the folder.
 
     Returns:
         `dict[str, Path]`: Path by name in the repository, sorted: weights, configuration, tokenizer and processor,
@@ -78,12 +78,12 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
 
 
 def leaves(path: Path, folder: Path) -> bool:
-    """Whether a path leads out of a folder, by links or `..`; a link to what is also in the folder does not."""
+    """Return whether a `path` leads out of a `folder`, by links or `..`; a link to what is also in the folder does not."""
     return not path.resolve().is_relative_to(folder.resolve())
 
 
 def _files_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Files by name, those behind links that stay inside included, and links to folders elsewhere."""
+    """Return files by name, including those behind links that stay inside, and links to folders elsewhere."""
     files: dict[str, Path] = {}
     elsewhere: list[str] = []
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -101,7 +101,7 @@ def _files_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name in the repository fits a pattern; `*` does not cross folders unless the pattern ends with it."""
+    """Return whether a `name` in the repository fits one of `patterns`; only a `*` at the end of one crosses folders."""
     depth = name.count("/")
     return any(
         fnmatch.fnmatchcase(name, pattern) and (depth == pattern.count("/") or pattern.endswith("/*"))
@@ -110,7 +110,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def pictures(card: Path) -> set[str]:
-    """Names of the pictures in the folder of a card that it shows."""
+    """Return the names of the pictures in the folder of a `card` that it shows."""
     return {name for name in _shown(card) if not name.startswith("../")}
 
 
@@ -124,12 +124,12 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     Refuse to publish what would not load, what has no valid card, and what holds a secret.
 
     Args:
-        folder: The checkpoint folder, for the messages.
-        files (`Mapping[str, Path]`): What `chosen_files` gave.
-        token (`str`, *optional*): An access token that must not be in any file, beside the one of this machine.
+        folder (`str` or `Path`): The checkpoint folder, for the messages.
+        files (`Mapping[str, Path]`): What `chosen_files` returned.
+        token (`str`, *optional*): An access token that must not be in any file, besides the one of this machine.
 
     Raises:
-        OSError: If configuration, weights, tokenizer, image processor, card or a file that it is about are missing, or
+        OSError: If configuration, weights, tokenizer, image processor, card or a file that it refers to are missing, or
             weights cannot be read.
         ValueError: If weights are not finite, metadata or the results in `evaluation.json` are broken, or a file holds an
             access token.
@@ -153,11 +153,14 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
 
 def check_secrets(folder: str | Path, files: Mapping[str, Path], token: str | None = None) -> None:
     """
-    Refuse files with an access token in them.
+    Refuse files that contain an access token.
+
+    Args:
+        folder (`str` or `Path`), files (`Mapping[str, Path]`), token (`str`, *optional*): As for `check_files`.
 
     Raises:
-        ValueError: If any byte of a file is part of something like a token of the Hub, of `token`, or of the one that
-            this machine is logged in with.
+        ValueError: If a file contains something like a token of the Hub, `token`, or the one that this machine is logged
+            in with.
     """
     secrets = [value for value in (token, get_token(), os.environ.get("HF_TOKEN")) if value]
     for name, path in files.items():
@@ -174,7 +177,7 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
             ("preprocessor_config.json", "processor_config.json"),
             "save the processor there with `processor.save_pretrained`",
         ),
-        CARD_FILE: ((CARD_FILE,), "write the card with `write_model_card`, or a README.md of your own"),
+        CARD_FILE: ((CARD_FILE,), "write the card with `write_model_card`, or your own README.md"),
     }
     for what, (names, advice) in needed.items():
         if not any(name in files for name in names):
@@ -211,7 +214,7 @@ def _check_weights(path: Path) -> None:
         for name in file.keys():
             value = file.get_tensor(name)
             if value.is_floating_point() and not torch.isfinite(value).all():
-                raise ValueError(f"{name} in {path} is not finite; such a model answers nothing. Train again.")
+                raise ValueError(f"{name} in {path} is not finite; such a model cannot answer. Train again.")
 
 
 def _read_json(path: Path) -> dict:
@@ -225,7 +228,7 @@ def _check_results(path: Path) -> None:
     try:
         parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no list of evaluation results ({error!r}); evaluate again.") from None
+        raise ValueError(f"{path} is not a list of evaluation results ({error!r}); evaluate again.") from None
 
 
 def _check_card(path: Path) -> None:
@@ -235,14 +238,14 @@ def _check_card(path: Path) -> None:
         card = ModelCard(content)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"The metadata of {path} are not valid ({' '.join(str(error).split())}); mend them."
+            f"The metadata of {path} are not valid ({' '.join(str(error).split())}); correct them."
         ) from None
     if not card.text.strip():
-        raise ValueError(f"{path} holds no text; write the card with `write_model_card`, or one of your own.")
+        raise ValueError(f"{path} holds no text; write the card with `write_model_card`, or write your own.")
 
 
 def holds_token(path: Path, secrets: Iterable[str] = ()) -> bool:
-    """Whether any byte of a file is part of something like an access token of the Hub, or of one of `secrets`."""
+    """Return whether the file at `path` contains something like an access token of the Hub, or one of `secrets`."""
     if path.stat().st_size == 0:
         return False
     secrets = [secret.encode() for secret in secrets if len(secret) >= _SHORTEST_SECRET]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Uploading a finished checkpoint folder: checked first, in one commit, repeated when the Hub fails, compared after."""
+"""Uploading a finished checkpoint folder: checked first, in one commit, repeated when the Hub fails, then compared."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from hf_robustft.publishing.card_file import CARD_FILE, is_untouched
-from hf_robustft.publishing.folder import MODEL_FILES, check_files, chosen_files, matches
-from hf_robustft.publishing.run_folder import settle
+from .card_file import CARD_FILE, is_untouched
+from .folder import MODEL_FILES, check_files, chosen_files, matches
+from .run_folder import settle
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -42,16 +42,16 @@ LONGEST_WAIT = 60.0
 @dataclass(frozen=True)
 class Publication:
     """
-    What was published, or, of a dry run, what would be.
+    What was published, or in a dry run, what would be.
 
     Attributes:
         repo_id (`str`): The repository.
         files (`dict[str, int]`): Sizes in bytes by name.
-        left_out (`tuple[str, ...]`): Files of the folder's top that stay here.
-        removed (`tuple[str, ...]`): Files of an earlier model that were taken out of the repository.
+        left_out (`tuple[str, ...]`): Files at the top of the folder that were not uploaded.
+        removed (`tuple[str, ...]`): Files of an earlier model that were removed from the repository.
         card_kept (`bool`): Whether the repository's own, hand-edited card was left as it is.
-        url, commit (`str`, *optional*): Address of the repository and id of the commit; `None` of a dry run.
-        unchanged (`bool`): Whether the repository held all of it already, so that there was nothing to commit.
+        url, commit (`str`, *optional*): Address of the repository and id of the commit; `None` in a dry run.
+        unchanged (`bool`): Whether the repository already held everything, so that there was nothing to commit.
     """
 
     repo_id: str
@@ -85,25 +85,26 @@ def publish(
     Nothing is uploaded unless all of it is fit (see `check_files`). Afterwards the repository is compared with the folder.
 
     Args:
-        folder: The folder.
-        repo_id (`str`): `user/name`, or a name in your own account. Made if it does not exist.
-        private (`bool`, *optional*): Make a new repository private. By default as the account or organisation has it.
+        folder (`str` or `Path`): The folder.
+        repo_id (`str`): `user/name`, or a name in your own account. Created if it does not exist.
+        private (`bool`, *optional*): Make a new repository private; by default as the account or organisation is set up.
         token (`str`, *optional*): Access token with write permission; by default that of `hf auth login` or `HF_TOKEN`.
-        dry_run (`bool`, *optional*, defaults to `False`): Only check, and say what would be uploaded; no network.
-        revision (`str`, *optional*): Branch; made if it does not exist. Default `main`.
+        dry_run (`bool`, *optional*, defaults to `False`): Only check, without the network, and report what would be
+            uploaded.
+        revision (`str`, *optional*, defaults to `main`): Branch, created if it does not exist.
         commit_message (`str`, *optional*): First line of the commit.
-        include: Patterns of further files, such as `"runs/*"`.
+        include (`Sequence[str]`, *optional*): Patterns of further files, such as `"runs/*"`.
         edited_card (`str`, *optional*, defaults to `"refuse"`): If the repository has a card that a person wrote or
             edited: `"refuse"` to publish, `"keep"` that card, or `"overwrite"` it.
         retries (`int`, *optional*, defaults to 5): Repetitions after errors that may pass (busy or broken server,
-            broken connection, cut answer), after 1, 2, 4, ... seconds or as long as the Hub asks for.
+            broken connection, truncated answer), after 1, 2, 4, ... seconds or as long as the Hub asks for.
 
     Returns:
         [`Publication`]: What was uploaded, and where.
 
     Raises:
         OSError: If files are missing or cannot be read, or the Hub cannot be reached or refuses; the folder is as it was.
-        ValueError: If a file is unfit or holds an access token, a name is none, the card on the Hub was edited, or a
+        ValueError: If a file is unfit or contains an access token, a name is not valid, the card on the Hub was edited, or a
             repository that should be private is public.
     """
     if edited_card not in ("refuse", "keep", "overwrite"):
@@ -147,13 +148,17 @@ def publish(
 
 def open_repository(api: HfApi, repo_id: str, private: bool | None, retries: int = RETRIES) -> str:
     """
-    Make a model repository if it does not exist.
+    Create a model repository if it does not exist.
+
+    Args:
+        api (`HfApi`): The client.
+        repo_id (`str`), private (`bool`, *optional*), retries (`int`, *optional*, defaults to 5): As for `publish`.
 
     Returns:
-        `str`: Its address, a `RepoUrl` with the full `repo_id`.
+        `RepoUrl`: Its address, with the full `repo_id`.
 
     Raises:
-        ValueError: If it shall be private and exists as a public one.
+        ValueError: If it should be private and exists as a public repository.
         OSError: If the Hub refuses or cannot be reached.
     """
     url = with_retries(
@@ -163,7 +168,7 @@ def open_repository(api: HfApi, repo_id: str, private: bool | None, retries: int
         info = with_retries(lambda: api.model_info(url.repo_id), f"Looking at {url.repo_id}", retries=retries)
         if not info.private:
             raise ValueError(
-                f"{url.repo_id} shall be private, and exists as a public repository; make it private in its settings on "
+                f"{url.repo_id} should be private, but exists as a public repository; make it private in its settings on "
                 "the Hub, or choose another name."
             )
     return url
@@ -195,8 +200,8 @@ class _Upload:
             )
 
     def commit(self) -> str:
-        # All of it is repeated after a failure. If only the answer to a commit was lost, or somebody else committed in
-        # between, this sees the repository as it is then, and files that are there already are not sent again.
+        # After a failure everything is repeated. If only the answer to a commit was lost, or somebody else committed in
+        # between, this sees the repository as it is then, and files that it already holds are not sent again.
         parent = self.api.model_info(self.repo_id, revision=self.revision).sha
         # A repetition finds what the first attempt committed, of which only the answer was lost.
         self.before = self.before or parent
@@ -258,11 +263,11 @@ def _goes(name: str, files: Mapping[str, Path]) -> bool:
 def _advice(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, RevisionNotFoundError):
-        return "Give a branch that exists, or leave --revision away"
+        return "Give a branch that exists, or leave --revision out"
     if status in (401, 403, 404):
         return "Log in with `hf auth login` and a token that may write there, then"
     if isinstance(error, HfHubHTTPError):
-        return "Mend what the Hub says, then"
+        return "Correct what the Hub says, then"
     return "Then"
 
 
@@ -275,17 +280,20 @@ def _advice(error: Exception) -> str:
 
 def with_retries(call: Callable[[], Result], what: str, *, retries: int = RETRIES, wait: float = 1.0) -> Result:
     """
-    What `call` returns, called again after errors that may pass.
+    Call a function, and call it again after errors that may pass.
 
     Args:
-        call: A function without arguments that may be repeated.
+        call (`Callable`): A function without arguments that may be repeated.
         what (`str`): What it does, for the log.
         retries (`int`, *optional*, defaults to 5): Calls after the first.
-        wait (`float`, *optional*, defaults to 1.0): Seconds before the first of these; then twice as long each time,
-            and never shorter than the Hub asks for, up to 60.
+        wait (`float`, *optional*, defaults to 1.0): Seconds before the first repetition; then twice as long each time, and
+            never shorter than the Hub asks for, up to 60.
+
+    Returns:
+        What `call` returns.
 
     Raises:
-        Exception: The last error, or the first that would come again.
+        Exception: The last error, or the first one that would not pass.
     """
     for attempt in range(retries + 1):
         try:
@@ -300,7 +308,7 @@ def with_retries(call: Callable[[], Result], what: str, *, retries: int = RETRIE
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed later: a busy server, a broken or slow connection, a cut answer."""
+    """Return whether a call with this `error` may succeed later: busy server, broken connection, truncated answer."""
     if isinstance(error, OfflineModeIsEnabled):
         return False
     if isinstance(error, (json.JSONDecodeError, ConnectionError, TimeoutError)):
@@ -315,7 +323,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def summary(error: BaseException) -> str:
-    """The first line of an error, with its kind where that says more."""
+    """Return the first line of an `error`, with its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

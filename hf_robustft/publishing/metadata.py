@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_robustft import __version__
-from hf_robustft.data.prompts import check_class_names, check_templates
-from hf_robustft.modeling.metadata import FORMAT, METADATA_FILE, dump_robustft_json, load_robustft_json
-from hf_robustft.publishing.text import public_settings
+from .. import __version__
+from ..data.prompts import check_class_names, check_templates
+from ..modeling.metadata import FORMAT, METADATA_FILE, dump_robustft_json, load_robustft_json
+from .text import public_settings
 
 __all__ = ["METADATA_FILE", "load_robustft_json", "write_robustft_json"]
 
@@ -31,17 +31,18 @@ def write_robustft_json(
     Write `robustft.json` beside the weights.
 
     Args:
-        output_dir: Folder of the checkpoint; made if it does not exist.
+        output_dir (`str` or `Path`): Folder of the checkpoint, created if it does not exist.
         method (`str`): The method's short name, such as `"carot"`.
-        class_names: The classes in label order; empty for a model trained on captions.
-        templates: Prompt templates with one `{}` each; may be empty only if the class names are.
+        class_names (`Sequence[str]`): The classes in label order; empty for a model trained on captions.
+        templates (`Sequence[str]`): Prompt templates with one `{}` each; may be empty only if the class names are.
         settings (`Mapping[str, Any]`): Training arguments that differ from the defaults. Those that name places,
             accounts or secrets are left out (see `public_settings`).
         alpha (`float`, *optional*): Share of the fine-tuned weights in an interpolation, in [0, 1].
         head (`str`, *optional*): The head behind the results: `"zero-shot prompts"` or `"trained linear head"`.
-        image_hashes (*optional*): `ImageCheck.hashes`, by which images that the model has seen are recognised later.
-        label_names (*optional*): What the training data call the classes, in the same order, where that differs; data to
-            evaluate on may call them so too.
+        image_hashes (`Sequence[Mapping[str, Any]]`, *optional*): `ImageCheck.hashes`, by which images that the model has seen
+            are recognised later.
+        label_names (`Sequence[str]`, *optional*): What the training data call the classes, in the same order, where that
+            differs; evaluation data may use these names too.
 
     Returns:
         `Path`: The file.

@@ -12,20 +12,20 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from hf_robustft import __version__
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
-from hf_robustft.evaluation.tables import check_same_data, ordered
-from hf_robustft.modeling.zero_shot import HEAD_FILE
-from hf_robustft.objectives.papers import METHOD_FACTS, MethodFacts
-from hf_robustft.publishing import snippets, verdict
-from hf_robustft.publishing.card_facts import CardFacts, SetFacts
-from hf_robustft.publishing.card_file import RELIABILITY_FILE, write_card
-from hf_robustft.publishing.card_sections import history_table, results_section, temperature_section, training_log
-from hf_robustft.publishing.eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
-from hf_robustft.publishing.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.publishing.open_set_section import open_set_facts
-from hf_robustft.publishing.text import (
+from .. import __version__
+from ..data.benchmarks import Benchmark
+from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from ..evaluation.tables import check_same_data, ordered
+from ..modeling.zero_shot import HEAD_FILE
+from ..objectives.papers import METHOD_FACTS, MethodFacts
+from . import snippets, verdict
+from .card_facts import CardFacts, SetFacts
+from .card_file import RELIABILITY_FILE, write_card
+from .card_sections import history_table, results_section, temperature_section, training_log
+from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
+from .metadata import METADATA_FILE, load_robustft_json
+from .open_set_section import open_set_facts
+from .text import (
     WITHHELD,
     code_block,
     code_span,
@@ -77,39 +77,39 @@ def write_model_card(
     results is kept in `robustft.json`, if there is one, for `refresh_model_card`.
 
     Args:
-        output_dir: Folder of the checkpoint; its name is the card's title.
+        output_dir (`str` or `Path`): Folder of the checkpoint; its name is the card's title.
         report ([`EvaluationReport`]): The model's results.
-        method (`str`): Short name: `"carot"`, `"croft"`, `"carot+croft"`, `"flyp"`, `"ft"`, `"wise_ft"`, or that of an
+        method (`str`): Short name: `"carot"`, `"croft"`, `"carot+croft"`, `"flyp"`, `"ft"`, `"wise_ft"`, or that of your
             own method.
         data (`Sequence[Benchmark]`): The sets of training and evaluation: names, parts, licences and sources, and the
             class names and templates for the code.
         settings (`Mapping[str, Any]`): Training arguments that differ from the defaults.
         baseline ([`EvaluationReport`], *optional*): The model it started from, on the same data.
-        base_model (`str`, *optional*): A Hub id, which goes into the metadata, or a name or path, of which the last
-            part is named in the text.
-        base_model_note (`str`, *optional*): A sentence on it.
-        hardware (`str`, *optional*), wall_seconds (`float`, *optional*), seed (`int`, *optional*): Of the training.
+        base_model (`str`, *optional*): A Hub id, which goes into the metadata, or a name or path, of which the text shows
+            the last part.
+        base_model_note (`str`, *optional*): A sentence about it.
+        hardware (`str`, *optional*), wall_seconds (`float`, *optional*), seed (`int`, *optional*): Facts of the training.
         alpha (`float`, *optional*): Share of the fine-tuned weights; needed for `"wise_ft"`.
-        licence (`str`, *optional*, defaults to `"apache-2.0"`): Of the weights, as the Hub spells it.
+        licence (`str`, *optional*, defaults to `"apache-2.0"`): Licence of the weights, as the Hub spells it.
         command (`str`, *optional*): The command that trained the model.
         notes (`Sequence[str]`, *optional*): Sentences for the section on limits.
-        log_history (*optional*): The Trainer's `state.log_history`, or that of a `trainer_state.json`; a few rows of it
-            are shown.
-        run (`Mapping[str, str]`, *optional*): What ran, in words, also where it is a default: learning rate, batch, length,
-            precision, optimizer (see `training.push_parts.what_ran`).
+        log_history (`Iterable[Mapping[str, Any]]`, *optional*): The Trainer's `state.log_history`, or that of a
+            `trainer_state.json`; a few rows of it are shown.
+        run (`Mapping[str, str]`, *optional*): What ran, in words, defaults included: learning rate, batch, length,
+            precision, optimizer.
         emissions (`Mapping[str, Any]`, *optional*): `{"emissions": grams of CO2 equivalent, "source": what measured
             them}`, only if they were measured.
         eval_tasks (`Mapping[str, str]`, *optional*): By name of a test set on the Hub the id of the task that its repository
             defines; by default the repositories' `eval.yaml` are asked (see `defined_tasks`).
-        tags (`Sequence[str]`, *optional*): For the metadata, such as the `model_tags` that a tracker gave the model.
-        title (`str`, *optional*): Of the card; the folder's name by default.
+        tags (`Sequence[str]`, *optional*): Tags for the metadata, such as the `model_tags` that a tracker gave the model.
+        title (`str`, *optional*): Title of the card; the folder's name by default.
 
     Returns:
         `Path`: The file written: `README.md` or `README.generated.md`.
 
     Raises:
         ValueError: If no set has class names, the baseline was measured on other data, `"wise_ft"` comes without
-            `alpha`, the command has an open quote, or emissions are no grams.
+            `alpha`, a quote in the command is not closed, or emissions are not in grams.
     """
     if not report.results:
         raise ValueError("The report has no results; a card needs at least one evaluated data set.")
@@ -157,12 +157,12 @@ def refresh_model_card(
     What is not in the results, such as settings and hardware, is what `write_model_card` has kept in `robustft.json`.
 
     Args:
-        output_dir: Folder of the checkpoint.
-        report, baseline: As `write_model_card`.
-        title (`str`, *optional*): Of the card; the folder's name by default.
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+        report ([`EvaluationReport`]), baseline ([`EvaluationReport`], *optional*): As for `write_model_card`.
+        title (`str`, *optional*): Title of the card; the folder's name by default.
 
     Returns:
-        `Path`: The file written, or `None` if `robustft.json` holds no facts of a card.
+        `Path` or `None`: The file written, or `None` if `robustft.json` holds no facts of a card.
 
     Raises:
         OSError: If the folder has no `robustft.json`.
@@ -186,7 +186,7 @@ def _write(
     facts = replace(facts, sets=tuple(item.as_measured(report) for item in facts.sets))
     method = _method_facts(facts.method)
     title = one_line(title or output_dir.resolve().name) or "model"
-    # A report that is called by the method's short name is shown by the name that its paper has.
+    # A report that has the method's short name is shown under the name that the paper uses.
     shown = method.label if report.model == facts.method else verdict.model_name(report)
     names = unbroken(shown), (None if baseline is None else unbroken(verdict.model_name(baseline)))
     unknown = open_set_facts(output_dir, report, baseline, names, facts.sets)
@@ -250,7 +250,7 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
 
 
 def _example_benchmark(data: Sequence[Benchmark], report: EvaluationReport) -> Benchmark:
-    """The set whose class names and templates the code shows: in distribution if possible, evaluated if possible."""
+    """Choose the set whose class names and templates the code shows: in distribution and evaluated, if possible."""
     named = [benchmark for benchmark in data if benchmark.class_names and benchmark.role != "open_set"]
     if not named:
         raise ValueError("No set in `data` has class names, which the card's code needs; give the evaluated sets.")
@@ -348,7 +348,7 @@ def _classes(item: SetFacts) -> str:
 
 
 def _versions(report: EvaluationReport) -> str:
-    """Installed versions; where the report says with which ones it was measured, those."""
+    """Return the versions with which the report was measured, as far as it says so, else the installed ones."""
     found = {"hf_robustft": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_robustft.evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION, SCORES, shift_mean
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.publishing import snippets, verdict
-from hf_robustft.publishing.card_facts import SetFacts
-from hf_robustft.publishing.card_file import SCORES_FILE
-from hf_robustft.publishing.text import code_span, markdown_text, public_text
+from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION, SCORES, shift_mean
+from ..evaluation.report import EvaluationReport
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from . import snippets, verdict
+from .card_facts import SetFacts
+from .card_file import SCORES_FILE
+from .text import code_span, markdown_text, public_text
 
 HEADER = ("Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %")
 
 _INTRODUCTION = (
-    "A *shift* shows the known classes in another way, and should be accepted. An *open set* shows classes that are none of "
-    "the class names, and should be refused as unknown. Every score is higher for images that look known. AUROC and "
+    "A *shift* shows the known classes in a different way, and should be accepted. An *open set* shows classes that are not "
+    "among the class names, and should be refused as unknown. Every score is higher for images that look known. AUROC and "
     "accepted should be high, FPR95 low."
 )
 
@@ -32,10 +32,10 @@ class OpenSetFacts:
 
     Attributes:
         section (`str`): A section in markdown, headline included.
-        sentence (`str`): For the summary at the top, in markdown.
+        sentence (`str`): A sentence for the summary at the top, in markdown.
         sets (`str`): The open sets' names, in markdown.
         snippet (`str`): Code that uses the detector in the folder.
-        leading_score (`str`, *optional*): The score that the text speaks of.
+        leading_score (`str`, *optional*): The score that the text is about.
     """
 
     section: str = ""
@@ -56,13 +56,14 @@ def open_set_facts(
     Gather what a card says about open sets.
 
     Args:
-        output_dir: Folder of the checkpoint; its `robustft.json` may hold a detector, and `scores.png` is shown.
-        report, baseline: The results; each set in `report.open_set` becomes a table.
-        names: What the tables call the two models, in markdown.
-        data: The sets of the card, for the number of classes.
+        output_dir (`Path`): Folder of the checkpoint; its `robustft.json` may hold a detector, and `scores.png` is shown.
+        report ([`EvaluationReport`]), baseline ([`EvaluationReport`], *optional*): The results; each set in
+            `report.open_set` becomes a table.
+        names (`tuple[str, str | None]`): What the tables call the two models, in markdown.
+        data (`Sequence[SetFacts]`): The sets of the card, for the number of classes.
 
     Returns:
-        [`OpenSetFacts`]
+        [`OpenSetFacts`]: The facts.
 
     Raises:
         ValueError: If the baseline was measured on another number of images of an open set, or against another set.
@@ -89,7 +90,7 @@ def open_set_facts(
 
 
 def leading_score(report: EvaluationReport, detector: Mapping[str, Any] | None) -> str | None:
-    """The score that the text speaks of, chosen before the results: the detector's, else energy, else the first."""
+    """Return the score that the text is about: that of the `detector`, else energy, else the first one of `report`."""
     scores = [score for facts in (report.open_set or {}).values() for score in facts["scores"]]
     wanted = [detector["score"]] if detector else []
     return next((score for score in [*wanted, DEFAULT_SCORE, *scores] if score in scores), None)
@@ -150,7 +151,7 @@ def _details(score: str, values: Mapping[str, Any], known: str) -> list[str]:
         lines.append(
             f"- As CRoFT's code counts, with correctly classified images of {markdown_text(known)} only, {code_span(score)} "
             f"has an AUROC of {_percent(correct['auroc'])} % and, above the 5th percentile of their scores, an FPR of "
-            f"{_percent(correct['fpr95_percentile'])} %. The table counts all images, wrongly classified ones too."
+            f"{_percent(correct['fpr95_percentile'])} %. The table counts all images, including those that are classified wrongly."
         )
     return lines
 
@@ -162,7 +163,7 @@ def _conventions(report: EvaluationReport) -> str:
         for score in scores
     )
     lines = [
-        # A list right after another list would become one with it, with gaps between all its lines.
+        # A list right after another list would be joined to it, with gaps between all lines.
         "How the numbers are counted:",
         "",
         "- AUROC: the share of pairs of an image of a known and one of an unseen class in which the known one scores "
@@ -173,8 +174,8 @@ def _conventions(report: EvaluationReport) -> str:
         mean = f"mean over {len(report.shifts)} shifts" if len(report.shifts) > 1 else "one shift"
         lines.append(
             f"- Shifts: known classes under shift against the open set ({mean}), FPR95 at a threshold on the shift itself. "
-            "Accepted: the share of the shifted images that reach the threshold which accepts 95 % of the ID images; the "
-            "others are refused though their classes are known."
+            "Accepted: the share of the shifted images that reach the threshold that accepts 95 % of the ID images; the "
+            "others are refused although their classes are known."
         )
     lines.append(f"- {words}.")
     return "\n".join(lines)
@@ -188,7 +189,7 @@ def _detector(detector: Mapping[str, Any], measured: bool) -> str:
         f"{_percent(detector['true_positive_rate'])} % of the {detector['n']:,} images{on} on which it was fitted "
         f"({_percent(detector['achieved_true_positive_rate'])} % there). It belongs to these class names in this order and "
         f"to the logit scale {detector['logit_scale']:.2f}; for others it must be fitted again."
-        + (" The table's thresholds are others: they are set on the test images themselves." if measured else "")
+        + (" The table uses other thresholds, which are set on the test images themselves." if measured else "")
     )
 
 

@@ -3,7 +3,7 @@
 
 >>> from hf_robustft import pipeline
 >>> classify = pipeline("outputs/croft")        # a folder, or an id on the Hub
->>> found = classify("photos/")                 # one dictionary an image
+>>> found = classify("photos/")                 # one dictionary per image
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from hf_robustft.data.folders import image_files
-from hf_robustft.data.images import UnreadableImage, decode_image
-from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.evaluation.collect import classify, evaluation_head
-from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
-from hf_robustft.evaluation.temperature import TemperatureScaling
-from hf_robustft.modeling.checkpoint import load_checkpoint
-from hf_robustft.modeling.checkpoint_check import check_checkpoint
-from hf_robustft.modeling.checkpoint_file import checkpoint_folder, local_folder
-from hf_robustft.modeling.features import encode_images, logit_scale
-from hf_robustft.modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
-from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing.run_folder import has_trained_head, settle
+from ..data.folders import image_files
+from ..data.images import UnreadableImage, decode_image
+from ..data.transforms import ImageTransform
+from ..evaluation.collect import classify, evaluation_head
+from ..evaluation.detector import OpenSetDetector
+from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from ..evaluation.temperature import TemperatureScaling
+from ..modeling.checkpoint import load_checkpoint
+from ..modeling.checkpoint_check import check_checkpoint
+from ..modeling.checkpoint_file import checkpoint_folder, local_folder
+from ..modeling.features import encode_images, logit_scale
+from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from .run_folder import has_trained_head, settle
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
@@ -45,21 +45,21 @@ class OpenSetImageClassificationPipeline(Pipeline):
     """
     Labels images with one of the checkpoint's classes, or with "unknown" where its [`OpenSetDetector`] says so.
 
-    Images are prepared, encoded and classified as [`Evaluator`] does it: the evaluation transform of the checkpoint's
-    processor, all templates, the learned logit scale, the trained head where the results belong to one.
+    Images are prepared, encoded and classified as by [`Evaluator`]: with the evaluation transform of the checkpoint's
+    processor, all templates, the learned logit scale, and the trained head if the results belong to one.
     `transformers.pipeline("open-set-image-classification", model=...)` builds it too, once this module is imported.
 
     Args:
         model (`CLIPModel`): The model; it is put into evaluation mode.
         processor (`CLIPProcessor`): Its processor.
         directory (`str` or `Path`, *optional*): Folder with `robustft.json` and, where one was trained,
-            `head.safetensors`. By default the folder that the model was loaded from; a model from the Hub comes with its
-            facts by the function `pipeline` alone.
-        head ([`ZeroShotHead`], *optional*): The head to use, instead of what the folder says.
-        detector ([`OpenSetDetector`], *optional*): A detector, instead of the folder's.
+            `head.safetensors`. By default the folder that the model was loaded from; for a model from the Hub, use the
+            function `pipeline`.
+        head ([`ZeroShotHead`], *optional*): The head to use instead of the folder's.
+        detector ([`OpenSetDetector`], *optional*): The detector to use instead of the folder's.
         require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
             not, nothing is called unknown: `is_known` and `score` are `None`.
-        kwargs: Of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
+        kwargs (*optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
 
     Raises:
         ValueError: If there is no detector, it was fitted for other classes or at another logit scale, the model was
@@ -114,17 +114,18 @@ class OpenSetImageClassificationPipeline(Pipeline):
         Classify images.
 
         Args:
-            images: A folder, which is searched for images to its depths, in the order of their paths, but for hidden
-                and helper folders; a file; a PIL image; or a list, generator or data set of files and PIL images. Addresses
-                of the web are not fetched.
-            batch_size (`int`, *optional*), num_workers (`int`, *optional*): Images encoded at once; processes that read.
+            images (`str`, `Path`, `PIL.Image.Image` or a list of them): A folder, which is searched for images at any depth,
+                in the order of their paths, except for hidden and helper folders; a file; a PIL image; or a list, generator
+                or data set of files and PIL images. Web addresses are not fetched.
+            kwargs (*optional*): `batch_size` (`int`), images encoded at once, and `num_workers` (`int`), processes that
+                read.
 
         Returns:
-            For one image a dictionary, for a folder or a list a list of them: `image` (the file, `None` for a PIL image
-            that came from none), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the
-            known classes, after temperature scaling if one was fitted), `score` (of the detector; higher is more like
-            the training data), `is_known`, `nearest_class`, and `error`: `None`, or one line that says why an image of
-            several cannot be read; the others but `image` are then `None`.
+            `dict` for one image, a list of them for a folder or a list: `image` (the file; `None` for a PIL image that was
+            not read from one), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the known
+            classes, after temperature scaling if a temperature was fitted), `score` (of the detector; higher is more like
+            the training data), `is_known`, `nearest_class`, and `error`: `None`, or one line that says why one of several
+            images cannot be read; everything except `image` is then `None`.
 
         Raises:
             OSError: If one image is given and does not exist or cannot be read; the message names it.
@@ -143,11 +144,15 @@ class OpenSetImageClassificationPipeline(Pipeline):
         """
         Save weights, processor and all facts, so that `pipeline(save_directory)` gives this pipeline again.
 
-        Unlike the base class, it writes no code into the folder, so that loading never asks to trust any.
+        Unlike the base class, it does not write code into the folder, so that loading never asks to trust any.
+
+        Args:
+            save_directory (`str` or `Path`): The folder.
+            kwargs (*optional*): Arguments of `CLIPModel.save_pretrained`.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
-        # A detector brings its own temperature along.
+        # A detector comes with its own temperature.
         left_out = () if self.detector is None else ("detector", "temperature")
         facts = {name: value for name, value in self.facts.items() if name not in left_out}
         dump_robustft_json(save_directory, {**facts, "head": TRAINED_HEAD if self.trained_head else ZERO_SHOT_HEAD})
@@ -188,6 +193,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         return several, {}, {}
 
     def preprocess(self, input_, among_several: bool = False) -> dict[str, Any]:
+        """Prepare the image `input_`; one that cannot be read is an error, or if it is `among_several`, a blank one."""
         name = _name_of(input_)
         try:
             return {"pixel_values": self.transform(_opened(input_))[None], "image": name, "error": None}
@@ -204,11 +210,13 @@ class OpenSetImageClassificationPipeline(Pipeline):
         return {**model_inputs, "logits": classify(self.head, embeds)}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
-        found = {"image": model_outputs["image"]}
-        answer = self._answer(model_outputs["logits"])
-        if model_outputs["error"] is not None:
-            answer = dict.fromkeys(answer)
-        return {**found, **answer, "error": model_outputs["error"]}
+        """Turn the logits in `model_outputs` into the answer for one image, see `__call__`."""
+        answer, error = self._answer(model_outputs["logits"]), model_outputs["error"]
+        return {
+            "image": model_outputs["image"],
+            **(answer if error is None else dict.fromkeys(answer)),
+            "error": error,
+        }
 
     def _answer(self, logits: Tensor) -> dict[str, Any]:
         if self.detector is None:
@@ -243,16 +251,17 @@ def pipeline(
         model (`str` or `Path`): The checkpoint's folder, or its id on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         token (`str` or `bool`, *optional*): Access token for a private repository.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the model. Evaluations and detectors are made in
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Precision of the model. Evaluations and detectors use
             float32; in half precision a score near the threshold may fall on its other side.
         batch_size (`int`, *optional*, defaults to 32): Images encoded at once.
-        kwargs: Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`, `device`, ...
+        kwargs (*optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`,
+            `device`, ...
 
     Returns:
-        [`OpenSetImageClassificationPipeline`]
+        [`OpenSetImageClassificationPipeline`]: The pipeline.
 
     Raises:
-        ValueError, OSError: As the class, or if the checkpoint cannot be loaded or is not CLIP.
+        ValueError, OSError: As for the class, or if the checkpoint cannot be loaded or is not CLIP.
 
     Example:
 
@@ -268,7 +277,7 @@ def pipeline(
     directory = local_folder(model)
     if directory is None:
         directory = _hub_folder(source, revision, token)
-        # The very commit of the facts: names and threshold of another one may belong to other weights.
+        # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
     if os.path.isdir(model):
         settle(model)
@@ -293,7 +302,7 @@ def _source_folder(model: CLIPModel) -> Path:
 
 
 def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> Path:
-    """The cached commit of a repository, with `robustft.json` and, where there is one, the trained head."""
+    """Return the cached commit of a repository, with `robustft.json` and, if there is one, the trained head."""
     folder = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
     if load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
         checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
@@ -314,25 +323,25 @@ def _images_in(folder: Path) -> list[str]:
 
 
 def _name_of(source: Any) -> str | None:
-    """The name of an image's file, `None` for a PIL image that came from none."""
+    """Return the name of an image's file, `None` for a PIL image that was not read from one."""
     if isinstance(source, Image.Image):
         return getattr(source, "filename", None) or None
     return str(source)
 
 
 def _opened(source: Any) -> Image.Image:
-    """An image as the evaluation reads it."""
+    """Return an image as the evaluation reads it."""
     if isinstance(source, Image.Image):
         return decode_image(source, "the PIL image")
     if not isinstance(source, (str, Path)):
         raise ValueError(f"An image is given as a {type(source).__name__}; give paths of files or PIL images.")
     name = str(source)
     if re.match(r"\w{2,}://", name):
-        raise ValueError(f"{name} is an address, and addresses are not fetched; download the image and give its path.")
+        raise ValueError(f"{name} is a web address, which is not fetched; download the image and give its path.")
     if not os.path.exists(name):
         raise FileNotFoundError(f"There is no image file {name}; correct the path.")
     if not os.path.isfile(name):
-        # A pipe would be waited for without end.
+        # Reading from a pipe might never end.
         raise UnreadableImage.because(name, "it is not a file")
     return decode_image(name, name)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The card of a run that is not finished: what is known by then, and that it is not the end."""
+"""The card of a run that is not finished: what is known so far, and that the run goes on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from hf_robustft import __version__
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.evaluation.tables import label, ordered
-from hf_robustft.objectives.papers import METHOD_FACTS
-from hf_robustft.publishing.card_file import CARD_FILE, RELIABILITY_FILE, write_card
-from hf_robustft.publishing.eval_results import is_hub_id
-from hf_robustft.publishing.text import code_span, markdown_text, one_line, public_value
+from .. import __version__
+from ..evaluation.report import EvaluationReport
+from ..evaluation.tables import label, ordered
+from ..objectives.papers import METHOD_FACTS
+from .card_file import CARD_FILE, RELIABILITY_FILE, write_card
+from .eval_results import is_hub_id
+from .text import code_span, markdown_text, one_line, public_value
 
 TEMPLATE = Path(__file__).resolve().parent / "progress_card.md"
 #: In the metadata of every such card, and of no other.
@@ -36,21 +36,21 @@ def write_progress_card(
     evaluated_at: int | None = None,
 ) -> Path:
     """
-    Write the `README.md` of a run that goes on, or that ended without a card of its own.
+    Write the `README.md` of a run that is still going, or that ended without its own card.
 
-    Its metadata hold no results, so that the numbers of a half-trained model stand in no ranking. With a report it shows
-    `reliability.png`, if that is in the folder.
+    Its metadata hold no results, so that the numbers of a half-trained model do not enter a ranking. With a report it
+    shows `reliability.png`, if that is in the folder.
 
     Args:
-        output_dir: The folder.
+        output_dir (`str` or `Path`): The folder.
         title (`str`): Heading, usually the repository's name.
         method (`str`): Short name.
-        step (`int`), total_steps (`int`): Optimizer steps done, and of the whole run.
-        base_model (`str`, *optional*): A Hub id, name or path of what it started from.
-        trained_on: Names of the training sets.
-        loss (`(int, float)`, *optional*): The training loss that was logged last, after its step.
+        step (`int`), total_steps (`int`): Optimizer steps so far, and of the whole run.
+        base_model (`str`, *optional*): A Hub id, name or path of the model that it started from.
+        trained_on (`Sequence[str]`, *optional*): Names of the training sets.
+        loss (`tuple[int, float]`, *optional*): The step of the last log, and its training loss.
         report ([`EvaluationReport`], *optional*): The last evaluation.
-        evaluated_at (`int`, *optional*): The step that it was made at.
+        evaluated_at (`int`, *optional*): The step of the last evaluation.
 
     Returns:
         `Path`: The file, see `write_card`: one that a person wrote or edited is kept.
@@ -92,7 +92,7 @@ def write_progress_card(
 
 
 def is_progress_card(folder: str | Path) -> bool:
-    """Whether the `README.md` of a folder was written by `write_progress_card`."""
+    """Return whether the `README.md` of a `folder` was written by `write_progress_card`."""
     path = Path(folder) / CARD_FILE
     if not path.is_file():
         return False

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Temperature scaling of a finished checkpoint folder: fitted, folded into its weights, and said in all its files."""
+"""Temperature scaling of a finished checkpoint folder: fitted, folded into its weights, and stated in all its files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.images import BadImages
-from hf_robustft.data.overlap import Overlap, compare, hash_images
-from hf_robustft.data.sketch import TEST_SKETCH_SIZE, Sketch
-from hf_robustft.evaluation.calibration import expected_calibration_error
-from hf_robustft.evaluation.collect import collect_logits
-from hf_robustft.evaluation.detector import OpenSetDetector, fold_temperature
-from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.report import EvaluationReport, load_reports, save_reports
-from hf_robustft.evaluation.tables import check_same_data
-from hf_robustft.evaluation.temperature import TemperatureScaling
-from hf_robustft.modeling.checkpoint import load_checkpoint
-from hf_robustft.modeling.files import check_output_dir
-from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
-from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing.card_facts import CardFacts
-from hf_robustft.publishing.card_file import CARD_FILE
-from hf_robustft.publishing.card_sections import FOLDED_SINCE, draw_pictures
-from hf_robustft.publishing.model_card import refresh_model_card
-from hf_robustft.publishing.run_folder import EVALUATION_FILE, LOGITS, changing, has_trained_head, restore, settle
+from ..data.benchmarks import Benchmark
+from ..data.images import BadImages
+from ..data.overlap import Overlap, compare, hash_images
+from ..data.sketch import TEST_SKETCH_SIZE, Sketch
+from ..evaluation.calibration import expected_calibration_error
+from ..evaluation.collect import collect_logits
+from ..evaluation.detector import OpenSetDetector, fold_temperature
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.report import EvaluationReport, load_reports, save_reports
+from ..evaluation.tables import check_same_data
+from ..evaluation.temperature import TemperatureScaling
+from ..modeling.checkpoint import load_checkpoint
+from ..modeling.files import check_output_dir
+from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from .card_facts import CardFacts
+from .card_file import CARD_FILE
+from .card_sections import FOLDED_SINCE, draw_pictures
+from .model_card import refresh_model_card
+from .run_folder import EVALUATION_FILE, LOGITS, changing, has_trained_head, restore, settle
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -48,10 +48,10 @@ class Recalibration:
     What `recalibrate` did.
 
     Attributes:
-        temperature ([`TemperatureScaling`]): With everything that `robustft.json` now says of it.
+        temperature ([`TemperatureScaling`]): With everything that `robustft.json` now says about it.
         fitted (`float`): The temperature of this fit, which is now in the weights.
         detector ([`OpenSetDetector`], *optional*): The folder's detector, refitted; `None` if it has none.
-        before, after ([`EvaluationReport`], *optional*): On the evaluation sets, if there were any.
+        before, after ([`EvaluationReport`], *optional*): Results on the evaluation sets, if there were any.
         notes (`list[str]`): What the caller should know.
     """
 
@@ -78,28 +78,29 @@ def recalibrate(
     """
     Fit a temperature on in-distribution validation images and fold it into a checkpoint folder.
 
-    In the weights only `logit_scale` changes, and the scale of a trained head, so predicted classes stay. The open-set
-    detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE before
-    and after; `evaluation.json`, the pictures and the card are measured anew if there are evaluation sets, and otherwise
-    marked as measured before. All files change together or none does.
+    In the weights only `logit_scale` changes, and the scale of a trained head, so predicted classes stay the same. The
+    open-set detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE
+    before and after; `evaluation.json`, the pictures and the card are measured again if there are evaluation sets, and
+    otherwise marked as measured before. Either all files change or none does.
 
     Args:
-        directory: The folder, with `robustft.json`.
+        directory (`str` or `Path`): The folder, with `robustft.json`.
         validation ([`Benchmark`]): Images in distribution that were neither trained nor tested on, with the folder's class
             names in their order.
         evaluation (`Sequence[Benchmark]`, *optional*): Sets to measure on before and after.
-        allow_test_set (`bool`, *optional*, defaults to `False`): Fit on a test, shift or training set all the same; the
+        allow_test_set (`bool`, *optional*, defaults to `False`): Whether to fit even on a test, shift or training set; the
             card then says so.
-        keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; else it is removed.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*), batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
-            *optional*, defaults to `True`): As [`Evaluator`].
+        keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; otherwise it is removed.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): As for [`Evaluator`].
+        batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
+            *optional*, defaults to `True`): As for [`Evaluator`].
 
     Returns:
-        [`Recalibration`]
+        [`Recalibration`]: What was fitted and measured.
 
     Raises:
         OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
-        ValueError: If the validation set is one to measure or train on, its classes are others, there is no best
+        ValueError: If the validation set is one to measure or train on, its classes are not the folder's, there is no best
             temperature, or the precision of the weights cannot hold it.
     """
     directory = Path(directory)
@@ -153,7 +154,7 @@ def recalibrate(
     detector = fold_temperature(model, temperature, detector, logits, head)
     if "detector" in facts and not keep_detector:
         warnings.warn(
-            "The temperature moves the scores of the open-set detector, which was not to be refitted: it is removed.",
+            "The temperature moves the scores of the open-set detector, which should not be refitted: it is removed.",
             stacklevel=2,
         )
     after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
@@ -172,7 +173,7 @@ def recalibrate(
         elif reports and abs(fitted - 1) > UNCHANGED:
             earlier = reports[-1].settings.get(FOLDED_SINCE, 1.0)
             reports[-1].settings[FOLDED_SINCE] = earlier * fitted
-            notes.append(f"{EVALUATION_FILE} was measured before; give --eval_datasets to measure anew.")
+            notes.append(f"{EVALUATION_FILE} was measured before; give --eval_datasets to measure again.")
         if reports:
             save_reports(folder / EVALUATION_FILE, reports)
             _write_card(directory, folder, reports, notes)
@@ -185,11 +186,20 @@ def why_not_validation(
     validation: Benchmark, directory: Path, reports: Iterable[EvaluationReport], evaluation: Iterable[Benchmark]
 ) -> str | None:
     """
-    What a set is instead of validation data, in words, or `None`.
+    Say what a set is, if it is not validation data.
 
-    It is a set to measure or train on if that is its role, if a set of its name was measured in such a role, if the card
-    lists the same part of the same data set on the Hub as such, if it is read from the place of one of `evaluation`, or if
-    its split is called test.
+    It is a set to measure or train on if that is its role, if a set with its name was measured in such a role, if the card
+    lists the same part of the same data set on the Hub as such, if it is read from the same place as one of `evaluation`, or
+    if its split is called test.
+
+    Args:
+        validation ([`Benchmark`]): The set.
+        directory (`Path`): Folder of the checkpoint.
+        reports (`Iterable[EvaluationReport]`): Its reports.
+        evaluation (`Iterable[Benchmark]`): Sets to measure on.
+
+    Returns:
+        `str` or `None`: In words; `None` if it may be validation data.
     """
     if validation.role in _WORDS:
         return _WORDS[validation.role]
@@ -222,7 +232,7 @@ def why_not_validation(
 def _refuse(validation: Benchmark, reason: str | None, allowed: bool) -> None:
     if reason is None or (allowed and validation.role != "open_set"):
         return
-    more = "" if validation.role == "open_set" else ", or say that you mean it with --allow_test_set"
+    more = "" if validation.role == "open_set" else ", or confirm that you mean it with --allow_test_set"
     raise ValueError(
         f"{validation.name!r} is {reason}, and a temperature fitted on it would make its numbers look better than they "
         f"are; give in-distribution validation images that are neither trained nor measured on{more}."
@@ -232,7 +242,7 @@ def _refuse(validation: Benchmark, reason: str | None, allowed: bool) -> None:
 def _compared(
     facts: dict[str, Any], validation: Benchmark, evaluation: Iterable[Benchmark]
 ) -> tuple[list[dict[str, Any]], list[Overlap]]:
-    """The `image_hashes` that the folder will have, and which images of the validation set are of other sets."""
+    """Return the future `image_hashes` of the folder, and which images of the validation set are in other sets."""
     images = hash_images(validation, role="validation")
     measured = [hash_images(item) for item in evaluation if item.role not in ("validation", "train")]
     stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
@@ -261,7 +271,7 @@ def _check_classes(facts: dict[str, Any], validation: Benchmark, directory: Path
 
 
 def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor) -> TemperatureScaling:
-    """The temperature of this fit, with what earlier ones have left in the weights."""
+    """Return the temperature of this fit, with what earlier fits left in the weights."""
     earlier = TemperatureScaling.from_dict(facts.get("temperature", {"temperature": 1.0}))
     temperature = TemperatureScaling()
     temperature.folded, temperature.record = earlier.folded, dict(earlier.record)
@@ -287,7 +297,7 @@ def _record(
     before: EvaluationReport | None,
     after: EvaluationReport | None,
 ) -> None:
-    """Complete what is stored of the temperature: ECE before and after, on which sets, and this fit in the history."""
+    """Complete what is stored about the temperature: ECE before and after, on which sets, and this fit in the history."""
     record = temperature.record
     for key, divisor in (("ece_before", 1.0), ("ece_after", fitted)):
         record[key] = float(expected_calibration_error((logits.double() / divisor).softmax(dim=1), labels))
@@ -312,10 +322,10 @@ def _record(
 
 
 def _with(reports: list[EvaluationReport], after: EvaluationReport, notes: list[str]) -> list[EvaluationReport]:
-    """The reports of the file with the last one measured anew; an earlier model stays if it saw the same images."""
+    """Replace the last report of the file by `after`; earlier models stay if they saw the same images."""
     left_out = sorted(set(reports[-1].results) - set(after.results)) if reports else []
     if left_out:
-        notes.append(f"Not measured anew and no longer in {EVALUATION_FILE}: {', '.join(left_out)}.")
+        notes.append(f"Not measured again and no longer in {EVALUATION_FILE}: {', '.join(left_out)}.")
     kept = []
     for report in reports[:-1]:
         try:

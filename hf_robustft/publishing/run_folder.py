@@ -2,8 +2,9 @@
 """
 The files of a run's folder that this library owns: one model and its results take the place of all of another's.
 
-A folder may hold files of its user's, which are never touched. Ours are known by name (`MODEL_FILES`, `RESULT_FILES`),
-where people write too by content: the card, and entries in `.eval_results`. `checkpoint-*` are those of the Trainer.
+A folder may hold its user's own files, which are never touched. Ours are recognised by name (`MODEL_FILES`,
+`RESULT_FILES`), and where people write too, by content: the card, and entries in `.eval_results`. `checkpoint-*` belong to
+the Trainer.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hf_robustft.evaluation.report import TRAINED_HEAD
-from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
-from hf_robustft.modeling.files import half_name
-from hf_robustft.modeling.metadata import METADATA_FILE
-from hf_robustft.modeling.zero_shot import HEAD_FILE
-from hf_robustft.publishing import eval_results
-from hf_robustft.publishing.card_file import (
+from ..evaluation.report import TRAINED_HEAD
+from ..modeling.adapter_file import ADAPTERS_FILE
+from ..modeling.files import half_name
+from ..modeling.metadata import METADATA_FILE
+from ..modeling.zero_shot import HEAD_FILE
+from . import eval_results
+from .card_file import (
     CARD_FILE,
     GENERATED_FILE,
     RELIABILITY_FILE,
@@ -52,9 +53,9 @@ MODEL_FILES = (
     *("training_args.bin", "robustft_state.json", "robustft_state.safetensors"),
 )
 RESULT_FILES = (METADATA_FILE, EVALUATION_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE)
-#: Being written: not yet worth anything.
+#: Being written, and worth nothing yet.
 STAGE = ".robustft_new"
-#: Complete: from its renaming on the new files count, and `settle` finishes what was interrupted.
+#: Complete: once it has this name the new files count, and `settle` finishes what was interrupted.
 READY = ".robustft_ready"
 MANIFEST = "manifest.json"
 #: The working copy of `changing`; inside the folder, so that moving a file into place is one rename, whatever is mounted where.
@@ -65,7 +66,7 @@ FORMER = ".robustft_former"
 
 
 def owned_files(folder: str | Path) -> list[str]:
-    """Names, relative to a folder, of the files in it that this library wrote, those of `checkpoint-*` excepted."""
+    """Return the names, relative to a `folder`, of the files in it that this library wrote, without `checkpoint-*`."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     halves = {half_name(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)}
@@ -80,14 +81,14 @@ def owned_files(folder: str | Path) -> list[str]:
 @contextmanager
 def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None = None) -> Iterator[Path]:
     """
-    An empty folder whose files take the place of all of ours in another when the block ends.
+    Yield an empty folder whose files take the place of all of ours in another folder when the block ends.
 
     If the block raises, or the process is killed in it, the folder is as it was. If the process is killed afterwards,
     `settle` finishes the replacement, so that nobody sees half of two models.
 
     Args:
-        folder (`str` or `Path`): The folder, made if it does not exist.
-        keep (*optional*): Patterns of files of ours that stay.
+        folder (`str` or `Path`): The folder, created if it does not exist.
+        keep (`Iterable[str]`, *optional*): Patterns of files of ours that stay.
         since (`float`, *optional*): Results that were written after this time stay too.
 
     Yields:
@@ -118,16 +119,19 @@ def settle(folder: str | Path) -> None:
     """
     Finish a replacement of files that was interrupted; without one nothing happens.
 
+    Args:
+        folder (`str` or `Path`): The folder.
+
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: If what says how to go on is damaged.
+        ValueError: If the manifest that says how to go on is damaged.
     """
     folder = Path(folder)
     ready = folder / READY
     if not ready.is_dir():
         return
     if not (ready / MANIFEST).is_file():
-        # All was moved, and the folder itself half removed.
+        # Everything was moved, and the folder itself half removed.
         shutil.rmtree(ready, ignore_errors=True)
         return
     new, stays = _manifest(ready)
@@ -170,12 +174,13 @@ def _is_result_since(path: Path, since: float | None) -> bool:
 
 def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
     """
-    Whether the results of a folder belong to a trained head: by its `robustft.json`, and only where that does not say (or
-    is not there), by the presence of `head.safetensors`.
+    Return whether the results of a folder belong to a trained head.
+
+    That is decided by its `robustft.json`, and only if that does not say (or does not exist), by `head.safetensors`.
 
     Args:
-        directory: The folder.
-        facts (`Mapping[str, Any]`): What `load_robustft_json` gave; empty without the file.
+        directory (`str` or `Path`): The folder.
+        facts (`Mapping[str, Any]`): What `load_robustft_json` returned; empty without the file.
 
     Raises:
         OSError: If the metadata claim a head that is not there.
@@ -196,15 +201,15 @@ def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
 @contextmanager
 def changing(folder: str | Path) -> Iterator[Path]:
     """
-    A working copy of a folder, whose changes take effect together when the block ends.
+    Yield a working copy of a folder, whose changes take effect together when the block ends.
 
-    The copy holds the folder's own files and its `.eval_results`, but no weights and no further folders; weights that are
-    written into it take the place of those of the same name. If the block raises, or a file cannot be moved into
+    The copy holds the folder's own files and its `.eval_results`, but neither weights nor other folders; weights that are
+    written into it take the place of those with the same name. If the block raises, or a file cannot be moved into
     place, the folder is as it was. A process that is killed while files are moved leaves a journal, from which the next
     call puts everything back before it begins.
 
     Args:
-        folder: The folder to change.
+        folder (`str` or `Path`): The folder to change.
 
     Yields:
         `Path`: The working copy.
@@ -239,13 +244,13 @@ def changing(folder: str | Path) -> Iterator[Path]:
         restore(folder, quiet=True)
         raise
     finally:
-        # With the journal still there the copies are all that is left of the files.
+        # While the journal exists the copies are all that is left of the files.
         if not _journal(stage).exists():
             shutil.rmtree(stage, ignore_errors=True)
 
 
 def restore(folder: str | Path, quiet: bool = False) -> None:
-    """Put a folder back into the state before a change that was interrupted; without one nothing happens."""
+    """Undo an interrupted change of a `folder`, with a warning unless `quiet`; without one nothing happens."""
     folder = Path(folder)
     stage = folder / CHANGE
     if _journal(stage).is_file():
@@ -261,7 +266,7 @@ def restore(folder: str | Path, quiet: bool = False) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Relative paths of the folder's own files and those of its `.eval_results`."""
+    """Return the relative paths of the folder's own files and those of its `.eval_results`."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_file():
@@ -297,23 +302,28 @@ def _write_journal(stage: Path, paths: list[Path]) -> None:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The Trainer's `checkpoint-<step>` folders, by step."""
+    """Return the Trainer's `checkpoint-<step>` folders in a `folder`, by step."""
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted((path for path in found if path.is_dir() and _is_checkpoint(path)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
+    """Return the step in the name of a `checkpoint`."""
     return int(checkpoint.name.split("-")[1])
 
 
 def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = None) -> list[Path]:
     """
-    The checkpoints in the folder of a run that are not its own: those of another run, or, of a run that is resumed from one
-    of them, the later ones.
+    Find the checkpoints in the folder of a run that are not its own.
+
+    They are those of another run, or if the run is resumed from one of them, the later ones.
 
     Args:
         folder (`str` or `Path`): Output folder of the run.
         resumed (`str`, `Path` or `bool`, *optional*): The checkpoint that it is resumed from; `True` for the last one.
+
+    Returns:
+        `list[Path]`: The checkpoints, by step.
 
     Raises:
         ValueError: If a run that is not resumed would take the place of one that did not finish.
@@ -330,7 +340,7 @@ def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = N
 
 
 def set_aside(former: Iterable[Path]) -> None:
-    """Move checkpoints out of the way, so that none is mixed with another; `drop_former` removes them."""
+    """Move the checkpoints `former` out of the way, so that runs are not mixed; `drop_former` removes them."""
     for path in former:
         if path.is_dir():
             aside = path.parent / FORMER
@@ -340,7 +350,7 @@ def set_aside(former: Iterable[Path]) -> None:
 
 
 def put_back(former: Iterable[Path]) -> None:
-    """Undo `set_aside`, as far as the names are free."""
+    """Undo `set_aside` of the checkpoints `former`, as far as their names are free."""
     for path in former:
         aside = path.parent / FORMER / path.name
         if aside.is_dir() and not path.exists():
@@ -348,7 +358,7 @@ def put_back(former: Iterable[Path]) -> None:
 
 
 def drop_former(folder: str | Path) -> None:
-    """Remove the checkpoints that `set_aside` has moved."""
+    """Remove the checkpoints in a `folder` that `set_aside` has moved."""
     shutil.rmtree(Path(folder) / FORMER, ignore_errors=True)
 
 

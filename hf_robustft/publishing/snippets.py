@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_robustft.publishing.text import source_string
+from .text import source_string
 
 #: Longer lists of classes are read from `robustft.json` where it holds them.
 LITERAL_CLASSES = 12
@@ -13,7 +13,7 @@ SHOWN_CLASSES = 4
 
 
 def pipeline_snippet(class_names: Sequence[str], templates: Sequence[str]) -> str:
-    """Transformers' own pipeline, with the first template and all classes, or the first few of a long list."""
+    """Return code for Transformers' own pipeline, with the first of `templates` and (the first few) `class_names`."""
     shown = class_names if len(class_names) <= LITERAL_CLASSES else class_names[:SHOWN_CLASSES]
     # The pipeline fills the template with str.format; ours know no other brace than "{}".
     template = templates[0].replace("{", "{{").replace("}", "}}").replace("{{}}", "{}")
@@ -21,7 +21,7 @@ def pipeline_snippet(class_names: Sequence[str], templates: Sequence[str]) -> st
 from PIL import Image
 from transformers import pipeline
 
-# "." is this folder; its id on the Hub does as well.
+# "." is this folder; its id on the Hub works as well.
 classifier = pipeline("zero-shot-image-classification", model=".")
 image = Image.open("photo.png")
 candidate_labels = {_literal(shown)}
@@ -32,7 +32,7 @@ for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_tem
 
 
 def model_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
-    """`CLIPModel` alone, with the ensemble of all templates and the learned logit scale, as it was evaluated."""
+    """Return code for `CLIPModel`, as evaluated: with all `templates`, or with both lists `from_metadata`."""
     if from_metadata:
         imports, facts = (
             "import json\n\n",
@@ -67,7 +67,7 @@ print(f"{{probabilities[best].item():.3f}} {{class_names[best]}}")
 
 
 def trained_head_snippet() -> str:
-    """The trained linear head in `head.safetensors`, which no plain load of the folder uses."""
+    """Return code for the trained linear head in `head.safetensors`, which plain loading of the folder ignores."""
     return """\
 import torch
 from hf_robustft import ZeroShotHead
@@ -88,7 +88,7 @@ print(f"{probabilities[best].item():.3f} {head.class_names[best]}")
 
 
 def open_set_snippet() -> str:
-    """A folder of images, with the detector in `robustft.json`: "unknown" is an answer."""
+    """Return code that classifies a folder of images with the detector in `robustft.json`."""
     return """\
 from hf_robustft import pipeline
 

@@ -29,28 +29,34 @@ _WHOLE_PATH = re.compile(r"(?:file://)?(?:[\\/]|~[^\s\\/]*[\\/]|[A-Za-z]:[\\/])\
 
 def one_line(text: Any) -> str:
     """
-    `text` without control characters and line breaks, blanks collapsed.
+    Put a text on one line: without control characters, and with blanks collapsed.
 
-    Marks that turn the direction of writing, with which a text can show something else than it says, are taken out too,
+    Marks that change the direction of writing, with which a text can look different from what it says, are removed too,
     and half surrogates, which no file can hold, are replaced.
+
+    Args:
+        text (`Any`): The text, or a value that `str` makes one of.
+
+    Returns:
+        `str`: The line.
     """
     return " ".join(_CONTROL.sub(" ", _HALF.sub("\ufffd", _DIRECTION.sub("", str(text)))).split())
 
 
 def public_text(text: Any) -> str:
-    """Prose with the absolute paths in it cut to their last part, and access tokens of the Hub removed."""
+    """Return the prose `text` with absolute paths cut to their last part, and access tokens of the Hub removed."""
     return _TOKEN.sub("[removed]", _PATH.sub(lambda match: _last_part(match.group()), str(text)))
 
 
 def public_value(text: Any) -> str:
-    """As `public_text`, for one value: if all of it is an absolute path (blanks included), its last part."""
+    """Return the value `text` as `public_text` does; if all of it is an absolute path (with blanks), its last part."""
     text = str(text)
     return public_text(_last_part(text) if _WHOLE_PATH.fullmatch(text) else text)
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Settings as JSON types, without those that name places, accounts or secrets.
+    Convert settings to JSON types, without those that name places, accounts or secrets.
 
     Args:
         settings (`Mapping[str, Any]`): Training arguments by name; values may be enums, paths, lists or mappings.
@@ -65,7 +71,7 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def public_command(command: str) -> str:
     """
-    A shell command without secrets and machine paths, an option a line if it is long.
+    Remove secrets and machine paths from a shell command; a long one gets one line per option.
 
     Args:
         command (`str`): As typed, or `shlex.join(sys.argv)`.
@@ -80,7 +86,7 @@ def public_command(command: str) -> str:
     try:
         words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
-        raise ValueError(f"The command is no shell command line ({error}); give it as typed.") from None
+        raise ValueError(f"The command is not a shell command line ({error}); give it as typed.") from None
     kept: list[str] = []
     drop_value = False
     for word in words:
@@ -99,33 +105,33 @@ def public_command(command: str) -> str:
 
 
 def markdown_text(text: Any) -> str:
-    """`text` in one line, escaped so that markdown (tables included) and HTML show it as it is."""
+    """Return `text` in one line, escaped so that markdown (including tables) and HTML show it as it is."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # An underscore between letters starts no emphasis, so names such as emoji_shift stay readable in the source.
+    # An underscore between letters does not start emphasis, so names such as emoji_shift stay readable in the source.
     text = re.sub(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
     # At the start of a line these would begin a list or underline a heading.
     return re.sub(r"^(?:([-+=])(?=[-=\s]|$)|(\d+)([.)])(?=\s|$))", r"\2\\\1\3", text)
 
 
 def unbroken(text: str) -> str:
-    """Markdown whose hyphens inside words break no line, for narrow cells of a table."""
+    """Return markdown `text` whose hyphens inside words do not break a line, for narrow cells of a table."""
     return re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", "\N{NON-BREAKING HYPHEN}", text)
 
 
 def code_span(text: Any) -> str:
-    """`text` in one line as inline code, or as escaped text where backticks or a table's bars would end the code."""
+    """Return `text` in one line as inline code, or escaped where backticks or a table's bars would end the code."""
     text = one_line(text)
     return f"`{text}`" if text and not set("`|<>&") & set(text) else markdown_text(text)
 
 
 def code_block(code: str, language: str) -> str:
-    """A fenced code block whose fence is longer than any run of backticks inside."""
+    """Return a block of `code` in a `language`, with a fence longer than any run of backticks inside."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", code)), default=0))
     return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def link_or_text(text: Any) -> str:
-    """A web address as a link, anything else as escaped text."""
+    """Return a web address `text` as a link, anything else as escaped text."""
     text = one_line(text)
     if re.fullmatch(r"https?://[^\s<>|()\[\]`\"\\]+", text):
         return f"<{text}>"
@@ -133,7 +139,7 @@ def link_or_text(text: Any) -> str:
 
 
 def source_string(text: Any) -> str:
-    """`text` as a string in Python's source, also valid JSON; what a reader would not see there is escaped."""
+    """Return `text` as a string in Python's source, also valid JSON, with invisible characters escaped."""
     quoted = json.dumps(str(text), ensure_ascii=False)
     for hidden in (_CONTROL, _DIRECTION, _HALF):
         quoted = hidden.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
@@ -141,7 +147,7 @@ def source_string(text: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader writes them: 41.3 s, 12 min 13 s, 5 h 2 min."""
+    """Return `seconds` as a person writes them: 41.3 s, 12 min 13 s, 5 h 2 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -150,7 +156,7 @@ def duration(seconds: float) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """A setting as `public_settings` gives it, in words; numbers keep all their digits."""
+    """Return the `value` of a setting from `public_settings` in words; numbers keep all their digits."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list):

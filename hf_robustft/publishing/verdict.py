@@ -1,18 +1,18 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The sentence at the top of a card: what the model gets right, and what its confidence is worth."""
+"""The sentences at the top of a card: what the model gets right, and how far its confidence can be trusted."""
 
 from __future__ import annotations
 
 import math
 
-from hf_robustft.evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, sentences
-from hf_robustft.evaluation.report import DatasetResult, EvaluationReport
-from hf_robustft.evaluation.tables import same_shifts
-from hf_robustft.publishing.text import code_span, markdown_text, public_value
+from ..evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, sentences
+from ..evaluation.report import DatasetResult, EvaluationReport
+from ..evaluation.tables import same_shifts
+from .text import code_span, markdown_text, public_value
 
 
 def confidence_gap(result: DatasetResult) -> float:
-    """Mean confidence minus accuracy over the whole set, from the bins of its reliability diagram."""
+    """Return mean confidence minus accuracy over the whole set, from the reliability bins of `result`."""
     bins = result.reliability
     total = sum(
         count * (confidence - accuracy)
@@ -24,7 +24,10 @@ def confidence_gap(result: DatasetResult) -> float:
 
 def calibration_verdict(result: DatasetResult) -> str:
     """
-    What the bins say about a set's confidence.
+    Judge a set's confidence by its bins.
+
+    Args:
+        result ([`DatasetResult`]): The set.
 
     Returns:
         `str`: `"noise"` if the ECE is within two bootstrap standard errors of its noise floor; else `"high"` or
@@ -40,12 +43,12 @@ def calibration_verdict(result: DatasetResult) -> str:
 
 def summary_sentence(subject: str, report: EvaluationReport, baseline: EvaluationReport | None) -> str:
     """
-    Accuracy in distribution and under shift, the error of the confidence, and whether to trust it, in one sentence.
+    Say in one sentence how accurate the model is, in distribution and under shift, and whether to trust its confidence.
 
     Args:
         subject (`str`): What the model is, in markdown: the sentence's beginning.
-        report: The model's results.
-        baseline (*optional*): Those of the model it started from, quoted in brackets.
+        report ([`EvaluationReport`]): The model's results.
+        baseline ([`EvaluationReport`], *optional*): Results of the model that it started from, quoted in brackets.
 
     Returns:
         `str`: Markdown.
@@ -53,7 +56,7 @@ def summary_sentence(subject: str, report: EvaluationReport, baseline: Evaluatio
     inside = [result for result in report.results.values() if result.role == "id"]
     shifts = report.shifts
     if not inside and not shifts:
-        return f"{subject} was measured on no test set: the results below are on training or validation data."
+        return f"{subject} was not measured on a test set: the results below are on training or validation data."
     right, off = [], []
     for result in inside:
         name, before = markdown_text(result.name), _before(baseline, result.name)
@@ -79,7 +82,17 @@ def summary_sentence(subject: str, report: EvaluationReport, baseline: Evaluatio
 
 
 def open_set_sentence(report: EvaluationReport, baseline: EvaluationReport | None, score: str) -> str:
-    """How well a score tells images of unknown classes, and what a threshold on it still lets through; markdown."""
+    """
+    Say how well a score recognises images of unknown classes, and how many a threshold on it still lets through.
+
+    Args:
+        report ([`EvaluationReport`]): The model's results.
+        baseline ([`EvaluationReport`], *optional*): Results of the model that it started from, quoted in brackets.
+        score (`str`): Name of the score.
+
+    Returns:
+        `str`: Markdown; empty if no open set has the score.
+    """
     parts = []
     for name, facts in report.open_set.items():
         if score not in facts["scores"]:
@@ -96,9 +109,18 @@ def open_set_sentence(report: EvaluationReport, baseline: EvaluationReport | Non
 
 def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None, score: str | None = None) -> str:
     """
-    What a reader must be told of the numbers, or nothing: chance level, one class for everything, what became worse than
-    in the baseline by more than two standard errors (accuracy, ECE and NLL of each set, and the AUROC of `score` on open
-    sets), and sets too small to tell. Markdown.
+    Write what a reader must be told about the numbers.
+
+    That is a model at chance level, one class for everything, what is worse than in the baseline by more than two standard
+    errors (accuracy, ECE and NLL of each set, and the AUROC of `score` on open sets), and sets that are too small.
+
+    Args:
+        report ([`EvaluationReport`]): The model's results.
+        baseline ([`EvaluationReport`], *optional*): Results of the model that it started from.
+        score (`str`, *optional*): Name of an open-set score.
+
+    Returns:
+        `str`: Markdown; empty if there is nothing to say.
     """
     lines = sentences(report, baseline, text=markdown_text, model=lambda _: model_name(baseline))
     compared = []
@@ -122,30 +144,30 @@ def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None
 
 
 def _auroc_error(auroc: float, known: int, unknown: int) -> float:
-    """Hanley and McNeil's (1982) standard error of an AUROC."""
+    """Return Hanley and McNeil's (1982) standard error of an AUROC."""
     first, second = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = auroc * (1 - auroc) + (known - 1) * (first - auroc**2) + (unknown - 1) * (second - auroc**2)
     return math.sqrt(max(variance, 0.0) / (known * unknown))
 
 
 def _score_before(baseline: EvaluationReport | None, name: str, score: str | None) -> dict | None:
-    """The baseline's numbers of a score on an open set, if it has them."""
+    """Return the baseline's numbers for a score on an open set, if it has them."""
     sets = (baseline.open_set if baseline is not None else None) or {}
     return sets.get(name, {}).get("scores", {}).get(score)
 
 
 def model_name(report: EvaluationReport) -> str:
-    """What a report calls its model, in markdown, without machine paths."""
+    """Return what a `report` calls its model, in markdown, without machine paths."""
     return markdown_text(public_value(report.model))
 
 
 def percent(fraction: float) -> str:
-    """A fraction as percent with one decimal."""
+    """Return a `fraction` as percent with one decimal."""
     return f"{100 * fraction:.1f}%"
 
 
 def points(fraction: float) -> str:
-    """A fraction as percentage points with one decimal."""
+    """Return a `fraction` as percentage points with one decimal."""
     return f"{100 * fraction:.1f} points"
 
 

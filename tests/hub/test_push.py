@@ -64,7 +64,7 @@ def runs(tmp_path_factory, run_with_hub_in):
 def test_all_but_the_refused_runs_end_well(runs):
     assert runs.output.returncode == 2, runs.output.stdout + runs.output.stderr
     assert "hf auth login" in runs.error("alice/wrong") and "hf-robustft publish" in runs.error("alice/wrong")
-    assert "ValueError: alice/public shall be private" in runs.error("alice/public")
+    assert "ValueError: alice/public should be private" in runs.error("alice/public")
 
 
 def test_every_save_has_its_card_and_the_end_its_results(runs):

@@ -189,10 +189,10 @@ def test_the_detector_in_the_folder_is_described_with_code(write, fitted):
     for fact in (
         f"calls an image unknown if its `energy` is below {fitted.threshold:.4g}: the highest threshold",
         "at least 95.0 % of the 40 images of photo-validation on which it was fitted (95.0 % there)",
-        "the logit scale 14.28; for others it must be fitted again. The table's thresholds are others",
+        "the logit scale 14.28; for others it must be fitted again. The table uses other thresholds",
         "holds a temperature of 1.25, fitted on 40 images (NLL 1.500 before, 1.250 after)",
         "The numbers above are without it.",
-        'refused at another\n  rate: see "Shifts accepted".',
+        'refused at a\n  different rate: see "Shifts accepted".',
         "Without the detector, the model gives",
         'A folder of images, with "unknown" as an answer (needs `hf_robustft`):',
     ):
@@ -202,7 +202,7 @@ def test_the_detector_in_the_folder_is_described_with_code(write, fitted):
 
 def test_a_detector_that_was_not_measured_is_said_to_be_so(write, fitted):
     text = write(report=report("croft")).read_text()
-    assert "How well the detector in `robustft.json` tells images of none of the classes was not measured." in text
+    assert "How well the detector in `robustft.json` recognises images of none of the classes was not measured." in text
     assert "## Known or unknown\n\nThe detector in" in text and "The table's thresholds" not in text
 
 

@@ -148,7 +148,7 @@ WRONG_INDEX = "---\nmodel-index:\n- name: x\n  results:\n  - task: 3\n---\n# x\n
         (text("config.json", "{"), ValueError, "config.json is not JSON"),
         (text("robustft.json", "{}"), ValueError, "format"),
         (detector_of_other_classes, ValueError, "detector is for other classes"),
-        (text(".eval_results/emoji.yaml", "- 3\n"), ValueError, "no list of evaluation results"),
+        (text(".eval_results/emoji.yaml", "- 3\n"), ValueError, r"emoji\.yaml is not a list"),
         (text("evaluation.json", f'{{"note": "{TOKEN}"}}'), ValueError, "evaluation.json in .* holds an access token"),
         (token_in_a_picture, ValueError, "reliability.png in .* holds an access token"),
     ],

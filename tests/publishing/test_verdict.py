@@ -83,7 +83,7 @@ def test_the_sentence_has_the_numbers_of_both_models():
 
 def test_without_test_sets_it_says_so():
     only = EvaluationReport("carot", {"v": result("v", HIGH, "validation")})
-    assert "measured on no test set" in summary_sentence("It", only, None)
+    assert "not measured on a test set" in summary_sentence("It", only, None)
 
 
 def test_what_became_worse_is_said():
