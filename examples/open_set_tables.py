@@ -219,7 +219,7 @@ def settings_section(results: Results, shots: list[int]) -> list[str]:
         "",
         *table(["method", *(f"weight {weight}" for weight in ENERGY_WEIGHTS)], [[NAMES["croft"], *cells]]),
         f"{NAMES['carot+croft']} has the weight {COMBINED_ENERGY_WEIGHT} (mean) and all else as CaRot. What is not named here is in "
-        "`examples/configs/emoji_shift/`. The trained encoders see batches of:",
+        "`hf_robustft/recipes/emoji_shift/`. The trained encoders see batches of:",
         "",
     ]
     rows = []

@@ -42,12 +42,9 @@ def script(repository):
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
     sys.modules["run_robust_ft"] = module
-    # The script imports what lies beside it, as Python lets a script do.
-    sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     yield module
-    sys.path.remove(str(path.parent))
-    del sys.modules["run_robust_ft"], sys.modules["job_arguments"]
+    del sys.modules["run_robust_ft"]
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,20 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft evaluate | calibrate | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | calibrate | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 from hf_robustft import __version__
-from hf_robustft.cli.endings import run
+from hf_robustft.cli.endings import how_to_go_on, run, train_program
 from hf_robustft.cli.first_look import first_look
 from hf_robustft.cli.parser import Parser, UsageError, unknown_choice
 
 #: What each command does, in the words of the overview. Its module is imported only when it is asked for.
 COMMANDS = {
+    "train": "Fine-tune a CLIP model robustly, measure it before and after, and write it with its card.",
     "evaluate": "Measure accuracy, calibration and open-set detection of a CLIP checkpoint.",
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
@@ -41,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         with `HF_ROBUSTFT_TRACEBACK=1`); 130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
-    return run(lambda: _carry_out(given), leaving=arguments is None)
+    go_on = None
+    if given[:1] == ["train"]:
+        go_on = how_to_go_on(train_program(int(os.environ.get("WORLD_SIZE", 1))), given[1:])
+    return run(lambda: _carry_out(given), go_on, leaving=arguments is None)
 
 
 def _carry_out(arguments: list[str]) -> int:
@@ -58,6 +63,9 @@ def _carry_out(arguments: list[str]) -> int:
         raise UsageError(unknown_choice(name, name, list(COMMANDS)))
     first_look(name, rest)
     module = import_module(f"{__name__}.{name}")
+    if name == "train":
+        module.train(rest)
+        return 0
     return module.run(command_parser(name, module).parse_args(rest))
 
 

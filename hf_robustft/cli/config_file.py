@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""A YAML file of arguments, read by the types of the flags."""
+"""YAML files of arguments, one's own or a recipe of the package, read by the types of the flags."""
 
 from __future__ import annotations
 
@@ -9,10 +9,28 @@ from typing import Any
 import yaml
 
 from ..data.spelling import closest, did_you_mean
-from .parser import Manners, UsageError, main_flag
+from .parser import Manners, UsageError, main_flag, unknown_choice
 
 #: What may not be set in a file: it would be read too late, or not at all.
 _FLAGS_ONLY = ("config", "help", "help_all")
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that come with the package, such as `"emoji_shift/carot"`."""
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml"))
+
+
+def read_recipe(parser: Manners, name: str) -> dict[str, Any]:
+    """
+    The settings of a recipe, as [`read_config`] reads them.
+
+    Raises:
+        UsageError: If there is no such recipe. The message names those that there are.
+    """
+    if name not in recipes():
+        raise UsageError(unknown_choice(f"--recipe {name}", name, recipes()))
+    return read_config(parser, RECIPES / f"{name}.yaml")
 
 
 def read_config(parser: Manners, path: str | Path) -> dict[str, Any]:
@@ -60,7 +78,7 @@ def _compose(path: Path) -> yaml.Node | None:
             raise UsageError(f"`--config {path}` is a folder; name a YAML file in it")
         beside = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
         near = closest(path.name, [name for name in beside if name.endswith((".yaml", ".yml", ".json"))], 1)
-        more = f"did you mean {path.with_name(near[0])}?" if near else "examples are in examples/configs"
+        more = f"did you mean {path.with_name(near[0])}?" if near else f"for a recipe of the package give --recipe, one of {', '.join(recipes())}"
         raise UsageError(f"`--config {path}`: there is no such file; {more}")
     try:
         return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)

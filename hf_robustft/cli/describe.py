@@ -30,6 +30,7 @@ SOURCES = (
     "cli/evaluate.py",
     "cli/publish.py",
     "cli/shared_options.py",
+    "cli/train.py",
     "cli/train_arguments.py",
     *sorted({_file_of(cls) for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)}),
 )
@@ -40,20 +41,12 @@ _TRAINING = """
     warmup_steps lr_scheduler_type lr_schedule min_lr decay_all_parameters max_grad_norm optim optim_args seed data_seed bf16
     fp16 use_cpu gradient_checkpointing torch_compile dataloader_num_workers train_crop shuffle_buffer fully_shard
     shard_teacher logging_steps logging_first_step report_to run_name disable_tqdm save_strategy save_steps save_total_limit
-    save_on_interrupt load_best_model_at_end resume_from_checkpoint config
+    save_on_interrupt load_best_model_at_end resume_from_checkpoint config recipe
 """.split()
 _PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision", "export_weights")
 METHOD, MODEL, DATA = "method", "model", "data"
 _INHERITED = {field.name for field in fields(TrainingArguments)}
 _OWN = [field.name for field in fields(RobustTrainingArguments) if field.name not in _INHERITED]
-SCRIPT = """\
-Fine-tune CLIP robustly, measure it, fit an open-set detector, and write a checkpoint with its card.
-
-    accelerate launch examples/run_robust_ft.py --method carot
-    accelerate launch examples/run_robust_ft.py --method croft --shots 16
-    accelerate launch examples/run_robust_ft.py --train_dataset my_images/train --eval_datasets my_images/test
-
-Flags override the file of --config, which overrides the recipe of the packaged benchmark, which overrides the defaults."""
 _ORDER = (METHOD, MODEL, DATA, "evaluation", "training", "publishing", "settings of the methods", REST)
 
 
@@ -76,9 +69,12 @@ def group_of(name: str) -> str:
 
 def describe() -> dict[str, Any]:
     """What `flags.json` holds."""
-    commands = {"train": _command(train_parser(), "run_robust_ft.py", SCRIPT, group_of, _ORDER)}
+    commands = {}
     for name in COMMANDS:
         module = import_module(f"{__package__}.{name}")
+        if name == "train":
+            commands[name] = _command(train_parser(), "hf-robustft train", module.__doc__.strip(), group_of, _ORDER)
+            continue
         commands[name] = _command(command_parser(name, module), f"hf-robustft {name}", module.__doc__.strip())
     return {
         "transformers": transformers_version(),

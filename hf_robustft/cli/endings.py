@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import io
 import os
 import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from pathlib import Path
+from types import FrameType
 
 from .first_look import first_look, last_checkpoint
+from .parser import UsageError
 
 #: Everything that a user can mend, and what a shell reports of a process that Ctrl-C, SIGTERM or a closed pipe ended.
 WRONG, INTERRUPTED, TERMINATED, BROKEN_PIPE = 2, 130, 143, 141
@@ -28,15 +34,18 @@ _WORKER = ("DataLoader worker",)
 
 
 def run(
-    command: Callable[[], object], resume: Callable[[str | None], str] | None = None, leaving: bool = True
+    command: Callable[[], object],
+    go_on: Callable[[KeyboardInterrupt], str] | None = None,
+    leaving: bool = True,
 ) -> int:
     """
     Carry a command out.
 
     Args:
         command: Returns its exit status; anything that is not a number counts as 0.
-        resume (*optional*): Says after an interruption how to go on; it is given the checkpoint that was written, or `None`.
-        leaving (`bool`, *optional*, defaults to `True`): Whether the process ends afterwards: a second Ctrl-C is ignored.
+        go_on (*optional*): Says after an interruption how to go on.
+        leaving (`bool`, *optional*, defaults to `True`): Whether the process ends afterwards: SIGTERM is answered as Ctrl-C
+            is, and a second Ctrl-C is ignored.
 
     Returns:
         `int`: The exit status: 0; 2 after an error, of which one line is on standard error; 130 after Ctrl-C and 143
@@ -44,6 +53,7 @@ def run(
         with `HF_ROBUSTFT_TRACEBACK=1` every one does.
     """
     usual = warnings.formatwarning
+    listens = leaving and _listen()
     if not _asked_for_tracebacks():
         warnings.formatwarning = _warning_line
     try:
@@ -57,7 +67,7 @@ def run(
         if leaving:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":
-            more = "" if resume is None else resume(getattr(interruption, "checkpoint", None))
+            more = "" if go_on is None else go_on(interruption)
             print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
         return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
     except BrokenPipeError:
@@ -72,6 +82,34 @@ def run(
         return WRONG
     finally:
         warnings.formatwarning = usual
+        if listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, outside of training, which has its own way to stop."""
+
+    signal = signal.SIGTERM
+
+
+def _listen() -> bool:
+    """Answer SIGTERM with [`Terminated`], unless something else does; says whether this call has changed that."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Terminated
+        # A forked process that reads images.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    # Training puts its own handler in the place of this one.
+    stop.until_training = True
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return False
+    signal.signal(signal.SIGTERM, stop)
+    return True
 
 
 def _say(line: str) -> None:
@@ -134,31 +172,65 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
     """
     Leave with one line and exit status 2 if the first look at a command line finds something wrong.
 
-    For the top of a script, before its imports; Ctrl-C during these ends in one line too.
+    For the top of a script, before its imports; Ctrl-C and SIGTERM during these end in one line too.
     """
-    status = run(lambda: first_look(command, arguments) and 0)
+    status = run(lambda: first_look(command, arguments, prog=Path(sys.argv[0]).name) and 0)
     if status:
         sys.exit(status)
     usual = sys.excepthook
-    sys.excepthook = lambda kind, error, trace: (
-        print("\nInterrupted.", file=sys.stderr)
-        if issubclass(kind, KeyboardInterrupt) and not _asked_for_tracebacks()
-        else usual(kind, error, trace)
-    )
+
+    def hook(kind, error, trace):
+        if not issubclass(kind, KeyboardInterrupt) or _asked_for_tracebacks():
+            return usual(kind, error, trace)
+        status = run(lambda: _raise(error), how_to_go_on(["accelerate", "launch", sys.argv[0]], arguments))
+        sys.stderr.flush()
+        # Python would end itself by the signal.
+        os._exit(status)
+
+    sys.excepthook = hook
+    _listen()
 
 
-def how_to_resume(arguments: Sequence[str], output_dir: str, checkpoint: str | None) -> str:
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def train_program(processes: int = 1) -> list[str]:
+    """The words that start `train` on so many processes."""
+    if processes == 1:
+        return ["hf-robustft", "train"]
+    return ["accelerate", "launch", "--num_processes", str(processes), "-m", "hf_robustft.cli", "train"]
+
+
+def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[KeyboardInterrupt], str]:
     """
-    How to go on after an interruption.
+    What to say after an interruption of a training command.
 
     Args:
-        arguments (`Sequence[str]`): The command line, with the program.
-        output_dir (`str`): Of the run.
-        checkpoint (`str`, *optional*): The one that was written on the interruption; by default the newest there is.
+        program (`Sequence[str]`): The words that start it, such as `["hf-robustft", "train"]`.
+        arguments (`Sequence[str]`): Those behind it.
     """
-    checkpoint = checkpoint or last_checkpoint(output_dir)
-    if checkpoint is None:
-        return "There is no checkpoint to go on from."
+    started = time.time()
+
+    def say(interruption: KeyboardInterrupt) -> str:
+        folder = "outputs"
+        # What it has to say of the command line was said.
+        with suppress(UsageError), redirect_stderr(io.StringIO()):
+            folder = vars(first_look("train", arguments) or argparse.Namespace()).get("output_dir", folder)
+        checkpoint = getattr(interruption, "checkpoint", None) or last_checkpoint(folder, since=started)
+        if checkpoint is not None:
+            words = [*program, *_without_resume(arguments), "--resume_from_checkpoint", checkpoint]
+            return f"Go on with: {shlex.join(words)}"
+        if any(path.stat().st_mtime >= started for path in Path(folder).glob("model*.safetensors")):
+            return f"The model is in {folder}, without its results; measure it with: hf-robustft evaluate {folder}"
+        # Training says after which step it was interrupted.
+        what = "saved" if str(interruption) else "trained"
+        return f"Nothing was {what}; start again with: {shlex.join([*program, *arguments])}"
+
+    return say
+
+
+def _without_resume(arguments: Sequence[str]) -> list[str]:
     kept, skip = [], False
     for argument in arguments:
         flag, equals, _ = argument.replace("-", "_").partition("=")
@@ -169,4 +241,4 @@ def how_to_resume(arguments: Sequence[str], output_dir: str, checkpoint: str | N
             skip = False
         else:
             skip = False
-    return f"Go on with: {shlex.join([*kept, '--resume_from_checkpoint', checkpoint])}"
+    return kept

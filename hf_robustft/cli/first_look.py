@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.spelling import closest, did_you_mean
-from .config_file import read_config
+from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError
 
@@ -44,13 +44,14 @@ def nearest_role(word: str) -> str | None:
     return near[0] if near else None
 
 
-def first_look(command: str, arguments: Sequence[str]) -> argparse.Namespace | None:
+def first_look(command: str, arguments: Sequence[str], prog: str | None = None) -> argparse.Namespace | None:
     """
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
         command (`str`): `"train"`, `"evaluate"`, `"calibrate"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
+        prog (`str`, *optional*): What the help calls the program.
 
     Returns:
         `argparse.Namespace`: What was read, over the settings of a config file; `None` where there is no description of
@@ -63,11 +64,14 @@ def first_look(command: str, arguments: Sequence[str]) -> argparse.Namespace | N
     if description is None:
         return None
     parser = description.parser(command)
+    parser.prog = prog or parser.prog
     # Help shows the defaults; what was not given stays None here.
     nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
     flags = {name: value for name, value in vars(parser.parse_args(list(arguments), nothing)).items() if value is not None}
     config = read_config(parser, flags["config"]) if "config" in flags else {}
     values = {**config, **flags}
+    if "recipe" in values:
+        values = {**read_recipe(parser, values["recipe"]), **values}
     _check_numbers(parser, values)
     _check_trackers(values.get("report_to"), description.facts["trackers"])
     if values.get("fp16") and values.get("use_cpu"):
@@ -110,10 +114,10 @@ def resumed_folder(text: Any, output_dir: str) -> str | None:
     return newest
 
 
-def last_checkpoint(output_dir: str) -> str | None:
-    """The checkpoint of the most steps in `output_dir`, or `None`."""
+def last_checkpoint(output_dir: str, since: float = 0.0) -> str | None:
+    """The checkpoint of the most steps in `output_dir`, or `None`; `since` leaves out those that were written before."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    steps = {int(path.name.rpartition("-")[2]): path for path in found if path.is_dir()}
+    steps = {int(path.name.rpartition("-")[2]): path for path in found if path.is_dir() and path.stat().st_mtime >= since}
     return str(steps[max(steps)]) if steps else None
 
 

@@ -1,22 +1,57 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What a training command takes: what to fine-tune and how, on which data, and every field of `RobustTrainingArguments`."""
+"""
+What a training command takes: what to fine-tune and how, on which data, and every field of `RobustTrainingArguments`.
+
+What its method, its data or its other options have no use for is refused before anything is loaded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import HfArgumentParser
 from transformers.trainer_utils import SchedulerType
 
-from hf_robustft.cli.data_sets import SETS, DataOptions
+from hf_robustft.cli.config_file import read_config, read_recipe
+from hf_robustft.cli.data_sets import SETS, DataOptions, default_evaluation
 from hf_robustft.cli.description import add_help
+from hf_robustft.cli.first_look import resumed_folder
 from hf_robustft.cli.parser import Manners
-from hf_robustft.evaluation.fitting import DETECTORS
-from hf_robustft.training.given import RecordsGiven
-from hf_robustft.training.methods import RobustTrainingArguments
+from hf_robustft.cli.shared_options import quiet_if_asked
+from hf_robustft.cli.specs import Spec
+from hf_robustft.evaluation.fitting import DETECTORS, check_fit
+from hf_robustft.modeling.files import check_apart, check_output_dir
+from hf_robustft.modeling.interpolation import check_alpha
+from hf_robustft.publishing.run_folder import former_checkpoints
+from hf_robustft.training.distributed import check_world_size
+from hf_robustft.training.given import RecordsGiven, Suggested
+from hf_robustft.training.methods import METHODS, RobustTrainingArguments
 
 SUITE = "emoji_shift"
 CHOICES = ("carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot")
+
+#: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
+_MEASURING = {
+    "output_dir",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "disable_tqdm",
+    "use_cpu",
+    "seed",
+    "data_seed",
+    "log_level",
+    "push_to_hub",
+    "ddp_backend",
+    "ddp_timeout",
+}
+_NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no"}
+#: Methods that learn from class labels, which image-caption pairs do not have.
+_OF_CLASSES = ("ft", "croft", "carot+croft", "wise_ft")
 
 
 @dataclass
@@ -51,6 +86,11 @@ class ModelArguments(RecordsGiven):
         default=False,
         metadata={"help": "Fold the temperature fitted on the validation set into the weights before measuring."},
     )
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.method != "zero_shot" and self.finetuned_model is None
 
 
 @dataclass
@@ -115,8 +155,181 @@ def train_parser(description: str | None = None) -> TrainParser:
     """The parser of a training command."""
     parser = TrainParser(PARTS, description=description, add_help=False)
     parser.add_argument("--config", metavar="FILE", help="A YAML file of arguments; flags override it.")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="Settings that come with the package. By default, for emoji_shift, the method's."
+    )
     # A text for the dataclass, whose names Transformers refuses only after torch is loaded.
     parser.action_of("lr_scheduler_type").choices = [item.value for item in SchedulerType]
     parser.action_of("method").choices = list(CHOICES)
     parser.action_of("detector").choices = list(DETECTORS)
     return add_help(parser, has_rest=True)
+
+
+def parse(
+    arguments: Sequence[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, RobustTrainingArguments]:
+    """
+    Read a command line: flags over a YAML file over a recipe over the defaults.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*): By default those of the process.
+
+    Returns:
+        `tuple`: [`ModelArguments`], [`DataArguments`] and [`RobustTrainingArguments`]. Each knows what was given.
+
+    Raises:
+        ValueError: For what cannot be read, or no run can have.
+    """
+    parser = train_parser()
+    for action in parser._actions:
+        # What was not given stays away, so that what was given is known.
+        action.default = argparse.SUPPRESS
+    flags = vars(parser.parse_args(arguments))
+    given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
+    values = {**suggestions(parser, given), **given}
+    if "resume_from_checkpoint" in values:
+        output = values["output_dir"]
+        folder = output.value if isinstance(output, Suggested) else output
+        values["resume_from_checkpoint"] = resumed_folder(values["resume_from_checkpoint"], folder)
+    parts = tuple(part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS)
+    quiet_if_asked(parts[2])
+    return parts
+
+
+def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
+    """The settings of a recipe or a paper, for what was not given; the recipe of the packaged data is not asked for."""
+    if "recipe" in given and given.get("paper_settings", False):
+        raise ValueError(f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out.")
+    chosen, name, origin = {}, given.get("recipe"), None
+    if name is not None:
+        chosen = read_recipe(parser, name)
+    method = given.get("method", chosen.get("method", "carot"))
+    if given.get("paper_settings", False):
+        chosen, origin = paper_settings(method), f"paper of {method}"
+    elif name is None and given.get("train_dataset", SUITE) == SUITE and method != "zero_shot":
+        name = f"{SUITE}/{method}"
+        chosen = read_recipe(parser, name)
+    found = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
+    return found | {key: Suggested(value, origin or f"recipe {name}") for key, value in chosen.items()}
+
+
+def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> None:
+    """
+    Refuse what no run can do, and what was given and would be ignored, before anything is loaded.
+
+    Raises:
+        ValueError: By the name of the option.
+        OSError: If the output folder cannot be written.
+    """
+    check_world_size(args.world_size)
+    check_fit(model_args.detector, model_args.true_positive_rate)
+    check_alpha(model_args.alpha)
+    if args.should_save:
+        check_output_dir(args.output_dir)
+    inputs = {"--model": model_args.model, "--finetuned_model": model_args.finetuned_model}
+    inputs |= {f"--train_dataset {data_args.train_dataset}": Spec.parse(data_args.train_dataset).folder}
+    inputs |= {f"--eval_datasets {text}": Spec.parse(text).folder for text in data_args.eval_datasets}
+    check_apart(args.output_dir, inputs)
+    if data_args.feature_cache is not None:
+        check_apart(data_args.feature_cache, inputs, option="--feature_cache")
+    former_checkpoints(args.output_dir, args.resume_from_checkpoint)
+    check_options(model_args, data_args, args)
+
+
+def trainer_of(method: str) -> type | None:
+    """The Trainer class behind `--method`; `None` for a method that trains nothing."""
+    return METHODS.get("ft" if method == "wise_ft" else method)
+
+
+def paper_settings(method: str) -> dict[str, Any]:
+    """
+    The settings of a method's paper, its batch shared out over the processes that were started.
+
+    Raises:
+        ValueError: If no paper describes the method, or the processes cannot share the batch.
+    """
+    settings = dict(getattr(trainer_of(method), "paper_settings", {}))
+    if not settings:
+        known = ", ".join(name for name, trainer in METHODS.items() if trainer.paper_settings)
+        raise ValueError(
+            f"`--paper_settings`: no paper has settings for `--method {method}`; it is for {known}, wise_ft."
+        )
+    name = "per_device_train_batch_size"
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if settings[name] % processes:
+        raise ValueError(
+            f"`--paper_settings`: {processes} processes cannot share the paper's batch of {settings[name]} equally; start "
+            f"another number, or give --{name}."
+        )
+    return {**settings, name: settings[name] // processes}
+
+
+def check_options(model_args: Any, data_args: Any, args: Any) -> None:
+    """
+    Refuse what was given and would be ignored, before anything is loaded.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
+            the command line. Each knows what was given.
+
+    Raises:
+        ValueError: By the name of the option, with what it is for.
+    """
+    method = model_args.method
+    _check_model_options(model_args)
+    _check_data_options(model_args, data_args)
+    if not _measures(data_args) and "eval_strategy" in args.given and args.eval_strategy != "no":
+        _refuse(args, ["eval_strategy"], "nothing is measured without --eval_datasets")
+    if data_args.feature_views == 0:
+        _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
+    if model_args.trains:
+        trainer_of(method).check_settings(args)
+        return
+    what = "zero_shot trains nothing" if method == "zero_shot" else "--finetuned_model is trained already"
+    for name in sorted(args.given - _MEASURING):
+        value = getattr(args, name)
+        if not name.startswith("hub_") and not (name in _NOTHING and value == _NOTHING[name]):
+            _refuse(args, [name], f"{what}, and this is a setting of training")
+
+
+def _check_model_options(model_args: Any) -> None:
+    if model_args.method != "wise_ft":
+        _refuse(model_args, ["alpha", "finetuned_model"], f"it is for --method wise_ft, not {model_args.method}")
+    if model_args.detector == "none":
+        _refuse(model_args, ["true_positive_rate"], "--detector none fits no detector")
+
+
+def _check_data_options(model_args: Any, data_args: Any) -> None:
+    method = model_args.method
+    if data_args.caption_column is not None:
+        if method in _OF_CLASSES or method == "zero_shot":
+            why = "only measures" if method == "zero_shot" else "learns from class labels"
+            raise ValueError(f"`--caption_column`: `--method {method}` {why}; train on captions with carot or flyp.")
+        _refuse(data_args, ["shots"], "image-caption pairs have no classes to draw them from")
+    if data_args.feature_views is not None and method != "croft":
+        raise ValueError(
+            f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train on them; "
+            "leave it out, or use --method croft."
+        )
+    if data_args.feature_cache is not None and data_args.feature_views is None:
+        raise ValueError("`--feature_cache` keeps the features of --feature_views; give that too, or leave it out.")
+    if not model_args.trains:
+        _refuse(data_args, ["shots"], "nothing is trained")
+    if method == "zero_shot":
+        _refuse(data_args, ["skip_baseline"], "zero_shot measures nothing else")
+    if not _measures(data_args):
+        _refuse(data_args, ["skip_baseline", "save_logits"], "nothing is measured without --eval_datasets")
+    if data_args.bad_images == "error":
+        _refuse(data_args, ["bad_images_threshold"], "--bad_images error stops at the first one")
+
+
+def _measures(data_args: Any) -> bool:
+    return bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
+
+
+def _refuse(options: Any, names: Sequence[str], reason: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if name in options.given and value is not False:
+            shown = "" if value is True else f" {getattr(value, 'value', value)}"
+            raise ValueError(f"`--{name}{shown}` would do nothing: {reason}; leave it out.")

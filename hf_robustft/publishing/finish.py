@@ -3,39 +3,198 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.detector import OpenSetDetector
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.fitting import fit_on_validation
+from ..evaluation.open_set import RECALL
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
-from ..modeling.metadata import update_robustft_json
+from ..modeling.checkpoint import load_checkpoint
+from ..modeling.metadata import load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from ..objectives.papers import METHOD_FACTS
 from . import eval_results
 from .card_file import CARD_FILE, is_untouched
 from .card_sections import draw_pictures
 from .metadata import write_robustft_json
 from .model_card import write_model_card
-from .run_folder import EVALUATION_FILE, LOGITS, MODEL_FILES, replacing, settle
+from .run_folder import (
+    EVALUATION_FILE,
+    LOGITS,
+    LOGITS_STAGE,
+    MODEL_FILES,
+    has_trained_head,
+    replacing,
+    settle,
+)
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+#: What `robustft.json` says of a model, whether or not it was measured.
+_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "image_hashes", "label_names")
 
 
 def finish_checkpoint(
     output_dir: str | Path,
     *,
+    trainer: Any = None,
+    model: PreTrainedModel | None = None,
+    processor: ProcessorMixin | None = None,
+    evaluator: Evaluator | None = None,
+    validation: Benchmark | None = None,
+    detector: str | OpenSetDetector = "energy",
+    true_positive_rate: float = RECALL,
+    fold_temperature: bool = False,
+    save_logits: bool = False,
+    **facts: Any,
+) -> EvaluationReport | None:
+    """
+    Make a folder hold one model and its results, all of it and nothing of another run.
+
+    Saves the model, fits a temperature and an open-set detector on validation images, measures the folder as a user will
+    load it, and writes `robustft.json`, the head, `evaluation.json`, the pictures and the card. Then [`pipeline`] and
+    `hf-robustft evaluate`, `calibrate` and `publish` take the folder. All processes must make this call.
+
+    Files change together: a call that fails or is killed leaves the folder as it was, with the model alone, or finished.
+    What a former run left is removed, weights in other parts, adapters, a head, a card and logits included; files of the
+    user's, and a card that a person wrote or edited, stay.
+
+    Args:
+        output_dir (`str` or `Path`): The folder.
+        trainer ([`RobustTrainer`], *optional*): After `trainer.train()`: its model is saved, its evaluation sets are
+            measured, the one with the role `validation` is fitted on, and the card tells of its run. What else is given
+            takes the place of the trainer's.
+        model ([`~transformers.CLIPModel`], *optional*): The model to save, such as interpolated weights. By default the
+            trainer's; without a trainer the one in the folder stays.
+        processor ([`~transformers.CLIPProcessor`], *optional*): Saved with `model`; by default the trainer's.
+        evaluator ([`Evaluator`], *optional*): Of the sets to measure on.
+        validation ([`Benchmark`], *optional*): In-distribution images, neither trained nor tested on, to fit on.
+        detector (`str`, *optional*, defaults to `"energy"`): Score of the open-set detector, or `"none"` for no detector.
+            An [`OpenSetDetector`] that was fitted with this model is written as it is.
+        true_positive_rate (`float`, *optional*, defaults to 0.95): Share of validation images that the detector accepts.
+        fold_temperature (`bool`, *optional*, defaults to `False`): Put the temperature into the weights before measuring.
+        save_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every measured image in `logits`.
+        facts: What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
+            `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
+            the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
+            `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
+            `write_model_card`. `report`, `scores`, `temperature`, `head` and `logits_dir` are what was measured or fitted
+            elsewhere with this model.
+
+    Returns:
+        [`EvaluationReport`]: The results; `None` if nothing was measured, and then there is no card.
+
+    Raises:
+        OSError: If there is no model in the folder and none is given, or the folder cannot be written.
+        ValueError: If facts do not fit each other, or something cannot be fitted or measured.
+
+    Example:
+
+    ```python
+    from hf_robustft import finish_checkpoint, pipeline
+
+    trainer.train()
+    report = finish_checkpoint("outputs/mine", trainer=trainer)
+    classify = pipeline("outputs/mine")
+    ```
+    """
+    folder, state = Path(output_dir), PartialState()
+    writes = state.is_main_process if trainer is None else trainer.args.should_save
+    if trainer is not None:
+        facts = trainer.checkpoint_facts() | facts
+        evaluator = trainer.own_evaluator() if evaluator is None and "report" not in facts else evaluator
+        own = facts.pop("validation")
+        validation = own if validation is None else validation
+        processor = trainer.processing_class
+        if model is None:
+            trainer.save_model(str(folder), _internal_call=True)
+    elif evaluator is None and validation is None:
+        if writes:
+            _write(folder, model, processor, detector=_fitted(detector), **facts)
+        return facts.get("report")
+    if model is not None:
+        if writes:
+            _write(folder, model, processor, **{name: facts[name] for name in _OF_THE_MODEL if name in facts})
+        if trainer is not None:
+            # As `save_model` does with the trainer's own.
+            trainer.drop_former_checkpoints()
+    state.wait_for_everyone()
+    known = load_robustft_json(folder)
+    facts = {name: known[name] for name in _OF_THE_MODEL if name in known} | facts
+    head = ZeroShotHead.from_pretrained(folder).to(state.device) if has_trained_head(folder, known) else None
+    model, loaded = load_checkpoint(folder, dtype=None)
+    model, processor = model.to(state.device), processor or loaded
+    found = {"head": head, "detector": _fitted(detector)}
+    if validation is not None and found["detector"] is None:
+        reading = {"bad_images": None}
+        if evaluator is not None:
+            reading = {name: getattr(evaluator, name) for name in ("batch_size", "num_workers", "progress", "bad_images")}
+        if reading["bad_images"] is not None:
+            reading["bad_images"] = reading["bad_images"].of(f"data set {validation.name!r}")
+        found["temperature"], found["detector"], notes = fit_on_validation(
+            model,
+            validation,
+            processor,
+            head,
+            detector=detector,
+            true_positive_rate=true_positive_rate,
+            fold=fold_temperature,
+            **reading,
+        )
+    else:
+        missing = validation is None and detector != "none"
+        notes = ["No set with the role validation: neither a temperature nor an open-set detector was fitted."] * missing
+    for note in notes if writes else ():
+        logger.warning(note)
+    logits = folder / LOGITS_STAGE
+    if writes:
+        shutil.rmtree(logits, ignore_errors=True)
+    state.wait_for_everyone()
+    if evaluator is not None:
+        name = METHOD_FACTS[facts["method"]].label if facts["method"] in METHOD_FACTS else facts["method"]
+        found["report"] = evaluator.evaluate(model, head=head, name=name, logits_dir=logits if save_logits else None)
+        found |= {"scores": evaluator.scores, "logits_dir": logits}
+    facts |= found
+    train = facts.pop("train", None)
+    sets = ([] if train is None else [train]) + ([] if evaluator is None else list(evaluator.benchmarks.values()))
+    # By identity: benchmarks of rows in memory are equal when their descriptions are.
+    if validation is not None and not any(validation is item for item in sets):
+        sets.append(validation)
+    if writes:
+        # The temperature is in the weights.
+        changed = {"model": model, "processor": processor} if fold_temperature else {"model": None, "processor": None}
+        _write(folder, **{"data": sets, **facts, **changed})
+    state.wait_for_everyone()
+    if trainer is not None:
+        trainer.note_finished(facts.get("report"))
+    return facts.get("report")
+
+
+def _fitted(detector: str | OpenSetDetector) -> OpenSetDetector | None:
+    return detector if isinstance(detector, OpenSetDetector) else None
+
+
+def _write(
+    folder: Path,
+    model: PreTrainedModel | None,
+    processor: ProcessorMixin | None,
+    *,
     method: str,
     class_names: Sequence[str] = (),
     templates: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    model: PreTrainedModel | None = None,
-    processor: ProcessorMixin | None = None,
     head: ZeroShotHead | None = None,
     alpha: float | None = None,
     temperature: TemperatureScaling | None = None,
@@ -48,53 +207,9 @@ def finish_checkpoint(
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
     **card: Any,
-) -> Path:
-    """
-    Make a folder hold one model and its results, all of it and nothing of another run.
-
-    Written are `robustft.json` with temperature and detector, the head, and with a report `evaluation.json`, the
-    pictures and the card. All files change together: a call that fails or is killed leaves the folder as it was, or
-    finished. What a former run left of these files is removed, weights in other parts, adapters, a head, a card and
-    logits included; files of the user's, and a card that a person wrote or edited, stay.
-
-    Args:
-        output_dir (`str` or `Path`): The folder.
-        method (`str`), class_names, templates, settings, alpha, label_names: As for `write_robustft_json`.
-        model ([`~transformers.CLIPModel`], *optional*): The model to save. By default the one in the folder, as
-            `trainer.save_model()` left it, stays.
-        processor ([`~transformers.CLIPProcessor`], *optional*): Saved with `model`, and needed then.
-        head ([`ZeroShotHead`], *optional*): The trained head that the results belong to; without it they belong to prompts.
-        temperature ([`TemperatureScaling`], *optional*), detector ([`OpenSetDetector`], *optional*): Fitted on validation
-            images with this model.
-        report ([`EvaluationReport`], *optional*): The results; without them there is no `evaluation.json` and no card.
-        baseline ([`EvaluationReport`], *optional*): Those of the model it started from, on the same data.
-        scores (*optional*): `Evaluator.scores` of the report, for `scores.png`.
-        logits_dir (*optional*): A folder into which the evaluation wrote its logits; it becomes `logits` in this one.
-        data (`Sequence[Benchmark]`): The sets of training and evaluation, for the card.
-        image_hashes (*optional*): `ImageCheck.hashes`, by which images that the model has seen are recognised later.
-        card: What else `write_model_card` takes: `base_model`, `hardware`, `wall_seconds`, `seed`, `log_history`,
-            `command`, `licence`, ...
-
-    Returns:
-        `Path`: The folder.
-
-    Raises:
-        OSError: If there is no model in the folder and none is given, or the folder cannot be written.
-        ValueError: If facts do not fit each other, as `write_robustft_json`, `OpenSetDetector.save` and `write_model_card`
-            say.
-
-    Example:
-
-    ```python
-    trainer.train()
-    trainer.save_model()
-    report = Evaluator(benchmarks, processor).evaluate(CLIPModel.from_pretrained("outputs/mine"))
-    finish_checkpoint(
-        "outputs/mine", method="carot", class_names=names, templates=templates, report=report, data=[train, *benchmarks]
-    )
-    ```
-    """
-    folder, settings = Path(output_dir), dict(settings or {})
+) -> None:
+    """All that is known of a model into its folder, in one process."""
+    settings = dict(settings or {})
     settle(folder)
     if (model is None) != (processor is None):
         raise ValueError("A model is saved with its processor; give both, or neither for the model in the folder.")
@@ -139,7 +254,6 @@ def finish_checkpoint(
                 alpha=alpha,
                 **card,
             )
-    return folder
 
 
 def _write_results(

@@ -18,9 +18,11 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..data.benchmarks import Benchmark
+from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.card_sections import draw_pictures
+from ..publishing.finish import finish_checkpoint
 from ..publishing.folder import check_secrets, leaves, pictures
 from ..publishing.hardware import describe_hardware
 from ..publishing.hub import Publication, open_repository, publish, summary, with_retries
@@ -28,7 +30,6 @@ from ..publishing.metadata import METADATA_FILE, write_robustft_json
 from ..publishing.model_card import write_model_card
 from ..publishing.progress_card import is_progress_card, write_progress_card
 from .benchmark_evaluation import as_benchmarks
-from .finishing import finish_run
 from .push_parts import changed_arguments, linked_copy, what_ran
 
 logger = logging.getLogger(__name__)
@@ -204,19 +205,31 @@ class CardOnPush:
         self._write_progress_card(stage)
 
     def _write_metadata(self, folder: Path) -> None:
-        names, templates = self._named_classes()
         head = ZERO_SHOT_HEAD if self.head is None else TRAINED_HEAD
-        settings = changed_arguments(self.args)
-        write_robustft_json(
-            folder,
-            method=self.method,
-            class_names=names,
-            templates=templates,
-            settings=settings,
-            head=head,
-            image_hashes=() if self.image_check is None else self.image_check.hashes,
-            label_names=getattr(self.train_benchmark, "label_names", None) if names else None,
-        )
+        write_robustft_json(folder, head=head, **self._facts_of_the_model())
+
+    def _facts_of_the_model(self) -> dict[str, Any]:
+        names, templates = self._named_classes()
+        return {
+            "method": self.method,
+            "class_names": names,
+            "templates": templates,
+            "settings": changed_arguments(self.args),
+            "image_hashes": () if self.image_check is None else self.image_check.hashes,
+            "label_names": getattr(self.train_benchmark, "label_names", None) if names else None,
+        }
+
+    def _facts_of_the_run(self) -> dict[str, Any]:
+        trained = self._train_seconds is not None
+        return {
+            "base_model": self.model.name_or_path or None,
+            "hardware": describe_hardware(self.args.device, self.args.world_size),
+            "wall_seconds": self._train_seconds,
+            "seed": self.args.seed,
+            # Without a training its arguments describe nothing.
+            "run": what_ran(self.args, *self.given_optimizers()) if trained else None,
+            "log_history": self.state.log_history,
+        }
 
     def _write_progress_card(self, folder: Path) -> None:
         losses = [(entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry]
@@ -240,50 +253,38 @@ class CardOnPush:
 
     # ---- At the end --------------------------------------------------------------------------------------------
 
-    def finish(self, validation: Benchmark | None = None, **options: Any) -> EvaluationReport | None:
+    def finish(self, **options: Any) -> EvaluationReport | None:
         """
-        Save the model and complete `output_dir`: temperature and detector fitted on validation images, the evaluation sets
-        measured as a user will load the model, `evaluation.json`, pictures and card written. Of another run nothing stays.
-
-        All processes must make this call, after `train`.
+        Save the model and complete `output_dir`: [`finish_checkpoint`] with this trainer, after `train`.
 
         Args:
-            validation ([`Benchmark`], *optional*): Images to fit on; by default the one of `eval_dataset` with that role.
-            options: Of [`~hf_robustft.training.finishing.finish_run`]: `detector`, `true_positive_rate`,
-                `fold_temperature`, `save_logits`, `baseline`, and facts for the card.
+            options: As for [`finish_checkpoint`].
 
         Returns:
             [`EvaluationReport`], also in `self.last_report`; `None` without evaluation sets.
-
-        Raises:
-            ValueError, OSError: If something cannot be fitted, measured or written; the saved model stays.
         """
-        self.save_model(_internal_call=True)
-        self.accelerator.wait_for_everyone()
+        return finish_checkpoint(self.args.output_dir, trainer=self, **options)
+
+    def own_evaluator(self) -> Evaluator | None:
+        """Of the evaluation sets of this trainer; `None` if it has none."""
+        return None if self.eval_dataset is None else self._evaluator_of(as_benchmarks(self.eval_dataset))
+
+    def checkpoint_facts(self) -> dict[str, Any]:
+        """What [`finish_checkpoint`] tells of this run, and the images that it fits on."""
         benchmarks = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)
-        if validation is None:
-            validation = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
-        evaluator = self._evaluator_of(benchmarks) if benchmarks else None
-        facts = {"base_model": self.model.name_or_path or None, "wall_seconds": self._train_seconds}
-        facts["notes"] = [] if self.image_check is None else self.image_check.notes
-        if self._train_seconds is not None:
-            facts["run"] = what_ran(self.args, *self.given_optimizers())
-        done = finish_run(
-            self.args,
-            self.processing_class,
-            method=self.method,
-            evaluator=evaluator,
-            train=self.train_benchmark,
-            validation=validation,
-            bad_images=self.bad_images,
-            **{**facts, "log_history": self.state.log_history, **options},
-        )
-        for note in done.notes if self.is_world_process_zero() else ():
-            logger.warning(note)
-        if done.report is not None:
-            self.last_report, self._evaluated_at = done.report, self.state.global_step
+        return {
+            **self._facts_of_the_model(),
+            "validation": next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None),
+            "train": self.train_benchmark,
+            "notes": [] if self.image_check is None else self.image_check.notes,
+            **self._facts_of_the_run(),
+        }
+
+    def note_finished(self, report: EvaluationReport | None) -> None:
+        """`output_dir` holds all there is, and `report` is of what it holds."""
+        if report is not None:
+            self.last_report, self._evaluated_at = report, self.state.global_step
         self._is_finished = True
-        return done.report
 
     def create_model_card(self, **kwargs) -> None:
         """
@@ -317,13 +318,9 @@ class CardOnPush:
             method=self.method,
             data=data,
             settings=changed_arguments(self.args),
-            base_model=kwargs.get("finetuned_from") or self.model.name_or_path or None,
-            hardware=describe_hardware(self.args.device, self.args.world_size),
-            wall_seconds=self._train_seconds,
-            seed=self.args.seed,
-            run=what_ran(self.args, *self.given_optimizers()),
-            log_history=self.state.log_history,
             tags=getattr(self.model, "model_tags", None) or (),
+            **self._facts_of_the_run(),
+            **({"base_model": kwargs["finetuned_from"]} if kwargs.get("finetuned_from") else {}),
             **({"licence": kwargs["license"]} if kwargs.get("license") else {}),
         )
 

@@ -65,7 +65,8 @@ class StopSignals(TrainerCallback):
             # Transformers has a handler of its own for SIGTERM, on request.
             jit = getattr(self.trainer.args, "enable_jit_checkpoint", False)
             for number in (signal.SIGINT,) if jit else (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                usual = signal.getsignal(number)
+                if usual in (signal.SIG_DFL, signal.default_int_handler) or hasattr(usual, "until_training"):
                     self._replaced[number] = signal.signal(number, self._handle)
         return self
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from hf_robustft.cli.option_checks import check_options
+from hf_robustft.cli.train_arguments import check_options
 from hf_robustft.training.methods import METHODS
 
 ALL = (*METHODS, "wise_ft", "zero_shot")
@@ -106,8 +106,8 @@ def test_paper_settings_from_the_command_line(script, monkeypatch, method):
 
 
 def test_paper_settings_share_the_batch(script, monkeypatch):
-    monkeypatch.setattr("hf_robustft.cli.option_checks.os.environ", {"WORLD_SIZE": "4"})
-    from hf_robustft.cli.option_checks import paper_settings
+    monkeypatch.setattr("hf_robustft.cli.train_arguments.os.environ", {"WORLD_SIZE": "4"})
+    from hf_robustft.cli.train_arguments import paper_settings
 
     assert paper_settings("flyp")["per_device_train_batch_size"] == 128
     assert paper_settings("wise_ft") == paper_settings("ft")

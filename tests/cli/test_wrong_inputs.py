@@ -3,6 +3,7 @@
 
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ import pytest
 from hf_robustft.cli import COMMANDS, endings, main
 from hf_robustft.cli.describe import as_text, describe
 from hf_robustft.cli.description import FLAGS_FILE, Description
-from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_resume, one_line, run
+from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_go_on, one_line, run
 from hf_robustft.cli.first_look import first_look
 from hf_robustft.cli.train_arguments import train_parser
 
@@ -21,7 +22,7 @@ EVALUATE, CALIBRATE, PUBLISH = (
     "calibrate {folder} --dataset emoji_shift",
     "publish {folder} --repo_id a/b",
 )
-#: A command line (`train` is the example script) and what its error must hold. {tmp} is a folder with the files below.
+#: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
     ("", "evaluate, calibrate, publish"),
@@ -174,10 +175,6 @@ def words(line: str, tmp) -> list[str]:
     return [("" if word == "''" else word).format(tmp=tmp, folder=tmp / "model") for word in line.split()]
 
 
-def in_process(arguments: list[str]) -> int:
-    if arguments[:1] == ["train"]:
-        return run(lambda: first_look("train", arguments[1:]) and 0)
-    return main(arguments)
 
 
 def test_there_are_at_least_fifty_rows():
@@ -187,7 +184,7 @@ def test_there_are_at_least_fifty_rows():
 @pytest.mark.parametrize(("line", "fix"), ROWS, ids=[line or "nothing" for line, _ in ROWS])
 def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monkeypatch):
     monkeypatch.delenv("HF_ROBUSTFT_TRACEBACK", raising=False)
-    assert in_process(words(line, tmp)) == WRONG
+    assert main(words(line, tmp)) == WRONG
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
@@ -231,13 +228,13 @@ def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
     assert spent < 2
 
 
-@pytest.mark.parametrize("command", ["train", *COMMANDS])
+@pytest.mark.parametrize("command", ["script", *COMMANDS])
 def test_help_is_quick_and_in_groups_with_defaults(command, repository):
-    program = [str(repository / "examples" / "run_robust_ft.py")] if command == "train" else ["-m", "hf_robustft.cli", command]
+    program = [str(repository / "examples" / "run_robust_ft.py")] if command == "script" else ["-m", "hf_robustft.cli", command]
     done, spent = seconds([sys.executable, *program, "--help"])
     assert done.returncode == 0 and done.stderr == "" and spent < 2
     assert done.stdout.startswith("usage: ")
-    if command == "train":
+    if command in ("script", "train"):
         places = [done.stdout.index(f"\n{title}:\n") for title in ("method", "model", "data", "evaluation", "training")]
         assert places == sorted(places)
         assert "(default: carot)" in done.stdout and "--adam_beta1" not in done.stdout
@@ -377,7 +374,7 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
         def command(error=error):
             raise error
 
-        assert run(command, lambda checkpoint: f"Go on with {checkpoint}", leaving=False) == status
+        assert run(command, lambda error: f"Go on with {getattr(error, 'checkpoint', None)}", leaving=False) == status
         printed = capsys.readouterr().err.strip()
         assert printed.startswith("Interrupted") and "\n" not in printed
         assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
@@ -390,8 +387,23 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
 
 
 def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):
-    for step in (3, 12, 9):
+    from hf_robustft.training.interruption import Interrupted
+
+    flags = ["--resume-from-checkpoint", f"{tmp_path}/checkpoint-12", "--seed", "3", "--output_dir", str(tmp_path)]
+    for step in (12, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    found = how_to_resume(["run.py", "--resume-from-checkpoint", "last", "--seed", "3"], str(tmp_path), None)
-    assert found == f"Go on with: run.py --seed 3 --resume_from_checkpoint {tmp_path}/checkpoint-12"
-    assert "no checkpoint" in how_to_resume(["run.py"], str(tmp_path / "other"), None)
+        os.utime(tmp_path / f"checkpoint-{step}", (1, 1))
+    say = how_to_go_on(["run.py"], flags)
+    assert say(KeyboardInterrupt()) == f"Nothing was trained; start again with: {shlex.join(['run.py', *flags])}"
+    assert say(Interrupted("within a step")).startswith("Nothing was saved; start again with: run.py --resume-from")
+    for step in (3, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{step}", (9e9, 9e9))
+    resume = f"--seed 3 --output_dir {tmp_path} --resume_from_checkpoint {tmp_path}/checkpoint"
+    assert say(KeyboardInterrupt()) == f"Go on with: run.py {resume}-9"
+    assert say(Interrupted("", f"{tmp_path}/checkpoint-3")) == f"Go on with: run.py {resume}-3"
+    for step in (3, 9):
+        (tmp_path / f"checkpoint-{step}").rmdir()
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    os.utime(tmp_path / "model.safetensors", (9e9, 9e9))
+    assert "hf-robustft evaluate" in say(KeyboardInterrupt())

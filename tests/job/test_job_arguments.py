@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What a command line says of data: names of the registry, their sets and roles, one's own copies and one's own data."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +19,7 @@ from hf_robustft.cli.data_sets import (
     validation_benchmark,
 )
 from hf_robustft.cli.specs import Spec
+from hf_robustft.cli.train_arguments import parse
 from hf_robustft.data import hub as hub_ids
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.catalog.sets import named_templates
@@ -34,16 +34,6 @@ def measured(*texts, known=None, **options):
 
 def roles(*texts, **options):
     return {item.name: item.role for item in measured(*texts, **options)[0]}
-
-
-@pytest.fixture
-def job_arguments(repository):
-    sys.path.insert(0, str(repository / "examples"))
-    import job_arguments
-
-    yield job_arguments
-    sys.path.remove(str(repository / "examples"))
-    del sys.modules["job_arguments"]
 
 
 @pytest.mark.parametrize(
@@ -265,18 +255,19 @@ def test_tars_need_no_columns(tmp_path):
     assert train_benchmark(f"{tmp_path}/own/test", DataOptions()).class_names == ("bee", "owl", "dog", "cat")
 
 
-def test_flags_of_the_job(job_arguments):
+def test_flags_of_the_job():
     flags = ["--use_cpu", "--train_dataset", "pacs-sketch", "--streaming", "--bad_images_threshold", "0.05"]
-    _, data, args = job_arguments.parse([*flags, "--eval_datasets", "pacs-sketch", "dtd:open_set"])
+    _, data, _ = parse([*flags, "--eval_datasets", "pacs-sketch", "dtd:open_set"])
     assert data.streaming and (data.bad_images, data.bad_images_threshold) == ("skip", 0.05)
     assert data.policy().threshold == 0.05
-    train = job_arguments.load_train_benchmark(data, args.seed)
+    train = train_benchmark(data.train_dataset, data, data.caption_column)
     assert train.streaming and train.name == "pacs-train"
-    found, _ = job_arguments.load_eval_benchmarks(data, train)
+    found, _ = evaluation_benchmarks(data.eval_datasets, data, Known.of(train))
     assert [(item.name, item.streaming) for item in found] == [("pacs-id", True), ("pacs-sketch", True), ("dtd", True)]
-    assert job_arguments.load_validation_benchmark(data, found).streaming
-    _, data, _ = job_arguments.parse(["--use_cpu", "--bad_images", "ignore"])
+    assert validation_benchmark(data.train_dataset, data, found).streaming
+    _, data, _ = parse(["--use_cpu", "--bad_images", "ignore"])
     with pytest.raises(ValueError, match="choose 'skip' or 'error'"):
         data.policy()
-    _, data, _ = job_arguments.parse(["--use_cpu", "--train_dataset", "pacs-sketch"])
-    assert [item.name for item in job_arguments.load_eval_benchmarks(data, train)[0]] == ["pacs-id", "pacs-sketch"]
+    _, data, _ = parse(["--use_cpu", "--train_dataset", "pacs-sketch"])
+    found, _ = evaluation_benchmarks(default_evaluation(data.train_dataset), data, Known.of(train))
+    assert [item.name for item in found] == ["pacs-id", "pacs-sketch"]

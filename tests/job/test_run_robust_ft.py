@@ -134,14 +134,14 @@ def test_a_config_file_is_overridden_by_flags(script, tmp_path):
         script.parse(["--config", str(config)])
 
 
-def test_the_default_run_is_carot_on_emoji_shift(script):
+def test_the_default_run_is_carot_on_emoji_shift(script, capsys):
     model_args, data_args, args = script.parse(["--use_cpu"])
     assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
     assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
-    train = script.load_train_benchmark(data_args, args.seed)
-    roles = [benchmark.role for benchmark in script.load_eval_benchmarks(data_args, train)[0]]
-    assert roles == ["id", "shift", "shift", "shift", "shift", "open_set"]
-    assert script.load_validation_benchmark(data_args, []).name == "validation"
+    assert args.origins["num_train_epochs"] == "recipe emoji_shift/carot"
+    data = script.load_data(model_args, data_args, args)
+    assert [item.role for item in data.evaluation] == ["id", "shift", "shift", "shift", "shift", "open_set"]
+    assert data.train.role == "train" and data.validation.name == "validation"
 
 
 def test_wrong_input_is_answered_in_one_line_that_names_the_fix(script, base, images, tmp_path):

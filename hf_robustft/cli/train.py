@@ -1,0 +1,282 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Fine-tune CLIP robustly, measure it before and after, fit an open-set detector, and write a checkpoint with its card.
+
+    hf-robustft train
+    hf-robustft train --method croft --shots 16
+    hf-robustft train --model openai/clip-vit-base-patch16 --train_dataset my_images/train --eval_datasets my_images/test
+    accelerate launch -m hf_robustft.cli train --method flyp --learning_rate 1e-5
+
+With no argument: CaRot on Emoji Shift from the packaged checkpoint, nothing to download. Flags override the file of
+--config, which overrides the recipe (of --recipe, or of the packaged data), which overrides the method's defaults.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPModel, CLIPProcessor
+
+from hf_robustft.cli.data_sets import (
+    Known,
+    default_evaluation,
+    evaluation_benchmarks,
+    train_benchmark,
+    validation_benchmark,
+)
+from hf_robustft.cli.endings import train_program
+from hf_robustft.cli.train_arguments import DataArguments, ModelArguments, check, parse
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.class_projection import head_classes
+from hf_robustft.data.few_shot import few_shot
+from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.checkpoint import PACKAGED, load_checkpoint
+from hf_robustft.modeling.feature_cache import cache_features
+from hf_robustft.modeling.files import unless_refused
+from hf_robustft.modeling.interpolation import check_interpolation, interpolate_weights
+from hf_robustft.publishing.finish import finish_checkpoint
+from hf_robustft.publishing.hardware import describe_hardware
+from hf_robustft.publishing.run_folder import drop_former, former_checkpoints, set_aside
+from hf_robustft.training.hub_push import push_finished
+from hf_robustft.training.image_check import ImageCheck, check_images, image_hashes_of
+from hf_robustft.training.methods import METHODS, RobustTrainingArguments
+from hf_robustft.training.push_parts import changed_arguments
+from hf_robustft.training.trainer import RobustTrainer
+
+
+@dataclass
+class TrainingData:
+    """
+    The data of a run, opened and compared.
+
+    Attributes:
+        train ([`Benchmark`]): To train on.
+        evaluation (`list[Benchmark]`): To measure on; may be empty.
+        validation ([`Benchmark`], *optional*): In-distribution images that are not tested on, to fit on.
+        check ([`ImageCheck`]): Which images the sets have in common.
+    """
+
+    train: Benchmark
+    evaluation: list[Benchmark]
+    validation: Benchmark | None
+    check: ImageCheck
+
+
+def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
+    """
+    The data sets that a command line names. Sets with training images among them are refused; see `check_images`.
+
+    Raises:
+        ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
+        OSError: If a data set cannot be read.
+    """
+    say(args, f"{model_args.method} on {args.device}: {args.world_size} process(es), {torch.get_num_threads()} thread(s) each")
+    train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
+    train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
+    texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
+    evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
+    say(args, *(f"Note: {note}." for note in notes))
+    validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
+    if model_args.method == "zero_shot" and not evaluation:
+        raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
+    if model_args.fold_temperature and validation is None:
+        raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
+    sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
+    starts = [model_args.model, *([model_args.finetuned_model] if model_args.finetuned_model is not None else [])]
+    earlier = [entry for source in starts for entry in image_hashes_of(source)]
+    seen = train if model_args.trains else None
+    check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
+    say(args, *(f"Note: {note}" for note in check.notes))
+    return TrainingData(train, evaluation, validation, check)
+
+
+def make_trainer(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: RobustTrainingArguments,
+    model: CLIPModel,
+    processor: CLIPProcessor,
+    data: TrainingData,
+) -> RobustTrainer | None:
+    """
+    The Trainer of the method, `None` where nothing is trained. With `--feature_views` it trains on features, cached here.
+
+    Raises:
+        ValueError: If settings, model and data do not fit together. Nothing is left in the output folder then.
+        OSError: If images cannot be read, or the checkpoint to resume from is not whole.
+    """
+    if not model_args.trains:
+        return None
+    closed = [benchmark for benchmark in data.evaluation if benchmark.role != "open_set"]
+    bad_images, train_dataset = data_args.policy(), data.train
+    with unless_refused(args.output_dir):
+        if data_args.feature_views is not None:
+            train_dataset = cache_features(
+                model.to(args.device),
+                data.train,
+                processor,
+                views=data_args.feature_views,
+                seed=args.seed if args.data_seed is None else args.data_seed,
+                batch_size=args.eval_batch_size,
+                num_workers=args.dataloader_num_workers,
+                cache_dir=data_args.feature_cache,
+                progress=not args.disable_tqdm,
+                bad_images=bad_images.of(f"the training set {data.train.name!r}"),
+                **({"crop": args.train_crop} if data_args.feature_views else {}),
+            )
+        trainer = METHODS["ft" if model_args.method == "wise_ft" else model_args.method](
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=[b for b in closed if b.role == "validation"] or closed or None,
+            processing_class=processor,
+            bad_images=bad_images,
+        )
+        say(args, *args.described_origins())
+        trainer.train_benchmark, trainer.image_check = data.train, data.check
+        if args.resume_from_checkpoint is not None:
+            trainer.check_checkpoint(args.resume_from_checkpoint)
+        classes = data.train.class_names
+        if model_args.method == "ft" and closed and all(classes not in head_classes(item) for item in closed):
+            raise ValueError(
+                "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; "
+                "give --eval_datasets with the same classes, or use --method flyp."
+            )
+    return trainer
+
+
+def make_evaluator(
+    data_args: DataArguments, args: RobustTrainingArguments, processor: CLIPProcessor, data: TrainingData
+) -> Evaluator | None:
+    """The [`Evaluator`] of the sets to measure on, `None` if there are none."""
+    if not data.evaluation:
+        return None
+    return Evaluator(
+        data.evaluation,
+        processor,
+        batch_size=args.eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        progress=not args.disable_tqdm,
+        bad_images=data_args.policy(),
+    )
+
+
+def needs_baseline(model_args: ModelArguments, data_args: DataArguments) -> bool:
+    """Whether the model is measured before it changes: `zero_shot` changes none, but for its temperature."""
+    return not data_args.skip_baseline and (model_args.method != "zero_shot" or model_args.fold_temperature)
+
+
+def facts(
+    model_args: ModelArguments, args: RobustTrainingArguments, data: TrainingData, trainer: RobustTrainer | None
+) -> dict[str, Any]:
+    """What `robustft.json` and the card say of a job, beyond what its trainer knows."""
+    found = {"method": model_args.method, "base_model": model_args.model}
+    if model_args.model == PACKAGED:
+        found["base_model_note"] = "The checkpoint that comes with hf_robustft."
+    if model_args.method == "wise_ft":
+        found["alpha"] = model_args.alpha
+    if trainer is not None:
+        return found
+    return found | {
+        "class_names": data.train.class_names,
+        "templates": data.train.templates,
+        "label_names": data.train.label_names,
+        "settings": changed_arguments(args),
+        "image_hashes": data.check.hashes,
+        "notes": data.check.notes,
+        "train": data.train,
+        "hardware": describe_hardware(args.device, args.world_size),
+        "seed": args.seed,
+    }
+
+
+def say(args: RobustTrainingArguments, *lines: str) -> None:
+    """Print lines, in the main process."""
+    if args.should_save:
+        print("".join(f"{line}\n" for line in lines), end="")
+
+
+def conclude(
+    args: RobustTrainingArguments,
+    trainer: RobustTrainer | None,
+    report: EvaluationReport | None,
+    baseline: EvaluationReport | None,
+    seconds: float,
+) -> None:
+    """Print the results and what was saved."""
+    output = Path(args.output_dir)
+    if trainer is None and args.should_save:
+        set_aside(former_checkpoints(output))
+        drop_former(output)
+    counter = getattr(getattr(trainer, "train_dataset", None), "bad_images", None)
+    if counter is not None and counter.unreadable:
+        # Each process counts its own.
+        found = counter.summary()
+        print(f"{found['count']} training images cannot be read and were replaced: {'; '.join(found['first'])}")
+    nothing = "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card."
+    say(args, nothing if report is None else report.table(baseline=baseline))
+    if args.should_save:
+        say(args, f"Saved to {output}: {', '.join(sorted(p.name for p in output.iterdir() if p.is_file()))}")
+        say(args, f"Total {seconds:.0f} s")
+
+
+def train(arguments: Sequence[str]) -> EvaluationReport | None:
+    """
+    Carry the command out. `examples/run_robust_ft.py` is the same, to be copied and changed.
+
+    Args:
+        arguments (`Sequence[str]`): The command line behind `hf-robustft train`.
+
+    Returns:
+        [`EvaluationReport`]: The results; `None` if nothing was measured.
+
+    Raises:
+        ValueError: If the arguments or data do not fit each other.
+        OSError: If something cannot be read or written.
+    """
+    started = time.perf_counter()
+    model_args, data_args, args = parse(arguments)
+    check(model_args, data_args, args)
+    model, processor = load_checkpoint(model_args.model, option="--model")
+    fine_tuned = None
+    if model_args.finetuned_model is not None:
+        fine_tuned, _ = load_checkpoint(model_args.finetuned_model, option="--finetuned_model")
+        check_interpolation(model, fine_tuned)
+    data = load_data(model_args, data_args, args)
+    evaluator = make_evaluator(data_args, args, processor, data)
+    trainer = make_trainer(model_args, data_args, args, model, processor, data)
+    baseline = None
+    if evaluator is not None and needs_baseline(model_args, data_args):
+        baseline = evaluator.evaluate(model.to(args.device), name="zero-shot")
+    if trainer is not None:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    saved = model if trainer is None else None
+    if model_args.method == "wise_ft":
+        saved, _ = load_checkpoint(model_args.model, option="--model")
+        tuned = trainer.model if fine_tuned is None else fine_tuned
+        saved.load_state_dict(interpolate_weights(saved, tuned, model_args.alpha))
+    report = finish_checkpoint(
+        args.output_dir,
+        trainer=trainer,
+        model=saved,
+        processor=processor,
+        evaluator=evaluator,
+        validation=data.validation,
+        baseline=baseline,
+        detector=model_args.detector,
+        true_positive_rate=model_args.true_positive_rate,
+        fold_temperature=model_args.fold_temperature,
+        save_logits=data_args.save_logits,
+        command=shlex.join([*train_program(args.world_size), *arguments]),
+        **facts(model_args, args, data, trainer),
+    )
+    conclude(args, trainer, report, baseline, time.perf_counter() - started)
+    if args.push_to_hub and args.should_save:
+        print(f"Pushed to {push_finished(args, trainer).url}")
+    return report
