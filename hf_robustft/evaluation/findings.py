@@ -131,7 +131,7 @@ def comparisons(report: EvaluationReport, baseline: EvaluationReport | None) -> 
 
 
 def worse(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Change]:
-    """The metrics of test sets and shifts that are worse than in the baseline, see `beyond_chance`."""
+    """Return the metrics of test sets and shifts that are worse in `report` than in `baseline`, see `beyond_chance`."""
     return [
         change for change in beyond_chance(comparisons(report, baseline)) if change.rise >= _SHOWN[change.metric] / 2
     ]
@@ -139,8 +139,13 @@ def worse(report: EvaluationReport, baseline: EvaluationReport | None) -> list[C
 
 def beyond_chance(compared: Sequence[Change]) -> list[Change]:
     """
-    Of all comparisons of a kind, those in which a model is worse by more than two standard errors, and by more than chance
-    would make one of so many (one-sided, Holm's correction at `ALPHA`).
+    Find the comparisons in which a model is worse by more than two standard errors, and by more than chance explains.
+
+    Args:
+        compared (`Sequence[Change]`): All comparisons of a kind, for Holm's correction (one-sided, at `ALPHA`).
+
+    Returns:
+        `list[Change]`: Those that are worse, in order.
     """
     found: set[int] = set()
     for left, index in enumerate(sorted(range(len(compared)), key=lambda i: -compared[i].errors)):

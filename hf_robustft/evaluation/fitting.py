@@ -57,7 +57,7 @@ def fit_on_validation(
         detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
         fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place.
-        reading (*optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
+        reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
 
     Returns:
         `tuple`: The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.

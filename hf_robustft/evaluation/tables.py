@@ -180,7 +180,7 @@ def _head_text(report: EvaluationReport) -> str:
 
 
 def open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, name: str) -> list[Row]:
-    """Return the rows of the table on the open set `name`: one per score, with the columns of `OPEN_SET_HEADER`."""
+    """Return the rows on the open set `name` of `report` beside `baseline`: the columns of `OPEN_SET_HEADER` per score."""
     result = report.open_set[name]
     before = ((baseline and baseline.open_set) or {}).get(name)
     if before is not None and before["id"] != result["id"]:
@@ -305,7 +305,7 @@ def _title(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
 
 
 def metric_texts(values: Mapping[str, Any], plus_minus: str = " ±") -> list[str]:
-    """Return accuracy, ECE, NLL and Brier among `values` as cells, with error and noise floor where they are known."""
+    """Return the cells of accuracy, ECE, NLL and Brier in `values`: `plus_minus` and error, and noise floor, if known."""
     se, floor = values.get("accuracy_se"), values.get("ece_noise_floor")
     return [
         f"{100 * values['accuracy']:.1f}" + ("" if se is None else f"{plus_minus}{100 * se:.1f}"),

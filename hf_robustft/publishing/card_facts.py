@@ -120,7 +120,7 @@ class CardFacts:
         Args:
             data (`Sequence[Benchmark]`): The sets of the card.
             example ([`Benchmark`]): The set whose class names and templates the code shows.
-            given (*optional*): The other attributes as `write_model_card` takes them; private parts of texts are removed.
+            given (`Any`, *optional*): The other attributes as `write_model_card` takes them; private parts of texts are removed.
 
         Returns:
             [`CardFacts`]: The facts.

@@ -59,7 +59,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         detector ([`OpenSetDetector`], *optional*): The detector to use instead of the folder's.
         require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
             not, nothing is called unknown: `is_known` and `score` are `None`.
-        kwargs (*optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
+        kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
 
     Raises:
         ValueError: If there is no detector, it was fitted for other classes or at another logit scale, the model was
@@ -117,7 +117,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             images (`str`, `Path`, `PIL.Image.Image` or a list of them): A folder, which is searched for images at any depth,
                 in the order of their paths, except for hidden and helper folders; a file; a PIL image; or a list, generator
                 or data set of files and PIL images. Web addresses are not fetched.
-            kwargs (*optional*): `batch_size` (`int`), images encoded at once, and `num_workers` (`int`), processes that
+            kwargs (`Any`, *optional*): `batch_size` (`int`), images encoded at once, and `num_workers` (`int`), processes that
                 read.
 
         Returns:
@@ -148,7 +148,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
         Args:
             save_directory (`str` or `Path`): The folder.
-            kwargs (*optional*): Arguments of `CLIPModel.save_pretrained`.
+            kwargs (`Any`, *optional*): Arguments of `CLIPModel.save_pretrained`.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
@@ -254,7 +254,7 @@ def pipeline(
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Precision of the model. Evaluations and detectors use
             float32; in half precision a score near the threshold may fall on its other side.
         batch_size (`int`, *optional*, defaults to 32): Images encoded at once.
-        kwargs (*optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`,
+        kwargs (`Any`, *optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`,
             `device`, ...
 
     Returns:

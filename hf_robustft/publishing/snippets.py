@@ -32,7 +32,7 @@ for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_tem
 
 
 def model_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
-    """Return code for `CLIPModel`, as evaluated: with all `templates`, or with both lists `from_metadata`."""
+    """Return code for `CLIPModel`, as evaluated: with `class_names` and `templates`, or both `from_metadata`."""
     if from_metadata:
         imports, facts = (
             "import json\n\n",
