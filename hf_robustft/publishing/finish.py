@@ -86,7 +86,7 @@ def finish_checkpoint(
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of validation images that the detector accepts.
         fold_temperature (`bool`, *optional*, defaults to `False`): Put the temperature into the weights before measuring.
         save_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every measured image in `logits`.
-        facts: What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
+        facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
             `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
