@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .modeling.adapters import load_adapters as load_adapters
     from .modeling.adapters import merge_adapters as merge_adapters
     from .modeling.checkpoint import load_checkpoint as load_checkpoint
+    from .modeling.checkpoint import load_dual_encoder as load_dual_encoder
     from .modeling.feature_cache import CachedFeatures as CachedFeatures
     from .modeling.feature_cache import cache_features as cache_features
     from .modeling.interpolation import interpolate_weights as interpolate_weights
@@ -52,7 +53,7 @@ _ROOMS = {
     "data.few_shot": ["few_shot"],
     "data.images": ["BadImages"],
     "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],
-    "modeling.checkpoint": ["load_checkpoint"],
+    "modeling.checkpoint": ["load_checkpoint", "load_dual_encoder"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
     "modeling.interpolation": ["interpolate_weights"],

@@ -8,7 +8,7 @@ from table import Row
 from turns import Contender, interleave, median_ratio
 from workload import WordTokens, imagenet_prompts, random_model
 
-from hf_robustft.modeling.features import project_texts
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.zero_shot import prompt_features
 
 PROMPTS = 80_000
@@ -29,7 +29,7 @@ def padded(turn, model: str, count: int) -> None:
     clip, prompts, turn.features = random_model(model), imagenet_prompts(count), None
     while turn():
         input_ids = WordTokens()(prompts, padding="max_length")["input_ids"]
-        turn.features = torch.cat([project_texts(clip, part) for part in input_ids.split(BATCH)])
+        turn.features = torch.cat([DualEncoder.of(clip).text_features(part) for part in input_ids.split(BATCH)])
 
 
 def measure(options, progress) -> list[Row]:

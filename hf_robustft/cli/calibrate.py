@@ -4,7 +4,7 @@
     hf-robustft calibrate outputs/carot --dataset emoji_shift/validation
     hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
 
-The folder stays a plain CLIPModel whose probabilities are calibrated on data like the validation images; accuracy is
+The folder stays a plain model of Transformers whose probabilities are calibrated on data like the validation images; accuracy is
 unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured anew,
 before and after; without, evaluation.json and the card say that their numbers are from before.
 """

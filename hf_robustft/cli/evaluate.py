@@ -6,7 +6,7 @@
     hf-robustft evaluate openai/clip-vit-base-patch16 --eval_datasets imagenet-1k imagenet-v2 imagenet-r objectnet --streaming
 
 Class names, prompts and a trained head are those of the checkpoint's folder (robustft.json, head.safetensors), if it has
-them; a plain CLIPModel takes its classes from the data. Labels of your own data are matched with them by name. Prints the
+them; a plain model takes its classes from the data. Labels of your own data are matched with them by name. Prints the
 tables and writes evaluation.json, reliability.png, with shifts shift.png, and with open sets scores.png. Several processes
 share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
 """
@@ -48,11 +48,11 @@ from hf_robustft.training.image_check import check_images
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    parser.add_argument("model", metavar="MODEL", help="Folder or Hub id of a CLIPModel, or 'emoji_clip'.")
-    parser.add_argument("--eval_datasets", nargs="+", required=True, metavar="SET", help=f"Sets to measure on. {SETS}")
     parser.add_argument(
-        "--output_dir", default="outputs/evaluate", help="Folder for the results."
+        "model", metavar="MODEL", help="Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'."
     )
+    parser.add_argument("--eval_datasets", nargs="+", required=True, metavar="SET", help=f"Sets to measure on. {SETS}")
+    parser.add_argument("--output_dir", default="outputs/evaluate", help="Folder for the results.")
     parser.add_argument("--name", help="What the report calls the model (default: the last part of MODEL).")
     parser.add_argument("--revision", help="Commit, branch or tag of MODEL on the Hub.")
     add_switch(parser, "--zero_shot", "Use prompts even if the folder has a trained head for the classes.")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPModel, CLIPProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 
 from hf_robustft.cli.data_sets import (
     Known,
@@ -100,8 +100,8 @@ def make_trainer(
     model_args: ModelArguments,
     data_args: DataArguments,
     args: RobustTrainingArguments,
-    model: CLIPModel,
-    processor: CLIPProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     data: TrainingData,
 ) -> RobustTrainer | None:
     """
@@ -152,7 +152,7 @@ def make_trainer(
 
 
 def make_evaluator(
-    data_args: DataArguments, args: RobustTrainingArguments, processor: CLIPProcessor, data: TrainingData
+    data_args: DataArguments, args: RobustTrainingArguments, processor: ProcessorMixin, data: TrainingData
 ) -> Evaluator | None:
     """The [`Evaluator`] of the sets to measure on, `None` if there are none."""
     if not data.evaluation:

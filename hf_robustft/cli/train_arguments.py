@@ -61,7 +61,7 @@ class ModelArguments(RecordsGiven):
     method: str = field(default="carot", metadata={"help": f"One of {', '.join(CHOICES)}."})
     model: str = field(
         default="emoji_clip",
-        metadata={"help": "A CLIPModel: a folder, a Hub id, or 'emoji_clip', the packaged checkpoint."},
+        metadata={"help": "A CLIP or MetaCLIP 2 model: a folder, a Hub id, or 'emoji_clip', the packaged checkpoint."},
     )
     finetuned_model: str | None = field(
         default=None, metadata={"help": "wise_ft: interpolate with this fine-tuned folder instead of training one."}
@@ -71,7 +71,9 @@ class ModelArguments(RecordsGiven):
     )
     paper_settings: bool = field(
         default=False,
-        metadata={"help": "Train by the settings of the method's paper and its code, where you give none; see the README."},
+        metadata={
+            "help": "Train by the settings of the method's paper and its code, where you give none; see the README."
+        },
     )
     detector: str = field(
         default="energy",

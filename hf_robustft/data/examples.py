@@ -200,7 +200,7 @@ class TrainingExamples(Dataset):
 
 
 class ClipCollator:
-    """A list of training examples to one batch for `CLIPModel`.
+    """A list of training examples to one batch for a model.
 
     Captions are padded to the longest of the batch. For CLIP that is exact: its text tower is causal and reads the
     embedding at the first end-of-text token, which no padding after it can reach.

@@ -9,12 +9,16 @@ under the key `UNREADABLE` to the main process, which counts (`BadImages.take`).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import datasets
+import fsspec
 import numpy as np
 from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
@@ -348,3 +352,46 @@ class BadImages:
         """For reports: `count` of distinct unreadable images, `of` how many, and the `first` lines."""
         of = self.read if self.total is None else self.total
         return {"count": len(self.unreadable), "of": of, "first": list(self.unreadable)[:NAMED]}
+
+
+def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", skips: bool = False) -> str:
+    """
+    SHA-256 over the encoded images of a data set in their order.
+
+    The fingerprint that `datasets` keeps would be cheaper, but it follows paths and times of files: it changes when data
+    are moved and stays when the pictures behind stored paths change.
+
+    Args:
+        dataset: Rows with an image column, as `Benchmark.load` returns them.
+        image_column (`str`, *optional*, defaults to `"image"`).
+        skips (`bool`, *optional*, defaults to `False`): Count an image that is missing as one of no bytes.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+
+    Raises:
+        OSError: If an image is missing, or its file cannot be read.
+    """
+    rows = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    digest = hashlib.sha256()
+    for index, row in enumerate(rows):
+        encoded = row[image_column] or {}
+        content, path = encoded.get("bytes"), encoded.get("path")
+        if content is None and path is None:
+            if not skips:
+                raise OSError(f"row {index} has no image; leave the row out")
+            content = b""
+        if content is None:
+            try:
+                with open(path, "rb") if Path(path).is_file() else fsspec.open(path, "rb") as file:
+                    content = file.read()
+            except (OSError, ValueError) as error:
+                if not skips or not isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
+                    raise OSError(
+                        f"the image of row {index} ({path}) cannot be read: {error}; mend or remove it"
+                    ) from error
+                content = b""
+        # The length goes first, so that no two lists of images run together to the same bytes.
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()

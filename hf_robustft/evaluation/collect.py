@@ -25,8 +25,9 @@ from ..data.examples import EvaluationImages, collate_images
 from ..data.images import BadImages
 from ..data.streams.examples import StreamedEvaluationImages, check_count
 from ..data.transforms import ImageTransform
-from ..modeling.features import encode_images, evaluation_mode, normalised, unwrapped
-from ..modeling.tensor_file import write_tensors
+from ..modeling.dual_encoder import unwrapped
+from ..modeling.features import encode_images, evaluation_mode, normalised
+from ..modeling.tensor_files import write_tensors
 from ..modeling.zero_shot import ZeroShotHead
 
 _PLACE = ("path", "config", "data_files", "split", "revision")
@@ -50,7 +51,7 @@ def collect_logits(
     changed.
 
     Args:
-        model (`CLIPModel`): The model, possibly wrapped, on the device that runs it.
+        model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped, on the device that runs it.
         benchmark ([`Benchmark`]): Data of any role. Labels are returned where they index the classes of the head: not for
             an open set, and not without class names.
         processor (`CLIPProcessor`): The checkpoint's processor.
@@ -130,7 +131,7 @@ def image_batches(
     `failing_together`: they compare what they counted.
 
     Args:
-        model (`CLIPModel`): The model without wrappers, in eval mode; the caller decides on gradients.
+        model ([`~transformers.PreTrainedModel`]): The model without wrappers, in eval mode; the caller decides on gradients.
         benchmark ([`Benchmark`]): The data.
         transform ([`ImageTransform`]): An evaluation transform.
         batch_size (`int`): Images encoded at once.

@@ -117,7 +117,7 @@ class OpenSetDetector:
                 only the correctly classified ones, at the model's learned scale. The threshold's true-positive rate
                 on new images scatters by about sqrt(t (1 - t) / n).
             class_names (`Sequence[str]`): The classes in the order of the logits.
-            logit_scale (`float` or scalar `torch.Tensor`): exp of the model's `logit_scale` parameter.
+            logit_scale (`float` or scalar `torch.Tensor`): exp of the model's parameter.
             score (`str`, *optional*, defaults to `"energy"`): One of `DETECTOR_SCORES`; `"mcm"` only for logits of a
                 zero-shot head, whose cosines are logits / logit scale.
             true_positive_rate (`float`, *optional*, defaults to 0.95): The share t to accept, in (0, 1].
@@ -238,7 +238,7 @@ class OpenSetDetector:
 
         Args:
             source (`str` or `Path`): The folder, or the checkpoint's id on the Hub.
-            revision (`str`, *optional*), token (`str` or `bool`, *optional*): As for `CLIPModel.from_pretrained`.
+            revision (`str`, *optional*), token (`str` or `bool`, *optional*): As for `load_dual_encoder`.
 
         Returns:
             [`OpenSetDetector`]: The detector.
@@ -290,7 +290,7 @@ def fold_temperature(
     the model, then the detector, or `update_robustft_json(directory, detector=None, temperature=temperature.to_dict())`.
 
     Args:
-        model (`CLIPModel`): The model, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).
+        model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped; changed in place (see `TemperatureScaling.fold_into`).
         temperature ([`TemperatureScaling`]): Its T is 1 afterwards.
         detector ([`OpenSetDetector`], *optional*): The model's detector before folding.
         validation_logits (`torch.Tensor` of shape `(n, classes)`, *optional*): In-distribution validation logits of the

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""From a CLIPModel and benchmarks to an `EvaluationReport`, in one process or several, with or without a Trainer."""
+"""From a model and benchmarks to an `EvaluationReport`, in one process or several, with or without a Trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
-from ..modeling.features import logit_scale, unwrapped
+from ..modeling.dual_encoder import DualEncoder, unwrapped
+from ..modeling.features import logit_scale
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
 from .benchmark_checks import check_bank, checked_benchmarks, head_keys
@@ -45,7 +46,7 @@ KEPT_DRAWS = 200
 
 class Evaluator:
     """
-    Measures accuracy, calibration and the feature spectrum of any `CLIPModel` on several data sets, and how well its
+    Measures accuracy, calibration and the feature spectrum of any dual encoder on several data sets, and how well its
     scores tell known classes from unseen ones.
 
     Each data set is classified by the model's zero-shot head (its own text tower and learned logit scale) or by a trained
@@ -143,7 +144,7 @@ class Evaluator:
         Neither the model's training mode nor the global random state is changed.
 
         Args:
-            model (`CLIPModel`): The model, possibly wrapped, on the device that runs it.
+            model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped, on the device that runs it.
             head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names, or with a
                 projection from them; the others get the zero-shot head. The report says which.
             name (`str`, *optional*, defaults to `"model"`): What the report calls the model.
@@ -171,7 +172,7 @@ class Evaluator:
             for benchmark in self.benchmarks.values():
                 chosen, kind = heads[benchmark.name]
                 covariance = (
-                    EmbeddingCovariance(model.config.projection_dim) if benchmark is self._spectrum_of else None
+                    EmbeddingCovariance(DualEncoder.of(model).embed_dim) if benchmark is self._spectrum_of else None
                 )
                 numbers = ImageNumbers(
                     benchmark,
@@ -264,7 +265,7 @@ class Evaluator:
                 "lower knn_k, or give a larger bank."
             )
         rows = [torch.empty(0, 1, dtype=torch.long)]
-        embeds = [torch.empty(0, model.config.projection_dim, dtype=torch.float64)]
+        embeds = [torch.empty(0, DualEncoder.of(model).embed_dim, dtype=torch.float64)]
         with failing_together(self.knn_bank.name, state):
             for index, batch, _ in self._batches(model, self.knn_bank, self._policy(self.knn_bank), labelled=False):
                 rows.append(index[:, None])

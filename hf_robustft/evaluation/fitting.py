@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CLIPModel
+from transformers import PreTrainedModel
 
 from ..data.benchmarks import Benchmark
 from ..modeling.features import logit_scale
@@ -36,7 +36,7 @@ def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL)
 
 
 def fit_on_validation(
-    model: CLIPModel,
+    model: PreTrainedModel,
     validation: Benchmark,
     processor: Any,
     head: ZeroShotHead | None = None,
@@ -50,7 +50,7 @@ def fit_on_validation(
     Fit a temperature and an open-set detector on in-distribution images that were neither trained nor tested on.
 
     Args:
-        model ([`~transformers.CLIPModel`]): The model, on the device that runs it.
+        model ([`~transformers.PreTrainedModel`]): The model, on the device that runs it.
         validation ([`Benchmark`]): The images.
         processor (`CLIPProcessor`): The model's processor.
         head ([`ZeroShotHead`], *optional*): A trained head.

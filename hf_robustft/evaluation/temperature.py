@@ -12,12 +12,9 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..modeling.features import unwrapped
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.zero_shot import ZeroShotHead
 from .binning import check_scores
-
-# The relative error of the logit scale above which a temperature has not been folded in but lost in the rounding.
-_ROUNDING = 1e-3
 
 
 class TemperatureScaling:
@@ -117,13 +114,13 @@ class TemperatureScaling:
     @torch.no_grad()
     def fold_into(self, model: nn.Module, head: ZeroShotHead | None = None) -> None:
         """
-        Put the temperature into the weights, so that the plain `CLIPModel` is calibrated and T becomes 1.
+        Put the temperature into the weights, so that the plain model is calibrated and T becomes 1.
 
-        The logit scale of a model is exp(`logit_scale`), so log T is subtracted there. Every threshold on the model's
+        [`DualEncoder.fold`] subtracts log T from the logit scale, which is a logarithm. Every threshold on the model's
         logits or energies moves with it: use `fold_temperature` where there is a detector.
 
         Args:
-            model (`CLIPModel`): The model, possibly wrapped; changed in place.
+            model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped; changed in place.
             head ([`ZeroShotHead`], *optional*): A head that was built or trained with the model; its weight and bias
                 are divided by T in place. A zero-shot head that is built afterwards already contains T.
 
@@ -131,19 +128,11 @@ class TemperatureScaling:
             ValueError: If the dtype of the logit scale or head is too coarse to hold the product (bfloat16 and float16
                 mostly are); nothing is changed then.
         """
-        parameter = unwrapped(model).logit_scale
-        moved = parameter.detach().cpu().double() - math.log(self.temperature)
-        stored = moved.to(parameter.dtype)
-        if not abs(math.expm1((stored.double() - moved).item())) <= _ROUNDING:
-            raise ValueError(
-                f"A logit scale in {parameter.dtype} cannot hold the temperature {self.temperature:.6g}: rounding would "
-                f"change it by more than {_ROUNDING:.1%}. Load the model in float32."
-            )
         if head is not None and head.weight.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"A head in {head.weight.dtype} would round the temperature away; fold it into a float32 head."
             )
-        parameter.copy_(stored)
+        DualEncoder.of(model).fold(self.temperature)
         if head is not None:
             head.weight.div_(self.temperature)
             head.bias.div_(self.temperature)

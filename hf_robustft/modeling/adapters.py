@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""CRoFT's linear adapters on image and text features, and their exact merge into a `CLIPModel`'s projections."""
+"""CRoFT's linear adapters on image and text features, and their exact merge into a model's projections."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .adapter_file import ADAPTERS_FILE, read_adapters_file, write_adapters_file
-from .fingerprint import weights_fingerprint
-from .projections import PROJECTIONS, exchanged, folded, mixed_with_identity, product, projection_weights, set_weights
+from .dual_encoder import LOGIT_SCALE, PROJECTIONS, DualEncoder
+from .spread_weights import exchanged, set_weights
+from .tensor_files import opened, weights_fingerprint, write_tensors
 from .zero_shot import class_embeddings
+
+ADAPTERS_FILE = "adapters.safetensors"
+FORMAT = "1"
+TENSORS = ("image_adapter", "text_adapter", *PROJECTIONS)
+FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", "merged_fingerprint")
 
 #: Added to the L2 norm before dividing by it, as CRoFT's code does.
 EPSILON = 1e-6
 ORDERS = ("before_ensemble", "after_ensemble")
 # A temperature may be folded into the logit scale of a finished checkpoint; the adapters do not depend on it.
-_NOT_ADAPTED = ("logit_scale",)
+_NOT_ADAPTED = (LOGIT_SCALE,)
 
 
 def near_unit(features: Tensor) -> Tensor:
@@ -28,7 +33,7 @@ def near_unit(features: Tensor) -> Tensor:
 
 def ensemble_features(prompt_features: Tensor) -> Tensor:
     """
-    One raw text feature a class, as CRoFT's code builds it before adapting.
+    One raw text feature per class, as CRoFT's code builds it before adapting.
 
     Args:
         prompt_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`): Projected text features, not
@@ -47,7 +52,7 @@ def ensemble_features(prompt_features: Tensor) -> Tensor:
 
 class FeatureAdapters(nn.Module):
     """
-    Two square matrices on the projected features of a frozen `CLIPModel` (CRoFT, Zhu et al., ICML 2024).
+    Two square matrices on the projected features of a frozen model (CRoFT, Zhu et al., ICML 2024).
 
     A raw image feature x becomes `r * A x + (1 - r) * x`, and text features likewise with their own matrix and ratio;
     both matrices start at the identity, which changes nothing. There is no bias and no non-linearity, so each adapter
@@ -57,10 +62,10 @@ class FeatureAdapters(nn.Module):
     what they add to it would drown in the rounding.
 
     Args:
-        embed_dim (`int`): Size of the projected features (`projection_dim` of the model).
+        embed_dim (`int`): Size of the projected features ([`DualEncoder.embed_dim`]).
         image_ratio (`float`, *optional*, defaults to 0.2): Share r of the adapted image feature.
         text_ratio (`float`, *optional*, defaults to 0.5): Share r of the adapted text feature.
-        text_adapter_order (`str`, *optional*, defaults to `"before_ensemble"`): With several templates a class,
+        text_adapter_order (`str`, *optional*, defaults to `"before_ensemble"`): With several templates per class,
             `"before_ensemble"` adapts the raw feature of each prompt, then normalises and averages: merging is exact.
             `"after_ensemble"` adapts the averaged unit feature, as CRoFT's code does on ImageNet: no projection can
             express that, so it cannot be merged. With one template they are the same.
@@ -81,7 +86,9 @@ class FeatureAdapters(nn.Module):
     ):
         super().__init__()
         if embed_dim < 1:
-            raise ValueError(f"`embed_dim={embed_dim}` is no size of features; give the model's `projection_dim`.")
+            raise ValueError(
+                f"`embed_dim={embed_dim}` is not a size of features; give the size of the model's embeddings."
+            )
         for name, ratio in (("image_ratio", image_ratio), ("text_ratio", text_ratio)):
             if not 0.0 <= ratio <= 1.0:
                 raise ValueError(f"`{name}={ratio}` lies outside [0, 1]; 0 leaves the features, 1 adapts them wholly.")
@@ -118,11 +125,11 @@ class FeatureAdapters(nn.Module):
 
     def image_matrix(self) -> Tensor:
         """The whole map on image features, `I + r (A - I)` of shape `(embed_dim, embed_dim)`, with gradient."""
-        return mixed_with_identity(self.image_adapter, self.image_ratio)
+        return _mixed_with_identity(self.image_adapter, self.image_ratio)
 
     def text_matrix(self) -> Tensor:
         """The whole map on text features, `I + r (A - I)` of shape `(embed_dim, embed_dim)`, with gradient."""
-        return mixed_with_identity(self.text_adapter, self.text_ratio)
+        return _mixed_with_identity(self.text_adapter, self.text_ratio)
 
     def adapt_class_features(self, prompt_features: Tensor) -> Tensor:
         """
@@ -148,7 +155,7 @@ class FeatureAdapters(nn.Module):
         The projections that the merged model would have.
 
         Args:
-            model: A `CLIPModel`, possibly wrapped, with its projections not merged.
+            model (`torch.nn.Module`): A dual encoder, possibly wrapped, with its projections not merged.
             exact (`bool`, *optional*, defaults to `False`):
                 Whether to give the very bits that [`merge_adapters`] sets, without gradient. Otherwise they come with
                 gradient to the adapters and to the projections, in the wider of their dtypes.
@@ -162,7 +169,7 @@ class FeatureAdapters(nn.Module):
         visual, text = weights = projection_weights(model, self.embed_dim)
         if exact:
             return _merged(weights, self)
-        return [product(self.image_matrix(), visual), product(self.text_matrix(), text)]
+        return [_product(self.image_matrix(), visual), _product(self.text_matrix(), text)]
 
     def save_pretrained(self, directory: str | Path, model: nn.Module) -> Path:
         """
@@ -170,8 +177,9 @@ class FeatureAdapters(nn.Module):
         the model before and after merging (without the logit scale), by which [`load_adapters`] knows them again.
 
         Args:
-            directory: The folder; made where it is missing.
-            model: The `CLIPModel` that the adapters belong to, its projections **not** merged; it is left as it is.
+            directory (`str` or `Path`): The folder; made where it is missing.
+            model (`torch.nn.Module`): The model that the adapters belong to, its projections **not** merged; it is
+                left as it is.
 
         Returns:
             `Path`: The file.
@@ -180,8 +188,8 @@ class FeatureAdapters(nn.Module):
             ValueError: If the model has no projections to features of `embed_dim`, or an adapter is not finite.
         """
         weights = projection_weights(model, self.embed_dim)
-        tensors = dict(zip(PROJECTIONS, [weight.detach().clone() for weight in weights], strict=True))
-        tensors.update(image_adapter=self.image_adapter, text_adapter=self.text_adapter)
+        tensors = {name: weight.clone() for name, weight in zip(PROJECTIONS, weights, strict=True)}
+        tensors |= {"image_adapter": self.image_adapter, "text_adapter": self.text_adapter}
         base = weights_fingerprint(model, _NOT_ADAPTED)
         with exchanged(weights, _merged(weights, self)):
             merged = weights_fingerprint(model, _NOT_ADAPTED)
@@ -193,7 +201,8 @@ class FeatureAdapters(nn.Module):
             "base_fingerprint": base,
             "merged_fingerprint": merged,
         }
-        return write_adapters_file(directory, tensors, facts)
+        metadata = {"format": "pt", "adapters_format": FORMAT, **facts}
+        return write_tensors(Path(directory) / ADAPTERS_FILE, tensors, metadata)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> FeatureAdapters:
@@ -205,7 +214,7 @@ class FeatureAdapters(nn.Module):
             OSError: If the folder holds no `adapters.safetensors`.
             ValueError: If the file was not written by `save_pretrained`, or is damaged.
         """
-        return cls._from_file(*read_adapters_file(directory))
+        return cls._from_file(*_read_file(directory))
 
     @classmethod
     def _from_file(cls, tensors: dict[str, Tensor], facts: dict[str, str]) -> FeatureAdapters:
@@ -229,28 +238,21 @@ class FeatureAdapters(nn.Module):
                 f"{self.embed_dim}; give projected features of the model that they were made for."
             )
         features = features.to(torch.promote_types(features.dtype, matrix.dtype))
-        return ratio * product(features, matrix.t()) + (1.0 - ratio) * features
-
-
-def _merged(weights: Sequence[Tensor], adapters: FeatureAdapters) -> list[Tensor]:
-    return [
-        folded(weights[0], adapters.image_adapter, adapters.image_ratio),
-        folded(weights[1], adapters.text_adapter, adapters.text_ratio),
-    ]
+        return ratio * _product(features, matrix.t()) + (1.0 - ratio) * features
 
 
 def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int = 1) -> nn.Module:
     """
-    Fold the adapters into `visual_projection` and `text_projection`, in place.
+    Fold the adapters into the two projections, in place.
 
     The model then gives the adapted features itself, needs none of our code and costs nothing more. Normalising them
     without the 1e-6 of [`near_unit`] is all that is left of a difference. The product is taken in float64 and rounded
     once to the weights' dtype. Nothing marks a merged model: merge once, and save the adapters before.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped, its projections not merged.
-        adapters: The [`FeatureAdapters`].
-        n_templates (`int`, *optional*, defaults to 1): Templates a class that the adapters are used with.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped, its projections not merged.
+        adapters ([`FeatureAdapters`]): Trained on this model.
+        n_templates (`int`, *optional*, defaults to 1): Templates per class that the adapters are used with.
 
     Returns:
         The model that was given.
@@ -270,9 +272,10 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
     Load adapters for further training, and put back the projections that the model had before merging.
 
     Args:
-        model: The `CLIPModel` of the same folder (merged), or the one that the adapters were trained on (not merged),
-            possibly wrapped; its projections are those before merging afterwards. The logit scale may differ.
-        directory: The folder with `adapters.safetensors`.
+        model (`torch.nn.Module`): The model of the same folder (merged), or the one that the adapters were trained on
+            (not merged), possibly wrapped; its projections are those before merging afterwards. The logit scale may
+            differ.
+        directory (`str` or `Path`): The folder with `adapters.safetensors`.
 
     Returns:
         [`FeatureAdapters`] on the model's device.
@@ -282,7 +285,7 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
         ValueError: If the model has other weights (adapting it twice, or another model, would go unnoticed), or the
             file is damaged. The model is then left as it was.
     """
-    tensors, facts = read_adapters_file(directory)
+    tensors, facts = _read_file(directory)
     path = Path(directory) / ADAPTERS_FILE
     adapters = FeatureAdapters._from_file(tensors, facts)
     weights = projection_weights(model, adapters.embed_dim)
@@ -306,7 +309,7 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
 
 def _check_order(adapters: FeatureAdapters, n_templates: int) -> None:
     if n_templates < 1:
-        raise ValueError(f"`n_templates={n_templates}` is no number of templates; give 1 or more.")
+        raise ValueError(f"`n_templates={n_templates}` is not a number of templates; give 1 or more.")
     if adapters.text_adapter_order == "after_ensemble" and n_templates > 1:
         raise ValueError(
             f"The text adapter acts after the ensemble of {n_templates} templates, which no projection of single prompts "
@@ -318,5 +321,94 @@ def _check_prompts(prompt_features: Tensor) -> None:
     if prompt_features.ndim != 3 or prompt_features.shape[1] < 1:
         raise ValueError(
             f"Prompt features have the shape (classes, templates, embed_dim), got {tuple(prompt_features.shape)}; with "
-            "one prompt a class add a dimension of size 1."
+            "one prompt per class add a dimension of size 1."
         )
+
+
+def projection_weights(model: nn.Module, embed_dim: int) -> list[Tensor]:
+    """
+    The weights of the visual and the text projection, of shapes `(embed_dim, tower's width)`.
+
+    Raises:
+        ValueError: If the model does not have both, or they give features of another size than `embed_dim`.
+    """
+    encoder = DualEncoder.of(model)
+    weights = [encoder.visual_projection, encoder.text_projection]
+    for name, weight in zip(PROJECTIONS, weights, strict=True):
+        if weight is None:
+            raise ValueError(
+                f"The model has no linear `{name}` into which adapters could be merged; give it as it was loaded."
+            )
+        if len(weight) != embed_dim:
+            raise ValueError(
+                f"The model's `{name}` gives features of size {len(weight)}, but the adapters are for {embed_dim}; give "
+                "the model that they were made for."
+            )
+    return weights
+
+
+def _mixed_with_identity(matrix: Tensor, ratio: float) -> Tensor:
+    """`I + ratio * (matrix - I)`."""
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return identity + ratio * (matrix - identity)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right` in the wider of their dtypes, also under autocast."""
+    with torch.autocast(left.device.type, enabled=False):
+        dtype = torch.promote_types(left.dtype, right.dtype)
+        return left.to(dtype) @ right.to(dtype)
+
+
+@torch.no_grad()
+def _merged(weights: Sequence[Tensor], adapters: FeatureAdapters) -> list[Tensor]:
+    """
+    `(I + ratio * (adapter - I)) @ weight` for images and texts, taken in float64 and rounded once to the weight's dtype; on
+    the CPU wherever they are, so that the same bits, and so the same fingerprint, come out on each device.
+    """
+    pairs = (adapters.image_adapter, adapters.image_ratio), (adapters.text_adapter, adapters.text_ratio)
+    result = []
+    for weight, (adapter, ratio) in zip(weights, pairs, strict=True):
+        merged = _product(_mixed_with_identity(adapter.cpu().double(), ratio), weight.cpu().double()).to(weight.dtype)
+        if not merged.isfinite().all():
+            raise ValueError(
+                "Merging gives a projection that is not finite; the training that made the adapters diverged."
+            )
+        result.append(merged)
+    return result
+
+
+def _read_file(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """
+    The `TENSORS` and the `FACTS` of the file in `directory`.
+
+    Raises:
+        OSError: If the folder holds no `adapters.safetensors`.
+        ValueError: If the file is damaged, of another format, or was written by something else.
+    """
+    path = Path(directory) / ADAPTERS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {ADAPTERS_FILE} in {directory}; a run with adapters writes it beside the weights."
+        )
+    with opened(path) as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    missing = [name for name in FACTS if name not in facts] + [name for name in TENSORS if name not in tensors]
+    if missing or facts.get("adapters_format") != FORMAT:
+        what = (
+            f"has no {missing[0]}" if missing else f"has the format {facts.get('adapters_format')!r}, not {FORMAT!r}"
+        )
+        raise ValueError(f"{path} {what}; write it with `FeatureAdapters.save_pretrained` of this version.")
+    for name in ("image_ratio", "text_ratio"):
+        try:
+            float(facts[name])
+        except ValueError:
+            raise ValueError(f"{path} has the {name} {facts[name]!r}, not a number; restore the file.") from None
+    image, text = tensors["image_adapter"], tensors["text_adapter"]
+    if image.ndim != 2 or image.shape[0] != image.shape[1] or text.shape != image.shape:
+        raise ValueError(
+            f"{path} has adapters of shapes {tuple(image.shape)} and {tuple(text.shape)}, not two square ones of one size; "
+            "restore the file."
+        )
+    return tensors, facts

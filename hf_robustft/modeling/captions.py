@@ -2,12 +2,13 @@
 """
 Which captions a text tower has to see: each once, no longer than needed, and none that it has seen before.
 
-CLIP's text tower is causal and is read at the end-of-text token, so its feature of a caption depends on the tokens up
-to that one alone: not on padding, nor on the other captions of a batch. Two rows that agree so far are one caption.
+A caption's feature depends on its tokens up to the one at which it is read ([`CaptionRules`]): two rows that agree so
+far are one caption.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: `eos_token_id` of checkpoints converted before it was put right; the tower then reads the highest token id.
-_LEGACY_END_OF_TEXT = 2
+from ..data.prompts import check_class_names, check_templates, fill_template
+from .dual_encoder import CaptionRules
+
+#: What tokenizers say that know no limit is far above it.
+_NO_LIMIT = 1_000_000
+#: The tokens of beginning and end.
+_FRAME = 2
 
 
 def pad_captions(parts: Sequence[Tensor], padding: int) -> Tensor:
@@ -34,35 +40,18 @@ def pad_captions(parts: Sequence[Tensor], padding: int) -> Tensor:
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
 
 
-def end_positions(input_ids: Tensor, end_of_text: int) -> Tensor:
-    """
-    The position at which the text tower of `CLIPModel` reads each caption.
-
-    Args:
-        input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids.
-        end_of_text (`int`): `text_config.eos_token_id`.
-
-    Returns:
-        `torch.Tensor` of shape `(texts,)`: The first end-of-text token; 0 where there is none, as `CLIPModel` has it;
-        the highest id where the configuration says 2, the value of old conversions.
-    """
-    if end_of_text == _LEGACY_END_OF_TEXT:
-        return input_ids.int().argmax(dim=-1)
-    return (input_ids == end_of_text).int().argmax(dim=-1)
-
-
-def caption_keys(input_ids: Tensor, end_of_text: int) -> list[bytes]:
+def caption_keys(input_ids: Tensor, rules: CaptionRules) -> list[bytes]:
     """
     What identifies each caption: its tokens up to the one that is read.
 
     Args:
         input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids on any device; copied to the host once.
-        end_of_text (`int`): `text_config.eos_token_id`.
+        rules ([`CaptionRules`]): How the model reads captions.
 
     Returns:
         List of `bytes`, eight a token; equal for two captions if and only if the text tower cannot tell them apart.
     """
-    ends = end_positions(input_ids, end_of_text)
+    ends = rules.end_positions(input_ids)
     table = torch.cat([ends[:, None], input_ids], dim=1).long().cpu().numpy()
     return [row[1 : row[0] + 2].tobytes() for row in table]
 
@@ -104,21 +93,21 @@ class DistinctCaptions:
         return features[self.rows]
 
 
-def distinct_captions(input_ids: Tensor, end_of_text: int, fixed_shapes: bool = False) -> DistinctCaptions:
+def distinct_captions(input_ids: Tensor, rules: CaptionRules, fixed_shapes: bool = False) -> DistinctCaptions:
     """
     Each caption of a batch once, in order of appearance, cut after the longest.
 
     Args:
         input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids, at least one row.
-        end_of_text (`int`): `text_config.eos_token_id`.
+        rules ([`CaptionRules`]): How the model reads captions.
         fixed_shapes (`bool`, *optional*, defaults to `False`): Keep the length, and fill the number of rows up to a
-            multiple of 8 (no further than `texts`) by repeating one: for compiled models, which are compiled anew for
+            multiple of 8 (no further than `texts`) by repeating one: for compiled models, which are compiled again for
             new shapes.
 
     Returns:
         [`DistinctCaptions`]
     """
-    keys = caption_keys(input_ids, end_of_text)
+    keys = caption_keys(input_ids, rules)
     numbers: dict[bytes, int] = {}
     rows, chosen = [], []
     for position, key in enumerate(keys):
@@ -166,20 +155,20 @@ class CaptionMemory:
         self._features: Tensor | None = None
 
     @torch.no_grad()
-    def features(self, input_ids: Tensor, end_of_text: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    def features(self, input_ids: Tensor, rules: CaptionRules, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """
         The features of captions; those not known yet are encoded, each once, and remembered.
 
         Args:
             input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids.
-            end_of_text (`int`): `text_config.eos_token_id`.
+            rules ([`CaptionRules`]): How the model reads captions.
             encode (callable): From token ids `(new texts, length)` to features `(new texts, dim)`; not called if all
                 are known.
 
         Returns:
             `torch.Tensor` of shape `(texts, dim)`, without gradient.
         """
-        keys = caption_keys(input_ids, end_of_text)
+        keys = caption_keys(input_ids, rules)
         new: dict[bytes, int] = {}
         for row, key in enumerate(keys):
             if key not in self._rows:
@@ -195,3 +184,71 @@ class CaptionMemory:
             self._features = features if len(rows) <= self.capacity else features[: self.capacity].clone()
             self._rows = {key: row for key, row in rows.items() if row < self.capacity}
         return features[torch.tensor([rows[key] for key in keys], device=features.device)]
+
+
+def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequence[str], rules: CaptionRules) -> None:
+    """
+    Refuse classes whose prompts are the same tokens: the model could not tell them apart, whatever it has learned.
+
+    Names that are cut because a prompt is longer than the model reads are named in a warning.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer, or a processor that holds one.
+        class_names (sequence of `str`): One name per class.
+        templates (sequence of `str`): Prompt templates with one `{}` each.
+        rules ([`CaptionRules`]): How the model reads captions.
+
+    Raises:
+        ValueError: If two classes have equal tokens in every template.
+    """
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    names, templates = check_class_names(class_names), check_templates(templates)
+
+    def keys(template: str, chosen: Sequence[str]) -> list[bytes]:
+        texts = [fill_template(template, name) for name in chosen]
+        table = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")["input_ids"]
+        return caption_keys(pad_captions([table], rules.end_of_text), rules)
+
+    # The shortest leaves the names most room: what differs there is told apart by one template at least.
+    shortest = min(templates, key=len)
+    first: dict[bytes, str] = {}
+    for name, key in zip(names, keys(shortest, names), strict=True):
+        earlier = first.setdefault(key, name)
+        if earlier != name and all(len(set(keys(template, (earlier, name)))) == 1 for template in templates):
+            cut = _cut(tokenizer, shortest, (earlier, name))
+            reason = (
+                f"both are cut to the {_limit(tokenizer)} tokens that the model reads; shorten them"
+                if len(cut) == 2
+                else "its tokenizer knows no difference; rename one"
+            )
+            raise ValueError(
+                f"the classes {earlier!r} and {name!r} give the model the same prompt, such as "
+                f"{fill_template(shortest, name)!r}: {reason}"
+            )
+    longest = max(templates, key=len)
+    cut = _cut(tokenizer, longest, names)
+    if cut:
+        shown = ", ".join(repr(name) for name in cut[:3]) + (", ..." if len(cut) > 3 else "")
+        warnings.warn(
+            f"The model reads {_limit(tokenizer)} tokens, and {len(cut)} of {len(names)} prompts of the template "
+            f"{longest!r} are longer and cut ({shown}); shorten the names or the template.",
+            stacklevel=3,
+        )
+
+
+def _limit(tokenizer) -> int:
+    return getattr(tokenizer, "model_max_length", _NO_LIMIT)
+
+
+def _cut(tokenizer, template: str, names: Sequence[str]) -> list[str]:
+    """The names whose prompt is longer than the tokenizer's limit."""
+    limit = _limit(tokenizer)
+    if limit >= _NO_LIMIT:
+        return []
+    prompts = {name: fill_template(template, name) for name in names}
+    # No token is shorter than a byte.
+    long = [name for name, prompt in prompts.items() if len(prompt.encode()) + _FRAME > limit]
+    if not long:
+        return []
+    table = tokenizer([prompts[name] for name in long], truncation=True, max_length=limit + 1)["input_ids"]
+    return [name for name, ids in zip(long, table, strict=True) if len(ids) > limit]

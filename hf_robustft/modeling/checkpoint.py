@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from ..data.benchmarks import asset_path
 from ..data.transforms import ImageTransform
-from .captions import end_positions
 from .checkpoint_check import (
     CONFIG_FILE,
     IMAGE_PROCESSOR_FILES,
@@ -27,7 +26,9 @@ from .checkpoint_check import (
     refuse_misfits,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, local_folder
-from .weight_files import HALVES, read_json_object
+from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
+from .files import one_line
+from .tensor_files import HALVES, read_json_object
 
 PACKAGED = "emoji_clip"
 _SMALL_FILES = (
@@ -35,20 +36,20 @@ _SMALL_FILES = (
     *TOKENIZER_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-#: Words of which any tokenizer of a CLIP knows at least some letters.
+#: Words of which any tokenizer knows at least some letters.
 _ORDINARY = "a photo of the cat and a dog"
 
 
-def load_checkpoint(
+def load_dual_encoder(
     source: str | Path,
     *,
     revision: str | None = None,
     token: str | bool | None = None,
     dtype: torch.dtype | None = torch.float32,
     option: str | None = None,
-) -> tuple[CLIPModel, CLIPProcessor]:
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
-    Load a `CLIPModel` and its processor, if the checkpoint holds all of both.
+    Load a model with an image tower and a text tower, and its processor, if the checkpoint holds all of both.
 
     Every weight comes from the checkpoint, and none is made up: what is missing, unexpected or of another shape is refused,
     as are weights that are not finite, a tokenizer without its vocabulary, and an image processor for another size. No
@@ -57,23 +58,24 @@ def load_checkpoint(
     Args:
         source (`str` or `Path`): A folder, an id on the Hub, or `"emoji_clip"`, the packaged checkpoint.
         revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights. Half-precision ones become float32
-            with a warning: they are too coarse to be trained. `None` leaves them as they are.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights. Half-precision ones become
+            float32 with a warning: they are too coarse to be trained. `None` leaves them as they are.
         option (`str`, *optional*): The option of a command line that named `source`, for messages.
 
     Returns:
-        `tuple`: [`~transformers.CLIPModel`] in evaluation mode, and [`~transformers.CLIPProcessor`].
+        `tuple`: The model, of a class of Transformers ([`~hf_robustft.modeling.dual_encoder.FAMILIES`] has them), in
+        evaluation mode, and its processor.
 
     Raises:
         OSError: If there is no such checkpoint, or a file of it is missing or cannot be read.
-        ValueError: If it is not a `CLIPModel`, or its parts do not fit together.
+        ValueError: If it is a model of another family, or its parts do not fit together.
 
     Example:
 
     ```python
-    from hf_robustft import load_checkpoint
+    from hf_robustft import load_dual_encoder
 
-    model, processor = load_checkpoint("outputs/carot")
+    model, processor = load_dual_encoder("outputs/carot")
     ```
     """
     what = str(source) if option is None else f"`{option} {source}`"
@@ -90,13 +92,17 @@ def load_checkpoint(
     if converted:
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
         options = {"pretrained_model_name_or_path": str(source), "revision": "main", "token": token}
-    model = _model(what, dtype="auto" if dtype is None else dtype, **options)
+    model = _model(what, config, dtype="auto" if dtype is None else dtype, **options)
     if here is None:
         model.name_or_path = model.config._name_or_path = str(source)
     if source != PACKAGED and dtype == torch.float32 and kinds & set(HALVES):
         half = "float16" if "F16" in kinds else "bfloat16"
         warnings.warn(f"The weights of {what} are in {half}; they are used in float32.", stacklevel=2)
     return model, processor
+
+
+#: The name that it had before there were other models than CLIP.
+load_checkpoint = load_dual_encoder
 
 
 def local_folder_or_packaged(source: str | Path) -> Path | None:
@@ -115,7 +121,7 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
     """The cached commit of a repository with its files, and whether safetensors of it exist only as a conversion."""
     config = file_from_hub(source, CONFIG_FILE, revision, token)
     if config is None:
-        raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of a CLIPModel.")
+        raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of a {SUPPORTED}.")
     folder = config.parent
     # Before the weights are downloaded.
     check_config(folder, source)
@@ -138,48 +144,48 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
     return folder, False
 
 
-def load_processor(folder: Path, config: CLIPConfig, what: str) -> CLIPProcessor:
+def load_processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMixin:
     """
     The processor of a folder, if it makes what a model of a configuration takes.
 
     Args:
         folder (`Path`): The folder.
-        config ([`~transformers.CLIPConfig`]): Of the model.
+        config ([`~transformers.PreTrainedConfig`]): Of the model.
         what (`str`): What to call it in messages.
 
     Raises:
         ValueError: If it cannot be loaded, or does not fit.
     """
+    family = FAMILIES[config.model_type]
     try:
-        processor = CLIPProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = family.processor_class.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         # Transformers and tokenizers raise errors of any kind for broken files.
         raise ValueError(
-            f"The processor of {what} cannot be loaded ({type(error).__name__}: {_line(error)}); save it again with "
+            f"The processor of {what} cannot be loaded ({type(error).__name__}: {one_line(error)}); save it again with "
             "processor.save_pretrained."
         ) from error
     try:
         size = ImageTransform.from_processor(processor, train=False).size
     except (ValueError, TypeError) as error:
         raise ValueError(f"The image processor of {what} does not fit: {error}.") from None
-    if size != config.vision_config.image_size:
+    if size != family.image_size(config):
         raise ValueError(
             f"The image processor of {what} gives images of {size} pixels, and the model takes "
-            f"{config.vision_config.image_size}; set crop_size and size to that in {IMAGE_PROCESSOR_FILES[0]}."
+            f"{family.image_size(config)}; set crop_size and size to that in {IMAGE_PROCESSOR_FILES[0]}."
         )
-    _check_tokenizer(processor.tokenizer, config, what)
+    _check_tokenizer(processor.tokenizer, family.caption_rules(config), what)
     return processor
 
 
-def _check_tokenizer(tokenizer, config: CLIPConfig, what: str) -> None:
-    text = config.text_config
-    if tokenizer.model_max_length > text.max_position_embeddings:
+def _check_tokenizer(tokenizer, rules: CaptionRules, what: str) -> None:
+    if tokenizer.model_max_length > rules.max_length:
         # Not said in the files, or another model's: what is longer would have no position.
-        tokenizer.model_max_length = text.max_position_embeddings
+        tokenizer.model_max_length = rules.max_length
     advice = "give the tokenizer of the checkpoint that it was fine-tuned from"
-    if len(tokenizer) > text.vocab_size:
+    if len(tokenizer) > rules.vocab_size:
         raise ValueError(
-            f"The tokenizer of {what} has {len(tokenizer)} tokens, and the model knows {text.vocab_size}; {advice}."
+            f"The tokenizer of {what} has {len(tokenizer)} tokens, and the model knows {rules.vocab_size}; {advice}."
         )
     ids = tokenizer(_ORDINARY, truncation=True)["input_ids"]
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
@@ -188,17 +194,19 @@ def _check_tokenizer(tokenizer, config: CLIPConfig, what: str) -> None:
             f"The tokenizer of {what} has {len(tokenizer)} tokens and knows none of the words {_ORDINARY!r}, as without its "
             f"vocabulary; {advice}."
         )
-    if int(end_positions(torch.tensor([ids]), text.eos_token_id)) != len(ids) - 1:
-        raise ValueError(
-            f"The tokenizer of {what} ends texts with the token {ids[-1]}, and the model reads them at "
-            f"{text.eos_token_id} (eos_token_id of its text_config); {advice}."
-        )
+    # A text that is cut must be ended too: without its end a model reads the first token.
+    for tokens in (ids, tokenizer(_ORDINARY, truncation=True, max_length=4)["input_ids"]):
+        if int(rules.end_positions(torch.tensor([tokens]))) != len(tokens) - 1:
+            raise ValueError(
+                f"The tokenizer of {what} ends texts with the token {tokens[-1]}, and the model reads them at "
+                f"{rules.end_of_text} (eos_token_id of its configuration); {advice}."
+            )
 
 
-def _model(what: str, **options) -> CLIPModel:
+def _model(what: str, config: PreTrainedConfig, **options) -> PreTrainedModel:
     try:
         with _quiet():
-            model, report = CLIPModel.from_pretrained(
+            model, report = FAMILIES[config.model_type].model_class.from_pretrained(
                 **options,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
@@ -208,7 +216,7 @@ def _model(what: str, **options) -> CLIPModel:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise OSError(f"The weights of {what} cannot be loaded ({_line(error)}).") from error
+        raise OSError(f"The weights of {what} cannot be loaded ({one_line(error)}).") from error
     mismatched = [str(item if isinstance(item, str) else item[0]) for item in report["mismatched_keys"]]
     refuse_misfits(what, report["missing_keys"], report["unexpected_keys"], mismatched)
     broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
@@ -251,7 +259,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

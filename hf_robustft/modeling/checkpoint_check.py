@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import PreTrainedConfig
 
-from .weight_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
+from .dual_encoder import FAMILIES, SUPPORTED
+from .files import one_line
+from .tensor_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,27 +29,25 @@ _WRAPPERS = {
     "_fsdp_wrapped_module.": "FSDP",
     "base_model.model.": "PEFT",
 }
-#: Transformers writes it before the names of a model that holds a CLIPModel's parts, and takes it off again.
-_OWN_PREFIX = "clip."
 #: Positions 0, 1, 2, ..., which old versions saved and new ones make.
 _IGNORED = ".position_ids"
 
 
-def check_checkpoint(folder: str | Path, what: str | None = None) -> CLIPConfig:
+def check_checkpoint(folder: str | Path, what: str | None = None) -> PreTrainedConfig:
     """
-    Refuse a folder whose files cannot be a whole `CLIPModel` with its processor, before anything of it is loaded.
+    Refuse a folder whose files cannot be a whole model with its processor, before anything of it is loaded.
 
     Args:
         folder (`str` or `Path`): The folder.
         what (`str`, *optional*): What to call it in messages; its path by default.
 
     Returns:
-        [`~transformers.CLIPConfig`]: Its configuration.
+        [`~transformers.PreTrainedConfig`]: Its configuration.
 
     Raises:
         OSError: If a file is missing, empty, a git-lfs pointer, or cannot be read.
-        ValueError: If it is a checkpoint of something else, its weights are not those of its configuration, or a file is
-            damaged.
+        ValueError: If it is a checkpoint of something else, its weights are not those of its configuration, or a file
+            is damaged.
     """
     folder = Path(folder)
     what = str(folder) if what is None else what
@@ -57,18 +57,22 @@ def check_checkpoint(folder: str | Path, what: str | None = None) -> CLIPConfig:
     return config
 
 
-def check_config(folder: Path, what: str) -> CLIPConfig:
-    """The configuration of a folder, if it is one of a whole `CLIPModel`; raises as `check_checkpoint`."""
+def check_config(folder: Path, what: str) -> PreTrainedConfig:
+    """The configuration of a folder, if it is one of a whole model; raises as `check_checkpoint`."""
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{what} has no {CONFIG_FILE}, so it is not a checkpoint: {_instead(folder)}.")
     content = read_json_object(folder / CONFIG_FILE)
     kind, classes = content.get("model_type"), content.get("architectures") or []
-    if kind != "clip":
-        raise ValueError(f"{what} is a model of type {kind!r}, not 'clip'; give a checkpoint of a CLIPModel.")
-    if isinstance(classes, list) and classes and CLIPModel.__name__ not in classes:
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
         raise ValueError(
-            f"{what} is a {classes[0]}, not a whole CLIPModel with both towers and their projections; give the checkpoint "
-            "of a CLIPModel."
+            f"{what} is a model of type {kind!r}, which is not supported; give a checkpoint of a {SUPPORTED}."
+        )
+    whole = family.model_class.__name__
+    if isinstance(classes, list) and classes and whole not in classes:
+        raise ValueError(
+            f"{what} is a {classes[0]}, not a whole {whole} with both towers and their projections; give the checkpoint of "
+            f"a {whole}."
         )
     if "quantization_config" in content:
         raise ValueError(
@@ -77,10 +81,11 @@ def check_config(folder: Path, what: str) -> CLIPConfig:
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
     with _named_as_configuration(folder):
-        config = CLIPConfig.from_dict(content)
-        if not isinstance(config.text_config.eos_token_id, int):
+        config = family.config_class.from_dict(content)
+        end_of_text = family.caption_rules(config).end_of_text
+        if not isinstance(end_of_text, int):
             # Texts are read at that token.
-            raise ValueError(f"eos_token_id is {config.text_config.eos_token_id!r}, not a number")
+            raise ValueError(f"eos_token_id is {end_of_text!r}, not a number")
     return config
 
 
@@ -91,7 +96,7 @@ def _named_as_configuration(folder: Path) -> Iterator[None]:
     except Exception as error:
         # Whatever a configuration with wrong values brings about, it is the file that is wrong.
         raise ValueError(
-            f"{folder / CONFIG_FILE} is not a configuration of CLIP ({_line(error)}); restore it."
+            f"{folder / CONFIG_FILE} is not a configuration of such a model ({one_line(error)}); restore it."
         ) from error
 
 
@@ -119,7 +124,7 @@ def weight_files(folder: Path, what: str) -> list[Path]:
     if (folder / INDEX_FILE).is_file():
         parts = read_json_object(folder / INDEX_FILE).get("weight_map")
         if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
-            raise ValueError(f"{folder / INDEX_FILE} names no files of weights; save the model again.")
+            raise ValueError(f"{folder / INDEX_FILE} does not name files of weights; save the model again.")
         names = sorted(set(parts.values()))
         if any(Path(name).name != name for name in names):
             raise ValueError(f"{folder / INDEX_FILE} names files outside its folder; save the model again.")
@@ -137,7 +142,7 @@ def weight_files(folder: Path, what: str) -> list[Path]:
     if pickled:
         raise FileNotFoundError(
             f"{what} has its weights in {pickled[0]} alone, and pickled files are never loaded; if you trust where it "
-            "is from, convert it by CLIPModel.from_pretrained(folder, use_safetensors=False).save_pretrained(folder)."
+            "is from, convert it by AutoModel.from_pretrained(folder, use_safetensors=False).save_pretrained(folder)."
         )
     raise FileNotFoundError(f"{what} has no {WEIGHTS_FILE}; copy the weights there, or save the model again.")
 
@@ -145,7 +150,7 @@ def weight_files(folder: Path, what: str) -> list[Path]:
 _OF_THE_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 
 
-def check_weights(folder: Path, config: CLIPConfig, what: str) -> set[str]:
+def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]:
     """
     Refuse weights that do not fill a model of the configuration, or do not fit into it.
 
@@ -156,7 +161,7 @@ def check_weights(folder: Path, config: CLIPConfig, what: str) -> set[str]:
         OSError, ValueError: As `check_checkpoint`.
     """
     with _named_as_configuration(folder), torch.device("meta"):
-        model = CLIPModel(config)
+        model = FAMILIES[config.model_type].model_class(config)
     return check_weights_of(folder, model, what)
 
 
@@ -168,8 +173,10 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
     for path in weight_files(folder, what):
         found |= shapes_and_kinds(path)
     found = {name: value for name, value in found.items() if not name.endswith(_IGNORED)}
-    if all(name.startswith(_OWN_PREFIX) for name in found):
-        found = {name.removeprefix(_OWN_PREFIX): value for name, value in found.items()}
+    # Transformers writes it before the names of a model that holds this one's parts, and takes it off again.
+    own_prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    if all(name.startswith(own_prefix) for name in found):
+        found = {name.removeprefix(own_prefix): value for name, value in found.items()}
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(_IGNORED)}
     mismatched = [
         f"{name} {list(found[name][0])} instead of {list(shape)}"
@@ -202,7 +209,7 @@ def refuse_misfits(what: str, missing: Iterable[str], unexpected: Iterable[str],
         advice = f"the names begin with {prefix!r}{whose}: save the model itself with save_pretrained, not its wrapper"
     else:
         advice = "nothing is filled in at random: give the whole checkpoint, with the config.json it was saved with"
-    raise ValueError(f"{what} does not hold the weights of its CLIPModel: {', '.join(faults)}; {advice}.")
+    raise ValueError(f"{what} does not hold the weights of its model: {', '.join(faults)}; {advice}.")
 
 
 def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
@@ -220,7 +227,7 @@ def check_processor_files(folder: Path, what: str) -> None:
     """Refuse a folder without tokenizer or image processor, of which Transformers would make up the former."""
     advice = (
         "save the processor there: that of the checkpoint it was fine-tuned from, by "
-        f"CLIPProcessor.from_pretrained(...).save_pretrained({str(folder)!r})"
+        f"AutoProcessor.from_pretrained(...).save_pretrained({str(folder)!r})"
     )
     tokenizer, vocabulary, merges = (folder / name for name in TOKENIZER_FILES)
     if not tokenizer.is_file() and not (vocabulary.is_file() and merges.is_file()):
@@ -241,7 +248,3 @@ def check_processor_files(folder: Path, what: str) -> None:
 def _listed(names: Collection[str], shown: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

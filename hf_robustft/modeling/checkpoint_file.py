@@ -27,6 +27,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from .files import one_line
+
 #: Seconds for an answer of the Hub, and before it is asked a second and last time.
 _ANSWER, _PAUSE = 5.0, 1.0
 #: Endings of files. A model on the Hub may have a dot in its name, but hardly one of these at its end.
@@ -102,7 +104,8 @@ def checkpoint_folder(
         those of `names` that the repository has.
 
     Raises:
-        OSError: If `source` is neither a folder nor the id of a repository that can be read, or none of `names` is in it.
+        OSError: If `source` is neither a folder nor the id of a repository that can be read, or none of `names` is in
+            it.
     """
     found = local_folder(source)
     if found is not None:
@@ -138,14 +141,14 @@ def file_from_hub(source: str, name: str, revision: str | None = None, token: st
         raise _unreachable(source, name, error) from error
     except RepositoryNotFoundError as error:
         raise OSError(
-            f"{source} is neither a folder here nor a model on the Hub that you may read: {_line(error)}"
+            f"{source} is neither a folder here nor a model on the Hub that you may read: {one_line(error)}"
         ) from error
     except RevisionNotFoundError as error:
         raise OSError(f"{source} on the Hub has no revision {revision!r}; give a branch, tag or commit.") from error
     except EntryNotFoundError:
         return None
     except HfHubHTTPError as error:
-        raise OSError(f"{name} of {source} cannot be fetched from the Hub: {_line(error)}") from error
+        raise OSError(f"{name} of {source} cannot be fetched from the Hub: {one_line(error)}") from error
 
 
 def _knock(source: str, name: str, revision: str | None, token: str | bool | None) -> None:
@@ -169,9 +172,5 @@ def _knock(source: str, name: str, revision: str | None, token: str | bool | Non
 def _unreachable(source: str, name: str, error: Exception) -> Unreachable:
     return Unreachable(
         f"{source} is not a folder here, and the Hub cannot be reached for its {name}, which is not in the cache: "
-        f"{_line(error)}"
+        f"{one_line(error)}"
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

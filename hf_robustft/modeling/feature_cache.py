@@ -7,26 +7,45 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images
-from ..data.images import BadImages, UnreadableImage
+from ..data.images import BadImages, UnreadableImage, images_fingerprint
 from ..data.transforms import ImageTransform
-from .feature_file import feature_dtype, feature_facts, file_name, read_features, write_features
-from .features import evaluation_mode, normalised, project_images, unwrapped
-from .fingerprint import weights_fingerprint
+from .dual_encoder import DualEncoder, unwrapped
+from .features import evaluation_mode, normalised
+from .tensor_files import weights_fingerprint
 
 Result = TypeVar("Result")
+FORMAT = 1
+#: The facts a file must share with what is asked for, and what it means if it does not.
+_MADE = {
+    "format": "it was written by another version of hf_robustft",
+    "model": "it was made by another model: the weights of its image tower or its projection differ",
+    "tower": "it was made by another model: the configuration of its image tower differs",
+    "rows": "it was made of other data: the number of images differs",
+    "images": "it was made of other data: the images or their order differ",
+    "views": "it holds other views",
+    "seed": "its views were drawn with another seed",
+    "transform": "it was made with another image transform",
+    "dtype": "it holds features of another precision",
+}
 
 
 class CachedFeatures(Dataset):
@@ -39,8 +58,8 @@ class CachedFeatures(Dataset):
     Args:
         features (`torch.Tensor` of shape `(views, n, embed_dim)`): Features before normalisation, float32 or float64.
         labels (`torch.Tensor` of shape `(n,)`, or `None` if there are no classes): Integer labels.
-        class_names: The classes in label order; () if there are none.
-        templates: The prompt templates of the data set.
+        class_names (`Sequence[str]`): The classes in label order; () if there are none.
+        templates (`Sequence[str]`): The prompt templates of the data set.
         model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
 
     Raises:
@@ -63,7 +82,7 @@ class CachedFeatures(Dataset):
             )
         if labels is not None and labels.shape != features.shape[1:2]:
             raise ValueError(
-                f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label an image."
+                f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label per image."
             )
         self.features, self.labels = features, labels
         self.class_names, self.templates = tuple(class_names), tuple(templates)
@@ -109,18 +128,15 @@ def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 def image_fingerprint(model: nn.Module) -> str:
     """
-    The fingerprint of all weights that image features depend on: the vision tower and the visual projection.
+    The fingerprint of all weights that image features depend on: those of the image tower and its projection.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped. Its text side and logit scale do not count.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped. Its text side and logit scale do not count.
 
     Returns:
         `str`: 64 hexadecimal digits, as `weights_fingerprint`.
     """
-    model = unwrapped(model)
-    return weights_fingerprint(
-        nn.ModuleDict({"vision_model": model.vision_model, "visual_projection": model.visual_projection})
-    )
+    return weights_fingerprint(DualEncoder.of(model).image_side())
 
 
 def cache_features(
@@ -149,32 +165,34 @@ def cache_features(
     state is changed.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped, on the device where it shall run.
-        benchmark: The data.
-        processor: The checkpoint's `CLIPProcessor` or image processor.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped, on the device where it shall run.
+        benchmark ([`Benchmark`]): The data.
+        processor ([`~transformers.ProcessorMixin`]): The checkpoint's processor, or its image processor.
         views (`int`, *optional*, defaults to 0): 0 for one view by the evaluation transform, or the number of views by
             the training transform (random crops).
         seed (`int`, *optional*, defaults to 0): Seed of the crops, as in `TrainingExamples`. Unused without views.
-        batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process. Other sizes, devices and
-            thread counts may change the last bits of a feature; they are not among the facts of a file.
+        batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process. Other sizes, devices
+            and thread counts may change the last bits of a feature; they are not among the facts of a file.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
-        cache_dir (*optional*): Folder of files that are named by all facts they depend on. A file that is there is read.
-        cache_file (*optional*): One file instead, read if it exists and written if not.
+        cache_dir (`str` or `Path`, *optional*): Folder of files that are named by all facts they depend on. A file
+            that is there is read.
+        cache_file (`str` or `Path`, *optional*): One file instead, read if it exists and written if not.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read. By
-            default the first one is an error; skipped ones are left out of the result and counted (in a file their features
-            are NaN).
-        transform_options: Options of `ImageTransform.from_processor` in training, such as `crop`, `scale` or `flip`; they
-            need `views`.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read.
+            By default the first one is an error; skipped ones are left out of the result and counted (in a file their
+            features are NaN).
+        transform_options (*optional*): Options of `ImageTransform.from_processor` in training, such as `crop`, `scale`
+            or `flip`; they need `views`.
 
     Returns:
         [`CachedFeatures`] on the CPU, in float32 (float64 for a float64 model).
 
     Raises:
-        ValueError: If a number is out of range, options are given that mean nothing, a feature is not finite, or the file
-            is damaged or was made by another model, of other data or views, with another transform, seed or precision.
-            It is neither used nor overwritten.
-        OSError: If an image or the file cannot be read or written, or more images cannot be read than `bad_images` allows.
+        ValueError: If a number is out of range, options are given that mean nothing, a feature is not finite, or the
+            file is damaged or was made by another model, of other data or views, with another transform, seed or
+            precision. It is neither used nor overwritten.
+        OSError: If an image or the file cannot be read or written, or more images cannot be read than `bad_images`
+            allows.
     """
     if views < 0 or batch_size < 1 or num_workers < 0:
         raise ValueError(
@@ -249,7 +267,7 @@ def _collate(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def _reasons(examples: Dataset, rows: Sequence[int], views: int) -> list[str]:
-    """Why images cannot be read, a line each; read once more, so that a file's features come with them too."""
+    """Why images cannot be read, one line each; read once more, so that a file's features come with them too."""
     lines = []
     for row in rows:
         try:
@@ -287,14 +305,16 @@ def _encode(
     )
     bar = tqdm(loader, desc=f"features of {name}", disable=not (progress and state.is_main_process), leave=False)
 
+    encoder = DualEncoder.of(model)
+
     def encode_share() -> Tensor:
-        found = [torch.empty(0, model.config.projection_dim, dtype=feature_dtype(model))]
+        found = [torch.empty(0, encoder.embed_dim, dtype=feature_dtype(model))]
         # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
         with evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             for (view, rows), batch in zip(share, bar, strict=True):
                 pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
                 pixel_values = normalised(pixel_values, examples.transform, model.dtype)
-                features = project_images(model, pixel_values).cpu()
+                features = encoder.image_features(pixel_values).cpu()
                 if not features.isfinite().all():
                     raise ValueError(
                         f"Data set {name!r}, images {int(rows[0])} to {int(rows[-1])}, view {view}: a feature is NaN or "
@@ -335,3 +355,84 @@ def _in_all_processes(step: Callable[[], Result], state: PartialState) -> Result
         where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
         raise RuntimeError(f"Caching features failed in process {where}, whose own error says why.")
     return result
+
+
+def feature_facts(
+    model: nn.Module,
+    fingerprint: str,
+    benchmark: Benchmark,
+    transform: ImageTransform,
+    views: int,
+    seed: int,
+    skips: bool = False,
+) -> dict[str, Any]:
+    """All that the features depend on, as JSON gives it back."""
+    dataset = benchmark.load()
+    facts = {
+        "format": FORMAT,
+        "model": fingerprint,
+        "tower": DualEncoder.of(model).image_settings,
+        "rows": len(dataset),
+        "images": images_fingerprint(dataset, benchmark.image_column, skips),
+        "views": views,
+        "seed": int(seed) if views else None,
+        "transform": {**asdict(transform), "resample": str(getattr(transform.resample, "value", transform.resample))},
+        "dtype": str(feature_dtype(model)).removeprefix("torch."),
+    }
+    return json.loads(json.dumps(facts))
+
+
+def file_name(facts: dict[str, Any]) -> str:
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return f"features-{key[:32]}.safetensors"
+
+
+def feature_dtype(model: nn.Module) -> torch.dtype:
+    return torch.float64 if model.dtype == torch.float64 else torch.float32
+
+
+def write_features(path: Path, features: Tensor, facts: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, then renamed: a run that is stopped here leaves no half file under the name that is looked for.
+    half = path.with_name(f".{path.name}.{os.getpid()}.new")
+    metadata = {"format": "pt", "facts": json.dumps(facts, sort_keys=True), "content": _content(features)}
+    try:
+        save_file({"features": features}, half, metadata=metadata)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _content(features: Tensor) -> str:
+    return hashlib.sha256(features.contiguous().numpy()).hexdigest()
+
+
+def read_features(path: Path, facts: dict[str, Any]) -> Tensor:
+    """The features in a file, after every fact of it has been compared with `facts`."""
+    damaged = f"{path} is no undamaged file of cached features"
+    cure = "remove it, or give another cache_file"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            features = file.get_tensor("features")
+        stored = json.loads(metadata["facts"])
+        content = metadata["content"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{damaged} ({error}); {cure}.") from None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{damaged} (its facts are not a JSON object); {cure}.")
+    for name, meaning in _MADE.items():
+        if stored.get(name) != facts[name]:
+            there, here = _difference(stored.get(name), facts[name])
+            raise ValueError(f"{path} cannot be used here: {meaning} (there {there}, here {here}); {cure}.")
+    if _content(features) != content or features.shape[:2] != (max(facts["views"], 1), facts["rows"]):
+        raise ValueError(f"{damaged} (its features are not those that were written); {cure}.")
+    return features
+
+
+def _difference(there: Any, here: Any) -> tuple[str, str]:
+    """Two unequal facts in few words: of settings those that differ, of fingerprints the beginning."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        differing = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+        return tuple(", ".join(f"{name} {side.get(name)}" for name in differing) for side in (there, here))
+    return tuple(side[:12] if isinstance(side, str) else str(side) for side in (there, here))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""From a `CLIPModel` to `ClipFeatures`. Nothing else in the package calls the model."""
+"""From a model and a batch to `ClipFeatures`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
 
 from ..data.transforms import ImageTransform
 from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
+from .dual_encoder import MODEL_CLASSES, DualEncoder, at_least_float32, dropout_rate
 
 
 @dataclass
@@ -66,42 +66,26 @@ class ClipFeatures:
         return self.logit_scale * self.text_embeds @ columns.t()
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The `CLIPModel` inside the wrappers that DDP and `torch.compile` put around it."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "module") and isinstance(model.module, nn.Module):
-            model = model.module
-        else:
-            return model
-
-
 def logit_scale(model: nn.Module) -> Tensor:
     """The exponentiated logit scale (scalar, with gradient, at least float32)."""
-    scale = unwrapped(model).logit_scale
-    return (scale if scale.dtype == torch.float64 else scale.float()).exp()
-
-
-def _at_least_float32(features: Tensor) -> Tensor:
-    return features if features.dtype == torch.float64 else features.float()
+    return at_least_float32(DualEncoder.of(model).logit_scale).exp()
 
 
 def _unit(features: Tensor) -> Tensor:
     # Half-precision features are normalised in float32: losses and calibration are computed there, and a float16
     # norm overflows beyond 65,504.
-    features = _at_least_float32(features)
+    features = at_least_float32(features)
     return features / features.norm(dim=-1, keepdim=True)
 
 
 def is_bare(model: nn.Module) -> bool:
     """
-    Whether calling `model` is no more than `CLIPModel.forward`: no DDP, FSDP, DeepSpeed, `torch.compile`, no autocast
-    of Accelerate's and no hook of a user's, so that its towers may as well be called one by one.
+    Whether calling the model is no more than the `forward` of its class: no DDP, FSDP, DeepSpeed, `torch.compile`, no
+    autocast of Accelerate's and no hook of a user's, so that its towers may as well be called one by one.
     """
     hooked = model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks
     changed = hooked or "forward" in vars(model) or model._compiled_call_impl is not None
-    return type(model) is CLIPModel and not changed
+    return type(model) in MODEL_CLASSES and not changed
 
 
 def _is_compiled(model: nn.Module) -> bool:
@@ -113,24 +97,19 @@ def _is_compiled(model: nn.Module) -> bool:
         model = model.module
 
 
-def _draws_noise(tower: nn.Module) -> bool:
-    # `CLIPAttention` holds its rate as a number, other layers as a module.
-    for module in tower.modules():
-        rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", None)
-        if module.training and isinstance(rate, (int, float)) and rate > 0:
-            return True
-    return False
+def _draws_noise(side: nn.Module) -> bool:
+    return any(module.training and dropout_rate(module) > 0 for module in side.modules())
 
 
 def remember_captions(model: nn.Module, capacity: int) -> CaptionMemory:
     """
     Let [`encode`] keep the text features of a frozen model, and use them again when captions repeat.
 
-    It does so without gradient and for a bare `CLIPModel` in eval mode; of a wrapped or sharded one every process must
+    It does so without gradient and for a bare model in eval mode; of a wrapped or sharded one every process must
     run the same forward calls, and nothing is kept.
 
     Args:
-        model: A `CLIPModel`.
+        model (`torch.nn.Module`): A dual encoder.
         capacity (`int`): Captions kept.
 
     Returns:
@@ -193,23 +172,21 @@ def encode(
     """
     Encode the images and captions of a training batch in one forward call.
 
-    The call goes through `model(...)`, not through `get_image_features`, so that the hooks of DDP, FSDP and
-    `torch.compile` see it; a bare model's image tower runs alone where no text is needed. No attention mask is passed:
-    CLIP's text tower is causal and pools at the first end-of-text token, so what follows it cannot change the embedding
-    (and OpenAI's model has no mask either).
+    The call goes through `model(...)`, so that the hooks of DDP, FSDP and `torch.compile` see it; a bare model's image
+    tower runs alone where no text is needed. No attention mask is passed ([`CaptionRules`]; OpenAI's model has none either).
 
     Texts are cut after the longest, and equal ones are encoded once, which changes neither features nor gradients
     beyond rounding. Where the text tower draws dropout masks, each text has its own, and all are encoded as they come.
     Processes may differ in the number of their distinct texts. Finding them copies the token ids to the host.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped. Text features of a model that remembers captions
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped. Text features of a model that remembers captions
             ([`remember_captions`]) are taken from its memory.
-        batch: Holds `pixel_values` of shape `(batch, 3, height, width)` and `input_ids` of shape `(batch, length)`; or,
-            where no text is encoded, `image_features` of shape `(batch, embed_dim)` that a frozen model gave before
-            (`cache_features`), and the image tower does not run.
+        batch (`Mapping[str, torch.Tensor]`): Holds `pixel_values` of shape `(batch, 3, height, width)` and `input_ids`
+            of shape `(batch, length)`; or, where no text is encoded, `image_features` of shape `(batch, embed_dim)`
+            that a frozen model gave before (`cache_features`), and the image tower does not run.
         captions (`bool`, *optional*, defaults to `True`): Whether captions are needed. If not, the text tower of a
-            wrapped model sees a single one-token caption, which `CLIPModel.forward` cannot do without, that of a bare
+            wrapped model sees a single one-token caption, which its `forward` cannot do without, that of a bare
             one nothing, and `text_embeds` is `None`.
         extra_texts (`torch.Tensor` of shape `(texts, length)`, *optional*): Token ids of further texts, padded as the
             captions are; their features are `extra_text_features`.
@@ -251,29 +228,25 @@ def encode(
 
 def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Projected features of images and of the texts in all tables, before normalisation."""
-    core = unwrapped(model)
-    end_of_text = core.config.text_config.eos_token_id
+    encoder = DualEncoder.of(model)
+    rules, bare = encoder.caption_rules, is_bare(model)
     if not texts:
-        if is_bare(model):
-            return project_images(model, pixel_values), None
-        input_ids = pixel_values.new_full((1, 1), end_of_text, dtype=torch.long)
-        output = model(pixel_values=pixel_values, input_ids=input_ids)
-        return _at_least_float32(output.vision_model_output.pooler_output), None
+        if bare:
+            return encoder.image_features(pixel_values), None
+        input_ids = pixel_values.new_full((1, 1), rules.end_of_text, dtype=torch.long)
+        return encoder.forward(pixel_values, input_ids)[0], None
     # What follows the first end-of-text token is not seen, so shorter tables may be padded with that token.
-    input_ids = pad_captions(texts, end_of_text)
+    input_ids = pad_captions(texts, rules.end_of_text)
     memory = getattr(model, "_caption_memory", None)
-    if memory is not None and is_bare(model) and not (model.training or torch.is_grad_enabled()):
-        text_features = memory.features(input_ids, end_of_text, lambda new: project_texts(model, new))
-        return project_images(model, pixel_values), text_features
-    if _draws_noise(core.text_model):
+    if memory is not None and bare and not (model.training or torch.is_grad_enabled()):
+        text_features = memory.features(input_ids, rules, encoder.text_features)
+        return encoder.image_features(pixel_values), text_features
+    if _draws_noise(encoder.text_side()):
         distinct = DistinctCaptions(input_ids)
     else:
-        distinct = distinct_captions(input_ids, end_of_text, fixed_shapes=_is_compiled(model))
-    output = model(pixel_values=pixel_values, input_ids=distinct.input_ids)
-    return (
-        _at_least_float32(output.vision_model_output.pooler_output),
-        distinct.spread(_at_least_float32(output.text_model_output.pooler_output)),
-    )
+        distinct = distinct_captions(input_ids, rules, fixed_shapes=_is_compiled(model))
+    images, captions = encoder.forward(pixel_values, distinct.input_ids)
+    return images, distinct.spread(captions)
 
 
 @contextmanager
@@ -288,46 +261,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def project_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """
-    Projected image features before normalisation.
-
-    Args:
-        model: A `CLIPModel`, possibly wrapped; call it in eval mode and without gradient.
-        pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Normalised images.
-
-    Returns:
-        `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
-    """
-    return _at_least_float32(unwrapped(model).get_image_features(pixel_values=pixel_values).pooler_output)
-
-
-def project_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """
-    Projected text features before normalisation.
-
-    Args:
-        model: A `CLIPModel`, possibly wrapped.
-        input_ids (`torch.Tensor` of shape `(n, length)`): Token ids, padded after the end-of-text token.
-
-    Returns:
-        `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
-    """
-    return _at_least_float32(unwrapped(model).get_text_features(input_ids=input_ids).pooler_output)
-
-
 def encode_images(model: nn.Module, pixel_values: Tensor) -> Tensor:
     """
     Unit-norm image embeddings outside training.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped; call it in eval mode and without gradient.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped; call it in eval mode and without gradient.
         pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Normalised images.
 
     Returns:
         `torch.Tensor` of shape `(n, embed_dim)`.
     """
-    return _unit(project_images(model, pixel_values))
+    return _unit(DualEncoder.of(model).image_features(pixel_values))
 
 
 def encode_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
@@ -335,10 +280,10 @@ def encode_texts(model: nn.Module, input_ids: Tensor) -> Tensor:
     Unit-norm text embeddings outside training.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped.
         input_ids (`torch.Tensor` of shape `(n, length)`): Token ids, padded after the end-of-text token.
 
     Returns:
         `torch.Tensor` of shape `(n, embed_dim)`.
     """
-    return _unit(project_texts(model, input_ids))
+    return _unit(DualEncoder.of(model).text_features(input_ids))

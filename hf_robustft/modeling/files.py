@@ -12,6 +12,11 @@ from pathlib import Path
 from hf_robustft.data.class_folders import split_role
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """

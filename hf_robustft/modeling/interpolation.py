@@ -15,13 +15,13 @@ def interpolate_weights(
     """
     `(1 - alpha) * zero_shot + alpha * fine_tuned` for every tensor (WiSE-FT, Wortsman et al., CVPR 2022).
 
-    Given two whole `CLIPModel`s this interpolates both towers, the projections and the logarithm of the logit scale;
+    Given two whole models this interpolates both towers, the projections and the logarithm of the logit scale;
     a classification head is then rebuilt from the interpolated text tower. That differs from interpolating two heads
     (the original code does the latter): pass the heads' state dicts too for that.
 
     Args:
-        zero_shot: The model before fine-tuning, or its state dict.
-        fine_tuned: The model after fine-tuning, or its state dict.
+        zero_shot (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model before fine-tuning, or its state dict.
+        fine_tuned (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model after fine-tuning, or its state dict.
         alpha (`float`, *optional*, defaults to 0.5): 0 gives the zero-shot weights, 1 the fine-tuned ones.
 
     Returns:

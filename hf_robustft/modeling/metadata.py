@@ -48,8 +48,9 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     Set parts of an existing `robustft.json`, and keep the others; a part set to `None` is removed.
 
     Args:
-        directory: Folder of the checkpoint.
-        parts: JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`, `image_hashes`.
+        directory (`str` or `Path`): Folder of the checkpoint.
+        parts (*optional*): JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`,
+            `image_hashes`.
 
     Returns:
         `Path`: The file.
@@ -71,14 +72,13 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     Read the `robustft.json` of a checkpoint folder.
 
     Args:
-        directory: The folder.
+        directory (`str` or `Path`): The folder.
 
     Returns:
-        `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`,
-        `settings`, and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `label_names` (what the training data call the
-        classes), `card` (what the
-        model card says beyond the results) and `image_hashes` (see [`data.sketch.Sketch`]: of the images that the model
-        was trained, tuned and measured on).
+        `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
+        and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `label_names` (what the training
+        data call the classes), `card` (what the model card says beyond the results) and `image_hashes` (see
+        [`data.sketch.Sketch`]: of the images that the model was trained, tuned and measured on).
 
     Raises:
         OSError: If the folder has no `robustft.json`.

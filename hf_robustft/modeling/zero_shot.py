@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The prompt-ensemble classification head that CLIP's text tower gives."""
+"""The prompt-ensemble classification head that a text tower gives."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
-from .captions import distinct_captions, end_positions, pad_captions
+from .captions import check_class_prompts, distinct_captions, pad_captions
 from .checkpoint_file import checkpoint_folder
-from .features import logit_scale, project_texts, unwrapped
-from .prompt_checks import check_class_prompts
-from .tensor_file import write_tensors
-from .weight_files import opened
+from .dual_encoder import DualEncoder
+from .features import logit_scale
+from .tensor_files import opened, write_tensors
 
 HEAD_FILE = "head.safetensors"
 
@@ -55,35 +54,36 @@ def prompt_features(
     they are encoded changes their features by rounding only.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped, on any device; its training mode is restored afterwards.
-        tokenizer: Its tokenizer, or a processor that holds one.
-        class_names: One name a class.
-        templates: Prompt templates with one `{}` each.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped, on any device; its training mode is restored
+            afterwards.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer, or a processor that holds one.
+        class_names (`Sequence[str]`): One name per class.
+        templates (`Sequence[str]`): Prompt templates with one `{}` each.
         batch_size (`int`, *optional*, defaults to 256): Prompts encoded at once.
-        sharded (`bool`, *optional*, defaults to `False`): Share the prompts out over the processes of the default group,
-            all of which must then make this call, with the same model; each gets the same bits. Without such a
+        sharded (`bool`, *optional*, defaults to `False`): Share the prompts out over the processes of the default
+            group, all of which must then make this call, with the same model; each gets the same bits. Without such a
             group it changes nothing.
 
     Returns:
         `torch.Tensor` of shape `(classes, templates, embed_dim)`, at least float32.
 
     Raises:
-        ValueError: If a class name appears twice, two classes give equal tokens, a template has no `{}`, or `batch_size`
-            is below 1.
+        ValueError: If a class name appears twice, two classes give equal tokens, a template has no `{}`, or
+            `batch_size` is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least one prompt must be encoded at once.")
     class_names, templates = check_class_names(class_names), check_templates(templates)
-    model = unwrapped(model)
+    encoder = DualEncoder.of(model)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    check_class_prompts(tokenizer, class_names, templates, model.config.text_config.eos_token_id)
+    check_class_prompts(tokenizer, class_names, templates, encoder.caption_rules)
     prompts = class_prompts(class_names, templates)
     shares = sharded and dist.is_available() and dist.is_initialized()
     rank, processes = (dist.get_rank(), dist.get_world_size()) if shares else (0, 1)
     # Every process has as many, the last of them a second time where they do not come out even.
     share = -(-len(prompts) // processes)
     own = [prompts[min(rank + processes * row, len(prompts) - 1)] for row in range(share)]
-    features = _encoded_by_length(model, tokenizer, own, batch_size)
+    features = _encoded_by_length(encoder, tokenizer, own, batch_size)
     if processes > 1:
         parts = [torch.empty_like(features) for _ in range(processes)]
         dist.all_gather(parts, features)
@@ -91,21 +91,21 @@ def prompt_features(
     return features.view(len(class_names), len(templates), -1)
 
 
-def _encoded_by_length(model: nn.Module, tokenizer, prompts: Sequence[str], batch_size: int) -> Tensor:
-    end_of_text = model.config.text_config.eos_token_id
+def _encoded_by_length(encoder: DualEncoder, tokenizer, prompts: Sequence[str], batch_size: int) -> Tensor:
+    model, rules = encoder.core, encoder.caption_rules
     tables = [
         tokenizer(prompts[start : start + _TOKENIZED_AT_ONCE], padding=True, truncation=True, return_tensors="pt")
         for start in range(0, len(prompts), _TOKENIZED_AT_ONCE)
     ]
-    distinct = distinct_captions(pad_captions([table["input_ids"] for table in tables], end_of_text), end_of_text)
-    lengths = end_positions(distinct.input_ids, end_of_text) + 1
+    distinct = distinct_captions(pad_captions([table["input_ids"] for table in tables], rules.end_of_text), rules)
+    lengths = rules.end_positions(distinct.input_ids) + 1
     # The longest first: what does not fit into memory fails at once.
     order = lengths.argsort(descending=True, stable=True)
     training = model.training
     model.eval()
     try:
         parts = [
-            project_texts(model, distinct.input_ids[chosen, : lengths[chosen].max()].to(model.device))
+            encoder.text_features(distinct.input_ids[chosen, : lengths[chosen].max()].to(model.device))
             for chosen in order.split(batch_size)
         ]
     finally:
@@ -126,7 +126,7 @@ class ZeroShotHead(nn.Module):
     Args:
         weight (`torch.Tensor` of shape `(classes, embed_dim)`): Logit scale times class embedding.
         bias (`torch.Tensor` of shape `(classes,)`, *optional*, defaults to zeros).
-        class_names: The name of each row; duplicates are refused.
+        class_names (`Sequence[str]`): The name of each row; duplicates are refused.
 
     Raises:
         ValueError: If the shapes and the number of class names disagree, or a class name appears twice.
@@ -163,10 +163,11 @@ class ZeroShotHead(nn.Module):
         Build the head from a model's text tower.
 
         Args:
-            model: A `CLIPModel`, possibly wrapped, on any device; its training mode is restored afterwards.
-            tokenizer: Its tokenizer, or a processor that holds one.
-            class_names: One name a class.
-            templates: Prompt templates with one `{}` each.
+            model (`torch.nn.Module`): A dual encoder, possibly wrapped, on any device; its training mode is restored
+                afterwards.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer, or a processor that holds one.
+            class_names (`Sequence[str]`): One name per class.
+            templates (`Sequence[str]`): Prompt templates with one `{}` each.
             batch_size (`int`, *optional*, defaults to 256): Prompts encoded at once.
             sharded (`bool`, *optional*, defaults to `False`): Share the prompts out over the processes, all of which
                 must then make this call ([`prompt_features`]); each gets the same bits.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
-from ..modeling.projections import exchanged
-from ..modeling.sharding import is_sharded, placed_like, whole_copy
+from ..modeling.spread_weights import exchanged, is_sharded, placed_like, whole_copy
 from .settings import ObjectiveSettings
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class ObjectiveMixin:
     head: ZeroShotHead | None = None
 
     # ---- Before a run, in this order ---------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> DualEncoder:
+        """The parts of `self.model`."""
+        return DualEncoder.of(self.model)
 
     @classmethod
     def check_settings(cls, args: Any) -> None:

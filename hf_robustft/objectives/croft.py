@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, ensemble_features, near_unit
+from ..modeling.dual_encoder import PROJECTION_WEIGHTS
 from ..modeling.feature_cache import feature_fingerprints, image_fingerprint
 from ..modeling.features import ClipFeatures
-from ..modeling.projections import PROJECTIONS
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
 from .energy_gradient import (
@@ -80,9 +80,9 @@ class CRoFTObjective(ObjectiveMixin):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        dim, weight = self.model.config.projection_dim, self.model.visual_projection.weight
+        dim = self.encoder.embed_dim
         # Adapters are small and their second-order gradients delicate: never in half precision.
-        dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
         if adapters is None:
             adapters = FeatureAdapters(
                 dim,
@@ -103,7 +103,7 @@ class CRoFTObjective(ObjectiveMixin):
         if adapters.text_adapter_order == "after_ensemble" and n_templates > 1:
             raise ValueError(
                 f"With `text_adapter_order='after_ensemble'` and {n_templates} templates the adapters cannot be merged into "
-                "a CLIPModel; use 'before_ensemble', or one template."
+                "the model; use 'before_ensemble', or one template."
             )
 
     def _settle_adapter_settings(self, adapters: FeatureAdapters) -> None:
@@ -290,8 +290,7 @@ class CRoFTObjective(ObjectiveMixin):
 
     def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
         projections = self.adapters.effective_projections(self.model, exact)
-        names = (f"{name}.weight" for name in PROJECTIONS)
-        return {**super().exported_parameters(exact), **dict(zip(names, projections, strict=True))}
+        return super().exported_parameters(exact) | dict(zip(PROJECTION_WEIGHTS, projections, strict=True))
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)

@@ -38,7 +38,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier.
 
     Text tower, text projection and logit scale stay as they are (the head has taken the scale in); the image tower
-    and the head train. A trained head cannot live in a `CLIPModel`: it is saved beside it as `head.safetensors`.
+    and the head train. A trained head cannot live in such a model: it is saved beside it as `head.safetensors`.
 
     Args:
         head ([`ZeroShotHead`], *optional*): A head to start from; by default it is built from the model's text tower,
@@ -70,9 +70,8 @@ class CrossEntropyMixin(ObjectiveMixin):
                 )
             head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates, sharded=True)
         self.head = head.to(self.args.device)
-        for part in (self.model.text_model, self.model.text_projection):
-            part.requires_grad_(False)
-        self.model.logit_scale.requires_grad_(False)
+        self.encoder.text_side().requires_grad_(False)
+        self.encoder.logit_scale.requires_grad_(False)
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)

@@ -32,7 +32,7 @@ class CRoFTSettings(ObjectiveSettings):
     )
     text_adapter_order: str = setting(
         "before_ensemble",
-        "Adapt the feature of each prompt, 'before_ensemble' (merges exactly into a CLIPModel), or 'after_ensemble' (the "
+        "Adapt the feature of each prompt, 'before_ensemble' (merges exactly into the model), or 'after_ensemble' (the "
         "authors' code for several templates; one template only, for want of a merge).",
         choices=["before_ensemble", "after_ensemble"],
     )

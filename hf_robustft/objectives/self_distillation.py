@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.shares import floor_share
 from ..modeling.captions import CaptionMemory
 from ..modeling.features import ClipFeatures, remember_captions
-from ..modeling.sharding import placed_like, whole_copy
+from ..modeling.spread_weights import placed_like, whole_copy
 from .base import ObjectiveMixin, refuse_idle, take, take_module
 from .settings import SHARE, STEPS, WEIGHT, ObjectiveSettings, setting
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..modeling.dual_encoder import PROJECTION_WEIGHTS
 from ..modeling.features import ClipFeatures
-from ..modeling.projections import PROJECTIONS
-from ..modeling.sharding import full_tensor
+from ..modeling.spread_weights import full_tensor
 from .base import ObjectiveMixin
 from .settings import WEIGHT, ObjectiveSettings, setting
 
@@ -96,8 +96,11 @@ class SingularValueMixin(ObjectiveMixin):
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
-        projection = getattr(self.model, "visual_projection", None)
-        if args.orthogonality_weight and projection is not None and not projection.weight.requires_grad:
+        projections = (self.encoder.visual_projection, self.encoder.text_projection)
+        for name in ("orthogonality_weight", "cross_frobenius_weight"):
+            if getattr(args, name) and any(weight is None for weight in projections):
+                raise ValueError(f"`{name}` constrains linear projections, which the model lacks; set it to 0.")
+        if args.orthogonality_weight and not projections[0].requires_grad:
             raise ValueError(
                 f"`orthogonality_weight={args.orthogonality_weight}` constrains the visual projection, which is frozen; "
                 "let it train, or set the weight to 0."
@@ -109,7 +112,7 @@ class SingularValueMixin(ObjectiveMixin):
             return terms
         # With adapters in front of it, the projection that the exported model will have is the one to constrain.
         parameters = self.exported_parameters()
-        visual, text = (parameters[f"{name}.weight"] for name in PROJECTIONS)
+        visual, text = (parameters[name] for name in PROJECTION_WEIGHTS)
         if self.args.cross_frobenius_weight:
             penalty = cross_frobenius_penalty(visual, text)
             terms["cross_frobenius"] = self.args.cross_frobenius_weight * penalty

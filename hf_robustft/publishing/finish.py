@@ -76,7 +76,7 @@ def finish_checkpoint(
         trainer ([`RobustTrainer`], *optional*): After `trainer.train()`: its model is saved, its evaluation sets are
             measured, the one with the role `validation` is fitted on, and the card tells of its run. What else is given
             takes the place of the trainer's.
-        model ([`~transformers.CLIPModel`], *optional*): The model to save, such as interpolated weights. By default the
+        model ([`~transformers.PreTrainedModel`], *optional*): The model to save, such as interpolated weights. By default the
             trainer's; without a trainer the one in the folder stays.
         processor ([`~transformers.CLIPProcessor`], *optional*): Saved with `model`; by default the trainer's.
         evaluator ([`Evaluator`], *optional*): Of the sets to measure on.

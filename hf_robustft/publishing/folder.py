@@ -22,7 +22,7 @@ from ..evaluation.report import load_reports
 from ..modeling.checkpoint import load_processor
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
-from ..modeling.weight_files import opened
+from ..modeling.tensor_files import opened
 from ..modeling.zero_shot import HEAD_FILE
 from .card_file import CARD_FILE, is_generated
 from .run_folder import (

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPModel, CLIPProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from ..data.folders import image_files
@@ -30,6 +30,7 @@ from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, local_folder
+from ..modeling.dual_encoder import MODEL_CLASSES, DualEncoder
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -50,8 +51,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
     `transformers.pipeline("open-set-image-classification", model=...)` builds it too, once this module is imported.
 
     Args:
-        model (`CLIPModel`): The model; it is put into evaluation mode.
-        processor (`CLIPProcessor`): Its processor.
+        model (`PreTrainedModel`): The model; it is put into evaluation mode.
+        processor (`ProcessorMixin`): Its processor.
         directory (`str` or `Path`, *optional*): Folder with `robustft.json` and, where one was trained,
             `head.safetensors`. By default the folder that the model was loaded from; for a model from the Hub, use the
             function `pipeline`.
@@ -63,7 +64,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: If there is no detector, it was fitted for other classes or at another logit scale, the model was
-            trained on captions and has no class names, or the model is not CLIP.
+            trained on captions and has no class names, or the model's family is not supported.
         OSError: If there is no `robustft.json`, or `head.safetensors` is missing.
     """
 
@@ -75,8 +76,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
     def __init__(
         self,
-        model: CLIPModel,
-        processor: CLIPProcessor,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         *,
         directory: str | Path | None = None,
         head: ZeroShotHead | None = None,
@@ -85,8 +86,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         task: str = TASK,
         **kwargs,
     ):
-        if not isinstance(model, CLIPModel):
-            raise ValueError(f"The model is a {type(model).__name__}, not a CLIPModel; load a CLIP checkpoint.")
+        DualEncoder.of(model)
         # Before anything is built: a checkpoint that cannot be used says so at once.
         self.transform = ImageTransform.from_processor(processor, train=False)
         super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
@@ -148,7 +148,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
         Args:
             save_directory (`str` or `Path`): The folder.
-            kwargs (`Any`, *optional*): Arguments of `CLIPModel.save_pretrained`.
+            kwargs (`Any`, *optional*): Arguments of `PreTrainedModel.save_pretrained`.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
@@ -261,7 +261,7 @@ def pipeline(
         [`OpenSetImageClassificationPipeline`]: The pipeline.
 
     Raises:
-        ValueError, OSError: As for the class, or if the checkpoint cannot be loaded or is not CLIP.
+        ValueError, OSError: As for the class, or if the checkpoint cannot be loaded or its family is not supported.
 
     Example:
 
@@ -291,7 +291,7 @@ def pipeline(
     )
 
 
-def _source_folder(model: CLIPModel) -> Path:
+def _source_folder(model: PreTrainedModel) -> Path:
     source = model.config.name_or_path
     if source and os.path.isdir(source):
         return Path(source)
@@ -346,4 +346,4 @@ def _opened(source: Any) -> Image.Image:
     return decode_image(name, name)
 
 
-PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=CLIPModel, type="image")
+PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=MODEL_CLASSES, type="image")

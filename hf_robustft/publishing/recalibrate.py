@@ -27,6 +27,7 @@ from ..evaluation.report import EvaluationReport, load_reports, save_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
+from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
 from ..modeling.files import check_output_dir
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -78,7 +79,7 @@ def recalibrate(
     """
     Fit a temperature on in-distribution validation images and fold it into a checkpoint folder.
 
-    In the weights only `logit_scale` changes, and the scale of a trained head, so predicted classes stay the same. The
+    In the weights only the logit scale changes, and the scale of a trained head, so predicted classes stay the same. The
     open-set detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE
     before and after; `evaluation.json`, the pictures and the card are measured again if there are evaluation sets, and
     otherwise marked as measured before. Either all files change or none does.
@@ -134,9 +135,10 @@ def recalibrate(
     device = state.device
     model, processor = load_checkpoint(directory, dtype=None)
     model = model.to(device)
-    if model.logit_scale.dtype not in (torch.float32, torch.float64):
+    logit_scale = DualEncoder.of(model).logit_scale
+    if logit_scale.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"The weights in {directory} are in {model.logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
+            f"The weights in {directory} are in {logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
             "them with dtype=torch.float32 and save them again first."
         )
     head = ZeroShotHead.from_pretrained(directory).to(device) if has_trained_head(directory, facts) else None
@@ -161,7 +163,7 @@ def recalibrate(
     _record(temperature, fitted, logits, labels, before, after)
 
     with changing(directory) as folder:
-        _save_logit_scale(directory, folder, model.logit_scale)
+        _save_logit_scale(directory, folder, logit_scale)
         if head is not None:
             head.save_pretrained(folder)
         update_robustft_json(folder, detector=None, temperature=temperature.to_dict(), image_hashes=hashes)
@@ -366,11 +368,11 @@ def _save_logit_scale(directory: Path, folder: Path, logit_scale: Tensor) -> Non
             continue
         with safe_open(path, framework="pt") as file:
             names, metadata = set(file.keys()), file.metadata()
-        if "logit_scale" in names:
+        if LOGIT_SCALE in names:
             tensors = load_file(path)
-            tensors["logit_scale"] = logit_scale.detach().to("cpu", tensors["logit_scale"].dtype)
+            tensors[LOGIT_SCALE] = logit_scale.detach().to("cpu", tensors[LOGIT_SCALE].dtype)
             save_file(tensors, folder / path.name, metadata=metadata)
             return
     raise OSError(
-        f"No .safetensors file in {directory} holds `logit_scale`; save the CLIPModel there with save_pretrained first."
+        f"No .safetensors file in {directory} holds `{LOGIT_SCALE}`; save the model there with save_pretrained first."
     )

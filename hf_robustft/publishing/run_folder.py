@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.report import TRAINED_HEAD
-from ..modeling.adapter_file import ADAPTERS_FILE
+from ..modeling.adapters import ADAPTERS_FILE
 from ..modeling.files import half_name
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.zero_shot import HEAD_FILE

@@ -32,7 +32,7 @@ for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_tem
 
 
 def model_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
-    """Return code for `CLIPModel`, as evaluated: with `class_names` and `templates`, or both `from_metadata`."""
+    """Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`."""
     if from_metadata:
         imports, facts = (
             "import json\n\n",
@@ -46,10 +46,10 @@ class_names, templates = facts["class_names"], facts["templates"]""",
     return f"""\
 {imports}import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import AutoModel, AutoProcessor
 
-model = CLIPModel.from_pretrained(".").eval()
-processor = CLIPProcessor.from_pretrained(".")
+model = AutoModel.from_pretrained(".").eval()
+processor = AutoProcessor.from_pretrained(".")
 {facts}
 
 prompts = [template.replace("{{}}", name) for name in class_names for template in templates]
@@ -73,10 +73,10 @@ import torch
 from hf_robustft import ZeroShotHead
 from hf_robustft.modeling.features import encode_images
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import AutoModel, AutoProcessor
 
-model = CLIPModel.from_pretrained(".").eval()
-processor = CLIPProcessor.from_pretrained(".")
+model = AutoModel.from_pretrained(".").eval()
+processor = AutoProcessor.from_pretrained(".")
 head = ZeroShotHead.from_pretrained(".")
 image = Image.open("photo.png").convert("RGB")
 pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]

@@ -134,7 +134,9 @@ class RunArguments(RecordsGiven, TrainingArguments):
         if self.lr_schedule == "epoch_cosine" and (
             self.max_steps > 0 or self.num_train_epochs < 1 or self.num_train_epochs % 1
         ):
-            given = f"max_steps={self.max_steps}" if self.max_steps > 0 else f"num_train_epochs={self.num_train_epochs}"
+            given = (
+                f"max_steps={self.max_steps}" if self.max_steps > 0 else f"num_train_epochs={self.num_train_epochs}"
+            )
             raise ValueError(
                 f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{given}`; give "
                 "--num_train_epochs as a whole number of at least 1, and no --max_steps."

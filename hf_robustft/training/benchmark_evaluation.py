@@ -83,9 +83,9 @@ class BenchmarkEvaluation:
         return found
 
     def predict(self, *args, **kwargs):
-        """Not available: raises ValueError. A `CLIPModel` predicts through class prompts, which `Evaluator` makes."""
+        """Not available: raises ValueError. A dual encoder predicts through class prompts, which `Evaluator` makes."""
         raise ValueError(
-            "A CLIPModel has no labels of its own to predict; measure it with `evaluate`, or classify with "
+            "A dual encoder has no labels of its own to predict; measure it with `evaluate`, or classify with "
             "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
         )
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..modeling.weight_files import check_is_content, read_json_object
+from ..modeling.tensor_files import check_is_content, read_json_object
 
 FILES = "robustft_files.json"
 #: What a resumed run reads; the rest (tokenizer, arguments) it brings along.

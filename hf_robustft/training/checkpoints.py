@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ..modeling.checkpoint_check import check_weights_of
 from ..modeling.metadata import METADATA_FILE
-from ..modeling.sharding import full_values
+from ..modeling.spread_weights import full_values
 from ..objectives.base import take, take_module
 from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
 from .checkpoint_files import check_files, record_files

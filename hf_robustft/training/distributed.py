@@ -176,7 +176,7 @@ def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
 
     Raises:
         ValueError: For half precision that the device has not got, for several GPUs in one process, for Accelerate's FSDP plugin (on CPU Accelerate ignores it without a word, and elsewhere it cannot
-            spread the scalar `logit_scale`), for DeepSpeed where it is not exact, and for `split_batches`.
+            spread the scalar logit scale), for DeepSpeed where it is not exact, and for `split_batches`.
     """
     if getattr(args, "n_gpu", 0) > 1:
         raise ValueError(
@@ -185,7 +185,7 @@ def check_launcher(args: Any, beside_the_model: Iterable[str] = ()) -> None:
         )
     if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         raise ValueError(
-            "Accelerate's FSDP plugin cannot spread a CLIPModel (its `logit_scale` is a scalar), and on CPU Accelerate "
+            "Accelerate's FSDP plugin cannot spread such a model (its logit scale is a scalar), and on CPU Accelerate "
             "ignores the plugin silently; drop --fsdp and the FSDP lines of the Accelerate config, and pass "
             "--fully_shard, which spreads the model by FSDP2 under any launcher of several processes."
         )

@@ -13,9 +13,10 @@ from torch import nn
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
 from ..data.images import BadImages
+from ..modeling.captions import check_class_prompts
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import feature_fingerprints
 from ..modeling.features import normalised
-from ..modeling.prompt_checks import check_class_prompts
 from .streaming import check_stream, streamed_examples
 
 
@@ -91,7 +92,7 @@ def check_captions(examples: Any, processor: Any, model: nn.Module) -> None:
     """Refuse training examples whose captions are made of class names that the tokenizer does not tell apart."""
     classes = getattr(examples, "class_names", ()), getattr(examples, "templates", ())
     if processor is not None and all(classes) and not getattr(examples, "caption_column", None):
-        check_class_prompts(processor, *classes, model.config.text_config.eos_token_id)
+        check_class_prompts(processor, *classes, DualEncoder.of(model).caption_rules)
 
 
 class PreparedBatches:

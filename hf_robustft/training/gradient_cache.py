@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from ..modeling.dual_encoder import dropout_rate
 from ..modeling.features import ClipFeatures, encode
 from .distributed import gather_rows, rank, world_size
 
@@ -32,7 +33,6 @@ CACHED_FEATURES_STAND_STILL = (
     "Cached features do not follow encoders that train; train on images, or adapters alone (`CRoFTTrainer`)."
 )
 _BATCH_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 def is_divided(batch: Mapping[str, Any], chunk_size: int) -> bool:
@@ -100,7 +100,7 @@ def encode_in_chunks(
     [`~modeling.features.encode`] in chunks, which bounds the memory where no graph is kept.
 
     Args:
-        model: A `CLIPModel`, possibly wrapped.
+        model: The model, possibly wrapped.
         batch: As for `encode`.
         chunk_size (`int`): Pairs encoded at once; 0 encodes all of them at once.
         captions (`bool`, *optional*, defaults to `True`): As for `encode`.
@@ -250,10 +250,7 @@ class ChunkedEncoding:
             )
 
     def _has_dropout(self) -> bool:
-        config = self.model.config
-        if any(getattr(tower, "attention_dropout", 0.0) for tower in (config.text_config, config.vision_config)):
-            return True
-        return any(isinstance(module, _DROPOUT) and module.p > 0 for module in self.model.modules())
+        return any(dropout_rate(module) > 0 for module in self.model.modules())
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not self.trains_model or not is_divided(inputs, self.args.contrastive_chunk_size):
@@ -290,7 +287,7 @@ class ChunkedEncoding:
         Encode a batch, with the columns of all processes.
 
         Args:
-            model: The student (wrapped), the teacher, or any `CLIPModel`.
+            model: The student (wrapped), the teacher, or any other model.
             batch: The local batch. Without gradient it is encoded in chunks, if `contrastive_chunk_size` is set.
 
         Returns:

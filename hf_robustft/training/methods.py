@@ -86,8 +86,8 @@ class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     CRoFT: linear adapters on the features of a frozen CLIP, trained with the energy-gradient regulariser and learned
     worst-case feature shifts (Zhu et al., ICML 2024).
 
-    The exported checkpoint is a plain `CLIPModel` with the adapters merged into its projections. Train on images, or
-    on features that `cache_features` computed once. The settings of the authors' code are `paper_settings`:
+    The exported checkpoint is a plain model with the adapters merged into its projections. Train on images, or on features
+    that `cache_features` computed once. The settings of the authors' code are `paper_settings`:
     `RobustTrainingArguments(output_dir=..., **CRoFTTrainer.paper_settings)`.
     """
 

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling.sharding import full_values, is_sharded, is_spread, placed_like
+from ..modeling.dual_encoder import DualEncoder
+from ..modeling.spread_weights import full_values, is_sharded, is_spread, placed_like
 from .distributed import check_launcher, mean_gradient_over_processes, same_start, world_size
 
 
 def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forward: bool | None = None) -> nn.Module:
     """
-    Spread a `CLIPModel` over all processes with FSDP2, in place: each encoder layer is a unit, the rest another.
+    Spread a model over all processes with FSDP2, in place: each encoder layer is a unit, the rest another.
 
-    The scalar `logit_scale` stays whole in every process (`fully_shard` takes no scalars); its gradient is averaged.
+    The scalar logit scale stays whole in every process (`fully_shard` takes no scalars); its gradient is averaged.
     All processes start from the weights of the first.
 
     Args:
-        model ([`~transformers.CLIPModel`]): Plain, on any device. Needs a process group.
+        model ([`~transformers.PreTrainedModel`]): Plain, on any device. Needs a process group.
         device (`torch.device` or `str`): Where to train; its type gives the mesh.
         reshard_after_forward (`bool`, *optional*): As in `torch.distributed.fsdp.fully_shard`; by default layers are
             freed after their forward pass and the rest is kept until the backward pass.
@@ -46,12 +47,13 @@ def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forw
     same_start(model)
     mesh = init_device_mesh(torch.device(device).type, (world_size(),))
     options = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
-    for tower in (model.vision_model, model.text_model):
-        for layer in tower.encoder.layers:
+    encoder = DualEncoder.of(model)
+    for layers in encoder.layers():
+        for layer in layers:
             fully_shard(layer, **options)
-    fully_shard(model, **options, ignored_params={model.logit_scale})
-    if model.logit_scale.requires_grad:
-        mean_gradient_over_processes(model.logit_scale)
+    fully_shard(model, **options, ignored_params={encoder.logit_scale})
+    if encoder.logit_scale.requires_grad:
+        mean_gradient_over_processes(encoder.logit_scale)
     return model
 
 

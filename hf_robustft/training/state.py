@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..modeling.weight_files import opened, read_json_object
+from ..modeling.tensor_files import opened, read_json_object
 
 TENSORS = "robustft_state.safetensors"
 VALUES = "robustft_state.json"

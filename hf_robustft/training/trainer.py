@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import ClipCollator
 from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
+from ..modeling.dual_encoder import LOGIT_SCALE, MODEL_CLASSES, SUPPORTED
 from ..modeling.feature_cache import collate_features, feature_fingerprints
 from ..objectives.base import ObjectiveMixin
 from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
@@ -63,14 +64,14 @@ class RobustTrainer(
     Trainer,
 ):
     """
-    A [`~transformers.Trainer`] for `CLIPModel` whose loss is the sum of the terms of its objective mixins.
+    A [`~transformers.Trainer`] for dual encoders whose loss is the sum of the terms of its objective mixins.
 
     Each batch is encoded once; each term is logged as `loss/<name>` (weighted, averaged over the logging window and
     over processes). What the objectives add to a run (teacher, heads, counters, the open logging window) is in every
     checkpoint, so that a resumed run equals an uninterrupted one.
 
     Args:
-        model ([`~transformers.CLIPModel`]): The model to fine-tune.
+        model ([`~transformers.PreTrainedModel`]): The model to fine-tune, as `load_dual_encoder` gives it.
         args ([`RobustTrainingArguments`]): Settings.
         train_dataset ([`Benchmark`], `datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
             A benchmark (also streamed), a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column,
@@ -84,8 +85,8 @@ class RobustTrainer(
         kwargs: As for [`~transformers.Trainer`] and the mixins.
 
     Raises:
-        ValueError: If the model is no `CLIPModel`, the arguments are plain `TrainingArguments`, the objectives find
-            the settings impossible, or several GPUs would run in one process.
+        ValueError: If the family of the model is not supported, the arguments are plain `TrainingArguments`, the
+            objectives find the settings impossible, or several GPUs would run in one process.
     """
 
     # The terms are means, whether or not the batch carries labels: Trainer must always divide by the accumulation
@@ -105,7 +106,7 @@ class RobustTrainer(
 
     def __init__(
         self,
-        model: CLIPModel | None = None,
+        model: PreTrainedModel | None = None,
         args: RunArguments | None = None,
         *,
         train_dataset: Any = None,
@@ -116,8 +117,8 @@ class RobustTrainer(
         **kwargs,
     ):
         check_trainer_options(kwargs)
-        if not isinstance(model, CLIPModel):
-            raise ValueError(f"{type(self).__name__} fine-tunes a `CLIPModel`, got a `{type(model).__name__}`.")
+        if not isinstance(model, MODEL_CLASSES):
+            raise ValueError(f"{type(self).__name__} fine-tunes a {SUPPORTED}, got a `{type(model).__name__}`.")
         if not isinstance(args, RunArguments):
             raise ValueError(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
@@ -172,9 +173,7 @@ class RobustTrainer(
             padding = 8 if args.torch_compile else None
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             data_collator = ClipCollator(tokenizer, pad_to_multiple_of=padding)
-        check_given_optimizers(
-            args, kwargs.get("optimizers") or (None, None), kwargs.get("optimizer_cls_and_kwargs")
-        )
+        check_given_optimizers(args, kwargs.get("optimizers") or (None, None), kwargs.get("optimizer_cls_and_kwargs"))
         super().__init__(
             model,
             args,
@@ -186,7 +185,7 @@ class RobustTrainer(
         )
         if not self.trains_model:
             model.requires_grad_(False)
-        self._logit_scale_bound = math.log(max(100.0, math.exp(self.model.logit_scale.item())))
+        self._logit_scale_bound = math.log(max(100.0, math.exp(self.encoder.logit_scale.item())))
         self._check_attention()
         self.add_callback(_StepHooks(self))
         self.settle_choice()
@@ -265,7 +264,7 @@ class RobustTrainer(
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self._window.means(self._mean_over_processes))
-            logs["logit_scale"] = float(self.model.logit_scale.detach().exp())
+            logs["logit_scale"] = float(self.encoder.logit_scale.detach().exp())
             logs.update(self.log_values())
         super().log(logs, start_time)
 
@@ -278,7 +277,7 @@ class RobustTrainer(
         """Names under weight decay: all but norms, biases and the logit scale, or all with `decay_all_parameters`."""
         if self.args.decay_all_parameters:
             return [name for name, _ in model.named_parameters()]
-        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(LOGIT_SCALE)]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         warmup_steps = self.args.get_warmup_steps(num_training_steps)
@@ -326,9 +325,9 @@ class RobustTrainer(
         if self.accelerator.optimizer_step_was_skipped:
             return
         self.optimizer_steps += 1
-        if self.args.bound_logit_scale and self.model.logit_scale.requires_grad:
+        if self.args.bound_logit_scale and self.encoder.logit_scale.requires_grad:
             with torch.no_grad():
-                self.model.logit_scale.clamp_(max=self._logit_scale_bound)
+                self.encoder.logit_scale.clamp_(max=self._logit_scale_bound)
         self.after_optimizer_step()
 
     # ---- Data --------------------------------------------------------------------------------------------------
@@ -397,14 +396,14 @@ class RobustTrainer(
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """6 a weight and token of one step on `inputs` (both towers, no embeddings), repeated captions counted each time."""
         if not hasattr(self, "_tower_sizes"):
-            towers = self.model.vision_model, self.model.text_model
-            self._tower_sizes = [sum(p.numel() for p in tower.encoder.parameters()) for tower in towers]
+            self._tower_sizes = [
+                sum(p.numel() for layer in layers for p in layer.parameters()) for layers in self.encoder.layers()
+            ]
         vision, text = self._tower_sizes
         if "pixel_values" not in inputs:
             # Cached features: no tower runs.
             return 0
-        patches = self.model.vision_model.embeddings.num_positions
-        operations = 6 * vision * patches * len(inputs["pixel_values"])
+        operations = 6 * vision * self.encoder.image_tokens * len(inputs["pixel_values"])
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
 
 

@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import (
 )
 
 _LOOP = "belongs to Transformers' evaluation loop, and benchmarks are measured by `Evaluator`; leave it out"
-_TEXT = "is for models that write text, which a CLIPModel is not; leave it out"
+_TEXT = "is for models that write text, which a dual encoder is not; leave it out"
 _HALF = "would measure other weights than those that are saved; leave it out, `bf16` covers the training"
 
 #: Fields of `TrainingArguments` that only work at their default, and what to say of another value.
@@ -35,14 +35,14 @@ REFUSED = {
     "include_num_input_tokens_seen": _TEXT,
     "label_names": "would rename no column here; the benchmark's `label_column` names the labels",
     "length_column_name": "serves sampling by length, which image-text pairs do not have; leave it out",
-    "liger_kernel_config": "configures kernels that CLIPModel does not have; use `torch_compile`",
+    "liger_kernel_config": "configures kernels that dual encoders do not have; use `torch_compile`",
     "logging_nan_inf_filter": "has nothing to filter: a loss that is not finite stops the run by name; leave it out",
     "neftune_noise_alpha": _TEXT,
-    "parallelism_config": "spreads models by means that CLIPModel does not have; use `fully_shard`",
+    "parallelism_config": "spreads models by means that dual encoders do not have; use `fully_shard`",
     "prediction_loss_only": _LOOP,
     "remove_unused_columns": "would drop the images and labels that batches are made of; leave it out",
     "use_cache": _TEXT,
-    "use_liger_kernel": "has no kernels for CLIPModel; use `torch_compile`",
+    "use_liger_kernel": "has no kernels for dual encoders; use `torch_compile`",
 }
 
 #: Arguments of `Trainer` that could do nothing, and what to use instead.
@@ -91,7 +91,7 @@ def check_usual_arguments(args: Any) -> None:
         )
     if args.fsdp_config and not args.fsdp:
         raise ValueError(
-            f"`fsdp_config={args.fsdp_config}` configures Accelerate's FSDP plugin, which cannot spread a CLIPModel; leave "
+            f"`fsdp_config={args.fsdp_config}` configures Accelerate's FSDP plugin, which cannot spread such a model; leave "
             "it out, and use `fully_shard`."
         )
     optim = str(getattr(args.optim, "value", args.optim))

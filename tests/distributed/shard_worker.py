@@ -13,7 +13,14 @@ from helpers import random_batch, tiny_config
 from transformers import CLIPModel
 
 from hf_robustft.modeling.features import encode
-from hf_robustft.modeling.sharding import full_tensor, full_values, is_sharded, is_spread, placed_like, whole_copy
+from hf_robustft.modeling.spread_weights import (
+    full_tensor,
+    full_values,
+    is_sharded,
+    is_spread,
+    placed_like,
+    whole_copy,
+)
 from hf_robustft.objectives.self_distillation import update_teacher
 from hf_robustft.objectives.singular_value import cross_frobenius_penalty, orthogonality_penalty
 from hf_robustft.training.distributed import same_start

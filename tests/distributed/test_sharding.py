@@ -10,7 +10,7 @@ from helpers import tiny_config
 from launching import run_in
 from transformers import CLIPModel
 
-from hf_robustft.modeling.sharding import full_tensor, is_sharded, placed_like, whole_copy
+from hf_robustft.modeling.spread_weights import full_tensor, is_sharded, placed_like, whole_copy
 from hf_robustft.training import sharding
 
 

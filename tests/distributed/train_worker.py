@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
-from hf_robustft.modeling.sharding import full_tensor, full_values, is_sharded, placed_like
+from hf_robustft.modeling.spread_weights import full_tensor, full_values, is_sharded, placed_like
 from hf_robustft.training.distributed import rank, world_size
 from hf_robustft.training.given import Suggested
 from hf_robustft.training.interruption import Interrupted

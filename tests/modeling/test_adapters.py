@@ -23,9 +23,10 @@ from hf_robustft.modeling.adapters import (
     load_adapters,
     merge_adapters,
     near_unit,
+    projection_weights,
 )
-from hf_robustft.modeling.fingerprint import weights_fingerprint
-from hf_robustft.modeling.projections import exchanged, projection_weights
+from hf_robustft.modeling.spread_weights import exchanged
+from hf_robustft.modeling.tensor_files import weights_fingerprint
 
 pytestmark = pytest.mark.numbers
 
@@ -97,7 +98,8 @@ def test_golden_forward(golden, case, precision):
     assert_golden(gradients[1], data[f"ce_grad_fc_t_{precision}"], limits, "gradient of the text adapter")
 
     # The golden features as the projections' own rows: merging must give the same adapted features.
-    model = nn.Module()
+    model = CLIPModel.__new__(CLIPModel)
+    nn.Module.__init__(model)
     model.visual_projection = nn.Linear(len(images), images.shape[1], bias=False, dtype=dtype)
     model.text_projection = nn.Linear(len(texts), texts.shape[1], bias=False, dtype=dtype)
     with torch.no_grad():
@@ -319,8 +321,11 @@ def test_a_model_of_another_size_or_without_projections_is_refused(tiny_clip, tm
         }
         with pytest.raises(ValueError, match="size 16, but the adapters are for 12"):
             use(*arguments.get(use, (adapters, tmp_path, tiny_clip)))
-    with pytest.raises(ValueError, match="CLIPVisionTransformer|CLIPVisionModel.*not both projections"):
+    with pytest.raises(ValueError, match="CLIPVisionModel.*CLIPModel or MetaClip2Model"):
         merge_adapters(tiny_clip.vision_model, adapters)
+    tiny_clip.text_projection = nn.Sequential(tiny_clip.text_projection, nn.GELU())
+    with pytest.raises(ValueError, match="no linear `text_projection`"):
+        merge_adapters(tiny_clip, FeatureAdapters(16))
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

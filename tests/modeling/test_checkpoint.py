@@ -130,7 +130,8 @@ BROKEN = {
     "image classification": (saved(CLIPForImageClassification), ["CLIPForImageClassification", "CLIPModel"]),
     "vision tower": (saved(CLIPVisionModelWithProjection), ["clip_vision_model"]),
     "text tower": (saved(CLIPTextModel), ["clip_text_model"]),
-    "other type": (changed("config.json", "model_type", value="metaclip_2"), ["metaclip_2", "'clip'"]),
+    "other type": (changed("config.json", "model_type", value="siglip"), ["'siglip'", "CLIPModel or MetaClip2Model"]),
+    "type of another class": (changed("config.json", "model_type", value="metaclip_2"), ["CLIPModel", "MetaClip2Model"]),
     "no type": (written("config.json", "{}"), ["type None"]),
     "wrong type of value": (changed("config.json", "projection_dim", value="many"), ["config.json"]),
     "sizes of another model": (changed("config.json", "projection_dim", value=24), ["2 of another shape", "[16, 32]"]),
@@ -249,7 +250,14 @@ def test_the_pipeline_of_transformers_refuses_what_it_would_fill_at_random(check
 
 @pytest.mark.parametrize(
     "fault",
-    ["some missing", "prefix of DDP", "image classification", "no tokenizer", "lfs weights", "image_std [0.5, 0.5, None]"],
+    [
+        "some missing",
+        "prefix of DDP",
+        "image classification",
+        "no tokenizer",
+        "lfs weights",
+        "image_std [0.5, 0.5, None]",
+    ],
 )
 def test_it_is_not_published(checkpoint, fault):
     (checkpoint / "README.md").write_text("A model.\n")

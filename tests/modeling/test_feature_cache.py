@@ -19,10 +19,11 @@ from transformers import CLIPModel
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.examples import EvaluationImages, TrainingExamples
+from hf_robustft.data.images import images_fingerprint
 from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.modeling import feature_cache, feature_file
+from hf_robustft.modeling import feature_cache
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.feature_cache import CachedFeatures, cache_features, collate_features, image_fingerprint
-from hf_robustft.modeling.feature_file import images_fingerprint
 
 WORKER = """
 import sys
@@ -33,6 +34,7 @@ from helpers import tiny_processor
 from safetensors.torch import save_file
 from helpers.feature_cache import benchmark, unreadable
 from transformers import CLIPModel
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.feature_cache import cache_features
 
 torch.set_num_threads(1)
@@ -78,7 +80,7 @@ def no_encoding(monkeypatch):
         def fail(*arguments):
             raise AssertionError("the image tower ran")
 
-        monkeypatch.setattr(feature_cache, "project_images", fail)
+        monkeypatch.setattr(DualEncoder, "image_features", fail)
 
     return forbid
 
@@ -307,11 +309,11 @@ def test_a_file_of_another_processor_format_or_precision_is_refused(tiny_clip, t
     processor.image_processor.image_mean = [0.4, 0.5, 0.5]
     with pytest.raises(ValueError, match=r"another image transform \(there mean \[0.5, .*here mean \[0.4, 0.5, 0.5\]"):
         cache_features(tiny_clip, benchmark(), processor, cache_file=path, progress=False)
-    monkeypatch.setattr(feature_file, "feature_dtype", lambda model: torch.float64)
+    monkeypatch.setattr(feature_cache, "feature_dtype", lambda model: torch.float64)
     with pytest.raises(ValueError, match=r"another precision \(there float32, here float64\)"):
         cached(tiny_clip, cache_file=path)
     monkeypatch.undo()
-    monkeypatch.setattr(feature_file, "FORMAT", 2)
+    monkeypatch.setattr(feature_cache, "FORMAT", 2)
     with pytest.raises(ValueError, match=r"another version of hf_robustft \(there 1, here 2\)"):
         cached(tiny_clip, cache_file=path)
 
@@ -373,7 +375,7 @@ def test_a_failed_write_leaves_nothing(tiny_clip, tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(feature_file, "save_file", fail)
+    monkeypatch.setattr(feature_cache, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         cached(tiny_clip, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())

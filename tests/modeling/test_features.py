@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, load_benchmark
 from hf_robustft.data.prompts import class_prompts
+from hf_robustft.modeling.dual_encoder import DualEncoder, unwrapped
 from hf_robustft.modeling.features import (
     ClipFeatures,
     encode,
@@ -18,10 +19,7 @@ from hf_robustft.modeling.features import (
     encode_texts,
     is_bare,
     logit_scale,
-    project_images,
-    project_texts,
     remember_captions,
-    unwrapped,
 )
 
 pytestmark = pytest.mark.numbers
@@ -51,13 +49,13 @@ class Parallel(nn.Module):
         return self.module(**inputs)
 
 
-class Fixed(nn.Module):
+class Fixed(CLIPModel):
     """A model that returns given features."""
 
     def __init__(self, features):
-        super().__init__()
+        nn.Module.__init__(self)
         self.features, self.logit_scale = features, nn.Parameter(torch.zeros((), dtype=features.dtype))
-        self.config, self.text_model = tiny_config(), nn.Identity()
+        self.config, self.text_model, self.text_projection = tiny_config(), nn.Identity(), nn.Identity()
 
     def forward(self, pixel_values, input_ids):
         raw = SimpleNamespace(pooler_output=self.features)
@@ -235,7 +233,7 @@ def test_golden_initial_features(golden_dir, golden):
 def test_raw_features_are_those_before_normalisation(tiny_clip):
     batch = random_batch()
     features = encode(tiny_clip, batch)
-    assert torch.equal(features.image_features, project_images(tiny_clip, batch["pixel_values"]))
+    assert torch.equal(features.image_features, DualEncoder.of(tiny_clip).image_features(batch["pixel_values"]))
     unit = features.image_features / features.image_features.norm(dim=1, keepdim=True)
     torch.testing.assert_close(features.image_embeds, unit)
     assert not torch.allclose(features.image_features, features.image_embeds)
@@ -253,7 +251,9 @@ def test_extra_texts_ride_along(tiny_clip, captions, longer):
         batch["input_ids"] = batch["input_ids"][:, :10]
         batch["input_ids"][:, -1] = 63
     features = encode(model, batch, captions=captions, extra_texts=texts)
-    torch.testing.assert_close(features.extra_text_features, project_texts(model, texts), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        features.extra_text_features, DualEncoder.of(model).text_features(texts), rtol=0, atol=1e-12
+    )
     plain = encode(model, batch, captions=captions)
     torch.testing.assert_close(features.image_embeds, plain.image_embeds, rtol=0, atol=1e-12)
     if captions:
@@ -264,7 +264,7 @@ def test_extra_texts_ride_along(tiny_clip, captions, longer):
 
 def test_cached_image_features_spare_the_image_tower(tiny_clip):
     pixels = random_batch()["pixel_values"]
-    raw = project_images(tiny_clip, pixels).detach()
+    raw = DualEncoder.of(tiny_clip).image_features(pixels).detach()
     tiny_clip.vision_model.forward = lambda *args, **kwargs: pytest.fail("the image tower ran")
     features = encode(tiny_clip, {"image_features": raw}, captions=False)
     assert torch.equal(features.image_features, raw) and features.text_embeds is None
@@ -345,9 +345,11 @@ def test_the_text_tower_sees_each_text_once_and_cut(tiny_clip, seen_texts, capti
     features = encode(model, batch, captions=captions, extra_texts=texts)
     # Three captions of 5, 6 and 7 tokens, two of them among the texts; the texts' own are of 8 and 9 tokens.
     assert seen_texts == [(5 if captions else 4, 9)]
-    torch.testing.assert_close(features.extra_text_features, project_texts(model, texts), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        features.extra_text_features, DualEncoder.of(model).text_features(texts), rtol=0, atol=1e-12
+    )
     if captions:
-        plain = project_texts(model, batch["input_ids"])
+        plain = DualEncoder.of(model).text_features(batch["input_ids"])
         torch.testing.assert_close(features.text_features, plain, rtol=0, atol=1e-12)
         torch.testing.assert_close(features.text_embeds, plain / plain.norm(dim=1, keepdim=True))
 
@@ -460,4 +462,4 @@ def test_only_a_bare_frozen_model_remembers(tiny_clip, seen_texts):
         texts = random_batch(5, seed=3)["input_ids"]
         extra = encode(tiny_clip, batch, extra_texts=texts).extra_text_features
         assert seen_texts[4:] == [(5, 9)] and len(memory) == 8
-        torch.testing.assert_close(extra, project_texts(tiny_clip, texts))
+        torch.testing.assert_close(extra, DualEncoder.of(tiny_clip).text_features(texts))

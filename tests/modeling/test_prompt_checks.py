@@ -9,7 +9,8 @@ from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 
 from hf_robustft import Benchmark, FineTuneTrainer, FLYPTrainer, ZeroShotHead, load_checkpoint
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.modeling.prompt_checks import check_class_prompts
+from hf_robustft.modeling.captions import check_class_prompts
+from hf_robustft.modeling.dual_encoder import CaptionRules, DualEncoder
 
 LONG = "a cat of the long long kind"
 
@@ -34,7 +35,7 @@ def test_equal_tokens_are_refused_with_the_names(tiny_clip, tmp_path, names, tem
         trainer(tiny_clip, arguments(tmp_path, max_steps=1), **options).train()
 
     for consumer in (
-        lambda: check_class_prompts(tiny_processor(), names, templates, 63),
+        lambda: check_class_prompts(tiny_processor(), names, templates, CaptionRules(63)),
         lambda: ZeroShotHead.from_model(tiny_clip, tiny_processor(), names, templates),
         lambda: train(FLYPTrainer),
         lambda: train(FineTuneTrainer),
@@ -69,7 +70,7 @@ def test_usual_classes_pass_unsaid(tiny_clip):
 
 def test_the_classes_and_templates_of_the_package_are_told_apart():
     model, processor = load_checkpoint("emoji_clip")
-    end_of_text = model.config.text_config.eos_token_id
+    rules = DualEncoder.of(model).caption_rules
     for benchmark in load_benchmark("emoji_shift").values():
         if benchmark.class_names:
-            check_class_prompts(processor, benchmark.class_names, benchmark.templates, end_of_text)
+            check_class_prompts(processor, benchmark.class_names, benchmark.templates, rules)

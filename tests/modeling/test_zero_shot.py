@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from hf_robustft import ZeroShotHead
 from hf_robustft.data.prompts import class_prompts
 from hf_robustft.modeling import zero_shot
-from hf_robustft.modeling.features import encode_images, encode_texts, project_texts
+from hf_robustft.modeling.dual_encoder import DualEncoder
+from hf_robustft.modeling.features import encode_images, encode_texts
 from hf_robustft.modeling.zero_shot import class_embeddings, prompt_features
 
 pytestmark = pytest.mark.numbers
@@ -116,7 +117,7 @@ def test_prompts_are_encoded_by_length_and_equal_ones_once(tiny_clip):
     for c, name in enumerate(names):
         for t, template in enumerate(templates):
             ids = tokenizer(template.replace("{}", name), truncation=True, return_tensors="pt")["input_ids"]
-            torch.testing.assert_close(features[c, t], project_texts(model, ids)[0], rtol=0, atol=1e-12)
+            torch.testing.assert_close(features[c, t], DualEncoder.of(model).text_features(ids)[0], rtol=0, atol=1e-12)
     assert torch.equal(features[:, 2], features[:, 3])
 
 

@@ -157,5 +157,5 @@ def test_wrong_shapes_are_refused():
 def test_a_frozen_projection_is_refused(tiny_clip):
     tiny_clip.visual_projection.requires_grad_(False)
     with pytest.raises(ValueError, match="orthogonality_weight=0.2.*frozen"):
-        alone(tiny_clip).validate_arguments(SimpleNamespace(orthogonality_weight=0.2))
-    alone(tiny_clip).validate_arguments(SimpleNamespace(orthogonality_weight=0.0))
+        alone(tiny_clip).validate_arguments(SimpleNamespace(orthogonality_weight=0.2, cross_frobenius_weight=0))
+    alone(tiny_clip).validate_arguments(SimpleNamespace(orthogonality_weight=0, cross_frobenius_weight=0))

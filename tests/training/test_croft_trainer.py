@@ -21,8 +21,9 @@ from hf_robustft import (
     ZeroShotHead,
     load_adapters,
 )
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.feature_cache import cache_features
-from hf_robustft.modeling.features import encode_images, project_images
+from hf_robustft.modeling.features import encode_images
 from hf_robustft.objectives.singular_value import orthogonality_penalty
 
 BENCHMARK = Benchmark.from_dataset(image_dataset(24), name="tiny", role="train", templates=TEMPLATES)
@@ -74,7 +75,7 @@ def test_the_export_is_the_adapted_model(tiny_clip, tmp_path, cls):
     saved = CLIPModel.from_pretrained(tmp_path / "out", dtype=torch.float64)
     pixels = torch.randn(5, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        own = F.normalize(trainer.adapters.adapt_images(project_images(trainer.model.eval(), pixels)), dim=-1)
+        own = F.normalize(trainer.adapters.adapt_images(DualEncoder.of(trainer.model.eval()).image_features(pixels)), dim=-1)
         torch.testing.assert_close(encode_images(saved, pixels), own, rtol=0, atol=1e-12)
         assert (encode_images(trainer.model, pixels) - own).abs().max() > 1e-6
     # The Trainer's evaluation is of that model, and leaves the weights that train as they are.

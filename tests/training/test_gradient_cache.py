@@ -400,7 +400,7 @@ def test_batch_statistics_are_refused(tiny_clip, tmp_path):
 
 
 def test_compiled_dropout_is_refused(tiny_clip, tmp_path):
-    tiny_clip.config.text_config.attention_dropout = 0.1
+    tiny_clip.text_model.encoder.layers[0].self_attn.dropout = 0.1
     refused(tiny_clip, tmp_path, "compiled model may draw other dropout masks", torch_compile=True)
 
 

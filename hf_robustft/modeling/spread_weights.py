@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def full_tensor(value: Any) -> Any:
     The whole of a spread tensor, with gradient; anything else as it is.
 
     Args:
-        value: A `DTensor` (then every process must call this), a plain tensor, or any other value.
+        value (`Any`): A `DTensor` (then every process must call this), a plain tensor, or any other value.
 
     Returns:
         A plain `torch.Tensor` for tensors. Its gradient must be the same in every process: each keeps its own part of
@@ -97,3 +98,21 @@ def whole_copy(model: nn.Module) -> nn.Module:
             if isinstance(value, (float, int)) and not setting.startswith("_"):
                 setattr(made.get_submodule(name), setting, value)
     return made
+
+
+@torch.no_grad()
+def set_weights(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Copy `values` into `weights`, in place."""
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
+
+
+@contextmanager
+def exchanged(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """`weights` hold `values` as long as the context lasts, and their very bits again afterwards, whatever happens."""
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        set_weights(weights, values)
+        yield
+    finally:
+        set_weights(weights, before)
