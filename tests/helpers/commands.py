@@ -15,7 +15,6 @@ from hf_robustft import cli
 SCRIPT = "examples/run_robust_ft.py"
 #: Stands for checkpoints that would be downloaded.
 MODELS = {"openai/clip-vit-base-patch16": "emoji_clip"}
-MEASURING = "--use_cpu --disable_tqdm"
 
 
 def blocks(markdown: str, language: str) -> list[str]:
@@ -49,18 +48,22 @@ def words_of(command: str) -> list[str]:
     return words
 
 
-def training_flags(command: str) -> list[str] | None:
-    """What a command gives to the training script, `None` if it does not call it."""
-    words = words_of(command)
-    return words[words.index(SCRIPT) + 1 :] if SCRIPT in words else None
+def parts(command: str) -> tuple[str, list[str]]:
+    """
+    What a command calls, and the flags that it gives.
 
-
-def measuring_flags(command: str) -> list[str] | None:
-    """What a command gives to `hf-robustft`, `None` if it does not call it."""
+    Returns:
+        `tuple[str, list[str]]`: "script" (`examples/run_robust_ft.py`, however it is launched), a command of `hf-robustft`
+        such as "evaluate", or "shell" for anything else, which has no flags.
+    """
     words = words_of(command)
-    if words[0] == "hf-robustft":
-        return words[1:]
-    return words[words.index("hf_robustft.cli") + 1 :] if "hf_robustft.cli" in words else None
+    if SCRIPT in words:
+        return "script", words[words.index(SCRIPT) + 1 :]
+    for program in ("hf-robustft", "hf_robustft.cli"):
+        if program in words:
+            name, *flags = words[words.index(program) + 1 :]
+            return name, flags
+    return "shell", []
 
 
 def shortened(flags: list[str]) -> list[str]:
@@ -91,11 +94,15 @@ def run(command: str, script, folder: Path) -> None:
     Raises:
         AssertionError: If it fails.
     """
-    if (flags := training_flags(command)) is not None:
+    called, flags = parts(command)
+    if called == "script":
         script.main(shortened(flags))
-    elif (flags := measuring_flags(command)) is not None:
-        quiet = [] if flags[0] == "publish" else MEASURING.split()
-        assert cli.main([*flags, *quiet]) == 0, command
+    elif called == "train":
+        assert cli.main(["train", *shortened(flags)]) == 0, command
+    elif called == "publish":
+        assert cli.main(["publish", *flags]) == 0, command
+    elif called != "shell":
+        assert cli.main([called, *flags, "--use_cpu", "--disable_tqdm"]) == 0, command
     else:
         # `python` is the one that runs the tests, with or without an activated environment.
         shell = f'python() {{ "{sys.executable}" "$@"; }}\n{command}'

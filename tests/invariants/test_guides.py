@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.commands import blocks, commands, measuring_flags, run, training_flags
+from helpers.commands import blocks, commands, parts, run
 
 from hf_robustft import load_benchmark
+from hf_robustft.cli.train_arguments import parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted((REPOSITORY / "examples" / "guides").glob("*.md"))
@@ -66,7 +67,7 @@ def desk(tmp_path_factory, script):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(
-            "accelerate launch examples/run_robust_ft.py --train_dataset my_images/train --output_dir outputs/animals "
+            "hf-robustft train --train_dataset my_images/train --output_dir outputs/animals "
             "--eval_datasets my_images/test my_images/validation:validation my_sketches:shift something_else:open_set",
             script,
             folder,
@@ -94,7 +95,7 @@ def test_commands_and_python_blocks_run(page, desk, script, tmp_path, monkeypatc
     assert printed or python
     for command in printed:
         if ON_THE_HUB.search(command):
-            check_flags(command, script)
+            check_flags(command)
         else:
             run(smaller(command), script, folder)
     names = {}
@@ -106,19 +107,17 @@ def smaller(command: str) -> str:
     """The same command on the folders, where it is printed for Emoji Shift."""
     for printed, instead in SMALLER.items():
         command = command.replace(printed, instead)
-    flags = training_flags(command)
-    if flags is not None and "--train_dataset" not in flags:
+    called, flags = parts(command)
+    if called in ("script", "train") and "--train_dataset" not in flags:
         command += " --train_dataset my_images/train --eval_datasets my_images/test my_images/validation:validation"
     return command
 
 
-def check_flags(command: str, script) -> None:
+def check_flags(command: str) -> None:
     """The flags of a command that would reach the Hub are understood, and its data sets known."""
-    flags = training_flags(command)
-    if flags is not None:
-        script.parse([*flags, "--use_cpu"])
-    else:
-        flags = measuring_flags(command)
+    called, flags = parts(command)
+    if called in ("script", "train"):
+        parse([*flags, "--use_cpu"])
     sets = flags[flags.index("--eval_datasets") + 1 :]
     for name in sets[: next((i for i, word in enumerate(sets) if word.startswith("--")), None)]:
         assert load_benchmark(name), name
