@@ -32,7 +32,7 @@ from hf_robustft.training.given import RecordsGiven, Suggested
 from hf_robustft.training.methods import METHODS, RobustTrainingArguments
 
 SUITE = "emoji_shift"
-CHOICES = ("carot", "croft", "carot+croft", "flyp", "ft", "wise_ft", "zero_shot")
+CHOICES = (*METHODS, "wise_ft", "zero_shot")
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 _MEASURING = {
@@ -50,8 +50,6 @@ _MEASURING = {
     "ddp_timeout",
 }
 _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no"}
-#: Methods that learn from class labels, which image-caption pairs do not have.
-_OF_CLASSES = ("ft", "croft", "carot+croft", "wise_ft")
 
 
 @dataclass
@@ -302,13 +300,14 @@ def _check_model_options(model_args: Any) -> None:
 
 
 def _check_data_options(model_args: Any, data_args: Any) -> None:
-    method = model_args.method
+    method, trainer = model_args.method, trainer_of(model_args.method)
     if data_args.caption_column is not None:
-        if method in _OF_CLASSES or method == "zero_shot":
-            why = "only measures" if method == "zero_shot" else "learns from class labels"
-            raise ValueError(f"`--caption_column`: `--method {method}` {why}; train on captions with carot or flyp.")
+        if trainer is None or trainer.needs_labels:
+            why = "only measures" if trainer is None else "learns from class labels"
+            others = " or ".join(name for name, other in METHODS.items() if not other.needs_labels)
+            raise ValueError(f"`--caption_column`: `--method {method}` {why}; train on captions with {others}.")
         _refuse(data_args, ["shots"], "image-caption pairs have no classes to draw them from")
-    if data_args.feature_views is not None and method != "croft":
+    if data_args.feature_views is not None and (trainer is None or trainer.trains_model):
         raise ValueError(
             f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train on them; "
             "leave it out, or use --method croft."

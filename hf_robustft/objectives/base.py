@@ -38,6 +38,8 @@ class ObjectiveMixin:
     Attributes:
         needs_captions (`bool`, defaults to `False`):
             Whether the objective needs caption embeddings. If no objective of a method does, captions are not encoded.
+        needs_labels (`bool`, defaults to `False`):
+            Whether the objective learns from class labels. If one of a method does, captions alone are refused.
         trains_model (`bool`, defaults to `True`):
             Whether the model trains. Otherwise the Trainer freezes it, encodes batches in eval mode without gradient,
             and takes cached features.
@@ -52,6 +54,7 @@ class ObjectiveMixin:
     """
 
     needs_captions: bool = False
+    needs_labels: bool = False
     trains_model: bool = True
     smooths_labels: bool = False
     settings: type[ObjectiveSettings] | None = None

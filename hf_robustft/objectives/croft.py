@@ -68,6 +68,7 @@ class CRoFTObjective(ObjectiveMixin):
         ValueError: If there are no classes, the adapters do not fit the model, or a setting is impossible.
     """
 
+    needs_labels = True
     settings = CRoFTSettings
     generator_loss: Tensor | None = None
 

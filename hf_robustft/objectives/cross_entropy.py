@@ -49,6 +49,7 @@ class CrossEntropyMixin(ObjectiveMixin):
         ValueError: If there is neither a head nor class names and a tokenizer to build one from.
     """
 
+    needs_labels = True
     smooths_labels = True
 
     def __init__(

@@ -9,8 +9,9 @@ import torch
 from launching import run_in
 from safetensors.torch import load_file
 
+from hf_robustft.training.methods import METHODS
+
 WORKER = Path(__file__).with_name("train_worker.py")
-METHODS = ("carot", "flyp", "croft", "carot+croft", "ft")
 #: What is compared, its precision, and the largest error that rounding may leave.
 LIMITS = {"float32": 1e-5, "float64": 1e-12, "end": 1e-9}
 JOBS = [

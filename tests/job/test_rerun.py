@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import CLASSES, image_dataset, tiny_processor
 
-METHODS = ("carot", "flyp", "ft", "croft", "carot+croft", "wise_ft", "zero_shot")
+from hf_robustft.cli.train_arguments import CHOICES
+
 #: Each method once before and once after another; all other pairs: `python -m pytest tests/job/test_rerun.py -m slow`.
 CYCLE = ("ft", "flyp", "croft", "wise_ft", "carot+croft", "carot", "zero_shot", "ft")
 SETTINGS = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none"]
@@ -72,7 +73,7 @@ def check_pairs(run, runs: dict, pairs) -> None:
         assert differing(contents(Path("out")), fresh[second]) == [], f"{second} after {first}"
 
 
-BY_METHOD = {method: (["--method", method], {}) for method in METHODS}
+BY_METHOD = {method: (["--method", method], {}) for method in CHOICES}
 
 
 def test_each_method_before_and_after_another(run):
@@ -80,9 +81,9 @@ def test_each_method_before_and_after_another(run):
 
 
 @pytest.mark.slow  # 2 minutes: 7 runs into fresh folders, 49 into used ones.
-@pytest.mark.parametrize("second", METHODS)
+@pytest.mark.parametrize("second", CHOICES)
 def test_every_ordered_pair_of_methods(run, second):
-    check_pairs(run, BY_METHOD, [(first, second) for first in METHODS])
+    check_pairs(run, BY_METHOD, [(first, second) for first in CHOICES])
 
 
 def test_pairs_of_options(run):

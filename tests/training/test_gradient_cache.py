@@ -44,7 +44,7 @@ def run(cls, model, tmp_path, *, n=24, scaler=None, **settings):
     batch = random_batch(n, dtype=next(model.parameters()).dtype)
     defaults = {"num_train_epochs": 1, "optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0, "warmup_steps": 0}
     names = {}
-    if cls.method in ("ft", "croft", "carot+croft"):
+    if cls.needs_labels:
         names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
     trainer = cls(
         model,

@@ -43,7 +43,7 @@ def trainer_of(method, model, tmp_path, dataset, **settings):
         **settings,
     }
     names = {}
-    if method in ("ft", "croft", "carot+croft"):
+    if METHODS[method].needs_labels:
         names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
     return METHODS[method](
         copy.deepcopy(model), arguments(tmp_path, **chosen), train_dataset=dataset, data_collator=stack, **names

@@ -157,7 +157,7 @@ def test_a_model_of_model_init_is_refused_by_name(tiny_clip, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_label_smoothing_is_of_the_head(tiny_clip, tmp_path, method):
-    names = {"class_names": CLASSES, "templates": TEMPLATES} if method in ("ft", "croft", "carot+croft") else {}
+    names = {"class_names": CLASSES, "templates": TEMPLATES} if METHODS[method].needs_labels else {}
 
     def make():
         args = arguments(tmp_path, label_smoothing_factor=0.1)

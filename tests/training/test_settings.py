@@ -75,7 +75,7 @@ ELSEWHERE |= {("generator_order", "carot+croft")}
 
 def trainer_of(cls, model, folder, **settings):
     names = {}
-    if cls.method in ("ft", "croft", "carot+croft"):
+    if cls.needs_labels:
         # An ensemble of one template, since the other order of adapting is made for that only.
         templates = ("a {}.",) if cls.method == "croft" else ("a {}.", "the {}.")
         names = {"class_names": CLASSES, "templates": templates, "processing_class": tiny_processor()}

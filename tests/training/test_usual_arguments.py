@@ -16,7 +16,7 @@ def train(method, model, tmp_path, *, n=16, **settings):
     """Two steps of SGD from a copy of `model`; the trainer and the terms that its last step saw."""
     batch = random_batch(n, dtype=model.dtype)
     names = {}
-    if method in ("ft", "croft", "carot+croft"):
+    if METHODS[method].needs_labels:
         names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
     seen = {}
 
