@@ -26,8 +26,8 @@ if __name__ == "__main__":
     # Before torch and Transformers, which take seconds: a mistyped flag is answered at once.
     first_look_or_exit("train", sys.argv[1:])
 
-from hf_robustft import EvaluationReport, finish_checkpoint, interpolate_weights, load_checkpoint, pipeline
-from hf_robustft.cli.train import conclude, facts, load_data, make_evaluator, make_trainer, needs_baseline
+from hf_robustft import EvaluationReport, finish_checkpoint, interpolate_weights, load_dual_encoder, pipeline
+from hf_robustft.cli.train import conclude, facts, load_data, make_trainer
 from hf_robustft.cli.train_arguments import check, parse
 from hf_robustft.modeling.interpolation import check_interpolation
 from hf_robustft.training.hub_push import push_finished
@@ -43,28 +43,27 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     check(model_args, data_args, args)
 
     # Load: the model, and every set of images as a `Benchmark`, whatever it is stored as.
-    model, processor = load_checkpoint(model_args.model, option="--model")
-    data = load_data(model_args, data_args, args)
-    evaluator = make_evaluator(data_args, args, processor, data)
+    model, processor = load_dual_encoder(model_args.model, option="--model")
+    data = load_data(model_args, data_args, args, processor)
 
     # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` trains nothing.
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
     fine_tuned = None
     if model_args.finetuned_model is not None:
-        fine_tuned, _ = load_checkpoint(model_args.finetuned_model, option="--finetuned_model")
+        fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
         check_interpolation(model, fine_tuned)
 
     # Baseline.
     baseline = None
-    if evaluator is not None and needs_baseline(model_args, data_args):
-        baseline = evaluator.evaluate(model.to(args.device), name="zero-shot")
+    if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:
+        baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
 
     # Train. WiSE-FT saves the average of the weights before and after, the other methods the trained ones.
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     to_save = model if trainer is None else None
     if model_args.method == "wise_ft":
-        to_save, _ = load_checkpoint(model_args.model, option="--model")
+        to_save, _ = load_dual_encoder(model_args.model, option="--model")
         tuned = trainer.model if fine_tuned is None else fine_tuned
         to_save.load_state_dict(interpolate_weights(to_save, tuned, model_args.alpha))
 
@@ -74,7 +73,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         trainer=trainer,
         model=to_save,
         processor=processor,
-        evaluator=evaluator,
+        evaluator=data.evaluator,
         validation=data.validation,
         baseline=baseline,
         detector=model_args.detector,

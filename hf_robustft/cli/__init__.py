@@ -7,10 +7,10 @@ import os
 import sys
 from importlib import import_module
 
-from hf_robustft import __version__
-from hf_robustft.cli.endings import how_to_go_on, run, train_program
-from hf_robustft.cli.first_look import first_look
-from hf_robustft.cli.parser import Parser, UsageError, unknown_choice
+from .. import __version__
+from .endings import how_to_go_on, run, train_program
+from .first_look import first_look
+from .parser import UsageError, unknown_choice
 
 #: What each command does, in the words of the overview. Its module is imported only when it is asked for.
 COMMANDS = {
@@ -57,20 +57,9 @@ def _carry_out(arguments: list[str]) -> int:
         print(f"hf_robustft {__version__}")
         raise SystemExit(0)
     if not arguments:
-        raise UsageError(f"a command is missing; choose one of {', '.join(COMMANDS)}")
+        raise UsageError(f"`hf-robustft` needs a command; choose one of {', '.join(COMMANDS)}")
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise UsageError(unknown_choice(name, name, list(COMMANDS)))
     first_look(name, rest)
-    module = import_module(f"{__name__}.{name}")
-    if name == "train":
-        module.train(rest)
-        return 0
-    return module.run(command_parser(name, module).parse_args(rest))
-
-
-def command_parser(name: str, module) -> Parser:
-    """The parser of a command."""
-    parser = Parser(prog=f"hf-robustft {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    return parser
+    return import_module(f"{__name__}.{name}").run(rest)

@@ -3,7 +3,7 @@
 
 import sys
 
-from hf_robustft.cli import main
+from . import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,63 +4,76 @@
     hf-robustft calibrate outputs/carot --dataset emoji_shift/validation
     hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
 
-The folder stays a plain model of Transformers whose probabilities are calibrated on data like the validation images; accuracy is
-unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured anew,
+The folder stays a plain model whose probabilities are calibrated on data like the validation images; accuracy is
+unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured again,
 before and after; without, evaluation.json and the card say that their numbers are from before.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from accelerate import PartialState
 
-from hf_robustft.cli.data_sets import (
+from ..data.benchmarks import Benchmark
+from ..modeling.files import check_output_dir
+from ..modeling.metadata import load_robustft_json
+from ..publishing.card_sections import worse_under_shift
+from ..publishing.recalibrate import Recalibration, recalibrate
+from .commands import CommandParser, RunOptions, quiet_if_asked
+from .data_sets import (
     SETS,
-    DataOptions,
     Known,
+    ReadingOptions,
     evaluation_benchmarks,
     model_classes,
     validation_benchmark,
 )
-from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
-from hf_robustft.cli.specs import Spec
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.modeling.files import check_output_dir
-from hf_robustft.modeling.metadata import load_robustft_json
-from hf_robustft.publishing.card_sections import worse_under_shift
-from hf_robustft.publishing.recalibrate import Recalibration, recalibrate
+from .specs import Spec
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `calibrate`."""
-    parser.add_argument("directory", metavar="DIR", help="Folder of a checkpoint that hf_robustft has trained.")
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="SET",
-        help="Validation images in distribution: a folder, a .parquet file, a Hub id, or a set of a suite such as "
-        "emoji_shift/validation.",
+@dataclass(kw_only=True)
+class CalibrateOptions:
+    """What is calibrated, on what."""
+
+    directory: str = field(
+        metadata={
+            "positional": True,
+            "metavar": "DIR",
+            "help": "Folder of a checkpoint that hf_robustft has trained.",
+        }
     )
-    parser.add_argument(
-        "--eval_datasets", nargs="+", default=[], metavar="SET", help=f"Sets to measure on before and after. {SETS}"
+    dataset: str = field(
+        metadata={
+            "metavar": "SET",
+            "help": "Validation images in distribution: a folder, a .parquet file, a Hub id, or a set of a suite such as "
+            "emoji_shift/validation.",
+        }
     )
-    # The templates to calibrate are the checkpoint's own.
-    add_data_options(parser, without=("templates",))
-    add_switch(
-        parser,
-        "--allow_test_set",
-        "Fit on a set that the model is measured or was trained on all the same; the card says so.",
+    eval_datasets: list[str] = field(
+        default_factory=list, metadata={"metavar": "SET", "help": f"Sets to measure on before and after. {SETS}"}
     )
-    add_switch(parser, "--remove_detector", "Remove the open-set detector instead of refitting it.")
-    add_run_options(parser)
+    allow_test_set: bool = field(
+        default=False,
+        metadata={"help": "Fit on a set that the model is measured or was trained on all the same; the card says so."},
+    )
+    remove_detector: bool = field(
+        default=False, metadata={"help": "Remove the open-set detector instead of refitting it."}
+    )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Carry the command out; returns the exit code."""
-    PartialState(cpu=options.use_cpu)
-    quiet_if_asked(options)
-    data = data_options(options)
+def parser() -> CommandParser:
+    """The parser of `hf-robustft calibrate`. The templates to calibrate are the checkpoint's own."""
+    parts = (CalibrateOptions, ReadingOptions, RunOptions)
+    return CommandParser(parts, prog="hf-robustft calibrate", description=__doc__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out what `arguments` say; returns the exit code."""
+    options, data, running = parser().parse(arguments)
+    PartialState(cpu=running.use_cpu)
+    quiet_if_asked(running)
     facts = load_robustft_json(options.directory)
     check_output_dir(options.directory, "DIR")
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
@@ -72,20 +85,25 @@ def run(options: argparse.Namespace) -> int:
         bad_images=data.policy(),
         allow_test_set=options.allow_test_set,
         keep_detector=not options.remove_detector,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        progress=not options.disable_tqdm,
+        batch_size=running.batch_size,
+        num_workers=running.num_workers,
+        progress=not running.disable_tqdm,
     )
     print("\n".join([*summary(found, options.directory), *notes]))
     return 0
 
 
-def validation_set(text: str, data: DataOptions, known: Known | None) -> Benchmark:
+def validation_set(text: str, data: ReadingOptions, known: Known | None) -> Benchmark:
     """
     The set that `--dataset` names; a suite stands for its validation set.
 
+    Args:
+        text (`str`): What was given.
+        data ([`ReadingOptions`]): How data are read.
+        known ([`Known`], *optional*): The classes of the model.
+
     Raises:
-        ValueError: the suite has no validation set, or a registered set is given another role than its own.
+        ValueError: If the suite has no validation set, or a registered set is given another role than its own.
     """
     spec = Spec.parse(text)
     if spec.registered and spec.role is not None:
@@ -102,7 +120,7 @@ def validation_set(text: str, data: DataOptions, known: Known | None) -> Benchma
 
 
 def summary(found: Recalibration, directory: str) -> list[str]:
-    """What was done, a line each, for the terminal."""
+    """What was `found` and written to `directory`, one line each, for the terminal."""
     temperature, record = found.temperature, found.temperature.record
     lines = [
         f"Temperature {found.fitted:.6g} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",

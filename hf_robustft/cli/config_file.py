@@ -25,6 +25,10 @@ def read_recipe(parser: Manners, name: str) -> dict[str, Any]:
     """
     The settings of a recipe, as [`read_config`] reads them.
 
+    Args:
+        parser ([`Manners`]): Whose flags the keys are.
+        name (`str`): Such as `"emoji_shift/carot"`.
+
     Raises:
         UsageError: If there is no such recipe. The message names those that there are.
     """
@@ -41,7 +45,7 @@ def read_config(parser: Manners, path: str | Path) -> dict[str, Any]:
     its default.
 
     Args:
-        parser: Whose flags the keys are, with underscores or hyphens.
+        parser ([`Manners`]): Whose flags the keys are, with underscores or hyphens.
         path (`str` or `Path`): The file.
 
     Raises:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hf_robustft.cli.specs import Spec, own_columns, own_split
-from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.catalog.registered import check_one_path
-from hf_robustft.data.catalog.sets import named_templates, registered_sets
-from hf_robustft.data.class_matching import load_matched, shared_classes
-from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.images import DEFAULT_THRESHOLD, BadImages
-from hf_robustft.data.prompts import read_names_and_templates
+from ..data.benchmarks import Benchmark, load_benchmark
+from ..data.catalog.registered import check_one_path
+from ..data.catalog.sets import named_templates, registered_sets
+from ..data.class_matching import load_matched, shared_classes
+from ..data.class_projection import head_classes
+from ..data.columns import quoted
+from ..data.images import DEFAULT_THRESHOLD, BadImages
+from ..data.prompts import read_names_and_templates
+from .specs import Spec, own_columns, own_split
 
 MEASURED = ("id", "shift", "open_set")
 SETS = (
@@ -29,22 +29,19 @@ SETS = (
 
 
 @dataclass
-class DataOptions:
-    """How data are read; the flags that training and evaluation share."""
+class ReadingOptions:
+    """How data are read, by every command."""
+
+    _argument_group_name = "data"
+    templates = None
 
     image_column: str | None = field(default=None, metadata={"help": "Column of the images in your own data."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels in your own data."})
     class_names: str | None = field(
         default=None,
         metadata={
-            "help": "Text file of the class names in label order, one a line, or `label<TAB>name`, where the label is what "
-            "your own data call the class."
-        },
-    )
-    templates: str | None = field(
-        default=None,
-        metadata={
-            "help": "Prompts: a text file with one {} a line, or a name: imagenet-80, imagenet-croft-7, croft-dtd and so on."
+            "help": "Text file of class names in label order, one per line. Or `label<TAB>name`, where the label is what your "
+            "own data call the class."
         },
     )
     streaming: bool = field(
@@ -52,7 +49,7 @@ class DataOptions:
     )
     bad_images: str = field(
         default="skip",
-        metadata={"help": "What to do about images that cannot be read: skip (count and name them) or error."},
+        metadata={"help": "'skip' images that cannot be read, or 'error'. Those that are skipped are counted and named."},
     )
     bad_images_threshold: float = field(
         default=DEFAULT_THRESHOLD,
@@ -62,6 +59,19 @@ class DataOptions:
     def policy(self) -> BadImages:
         """The policy for images that cannot be read; raises ValueError if there is no such policy or threshold."""
         return BadImages(self.bad_images, self.bad_images_threshold)
+
+
+@dataclass
+class DataOptions(ReadingOptions):
+    """How data are read, and by which prompts they are classified."""
+
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts: a text file with one {} per line, or a name such as imagenet-80. Others are imagenet-croft-7, "
+            "croft-dtd and so on."
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -80,18 +90,19 @@ class Known:
         return cls(benchmark.class_names, benchmark.templates, benchmark.label_names)
 
 
-def train_benchmark(text: str, options: DataOptions, caption_column: str | None = None) -> Benchmark:
-    """The data set to train on.
+def train_benchmark(text: str, options: ReadingOptions, caption_column: str | None = None) -> Benchmark:
+    """
+    The data set to train on.
 
     Args:
-        text: `NAME[/SET][=PATH]`; the name of a suite stands for its training set.
-        options: how data are read.
-        caption_column: column of captions of one's own data.
+        text (`str`): `NAME[/SET][=PATH]`; the name of a suite stands for its training set.
+        options ([`ReadingOptions`]): How data are read.
+        caption_column (`str`, *optional*): Column of captions of your own data.
 
     Raises:
-        ValueError: a registered set without training data, or one that may not be trained on; options for one's own data
-            beside a registered name; or as `load_benchmark`.
-        OSError: as `load_benchmark`.
+        ValueError: For a registered set without training data, or one that may not be trained on; options for your own
+            data beside a registered name; or as `load_benchmark`.
+        OSError: As `load_benchmark`.
     """
     spec = Spec.parse(text)
     if spec.role is not None:
@@ -116,7 +127,7 @@ def train_benchmark(text: str, options: DataOptions, caption_column: str | None 
     if part is None or part not in sets or sets[part]["role"] != "train":
         chosen = [key for key, described in sets.items() if described["role"] == "train"]
         raise ValueError(
-            f"`--train_dataset {text}` is no training set; "
+            f"`--train_dataset {text}` is not a training set; "
             + (f"{spec.source} has {quoted(chosen)}" if chosen else f"{spec.source} has only {quoted(list(sets), 20)}")
             + ": choose another data set, or give your own"
         )
@@ -124,24 +135,25 @@ def train_benchmark(text: str, options: DataOptions, caption_column: str | None 
 
 
 def evaluation_benchmarks(
-    texts: Sequence[str], options: DataOptions, known: Known | None
+    texts: Sequence[str], options: ReadingOptions, known: Known | None
 ) -> tuple[list[Benchmark], list[str]]:
-    """The data sets to measure on.
+    """
+    The data sets to measure on.
 
     Args:
-        texts: `NAME[/SET][=PATH][:ROLE]` each.
-        options: how data are read.
-        known: the model's classes, with which the labels of one's own data are matched by name; None for a model without,
-            whose data have their own classes, except for shifts, which have those of the set with the role id before
-            them.
+        texts (`Sequence[str]`): `NAME[/SET][=PATH][:ROLE]` each.
+        options ([`ReadingOptions`]): How data are read.
+        known ([`Known`], *optional*): The model's classes, with which the labels of your own data are matched by name. The
+            data of a model without have their own classes, except for shifts, which have those of the set with the role
+            id before them.
 
     Returns:
-        The benchmarks, and notes on what differs between them: classes without images, labels without names.
+        `tuple`: The benchmarks, and notes on what differs between them: classes without images, labels without names.
 
     Raises:
-        ValueError: two sets of one name, classes that the model does not know, a role that the data may not have; or as
+        ValueError: For two sets of one name, classes that the model does not know, a role that the data may not have; or as
             `load_benchmark`.
-        OSError: as `load_benchmark`.
+        OSError: As `load_benchmark`.
     """
     benchmarks: list[Benchmark] = []
     notes: list[str] = []
@@ -176,17 +188,19 @@ def evaluation_benchmarks(
 
 
 def default_evaluation(train: str) -> list[str]:
-    """What to measure on if nothing is said: the test sets of the suite that is trained on; none of one's own data."""
+    """What to measure on by default: the test sets of the suite that `train` names; none for your own data."""
     spec = Spec.parse(train)
     if not spec.registered:
         return []
     return [spec.source if spec.copy is None else f"{spec.source}={spec.copy}"]
 
 
-def validation_benchmark(train: str, options: DataOptions, benchmarks: Sequence[Benchmark]) -> Benchmark | None:
-    """In-distribution images that are not tested on, to fit detector and temperature.
+def validation_benchmark(train: str, options: ReadingOptions, benchmarks: Sequence[Benchmark]) -> Benchmark | None:
+    """
+    In-distribution images that are not tested on, to fit detector and temperature.
 
-    Those of `benchmarks` with the role validation; else the validation set of the suite that is trained on, if it has one.
+    Those of `benchmarks` with the role validation; else the validation set of the suite that `train` names, if it has one,
+    read as the `options` say.
     """
     chosen = next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None)
     spec = Spec.parse(train)
@@ -198,17 +212,18 @@ def validation_benchmark(train: str, options: DataOptions, benchmarks: Sequence[
 
 
 def model_classes(
-    options: DataOptions,
+    options: ReadingOptions,
     class_names: Sequence[str],
     templates: Sequence[str],
     label_names: Sequence[str] | None = None,
 ) -> Known | None:
-    """The classes of a checkpoint, unless files for --class_names or --templates say otherwise.
+    """
+    The classes of a checkpoint, unless files for --class_names or --templates say otherwise.
 
     Args:
-        options: how data are read.
-        class_names, templates: those of the checkpoint; () if it does not say.
-        label_names: what its training data call the classes, where that differs.
+        options ([`ReadingOptions`]): How data are read.
+        class_names (`Sequence[str]`), templates (`Sequence[str]`): Those of the checkpoint; empty if it does not say.
+        label_names (`Sequence[str]`, *optional*): What its training data call the classes, where that differs.
     """
     found = read_names_and_templates(
         options.class_names, named_templates(options.templates or "") or options.templates
@@ -221,7 +236,7 @@ def model_classes(
     return Known(names, prompts, found.get("label_names", kept))
 
 
-def _suite(spec: Spec, options: DataOptions) -> list[Benchmark]:
+def _suite(spec: Spec, options: ReadingOptions) -> list[Benchmark]:
     sets, given = registered_sets(spec.source), _registered(spec, options)
     if spec.part is not None:
         keys = [spec.part]
@@ -239,7 +254,7 @@ def _suite(spec: Spec, options: DataOptions) -> list[Benchmark]:
     return [load_benchmark(spec.source, key, **given) for key in keys]
 
 
-def _own(spec: Spec, name: str, options: DataOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
+def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
     role, columns = spec.role or "id", own_columns(spec, _given(options, "image_column", "label_column"))
     split = own_split(spec, "test")
     if role == "open_set":
@@ -263,16 +278,16 @@ def _own(spec: Spec, name: str, options: DataOptions, known: Known | None) -> tu
     return load_matched(spec.source, split, **settings, **matched)
 
 
-def _registered(spec: Spec, options: DataOptions) -> dict:
+def _registered(spec: Spec, options: ReadingOptions) -> dict:
     copy = {} if spec.copy is None else {"path": spec.copy}
     return {**copy, **_given(options, "templates"), **_streamed(options)}
 
 
-def _given(options: DataOptions, *names: str) -> dict:
+def _given(options: ReadingOptions, *names: str) -> dict:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def _streamed(options: DataOptions) -> dict:
+def _streamed(options: ReadingOptions) -> dict:
     return {"streaming": True} if options.streaming else {}
 
 

@@ -5,125 +5,174 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from transformers import TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..data.catalog.sets import REGISTRY
-from ..training.methods import RobustTrainingArguments
-from . import COMMANDS, command_parser
-from .description import FLAGS_FILE, PACKAGE, REST, action_facts, source_hash, transformers_version
-from .train_arguments import DataArguments, ModelArguments, train_parser
+from ..objectives.settings import paper_values
+from ..training.arguments import REFERENCE_PRESET
+from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.settings import declarations, declared_settings
+from . import COMMANDS
+from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
 
-
-def _file_of(cls: type) -> str:
-    return "/".join(cls.__module__.split(".")[1:]) + ".py"
-
-
-#: Files whose change may change a flag, below the package.
-SOURCES = (
-    "cli/calibrate.py",
-    "cli/data_sets.py",
-    "cli/evaluate.py",
-    "cli/publish.py",
-    "cli/shared_options.py",
-    "cli/train.py",
-    "cli/train_arguments.py",
-    *sorted({_file_of(cls) for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)}),
-)
-_EVALUATION = ("eval_datasets", "skip_baseline", "save_logits", "detector", "true_positive_rate", "fold_temperature")
-_EVALUATION += ("per_device_eval_batch_size", "eval_strategy", "eval_steps", "metric_for_best_model", "greater_is_better")
-_TRAINING = """
-    output_dir learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps weight_decay
-    warmup_steps lr_scheduler_type lr_schedule min_lr decay_all_parameters max_grad_norm optim optim_args seed data_seed bf16
-    fp16 use_cpu gradient_checkpointing torch_compile dataloader_num_workers train_crop shuffle_buffer fully_shard
-    shard_teacher logging_steps logging_first_step report_to run_name disable_tqdm save_strategy save_steps save_total_limit
-    save_on_interrupt load_best_model_at_end resume_from_checkpoint config recipe
-""".split()
-_PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision", "export_weights")
-METHOD, MODEL, DATA = "method", "model", "data"
-_INHERITED = {field.name for field in fields(TrainingArguments)}
-_OWN = [field.name for field in fields(RobustTrainingArguments) if field.name not in _INHERITED]
-_ORDER = (METHOD, MODEL, DATA, "evaluation", "training", "publishing", "settings of the methods", REST)
-
-
-def group_of(name: str) -> str:
-    """The heading under which `--help` of the training script shows an argument."""
-    if name in ("method", "preset", "alpha", "finetuned_model"):
-        return METHOD
-    if name in _EVALUATION:
-        return "evaluation"
-    if name in _TRAINING:
-        return "training"
-    if name in _PUBLISHING:
-        return "publishing"
-    if name in {field.name for field in fields(DataArguments)}:
-        return DATA
-    if name in {field.name for field in fields(ModelArguments)}:
-        return MODEL
-    return "settings of the methods" if name in _OWN else REST
+#: What `--help_all` adds to these groups. It shows the settings of all methods too, and the rest.
+MORE = {
+    "data": "bad_images_threshold",
+    "evaluation": "save_logits eval_strategy eval_steps metric_for_best_model greater_is_better",
+    "training": """lr_scheduler_type lr_scheduler_kwargs disable_tqdm save_total_limit data_seed min_lr decay_all_parameters bound_logit_scale optim_args fp16 torch_compile shuffle_buffer
+        logging_first_step run_name save_steps save_on_interrupt load_best_model_at_end""",
+    "publishing": "hub_private_repo hub_revision",
+}
+#: Flags of the command that are of use to some methods only, beside the settings of their objectives.
+OF_METHODS = {"wise_ft": ("alpha", "finetuned_model"), "croft": ("feature_views", "feature_cache")}
+#: What `--help` says in one line where the first sentence of the whole text is longer.
+BRIEF = {
+    "preset": "'reference': schedule, decay, no clipping of the authors' code",
+    "contrastive_positives": "A pair's own caption ('diagonal'), or 'same_label'",
+    "contrastive_label_smoothing": "Share of the target spread over the batch",
+    "orthogonality_weight": "Weight of |W Wᵀ - I| of the visual projection",
+    "cross_frobenius_weight": "Weight of the product of both projections",
+    "ema_update_every": "Steps between teacher updates; <1: share of run",
+    "ema_end_momentum": "Momentum after the teacher's warm-up",
+    "ema_start_momentum": "Momentum of the teacher at the first step",
+    "ema_warmup_ratio": "That warm-up, as a share of the run",
+    "ema_from_first_step": "Update after steps 0, k, 2k, ... as their code",
+    "export_weights": "Save the 'student' or the 'teacher'",
+    "shard_teacher": "With --fully_shard: spread the teacher too",
+    "adapter_image_ratio": "Share of adapted image features",
+    "adapter_text_ratio": "Share of adapted text features",
+    "text_adapter_order": "'before_ensemble' or 'after_ensemble' of prompts",
+    "croft_weight": "Weight of all of CRoFT's terms; 0 is off",
+    "energy_gradient_reduction": "Pool it by 'sum' or 'mean'",
+    "shift_alignment_weight": "Weight of their alignment (lambda1)",
+    "energy_gradient_shifted": "Pool shifted features too",
+    "generator_order": "'reference', 'clean' or 'auto'",
+    "generator_steps": "Steps of the generator of shifts per batch",
+    "generator_learning_rate": "Peak rate of the generator's SGD",
+    "class_templates_per_step": "Prompts per class and step; 0: all",
+    "per_device_eval_batch_size": "Images encoded at once",
+    "output_dir": "Folder of the run (default: outputs/<method>)",
+    "num_train_epochs": "Passes over the training set",
+    "max_steps": "Optimizer steps, instead of epochs",
+    "per_device_train_batch_size": "Images per device and step",
+    "contrastive_chunk_size": "Pairs encoded at once, in less memory; 0: all",
+    "gradient_accumulation_steps": "Batches per optimizer step",
+    "warmup_steps": "Steps, or below 1 a share of the run",
+    "lr_schedule": "Or 'reference', 'epoch_cosine'",
+    "optim": "The optimizer",
+    "max_grad_norm": "Clip gradients at this norm; 0: off",
+    "train_crop": "Crops of 0.9 to 1, or 0.08 to 1 of the area",
+    "seed": "Of order, crops, prompts and few shots",
+    "bf16": "Mixed precision",
+    "activation_checkpointing": "Less memory for one more forward pass",
+    "dataloader_num_workers": "Processes that read images",
+    "fully_shard": "Spread the model over the processes with FSDP2",
+    "use_cpu": "Do not use an accelerator",
+    "logging_steps": "Steps between log entries; in a short run fewer",
+    "report_to": "Trackers, such as tensorboard or wandb",
+    "save_strategy": "When to write checkpoints: no, steps, epoch, best",
+    "resume_from_checkpoint": "A checkpoint folder, or 'last'",
+    "push_to_hub": "Upload checkpoints, and at the end the finished folder",
+    "hub_model_id": "Repository to upload to",
+    "hub_private_repo": "Make it private if it is new",
+    "hub_strategy": "When to upload: end, every_save, checkpoint, ...",
+}
+OTHERS, REST = "settings of other methods", "the rest of Transformers' TrainingArguments"
 
 
 def describe() -> dict[str, Any]:
     """What `flags.json` holds."""
+    places = dict.fromkeys([*declarations(RobustTrainingArguments), "preset", *sum(OF_METHODS.values(), ())], OTHERS)
+    places |= {item: group for shown in (SHOWN, MORE) for group, names in shown.items() for item in names.split()}
+    mro = [cls.__module__ for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)]
+    sources = [f"cli/{name}.py" for name in ("commands", "data_sets", "describe", "train_arguments", *COMMANDS)]
+    sources += sorted({"/".join(module.split(".")[1:]) + ".py" for module in (*mro, METHODS["ft"].__module__)})
     commands = {}
     for name in COMMANDS:
         module = import_module(f"{__package__}.{name}")
-        if name == "train":
-            commands[name] = _command(train_parser(), "hf-robustft train", module.__doc__.strip(), group_of, _ORDER)
-            continue
-        commands[name] = _command(command_parser(name, module), f"hf-robustft {name}", module.__doc__.strip())
+        commands[name] = _command(module.parser(), module.__doc__.strip(), places if name == "train" else None)
+    trainers = {**METHODS, "wise_ft": METHODS["ft"], "zero_shot": None}
     return {
         "transformers": transformers_version(),
-        "sources": list(SOURCES),
-        "hash": source_hash(list(SOURCES)),
+        "sources": sources,
+        "hash": source_hash(sources),
         "data": sorted(REGISTRY),
         "trackers": sorted(INTEGRATION_TO_CALLBACK),
+        "methods": {name: _method(name, trainer) for name, trainer in trainers.items()},
         "commands": commands,
     }
 
 
-def _command(parser: argparse.ArgumentParser, prog: str, description: str, group_of=None, order=()) -> dict[str, Any]:
+def _method(name: str, trainer: Any) -> dict[str, Any]:
+    """What the help of `train` says of a method: its settings, and its defaults and the paper's values by setting."""
+    settings = () if trainer is None else declared_settings(trainer) - set(trainer.idle_settings)
+    own = paper_values(*declarations(RobustTrainingArguments).values())
+    paper = {name: own[name] for name in sorted(settings) if name in own} | dict(getattr(trainer, "paper_settings", {}))
+    if paper.get("preset") == "reference":
+        paper = {**REFERENCE_PRESET, **paper}
+    presets = ("preset",) if trainer is not None and "preset" not in trainer.idle_settings else ()
+    return {
+        "settings": sorted({*settings, *presets, *OF_METHODS.get(name, ())}),
+        "defaults": dict(getattr(trainer, "defaults", {})),
+        "paper": paper,
+    }
+
+
+def _command(parser: argparse.ArgumentParser, description: str, places: Mapping[str, str] | None) -> dict[str, Any]:
     parser._adopt()
     titles = {id(action): group.title for group in parser._action_groups for action in group._group_actions}
-    items = [
-        action_facts(action, group_of(action.dest) if group_of else titles[id(action)])
-        for action in parser._actions
-        if action.dest not in ("help", "help_all", argparse.SUPPRESS)
-    ]
-    if order:
-        place = {name: i for i, name in enumerate([*_EVALUATION, *_TRAINING, *_PUBLISHING])}
+    actions = [action for action in parser._actions if action.dest not in ("help", argparse.SUPPRESS)]
+    groups = [titles[id(action)] if places is None else places.get(action.dest, REST) for action in actions]
+    items = [_argument(action, group, places) for action, group in zip(actions, groups, strict=True)]
+    if places is not None:
+        order, place = [*SHOWN, OTHERS, REST], {name: i for i, name in enumerate(places)}
         items.sort(key=lambda item: (order.index(item["group"]), place.get(item["dest"], -1)))
-    return {"prog": prog, "description": description, "arguments": items}
+    return {"prog": parser.prog, "description": description, "arguments": items}
 
 
-def as_text(facts: dict[str, Any]) -> str:
-    """JSON with one argument on each line, so that a change of one is a change of one line."""
-    facts = dict(facts)
-    commands = facts.pop("commands")
-    lines = ["{"] + [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in facts.items()] + [' "commands": {']
-    for name, command in commands.items():
-        command = dict(command)
-        items = command.pop("arguments")
+def _argument(action: argparse.Action, group: str, places: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a parser says of one argument, as JSON."""
+    kind = type(action).__name__.strip("_").removesuffix("Action")
+    facts = {
+        "flags": [flag for flag in action.option_strings if "-" not in flag.lstrip("-")],
+        "dest": action.dest,
+        "action": {"StoreTrue": "store_true", "StoreFalse": "store_false", "Extend": "extend"}.get(kind, "store"),
+        "type": next((name for name, type_ in TYPES.items() if type_ is action.type), None),
+        "nargs": action.nargs,
+        "const": action.const,
+        "default": getattr(action.default, "value", action.default),
+        "choices": None if action.choices is None else [getattr(item, "value", item) for item in action.choices],
+        "help": action.help,
+        "brief": None if places is None else BRIEF.get(action.dest),
+        "metavar": action.metavar,
+        "required": action.required,
+        "group": group,
+    }
+    if facts["action"] in ("store_true", "store_false"):
+        facts.update(nargs=None, const=None)
+    return {name: value for name, value in facts.items() if value not in (None, [], False) or name in ("default",)}
+
+
+def as_text(facts: Mapping[str, Any]) -> str:
+    """The `facts` as JSON with one argument on each line, so that a change of one is a change of one line."""
+    lines = ["{"]
+    for name, value in facts.items():
+        if name != "commands":
+            lines.append(f" {json.dumps(name)}: {json.dumps(value)},")
+    lines.append(' "commands": {')
+    for name, command in facts["commands"].items():
+        items = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in command["arguments"])
         lines += [f"  {json.dumps(name)}: {{"]
-        lines += [f"   {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in command.items()]
-        lines += ['   "arguments": [', *_listed([json.dumps(item, ensure_ascii=False) for item in items], 4), "   ]", "  },"]
+        lines += [f"   {json.dumps(key)}: {json.dumps(command[key], ensure_ascii=False)}," for key in ("prog", "description")]
+        lines += ['   "arguments": [', items, "   ]", "  },"]
     lines[-1] = "  }"
     return "\n".join([*lines, " }", "}", ""])
 
 
-def _listed(items: list[str], indent: int) -> list[str]:
-    return [" " * indent + item + ("," if i < len(items) - 1 else "") for i, item in enumerate(items)]
-
-
-def main() -> None:
-    """Write the file."""
+if __name__ == "__main__":
     FLAGS_FILE.write_text(as_text(describe()), encoding="utf-8")
     print(f"Wrote {FLAGS_FILE.relative_to(PACKAGE.parent)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,9 @@
 The flags of every command, described without importing what declares them.
 
 torch and Transformers take seconds to import, and a misspelt flag or `--help` must not wait for them. `flags.json` holds
-what `cli.describe` read from the real parsers; `Described` builds a parser from it that knows names, types, choices,
-defaults and help. The real parser runs afterwards and decides. A description that was made from other files, or from
-another version of Transformers, is not used.
+what `python -m hf_robustft.cli.describe` read from the real parsers; [`Description`] builds a parser from it that knows
+names, types, choices, defaults and help. The real parser runs afterwards and decides. A description that was made from
+other files, or from another version of Transformers, is not used.
 """
 
 from __future__ import annotations
@@ -14,40 +14,111 @@ import argparse
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .parser import HelpFormatter, Manners, Parser, boolean, main_flag, number, whole_number
+from .parser import Parser, boolean, number, shown_value, whole_number
 
 FLAGS_FILE = Path(__file__).with_name("flags.json")
 PACKAGE = Path(__file__).resolve().parent.parent
 TYPES = {"boolean": boolean, "number": number, "whole number": whole_number}
+#: What `train --help` shows, by group and in order. The settings of the method come with it.
+SHOWN = {
+    "method": "method recipe paper_settings",
+    "model": "model",
+    "data": """train_dataset caption_column image_column label_column class_names templates shots streaming bad_images
+        allow_overlap""",
+    "evaluation": "eval_datasets detector true_positive_rate fold_temperature skip_baseline per_device_eval_batch_size",
+    "training": """output_dir config learning_rate num_train_epochs max_steps per_device_train_batch_size
+        contrastive_chunk_size gradient_accumulation_steps weight_decay warmup_steps lr_schedule optim max_grad_norm
+        train_crop seed bf16 activation_checkpointing dataloader_num_workers fully_shard use_cpu logging_steps report_to
+        save_strategy resume_from_checkpoint""",
+    "publishing": "push_to_hub hub_model_id hub_strategy",
+}
+ERS, REST = "settings of other methods", "the rest of Transformers' TrainingArguments"
 _DATACLASSES = re.compile(rb"^@dataclass.*?(?=\n\n\n|\Z)", re.M | re.S)
-#: Groups that `--help` leaves to `--help_all`.
-REST = "the rest of Transformers' TrainingArguments"
 
 
-def action_facts(action: argparse.Action, group: str) -> dict[str, Any]:
-    """What a parser says of one argument, as JSON."""
-    kind = type(action).__name__.strip("_").removesuffix("Action")
-    facts = {
-        "flags": [flag for flag in action.option_strings if "-" not in flag.lstrip("-")],
-        "dest": action.dest,
-        "action": {"StoreTrue": "store_true", "StoreFalse": "store_false", "Append": "append"}.get(kind, "store"),
-        "type": next((name for name, type_ in TYPES.items() if type_ is action.type), None),
-        "nargs": action.nargs,
-        "const": action.const,
-        "default": getattr(action.default, "value", action.default),
-        "choices": None if action.choices is None else [getattr(item, "value", item) for item in action.choices],
-        "help": action.help,
-        "metavar": action.metavar,
-        "required": action.required,
-        "group": group,
-    }
-    if facts["action"] in ("store_true", "store_false"):
-        facts.update(nargs=None, const=None)
-    return {name: value for name, value in facts.items() if value not in (None, [], False) or name in ("default",)}
+class Description:
+    """`flags.json`, or what `cli.describe` would write into it."""
+
+    def __init__(self, facts: Mapping[str, Any]):
+        self.facts = facts
+
+    @classmethod
+    def load(cls) -> Description | None:
+        """The description, or `None` where it is missing or does not describe what is installed."""
+        try:
+            facts = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        current = facts["transformers"] == transformers_version() and facts["hash"] == source_hash(facts["sources"])
+        return cls(facts) if current else None
+
+    def parser(self, command: str, everything: bool = False, method: str = "carot") -> Parser:
+        """
+        The parser of a command, without the code that carries it out.
+
+        Args:
+            command (`str`): `"train"`, `"evaluate"` and so on.
+            everything (`bool`, *optional*, defaults to `False`): Whether its help shows every flag of `train`, each with the
+                whole of its text.
+            method (`str`, *optional*, defaults to `"carot"`): Whose settings, defaults and paper the help of `train` shows.
+        """
+        facts = self.facts["commands"][command]
+        parser = Parser(prog=facts["prog"], description=facts["description"], add_help=False)
+        methods = self.facts["methods"] if command == "train" else {}
+        groups: dict[str, Any] = {}
+        for item in facts["arguments"]:
+            item = dict(item)
+            flags, group, brief = item.pop("flags", [item["dest"]]), item.pop("group"), item.pop("brief", None)
+            if item["action"] in ("store_true", "store_false"):
+                item.pop("type", None)
+            if "type" in item:
+                item["type"] = TYPES[item["type"]]
+            if methods:
+                group = self._as_shown(item, group, None if everything else brief or "", methods.get(method, methods["carot"]))
+            if flags == [item["dest"]]:
+                item.pop("dest"), item.pop("required", None)
+            if group not in groups:
+                groups[group] = parser.add_argument_group(f"method {method}" if group == "method" else group)
+            groups[group].add_argument(*flags, **item)
+        help_ = parser.add_argument_group("help")
+        help_.add_argument("-h", "--help", action="help", help="Show this and leave.")
+        if methods:
+            more = "Show the settings of all methods too, those that Transformers has, and the whole of each text."
+            help_.add_argument("--help_all", action="help", help=more)
+        return parser
+
+    def _as_shown(self, item: dict[str, Any], group: str, brief: str | None, method: Mapping[str, Any]) -> str:
+        """
+        Give an argument of `train` the text and the default that its help shows; returns its group.
+
+        Args:
+            item: The argument.
+            group (`str`): Its group, unless it is a setting of the method.
+            brief (`str`, *optional*): Its text in one line; `""` for the first sentence of the whole, `None` for all of it.
+            method: What the description says of the method.
+        """
+        name = item["dest"]
+        group = "method" if name in method["settings"] else group
+        if brief is not None and name not in method["settings"] and name not in SHOWN.get(group, "").split():
+            item["help"] = argparse.SUPPRESS
+            return group
+        text, default = item.get("help") or "", method["defaults"].get(name, item["default"])
+        if brief == "":
+            text = re.split(r"(?<=[A-Za-z0-9)'`])\.\s+(?=[A-Z`'])", text, maxsplit=1)[0].rstrip(".")
+        elif brief is None and item.get("choices") and str(item["choices"][0]) not in text:
+            text += f" One of {', '.join(map(str, item['choices']))}."
+        text, paper = brief or text, method["paper"].get(name)
+        if paper is not None:
+            same = shown_value(paper) == shown_value(default)
+            text = re.sub(r" Paper: \S+$", "", text)
+            text += f" (default{' and' if same else f': {shown_value(default)};'} paper: {shown_value(paper)})"
+        item |= {"help": text, "default": default}
+        return group
 
 
 def source_hash(files: list[str]) -> str:
@@ -66,70 +137,3 @@ def transformers_version() -> str | None:
         return version("transformers")
     except PackageNotFoundError:
         return None
-
-
-class Description:
-    """`flags.json`, or what `cli.describe` would write into it."""
-
-    def __init__(self, facts: dict[str, Any]):
-        self.facts = facts
-
-    @classmethod
-    def load(cls) -> Description | None:
-        """The description, or `None` where it is missing or does not describe what is installed."""
-        try:
-            facts = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        current = facts["transformers"] == transformers_version() and facts["hash"] == source_hash(facts["sources"])
-        return cls(facts) if current else None
-
-    def parser(self, command: str, everything: bool = False) -> Parser:
-        """
-        The parser of a command, without the code that carries it out.
-
-        Args:
-            command (`str`): `"train"` (the example script), `"evaluate"` and so on.
-            everything (`bool`, *optional*, defaults to `False`): Show in `--help` what `--help_all` shows.
-        """
-        facts = self.facts["commands"][command]
-        parser = Parser(prog=facts["prog"], description=facts["description"], add_help=False)
-        groups: dict[str, Any] = {}
-        for item in facts["arguments"]:
-            item = dict(item)
-            flags, group = item.pop("flags", [item["dest"]]), item.pop("group")
-            if item["action"] != "store":
-                item.pop("type", None)
-            if "type" in item:
-                item["type"] = TYPES[item["type"]]
-            if flags == [item["dest"]]:
-                item.pop("dest"), item.pop("required", None)
-            if group == REST and not everything:
-                item["help"] = argparse.SUPPRESS
-            if group not in groups:
-                groups[group] = parser.add_argument_group(group)
-            groups[group].add_argument(*flags, **item)
-        return add_help(parser, any(item["group"] == REST for item in facts["arguments"]))
-
-
-class _HelpAll(argparse.Action):
-    """`--help_all`: the help with what `--help` leaves out."""
-
-    def __init__(self, option_strings, dest, **kwargs):
-        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **kwargs)
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        Description.load().parser("train", everything=True).print_help()
-        parser.exit()
-
-
-def add_help(parser: Manners, has_rest: bool) -> Any:
-    """Add `--help`, and `--help_all` where there is more."""
-    group = parser.add_argument_group("help")
-    group.add_argument("-h", "--help", action="help", help="Show this and leave.")
-    if has_rest:
-        group.add_argument("--help_all", action=_HelpAll, help=f"Show {REST} too, and leave.")
-    return parser
-
-
-__all__ = ["Description", "HelpFormatter", "add_help", "main_flag"]

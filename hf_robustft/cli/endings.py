@@ -42,8 +42,8 @@ def run(
     Carry a command out.
 
     Args:
-        command: Returns its exit status; anything that is not a number counts as 0.
-        go_on (*optional*): Says after an interruption how to go on.
+        command (`Callable`): Returns its exit status; anything that is not a number counts as 0.
+        go_on (`Callable`, *optional*): Says after an interruption how to go on.
         leaving (`bool`, *optional*, defaults to `True`): Whether the process ends afterwards: SIGTERM is answered as Ctrl-C
             is, and a second Ctrl-C is ignored.
 
@@ -170,7 +170,7 @@ def _first_sentence(text: str) -> str:
 
 def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
     """
-    Leave with one line and exit status 2 if the first look at a command line finds something wrong.
+    Leave with one line and exit status 2 if the first look at the `arguments` of a `command` finds something wrong.
 
     For the top of a script, before its imports; Ctrl-C and SIGTERM during these end in one line too.
     """
@@ -182,17 +182,17 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
     def hook(kind, error, trace):
         if not issubclass(kind, KeyboardInterrupt) or _asked_for_tracebacks():
             return usual(kind, error, trace)
-        status = run(lambda: _raise(error), how_to_go_on(["accelerate", "launch", sys.argv[0]], arguments))
+
+        def again() -> None:
+            raise error
+
+        status = run(again, how_to_go_on(["accelerate", "launch", sys.argv[0]], arguments))
         sys.stderr.flush()
         # Python would end itself by the signal.
         os._exit(status)
 
     sys.excepthook = hook
     _listen()
-
-
-def _raise(error: BaseException) -> None:
-    raise error
 
 
 def train_program(processes: int = 1) -> list[str]:

@@ -13,29 +13,25 @@ share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from hf_robustft.cli.data_sets import SETS, evaluation_benchmarks, model_classes, train_benchmark
-from hf_robustft.cli.shared_options import add_data_options, add_run_options, add_switch, data_options, quiet_if_asked
-from hf_robustft.cli.specs import Spec
-from hf_robustft.data.benchmarks import Benchmark, asset_path
-from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.checkpoint import PACKAGED, load_checkpoint
-from hf_robustft.modeling.checkpoint_file import checkpoint_folder
-from hf_robustft.modeling.files import check_apart, check_output_dir, unless_refused
-from hf_robustft.modeling.metadata import METADATA_FILE, load_robustft_json
-from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from hf_robustft.publishing.card_sections import draw_pictures
-from hf_robustft.publishing.run_folder import (
+from ..data.benchmarks import Benchmark, asset_path
+from ..evaluation.detector import OpenSetDetector
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.report import EvaluationReport
+from ..modeling.checkpoint import PACKAGED, load_dual_encoder
+from ..modeling.checkpoint_file import checkpoint_folder
+from ..modeling.files import check_apart, check_output_dir, unless_refused
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from ..publishing.card_sections import draw_pictures
+from ..publishing.run_folder import (
     EVALUATION_FILE,
     LOGITS,
     LOGITS_STAGE,
@@ -43,49 +39,72 @@ from hf_robustft.publishing.run_folder import (
     replacing,
     settle,
 )
-from hf_robustft.training.image_check import check_images
+from ..training.image_check import check_images
+from .commands import CommandParser, RunOptions, quiet_if_asked
+from .data_sets import SETS, DataOptions, evaluation_benchmarks, model_classes, train_benchmark
+from .specs import Spec
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `evaluate`."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'."
+@dataclass(kw_only=True)
+class EvaluateOptions:
+    """What is measured, on what."""
+
+    model: str = field(
+        metadata={
+            "positional": True,
+            "metavar": "MODEL",
+            "help": "Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'.",
+        }
     )
-    parser.add_argument("--eval_datasets", nargs="+", required=True, metavar="SET", help=f"Sets to measure on. {SETS}")
-    parser.add_argument("--output_dir", default="outputs/evaluate", help="Folder for the results.")
-    parser.add_argument("--name", help="What the report calls the model (default: the last part of MODEL).")
-    parser.add_argument("--revision", help="Commit, branch or tag of MODEL on the Hub.")
-    add_switch(parser, "--zero_shot", "Use prompts even if the folder has a trained head for the classes.")
-    parser.add_argument(
-        "--knn_bank", metavar="SET", help="Known images, such as the training set, for the open-set score knn."
+    eval_datasets: list[str] = field(metadata={"metavar": "SET", "help": f"Sets to measure on. {SETS}"})
+    output_dir: str = field(default="outputs/evaluate", metadata={"help": "Folder for the results."})
+    name: str | None = field(
+        default=None, metadata={"help": "What the report calls the model (default: the last part of MODEL)."}
     )
-    parser.add_argument("--knn_k", type=int, default=10, help="Neighbour whose distance counts for knn.")
-    add_data_options(parser)
-    add_run_options(parser)
-    add_switch(parser, "--save_logits", "Write the logits of each image too.")
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of MODEL on the Hub."})
+    zero_shot: bool = field(
+        default=False, metadata={"help": "Use prompts even if the folder has a trained head for the classes."}
+    )
+    knn_bank: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "SET",
+            "help": "Known images, such as the training set, for the open-set score knn.",
+        },
+    )
+    knn_k: int = field(default=10, metadata={"help": "Neighbour whose distance counts for knn."})
+    save_logits: bool = field(default=False, metadata={"help": "Write the logits of each image too."})
 
 
-def run(options: argparse.Namespace) -> int:
-    """Carry the command out; returns the exit code."""
-    evaluate(options)
+def parser() -> CommandParser:
+    """The parser of `hf-robustft evaluate`."""
+    parts = (EvaluateOptions, DataOptions, RunOptions)
+    return CommandParser(parts, prog="hf-robustft evaluate", description=__doc__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out what `arguments` say; returns the exit code."""
+    evaluate(*parser().parse(arguments))
     return 0
 
 
-def evaluate(options: argparse.Namespace) -> EvaluationReport:
+def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -> EvaluationReport:
     """
     Measure, print and write.
+
+    Args:
+        options ([`EvaluateOptions`]), data ([`DataOptions`]), running ([`RunOptions`]): The parts of the command line.
 
     Raises:
         ValueError: If the data do not fit the model or each other, or an option is out of range.
         OSError: If model or data cannot be read.
     """
-    state, output = PartialState(cpu=options.use_cpu), Path(options.output_dir)
+    state, output = PartialState(cpu=running.use_cpu), Path(options.output_dir)
     check_output(options, state.is_main_process)
     state.wait_for_everyone()
-    quiet_if_asked(options)
-    data = data_options(options)
+    quiet_if_asked(running)
     policy = data.policy()
-    model, processor = load_checkpoint(options.model, revision=options.revision, option="MODEL")
+    model, processor = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
     folder = _own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
@@ -93,14 +112,14 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
         head = ZeroShotHead.from_pretrained(folder)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
-    notes = [whose_classes(options, facts), *notes]
+    notes = [whose_classes(options.model, data, facts), *notes]
     images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
     evaluator = Evaluator(
         benchmarks,
         processor,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        progress=not options.disable_tqdm,
+        batch_size=running.batch_size,
+        num_workers=running.num_workers,
+        progress=not running.disable_tqdm,
         knn_bank=None
         if options.knn_bank is None
         else train_benchmark(options.knn_bank, replace(data, streaming=False)),
@@ -122,7 +141,9 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
                 logits_dir=logits,
             )
             if state.is_main_process:
-                detector = _own_detector(options, folder, facts, report, benchmarks)
+                # Its threshold is one of the logits of its own head.
+                own = not (options.zero_shot or data.class_names or data.templates)
+                detector = _own_detector(folder, facts, report, benchmarks) if own else None
                 # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
                 with replacing(output) as stage:
                     report.save_json(stage / EVALUATION_FILE)
@@ -140,9 +161,13 @@ def evaluate(options: argparse.Namespace) -> EvaluationReport:
     return report
 
 
-def check_output(options: argparse.Namespace, is_main_process: bool = True) -> None:
+def check_output(options: EvaluateOptions, is_main_process: bool = True) -> None:
     """
     Refuse an output folder that cannot be written, or that holds or is the folder of a model.
+
+    Args:
+        options ([`EvaluateOptions`]): The command line.
+        is_main_process (`bool`, *optional*, defaults to `True`): Whether to try to write.
 
     Raises:
         OSError: If it cannot be written.
@@ -166,26 +191,23 @@ def check_output(options: argparse.Namespace, is_main_process: bool = True) -> N
             settle(options.model)
 
 
-def whose_classes(options: argparse.Namespace, facts: Mapping[str, Any]) -> str:
-    """A note on where class names and prompts come from."""
+def whose_classes(model: str, data: DataOptions, facts: Mapping[str, Any]) -> str:
+    """A note on where class names and prompts come from: the options for `data`, the `facts` of the `model`, or the data."""
     names = facts.get("class_names", ())
-    if options.class_names:
-        return f"the classes are those of --class_names {options.class_names}"
+    if data.class_names:
+        return f"the classes are those of --class_names {data.class_names}"
     if names:
-        return f"the {len(names)} classes are those of the model ({METADATA_FILE} in {options.model})"
+        return f"the {len(names)} classes are those of the model ({METADATA_FILE} in {model})"
     return "the model names no classes; they are those of the data"
 
 
 def _own_detector(
-    options: argparse.Namespace,
     folder: Path | None,
     facts: Mapping[str, Any],
     report: EvaluationReport,
     benchmarks: Sequence[Benchmark],
 ) -> OpenSetDetector | None:
-    # Its threshold is one of the logits of its own head.
-    own = not (options.zero_shot or options.class_names or options.templates)
-    if not report.open_set or not own or "detector" not in facts:
+    if not report.open_set or "detector" not in facts:
         return None
     detector = OpenSetDetector.from_pretrained(folder)
     return detector if any(item.class_names == detector.class_names for item in benchmarks) else None

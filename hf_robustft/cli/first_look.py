@@ -61,9 +61,13 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
         UsageError: In one line, what is wrong and what to do.
     """
     description = Description.load()
+    if description is None and {"-h", "--help", "--help_all"} & set(arguments):
+        from .describe import describe
+
+        description = Description(describe())
     if description is None:
         return None
-    parser = description.parser(command)
+    parser = description.parser(command, "--help_all" in arguments, _word_behind("--method", arguments) or "carot")
     parser.prog = prog or parser.prog
     # Help shows the defaults; what was not given stays None here.
     nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
@@ -89,12 +93,18 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     return argparse.Namespace(**values)
 
 
+def _word_behind(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag before anything is parsed, for the help."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    return next((word for before, word in zip(words, words[1:], strict=False) if before == flag), None)
+
+
 def resumed_folder(text: Any, output_dir: str) -> str | None:
     """
     The checkpoint that `--resume_from_checkpoint` means.
 
     Args:
-        text: A folder; `"last"` or `"true"` for the newest checkpoint in `output_dir`; `"false"` or `None` for none.
+        text (`Any`): A folder; `"last"` or `"true"` for the newest checkpoint in `output_dir`; `"false"` or `None` for none.
         output_dir (`str`): Where the run writes its checkpoints.
 
     Raises:
@@ -162,6 +172,14 @@ def _check_paths(command: str, values: dict[str, Any], registered: list[str]) ->
 def check_model(text: str, option: str, hub: bool) -> None:
     """
     Refuse a model that is neither a checkpoint folder nor, with `hub`, a possible id of the Hub.
+
+    Args:
+        text (`str`): What was given.
+        option (`str`): The flag or argument, for the message.
+        hub (`bool`): Whether it may be an id of the Hub.
+
+    Raises:
+        UsageError: If it is neither.
     """
     path = Path(text).expanduser()
     if hub and text == "emoji_clip" or (path / "config.json").is_file():

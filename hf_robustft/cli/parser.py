@@ -29,7 +29,7 @@ class UsageError(ValueError):
 
 
 def boolean(text: str | bool) -> bool:
-    """`True` for true, yes, on, 1; `False` for false, no, off, 0."""
+    """`True` where `text` is true, yes, on or 1; `False` for false, no, off, 0. Raises ValueError for anything else."""
     if isinstance(text, bool):
         return text
     if text.strip().casefold() not in _BOOLEANS:
@@ -38,7 +38,7 @@ def boolean(text: str | bool) -> bool:
 
 
 def number(text: str | float) -> float:
-    """A finite number."""
+    """The finite number that `text` is. Raises ValueError for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -50,7 +50,7 @@ def number(text: str | float) -> float:
 
 
 def whole_number(text: str | int) -> int:
-    """A whole number, also written as 1e3."""
+    """The whole number that `text` is, also written as 1e3. Raises ValueError for anything else."""
     try:
         return int(text)
     except ValueError:
@@ -69,7 +69,7 @@ def _is_boolean(type_: Any) -> bool:
 
 
 def shown(text: str) -> str:
-    """A value as a message shows it: as it is, or in quotes if it would not be seen otherwise."""
+    """A value (`text`) as a message shows it: as it is, or in quotes if it would not be seen otherwise."""
     return text if text.strip() and not re.search(r"\s", text) else repr(text)
 
 
@@ -77,29 +77,50 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Each flag with one spelling, and with its default where that says something."""
 
     def __init__(self, prog: str, **kwargs):
-        super().__init__(prog, **{"max_help_position": 32, "width": 110, **kwargs})
+        super().__init__(prog, **{"max_help_position": 36, "width": 110, **kwargs})
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As `argparse` has it, without `--no_x`, which stands beside `--x`."""
+        if not isinstance(action, argparse._StoreFalseAction):
+            super().add_argument(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
         flag = main_flag(action)
+        if _is_boolean(action.type):
+            return flag.replace("--", "--[no_]") if action.default is True else flag
         metavar = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return flag if action.nargs == 0 or _is_boolean(action.type) else f"{flag} {metavar}"
+        return flag if action.nargs == 0 else f"{flag} {metavar}"
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str):
+        named = super()._metavar_formatter(action, default_metavar)
+        # More words than fit beside the text stand in it.
+        if action.choices is None or len(main_flag(action)) + len(named(1)[0]) < self._max_help_position - 4:
+            return named
+        return lambda size: ("NAME",) * size
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         # A share written as "5 %" is not a conversion.
         text = re.sub(r"(?<!%)%(?![%(])", "%%", action.help or "")
-        silent = (None, argparse.SUPPRESS, "", []) if not _is_boolean(action.type) else (None, argparse.SUPPRESS)
+        silent = (None, argparse.SUPPRESS, "", []) if not _is_boolean(action.type) else (None, argparse.SUPPRESS, False)
         if action.default in silent or action.nargs == 0 or "(default" in text or not action.option_strings:
             return text
-        return f"{text} (default: {'true' if action.default is True else 'false' if action.default is False else '%(default)s'})".strip()
+        return f"{text} (default: {shown_value(action.default)})".strip()
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return {number: "NUMBER", whole_number: "N"}.get(action.type, "VALUE")
 
 
+def shown_value(value: Any) -> str:
+    """A default `value` as help shows it."""
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def main_flag(action: argparse.Action) -> str:
-    """The spelling of a flag that messages and help use: the first long one, or the name of a positional argument."""
+    """The flag of an `action` that messages and help use: the first long one, or the name of a positional argument."""
     long = [flag for flag in action.option_strings if flag.startswith("--")]
     return (long or action.option_strings or [action.metavar or action.dest])[0]
 
@@ -123,9 +144,11 @@ class Manners:
         )
 
     def error(self, message: str):
+        """Raises UsageError."""
         raise UsageError(message)
 
     def exit(self, status: int = 0, message: str | None = None):
+        """Leave after the help; Raises UsageError after anything else."""
         if status:
             raise UsageError((message or "").strip())
         super().exit(status, message)
@@ -150,9 +173,11 @@ class Manners:
         return namespace, []
 
     def format_usage(self) -> str:
+        """One line: what must be given."""
         return f"usage: {self._short_usage()}\n"
 
     def format_help(self) -> str:
+        """The help, below one line of usage."""
         self._adopt()
         # A line instead of one entry for each of up to two hundred flags.
         self.usage = self._short_usage()
@@ -320,7 +345,7 @@ _ELSEWHERE = {
 
 
 def unknown_choice(what: str, word: str, names: Sequence[str]) -> str:
-    """The message on a value that is not among `names`."""
+    """The message on `what` was given where `word` is not among `names`."""
     near = did_you_mean(word, names)
     return f"`{what}` is unknown{f'{near} Choose' if near else '; choose'} one of {', '.join(names)}"
 

@@ -12,35 +12,48 @@ logs stay. Weights, card and metadata are checked first, and no file may hold an
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_robustft.cli.parser import boolean
-from hf_robustft.cli.shared_options import add_switch
-from hf_robustft.publishing.hub import RETRIES, Publication, publish
+from ..publishing.hub import RETRIES, Publication, publish
+from .commands import CommandParser
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `hf-robustft publish`."""
-    parser.add_argument("folder", help="The finished folder, with a card.")
-    parser.add_argument("--repo_id", required=True, help="user/name, or a name in your own account.")
-    parser.add_argument(
-        "--private", type=boolean, nargs="?", const=True, help="Make the repository private if it is new."
+@dataclass(kw_only=True)
+class PublishOptions:
+    """What is uploaded, and where to."""
+
+    folder: str = field(metadata={"positional": True, "metavar": "DIR", "help": "The finished folder, with a card."})
+    repo_id: str = field(metadata={"help": "user/name, or a name in your own account."})
+    private: bool | None = field(default=None, metadata={"help": "Make the repository private if it is new."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check, and show what would be uploaded. No network."}
     )
-    add_switch(parser, "--dry_run", "Check, and show what would be uploaded. No network.")
-    parser.add_argument("--revision", help="Branch to upload to; made if it does not exist. Default: main.")
-    parser.add_argument("--message", help="First line of the commit.")
-    parser.add_argument(
-        "--include", action="append", default=[], metavar="PATTERN", help="Upload these files too, such as 'runs/*'."
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch to upload to; made if it does not exist. Default: main."}
     )
-    add_switch(parser, "--overwrite_card", "Replace the card on the Hub even if a person wrote or edited it there.")
-    parser.add_argument(
-        "--retries", type=int, default=RETRIES, help="Repetitions when the Hub fails for the moment."
+    message: str | None = field(default=None, metadata={"help": "First line of the commit."})
+    include: list[str] = field(
+        default_factory=list,
+        metadata={"action": "extend", "metavar": "PATTERN", "help": "Upload these files too, such as 'runs/*'."},
+    )
+    overwrite_card: bool = field(
+        default=False, metadata={"help": "Replace the card on the Hub even if a person wrote or edited it there."}
+    )
+    retries: int = field(
+        default=RETRIES, metadata={"help": "Repetitions when the Hub fails for the moment."}
     )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Upload, or say what would be; the token is that of `hf auth login` or of HF_TOKEN."""
+def parser() -> CommandParser:
+    """The parser of `hf-robustft publish`."""
+    return CommandParser(PublishOptions, prog="hf-robustft publish", description=__doc__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Upload what `arguments` say, or say what would be; the token is that of `hf auth login` or of HF_TOKEN."""
+    (options,) = parser().parse(arguments)
     done = publish(
         options.folder,
         options.repo_id,
@@ -57,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def described(done: Publication, folder: Path) -> str:
-    """A publication in words: a table of the files, what stays, and the address."""
+    """What was `done` with a `folder`, in words: a table of the files, what stays, and the address."""
     width = max(map(len, done.files))
     lines = [f"  {name:<{width}}  {readable(size):>9}" for name, size in done.files.items()]
     lines += [f"{len(done.files)} files, {readable(sum(done.files.values()))}"]
@@ -74,7 +87,7 @@ def described(done: Publication, folder: Path) -> str:
 
 
 def readable(size: int) -> str:
-    """A number of bytes as a reader writes it: 512 B, 1.4 MB."""
+    """A number of bytes (`size`) as a reader writes it: 512 B, 1.4 MB."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":

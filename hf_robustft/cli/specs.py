@@ -15,14 +15,14 @@ from pathlib import Path
 
 from datasets import get_dataset_split_names
 
-from hf_robustft.cli.first_look import nearest_role
-from hf_robustft.data.catalog.hub_copies import WDS_IMAGES
-from hf_robustft.data.catalog.sets import registered_sets
-from hf_robustft.data.class_folders import split_word
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.folders import folder_splits
-from hf_robustft.data.hub import is_hub_id, require_hub
-from hf_robustft.data.own_data import holds_tars, tar_splits, tars
+from ..data.catalog.hub_copies import WDS_IMAGES
+from ..data.catalog.sets import registered_sets
+from ..data.class_folders import split_word
+from ..data.columns import quoted
+from ..data.folders import folder_splits
+from ..data.hub import is_hub_id, require_hub
+from ..data.own_data import holds_tars, tar_splits, tars
+from .first_look import nearest_role
 
 ROLES = ("id", "validation", "shift", "open_set")
 
@@ -35,7 +35,7 @@ class Spec:
         text: all of it.
         source: a name of the registry, a path or a Hub id.
         part: a set of a suite, or a split.
-        copy: one's own copy of a registered set.
+        copy: your own copy of a registered set.
         role: as given, or None.
         registered: whether `source` is of the registry.
     """
@@ -70,7 +70,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """What reports call one's own data."""
+        """What reports call your own data."""
         # Folders may have dots in their names; only of a file the ending is cut.
         path = Path(self.source).expanduser()
         stem = self.part or (path.stem if path.is_file() else path.name or path.absolute().name)
@@ -78,7 +78,7 @@ class Spec:
 
     @property
     def folder(self) -> str | None:
-        """The path of one's own data, or of one's own copy; None for a name of the registry alone."""
+        """The path of your own data, or of your own copy; None for a name of the registry alone."""
         return self.copy if self.registered else self.source
 
 
@@ -92,10 +92,11 @@ def _unknown_role(text: str, role: str, place: str) -> str:
 
 
 def own_split(spec: Spec, usual: str) -> str | None:
-    """The split of own data that is meant: the one named; else, of several, the one usual for the purpose.
+    """
+    The split of own data that `spec` means: the one named; else, of several, the one `usual` for the purpose.
 
     Raises:
-        ValueError: there are several, and none of the usual name.
+        ValueError: If there are several, and none of the usual name.
     """
     folder = Path(spec.source).expanduser()
     if spec.part is not None or folder.is_file():
@@ -123,17 +124,18 @@ def own_split(spec: Spec, usual: str) -> str | None:
 
 
 def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
-    """The columns of own data.
+    """
+    The columns of own data.
 
     Args:
-        spec: the data.
-        given: `image_column` and `label_column`, those that a user named.
+        spec ([`Spec`]): The data.
+        given (`dict[str, str]`): `image_column` and `label_column`, those that a user named.
 
     Returns:
-        The same; of a folder of tars, what is not given is what the files in its first tar are named for.
+        `dict[str, str]`: The same; of a folder of tars, what is not given is what the files in its first tar are named for.
 
     Raises:
-        ValueError: there is no one kind of image in the tar.
+        ValueError: If there is not one kind of image in the tar.
     """
     folder = Path(spec.source).expanduser()
     if not folder.is_dir() or not holds_tars(folder) or len(given) == 2:

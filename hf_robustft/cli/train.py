@@ -1,13 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Fine-tune CLIP robustly, measure it before and after, fit an open-set detector, and write a checkpoint with its card.
+"""Fine-tune CLIP robustly, measure it before and after, and write a checkpoint with detector and card.
 
-    hf-robustft train
     hf-robustft train --method croft --shots 16
-    hf-robustft train --model openai/clip-vit-base-patch16 --train_dataset my_images/train --eval_datasets my_images/test
-    accelerate launch -m hf_robustft.cli train --method flyp --learning_rate 1e-5
+    hf-robustft train --train_dataset my_images/train --eval_datasets my_images/test my_sketches:shift
+    accelerate launch -m hf_robustft.cli train --recipe emoji_shift/flyp --seed 1
 
-With no argument: CaRot on Emoji Shift from the packaged checkpoint, nothing to download. Flags override the file of
---config, which overrides the recipe (of --recipe, or of the packaged data), which overrides the method's defaults.
+With no argument: CaRot on Emoji Shift from the packaged checkpoint, nothing to download. Flags override
+--config, which overrides the recipe (for emoji_shift the method's own), which overrides the defaults.
+--method NAME --help shows the settings of a method.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hf_robustft.cli.data_sets import (
+from ..data.benchmarks import Benchmark
+from ..data.class_projection import head_classes
+from ..data.few_shot import few_shot
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.report import EvaluationReport
+from ..modeling.checkpoint import PACKAGED, load_dual_encoder
+from ..modeling.feature_cache import cache_features
+from ..modeling.files import unless_refused
+from ..modeling.interpolation import check_interpolation, interpolate_weights
+from ..publishing.finish import finish_checkpoint
+from ..publishing.hardware import describe_hardware
+from ..publishing.run_folder import drop_former, former_checkpoints, set_aside
+from ..training.hub_push import push_finished
+from ..training.image_check import ImageCheck, check_images, image_hashes_of
+from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.push_parts import changed_arguments
+from ..training.trainer import RobustTrainer
+from .commands import CommandParser
+from .data_sets import (
     Known,
     default_evaluation,
     evaluation_benchmarks,
     train_benchmark,
     validation_benchmark,
 )
-from hf_robustft.cli.endings import train_program
-from hf_robustft.cli.train_arguments import DataArguments, ModelArguments, check, parse
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.class_projection import head_classes
-from hf_robustft.data.few_shot import few_shot
-from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.checkpoint import PACKAGED, load_checkpoint
-from hf_robustft.modeling.feature_cache import cache_features
-from hf_robustft.modeling.files import unless_refused
-from hf_robustft.modeling.interpolation import check_interpolation, interpolate_weights
-from hf_robustft.publishing.finish import finish_checkpoint
-from hf_robustft.publishing.hardware import describe_hardware
-from hf_robustft.publishing.run_folder import drop_former, former_checkpoints, set_aside
-from hf_robustft.training.hub_push import push_finished
-from hf_robustft.training.image_check import ImageCheck, check_images, image_hashes_of
-from hf_robustft.training.methods import METHODS, RobustTrainingArguments
-from hf_robustft.training.push_parts import changed_arguments
-from hf_robustft.training.trainer import RobustTrainer
+from .endings import train_program
+from .train_arguments import DataArguments, ModelArguments, check, parse, train_parser
 
 
 @dataclass
@@ -59,18 +60,30 @@ class TrainingData:
         train ([`Benchmark`]): To train on.
         evaluation (`list[Benchmark]`): To measure on; may be empty.
         validation ([`Benchmark`], *optional*): In-distribution images that are not tested on, to fit on.
+        evaluator ([`Evaluator`], *optional*): Of `evaluation`; `None` if that is empty.
         check ([`ImageCheck`]): Which images the sets have in common.
     """
 
     train: Benchmark
     evaluation: list[Benchmark]
     validation: Benchmark | None
+    evaluator: Evaluator | None
     check: ImageCheck
 
 
-def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
+def load_data(
+    model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments, processor: ProcessorMixin
+) -> TrainingData:
     """
     The data sets that a command line names. Sets with training images among them are refused; see `check_images`.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
+            the command line.
+        processor ([`~transformers.ProcessorMixin`]): Of the model.
+
+    Returns:
+        [`TrainingData`]
 
     Raises:
         ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
@@ -83,17 +96,27 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
+    evaluator = None
+    if evaluation:
+        evaluator = Evaluator(
+            evaluation,
+            processor,
+            batch_size=args.eval_batch_size,
+            num_workers=args.dataloader_num_workers,
+            progress=not args.disable_tqdm,
+            bad_images=data_args.policy(),
+        )
     if model_args.method == "zero_shot" and not evaluation:
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
-    starts = [model_args.model, *([model_args.finetuned_model] if model_args.finetuned_model is not None else [])]
+    starts = [model_args.model, *([] if model_args.finetuned_model is None else [model_args.finetuned_model])]
     earlier = [entry for source in starts for entry in image_hashes_of(source)]
     seen = train if model_args.trains else None
     check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
     say(args, *(f"Note: {note}" for note in check.notes))
-    return TrainingData(train, evaluation, validation, check)
+    return TrainingData(train, evaluation, validation, evaluator, check)
 
 
 def make_trainer(
@@ -106,6 +129,12 @@ def make_trainer(
 ) -> RobustTrainer | None:
     """
     The Trainer of the method, `None` where nothing is trained. With `--feature_views` it trains on features, cached here.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
+            the command line.
+        model ([`~transformers.CLIPModel`]), processor ([`~transformers.ProcessorMixin`]): What is trained.
+        data ([`TrainingData`]): On what.
 
     Raises:
         ValueError: If settings, model and data do not fit together. Nothing is left in the output folder then.
@@ -151,31 +180,10 @@ def make_trainer(
     return trainer
 
 
-def make_evaluator(
-    data_args: DataArguments, args: RobustTrainingArguments, processor: ProcessorMixin, data: TrainingData
-) -> Evaluator | None:
-    """The [`Evaluator`] of the sets to measure on, `None` if there are none."""
-    if not data.evaluation:
-        return None
-    return Evaluator(
-        data.evaluation,
-        processor,
-        batch_size=args.eval_batch_size,
-        num_workers=args.dataloader_num_workers,
-        progress=not args.disable_tqdm,
-        bad_images=data_args.policy(),
-    )
-
-
-def needs_baseline(model_args: ModelArguments, data_args: DataArguments) -> bool:
-    """Whether the model is measured before it changes: `zero_shot` changes none, but for its temperature."""
-    return not data_args.skip_baseline and (model_args.method != "zero_shot" or model_args.fold_temperature)
-
-
 def facts(
     model_args: ModelArguments, args: RobustTrainingArguments, data: TrainingData, trainer: RobustTrainer | None
 ) -> dict[str, Any]:
-    """What `robustft.json` and the card say of a job, beyond what its trainer knows."""
+    """What `robustft.json` and the card say of a job (`model_args`, `args`, `data`) beyond what its `trainer` knows."""
     found = {"method": model_args.method, "base_model": model_args.model}
     if model_args.model == PACKAGED:
         found["base_model_note"] = "The checkpoint that comes with hf_robustft."
@@ -197,7 +205,7 @@ def facts(
 
 
 def say(args: RobustTrainingArguments, *lines: str) -> None:
-    """Print lines, in the main process."""
+    """Print `lines`, in the main process by its `args`."""
     if args.should_save:
         print("".join(f"{line}\n" for line in lines), end="")
 
@@ -209,7 +217,15 @@ def conclude(
     baseline: EvaluationReport | None,
     seconds: float,
 ) -> None:
-    """Print the results and what was saved."""
+    """
+    Print the results and what was saved.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of the run.
+        trainer ([`RobustTrainer`], *optional*): What trained.
+        report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
+        seconds (`float`): That the job took.
+    """
     output = Path(args.output_dir)
     if trainer is None and args.should_save:
         set_aside(former_checkpoints(output))
@@ -243,22 +259,21 @@ def train(arguments: Sequence[str]) -> EvaluationReport | None:
     started = time.perf_counter()
     model_args, data_args, args = parse(arguments)
     check(model_args, data_args, args)
-    model, processor = load_checkpoint(model_args.model, option="--model")
+    model, processor = load_dual_encoder(model_args.model, option="--model")
     fine_tuned = None
     if model_args.finetuned_model is not None:
-        fine_tuned, _ = load_checkpoint(model_args.finetuned_model, option="--finetuned_model")
+        fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
         check_interpolation(model, fine_tuned)
-    data = load_data(model_args, data_args, args)
-    evaluator = make_evaluator(data_args, args, processor, data)
+    data = load_data(model_args, data_args, args, processor)
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
     baseline = None
-    if evaluator is not None and needs_baseline(model_args, data_args):
-        baseline = evaluator.evaluate(model.to(args.device), name="zero-shot")
+    if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:
+        baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     saved = model if trainer is None else None
     if model_args.method == "wise_ft":
-        saved, _ = load_checkpoint(model_args.model, option="--model")
+        saved, _ = load_dual_encoder(model_args.model, option="--model")
         tuned = trainer.model if fine_tuned is None else fine_tuned
         saved.load_state_dict(interpolate_weights(saved, tuned, model_args.alpha))
     report = finish_checkpoint(
@@ -266,7 +281,7 @@ def train(arguments: Sequence[str]) -> EvaluationReport | None:
         trainer=trainer,
         model=saved,
         processor=processor,
-        evaluator=evaluator,
+        evaluator=data.evaluator,
         validation=data.validation,
         baseline=baseline,
         detector=model_args.detector,
@@ -280,3 +295,14 @@ def train(arguments: Sequence[str]) -> EvaluationReport | None:
     if args.push_to_hub and args.should_save:
         print(f"Pushed to {push_finished(args, trainer).url}")
     return report
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out what `arguments` say; returns the exit code."""
+    train(arguments)
+    return 0
+
+
+def parser() -> CommandParser:
+    """The parser of `hf-robustft train`."""
+    return train_parser(__doc__)

@@ -13,23 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from transformers import HfArgumentParser
 from transformers.trainer_utils import SchedulerType
 
-from hf_robustft.cli.config_file import read_config, read_recipe
-from hf_robustft.cli.data_sets import SETS, DataOptions, default_evaluation
-from hf_robustft.cli.description import add_help
-from hf_robustft.cli.first_look import resumed_folder
-from hf_robustft.cli.parser import Manners
-from hf_robustft.cli.shared_options import quiet_if_asked
-from hf_robustft.cli.specs import Spec
-from hf_robustft.evaluation.fitting import DETECTORS, check_fit
-from hf_robustft.modeling.files import check_apart, check_output_dir
-from hf_robustft.modeling.interpolation import check_alpha
-from hf_robustft.publishing.run_folder import former_checkpoints
-from hf_robustft.training.distributed import check_world_size
-from hf_robustft.training.given import RecordsGiven, Suggested
-from hf_robustft.training.methods import METHODS, RobustTrainingArguments
+from ..evaluation.fitting import DETECTORS, check_fit
+from ..modeling.files import check_apart, check_output_dir
+from ..modeling.interpolation import check_alpha
+from ..publishing.run_folder import former_checkpoints
+from ..training.distributed import check_world_size
+from ..training.given import RecordsGiven, Suggested
+from ..training.methods import METHODS, RobustTrainingArguments
+from .commands import CommandParser, quiet_if_asked
+from .config_file import read_config, read_recipe
+from .data_sets import SETS, DataOptions, default_evaluation
+from .first_look import resumed_folder
+from .parser import Manners
+from .specs import Spec
 
 SUITE = "emoji_shift"
 CHOICES = (*METHODS, "wise_ft", "zero_shot")
@@ -56,10 +54,10 @@ _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logg
 class ModelArguments(RecordsGiven):
     """What to fine-tune, and how."""
 
-    method: str = field(default="carot", metadata={"help": f"One of {', '.join(CHOICES)}."})
+    method: str = field(default="carot", metadata={"help": f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}."})
     model: str = field(
         default="emoji_clip",
-        metadata={"help": "A CLIP or MetaCLIP 2 model: a folder, a Hub id, or 'emoji_clip', the packaged checkpoint."},
+        metadata={"help": "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package."},
     )
     finetuned_model: str | None = field(
         default=None, metadata={"help": "wise_ft: interpolate with this fine-tuned folder instead of training one."}
@@ -69,28 +67,29 @@ class ModelArguments(RecordsGiven):
     )
     paper_settings: bool = field(
         default=False,
-        metadata={
-            "help": "Train by the settings of the method's paper and its code, where you give none; see the README."
-        },
+        metadata={"help": "Train by the settings of the method's paper, where you give none. See the guide on methods."},
     )
     detector: str = field(
         default="energy",
-        metadata={
-            "help": f"Score of the open-set detector that is fitted on the validation set: {', '.join(DETECTORS)}."
-        },
+        metadata={"help": f"Score of the open-set detector: {', '.join(DETECTORS)}. It is fitted on the validation set."},
     )
     true_positive_rate: float = field(
         default=0.95, metadata={"help": "Share of validation images that the detector accepts as known."}
     )
     fold_temperature: bool = field(
         default=False,
-        metadata={"help": "Fold the temperature fitted on the validation set into the weights before measuring."},
+        metadata={"help": "Fold the fitted temperature into the weights. Before measuring, on the validation set."},
     )
 
     @property
     def trains(self) -> bool:
         """Whether anything is trained."""
         return self.method != "zero_shot" and self.finetuned_model is None
+
+    @property
+    def changes_the_model(self) -> bool:
+        """Whether another model is saved than the one that is loaded."""
+        return self.method != "zero_shot" or self.fold_temperature
 
 
 @dataclass
@@ -100,29 +99,29 @@ class DataArguments(RecordsGiven, DataOptions):
     train_dataset: str = field(
         default=SUITE,
         metadata={
-            "help": "A name of the registry ('emoji_shift', 'imagenet-1k', 'pacs-sketch', or 'imagenet-1k=/data/imagenet' for "
-            "your own copy); or your own data: a folder of class folders, parquet files or tars, a .parquet file, or a "
-            "Hub id."
+            "help": "A registered name, your folder or file, or a Hub id. Names are 'emoji_shift', 'imagenet-1k', "
+            "'pacs-sketch' and so on ('imagenet-1k=/data/imagenet' for your own copy); your own data are a folder of class "
+            "folders, of parquet files or of tars, or a .parquet file."
         },
     )
     eval_datasets: list[str] = field(
         default_factory=list,
         metadata={
-            "help": f"Sets to measure on. {SETS} By default the test sets of the suite that is trained on; none of your "
-            "own data."
+            "help": f"Sets to measure on, NAME[:ROLE] each. {SETS} By default the test sets of the suite that is trained on; "
+            "none of your own data."
         },
     )
     caption_column: str | None = field(
         default=None, metadata={"help": "Column of captions: train on image-caption pairs instead of class names."}
     )
     shots: int | None = field(
-        default=None, metadata={"help": "Train on that many images of each class, drawn with --seed; all by default."}
+        default=None, metadata={"help": "Train on that many images of each class. Drawn with --seed; all by default."}
     )
     feature_views: int | None = field(
         default=None,
         metadata={
-            "help": "croft: compute the features of that many views of each image once and train from them (0: one view "
-            "by the evaluation transform). By default images are encoded again in each epoch."
+            "help": "Compute the features of that many views once. Images are not encoded again in each epoch then; 0 is "
+            "one view by the evaluation transform."
         },
     )
     feature_cache: str | None = field(
@@ -131,12 +130,12 @@ class DataArguments(RecordsGiven, DataOptions):
     allow_overlap: bool = field(
         default=False,
         metadata={
-            "help": "Go on where evaluation sets hold images that are trained on, or test sets the validation images; the "
-            "card says so. By default more than 5 % of such images are an error. Copies are recognised by their bytes."
+            "help": "Go on where sets to measure on hold training images. Or test sets the validation images; the card "
+            "says so. By default more than 5 % of such images are an error. Copies are recognised by their bytes."
         },
     )
     skip_baseline: bool = field(
-        default=False, metadata={"help": "Do not measure the model before training; no column for it then."}
+        default=False, metadata={"help": "Do not measure the model before training."}
     )
     save_logits: bool = field(
         default=False, metadata={"help": "Write the logits of every measured image into <output_dir>/logits."}
@@ -147,22 +146,18 @@ class DataArguments(RecordsGiven, DataOptions):
 PARTS = (ModelArguments, DataArguments, RobustTrainingArguments)
 
 
-class TrainParser(Manners, HfArgumentParser):
-    """Transformers' parser of dataclasses with the manners of this package."""
-
-
-def train_parser(description: str | None = None) -> TrainParser:
-    """The parser of a training command."""
-    parser = TrainParser(PARTS, description=description, add_help=False)
+def train_parser(description: str | None = None) -> CommandParser:
+    """The parser of a training command; its `description` stands above the help."""
+    parser = CommandParser(PARTS, prog="hf-robustft train", description=description)
     parser.add_argument("--config", metavar="FILE", help="A YAML file of arguments; flags override it.")
     parser.add_argument(
-        "--recipe", metavar="NAME", help="Settings that come with the package. By default, for emoji_shift, the method's."
+        "--recipe", metavar="NAME", help=f"Settings that come with the package, such as {SUITE}/carot. For {SUITE} the method's own by default."
     )
     # A text for the dataclass, whose names Transformers refuses only after torch is loaded.
     parser.action_of("lr_scheduler_type").choices = [item.value for item in SchedulerType]
     parser.action_of("method").choices = list(CHOICES)
     parser.action_of("detector").choices = list(DETECTORS)
-    return add_help(parser, has_rest=True)
+    return parser
 
 
 def parse(
@@ -197,7 +192,16 @@ def parse(
 
 
 def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
-    """The settings of a recipe or a paper, for what was not given; the recipe of the packaged data is not asked for."""
+    """
+    The settings of a recipe or a paper, for what was not given. The recipe of the packaged data need not be asked for.
+
+    Args:
+        parser ([`Manners`]): Whose flags the recipe sets.
+        given (`dict[str, Any]`): What was given.
+
+    Raises:
+        ValueError: If both are asked for, or there is no such recipe or paper.
+    """
     if "recipe" in given and given.get("paper_settings", False):
         raise ValueError(f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out.")
     chosen, name, origin = {}, given.get("recipe"), None
@@ -216,6 +220,10 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
 def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> None:
     """
     Refuse what no run can do, and what was given and would be ignored, before anything is loaded.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
+            the command line.
 
     Raises:
         ValueError: By the name of the option.

@@ -109,14 +109,14 @@ def check_world_size(used: int) -> None:
     if used == 1 and _several_were_asked_for():
         raise ValueError(
             "`accelerate launch` was asked for several processes and starts one on CPU; start them with `torchrun "
-            "--nproc_per_node N examples/run_robust_ft.py --use_cpu`, or give `--num_processes 1`. (By MASTER_PORT without "
+            "--nproc_per_node N -m hf_robustft.cli train --use_cpu`, or give `--num_processes 1`. (By MASTER_PORT without "
             "WORLD_SIZE; unset it if you set it yourself.)"
         )
     promised = int(os.environ.get("WORLD_SIZE", used))
     if promised != used or world_size() != used:
         raise ValueError(
             f"The launcher started {promised} process(es), {world_size()} of them are in a group, and this run would use "
-            f"{used}; on CPU start several with `torchrun --nproc_per_node N examples/run_robust_ft.py --use_cpu`."
+            f"{used}; on CPU start several with `torchrun --nproc_per_node N -m hf_robustft.cli train --use_cpu`."
         )
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`hf-robustft evaluate`: a checkpoint measured without training, with what its folder says about it."""
 
-import argparse
 import json
 
 import pytest
@@ -10,7 +9,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator
 
 from hf_robustft.cli import main
-from hf_robustft.cli.evaluate import add_arguments, evaluate
+from hf_robustft.cli.evaluate import evaluate, parser
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, load_reports
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -42,9 +41,7 @@ def command(checkpoint, pictures, *more):
 
 
 def run(arguments):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return evaluate(parser.parse_args(arguments))
+    return evaluate(*parser().parse(arguments))
 
 
 def test_it_measures_and_writes(checkpoint, pictures, capsys, tiny_clip):

@@ -2,6 +2,7 @@
 """Wrong inputs, one a row: exit status 2, one line on standard error that names what to change, no model loaded."""
 
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -25,7 +26,7 @@ EVALUATE, CALIBRATE, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "evaluate, calibrate, publish"),
+    ("", "train, evaluate, calibrate, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -95,6 +96,8 @@ ROWS = [
     ("train --save_strategy step", "did you mean steps"),
     ("train --optim adam", "did you mean adamw_torch"),
     ("train --train_crop carrot", "did you mean carot"),
+    ("train --recipe emoji_shift/carott", "did you mean emoji_shift/carot"),
+    ("train --recipe carot", "emoji_shift/carot, emoji_shift/carot+croft, emoji_shift/croft"),
     ("train --train_dataset emoji_shfit", "did you mean emoji_shift"),
     ("train --report_to wandbb", "did you mean wandb"),
     ("train --report_to foo", "tensorboard"),
@@ -195,7 +198,7 @@ def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monk
 @pytest.mark.parametrize(
     ("line", "fix"),
     [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
-     and "report_to" not in row[0]
+     and "report_to" not in row[0] and "--recipe" not in row[0]
      and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed"))
      and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
 )  # fmt: skip
@@ -235,13 +238,54 @@ def test_help_is_quick_and_in_groups_with_defaults(command, repository):
     assert done.returncode == 0 and done.stderr == "" and spent < 2
     assert done.stdout.startswith("usage: ")
     if command in ("script", "train"):
-        places = [done.stdout.index(f"\n{title}:\n") for title in ("method", "model", "data", "evaluation", "training")]
+        places = [done.stdout.index(f"\n{title}:\n") for title in ("method carot", "model", "data", "evaluation", "training", "publishing")]
         assert places == sorted(places)
         assert "(default: carot)" in done.stdout and "--adam_beta1" not in done.stdout
         everything, _ = seconds([sys.executable, *program, "--help_all"])
         assert "--adam_beta1" in everything.stdout and "(default: 0.9)" in everything.stdout
     elif command != "publish":
         assert "--use_cpu" in done.stdout and "(default: 256)" in done.stdout
+
+
+METHODS = Description.load().facts["methods"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", f"--method={method}", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= (100 if "+" not in method else 110) and max(map(len, lines)) <= 110
+    shown = re.split(r"\n(?=  --)", "\n".join(lines))
+    shown = {re.match(r"  --(?:\[no_\])?(\w+)", text)[1]: " ".join(text.split()) for text in shown[1:]}
+    facts = METHODS[method]
+    for name in set().union(*(other["settings"] for other in METHODS.values())):
+        assert (name in shown) == (name in facts["settings"]), name
+    for name, value in facts["paper"].items():
+        if name in shown:
+            value = f"{value:g}".replace("e-0", "e-") if type(value) is float else str(value).lower()
+            assert re.search(rf"\(default(?:: \S+;| and) paper: {re.escape(value)}\)", shown[name]), shown[name]
+    for name, value in facts["defaults"].items():
+        assert f"(default: {value:g}".replace("e-0", "e-") in shown[name] or "(default and" in shown[name]
+
+
+def test_the_settings_in_the_help_are_those_that_the_method_reads():
+    from hf_robustft.training.methods import METHODS as trainers
+    from hf_robustft.training.methods import RobustTrainingArguments
+    from hf_robustft.training.settings import declarations, unused_settings
+
+    for method, trainer in trainers.items():
+        unused = unused_settings(trainer, RobustTrainingArguments)
+        read = set(declarations(RobustTrainingArguments)) - unused
+        assert read <= set(METHODS[method]["settings"]) and not unused & set(METHODS[method]["settings"])
+    assert METHODS["croft"]["paper"]["learning_rate"] == 0.002 and METHODS["croft"]["defaults"]["learning_rate"] == 0.003
+
+
+def test_help_of_another_version_of_transformers_is_read_from_the_parsers(monkeypatch, capsys):
+    monkeypatch.setattr("hf_robustft.cli.description.transformers_version", lambda: "another")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "method carot:" in capsys.readouterr().out
 
 
 def test_warnings_say_what_they_say(capsys, monkeypatch):

@@ -139,14 +139,24 @@ def test_ctrl_c_of_the_script_is_one_line_with_the_command_that_goes_on(script, 
         assert torch.equal(resumed[name], value), name
 
 
-def test_ctrl_c_before_training_says_that_nothing_was_saved(repository, job, tmp_path):
-    program = str(repository / "examples" / "run_robust_ft.py")
+@pytest.mark.parametrize("kind", ["script", "command"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["imports", "loading"])
+def test_a_signal_before_training_says_that_nothing_was_trained(repository, job, tmp_path, kind, number, when):
+    program = [str(repository / "examples" / "run_robust_ft.py")] if kind == "script" else ["-m", "hf_robustft.cli", "train"]
     process = subprocess.Popen(
-        [sys.executable, program, *job, "--output_dir", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
-    )
-    # In the midst of the imports.
-    time.sleep(1.5)
-    process.send_signal(signal.SIGINT)
+        [sys.executable, *program, *job, "--output_dir", str(tmp_path / "out")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    if when == "loading":
+        # The first line is printed when imports are done and the model is loaded.
+        assert "1 process(es)" in process.stdout.readline()
+    else:
+        time.sleep(1.5)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert "Traceback" not in error and error.strip().splitlines()[-1].startswith("Interrupted")
-    assert process.returncode in (130, -signal.SIGINT)
+    begin = "accelerate launch " + program[0] if kind == "script" else "hf-robustft train"
+    command = shlex.join([*job, "--output_dir", str(tmp_path / "out")])
+    assert error.strip().splitlines()[-1] == f"Interrupted. Nothing was trained; start again with: {begin} {command}"
+    assert "Traceback" not in error and process.returncode == (130 if number == signal.SIGINT else 143)
+    assert not (tmp_path / "out").exists()

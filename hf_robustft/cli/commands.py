@@ -1,0 +1,56 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What the commands share: the parser of dataclasses, and how a command that runs the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import disable_progress_bars
+from transformers import HfArgumentParser
+from transformers.utils.logging import disable_progress_bar
+
+from .parser import Manners
+
+
+class CommandParser(Manners, HfArgumentParser):
+    """
+    Transformers' parser of dataclasses with the manners of this package.
+
+    A field whose metadata hold `"positional": True` is an argument without a flag.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, add_help=False, **kwargs)
+        self.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and leave.")
+
+    def add_argument(self, *names, positional: bool = False, **kwargs):
+        """As `argparse` has it; `positional` drops the dashes."""
+        if not positional:
+            return super().add_argument(*names, **kwargs)
+        del kwargs["required"]
+        return super().add_argument(names[0].removeprefix("--"), **kwargs)
+
+    def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:
+        """The dataclasses of a command line."""
+        return self.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
+
+
+@dataclass
+class RunOptions:
+    """How a command that runs the model runs."""
+
+    _argument_group_name = "run"
+
+    batch_size: int = field(default=256, metadata={"help": "Images encoded at once."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
+
+
+def quiet_if_asked(options: Any) -> None:
+    """No progress bars of Transformers and `datasets` if the `options` say so."""
+    if options.disable_tqdm:
+        disable_progress_bar()
+        disable_progress_bars()

@@ -1,0 +1,69 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""After `trainer.train()` one call makes the folder what `pipeline`, `evaluate`, `calibrate` and `publish` take."""
+
+import json
+
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
+from safetensors.torch import load_file
+
+from hf_robustft import Benchmark, Evaluator, FLYPTrainer, finish_checkpoint, interpolate_weights, pipeline
+
+
+@pytest.fixture
+def trainer(tiny_clip, tmp_path):
+    """A FLYP trainer with training, validation and test images."""
+    sets = [
+        Benchmark.from_dataset(image_dataset(16, seed=seed), name=role, role=role, templates=TEMPLATES)
+        for seed, role in enumerate(("train", "validation", "id"))
+    ]
+    args = arguments(tmp_path / "out", max_steps=2, per_device_train_batch_size=4, learning_rate=1e-3)
+    return FLYPTrainer(tiny_clip, args, train_dataset=sets[0], eval_dataset=sets[1:], processing_class=tiny_processor())
+
+
+def test_the_folder_is_complete_after_one_call(trainer, tmp_path):
+    trainer.train()
+    folder = tmp_path / "out"
+    report = finish_checkpoint(folder, trainer=trainer)
+    assert trainer.last_report is report and set(report.results) == {"validation", "id"}
+    facts = json.loads((folder / "robustft.json").read_text())
+    assert facts["class_names"] == list(CLASSES) and facts["detector"]["fitted_on"] == "validation"
+    assert facts["temperature"]["n"] == 16 and "Wall time of training" in (folder / "README.md").read_text()
+    saved, weights = load_file(folder / "model.safetensors"), dict(trainer.model.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in saved.items())
+    answer = pipeline(folder)(image_dataset(1)[0]["image"])
+    assert answer["nearest_class"] in CLASSES and answer["is_known"] in (True, False)
+    # A push saves and writes nothing again.
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    trainer.create_model_card()
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_another_model_takes_the_place_of_the_trainers(trainer, tiny_clip, tmp_path):
+    import copy
+
+    start = copy.deepcopy(tiny_clip)
+    trainer.train()
+    start.load_state_dict(interpolate_weights(start, trainer.model, 0.5))
+    more = {"method": "wise_ft", "alpha": 0.5, "detector": "none", "save_logits": True}
+    only_test = Evaluator([trainer.eval_dataset[1]], tiny_processor(), progress=False)
+    report = finish_checkpoint(tmp_path / "out", trainer=trainer, model=start, evaluator=only_test, **more)
+    assert set(report.results) == {"id"} and report.model == "WiSE-FT"
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(saved["visual_projection.weight"], start.visual_projection.weight)
+    facts = json.loads((tmp_path / "out" / "robustft.json").read_text())
+    assert (facts["method"], facts["alpha"]) == ("wise_ft", 0.5) and "detector" not in facts
+    assert [path.name for path in (tmp_path / "out" / "logits").iterdir()] == ["id.safetensors"]
+
+
+def test_a_folder_is_measured_without_a_trainer(trainer, tmp_path):
+    """From the folder alone: what `robustft.json` says of the model is kept."""
+    trainer.train()
+    trainer.save_model()
+    folder, evaluator = tmp_path / "out", trainer.own_evaluator()
+    report = finish_checkpoint(folder, evaluator=evaluator, validation=trainer.eval_dataset[0], fold_temperature=True)
+    facts = json.loads((folder / "robustft.json").read_text())
+    assert facts["method"] == "flyp" and facts["class_names"] == list(CLASSES) and facts["image_hashes"]
+    assert facts["temperature"]["temperature"] == 1 != facts["temperature"]["folded"]
+    assert pipeline(folder) and report.results["id"].n == 16
