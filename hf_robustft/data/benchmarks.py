@@ -12,21 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
-import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 
-from hf_robustft.data.catalog.registered import (
-    RegisteredData,
-    check_one_path,
-    describe_registered,
-    read_registered,
-    stream_registered,
-)
-from hf_robustft.data.catalog.sets import (
+from .catalog.registered import RegisteredData, check_one_path, describe_registered, open_registered
+from .catalog.sets import (
     ASSETS,
     EVALUATION_ONLY_REPOSITORIES,
     REGISTRY,
@@ -34,25 +28,26 @@ from hf_robustft.data.catalog.sets import (
     named_templates,
     registered_sets,
 )
-from hf_robustft.data.class_projection import ClassProjection
-from hf_robustft.data.columns import arrow_column, check_dataset, own_class_names, quoted, say_unused
-from hf_robustft.data.files import say_once
-from hf_robustft.data.labels import LabelRule
-from hf_robustft.data.own_data import describe_own_data, open_rows
-from hf_robustft.data.own_data import read_rows as _read
-from hf_robustft.data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
-from hf_robustft.data.streams.rows import RowStream, checked_stream, class_names_of
+from .class_projection import ClassProjection
+from .columns import StoredRows, own_class_names, require_column, require_dataset, say_unused
+from .files import say_once
+from .labels import quoted
+from .own_data import checked_rows, describe_own_data, open_rows
+from .prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
+from .streams.rows import RowStream
 
 __all__ = ["ROLES", "REGISTRY", "Benchmark", "asset_path", "load_benchmark"]
 
 ROLES = ("train", "validation", "id", "shift", "open_set")
+_PLACE = ("path", "data_files", "split", "config", "revision")
 EMOJI_SHIFT_DIR = ASSETS / "emoji_shift"
 EMOJI_CLIP_DIR = ASSETS / "emoji_clip"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One data set for training or evaluation, as a description; `load` reads it.
+    """
+    One data set for training or evaluation, as a description that never changes; [`open`] reads it, once.
 
     Args:
         name: key of the set in reports and metrics (`<name>/accuracy`), without "/" or blanks.
@@ -75,11 +70,13 @@ class Benchmark:
         licence, source, note: facts for the model card.
         dataset: rows held in memory instead of `path`.
         registered: what the registry knows of the data: copies on the Hub, of which the first that exists is read, or
-            a folder. `path`, `data_files`, `split`, `config` and `revision` say which copy it is, after `load` for sure.
+            a folder. `path`, `data_files`, `split`, `config` and `revision` are those of the first; [`place`] says which
+            one was read.
         projection: how logits of a larger head (ImageNet's 1000 classes) become those of this set's classes.
         evaluation_only: the data may not be trained or tuned on: the roles "train" and "validation" are refused.
         border: pixels to cut from each side of the image before the transform (ObjectNet has a red border of 2).
         streaming: read rows as they come, through `stream` instead of `load`: nothing is downloaded or copied before.
+        opened: the checked rows, where whoever describes the data has opened them already.
 
     Raises:
         ValueError: an unknown role, a name that cannot be a key, wrong class names or templates, no data, a role that
@@ -109,10 +106,12 @@ class Benchmark:
     evaluation_only: bool = False
     border: int = 0
     streaming: bool = False
-    _loaded: Dataset | None = field(default=None, init=False, repr=False, compare=False)
-    _rows: RowStream | None = field(default=None, init=False, repr=False, compare=False)
+    opened: InitVar[StoredRows | RowStream | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, opened: StoredRows | RowStream | None):
+        if opened is not None:
+            # Where `open` remembers what it has opened; never copied to a description that `replace` makes of this one.
+            vars(self)["_rows"] = opened
         if not self.name or re.search(r"[\s/]", self.name):
             raise ValueError(
                 f"benchmark name {self.name!r} must not be empty or hold blanks or '/'; give another name"
@@ -124,7 +123,8 @@ class Benchmark:
         if self.registered is not None and self.dataset is not None:
             object.__setattr__(self, "registered", None)
         if self.registered is not None:
-            self._say_where(self.registered.place)
+            for name, value in self.registered.place.items():
+                object.__setattr__(self, name, value)
         elif (self.path is None) == (self.dataset is None):
             raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them")
         if self.streaming and self.dataset is not None:
@@ -163,10 +163,6 @@ class Benchmark:
                 f"{len(self.projection.groups)}; give one group of columns per class"
             )
 
-    def _say_where(self, place: dict) -> None:
-        for name, value in place.items():
-            object.__setattr__(self, name, value)
-
     def project_logits(self, logits: Tensor) -> Tensor:
         """Logits of shape (..., classes) from those of a head for this set's classes or for a larger set of classes.
 
@@ -182,33 +178,77 @@ class Benchmark:
             )
         return logits
 
-    def load(self) -> Dataset:
-        """Read and check the data; the second call returns the same object.
+    @cached_property
+    def _rows(self) -> StoredRows | RowStream:
+        where = f"benchmark {self.name!r}"
+        if self.registered is None:
+            return checked_rows(self, self.dataset if self.dataset is not None else open_rows(self))
+        rows = open_registered(self.registered, where, self.streaming, training=self.role == "train")
+        if self.caption_column is not None:
+            require_column(("image", "label"), self.caption_column, "caption_column", where)
+        if isinstance(rows, StoredRows):
+            say_unused(rows.dataset.unique("label"), self.class_names, where)
+        return rows
+
+    def open(self) -> StoredRows | RowStream:
+        """
+        Open the data and check what can be checked; the second call returns the same object.
 
         Returns:
-            A `datasets.Dataset`, memory-mapped where it lies in arrow or parquet files. Images decode when read and
-            labels are integers that index `class_names`. Nothing but the label and caption columns has been read.
+            [`StoredRows`], of which nothing but the label and caption columns has been read; or, with `streaming`,
+            [`RowStream`], of which no row has been read.
 
         Raises:
-            ValueError: empty data, a missing column, labels outside the classes, names that disagree (see
-                `data.columns.check_dataset`).
-            OSError: the path does not exist, or the Hub data set cannot be reached.
+            ValueError: Empty data, a missing column, labels outside the classes, names that disagree (see
+                [`data.columns.check_dataset`]), or a format that cannot be streamed.
+            OSError: The path does not exist, or the Hub data set cannot be reached.
+        """
+        return self._rows
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where the data are: `path`, `data_files`, `split`, `config`, `revision`; once opened, of the copy that was."""
+        rows = vars(self).get("_rows")
+        return {**{name: getattr(self, name) for name in _PLACE}, **({} if rows is None else rows.place)}
+
+    @property
+    def n_images(self) -> int | None:
+        """Number of images, if it is known without opening anything; never of a stream."""
+        rows = self.dataset if self.dataset is not None else vars(self).get("_rows")
+        return len(rows) if hasattr(rows, "__len__") else None
+
+    def load(self) -> Dataset:
+        """
+        The data as a `datasets.Dataset`, memory-mapped where it lies in arrow or parquet files.
+
+        Images decode when read and labels are integers that index `class_names`. The second call returns the same object.
+
+        Raises:
+            ValueError, OSError: As [`open`], and for a benchmark that is streamed.
         """
         if self.streaming:
             raise ValueError(
                 f"benchmark {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
                 "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out"
             )
-        if self._loaded is None and self.registered is not None:
-            dataset, place = read_registered(self.registered, f"benchmark {self.name!r}")
-            self._say_where(place)
-            self._check(dataset)
-        elif self._loaded is None:
-            self._check(self.dataset if self.dataset is not None else _read(self))
-        return self._loaded
+        return self.open().dataset
+
+    def row_stream(self) -> RowStream:
+        """
+        The rows of a benchmark that is streamed, as training and evaluation read them.
+
+        Raises:
+            ValueError, OSError: As [`open`], and for a benchmark that is not streamed.
+        """
+        if not self.streaming:
+            raise ValueError(
+                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True"
+            )
+        return self.open()
 
     def stream(self) -> IterableDataset:
-        """The data as they come, for any other use: training and evaluation read the same rows through `row_stream`.
+        """
+        The rows of a benchmark that is streamed, for any other use.
 
         Returns:
             A `datasets.IterableDataset` of the rows that belong to the benchmark, with the columns `image` (encoded:
@@ -216,49 +256,9 @@ class Benchmark:
             captions.
 
         Raises:
-            ValueError, OSError: as `row_stream`; while it is read, a label or caption that is wrong, with its row.
+            ValueError, OSError: As [`row_stream`]; while it is read, a label or caption that is wrong, with its row.
         """
         return self.row_stream().dataset()
-
-    def row_stream(self) -> RowStream:
-        """Open the data and check what can be checked before a row is read; the second call returns the same object.
-
-        Raises:
-            ValueError: it is not described as streaming; columns that are missing or of another kind, names that
-                disagree, or a format that cannot be streamed.
-            OSError: the path does not exist, or the Hub data set cannot be reached.
-        """
-        if not self.streaming:
-            raise ValueError(
-                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True"
-            )
-        if self._rows is None and self.registered is not None:
-            where = f"benchmark {self.name!r}"
-            rows, place = stream_registered(self.registered, where, training=self.role == "train")
-            self._say_where(place)
-            object.__setattr__(self, "_rows", rows)
-        elif self._rows is None:
-            object.__setattr__(self, "_rows", checked_stream(open_rows(self), self))
-        return self._rows
-
-    def _open(self) -> None:
-        self.row_stream() if self.streaming else self.load()
-
-    def _check(self, dataset: Dataset, rule: LabelRule | None = None) -> None:
-        checked = check_dataset(
-            dataset,
-            where=f"benchmark {self.name!r}",
-            class_names=self.class_names,
-            own_names=self.label_names,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            caption_column=self.caption_column,
-            rule=rule,
-        )
-        object.__setattr__(self, "_loaded", checked)
-        if rule is None and self.class_names and self.label_column is not None:
-            labels = arrow_column(checked, self.label_column)
-            say_unused(pc.unique(labels).to_pylist(), self.class_names, f"benchmark {self.name!r}")
 
     @classmethod
     def from_dataset(
@@ -289,10 +289,11 @@ class Benchmark:
         """
         settings = read_names_and_templates(class_names, templates, options.get("label_names"))
         if not settings.get("class_names") and caption_column is None and label_column is not None:
+            require_dataset(dataset, f"benchmark {name!r}")
             settings["class_names"] = own_class_names(dataset, label_column, f"benchmark {name!r}")
         columns = {"label_column": label_column, "caption_column": caption_column}
         benchmark = cls(name=name, role=role, dataset=dataset, **columns, **{**options, **settings})
-        benchmark.load()
+        benchmark.open()
         return benchmark
 
 
@@ -360,22 +361,17 @@ def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
     label_column = settings.get("label_column", "label")
     if settings.get("class_names") or settings.get("caption_column") or label_column is None:
         benchmark = Benchmark(**settings)
-        benchmark._open()
+        benchmark.open()
         return benchmark
     # The data name their classes: read them first, without looking at the labels, then complete the description.
     described = Benchmark(**{**settings, "label_column": None})
     naming = settings["role"] != "open_set"
-    opened = open_rows(described, naming) if described.streaming else _read(described, naming)
-    names_of = class_names_of if described.streaming else own_class_names
-    names = settings["class_names"] = names_of(opened, label_column, f"benchmark {settings['name']!r}")
+    rows = open_rows(described, naming)
+    names = own_class_names(rows, label_column, f"benchmark {settings['name']!r}")
     if len(names) == 1 and naming:
         raise ValueError(
             f"benchmark {settings['name']!r} has the single class {names[0]!r}, which cannot be told from others; choose "
             "another label_column (--label_column), or give class_names (--class_names on the command line)"
         )
-    benchmark = Benchmark(**settings)
-    if benchmark.streaming:
-        object.__setattr__(benchmark, "_rows", checked_stream(opened, benchmark))
-    else:
-        benchmark._check(opened)
-    return benchmark
+    described = replace(described, label_column=label_column, class_names=names)
+    return replace(described, opened=checked_rows(described, rows))

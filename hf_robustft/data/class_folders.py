@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_robustft.data.files import (
+from .files import (
     FolderFiles,
     image_files,
     is_hidden,
@@ -30,8 +30,8 @@ from hf_robustft.data.files import (
     say_once,
     visible_folders,
 )
-from hf_robustft.data.labels import class_positions, quoted
-from hf_robustft.data.prompts import class_key
+from .labels import class_positions, quoted
+from .prompts import class_key
 
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
 _FILLERS = (

@@ -13,13 +13,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
-from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.columns import arrow_column, check_two_columns, quoted, require_column
-from hf_robustft.data.folders import class_doubt
-from hf_robustft.data.labels import LabelFault, LabelRule, matching_rule, names_classes
-from hf_robustft.data.own_data import open_rows
-from hf_robustft.data.prompts import class_key
-from hf_robustft.data.streams.rows import checked_stream, without_rows
+from .benchmarks import Benchmark, load_benchmark
+from .columns import arrow_column, check_two_columns, require_column
+from .folders import class_doubt
+from .labels import LabelFault, LabelRule, matching_rule, names_classes, quoted
+from .own_data import checked_rows, open_rows
+from .prompts import class_key
 
 
 def load_matched(
@@ -56,9 +55,8 @@ def load_matched(
     rows = open_rows(probe) if probe.streaming else probe.load()
     stored = rows if isinstance(rows, Dataset) else None
     where = f"benchmark {probe.name!r}"
-    columns = without_rows(rows)
-    require_column(columns, label_column, "label_column", where)
-    feature = columns.features[label_column]
+    require_column(rows.features, label_column, "label_column", where)
+    feature = rows.features[label_column]
     own = (probe.class_names or None, probe.label_names)
     rule, called = matching_rule(feature, class_names, label_names, *own, label_column, where)
     # Of a stream only the names are known that its columns list.
@@ -73,11 +71,6 @@ def load_matched(
             f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them{renamed}, or, if all of its "
             f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}"
         )
-    described = replace(probe, label_column=label_column, class_names=tuple(class_names), label_names=None)
-    if probe.streaming:
-        object.__setattr__(described, "_rows", checked_stream(rows, described, rule))
-    else:
-        described._check(rows, rule)
     notes = []
     if called is None and rule.count is not None:
         notes.append(
@@ -87,11 +80,14 @@ def load_matched(
     elif not labels:
         notes.append(f"{probe.name}: its labels are matched with the model's classes by name, as they come")
     missing = [name for index, name in enumerate(class_names) if index not in found]
+    note = probe.note
     if missing and labels:
         note = f"{len(found)} of the {len(class_names)} classes"
-        object.__setattr__(described, "note", note)
         notes.append(f"{probe.name}: images of {note}, none of {quoted(missing)}")
-    return described, notes
+    described = replace(
+        probe, label_column=label_column, class_names=tuple(class_names), label_names=None, note=note
+    )
+    return replace(described, opened=checked_rows(described, rows, rule)), notes
 
 
 def _sorted_out(labels: Iterable, rule: LabelRule, called: Mapping[int, str] | None) -> tuple[set[int], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_robustft.data.prompts import check_class_names
+from .prompts import check_class_names
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,227 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Checks of a data set's columns, in one vectorised pass each; no image is decoded here."""
+"""
+What stored rows mean: one rule book, read by column for data that are loaded and by row for those that are streamed.
+
+A label, a caption, a domain and a draw of rows are each judged by one function, whether it is given a whole column or what a
+stream has just read. No image is decoded here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
-from hf_robustft.data.files import say_once
-from hf_robustft.data.labels import (
-    LabelFault,
-    LabelRule,
-    classes_of,
-    holds_integers,
-    is_text,
-    label_rule,
-    quoted,
-    refuse_rows,
-)
-from hf_robustft.data.prompts import check_class_names, class_key
+from .files import say_once
+from .labels import LabelFault, LabelRule, classes_of, holds_integers, is_text, label_rule, quoted, refuse_rows
+from .prompts import check_class_names, class_key, label_key
+from .randomness import example_rng
+
+_NO_TEXT = LabelFault("the caption", "has no text: write one or leave the row out")
 
 
-def require_column(dataset: Dataset, column: str, option: str, where: str) -> None:
-    """Raise ValueError, naming the existing columns and the option to set, unless `dataset` has `column`."""
-    if column not in dataset.column_names:
+@dataclass(frozen=True)
+class RowRule:
+    """
+    From the columns of a stored row to an example, or to nothing where the row is left out.
+
+    Args:
+        where (`str`): Words for the data set, used in messages.
+        image_column (`str`): The column of images.
+        label_column, caption_column (`str`, *optional*): The columns of labels and captions; `None` for what is not read.
+        label (`Callable`, *optional*): What a stored label means, such as a [`LabelRule`].
+        positions (`tuple[int, ...]`, *optional*): For each label its class, or -1 for rows that are left out. By default the
+            label itself.
+        domain_column (`str`, *optional*): The column of domains; `None` keeps the rows of all of them.
+        domain_names (`tuple[str, ...]`, *optional*): Names of domains that are stored as integers.
+        all_domains, domains (`tuple[str, ...]`): All domains, and those that are kept.
+        share (`tuple[float, float]`): Rows whose random number lies in [low, high) are kept.
+        seed (`int`): Seed of these numbers.
+        first_rows (`tuple[int, ...]`): Number of the first row of each shard, for these numbers.
+    """
+
+    where: str
+    image_column: str = "image"
+    label_column: str | None = None
+    caption_column: str | None = None
+    label: Callable[[Any], int] | None = field(default=None, repr=False)
+    positions: tuple[int, ...] | None = field(default=None, repr=False)
+    domain_column: str | None = None
+    domain_names: tuple[str, ...] | None = None
+    all_domains: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    share: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+    first_rows: tuple[int, ...] = field(default=(0,), repr=False)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read beside the image."""
+        return [name for name in (self.label_column, self.caption_column, self.domain_column) if name is not None]
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no row is left out."""
+        return self.domain_column is None and self.share == (0.0, 1.0) and -1 not in (self.positions or ())
+
+    def class_of(self, value: Any) -> int:
+        """The class of a stored label, -1 if rows of that class are left out. Raises `LabelFault` if it means no class."""
+        label = self.label(value)
+        return label if self.positions is None else self.positions[label]
+
+    def domain_of(self, value: Any) -> str:
+        """What two spellings of the name of a stored domain have in common."""
+        return label_key(str(value if self.domain_names is None else self.domain_names[value]))
+
+    def draws(self, row: int) -> bool:
+        """Whether the row of this number is in the share."""
+        return self.share[0] <= example_rng(self.seed, 0, row, "share").random() < self.share[1]
+
+    @cached_property
+    def _known_domains(self) -> tuple[set[str], set[str]]:
+        return {label_key(name) for name in self.all_domains}, {label_key(name) for name in self.domains}
+
+    def by_column(self, dataset: Dataset) -> tuple[np.ndarray | None, np.ndarray]:
+        """
+        The class of each row of a data set (`None` without labels), and whether it is kept.
+
+        Raises:
+            ValueError: For the first row whose label or caption is wrong, with the number of such rows; or for domains that
+                are not those of the data.
+        """
+        classes, kept = None, np.ones(len(dataset), dtype=bool)
+        if self.label_column is not None:
+            labels = arrow_column(dataset, self.label_column)
+            classes = classes_of(labels, self.class_of, self.label_column, self.where)
+            kept &= classes >= 0
+        if self.caption_column is not None:
+            # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
+            chunks = arrow_column(dataset, self.caption_column).chunks
+            missing = np.concatenate([np.empty(0, dtype=bool), *map(_without_text, chunks)])
+            refuse_rows(missing, lambda row: _NO_TEXT, self.caption_column, self.where)
+        if self.domain_column is not None:
+            values = arrow_column(dataset, self.domain_column).to_pylist()
+            names = {value: self.domain_of(value) for value in dict.fromkeys(values)}
+            known, wanted = self._known_domains
+            if set(names.values()) != known:
+                found = sorted(str(value if self.domain_names is None else self.domain_names[value]) for value in names)
+                raise ValueError(
+                    f"{self.where} has the domains {quoted(found)}, the registry knows {quoted(self.all_domains)}"
+                )
+            kept &= [names[value] in wanted for value in values]
+        if self.share != (0.0, 1.0):
+            kept &= [self.draws(row) for row in range(len(dataset))]
+        return classes, kept
+
+    def __call__(self, shard: int, row: int, values: Mapping) -> dict | None:
+        """
+        The example of a row as a stream gives it: `image` (encoded, or `None`), `label` and `caption` where they are read.
+
+        Raises:
+            ValueError: For a label, caption or domain that is wrong, with the row.
+        """
+        example, place = {"image": values[self.image_column]}, f"row {row} of shard {shard} of {self.where}"
+        column = self.label_column
+        try:
+            if column is not None:
+                example["label"] = self.class_of(values[column])
+            column = self.caption_column
+            if column is not None:
+                example["caption"] = value = values[column]
+                kind = pa.string() if value is None or isinstance(value, str) else pa.list_(pa.string())
+                if _without_text(pa.array([value], kind))[0]:
+                    raise _NO_TEXT
+        except LabelFault as fault:
+            raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}") from None
+        if example.get("label", 0) < 0:
+            return None
+        if self.share != (0.0, 1.0) and not self.draws(self.first_rows[shard] + row):
+            return None
+        if self.domain_column is not None:
+            value, (known, wanted) = values[self.domain_column], self._known_domains
+            if self.domain_of(value) not in known:
+                raise ValueError(f"{place} is of the domain {value!r}, which the registry does not know")
+            return example if self.domain_of(value) in wanted else None
+        return example
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """
+    Checked rows that can be asked for by number.
+
+    Args:
+        dataset ([`~datasets.Dataset`]): Images that decode when read, labels that are integers of classes.
+        image_column, label_column, caption_column (`str`, *optional*): Its columns; `None` for what is not read.
+        place (`Mapping`, *optional*): Where it was read from, as fields of a [`Benchmark`].
+    """
+
+    dataset: Dataset
+    image_column: str = "image"
+    label_column: str | None = None
+    caption_column: str | None = None
+    place: Mapping[str, str | None] = field(default_factory=dict)
+
+    @cached_property
+    def encoded(self) -> Dataset:
+        """The rows with images still encoded, so that an unreadable file can be reported with its row."""
+        columns = [self.image_column, self.label_column, self.caption_column]
+        rows = self.dataset.select_columns([column for column in columns if column is not None])
+        return rows.cast_column(self.image_column, Image(decode=False))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
+        """`image` (encoded, or `None`), `label` and `caption` of a row where they are read, and words for where it is."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the {len(self)} rows")
+        row, example = self.encoded[index], {}
+        for name, column in (("image", self.image_column), ("label", self.label_column), ("caption", self.caption_column)):
+            if column is not None:
+                example[name] = row[column]
+        encoded = example["image"]
+        return example, f"row {index}" + ("" if encoded is None else f" ({encoded.get('path') or 'stored bytes'})")
+
+
+def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """A column as it is stored."""
+    return dataset.select_columns([column]).with_format("arrow")[:].column(column)
+
+
+def _without_text(values: pa.Array) -> np.ndarray:
+    """Whether each of these captions, texts or lists of texts, is missing, blank, empty, or has a blank text in it."""
+    missing = values.is_null().to_numpy(zero_copy_only=False).copy()
+    several = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    texts = pc.list_flatten(values) if several else values
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(texts, ""))), 0)
+    blank = blank.to_numpy(zero_copy_only=False)
+    if not several:
+        return missing | blank
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    missing[np.repeat(np.arange(len(values)), lengths)[blank]] = True
+    return missing | (lengths == 0)
+
+
+def require_dataset(dataset: Any, where: str) -> None:
+    """Raise ValueError unless `dataset` is a `datasets.Dataset`."""
+    if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"{where} has no column {column!r}; its columns are {quoted(dataset.column_names, 20)}: "
+            f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
+        )
+
+
+def require_column(columns: Iterable[str], column: str, option: str, where: str) -> None:
+    """Raise ValueError, naming the existing columns and the option to set, unless `column` is among `columns`."""
+    if column not in columns:
+        raise ValueError(
+            f"{where} has no column {column!r}; its columns are {quoted(list(columns), 20)}: "
             f"name the right one with {option} (--{option} on the command line)"
         )
 
@@ -42,55 +235,34 @@ def check_two_columns(image_column: str, label_column: str | None) -> None:
         )
 
 
-def _not_a_dataset(dataset, where: str) -> str:
-    return f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
-
-
-def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """A column as it is stored."""
-    return dataset.select_columns([column]).with_format("arrow")[:].column(column)
-
-
-def with_image_column(dataset: Dataset, column: str, where: str) -> Dataset:
-    """`dataset` with `column` typed as images; encoded bytes and file paths become images that decode when read.
-
-    Raises:
-        ValueError: there is no such column, or it holds neither images, bytes nor paths.
-    """
-    require_column(dataset, column, "image_column", where)
-    feature = dataset.features[column]
-    if isinstance(feature, Image):
-        return dataset if feature.decode else dataset.cast_column(column, Image(mode=feature.mode))
-    is_file = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
-    is_encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
-    if not is_file and not is_encoded:
+def _check_kind(feature: Any, is_kind: bool, column: str, where: str, kind: str, what: str) -> None:
+    if not is_kind:
+        option = f"{what}_column"
         raise ValueError(
-            f"column {column!r} of {where} holds {feature}, not images; name the image column with image_column "
-            "(--image_column on the command line)"
+            f"column {column!r} of {where} holds {feature}, not {kind}; name the {what} column with {option} "
+            f"(--{option} on the command line)"
         )
-    return dataset.cast_column(column, Image())
 
 
-def own_class_names(dataset: Dataset, column: str, where: str, streamed: bool = False) -> tuple[str, ...]:
-    """What the data set itself calls its classes: the ClassLabel's names, or the sorted strings of a string column.
+def own_class_names(rows: Any, column: str, where: str) -> tuple[str, ...]:
+    """
+    What the data set itself calls its classes: the ClassLabel's names, or the sorted strings of a string column.
 
     Args:
-        dataset: the data; of a stream, its columns without rows.
-        column: name of the label column.
-        where: words for the data set, used in messages.
-        streamed: whether only the columns are known.
+        rows ([`~datasets.Dataset`] or an opened split): The data; of what is streamed only the columns are known.
+        column (`str`): The label column.
+        where (`str`): Words for the data set, used in messages.
 
     Raises:
-        ValueError: no such column, one of bare integers, which names no classes, or one of text that is streamed.
+        ValueError: There is no such column, or one of bare integers, which names no classes, or of text that is streamed.
     """
-    if not isinstance(dataset, Dataset):
-        raise ValueError(_not_a_dataset(dataset, where))
-    require_column(dataset, column, "label_column", where)
-    feature = dataset.features[column]
+    streamed = not isinstance(rows, Dataset)
+    require_column(rows.features, column, "label_column", where)
+    feature = rows.features[column]
     if isinstance(feature, ClassLabel):
         return check_class_names(feature.names)
     if is_text(feature) and not streamed:
-        found = pc.unique(arrow_column(dataset, column)).to_pylist()
+        found = pc.unique(arrow_column(rows, column)).to_pylist()
         return check_class_names(sorted(name for name in found if name is not None))
     why = "a stream is not read to learn its classes" if is_text(feature) else "which names no classes"
     raise ValueError(
@@ -99,7 +271,7 @@ def own_class_names(dataset: Dataset, column: str, where: str, streamed: bool = 
     )
 
 
-def say_unused(labels: Iterable[int | None], class_names: Sequence[str], where: str) -> None:
+def say_unused(labels: Iterable[int], class_names: Sequence[str], where: str) -> None:
     """Log which classes have no image among checked labels; a file of class names may name more than the data have."""
     unused = sorted(set(range(len(class_names))) - set(labels))
     if unused:
@@ -107,72 +279,8 @@ def say_unused(labels: Iterable[int | None], class_names: Sequence[str], where: 
         say_once(f"{where}: no image of {len(unused)} of its {len(class_names)} classes: {names}")
 
 
-def with_integer_labels(
-    dataset: Dataset,
-    column: str,
-    class_names: Sequence[str],
-    own_names: Sequence[str] | None,
-    where: str,
-    rule: LabelRule | None = None,
-) -> Dataset:
-    """`dataset` with integer labels in `column` that index `class_names`.
-
-    Args:
-        dataset: the data; its label column may hold a ClassLabel, numbers, or strings.
-        column: name of the label column.
-        class_names: checked class names, in label order.
-        own_names: what the data set calls the same classes, in the same order, where that differs.
-        where: words for the data set, used in messages.
-        rule: what its labels mean (default: as `data.labels.label_rule` says).
-
-    Returns:
-        `dataset` itself if the labels are such integers; other labels are replaced by a ClassLabel column.
-
-    Raises:
-        ValueError: no such column, another type, ClassLabel names that disagree, or a label outside the classes.
-    """
-    require_column(dataset, column, "label_column", where)
-    feature = dataset.features[column]
-    rule = rule or label_rule(feature, class_names, own_names, column, where)
-    labels = classes_of(arrow_column(dataset, column), rule, column, where)
-    called = feature.names if isinstance(feature, ClassLabel) else class_names
-    if rule.keeps_numbers and holds_integers(feature) and [*map(class_key, called)] == [*map(class_key, class_names)]:
-        return dataset
-    replaced = dataset.remove_columns(column).add_column(column, labels, feature=ClassLabel(names=list(class_names)))
-    return replaced.select_columns(dataset.column_names)
-
-
-def check_captions(dataset: Dataset, column: str, where: str) -> None:
-    """Raise ValueError unless `column` holds text, or non-empty lists of text, without a blank or missing caption."""
-    require_column(dataset, column, "caption_column", where)
-    feature, fault = dataset.features[column], LabelFault("the caption", "has no text: write one or leave the row out")
-    several = isinstance(feature, (List, LargeList))
-    if not is_text(feature.feature if several else feature):
-        raise ValueError(
-            f"column {column!r} of {where} holds {feature}, not captions (text or lists of text); "
-            "name the caption column with caption_column (--caption_column on the command line)"
-        )
-    # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
-    missing = [_without_text(chunk, several) for chunk in arrow_column(dataset, column).chunks]
-    bad = np.concatenate([np.empty(0, dtype=bool), *missing])
-    refuse_rows(bad, lambda row: fault, column, where)
-
-
-def _without_text(values: pa.Array, several: bool) -> np.ndarray:
-    """True for each row that is null, blank, an empty list, or a list with a null or blank text."""
-    missing = values.is_null().to_numpy(zero_copy_only=False).copy()
-    texts = pc.list_flatten(values) if several else values
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(texts, ""))), 0)
-    blank = blank.to_numpy(zero_copy_only=False)
-    if not several:
-        return missing | blank
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
-    missing[np.repeat(np.arange(len(values)), lengths)[blank]] = True
-    return missing | (lengths == 0)
-
-
-def check_dataset(
-    dataset: Dataset,
+def row_rule(
+    features: Mapping[str, Any],
     *,
     where: str,
     class_names: Sequence[str] = (),
@@ -181,34 +289,74 @@ def check_dataset(
     label_column: str | None = "label",
     caption_column: str | None = None,
     rule: LabelRule | None = None,
-) -> Dataset:
-    """Check a data set against its description, before anything is computed on it.
+) -> RowRule:
+    """
+    The rule of data that a description fits, after all the checks that need no row.
 
     Args:
-        dataset: rows with an image, and a label or a caption or both.
-        where: words for the data set, used in messages.
-        class_names: the classes in label order; if empty, the label column is not read.
-        own_names: what the data set calls the same classes, where that differs.
-        image_column, label_column, caption_column: names of the columns; None for a column that does not matter.
-        rule: what the labels mean, where that is known better than by the names.
-
-    Returns:
-        The data set with images that decode when read and integer labels.
+        features (`Mapping`): The columns and their types, of `datasets`.
+        where (`str`): Words for the data set, used in messages.
+        class_names (`Sequence[str]`, *optional*): The classes in label order; if empty, the label column is not read.
+        own_names (`Sequence[str]`, *optional*): What the data set calls the same classes, where that differs.
+        image_column, label_column, caption_column (`str`, *optional*): The columns; `None` for one that does not matter.
+        rule ([`LabelRule`], *optional*): What the labels mean, where that is known better than by the names.
 
     Raises:
-        ValueError: an empty data set, a missing column, a column of another kind, or a label or caption that is wrong.
+        ValueError: A column is missing or of another kind, or the names disagree with those of a ClassLabel.
     """
-    if not isinstance(dataset, Dataset):
-        raise ValueError(_not_a_dataset(dataset, where))
+    if class_names or caption_column is None:
+        check_two_columns(image_column, label_column)
+    require_column(features, image_column, "image_column", where)
+    feature = features[image_column]
+    is_file = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
+    is_encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+    _check_kind(feature, isinstance(feature, Image) or is_file or is_encoded, image_column, where, "images", "image")
+    label_column = label_column if class_names else None
+    if label_column is not None:
+        names = check_class_names(class_names)
+        require_column(features, label_column, "label_column", where)
+        rule = rule or label_rule(features[label_column], names, own_names, label_column, where)
+    if caption_column is not None:
+        require_column(features, caption_column, "caption_column", where)
+        feature = features[caption_column]
+        texts = is_text(feature.feature if isinstance(feature, (List, LargeList)) else feature)
+        _check_kind(feature, texts, caption_column, where, "captions (text or lists of text)", "caption")
+    return RowRule(where, image_column, label_column, caption_column, label=rule)
+
+
+def check_dataset(dataset: Dataset, *, where: str, class_names: Sequence[str] = (), say: bool = False, **described) -> StoredRows:
+    """
+    Check a data set against its description, before anything is computed on it.
+
+    Args:
+        dataset ([`~datasets.Dataset`]): Rows with an image, and a label or a caption or both.
+        where, class_names, described: The description, as for [`row_rule`].
+        say (`bool`, *optional*, defaults to `False`): Whether to log which classes have no image.
+
+    Returns:
+        [`StoredRows`]: The data set with images that decode when read and integer labels.
+
+    Raises:
+        ValueError: The data set is empty, a column is missing or of another kind, or a label or caption is wrong.
+    """
+    require_dataset(dataset, where)
     # Values must come back as stored, whatever output format or transform the caller has set for other uses.
     dataset = dataset.with_format(None)
     if len(dataset) == 0:
         raise ValueError(f"{where} is empty: it has no rows; check the path, the split and any filter")
-    if class_names or caption_column is None:
-        check_two_columns(image_column, label_column)
-    dataset = with_image_column(dataset, image_column, where)
-    if class_names and label_column is not None:
-        dataset = with_integer_labels(dataset, label_column, check_class_names(class_names), own_names, where, rule)
-    if caption_column is not None:
-        check_captions(dataset, caption_column, where)
-    return dataset
+    rule = row_rule(dataset.features, where=where, class_names=class_names, **described)
+    image, column = dataset.features[rule.image_column], rule.label_column
+    if not isinstance(image, Image) or not image.decode:
+        dataset = dataset.cast_column(rule.image_column, Image(mode=getattr(image, "mode", None)))
+    classes, _ = rule.by_column(dataset)
+    if column is not None:
+        if say:
+            say_unused(set(classes.tolist()), class_names, where)
+        feature = dataset.features[column]
+        called = feature.names if isinstance(feature, ClassLabel) else class_names
+        same = [*map(class_key, called)] == [*map(class_key, class_names)]
+        if not (rule.label.keeps_numbers and holds_integers(feature) and same):
+            names = ClassLabel(names=list(check_class_names(class_names)))
+            replaced = dataset.remove_columns(column).add_column(column, classes, feature=names)
+            dataset = replaced.select_columns(dataset.column_names)
+    return StoredRows(dataset, rule.image_column, column, rule.caption_column)

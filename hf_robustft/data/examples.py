@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -11,12 +12,13 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.columns import check_dataset, holds_integers, require_column
-from hf_robustft.data.images import UNREADABLE, BadImages, UnreadableImage
-from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
-from hf_robustft.data.randomness import choose, example_rng
-from hf_robustft.data.transforms import ImageTransform
+from .benchmarks import Benchmark
+from .columns import StoredRows, check_dataset, require_column
+from .images import UNREADABLE, BadImages, UnreadableImage
+from .labels import holds_integers
+from .prompts import check_class_names, check_templates, fill_template
+from .randomness import choose, example_rng
+from .transforms import ImageTransform
 
 ExampleKey = tuple[int, int]
 """(epoch, index): all that an example's random choices depend on, beside the seed."""
@@ -25,34 +27,74 @@ ExampleKey = tuple[int, int]
 _REPLACEMENTS = 100
 
 
-class _Rows:
-    """Rows with the image still encoded, restricted to the columns in use."""
+class CaptionedImages:
+    """
+    What training examples are, stored or streamed: images with captions, cropped and captioned at random, but the same for
+    the same key (epoch, index) in any process.
 
-    def __init__(self, dataset: datasets.Dataset, image_column: str, columns: Iterable[str]):
-        rows = dataset.select_columns([image_column, *columns])
-        # Reading rows encoded and decoding one image apart lets an unreadable file be reported with its row.
-        self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
-        self.image_column = image_column
+    Args:
+        transform ([`ImageTransform`]): For training; one for evaluation works too, and then no crop is drawn.
+        labelled, captioned (`bool`): Whether the rows have labels, and captions.
+        class_names (`Sequence[str]`): The classes in label order; read if the rows have labels.
+        templates (`Sequence[str]`): Prompt templates with one "{}" each, for captions from class names.
+        seed (`int`): Seed of all random choices.
+    """
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    keyed = True
 
-    def __getitem__(self, index: int) -> tuple[dict | None, dict, str]:
-        """The encoded image, the row, and words for where it is."""
-        if not 0 <= index < len(self.rows):
-            raise IndexError(f"index {index} is outside the {len(self.rows)} rows")
-        row = self.rows[index]
-        encoded = row[self.image_column]
-        where = f"row {index}"
-        return encoded, row, where if encoded is None else f"{where} ({encoded.get('path') or 'stored bytes'})"
+    def __init__(
+        self,
+        transform: ImageTransform,
+        labelled: bool,
+        captioned: bool,
+        class_names: Sequence[str],
+        templates: Sequence[str],
+        seed: int,
+    ):
+        if not labelled and not captioned:
+            raise ValueError(
+                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
+                "or class_names and a label_column"
+            )
+        self.labelled, self.captioned = labelled, captioned
+        self.class_names = check_class_names(class_names) if labelled or class_names else ()
+        self.templates = () if captioned else check_templates(templates)
+        self.transform, self.seed = transform, int(seed)
+
+    def example(self, row: dict[str, Any], epoch: int, index: int, where: str) -> dict[str, Any]:
+        """
+        A row, decoded, cropped and captioned as its pass and number say.
+
+        Args:
+            row (`dict`): `image` (encoded), and `label` and `caption` where there are such.
+            epoch, index (`int`): Pass and number.
+            where (`str`): Which row it is, in messages.
+
+        Returns:
+            `dict`: `pixel_values` (3, size, size) as the transform gives them, `caption` str, and `label` int if there are
+            classes.
+
+        Raises:
+            UnreadableImage: The image cannot be read.
+        """
+        crop = example_rng(self.seed, epoch, index, "crop")
+        example: dict[str, Any] = {"pixel_values": self.transform.decode(row["image"], crop, where)}
+        key = {"seed": self.seed, "epoch": epoch, "index": index}
+        if not self.captioned:
+            template = self.templates[choose(len(self.templates), **key, what="template")]
+            example["caption"] = fill_template(template, self.class_names[row["label"]])
+        elif isinstance(row["caption"], str):
+            example["caption"] = row["caption"]
+        else:
+            example["caption"] = row["caption"][choose(len(row["caption"]), **key, what="caption")]
+        if self.labelled:
+            example["label"] = int(row["label"])
+        return example
 
 
-def _counter(bad_images: BadImages | None, name: str, total: int) -> BadImages:
-    return BadImages("error", name=name, total=total) if bad_images is None else bad_images.bound(name, total)
-
-
-class TrainingExamples(Dataset):
-    """Images with captions, cropped and captioned at random, but the same for the same key in any process.
+class TrainingExamples(CaptionedImages, Dataset):
+    """
+    Training examples of stored rows.
 
     An item is asked for by `(epoch, index)`; the crop and the choice of template or caption are pure functions of
     (seed, epoch, index). A plain `index` means epoch 0. Each image comes once per epoch with one random template,
@@ -64,28 +106,32 @@ class TrainingExamples(Dataset):
     the batch if unreadable images are to be counted.
 
     Args:
-        dataset: rows with an image, and a label or a caption or both.
-        transform: a training transform (evaluation transforms work too: no crop is drawn then).
-        class_names: the classes in label order (needed unless there are captions).
-        templates: prompt templates with one "{}" each, for captions from class names.
-        image_column, label_column: names of the columns (default "image", "label").
-        caption_column: column of captions, text or lists of text, of which one is drawn (default: from class names).
-        label_names: what the data set calls the classes, where that differs from `class_names`.
-        seed: seed of all random choices (default 0).
-        bad_images: what is done about images that cannot be read (default: the first one is an error).
+        dataset ([`~datasets.Dataset`] or [`StoredRows`]): Rows with an image, and a label or a caption or both; those that
+            are checked already are not checked again.
+        transform ([`ImageTransform`]): For training; one for evaluation works too, and then no crop is drawn.
+        class_names (`Sequence[str]`, *optional*): The classes in label order; needed unless there are captions.
+        templates (`Sequence[str]`, *optional*): Prompt templates with one "{}" each, for captions from class names.
+        image_column (`str`, *optional*, defaults to `"image"`), label_column (`str`, *optional*, defaults to `"label"`):
+            Names of the columns.
+        caption_column (`str`, *optional*): Column of captions, text or lists of text, of which one is drawn. By default
+            captions are made from class names.
+        label_names (`Sequence[str]`, *optional*): What the data set calls the classes, where that differs from
+            `class_names`.
+        seed (`int`, *optional*, defaults to 0): Seed of all random choices.
+        bad_images ([`BadImages`], *optional*): What is done about images that cannot be read. By default the first one is
+            an error.
 
     Attributes:
-        bad_images (`BadImages`): the policy, and the counter for whoever takes the batches (`BadImages.take`).
+        rows ([`StoredRows`]): The rows.
+        bad_images ([`BadImages`]): The policy, and the counter for whoever takes the batches (`BadImages.take`).
 
     Raises:
-        ValueError: neither captions nor class names and templates, or data that do not fit (see `check_dataset`).
+        ValueError: There are neither captions nor class names and templates, or the data do not fit (see `check_dataset`).
     """
-
-    keyed = True
 
     def __init__(
         self,
-        dataset: datasets.Dataset,
+        dataset: datasets.Dataset | StoredRows,
         transform: ImageTransform,
         *,
         class_names: Sequence[str] = (),
@@ -97,47 +143,40 @@ class TrainingExamples(Dataset):
         seed: int = 0,
         bad_images: BadImages | None = None,
     ):
-        self.class_names = check_class_names(class_names) if class_names else ()
-        self.label_column = label_column if self.class_names else None
-        if caption_column is None and self.label_column is None:
-            raise ValueError(
-                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
-                "or class_names and a label_column"
+        labelled = bool(class_names) and label_column is not None
+        super().__init__(transform, labelled, caption_column is not None, class_names, templates, seed)
+        if not isinstance(dataset, StoredRows):
+            dataset = check_dataset(
+                dataset,
+                where="the training data",
+                class_names=self.class_names if labelled else (),
+                own_names=label_names,
+                image_column=image_column,
+                label_column=label_column,
+                caption_column=caption_column,
             )
-        self.templates = check_templates(templates) if caption_column is None else ()
-        dataset = check_dataset(
-            dataset,
-            where="the training data",
-            class_names=self.class_names,
-            own_names=label_names,
-            image_column=image_column,
-            label_column=self.label_column,
-            caption_column=caption_column,
-        )
-        used = [column for column in (self.label_column, caption_column) if column is not None]
-        self.rows = _Rows(dataset, image_column, used)
-        self.transform, self.caption_column, self.seed = transform, caption_column, int(seed)
-        self.bad_images = _counter(bad_images, "the training data", len(self.rows))
+        self.rows = dataset
+        self.bad_images = counter(bad_images, "the training data", len(self.rows))
 
     @classmethod
     def from_benchmark(
         cls, benchmark: Benchmark, processor, *, seed: int = 0, bad_images: BadImages | None = None, **options
     ) -> TrainingExamples:
-        """The training examples of a benchmark for a checkpoint.
+        """
+        The training examples of a benchmark for a checkpoint.
 
         Args:
-            benchmark: the data, with its class names, templates and columns.
-            processor: the checkpoint's `CLIPProcessor` or image processor.
-            seed: seed of all random choices (default 0).
-            bad_images: what is done about images that cannot be read (default: the first one is an error).
-            options: options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or `output`.
+            benchmark ([`Benchmark`]): The data, with its class names, templates and columns.
+            processor ([`~transformers.CLIPProcessor`] or an image processor): The checkpoint's.
+            seed, bad_images: As above.
+            options: Options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or `output`.
         """
+        benchmark.load()
         return cls(
-            benchmark.load(),
+            benchmark.open(),
             ImageTransform.from_processor(processor, train=True, **options),
             class_names=benchmark.class_names,
             templates=benchmark.templates,
-            image_column=benchmark.image_column,
             label_column=benchmark.label_column,
             caption_column=benchmark.caption_column,
             seed=seed,
@@ -148,22 +187,25 @@ class TrainingExamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
-        """One example.
+        """
+        One example.
 
         Returns:
-            `pixel_values` (3, size, size) as the transform gives them, `caption` str, `label` int if there are classes,
-            and where the image stands for unreadable ones, `UNREADABLE`: a line for each of them.
+            `dict`: As [`CaptionedImages.example`] gives it, and where the image stands for unreadable ones, `UNREADABLE`: a
+            line for each of them.
 
         Raises:
-            IndexError: no such row.
-            OSError: the image cannot be read, and by the policy that is an error, or no replacement was found.
+            IndexError: There is no such row.
+            OSError: The image cannot be read, and by the policy that is an error, or no replacement was found.
         """
         epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
         epoch, index = int(epoch), int(index)
         chosen, unreadable = index, []
         while True:
             try:
-                example = self._example(epoch, index, chosen)
+                # The row `chosen`, with the random choices of `index`.
+                row, where = self.rows[chosen]
+                example = self.example(row, epoch, index, where)
             except UnreadableImage as error:
                 if not self.bad_images.skips:
                     raise
@@ -178,29 +220,10 @@ class TrainingExamples(Dataset):
                 continue
             return {**example, UNREADABLE: unreadable} if unreadable else example
 
-    def _example(self, epoch: int, index: int, chosen: int) -> dict[str, Any]:
-        """The row `chosen`, with the random choices of `index`."""
-        encoded, row, where = self.rows[chosen]
-        example: dict[str, Any] = {
-            "pixel_values": self.transform.decode(encoded, example_rng(self.seed, epoch, index, "crop"), where),
-            "caption": self._caption(row, epoch, index),
-        }
-        if self.label_column is not None:
-            example["label"] = int(row[self.label_column])
-        return example
-
-    def _caption(self, row: dict, epoch: int, index: int) -> str:
-        if self.caption_column is None:
-            chosen = choose(len(self.templates), seed=self.seed, epoch=epoch, index=index, what="template")
-            return fill_template(self.templates[chosen], self.class_names[row[self.label_column]])
-        captions = row[self.caption_column]
-        if isinstance(captions, str):
-            return captions
-        return captions[choose(len(captions), seed=self.seed, epoch=epoch, index=index, what="caption")]
-
 
 class ClipCollator:
-    """A list of training examples to one batch for a model.
+    """
+    A list of training examples to one batch for a model.
 
     Captions are padded to the longest of the batch. For CLIP that is exact: its text tower is causal and reads the
     embedding at the first end-of-text token, which no padding after it can reach.
@@ -210,7 +233,7 @@ class ClipCollator:
         max_length: longest caption in tokens; longer ones are cut, keeping the end-of-text token (default: the
             tokenizer's `model_max_length`).
         pad_to_multiple_of: pad captions to a multiple of this many tokens, but never beyond `max_length` (default: to
-            the longest of the batch). 8 gives a compiled model few shapes; it is compiled anew for each.
+            the longest of the batch). 8 gives a compiled model few shapes; it is compiled again for each.
 
     Raises:
         ValueError: the tokenizer pads on the left or has no padding token, no limit of length is known, or
@@ -226,7 +249,7 @@ class ClipCollator:
         if max_length is None and tokenizer.model_max_length > 1_000_000:
             raise ValueError("the tokenizer knows no model_max_length; give max_length, the model's text positions")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is no number of tokens; give 8, or None")
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is not a number of tokens; give 8, or None")
         self.tokenizer, self.max_length = tokenizer, int(max_length or tokenizer.model_max_length)
         self.pad_to_multiple_of = pad_to_multiple_of or 1
 
@@ -246,7 +269,7 @@ class ClipCollator:
             return_tensors="pt",
         )
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        # Not left to the tokenizer: 77, CLIP's number of positions, is no multiple of 8, and 80 would be too many.
+        # Not left to the tokenizer: 77, CLIP's number of positions, is not a multiple of 8, and 80 would be too many.
         rounded = -(-ids.shape[1] // self.pad_to_multiple_of) * self.pad_to_multiple_of
         extra = max(min(rounded, self.max_length) - ids.shape[1], 0)
         batch = {
@@ -261,24 +284,27 @@ class ClipCollator:
 
 
 class EvaluationImages(Dataset):
-    """Images in the order of the data set, as the checkpoint's processor would prepare them.
+    """
+    Images in the order of the data set, as the checkpoint's processor would prepare them.
 
     By the policy "skip", an item whose image cannot be read holds nothing but a line about it under `UNREADABLE`;
     `collate_images` leaves it out of the batch.
 
     Args:
-        dataset: rows with images and integer labels, as `Benchmark.load` returns them.
-        transform: an evaluation transform.
-        image_column: column of images (default "image").
-        label_column: column of integer labels (default "label"); None if there are none.
-        bad_images: what is done about images that cannot be read (default: the first one is an error).
-        border: pixels to cut off on each side of an image before the transform (default 0; ObjectNet: 2).
+        dataset ([`~datasets.Dataset`]): Rows with images and integer labels, as `Benchmark.load` returns them.
+        transform ([`ImageTransform`]): For evaluation.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of images.
+        label_column (`str`, *optional*, defaults to `"label"`): Column of integer labels; `None` if there are none.
+        bad_images ([`BadImages`], *optional*): What is done about images that cannot be read. By default the first one is
+            an error.
+        border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image before the transform
+            (ObjectNet: 2).
 
     Attributes:
-        bad_images (`BadImages`): the policy, and the counter for whoever takes the batches (`BadImages.take`).
+        bad_images ([`BadImages`]): The policy, and the counter for whoever takes the batches (`BadImages.take`).
 
     Raises:
-        ValueError: a training transform, a border below 0, or columns that do not exist or hold something else.
+        ValueError: A training transform, a border below 0, or columns that do not exist or hold something else.
     """
 
     def __init__(
@@ -292,35 +318,48 @@ class EvaluationImages(Dataset):
     ):
         if border < 0:
             raise ValueError(f"border is {border}; give the pixels to cut off on each side, at least 0")
-        if transform.train:
-            raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
-        dataset = check_dataset(dataset, where="the evaluation data", image_column=image_column)
+        check_transform(transform)
+        where = "the evaluation data"
+        rows = check_dataset(dataset, where=where, image_column=image_column, label_column=label_column)
         if label_column is not None:
-            require_column(dataset, label_column, "label_column", "the evaluation data")
-            if not holds_integers(dataset.features[label_column]):
+            require_column(rows.dataset.features, label_column, "label_column", where)
+            if not holds_integers(rows.dataset.features[label_column]):
                 raise ValueError(
-                    f"column {label_column!r} of the evaluation data holds {dataset.features[label_column]}, not "
-                    "integer labels; use what Benchmark.load returns"
+                    f"column {label_column!r} of {where} holds {rows.dataset.features[label_column]}, not integer labels; "
+                    "use what Benchmark.load returns"
                 )
-        self.rows = _Rows(dataset, image_column, [] if label_column is None else [label_column])
-        self.transform, self.label_column, self.border = transform, label_column, border
-        self.bad_images = _counter(bad_images, "the evaluation data", len(self.rows))
+        self.rows = replace(rows, label_column=label_column)
+        self.transform, self.border = transform, border
+        self.bad_images = counter(bad_images, where, len(self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`pixel_values` (3, size, size) as the transform gives them, and `label` int if there is a label column."""
-        encoded, row, where = self.rows[int(index)]
+        row, where = self.rows[int(index)]
         try:
-            example: dict[str, Any] = {"pixel_values": self.transform.decode(encoded, None, where, self.border)}
+            example: dict[str, Any] = {"pixel_values": self.transform.decode(row["image"], None, where, self.border)}
         except UnreadableImage as error:
             if not self.bad_images.skips:
                 raise
             return {UNREADABLE: [error.summary]}
-        if self.label_column is not None:
-            example["label"] = int(row[self.label_column])
+        if "label" in row:
+            example["label"] = int(row["label"])
         return example
+
+
+def check_transform(transform: ImageTransform) -> None:
+    """Raise ValueError if evaluation was given a transform for training."""
+    if transform.train:
+        raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
+
+
+def counter(bad_images: BadImages | None, name: str, total: int | None) -> BadImages:
+    """The counter of the unreadable images of a data set: the one that was given; else the first one is an error."""
+    if bad_images is None:
+        return BadImages("error", name=name, total=total)
+    return bad_images if total is None else bad_images.bound(name, total)
 
 
 def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

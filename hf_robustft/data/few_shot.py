@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.randomness import example_rng
+from .benchmarks import Benchmark
+from .columns import quoted
+from .randomness import example_rng
 
 
 def few_shot_rows(labels: np.ndarray, n_classes: int, shots: int, seed: int = 0) -> np.ndarray:
@@ -72,7 +72,7 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
             "and label_column, or train on all of it"
         )
     _check_shots(shots)
-    dataset, names = benchmark.load(), benchmark.class_names
+    dataset, names, rows = benchmark.load(), benchmark.class_names, benchmark.open()
     labels = np.asarray(dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
     counts = np.bincount(labels, minlength=len(names))
     short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
@@ -83,17 +83,16 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
         )
     selected = dataset.select(few_shot_rows(labels, len(names), shots, seed))
     drawn = f"{shots} {'image' if shots == 1 else 'images'} of each class, drawn with seed {seed}"
-    subset = replace(
+    return replace(
         benchmark,
         path=None,
         data_files=None,
         dataset=selected,
-        source=benchmark.source or _hub_page(benchmark.path),
+        source=benchmark.source or _hub_page(benchmark.place["path"]),
         note=f"{benchmark.note.rstrip('. ')}. {drawn}" if benchmark.note else drawn,
+        # The rows carry the classes of the benchmark already, whatever the data called them before.
+        opened=replace(rows, dataset=selected, place={}),
     )
-    # The rows carry the classes of the benchmark already, whatever the data called them before.
-    object.__setattr__(subset, "_loaded", selected)
-    return subset
 
 
 def _check_shots(shots: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from hf_robustft.data.labels import quoted
+from .labels import quoted
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-from hf_robustft.data.class_folders import SPLIT_NAMES, layout_fault, load_class_folders, split_role
-from hf_robustft.data.files import (
-    IMAGE_SUFFIXES,
-    FolderFiles,
+from .class_folders import layout_fault, load_class_folders, split_role
+from .files import (
     files_called,
     holds_images,
     image_files,
@@ -36,21 +34,8 @@ from hf_robustft.data.files import (
     say_once,
     visible_folders,
 )
-from hf_robustft.data.labels import quoted
-from hf_robustft.data.prompts import read_text
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "METADATA_FILES",
-    "SPLIT_NAMES",
-    "FolderFiles",
-    "folder_kind",
-    "folder_splits",
-    "image_files",
-    "load_folder",
-    "load_rows",
-    "named_errors",
-]
+from .labels import quoted
+from .prompts import read_text
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _DEEPEST = 100
@@ -168,7 +153,8 @@ def load_folder(
     if kind == "saved_splits":
         return load_from_disk(str(path))[split]
     if kind == "parquet":
-        return load_rows(str(path), split=split)
+        with named_errors(str(path)):
+            return load_dataset(str(path), split=split)
     root = _split_folders(path).get(split, path)
     if kind == "metadata":
         return _load_metadata(root, split)
@@ -186,12 +172,6 @@ def class_doubt(path: Path, split: str) -> str:
     return (
         layout_fault(root, {folder.name: image_files(folder) for folder in visible_folders(root)}, single=True) or ""
     )
-
-
-def load_rows(path: str, *arguments, **options) -> Dataset:
-    """`datasets.load_dataset`, with errors of one line as `named_errors` makes them."""
-    with named_errors(path, options.get("data_files")):
-        return load_dataset(path, *arguments, **options)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
 from PIL import Image, UnidentifiedImageError
 
-from hf_robustft.data.shares import floor_share
+from .shares import floor_share
 
 logger = logging.getLogger(__name__)
 

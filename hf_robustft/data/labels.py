@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Value
 
-from hf_robustft.data.prompts import class_key
+from .prompts import class_key
 
 
 def quoted(names: Sequence[str], limit: int = 5) -> str:

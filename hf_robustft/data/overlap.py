@@ -30,10 +30,10 @@ import numpy as np
 from datasets import DownloadConfig, Image
 from datasets.download.streaming_download_manager import xopen
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.binomial import fewest_trials, lowest_share
-from hf_robustft.data.sketch import HASH_BYTES, HASH_SPACE, Sketch
-from hf_robustft.data.streams.rows import RowStream
+from .benchmarks import Benchmark
+from .binomial import fewest_trials, lowest_share
+from .sketch import HASH_BYTES, HASH_SPACE, Sketch
+from .streams.rows import RowStream
 
 #: Images of a data set that are hashed; of a larger one this many, evenly spaced. Reading decides what it costs.
 MOST_IMAGES = 50_000

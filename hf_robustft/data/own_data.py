@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_dataset_builder
+from datasets import Dataset, load_dataset, load_dataset_builder
 
-from hf_robustft.data.catalog.hub_copies import Repository, declared_rows
-from hf_robustft.data.columns import quoted
-from hf_robustft.data.files import is_hidden
-from hf_robustft.data.folders import SPLIT_NAMES, folder_kind, folder_splits, load_folder, load_rows, named_errors
-from hf_robustft.data.hub import require_hub
-from hf_robustft.data.prompts import read_names_and_templates
-from hf_robustft.data.streams.shards import Opened, listed, open_split
+from .catalog.hub_copies import Repository, declared_rows
+from .class_folders import SPLIT_NAMES
+from .columns import StoredRows, check_dataset, row_rule, say_unused
+from .files import is_hidden
+from .folders import folder_kind, folder_splits, load_folder, named_errors
+from .hub import require_hub
+from .labels import LabelRule, quoted
+from .prompts import read_names_and_templates
+from .streams.rows import RowStream, stream_of
+from .streams.shards import OpenSplit, listed, open_split
+
+if TYPE_CHECKING:
+    from .benchmarks import Benchmark
 
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
@@ -73,89 +81,97 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
         if len(splits) != 1:
             raise ValueError(f"{source!r} has the splits {quoted(splits, 20)}; choose one with split")
         split = splits[0]
-    elif split not in splits:
-        raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(splits, 20)}")
+    _known_split(dict.fromkeys(splits), split, source)
     name = re.sub(r"[\s/]+", "-", stem if len(splits) == 1 else f"{stem}-{split}")
     return {"name": name, "role": "id", "split": split, **where, **given}
 
 
-def read_rows(benchmark, naming: bool = False) -> Dataset:
-    """Read what a `Benchmark` with a `path` describes; its columns are not checked.
-
-    Args:
-        benchmark: the description.
-        naming: whether the names of class folders are to become the class names.
-
-    Raises:
-        ValueError: a folder that holds no data set, or folders that are none of the classes.
-        OSError: the path does not exist, or the Hub data set cannot be reached.
+def open_rows(benchmark: Benchmark, naming: bool = False) -> Dataset | OpenSplit:
     """
-    path, split = benchmark.path, benchmark.split
-    if path in _BUILDERS:
-        return load_rows(path, data_files={split: _file_pattern(benchmark.data_files)}, split=split)
-    folder = Path(path).expanduser()
-    if folder.is_dir() and holds_tars(folder):
-        return load_rows("webdataset", data_files=_tars_of(folder, split), split=split)
-    if folder.is_dir():
-        return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
-    require_hub(path)
-    return from_hub(load_rows, path, benchmark.config, split=split, **hub_options(benchmark))
-
-
-def open_rows(benchmark, naming: bool = False) -> Opened | Dataset:
-    """Open what a `Benchmark` with a `path` describes, to be streamed; its columns are not checked.
+    Open what a [`Benchmark`] with a `path` describes; its columns are not checked.
 
     Args:
-        benchmark: the description.
-        naming: whether the names of class folders are to become the class names.
+        benchmark ([`Benchmark`]): The description.
+        naming (`bool`, *optional*, defaults to `False`): Whether the names of class folders are to become the class names.
 
     Returns:
-        The opened split; or, for a folder of image files and for what `save_to_disk` wrote, a data set of paths or of
-        memory-mapped rows, of which nothing has to be copied to be read in any order.
+        The rows; or, if they are to be streamed, the opened split. A folder of image files and what `save_to_disk` wrote are
+        streamed as a data set too, of paths or of memory-mapped rows: nothing has to be copied to read it in any order.
 
     Raises:
-        ValueError: as `read_rows`, or a format that cannot be streamed.
-        OSError: as `read_rows`.
+        ValueError: A folder that holds no data set, folders that are none of the classes, or a format that cannot be
+            streamed.
+        OSError: The path does not exist, or the Hub data set cannot be reached.
     """
     path, split = benchmark.path, benchmark.split
+    folder, files = Path(path).expanduser(), None
     if path in _BUILDERS:
-        data_files = {split: _file_pattern(benchmark.data_files)}
-        with named_errors(path, data_files):
-            return _open(load_dataset_builder(path, data_files=data_files), split)
-    folder = Path(path).expanduser()
-    if folder.is_dir() and holds_tars(folder):
-        return _open(load_dataset_builder("webdataset", data_files=_tars_of(folder, split)), split)
-    if folder.is_dir():
-        if folder_kind(folder) != "parquet":
-            return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
-        if split not in folder_splits(folder):
-            raise ValueError(f"{path!r} has no split {split!r}; its splits are {quoted(folder_splits(folder), 20)}")
-        with named_errors(str(folder)):
-            return _open(load_dataset_builder(str(folder)), split)
-    require_hub(path)
-    return from_hub(_open_on_hub, path, benchmark.config, split=split, **hub_options(benchmark))
+        files = {split: _file_pattern(benchmark.data_files)}
+    elif not folder.is_dir():
+        require_hub(path)
+        # A pattern by itself would always be the files of a split called "train".
+        files = {split: benchmark.data_files} if benchmark.data_files else None
+        return from_hub(_opened, path, benchmark, files, benchmark.config, revision=benchmark.revision)
+    elif holds_tars(folder):
+        path, files = "webdataset", {split: _known_split(tar_splits(folder), split, path)}
+    elif not benchmark.streaming or folder_kind(folder) != "parquet":
+        return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
+    else:
+        path = str(folder)
+        _known_split({name: name for name in folder_splits(folder)}, split, benchmark.path)
+    return _opened(path, benchmark, files)
 
 
-def _open_on_hub(path: str, config: str | None, *, split: str, revision: str | None, data_files: dict | None):
-    builder = load_dataset_builder(path, config, revision=revision, data_files=data_files)
-    # A builder forgets what the data set says of itself as soon as its files are named.
-    described = Repository(path, split, config=config, revision=revision)
-    return _open(builder, split, declared_rows(described) if data_files else None)
+def _opened(path: str, benchmark: Benchmark, files: dict | None, *config, **options) -> Dataset | OpenSplit:
+    split = benchmark.split
+    with named_errors(path, files):
+        if not benchmark.streaming:
+            return load_dataset(path, *config, data_files=files, split=split, **options)
+        builder = load_dataset_builder(path, *config, data_files=files, **options)
+        declared = None
+        if config and files:
+            # A builder forgets what the data set says of itself as soon as its files are named.
+            declared = declared_rows(Repository(path, split, config=benchmark.config, revision=benchmark.revision))
+        opened = open_split(builder, split, declared)
+        files = listed(opened)
+        return opened if files is None else files
 
 
-def _open(builder, split: str, declared: int | None = None) -> Opened | Dataset:
-    opened = open_split(builder, split, declared)
-    files = listed(opened)
-    return opened if files is None else files
-
-
-def hub_options(benchmark) -> dict:
-    """What `datasets` is asked for a data set of the Hub: the revision, and the files of the split where they are given.
-
-    A pattern by itself would always be the files of a split called "train".
+def checked_rows(
+    benchmark: Benchmark, rows: Dataset | OpenSplit, rule: LabelRule | None = None
+) -> StoredRows | RowStream:
     """
-    files = benchmark.data_files
-    return {"revision": benchmark.revision, "data_files": {benchmark.split: files} if files else None}
+    Rows that were opened, after the checks of what a [`Benchmark`] says about them.
+
+    Args:
+        benchmark ([`Benchmark`]): Their description.
+        rows ([`~datasets.Dataset`] or [`OpenSplit`]): As [`open_rows`] gives them, or held in memory.
+        rule ([`LabelRule`], *optional*): What their labels mean, where that is known better than by the benchmark's names.
+
+    Raises:
+        ValueError: Empty data, a missing column, a column of another kind, class names that disagree, or a label or
+            caption that is wrong; of a stream, those that show without reading a row.
+        OSError: A damaged file on this machine.
+    """
+    where = f"benchmark {benchmark.name!r}"
+    described: dict[str, Any] = {
+        "where": where,
+        "class_names": benchmark.class_names,
+        "own_names": benchmark.label_names,
+        "image_column": benchmark.image_column,
+        "label_column": benchmark.label_column,
+        "caption_column": benchmark.caption_column,
+        "rule": rule,
+    }
+    if not benchmark.streaming:
+        return check_dataset(rows, say=rule is None, **described)
+    meaning = row_rule(rows.features, **described)
+    if isinstance(rows, Dataset) and meaning.label_column is not None:
+        # What can be asked for by number is checked before it is used, as if it were loaded.
+        classes, _ = replace(meaning, caption_column=None).by_column(rows)
+        if rule is None:
+            say_unused(set(classes.tolist()), benchmark.class_names, where)
+    return stream_of(rows, meaning, training=benchmark.role == "train")
 
 
 def holds_tars(folder: Path) -> bool:
@@ -193,11 +209,10 @@ def tar_splits(folder: Path) -> dict[str, list[str]]:
     return {split: files for split, files in splits.items() if files}
 
 
-def _tars_of(folder: Path, split: str) -> dict[str, list[str]]:
-    splits = tar_splits(folder)
+def _known_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
     if split not in splits:
-        raise ValueError(f"{str(folder)!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}")
-    return {split: splits[split]}
+        raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}")
+    return splits[split]
 
 
 def _file_pattern(files: str | None) -> str:
@@ -209,10 +224,10 @@ def _file_pattern(files: str | None) -> str:
     return files
 
 
-def from_hub(function: Callable, path: str, config: str | None, **options):
-    """`function(path, config, **options)`; raises OSError with one line if the Hub does not give the data set."""
+def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
+    """`function(path, ...)`; raises OSError with one line if the Hub does not give the data set."""
     try:
-        return function(path, config, **options)
+        return function(path, *arguments, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise OSError(f"no folder {path!r} here, and it cannot be loaded from the Hub: {reason}") from error

@@ -27,6 +27,11 @@ def class_key(name: str) -> str:
     return unicodedata.normalize("NFC", clean_class_name(name).casefold())
 
 
+def label_key(name: str) -> str:
+    """What decides whether a copy of a data set means a class: letters and digits alone, so "AnnualCrop" is "annual crop"."""
+    return "".join(letter for letter in class_key(name) if letter.isalnum())
+
+
 def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[str, ...]:
     """Clean the names of the classes and refuse a list that cannot be told apart.
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from hf_robustft.data.images import EncodedImage, UnreadableImage, to_rgb
-from hf_robustft.data.randomness import pick, uniform
+from .images import EncodedImage, UnreadableImage, to_rgb
+from .randomness import pick, uniform
 
 PAPER_CROPS = {"carot": {"scale": (0.9, 1.0), "flip": 0.0}, "croft": {"scale": (0.08, 1.0), "flip": 0.5}}
 """How the papers cut training images, as options of `ImageTransform`; both resize with the bicubic filter."""

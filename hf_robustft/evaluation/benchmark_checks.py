@@ -115,7 +115,7 @@ def check_bank(bank: Benchmark | None, benchmarks: Mapping[str, Benchmark]) -> N
         )
     for benchmark in benchmarks.values():
         # Of registered data the place alone says little: several sets are parts of the rows of one split.
-        places = [(b.path, b.data_files, b.split, b.config, b.revision, b.registered) for b in (bank, benchmark)]
+        places = [(b.place, b.registered) for b in (bank, benchmark)]
         if bank.dataset is not benchmark.dataset if bank.dataset is not None else places[0] != places[1]:
             continue
         raise ValueError(

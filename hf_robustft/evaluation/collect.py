@@ -30,8 +30,6 @@ from ..modeling.features import encode_images, evaluation_mode, normalised
 from ..modeling.tensor_files import write_tensors
 from ..modeling.zero_shot import ZeroShotHead
 
-_PLACE = ("path", "config", "data_files", "split", "revision")
-
 
 def collect_logits(
     model: nn.Module,
@@ -337,9 +335,9 @@ def data_source(benchmark: Benchmark) -> dict[str, str] | None:
         on this machine is private), `config`, `data_files`, `split`, `revision`, and `commit`, the commit of the Hub that
         `datasets` downloaded. `None` for rows that were given in memory.
     """
-    if benchmark.path is None:
+    source = {name: str(value) for name, value in benchmark.place.items() if value is not None}
+    if "path" not in source:
         return None
-    source = {name: str(getattr(benchmark, name)) for name in _PLACE if getattr(benchmark, name) is not None}
     files = source.get("data_files")
     if files is not None and Path(files).exists():
         # A builder such as "parquet" and one file: the file is the source.

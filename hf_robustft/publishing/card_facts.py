@@ -11,7 +11,7 @@ from typing import Any
 from ..data.benchmarks import Benchmark
 from ..evaluation.report import EvaluationReport
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
-from .eval_results import is_hub_id, on_hub
+from .eval_results import is_hub_id
 from .text import one_line, public_command, public_settings, public_text, public_value
 
 PART = "card"
@@ -44,25 +44,21 @@ class SetFacts:
 
     @classmethod
     def from_benchmark(cls, benchmark: Benchmark) -> SetFacts:
-        """Collect the facts of a `benchmark`, with the number of images if it was loaded."""
-        rows = benchmark.dataset if benchmark.dataset is not None else benchmark._loaded
+        """Collect the facts of a `benchmark`; if it was opened, of the copy that was read, with the number of images."""
         texts = {
             name: None if value is None else public_text(value)
             for name, value in ((key, getattr(benchmark, key)) for key in ("suite", "licence", "source", "note"))
         }
-        place = ("path", "config", "split", "revision") if on_hub(benchmark) else ()
+        place = benchmark.place
+        names = ("path", "config", "split", "revision") if place["path"] and is_hub_id(place["path"]) else ()
         return cls(
             name=benchmark.name,
             role=benchmark.role,
             n_classes=len(benchmark.class_names),
-            # A stream has no length.
-            images=len(rows) if hasattr(rows, "__len__") else None,
+            images=benchmark.n_images,
             **texts,
             # A split may be a NamedSplit, which JSON does not know.
-            **{
-                name: None if getattr(benchmark, name) is None else one_line(getattr(benchmark, name))
-                for name in place
-            },
+            **{name: None if place[name] is None else one_line(place[name]) for name in names},
         )
 
     def as_measured(self, report: EvaluationReport) -> SetFacts:

@@ -20,7 +20,6 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from ..data.benchmarks import Benchmark
 from ..data.hub import out_of_reach
 from ..evaluation.report import TRAINED_HEAD, DatasetResult, EvaluationReport
 from ..evaluation.tables import ordered
@@ -180,7 +179,7 @@ def is_hub_id(base_model: str) -> bool:
     return True
 
 
-def on_hub(benchmark: Benchmark | SetFacts) -> bool:
+def on_hub(benchmark: SetFacts) -> bool:
     """Return whether a `benchmark` is a data set on the Hub."""
     return benchmark.path is not None and is_hub_id(benchmark.path)
 

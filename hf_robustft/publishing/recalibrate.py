@@ -212,7 +212,7 @@ def why_not_validation(
         if validation.name in (report.open_set or {}):
             return f"an open set of {EVALUATION_FILE}"
     card = CardFacts.load(directory)
-    place = (validation.path, validation.config, validation.split)
+    place = tuple(validation.place[name] for name in ("path", "config", "split"))
     for item in () if card is None else card.sets:
         # Sets of the registry may be other rows of the same files.
         other_rows = validation.registered is not None and item.name != validation.name
@@ -257,10 +257,11 @@ def _compared(
 
 
 def _place(benchmark: Benchmark) -> tuple:
-    path = benchmark.path
+    place = benchmark.place
+    path = place["path"]
     if path is not None and Path(path).exists():
         path = str(Path(path).resolve())
-    return path, benchmark.data_files, benchmark.config, benchmark.split, benchmark.registered
+    return path, place["data_files"], place["config"], place["split"], benchmark.registered
 
 
 def _check_classes(facts: dict[str, Any], validation: Benchmark, directory: Path) -> None:

@@ -91,7 +91,7 @@ def _check_first_example(dataset: Any) -> None:
 def check_captions(examples: Any, processor: Any, model: nn.Module) -> None:
     """Refuse training examples whose captions are made of class names that the tokenizer does not tell apart."""
     classes = getattr(examples, "class_names", ()), getattr(examples, "templates", ())
-    if processor is not None and all(classes) and not getattr(examples, "caption_column", None):
+    if processor is not None and all(classes):
         check_class_prompts(processor, *classes, DualEncoder.of(model).caption_rules)
 
 

@@ -111,7 +111,7 @@ def training_hashes(benchmark: Benchmark | None, examples: Any) -> ImageHashes |
         return hash_images(benchmark, role="train")
     if isinstance(examples, TrainingExamples):
         rows = examples.rows
-        return hash_images(rows.rows, "the training data", "train", rows.image_column)
+        return hash_images(rows.dataset, "the training data", "train", rows.image_column)
     if isinstance(examples, StreamingExamples):
         return hash_images(examples.stream, "the training data", "train")
     return None

@@ -100,12 +100,12 @@ def data_record(dataset: Any) -> dict[str, Any]:
         return {"examples": dataset.size, **local}
     record: dict[str, Any] = {"examples": len(dataset)} if hasattr(dataset, "__len__") else {}
     if isinstance(dataset, TrainingExamples):
-        rows = dataset.rows.rows
+        rows = dataset.rows.encoded
         columns = [name for name in rows.column_names if name != dataset.rows.image_column]
         record["rows"] = _digest(repr(rows.select_columns(columns)[:]).encode())
         chosen = _spread(len(rows), IMAGES_COMPARED)
-        record["images"] = _digest(*(_encoded(dataset.rows[index][0]) for index in chosen))
-        sizes = [_size(dataset.rows[index][0]) for index in _spread(len(rows), SIZES_COMPARED)]
+        record["images"] = _digest(*(_encoded(dataset.rows[index][0]["image"]) for index in chosen))
+        sizes = [_size(dataset.rows[index][0]["image"]) for index in _spread(len(rows), SIZES_COMPARED)]
         record["sizes"] = _digest(repr(sizes).encode())
     elif isinstance(dataset, CachedFeatures):
         tensors = [dataset.features] if dataset.labels is None else [dataset.features, dataset.labels]

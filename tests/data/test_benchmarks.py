@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +14,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers import sent_to_a_worker
 from PIL import Image
 
+from hf_robustft.data import benchmarks as benchmarks_module
+from hf_robustft.data import own_data
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, EMOJI_SHIFT_DIR, Benchmark, asset_path, load_benchmark
 
 CLASSES = ("cat", "dog", "red panda")
@@ -433,3 +437,29 @@ def test_templates_as_text_or_file(tmp_path):
     assert benchmark_of(rows(), templates=str(tmp_path / "templates.txt")).templates == ("a {}", "the {}")
     with pytest.raises(ValueError, match="knows no option 'colour'"):
         load_benchmark("emoji_shift", colour="red")
+
+
+def test_a_description_does_not_change_and_is_opened_once(tmp_path, monkeypatch):
+    rows([0, 1, 2, 1] * 2).to_parquet(tmp_path / "pets.parquet")
+    opened = []
+    monkeypatch.setattr(
+        benchmarks_module, "open_rows", lambda *given: opened.append(given) or own_data.open_rows(*given)
+    )
+    described = Benchmark("pets", "id", CLASSES, path="parquet", data_files=str(tmp_path / "pets.parquet"))
+    before = {item.name: getattr(described, item.name) for item in dataclasses.fields(described)}
+    assert described.n_images is None and described.open() is described.open() and described.load() is described.load()
+    assert len(opened) == 1 and described.n_images == 8
+    assert before == {item.name: getattr(described, item.name) for item in dataclasses.fields(described)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        described.role = "shift"
+    renamed = dataclasses.replace(described, name="photos")
+    assert renamed.load() is not described.load(), "another description is checked against the data again"
+    given = dataclasses.replace(described, name="photos", opened=described.open())
+    assert given.load() is described.load() and len(opened) == 2
+
+
+def test_nothing_writes_into_a_description_from_outside(repository):
+    write = re.compile(r"object\.__setattr__\((?!self\b)\w")
+    files = [file for folder in ("hf_robustft", "examples", "tests") for file in (repository / folder).rglob("*.py")]
+    assert write.search("object.__setattr__(benchmark, 'role', 'id')")
+    assert [str(file) for file in files if write.search(file.read_text(encoding="utf-8"))] == [__file__]

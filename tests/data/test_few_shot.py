@@ -127,7 +127,7 @@ def test_emoji_shift():
 
 
 def test_data_of_the_hub_still_say_where_they_come_from(monkeypatch):
-    monkeypatch.setattr(benchmarks, "_read", lambda benchmark: image_dataset(8))
+    monkeypatch.setattr(benchmarks, "open_rows", lambda benchmark: image_dataset(8))
     full = Benchmark("own", "train", CLASSES, path="owner/pets", config="small", revision="abc")
     small = few_shot(full, 2)
     assert small.path is None and small.source == "https://huggingface.co/datasets/owner/pets"

@@ -11,7 +11,7 @@ from helpers.streams import picture
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.class_folders import split_role
 from hf_robustft.data.class_matching import load_matched
-from hf_robustft.data.folders import image_files
+from hf_robustft.data.files import image_files
 from hf_robustft.data.prompts import clean_class_name
 
 

@@ -25,7 +25,8 @@ def test_a_missing_repository_moves_on_with_a_warning(hub, clip_names):
     used = hub.wds("imagenet1k", [5, 999, 0], clip_names, image="jpg")
     with pytest.warns(UserWarning, match=f"no data set 'ILSVRC/imagenet-1k' .* trying '{used}' instead"):
         loaded = quietly(benchmark)
-    assert (benchmark.path, benchmark.split, benchmark.data_files) == (used, "test", "test/*.tar")
+    found = benchmark.place
+    assert (found["path"], found["split"], found["data_files"]) == (used, "test", "test/*.tar")
     assert hub.asked == [
         ("ILSVRC/imagenet-1k", "validation", None, None),
         (used, "test", {"test": "test/*.tar"}, None),

@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -99,7 +100,7 @@ def test_of_a_large_set_images_of_every_part_are_looked_at(tmp_path, streaming, 
 
 def test_of_a_stream_from_elsewhere_few_images_are_fetched(tmp_path, monkeypatch):
     benchmark = load_benchmark(write_tars(tmp_path / "tars", (30, 30)), streaming=True, class_names=CLASSES, **TAR)
-    object.__setattr__(benchmark.row_stream(), "local", False)
+    benchmark = replace(benchmark, opened=replace(benchmark.row_stream(), local=False))
     monkeypatch.setattr(module, "MOST_FETCHED", 8)
     images = hash_images(benchmark)
     assert images.read == 8 and compare(images, images.sketch()).share == 1.0

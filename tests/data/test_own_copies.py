@@ -71,11 +71,11 @@ def test_another_copy_on_the_hub(hub, clip_names):
     hub.errors["ILSVRC/imagenet-1k"] = DatasetNotFoundError(GATED)
     hub.wds("imagenet1k", [1], clip_names)
     known = load_benchmark("imagenet-1k", "test", path="clip-benchmark/wds_imagenet1k", revision="abc")
-    assert quietly(known)["label"] == [1] and known.revision == "abc"
+    assert quietly(known)["label"] == [1] and known.place["revision"] == "abc"
     assert hub.asked == [("clip-benchmark/wds_imagenet1k", "test", {"test": "test/*.tar"}, "abc")]
     hub.tables["me/dtd"] = table([1, 2], ClassLabel(names=list(load_benchmark("dtd", "test").class_names)), "picture")
     own = load_benchmark("dtd", "test", path="me/dtd", image_column="picture")
-    assert quietly(own)["label"] == [1, 2] and own.path == "me/dtd"
+    assert quietly(own)["label"] == [1, 2] and own.place["path"] == "me/dtd"
 
 
 def test_options_that_do_not_go_with_a_name(tmp_path):

@@ -175,7 +175,7 @@ def test_a_registered_subset_keeps_its_classes_positions_and_order(hub, kind):
     assert contents(chosen) == wanted
     rows = chosen.row_stream()
     assert rows.declared == 9 and rows.examples is None, "how many rows are left out is not known"
-    assert chosen.path == "someone/data"
+    assert chosen.place["path"] == "someone/data"
 
 
 def test_a_share_of_the_rows_is_the_share_that_the_stored_data_have(hub):

@@ -34,7 +34,7 @@ def evaluate(job: dict, model: CLIPModel) -> dict:
     chosen = benchmark(job["kind"], Path(job["folder"]), (), role="id", name=job["name"])
     if "declared" in job:
         rows = dataclasses.replace(chosen.row_stream(), declared=job["declared"], declared_by="the data set itself")
-        object.__setattr__(chosen, "_rows", rows)
+        chosen = dataclasses.replace(chosen, opened=rows)
     transform = ImageTransform.from_processor(tiny_processor(), train=False)
     settings = {"batch_size": 2, "num_workers": job["workers"], "progress": False}
     try:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.catalog.registered import facts
 from hf_robustft.data.class_projection import ClassProjection
+from hf_robustft.data.columns import StoredRows
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation import calibration, image_numbers
@@ -158,10 +159,11 @@ def test_where_the_images_came_from(tiny_clip, tmp_path):
     image_dataset(8).to_parquet(tmp_path / "photos.parquet")
     chosen = [
         load_benchmark(tmp_path / "photos.parquet", name="id"),
-        Benchmark("x", "open_set", path=str(tmp_path), label_column=None, split="photos"),
+        Benchmark(
+            "x", "open_set", path=str(tmp_path), label_column=None, split="photos", opened=StoredRows(image_dataset(4))
+        ),
         benchmark("shift", 4),
     ]
-    object.__setattr__(chosen[1], "_loaded", image_dataset(4))
     report = evaluator(chosen).evaluate(tiny_clip)
     assert report.results["id"].source == {"path": "photos.parquet"}
     assert report.results["shift"].source is None

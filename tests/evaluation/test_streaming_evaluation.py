@@ -101,16 +101,16 @@ def test_an_evaluators_report_and_files_equal_those_of_the_stored_data(tiny_clip
 def test_a_short_shard_is_an_error_that_names_set_and_numbers(tiny_clip, tmp_path):
     chosen = benchmark("tar", tmp_path, (5, 4), role="id", name="pictures")
     rows = chosen.row_stream()
-    object.__setattr__(chosen, "_rows", dataclasses.replace(rows, declared=10, declared_by="the data set itself"))
+    more = dataclasses.replace(rows, declared=10, declared_by="the data set itself")
+    chosen = dataclasses.replace(chosen, opened=more)
     message = r"benchmark 'pictures': 9 rows were read, but the data set itself says there are 10; a truncated shard"
     with pytest.raises(OSError, match=message) as caught:
         collect(tiny_clip, chosen)
     assert "\n" not in str(caught.value)
     assert check_count(rows, 9) is None
     # A number that was never verified is no reason to stop.
-    object.__setattr__(
-        chosen, "_rows", dataclasses.replace(rows, declared=10, certain=False, declared_by="the registry")
-    )
+    unsure = dataclasses.replace(rows, declared=10, certain=False, declared_by="the registry")
+    chosen = dataclasses.replace(chosen, opened=unsure)
     with pytest.warns(UserWarning, match=r"the registry says there are 10 \(not verified\); compare"):
         logits, _ = collect(tiny_clip, chosen)
     assert len(logits) == 9

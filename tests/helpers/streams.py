@@ -100,8 +100,8 @@ def benchmark(kind: str, folder: Path, sizes: Sequence[int], role: str = "train"
 class Numbered(StreamingExamples):
     """Streaming examples that say which row of which pass they are."""
 
-    def example(self, item):
-        return {**super().example(item), "row": (item.epoch, item.index)}
+    def example(self, row, epoch, index, where):
+        return {**super().example(row, epoch, index, where), "row": (epoch, index)}
 
 
 class NumberedCollator(ClipCollator):

@@ -88,7 +88,7 @@ def opened(name, part=None):
         warnings.simplefilter("always")
         try:
             benchmark = load_benchmark(name, part)
-            words = f"{len(benchmark.load())} rows of {benchmark.path}"
+            words = f"{len(benchmark.load())} rows of {benchmark.place['path']}"
         except (OSError, ValueError) as error:
             words = f"{type(error).__name__}: {error}"
     print(words, "|", *(warning.message for warning in caught if "trying" in str(warning.message)))

@@ -11,6 +11,8 @@ from helpers.cards import TOKEN, benchmark, python_blocks, report, tables
 from huggingface_hub import ModelCard
 
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.columns import RowRule
+from hf_robustft.data.streams.rows import RowStream
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.open_set import METRICS
 from hf_robustft.evaluation.report import TRAINED_HEAD
@@ -205,8 +207,7 @@ def test_a_folder_without_facts_or_with_broken_ones(folder):
 
 
 def test_a_stream_has_no_number_of_images(folder):
-    stream = benchmark("photo", "id")
-    object.__setattr__(stream, "_loaded", iter(()))
-    object.__setattr__(stream, "dataset", None)
+    rows = RowStream(None, RowRule("the photos"))
+    stream = replace(benchmark("photo", "id"), dataset=None, path=str(folder), streaming=True, opened=rows)
     path = write(folder, data=[stream, benchmark("train", "train")], report=report(names=(("photo", "id"),)))
     assert tables(path)[-1][1][2] == "400", "the report knows how many were measured"

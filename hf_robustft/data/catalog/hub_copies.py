@@ -18,10 +18,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_robustft.data.columns import holds_integers, quoted
-from hf_robustft.data.hub import is_cached, out_of_reach
-from hf_robustft.data.prompts import class_key, read_text
-from hf_robustft.data.streams.shards import Opened, open_split
+from ..hub import is_cached, out_of_reach
+from ..labels import holds_integers, quoted
+from ..prompts import label_key, read_text
+from ..streams.shards import OpenSplit, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
 
@@ -79,11 +79,6 @@ def wds_repository(name: str, split: str = "test", **settings) -> Repository:
     )
 
 
-def label_key(name: str) -> str:
-    """What decides whether a copy means the same class: letters and digits alone, so "AnnualCrop" is "annual crop"."""
-    return "".join(letter for letter in class_key(name) if letter.isalnum())
-
-
 def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...]], where: str) -> None:
     """Raise ValueError, showing both, unless `found` names the same classes in the same order.
 
@@ -114,7 +109,7 @@ def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...
 
 def open_repository(
     repository: Repository, label_names: Sequence[tuple[str, ...]], streaming: bool = False
-) -> Dataset | Opened:
+) -> Dataset | OpenSplit:
     """Open one copy and check its class names before any row is read.
 
     Args:
@@ -147,10 +142,9 @@ def open_repository(
         # Builders forget what the data set says of itself as soon as its files are named.
         declared = declared_rows(repository) if repository.data_files else None
         opened = open_split(builder, repository.split, declared)
-        features = opened.dataset.features
     else:
         opened = load_dataset(repository.path, repository.config, split=repository.split, **options)
-        features = opened.features or {}
+    features = opened.features or {}
     if features and repository.label_column not in features:
         raise ValueError(
             f"{where} has no column {repository.label_column!r}; its columns are {quoted(list(features), 20)}: it has "
@@ -216,7 +210,7 @@ def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, .
 
 def open_first(
     repositories: Sequence[Repository], label_names: Sequence[tuple[str, ...]], where: str, streaming: bool = False
-) -> tuple[Dataset | Opened, Repository]:
+) -> tuple[Dataset | OpenSplit, Repository]:
     """Open the first copy that exists.
 
     A repository that does not exist (or that this account cannot see) moves on to the next with a warning. One that is

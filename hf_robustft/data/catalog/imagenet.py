@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_robustft.data.catalog.hub_copies import WDS_IMAGES, Repository, wds_repository
-from hf_robustft.data.catalog.registered import RegisteredData, facts
-from hf_robustft.data.class_projection import ClassProjection
-from hf_robustft.data.shares import floor_share
+from ..class_projection import ClassProjection
+from ..shares import floor_share
+from .hub_copies import WDS_IMAGES, Repository, wds_repository
+from .registered import RegisteredData, facts
 
 SEEN_SHARE = 0.4
 

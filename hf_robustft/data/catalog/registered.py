@@ -13,22 +13,14 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 
-from hf_robustft.data.catalog.hub_copies import (
-    WDS_IMAGES,
-    Repository,
-    check_label_order,
-    image_column_of,
-    label_key,
-    open_first,
-)
-from hf_robustft.data.columns import arrow_column, holds_integers, quoted
-from hf_robustft.data.folders import folder_kind, folder_splits, load_folder
-from hf_robustft.data.hub import is_hub_id
-from hf_robustft.data.labels import LabelRule, classes_of
-from hf_robustft.data.prompts import class_key
-from hf_robustft.data.randomness import example_rng
-from hf_robustft.data.streams.rows import RowMeaning, RowStream, first_rows, stream_of
-from hf_robustft.data.streams.shards import Opened, count_rows
+from ..columns import RowRule, StoredRows, check_dataset
+from ..folders import folder_kind, folder_splits, load_folder
+from ..hub import is_hub_id
+from ..labels import LabelRule, holds_integers, quoted
+from ..prompts import class_key, label_key
+from ..streams.rows import RowStream, first_rows, stream_of
+from ..streams.shards import OpenSplit, count_rows
+from .hub_copies import WDS_IMAGES, Repository, check_label_order, image_column_of, open_first
 
 _SPLIT_ALIASES = {
     "train": ("train", "training"),
@@ -174,45 +166,69 @@ def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
     )
 
 
-def read_registered(data: RegisteredData, where: str) -> tuple[Dataset, dict]:
-    """Read the rows that a registered benchmark means.
+def open_registered(
+    data: RegisteredData, where: str, streaming: bool = False, training: bool = False
+) -> StoredRows | RowStream:
+    """
+    The rows that a registered benchmark means.
+
+    A folder of one's own is listed, not copied, so it is read in the same way if it is to be streamed.
+
+    Args:
+        data ([`RegisteredData`]): What the registry knows.
+        where (`str`): Words for the benchmark, used in messages.
+        streaming (`bool`, *optional*, defaults to `False`): Whether rows are read as they come.
+        training (`bool`, *optional*, defaults to `False`): Whether the rows are to be trained on.
 
     Returns:
-        A data set with the columns "image" and "label", the labels as positions of classes, and where it was read
-        from, as fields of a `Benchmark`. Label and domain columns have been read, images have not.
+        [`StoredRows`] with the columns "image" and "label", of which labels and domains have been read; or [`RowStream`],
+        whose rows are checked when they come.
 
     Raises:
-        OSError, ValueError: as `open_first`; labels outside the classes; domains that the data do not have.
+        OSError: As [`open_first`].
+        ValueError: As [`open_first`]; for labels outside the classes, for domains that the data do not have, and for a part
+            of the rows of a stream whose files do not say how many they hold.
     """
     if data.folder is not None:
-        dataset, image, label, domain = _read_folder(data, where)
-        place = data.place
+        rows, image, label, domain = _read_folder(data, where)
+        place, repository, found = data.place, None, None
     else:
         require_copy(data, where)
-        dataset, repository = open_first(data.repositories, data.label_names, where)
-        place = repository.place
-        image, label, domain = (
-            image_column_of(dataset.column_names, repository.image_columns, where),
-            repository.label_column,
-            repository.domain_column,
-        )
-        compare_rows(repository, len(dataset), where)
-    rule = registered_rule(dataset.features[label], data.label_names)
-    labels = classes_of(arrow_column(dataset, label), rule, label, where)
-    keep = np.ones(len(labels), dtype=bool)
-    if data.positions is not None:
-        labels = np.asarray(data.positions)[labels]
-        keep &= labels >= 0
-    if data.all_domains and domain is not None:
-        keep &= _of_domains(dataset, domain, data, where)
-    if data.share != (0.0, 1.0):
-        numbers = np.array([example_rng(data.seed, 0, row, "share").random() for row in range(len(labels))])
-        keep &= (numbers >= data.share[0]) & (numbers < data.share[1])
-    dataset = dataset.select_columns([image])
-    dataset = dataset if image == "image" else dataset.rename_column(image, "image")
+        rows, repository = open_first(data.repositories, data.label_names, where, streaming)
+        place, label, domain = repository.place, repository.label_column, repository.domain_column
+        image = image_column_of(list(rows.features), repository.image_columns, where)
+        found = len(rows) if isinstance(rows, Dataset) else rows.declared
+        compare_rows(repository, found, where)
+    domain = domain if data.all_domains else None
+    if domain is not None and domain not in rows.features:
+        raise ValueError(f"{where} has no column {domain!r} of domains; its columns are {quoted(list(rows.features))}")
+    streamed = not isinstance(rows, Dataset)
+    rule = RowRule(
+        where,
+        image,
+        label,
+        label=registered_rule(rows.features[label], data.label_names),
+        positions=data.positions,
+        domain_column=domain,
+        domain_names=tuple(rows.features[domain].names) if domain and isinstance(rows.features[domain], ClassLabel) else None,
+        all_domains=data.all_domains,
+        domains=data.domains,
+        share=data.share,
+        seed=data.seed,
+        first_rows=_first_rows(rows, data, where) if streamed else (0,),
+    )
+    if streamed:
+        stream = stream_of(rows, rule, repository.rows, repository.rows_verified, training)
+        return replace(stream, place=place)
+    classes, kept = rule.by_column(rows)
+    rows = rows.select_columns([image])
+    rows = rows if image == "image" else rows.rename_column(image, "image")
     # Labels go in before rows are chosen: a column cannot be added to a selection without copying its images.
-    dataset = dataset.add_column("label", np.where(keep, labels, 0), feature=Value("int64"))
-    return dataset if keep.all() else dataset.select(np.flatnonzero(keep)), place
+    rows = rows.add_column("label", np.where(kept, classes, 0), feature=Value("int64"))
+    rows = rows if kept.all() else rows.select(np.flatnonzero(kept))
+    if streaming:
+        return replace(stream_of(rows, RowRule(where, "image", "label", label=int)), place=place)
+    return replace(check_dataset(rows, where=where), label_column="label", place=place)
 
 
 def require_copy(data: RegisteredData, where: str) -> None:
@@ -249,24 +265,6 @@ def registered_rule(feature, label_names: Sequence[tuple[str, ...]]) -> LabelRul
     return LabelRule(
         names, f"is not the name of one of its classes, {known}; give path of a copy that fits", key=label_key
     )
-
-
-def require_domains(columns: list[str], column: str, where: str) -> None:
-    """Raise ValueError if the copy has no column of domains."""
-    if column not in columns:
-        raise ValueError(f"{where} has no column {column!r} of domains; its columns are {quoted(columns)}")
-
-
-def _of_domains(dataset: Dataset, column: str, data: RegisteredData, where: str) -> np.ndarray:
-    require_domains(dataset.column_names, column, where)
-    feature = dataset.features[column]
-    values = dataset.with_format("arrow", columns=[column])[:].column(column).to_pylist()
-    names = [feature.int2str(value) for value in values] if isinstance(feature, ClassLabel) else values
-    found = sorted({str(name) for name in names})
-    if {label_key(name) for name in found} != {label_key(name) for name in data.all_domains}:
-        raise ValueError(f"{where} has the domains {quoted(found)}, the registry knows {quoted(data.all_domains)}")
-    kept = {label_key(name) for name in data.domains}
-    return np.array([label_key(str(name)) in kept for name in names])
 
 
 def _read_folder(data: RegisteredData, where: str) -> tuple[Dataset, str, str, str | None]:
@@ -320,56 +318,7 @@ def _class_folders(root: Path, data: RegisteredData, where: str) -> tuple[Datase
     raise ValueError(f"{where}: {failure}")
 
 
-def stream_registered(data: RegisteredData, where: str, training: bool = False) -> tuple[RowStream, dict]:
-    """The rows that a registered benchmark means, to be read as they come; the twin of `read_registered`.
-
-    A folder of one's own is listed, not copied, so it is read as if it were not streamed.
-
-    Args:
-        data: what the registry knows.
-        where: words for the benchmark, used in messages.
-        training: whether the rows are to be trained on.
-
-    Returns:
-        The stream, with what `read_registered` checks of columns checked of each row when it comes, and where it is read
-        from, as fields of a `Benchmark`.
-
-    Raises:
-        OSError, ValueError: as `open_first`; parts that are drawn by row number, of files that do not say their rows.
-    """
-    if data.folder is not None:
-        dataset, place = read_registered(data, where)
-        return stream_of(
-            dataset,
-            RowMeaning(where, "image", "label", rule=registered_rule(dataset.features["label"], data.label_names)),
-        ), place
-    require_copy(data, where)
-    opened, repository = open_first(data.repositories, data.label_names, where, streaming=True)
-    features = opened.dataset.features
-    label, domain = repository.label_column, repository.domain_column if data.all_domains else None
-    if domain is not None:
-        require_domains(list(features), domain, where)
-    meaning = RowMeaning(
-        where,
-        image_column_of(list(features), repository.image_columns, where),
-        label,
-        rule=registered_rule(features[label], data.label_names),
-        key=label_key,
-        positions=data.positions,
-        domain_column=domain,
-        domain_names=tuple(features[domain].names) if domain and isinstance(features[domain], ClassLabel) else None,
-        all_domains=frozenset(map(label_key, data.all_domains)),
-        domains=frozenset(map(label_key, data.domains)),
-        share=data.share,
-        seed=data.seed,
-        first_rows=_first_rows(opened, data, where),
-    )
-    compare_rows(repository, opened.declared, where)
-    stream = stream_of(opened, meaning, repository.rows, repository.rows_verified, training)
-    return stream, repository.place
-
-
-def _first_rows(opened: Opened, data: RegisteredData, where: str) -> tuple[int, ...]:
+def _first_rows(opened: OpenSplit, data: RegisteredData, where: str) -> tuple[int, ...]:
     """Number of the first row of each shard, where rows are drawn by number."""
     if data.share == (0.0, 1.0) or opened.dataset.num_shards == 1:
         return (0,) * (data.share != (0.0, 1.0))

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hf_robustft.data.catalog.hub_copies import Repository, label_key, wds_repository
-from hf_robustft.data.catalog.imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
-from hf_robustft.data.catalog.registered import RegisteredData, facts
-from hf_robustft.data.columns import quoted
+from ..columns import quoted
+from .hub_copies import Repository, label_key, wds_repository
+from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
+from .registered import RegisteredData, facts
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")

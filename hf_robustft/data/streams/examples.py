@@ -15,19 +15,18 @@ import fsspec.asyn
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hf_robustft.data.images import UNREADABLE, BadImages, UnreadableImage
-from hf_robustft.data.prompts import check_class_names, check_templates, fill_template
-from hf_robustft.data.randomness import choose, example_rng
-from hf_robustft.data.streams.order import DEFAULT_BUFFER, Item, Position, Reader, parts_of_a_shard
-from hf_robustft.data.streams.rows import RowStream
-from hf_robustft.data.transforms import ImageTransform
+from ..examples import CaptionedImages, check_transform, counter
+from ..images import UNREADABLE, BadImages, UnreadableImage
+from ..transforms import ImageTransform
+from .order import DEFAULT_BUFFER, Position, Reader, parts_of_a_shard
+from .rows import RowStream
 
 #: Unreadable images in a row after which a stream is taken for broken as a whole.
 _HOPELESS = 1000
 
 
-class StreamingExamples(IterableDataset):
-    """Images with captions as `TrainingExamples` gives them, from a stream that starts anew in another order at its end.
+class StreamingExamples(CaptionedImages, IterableDataset):
+    """Images with captions as `TrainingExamples` gives them, from a stream that starts again in another order at its end.
 
     Crop and caption of an example are pure functions of (seed, pass, row). Iterated in a data loader, its workers share
     the rows; `examples` says which part of them one of several readers gets, and from where on.
@@ -51,8 +50,6 @@ class StreamingExamples(IterableDataset):
         ValueError: neither captions nor class names and templates, or a size or buffer below 1.
     """
 
-    keyed = True
-
     def __init__(
         self,
         stream: RowStream,
@@ -66,20 +63,13 @@ class StreamingExamples(IterableDataset):
         size: int | None = None,
         bad_images: BadImages | None = None,
     ):
-        self.labelled = stream.meaning.label_column is not None
-        self.captioned = stream.meaning.caption_column is not None
-        if not self.labelled and not self.captioned:
-            raise ValueError(
-                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
-                "or class_names and a label_column"
-            )
-        self.class_names = check_class_names(class_names) if self.labelled else ()
-        self.templates = () if self.captioned else check_templates(templates)
+        labelled, captioned = stream.rule.label_column is not None, stream.rule.caption_column is not None
+        super().__init__(transform, labelled, captioned, class_names, templates, seed)
         self.size = stream.examples if size is None else size
         if buffer < 1 or (self.size is not None and self.size < 1):
             raise ValueError(f"buffer {buffer}, size {self.size}: a stream needs at least 1 of each")
-        self.stream, self.transform, self.seed = stream, transform, int(seed)
-        self.shuffle, self.buffer, self.bad_images = shuffle, buffer, _counter(bad_images, stream.where, self.size)
+        self.stream, self.shuffle, self.buffer = stream, shuffle, buffer
+        self.bad_images = counter(bad_images, stream.where, self.size)
 
     @classmethod
     def from_benchmark(
@@ -143,7 +133,8 @@ class StreamingExamples(IterableDataset):
         unreadable: list[str] = []
         for after, item in Reader(self.stream, reader, readers, **settings):
             try:
-                example = self.example(item)
+                row = item.example
+                example = self.example(row, item.epoch, item.index, _named(item.where, row["image"]))
             except UnreadableImage as error:
                 if not self.bad_images.skips or len(unreadable) >= _HOPELESS:
                     raise
@@ -152,27 +143,6 @@ class StreamingExamples(IterableDataset):
             if unreadable:
                 example[UNREADABLE], unreadable = unreadable, []
             yield after, example
-
-    def example(self, item: Item) -> dict[str, Any]:
-        """A row, decoded, cropped and captioned as its pass and number say."""
-        epoch, index, where, row = item
-        rng = example_rng(self.seed, epoch, index, "crop")
-        example: dict[str, Any] = {
-            "pixel_values": self.transform.decode(row["image"], rng, _named(where, row["image"])),
-            "caption": self._caption(row, epoch, index),
-        }
-        if self.labelled:
-            example["label"] = row["label"]
-        return example
-
-    def _caption(self, row: dict, epoch: int, index: int) -> str:
-        if not self.captioned:
-            chosen = choose(len(self.templates), seed=self.seed, epoch=epoch, index=index, what="template")
-            return fill_template(self.templates[chosen], self.class_names[row["label"]])
-        captions = row["caption"]
-        if isinstance(captions, str):
-            return captions
-        return captions[choose(len(captions), seed=self.seed, epoch=epoch, index=index, what="caption")]
 
 
 class StreamedEvaluationImages(IterableDataset):
@@ -206,13 +176,12 @@ class StreamedEvaluationImages(IterableDataset):
         border: int = 0,
         bad_images: BadImages | None = None,
     ):
-        if transform.train:
-            raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
+        check_transform(transform)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.stream, self.transform, self.batch_size, self.labelled = stream, transform, batch_size, labelled
         self.process, self.processes, self.border = process, processes, border
-        self.bad_images = _counter(bad_images, stream.where, stream.examples)
+        self.bad_images = counter(bad_images, stream.where, stream.examples)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches of one reader.
@@ -289,12 +258,6 @@ def check_count(stream: RowStream, counted: int) -> str | None:
             "data again, correct the number in the data set's README, or give path of a whole copy"
         )
     return f"{says}; compare before numbers are published"
-
-
-def _counter(bad_images: BadImages | None, name: str, total: int | None) -> BadImages:
-    if bad_images is None:
-        return BadImages("error", name=name, total=total)
-    return bad_images if total is None else bad_images.bound(name, total)
 
 
 def _named(where: str, encoded: dict | None) -> str:

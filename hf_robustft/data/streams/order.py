@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hf_robustft.data.streams.rows import RowStream
+from .rows import RowStream
 
 DEFAULT_BUFFER = 1000
 

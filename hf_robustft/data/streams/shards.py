@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetBuilder, DownloadConfig, Image, IterableDataset
+from datasets import Dataset, DatasetBuilder, DownloadConfig, Features, Image, IterableDataset
 from datasets.table import table_cast
 from datasets.utils.file_utils import xopen
 
@@ -90,7 +90,7 @@ class IndexedRows:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenSplit:
     """A split as it was opened to be streamed.
 
     Args:
@@ -105,8 +105,13 @@ class Opened:
     kind: str
     declared: int | None = None
 
+    @property
+    def features(self) -> Features:
+        """Its columns and their types."""
+        return self.dataset.features
 
-def open_split(builder: DatasetBuilder, split: str, declared: int | None = None) -> Opened:
+
+def open_split(builder: DatasetBuilder, split: str, declared: int | None = None) -> OpenSplit:
     """Open one split of a data set whose builder is known; the first rows of a tar may be read, for its columns.
 
     Args:
@@ -131,10 +136,10 @@ def open_split(builder: DatasetBuilder, split: str, declared: int | None = None)
     if declared is None and described is not None:
         declared = described.num_examples
     files = tuple(str(file) for file in (builder.config.data_files or {}).get(split, ()))
-    return Opened(dataset, files if len(files) == dataset.num_shards else (), builder.name, declared)
+    return OpenSplit(dataset, files if len(files) == dataset.num_shards else (), builder.name, declared)
 
 
-def listed(opened: Opened) -> Dataset | None:
+def listed(opened: OpenSplit) -> Dataset | None:
     """The rows of a folder of image files as a list of paths, or None for formats that hold the images themselves.
 
     The list of a folder is known without reading an image, and what is listed can be shuffled as a whole.
@@ -145,7 +150,7 @@ def listed(opened: Opened) -> Dataset | None:
     return Dataset.from_list(list(encoded), features=encoded.features)
 
 
-def count_rows(opened: Opened) -> tuple[int, ...] | None:
+def count_rows(opened: OpenSplit) -> tuple[int, ...] | None:
     """Rows of each file, from the footers of parquet files or the headers of tars on this machine; else None.
 
     Raises:
