@@ -133,7 +133,7 @@ def make_trainer(
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
             the command line.
-        model ([`~transformers.CLIPModel`]), processor ([`~transformers.ProcessorMixin`]): What is trained.
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): What is trained.
         data ([`TrainingData`]): On what.
 
     Raises:

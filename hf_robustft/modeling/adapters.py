@@ -27,7 +27,7 @@ _NOT_ADAPTED = (LOGIT_SCALE,)
 
 
 def near_unit(features: Tensor) -> Tensor:
-    """`x / (1e-6 + ||x||)` over the last dimension: CRoFT's normalisation; a zero vector stays zero."""
+    """`features / (1e-6 + ||features||)` over the last dimension: CRoFT's normalisation; a zero vector stays zero."""
     return features / (EPSILON + features.norm(dim=-1, keepdim=True))
 
 
@@ -103,6 +103,7 @@ class FeatureAdapters(nn.Module):
         self.text_adapter = nn.Parameter(torch.eye(embed_dim, dtype=dtype, device=device))
 
     def extra_repr(self) -> str:
+        """Settings that `print` shows."""
         return f"{self.embed_dim}, {self.image_ratio}, {self.text_ratio}, {self.text_adapter_order!r}"
 
     def adapt_images(self, image_features: Tensor) -> Tensor:

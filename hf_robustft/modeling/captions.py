@@ -162,7 +162,7 @@ class CaptionMemory:
         Args:
             input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids.
             rules ([`CaptionRules`]): How the model reads captions.
-            encode (callable): From token ids `(new texts, length)` to features `(new texts, dim)`; not called if all
+            encode (`Callable`): From token ids `(new texts, length)` to features `(new texts, dim)`; not called if all
                 are known.
 
         Returns:
@@ -222,7 +222,7 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
                 else "its tokenizer knows no difference; rename one"
             )
             raise ValueError(
-                f"the classes {earlier!r} and {name!r} give the model the same prompt, such as "
+                f"The classes {earlier!r} and {name!r} give the model the same prompt, such as "
                 f"{fill_template(shortest, name)!r}: {reason}"
             )
     longest = max(templates, key=len)

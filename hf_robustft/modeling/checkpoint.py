@@ -106,7 +106,7 @@ load_checkpoint = load_dual_encoder
 
 
 def local_folder_or_packaged(source: str | Path) -> Path | None:
-    """As `local_folder`; `"emoji_clip"` is the packaged checkpoint."""
+    """The folder of a `source` as `local_folder` finds it; `"emoji_clip"` is the packaged checkpoint."""
     if source != PACKAGED:
         return local_folder(source)
     if (Path(PACKAGED) / CONFIG_FILE).is_file():
@@ -230,7 +230,7 @@ def _model(what: str, config: PreTrainedConfig, **options) -> PreTrainedModel:
 
 def train_in_float32(model: torch.nn.Module) -> None:
     """
-    Turn parameters and buffers in half precision into float32, in place and with a warning; others stay.
+    Turn parameters and buffers of a `model` in half precision into float32, in place and with a warning; others stay.
 
     A step is mostly smaller than half of the distance between two neighbouring numbers of half precision, and would be lost.
     """

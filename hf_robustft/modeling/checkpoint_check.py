@@ -58,7 +58,12 @@ def check_checkpoint(folder: str | Path, what: str | None = None) -> PreTrainedC
 
 
 def check_config(folder: Path, what: str) -> PreTrainedConfig:
-    """The configuration of a folder, if it is one of a whole model; raises as `check_checkpoint`."""
+    """
+    The configuration of a `folder`, which messages call `what`, if it is one of a whole model.
+
+    Raises:
+        OSError, ValueError: As `check_checkpoint`.
+    """
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"{what} has no {CONFIG_FILE}, so it is not a checkpoint: {_instead(folder)}.")
     content = read_json_object(folder / CONFIG_FILE)
@@ -81,7 +86,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
     with _named_as_configuration(folder):
-        config = family.config_class.from_dict(content)
+        config = family.model_class.config_class.from_dict(content)
         end_of_text = family.caption_rules(config).end_of_text
         if not isinstance(end_of_text, int):
             # Texts are read at that token.
@@ -117,7 +122,7 @@ def _instead(folder: Path) -> str:
     return "give a folder that save_pretrained wrote, with model and processor"
 
 
-def weight_files(folder: Path, what: str) -> list[Path]:
+def _weight_files(folder: Path, what: str) -> list[Path]:
     """The files of a folder's weights, if all are there and in safetensors; raises as `check_checkpoint`."""
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
@@ -152,7 +157,7 @@ _OF_THE_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.
 
 def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]:
     """
-    Refuse weights that do not fill a model of the configuration, or do not fit into it.
+    Refuse weights in a `folder`, which messages call `what`, that do not fill a model of a `config` or do not fit into it.
 
     Returns:
         `set[str]`: The kinds of number that they are in, such as `"F32"`.
@@ -166,11 +171,16 @@ def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]
 
 
 def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = None) -> set[str]:
-    """As `check_weights`, for a model that is there, on any device."""
+    """
+    As `check_weights`, for weights in a `folder`, which messages call `what`, and a `model` that is there, on any device.
+
+    Raises:
+        OSError, ValueError: As `check_checkpoint`.
+    """
     folder = Path(folder)
     what = str(folder) if what is None else what
     found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for path in weight_files(folder, what):
+    for path in _weight_files(folder, what):
         found |= shapes_and_kinds(path)
     found = {name: value for name, value in found.items() if not name.endswith(_IGNORED)}
     # Transformers writes it before the names of a model that holds this one's parts, and takes it off again.
@@ -194,7 +204,12 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
 
 
 def refuse_misfits(what: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Collection[str]) -> None:
-    """Raise ValueError, with number and first names, if any weight is missing, unexpected, or of another shape."""
+    """
+    Refuse the weights of `what` if any is `missing`, `unexpected`, or of another shape (`mismatched`).
+
+    Raises:
+        ValueError: With number and first names.
+    """
     missing, unexpected = sorted(missing), sorted(unexpected)
     faults = [
         f"{len(names)} {kind} ({_listed(names)})"
@@ -224,7 +239,12 @@ def _common_prefix(missing: Collection[str], unexpected: Collection[str]) -> str
 
 
 def check_processor_files(folder: Path, what: str) -> None:
-    """Refuse a folder without tokenizer or image processor, of which Transformers would make up the former."""
+    """
+    Refuse a `folder`, which messages call `what`, without tokenizer or image processor; Transformers would make up the former.
+
+    Raises:
+        OSError, ValueError: As `check_checkpoint`.
+    """
     advice = (
         "save the processor there: that of the checkpoint it was fine-tuned from, by "
         f"AutoProcessor.from_pretrained(...).save_pretrained({str(folder)!r})"

@@ -124,7 +124,10 @@ def checkpoint_folder(
 
 def file_from_hub(source: str, name: str, revision: str | None = None, token: str | bool | None = None) -> Path | None:
     """
-    A file of a repository, downloaded or from the cache; `None` if the repository has none of that name.
+    The file `name` of the repository `source` at a `revision`, read with a `token`, downloaded or from the cache.
+
+    Returns:
+        `Path`, *optional*: `None` if the repository has none of that name.
 
     Raises:
         Unreachable: If it is not in the cache, and the Hub gives no answer within seconds.

@@ -47,11 +47,6 @@ class Family:
     legacy_end_of_text: int | None = None
     similarity: str = "softmax"
 
-    @property
-    def config_class(self) -> type[PreTrainedConfig]:
-        """The configuration of its models."""
-        return self.model_class.config_class
-
     def caption_rules(self, config: PreTrainedConfig) -> CaptionRules:
         """How models of a configuration read captions."""
         text = config.text_config

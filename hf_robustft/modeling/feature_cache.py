@@ -109,7 +109,7 @@ class CachedFeatures(Dataset):
 
 
 def feature_fingerprints(dataset: Any) -> set[str]:
-    """The fingerprints of the models whose cached features a data set holds, also in parts of it (`Subset`, `ConcatDataset`)."""
+    """The fingerprints of the models whose cached features a `dataset` or a part of it (`Subset`, `ConcatDataset`) holds."""
     made_by = getattr(dataset, "model_fingerprint", None)
     if made_by is not None:
         return {made_by}
@@ -119,7 +119,7 @@ def feature_fingerprints(dataset: Any) -> set[str]:
 
 
 def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`CachedFeatures` items to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) int64."""
+    """Items of `CachedFeatures` (`examples`) to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) int64."""
     batch = {"image_features": torch.stack([example["image_features"] for example in examples])}
     if "label" in examples[0]:
         batch["labels"] = torch.tensor([example["label"] for example in examples])
@@ -165,7 +165,7 @@ def cache_features(
     state is changed.
 
     Args:
-        model (`torch.nn.Module`): A dual encoder, possibly wrapped, on the device where it shall run.
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped, on the device that runs it.
         benchmark ([`Benchmark`]): The data.
         processor ([`~transformers.ProcessorMixin`]): The checkpoint's processor, or its image processor.
         views (`int`, *optional*, defaults to 0): 0 for one view by the evaluation transform, or the number of views by
@@ -181,7 +181,7 @@ def cache_features(
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read.
             By default the first one is an error; skipped ones are left out of the result and counted (in a file their
             features are NaN).
-        transform_options (*optional*): Options of `ImageTransform.from_processor` in training, such as `crop`, `scale`
+        transform_options (`Any`, *optional*): Options of `ImageTransform.from_processor` in training, such as `crop`, `scale`
             or `flip`; they need `views`.
 
     Returns:
@@ -217,10 +217,10 @@ def cache_features(
     path = facts = features = None
     if cache_dir is not None or cache_file is not None:
         of = (model, fingerprint, benchmark, examples.transform, views, seed)
-        facts = _in_all_processes(lambda: feature_facts(*of, skips), state)
-        path = Path(cache_file) if cache_file is not None else Path(cache_dir) / file_name(facts)
+        facts = _in_all_processes(lambda: _facts_of(*of, skips), state)
+        path = Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)
         path = path.expanduser()
-        features = _in_all_processes(lambda: read_features(path, facts) if path.exists() else None, state)
+        features = _in_all_processes(lambda: _read(path, facts) if path.exists() else None, state)
     missing = features is None
     # Machines may not share the folder: all processes compute, or none does.
     if _from_all(missing, state).any():
@@ -230,7 +230,7 @@ def cache_features(
         features = computed if missing else features
         if path is not None:
             writes = missing and state.is_local_main_process
-            _in_all_processes(lambda: write_features(path, computed, facts) if writes else None, state)
+            _in_all_processes(lambda: _write(path, computed, facts) if writes else None, state)
     labels = None
     if benchmark.class_names and benchmark.label_column is not None:
         labels = torch.tensor(benchmark.load()[benchmark.label_column][:], dtype=torch.long)
@@ -308,7 +308,7 @@ def _encode(
     encoder = DualEncoder.of(model)
 
     def encode_share() -> Tensor:
-        found = [torch.empty(0, encoder.embed_dim, dtype=feature_dtype(model))]
+        found = [torch.empty(0, encoder.embed_dim, dtype=_dtype(model))]
         # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
         with evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             for (view, rows), batch in zip(share, bar, strict=True):
@@ -357,7 +357,7 @@ def _in_all_processes(step: Callable[[], Result], state: PartialState) -> Result
     return result
 
 
-def feature_facts(
+def _facts_of(
     model: nn.Module,
     fingerprint: str,
     benchmark: Benchmark,
@@ -377,21 +377,21 @@ def feature_facts(
         "views": views,
         "seed": int(seed) if views else None,
         "transform": {**asdict(transform), "resample": str(getattr(transform.resample, "value", transform.resample))},
-        "dtype": str(feature_dtype(model)).removeprefix("torch."),
+        "dtype": str(_dtype(model)).removeprefix("torch."),
     }
     return json.loads(json.dumps(facts))
 
 
-def file_name(facts: dict[str, Any]) -> str:
+def _file_name(facts: dict[str, Any]) -> str:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"features-{key[:32]}.safetensors"
 
 
-def feature_dtype(model: nn.Module) -> torch.dtype:
+def _dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if model.dtype == torch.float64 else torch.float32
 
 
-def write_features(path: Path, features: Tensor, facts: dict[str, Any]) -> None:
+def _write(path: Path, features: Tensor, facts: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, then renamed: a run that is stopped here leaves no half file under the name that is looked for.
     half = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -407,9 +407,9 @@ def _content(features: Tensor) -> str:
     return hashlib.sha256(features.contiguous().numpy()).hexdigest()
 
 
-def read_features(path: Path, facts: dict[str, Any]) -> Tensor:
+def _read(path: Path, facts: dict[str, Any]) -> Tensor:
     """The features in a file, after every fact of it has been compared with `facts`."""
-    damaged = f"{path} is no undamaged file of cached features"
+    damaged = f"{path} is not an undamaged file of cached features"
     cure = "remove it, or give another cache_file"
     try:
         with safe_open(path, framework="pt") as file:

@@ -67,7 +67,7 @@ class ClipFeatures:
 
 
 def logit_scale(model: nn.Module) -> Tensor:
-    """The exponentiated logit scale (scalar, with gradient, at least float32)."""
+    """The exponentiated logit scale of a `model` (scalar, with gradient, at least float32)."""
     return at_least_float32(DualEncoder.of(model).logit_scale).exp()
 
 
@@ -251,7 +251,7 @@ def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tu
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block. Module by module, because a frozen tower may be in another mode than the rest."""
+    """Eval mode of a `model` inside the block; module by module, for a frozen tower may be in another mode than the rest."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hf_robustft.data.class_folders import split_role
+from ..data.class_folders import split_role
 
 
 def one_line(error: Exception) -> str:
@@ -86,7 +86,7 @@ def check_output_dir(path: str | Path, option: str = "--output_dir") -> None:
 
 @contextmanager
 def unless_refused(path: str | Path) -> Iterator[None]:
-    """If the block raises, remove the folder and those above it again, as far as they were made in it and are empty."""
+    """If the block raises, remove the folder `path` and those above it again, where they were made in it and are empty."""
     folder = Path(path).expanduser().absolute()
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:

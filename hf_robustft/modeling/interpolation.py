@@ -47,7 +47,7 @@ def interpolate_weights(
 
 def check_alpha(alpha: float) -> None:
     """
-    Refuse a share of the fine-tuned weights that is not one.
+    Refuse an `alpha`, the share of the fine-tuned weights, that is not one.
 
     Raises:
         ValueError: If it lies outside [0, 1].
@@ -60,7 +60,7 @@ def check_interpolation(
     zero_shot: nn.Module | Mapping[str, Tensor], fine_tuned: nn.Module | Mapping[str, Tensor]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """
-    Refuse two models between which there is none.
+    Refuse two models, `zero_shot` and `fine_tuned`, between which nothing can be interpolated.
 
     Returns:
         The two state dicts.

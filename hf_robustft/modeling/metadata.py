@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_robustft import __version__
-from hf_robustft.data.prompts import check_class_names, check_templates
-from hf_robustft.data.sketch import Sketch
-from hf_robustft.modeling.files import write_whole
+from .. import __version__
+from ..data.prompts import check_class_names, check_templates
+from ..data.sketch import Sketch
+from .files import write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
@@ -49,7 +49,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
-        parts (*optional*): JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`,
+        parts (`Any`, *optional*): JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`,
             `image_hashes`.
 
     Returns:

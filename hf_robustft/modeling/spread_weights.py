@@ -18,7 +18,7 @@ else:
 
 
 def is_spread(value: Any) -> bool:
-    """Whether a tensor is spread over processes."""
+    """Whether a `value` is a tensor that is spread over processes."""
     return isinstance(value, DTensor)
 
 
@@ -42,7 +42,7 @@ def full_tensor(value: Any) -> Any:
 
 
 def full_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """[`full_tensor`] of each value, detached; every process must call this, with the same names in the same order."""
+    """[`full_tensor`] of each of the `values`, detached; every process must call this, with the same names in order."""
     return {name: full_tensor(v.detach()) if isinstance(v, Tensor) else v for name, v in values.items()}
 
 

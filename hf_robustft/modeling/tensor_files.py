@@ -30,7 +30,7 @@ class UnreadableFile(OSError, ValueError):
 
 def check_is_content(path: Path) -> None:
     """
-    Refuse a file without content, and one that stands for its content in a clone without git-lfs.
+    Refuse a file (`path`) without content, and one that stands for its content in a clone without git-lfs.
 
     Raises:
         OSError: If it is empty, a git-lfs pointer, or cannot be opened.
@@ -48,7 +48,7 @@ def check_is_content(path: Path) -> None:
 @contextmanager
 def opened(path: str | Path) -> Iterator[Any]:
     """
-    A safetensors file, open for reading.
+    The safetensors file `path`, open for reading.
 
     Raises:
         OSError: If there is no such file, or it is empty or a git-lfs pointer.
@@ -67,7 +67,7 @@ def opened(path: str | Path) -> Iterator[Any]:
 
 
 def shapes_and_kinds(path: str | Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and kind of number (`"F32"`, ...) of each tensor of a safetensors file, by name; no tensor is read."""
+    """Shape and kind of number (`"F32"`, ...) of each tensor of the safetensors file `path`, by name; none is read."""
     with opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}
         return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
@@ -75,7 +75,7 @@ def shapes_and_kinds(path: str | Path) -> dict[str, tuple[tuple[int, ...], str]]
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
     """
-    The object in a JSON file.
+    The object in the JSON file `path`.
 
     Raises:
         OSError: If there is no such file, or it is empty or a git-lfs pointer.

@@ -309,7 +309,7 @@ def test_a_file_of_another_processor_format_or_precision_is_refused(tiny_clip, t
     processor.image_processor.image_mean = [0.4, 0.5, 0.5]
     with pytest.raises(ValueError, match=r"another image transform \(there mean \[0.5, .*here mean \[0.4, 0.5, 0.5\]"):
         cache_features(tiny_clip, benchmark(), processor, cache_file=path, progress=False)
-    monkeypatch.setattr(feature_cache, "feature_dtype", lambda model: torch.float64)
+    monkeypatch.setattr(feature_cache, "_dtype", lambda model: torch.float64)
     with pytest.raises(ValueError, match=r"another precision \(there float32, here float64\)"):
         cached(tiny_clip, cache_file=path)
     monkeypatch.undo()
@@ -343,7 +343,7 @@ def test_damaged_files_are_refused_and_left_alone(tiny_clip, tmp_path, damage):
     path = the_file(tmp_path)
     DAMAGES[damage](path)
     content = path.read_bytes()
-    with pytest.raises(ValueError, match=r"is no undamaged file of cached features \(.*\); remove it") as error:
+    with pytest.raises(ValueError, match=r"is not an undamaged file of cached features \(.*\); remove it") as error:
         cached(tiny_clip, cache_dir=tmp_path)
     assert "\n" not in str(error.value) and path.read_bytes() == content
     path.unlink()
