@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import arguments, image_dataset, tiny_processor
 from helpers.commands import blocks, commands, parts, run
 
 from hf_robustft import load_benchmark
@@ -101,6 +102,20 @@ def test_commands_and_python_blocks_run(page, desk, script, tmp_path, monkeypatc
     names = {}
     for block in python:
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_an_objective_of_your_own_is_a_term_of_the_loss(tiny_clip, tmp_path):
+    guide = next(page for page in GUIDES if page.stem == "methods_and_papers")
+    names = {}
+    exec(compile(blocks(guide.read_text(encoding="utf-8"), "python")[-1], guide.name, "exec"), names)
+    # With the settings that its objectives declare.
+    trainer = names["MyTrainer"](
+        tiny_clip, arguments(tmp_path), train_dataset=image_dataset(8), processing_class=tiny_processor()
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    terms = trainer.loss_terms(trainer.encode_global(trainer.model, batch), batch)
+    assert list(terms) == ["contrastive", "cross_frobenius", "orthogonality", "small_scale"]
+    assert terms["small_scale"].item() == pytest.approx(1e-3 * tiny_clip.logit_scale.exp().item())
 
 
 def smaller(command: str) -> str:
