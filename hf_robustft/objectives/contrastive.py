@@ -73,8 +73,8 @@ def contrastive_loss_of_rows(
         logits_per_image (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities, images to captions.
         logits_per_text (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities, captions to images.
         row_offset (`int`, *optional*, defaults to 0): Column of the first row's positive.
-        row_labels, column_labels (`torch.Tensor` of shape `(rows,)` and `(global_batch,)`, *optional*): Labels, if
-            pairs of one label are positives.
+        row_labels (`torch.Tensor` of shape `(rows,)`, *optional*), column_labels (`torch.Tensor`, *optional*):
+            Labels of the rows and of the global batch, if pairs of one label are positives.
         label_smoothing (`float`, *optional*, defaults to 0.0): As in [`contrastive_loss`].
 
     Returns:

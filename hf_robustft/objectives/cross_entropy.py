@@ -43,7 +43,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     Args:
         head ([`ZeroShotHead`], *optional*): A head to start from; by default it is built from the model's text tower,
             with the class names and templates of the training set.
-        class_names, templates (sequences of `str`, *optional*): For the head, where the training set has none.
+        class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): For the head, where the training set has none.
 
     Raises:
         ValueError: If there is neither a head nor class names and a tokenizer to build one from.

@@ -39,9 +39,10 @@ def self_distillation_loss(
     Args:
         student_logits_per_image (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities of images to
             captions, with the student's logit scale.
-        teacher_logits_per_image (same shape): The teacher's, with its own scale. No gradient flows to it.
-        student_logits_per_text, teacher_logits_per_text (same shape, *optional*): Captions to images; default to the
-            transposes, which exist only where the batch is whole.
+        teacher_logits_per_image (`torch.Tensor` of the same shape):
+            The teacher's, with its own scale. No gradient flows to it.
+        student_logits_per_text (`torch.Tensor`, *optional*), teacher_logits_per_text (`torch.Tensor`, *optional*):
+            Captions to images; default to the transposes, which exist only where the batch is whole.
 
     Returns:
         `torch.Tensor`: Scalar.
@@ -75,7 +76,7 @@ def ema_momentum(step: int, total_steps: int, start: float, end: float, warmup_r
     Args:
         step (`int`): Index of the optimizer step, from 0 (not the number of updates).
         total_steps (`int`): Optimizer steps of the whole run.
-        start, end (`float`): Momentum at step 0 and after the ramp; 1 keeps the teacher, 0 copies the student.
+        start (`float`), end (`float`): Momentum at step 0 and after the ramp; 1 keeps the teacher, 0 copies the student.
         warmup_ratio (`float`): Length of the ramp as a share of the run; 0 means `end` throughout.
 
     Returns:
@@ -93,8 +94,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module | Mapping[str, Tensor]
     Buffers are not averaged (as in the reference; CLIP's hold position indices only).
 
     Args:
-        teacher: The module to move.
-        student: A module of the same parameters, or these by name.
+        teacher (`torch.nn.Module`): The module to move.
+        student (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): A module of the same parameters, or these by name.
         momentum (`float`): 1 keeps the teacher, 0 copies the student.
     """
     student = dict(student.named_parameters()) if isinstance(student, nn.Module) else student

@@ -40,9 +40,7 @@ class Range:
 
 WEIGHT = Range("must be finite and not negative; 0 switches the term off", below=True)
 SHARE = Range("must lie in [0, 1]", high=1)
-STEPS = Range(
-    "must be a whole number of optimizer steps, or a fraction of the run below 1", below=True, whole_from=1
-)
+STEPS = Range("must be a whole number of optimizer steps, or a fraction of the run below 1", below=True, whole_from=1)
 
 
 class _Facts(dict):
@@ -58,11 +56,11 @@ def setting(default: Any, help: str, *, paper: Any = None, range: Range | None =
     Declare a setting: the field of a dataclass, a flag of the command line and an entry in `--help`.
 
     Args:
-        default: Its default.
+        default (`Any`): Its default.
         help (`str`): What it does, in a sentence or two.
-        paper (*optional*): The value in the method's paper or its authors' code; said behind `help`.
+        paper (`Any`, *optional*): The value in the method's paper or its authors' code; said behind `help`.
         range ([`Range`], *optional*): The numbers that it may be. Others are refused when the arguments are made.
-        choices (`Sequence[str]`, *optional*): The words that it may be.
+        choices (`list[str]`, *optional*): The words that it may be.
 
     Returns:
         `dataclasses.Field`: Its `metadata` hold `"help"`, `"paper"`, and `"range"` and `"choices"` where given.
@@ -96,7 +94,7 @@ class ObjectiveSettings:
 
 
 def paper_values(*declarations: type[ObjectiveSettings]) -> dict[str, Any]:
-    """What the papers say of the settings that dataclasses declare, by name."""
+    """What the papers say of the settings that the dataclasses of `declarations` have, by name."""
     found = {f.name: f.metadata.get("paper") for cls in declarations for f in fields(cls)}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -24,8 +24,6 @@ REFERENCE_PRESET: dict[str, Any] = {
     "bound_logit_scale": False,
     "ema_from_first_step": True,
 }
-
-
 #: Transformers' interval between log entries, from which a short run takes less; see the class.
 DEFAULT_LOGGING_STEPS = 500
 
@@ -57,7 +55,7 @@ class RunArguments(RecordsGiven, TrainingArguments):
     lr_schedule: str = setting(
         "transformers",
         "'transformers' (as lr_scheduler_type says), 'reference' (the authors' code: linear warm-up from 1/warmup_steps of "
-        "the peak, then cosine) or 'epoch_cosine' (CRoFT's code: an epoch at 1e-5, then a cosine that moves once an epoch).",
+        "the peak, then cosine) or 'epoch_cosine' (CRoFT's code: an epoch at 1e-5, then a cosine that moves once per epoch).",
         choices=["transformers", "reference", "epoch_cosine"],
     )
     min_lr: float = setting(0.0, "Added to the cosine of the reference schedule.", paper=0, range=WEIGHT)
@@ -98,10 +96,10 @@ class RunArguments(RecordsGiven, TrainingArguments):
 
     def __post_init__(self):
         self._take_suggestions()
-        self._check_choices()
         if self.preset == "reference":
-            self.suggest(REFERENCE_PRESET, "preset reference")
-        self._check_numbers()
+            known = {name: value for name, value in REFERENCE_PRESET.items() if hasattr(self, name)}
+            self.suggest(known, "preset reference")
+        self._check_values()
         if self.metric_for_best_model is not None:
             self.greater_is_better = checked_direction(self.metric_for_best_model, self.greater_is_better)
         check_choice_of_best(self)
@@ -115,20 +113,12 @@ class RunArguments(RecordsGiven, TrainingArguments):
         check_usual_arguments(self)
         self._record_assignments()
 
-    def _declared(self) -> list[Field]:
-        return [f for f in fields(self) if "paper" in f.metadata]
-
-    def _check_choices(self) -> None:
-        for f in self._declared():
-            choices = f.metadata.get("choices")
-            if choices and getattr(self, f.name) not in choices:
-                raise ValueError(
-                    f"`{f.name}={getattr(self, f.name)!r}` is unknown; choose one of {', '.join(choices)}."
-                )
-
-    def _check_numbers(self) -> None:
-        for f in self._declared():
-            allowed, value = f.metadata.get("range"), getattr(self, f.name)
+    def _check_values(self) -> None:
+        for f in fields(self):
+            value, choices, allowed = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("range")
+            # Of Transformers' own fields those that were not declared again are its own to check.
+            if choices and "paper" in f.metadata and value not in choices:
+                raise ValueError(f"`{f.name}={value!r}` is unknown; choose one of {', '.join(choices)}.")
             if allowed is not None and value not in allowed:
                 raise ValueError(f"`{f.name}={value}` {allowed.problem}.")
         if self.lr_schedule == "epoch_cosine" and (
@@ -141,11 +131,11 @@ class RunArguments(RecordsGiven, TrainingArguments):
                 f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{given}`; give "
                 "--num_train_epochs as a whole number of at least 1, and no --max_steps."
             )
-        for name in RANGES:
-            value = getattr(self, name, None)
+        for name in sorted(self.given & RANGES.keys()):
+            value = getattr(self, name)
             # A text, as Transformers allows for some, is its own to read.
             problem = out_of_range(name, value) if isinstance(value, (int, float)) else None
-            if problem is not None and name in self.given:
+            if problem is not None:
                 raise ValueError(f"`{name}={value}` {problem}.")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
@@ -157,4 +147,3 @@ class RunArguments(RecordsGiven, TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into `training_args.bin`, which is pushed: the token must not be in it.
         return {**self.__dict__, "hub_token": None}
-

@@ -15,7 +15,7 @@ class Suggested:
     The value of a setting that its user did not give: it yields to what is given, and says where it comes from.
 
     Args:
-        value: As the field takes it.
+        value (`Any`): As the field takes it.
         origin (`str`): Such as `"recipe emoji_shift/carot"`, for cards and messages.
     """
 

@@ -18,6 +18,14 @@ from .trainer import RobustTrainer
 #: A contrastive batch needs negatives, and Transformers' batch of 8 has hardly any. The papers use 512, which needs the
 #: memory of several accelerators; 64 pairs of ViT-B/16 fit one with 16 GB.
 CONTRASTIVE_DEFAULTS = {"per_device_train_batch_size": 64}
+#: What CaRot, FLYP and WiSE-FT have in common on ImageNet.
+_ON_IMAGENET = {
+    "learning_rate": 1e-5,
+    "weight_decay": 0.1,
+    "warmup_steps": 0.02,
+    "num_train_epochs": 10,
+    "per_device_train_batch_size": 512,
+}
 
 
 class FLYPTrainer(ContrastiveMixin, RobustTrainer):
@@ -29,14 +37,7 @@ class FLYPTrainer(ContrastiveMixin, RobustTrainer):
 
     method = "flyp"
     defaults = CONTRASTIVE_DEFAULTS
-    paper_settings = {
-        "learning_rate": 1e-5,
-        "weight_decay": 0.1,
-        "lr_schedule": "reference",
-        "warmup_steps": 0.02,
-        "num_train_epochs": 10,
-        "per_device_train_batch_size": 512,
-    }
+    paper_settings = {**_ON_IMAGENET, "lr_schedule": "reference"}
 
 
 class CaRotTrainer(SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, RobustTrainer):
@@ -53,11 +54,7 @@ class CaRotTrainer(SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, 
     defaults = CONTRASTIVE_DEFAULTS
     paper_settings = {
         "preset": "reference",
-        "learning_rate": 1e-5,
-        "weight_decay": 0.1,
-        "warmup_steps": 0.02,
-        "num_train_epochs": 10,
-        "per_device_train_batch_size": 512,
+        **_ON_IMAGENET,
         **paper_values(SingularValueSettings, SelfDistillationSettings),
     }
 
@@ -70,13 +67,7 @@ class FineTuneTrainer(CrossEntropyMixin, RobustTrainer):
 
     method = "ft"
     defaults = {"learning_rate": 3e-5, "per_device_train_batch_size": 64}
-    paper_settings = {
-        "learning_rate": 3e-5,
-        "weight_decay": 0.1,
-        "warmup_steps": 0.02,
-        "num_train_epochs": 10,
-        "per_device_train_batch_size": 512,
-    }
+    paper_settings = {**_ON_IMAGENET, "learning_rate": 3e-5}
     # The head has taken the scale in; the preset is that of the contrastive methods.
     idle_settings = ("bound_logit_scale", "preset")
 

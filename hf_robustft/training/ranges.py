@@ -30,5 +30,5 @@ RANGES: dict[str, Range] = {
 
 
 def out_of_range(name: str, value: float) -> str | None:
-    """What is wrong with a number, such as `"must be positive"`; `None` if nothing is."""
+    """What is wrong with the `value` of the setting `name`, such as `"must be positive"`; `None` if nothing is."""
     return None if name not in RANGES or value in RANGES[name] else RANGES[name].problem

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,7 +25,7 @@ def reference_learning_rate(step: int, total_steps: int, warmup_steps: int, base
 
     Args:
         step (`int`): Index of the optimizer step, from 0.
-        total_steps, warmup_steps (`int`): Lengths of the run and of the warm-up, in optimizer steps.
+        total_steps (`int`), warmup_steps (`int`): Lengths of the run and of the warm-up, in optimizer steps.
         base (`float`): Peak learning rate.
         min_lr (`float`, *optional*, defaults to 0.0): Added to the cosine.
 
@@ -39,22 +39,26 @@ def reference_learning_rate(step: int, total_steps: int, warmup_steps: int, base
     return 0.5 * (1 + math.cos(math.pi * progress)) * base + min_lr
 
 
-def reference_schedule(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int, min_lr: float = 0.0
-) -> LambdaLR:
-    """[`reference_learning_rate`] as a scheduler over every parameter group of `optimizer`."""
-
-    def factor(base: float):
-        if base == 0:
-            return lambda step: 0.0
-        return lambda step: reference_learning_rate(step, total_steps, warmup_steps, base, min_lr) / base
+def _schedule(optimizer: torch.optim.Optimizer, rate: Callable[[int, float], float]) -> LambdaLR:
+    # `rate(step, peak)` of every parameter group, as the factors that torch takes.
+    def factor(base: float) -> Callable[[int], float]:
+        return lambda step: rate(step, base) / base if base else 0.0
 
     return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
 
 
+def reference_schedule(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int, min_lr: float = 0.0
+) -> LambdaLR:
+    """[`reference_learning_rate`], with its `total_steps`, `warmup_steps` and `min_lr`, for all groups of an `optimizer`."""
+    return _schedule(
+        optimizer, lambda step, base: reference_learning_rate(step, total_steps, warmup_steps, base, min_lr)
+    )
+
+
 def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmup: float = FIRST_EPOCH_RATE) -> float:
     """
-    The schedule of the CRoFT code: one epoch at a constant rate, then a cosine that moves once an epoch.
+    The schedule of the CRoFT code: one epoch at a constant rate, then a cosine that moves once per epoch.
 
     The warm-up epoch does not count in the cosine, so the last epoch of a run is `total_epochs - 2` steps into it.
 
@@ -78,17 +82,14 @@ def epoch_cosine_learning_rate(epoch: int, total_epochs: int, base: float, warmu
 
 
 def epoch_cosine_schedule(optimizer: torch.optim.Optimizer, total_steps: int, total_epochs: int) -> LambdaLR:
-    """[`epoch_cosine_learning_rate`] as a scheduler over every parameter group, stepped once an optimizer step."""
-    if total_epochs < 1:
-        raise ValueError(f"`total_epochs={total_epochs}` is not a run; the cosine over epochs needs at least 1.")
-    steps_per_epoch = max(1, total_steps // total_epochs)
-
-    def factor(base: float):
-        if base == 0:
-            return lambda step: 0.0
-        return lambda step: epoch_cosine_learning_rate(step // steps_per_epoch, total_epochs, base) / base
-
-    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+    """
+    [`epoch_cosine_learning_rate`], with its `total_epochs`, for all groups of an `optimizer`. It is stepped `total_steps`
+    times, once per optimizer step.
+    """
+    steps_per_epoch = max(1, total_steps // max(1, total_epochs))
+    return _schedule(
+        optimizer, lambda step, base: epoch_cosine_learning_rate(step // steps_per_epoch, total_epochs, base)
+    )
 
 
 class EpochSampler(Sampler):

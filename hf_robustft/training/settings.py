@@ -20,23 +20,23 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def declared_settings(trainer: type) -> frozenset[str]:
-    """The settings that the objectives of a Trainer class declare as theirs."""
+    """The settings that the objectives of the class `trainer` declare as theirs."""
     return frozenset(f.name for cls in trainer.__mro__ for f in fields(vars(cls).get("settings") or ObjectiveSettings))
 
 
 def declarations(arguments: type[RunArguments]) -> dict[str, type[ObjectiveSettings]]:
-    """By the name of each setting of an objective that arguments have: the dataclass that declares it."""
-    kinds = [cls for cls in arguments.__mro__ if issubclass(cls, ObjectiveSettings) and not issubclass(cls, RunArguments)]
-    return {f.name: cls for cls in kinds for f in fields(cls)}
+    """By the name of each setting of an objective that the class `arguments` has: the dataclass that declares it."""
+    of_objectives = (cls for cls in arguments.__mro__ if issubclass(cls, ObjectiveSettings))
+    return {f.name: cls for cls in of_objectives if not issubclass(cls, RunArguments) for f in fields(cls)}
 
 
 def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[str]:
-    """The settings that a Trainer class does not read: those of other objectives, and those that do nothing for it."""
+    """Those of `arguments` that the class `trainer` does not read: of other objectives, or idle in this method."""
     return declarations(arguments).keys() - declared_settings(trainer) | frozenset(trainer.idle_settings)
 
 
 def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]:
-    """The names of the methods that read a setting."""
+    """The names of the methods that read a `setting` of `arguments`."""
     # The methods are made of the Trainer that asks here.
     from .methods import METHODS
 
@@ -50,7 +50,7 @@ def check_declared(trainer: type, args: RunArguments) -> None:
     A class from elsewhere with code of its own may read anything: until it declares `settings`, it is warned.
 
     Args:
-        trainer: The class.
+        trainer (`type`): The class.
         args ([`RobustTrainingArguments`]): Settings of the run.
 
     Raises:
@@ -73,8 +73,9 @@ def check_declared(trainer: type, args: RunArguments) -> None:
         silent = [cls.__name__ for cls in trainer.__mro__ if _may_read_anything(cls)]
         if not silent:
             raise ValueError(message)
-        idle = name in trainer.idle_settings
-        remedy = "take it out of `idle_settings`" if idle else f"write `settings = {declarations(arguments)[name].__name__}`"
+        remedy = "take it out of `idle_settings`"
+        if name not in trainer.idle_settings:
+            remedy = f"write `settings = {declarations(arguments)[name].__name__}`"
         warnings.warn(f"{message} If {silent[0]} reads it, {remedy} there.", stacklevel=4)
 
 
@@ -90,10 +91,16 @@ def check_schedule(args: Any) -> None:
     """
     Refuse a warm-up that was given to a learning-rate schedule which has none of its own length.
 
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of the run.
+
     Raises:
         ValueError: For the schedule of CRoFT's code, and for those of Transformers that take none.
     """
-    schedule, kind = _with_origin(args, "lr_schedule"), getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    schedule, kind = (
+        _with_origin(args, "lr_schedule"),
+        getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
+    )
     if not args.warmup_steps:
         return
     if args.lr_schedule == "epoch_cosine":
@@ -109,7 +116,7 @@ def check_data_settings(dataset: Any, args: Any) -> None:
     Refuse given settings of the training images that these images have no use for.
 
     Args:
-        dataset: What the Trainer trains on, prepared.
+        dataset (`Any`): What the Trainer trains on, prepared.
         args ([`RobustTrainingArguments`]): Settings of the run.
 
     Raises:
@@ -134,7 +141,7 @@ def check_data_settings(dataset: Any, args: Any) -> None:
 
 
 def fit_default_batch(dataset: Any, args: Any) -> None:
-    """Make a batch that is the method's default no larger than the training set."""
+    """Make a batch that is the method's default (see `args.origins`) no larger than the `dataset` to train on."""
     name = "per_device_train_batch_size"
     if not args.origins.get(name, "").startswith("default of") or not hasattr(dataset, "__len__"):
         return

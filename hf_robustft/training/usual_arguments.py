@@ -117,8 +117,7 @@ def check_usual_arguments(args: Any) -> None:
             f"`min_lr={args.min_lr}` is added to the reference schedule only; set `lr_schedule='reference'`, or "
             "`lr_scheduler_type='cosine_with_min_lr'` with `lr_scheduler_kwargs`."
         )
-    else:
-        _check_schedule(args)
+    _check_schedule(args)
     check_trackers(args.report_to)
 
 
@@ -196,7 +195,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> None:
     Refuse arguments of `Trainer` that could do nothing.
 
     Args:
-        options: Keyword arguments that a Trainer was given.
+        options (`Mapping[str, Any]`): Keyword arguments that a Trainer was given.
 
     Raises:
         ValueError: If one of `REFUSED_OF_TRAINER` is given.
