@@ -62,33 +62,16 @@ def reliability_bins(confidence: Tensor, correct: Tensor, n_bins: int = 15) -> d
 
 
 def check_n_bins(n_bins: int) -> None:
-    """
-    Refuse a number of bins that is not a whole number of at least 1.
-
-    Args:
-        n_bins (`int`): Bins.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Refuse `n_bins` that are not a whole number of at least 1. Raises ValueError."""
     if not isinstance(n_bins, int) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"n_bins is {n_bins!r}, but a histogram needs a whole number of at least one bin; use 15.")
 
 
 def check_scores(scores: Tensor, labels: Tensor, what: str = "logits") -> tuple[Tensor, Tensor]:
     """
-    Check scores, such as logits, and their labels.
+    Return finite float64 `scores` `(n, classes)`, which messages call `what`, and int64 `labels` `(n,)`, on the CPU.
 
-    Args:
-        scores (`torch.Tensor` of shape `(n, classes)`): Finite, in any floating dtype, on any device.
-        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
-        what (`str`, *optional*, defaults to `"logits"`): What messages call the scores.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The scores in float64 and the labels in int64, on the CPU.
-
-    Raises:
-        ValueError: If the shapes disagree, a label is not a class, or a score is not finite.
+    Raises ValueError that says why they cannot be such.
     """
     scores, labels = check_shapes(scores, labels, what)
     _check_finite(scores, what)
@@ -110,18 +93,7 @@ def _check_finite(scores: Tensor, what: str) -> None:
 
 
 def check_shapes(scores: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """
-    Check scores and labels as `check_scores` does, but neither convert the scores nor look for infinity among them.
-
-    Args:
-        scores (`torch.Tensor` of shape `(n, classes)`), labels (`torch.Tensor` of shape `(n,)`), what (`str`): As there.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Both on the CPU.
-
-    Raises:
-        ValueError: If the shapes disagree or a label is not a class.
-    """
+    """Check `scores`, `labels` and `what` as `check_scores` does, except that scores stay as they are. Raises ValueError."""
     scores, labels = torch.as_tensor(scores).detach().cpu(), torch.as_tensor(labels).detach().cpu()
     if scores.ndim != 2 or not scores.is_floating_point():
         raise ValueError(
@@ -146,16 +118,7 @@ def check_shapes(scores: Tensor, labels: Tensor, what: str) -> tuple[Tensor, Ten
 
 
 def probability_pieces(probabilities: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """
-    Yield the rows of probabilities and labels as `score_pieces` does.
-
-    Args:
-        probabilities (`torch.Tensor` of shape `(n, classes)`): Not negative; each row sums to one within 1e-4.
-        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
-
-    Raises:
-        ValueError: As `check_scores`, or if a row is not a distribution.
-    """
+    """Yield `probabilities` and `labels` as `score_pieces` does. Raises ValueError if a row is not a distribution."""
     for some, theirs in score_pieces(probabilities, labels, "probabilities"):
         if some.min() < 0:
             raise ValueError(
@@ -170,19 +133,7 @@ def probability_pieces(probabilities: Tensor, labels: Tensor) -> Iterator[tuple[
 
 
 def check_confidence(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    Check confidences and whether their predictions are right.
-
-    Args:
-        confidence (`torch.Tensor` of shape `(n,)`): In [0, 1].
-        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Float64 and bool, on the CPU.
-
-    Raises:
-        ValueError: If the shapes disagree or a value cannot be what it is called.
-    """
+    """Return float64 `confidence` and bool `correct` `(n,)` on the CPU. Raises ValueError if they cannot be such."""
     confidence, correct = torch.as_tensor(confidence).detach().cpu(), torch.as_tensor(correct).detach().cpu()
     if confidence.ndim != 1 or correct.shape != confidence.shape or len(confidence) == 0:
         raise ValueError(

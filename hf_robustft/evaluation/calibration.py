@@ -116,8 +116,7 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: in
     Compute the top-label calibration error with bins of equal mass, not width (Nixon et al. 2019, arXiv:1904.01685).
 
     Args:
-        probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
-        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+        probabilities (`torch.Tensor`), labels (`torch.Tensor`): As for `expected_calibration_error`.
         n_bins (`int`, *optional*, defaults to 15): Bins.
 
     Returns:
@@ -138,8 +137,7 @@ def adaptive_from_confidence(confidence: Tensor, correct: Tensor, n_bins: int = 
     fewer images than bins every distinct confidence has its own bin.
 
     Args:
-        confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
-        correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1.
+        confidence (`torch.Tensor`), correct (`torch.Tensor`): As for `ece_from_confidence`.
         n_bins (`int`, *optional*, defaults to 15): Bins.
 
     Returns:
@@ -163,8 +161,7 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor, n_bins: i
     Average over the classes the equal-width ECE of each class's own probability (Kull et al. 2019, arXiv:1910.12656).
 
     Args:
-        probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
-        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+        probabilities (`torch.Tensor`), labels (`torch.Tensor`): As for `expected_calibration_error`.
         n_bins (`int`, *optional*, defaults to 15): Equal-width bins, with the edges of `expected_calibration_error`.
 
     Returns:
@@ -245,8 +242,7 @@ def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     Compute the multiclass Brier score (Brier 1950), the mean squared distance of the probabilities to the one-hot label.
 
     Args:
-        probabilities (`torch.Tensor` of shape `(n, classes)`): Each row sums to one.
-        labels (`torch.Tensor` of shape `(n,)`): Integer class indices.
+        probabilities (`torch.Tensor`), labels (`torch.Tensor`): As for `expected_calibration_error`.
 
     Returns:
         `float`: Summed over the classes, so in [0, 2], and for two classes twice the binary score.

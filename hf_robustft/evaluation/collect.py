@@ -55,11 +55,8 @@ def collect_logits(
         processor (`CLIPProcessor`): The checkpoint's processor.
         head ([`ZeroShotHead`], *optional*): Defaults to the zero-shot head of the benchmark's classes and templates. An
             open set, and data without class names, need the head of the known classes.
-        batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
-        num_workers (`int`, *optional*, defaults to 0): Processes that read images.
-        progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read, and
-            their count. By default the first one is an error.
+        batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
+            *optional*, defaults to `True`), bad_images ([`BadImages`], *optional*): As for [`Evaluator`].
 
     Returns:
         `tuple`: Logits of shape `(n, classes)`, projected to the benchmark's classes if it has a projection, in float32
@@ -132,11 +129,10 @@ def image_batches(
         model ([`~transformers.PreTrainedModel`]): The model without wrappers, in eval mode; the caller decides on gradients.
         benchmark ([`Benchmark`]): The data.
         transform ([`ImageTransform`]): An evaluation transform.
-        batch_size (`int`): Images encoded at once.
-        num_workers (`int`, *optional*, defaults to 0): Processes that read images.
+        batch_size (`int`), num_workers (`int`, *optional*, defaults to 0), progress (`bool`, *optional*, defaults to
+            `True`): As for [`Evaluator`].
         seed (`int`, *optional*, defaults to 0): Seed of the loader's own generator; no result depends on it.
         labelled (`bool`, *optional*, defaults to `True`): Whether to read the labels.
-        progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read;
             afterwards it holds what all processes counted. By default the first one is an error.
 
@@ -200,15 +196,8 @@ def _stored(benchmark, transform, batch_size, labelled, bad_images, options, sta
 def _streamed(benchmark, transform, batch_size, labelled, bad_images, options, state):
     place = {"process": state.process_index, "processes": state.num_processes}
     stream = benchmark.row_stream()
-    images = StreamedEvaluationImages(
-        stream,
-        transform,
-        batch_size,
-        labelled=labelled,
-        border=benchmark.border,
-        bad_images=bad_images,
-        **place,
-    )
+    options_of = {"labelled": labelled, "border": benchmark.border, "bad_images": bad_images}
+    images = StreamedEvaluationImages(stream, transform, batch_size, **options_of, **place)
     loader = DataLoader(images, batch_size=None, collate_fn=_unchanged, **options)
     total = None if stream.examples is None else stream.examples // (batch_size * state.num_processes)
     return ((batch.pop("index"), batch) for batch in loader), total

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -184,9 +184,8 @@ class Evaluator:
                     covariance=covariance,
                     keep_logits=logits_dir is not None,
                 )
-                bad = self._policy(benchmark)
+                bad, batches = self._batches(model, benchmark, labelled=numbers.labelled)
                 with failing_together(benchmark.name, state):
-                    batches = self._batches(model, benchmark, bad, labelled=numbers.labelled)
                     for index, embeds, labels in batches:
                         numbers.update(index, embeds, labels)
                 columns, kept = numbers.merged(state)
@@ -238,21 +237,11 @@ class Evaluator:
             heads[name] = (built[key], ZERO_SHOT_HEAD)
         return heads
 
-    def _policy(self, benchmark: Benchmark) -> BadImages | None:
-        return None if self.bad_images is None else self.bad_images.of(f"data set {benchmark.name!r}")
-
-    def _batches(self, model: nn.Module, benchmark: Benchmark, bad_images: BadImages | None, labelled: bool):
-        return image_batches(
-            model,
-            benchmark,
-            self.transform,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            labelled=labelled,
-            progress=self.progress,
-            bad_images=bad_images,
-        )
+    def _batches(self, model: nn.Module, benchmark: Benchmark, labelled: bool) -> tuple[BadImages | None, Iterator]:
+        """Return the count of images of a data set that cannot be read, and its encoded batches."""
+        bad = None if self.bad_images is None else self.bad_images.of(f"data set {benchmark.name!r}")
+        options = {name: getattr(self, name) for name in ("batch_size", "num_workers", "seed", "progress")}
+        return bad, image_batches(model, benchmark, self.transform, labelled=labelled, bad_images=bad, **options)
 
     def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:
         """Return the embeddings of the whole bank in float64, or `None`. Raises ValueError if it is smaller than `knn_k`."""
@@ -267,7 +256,7 @@ class Evaluator:
         rows = [torch.empty(0, 1, dtype=torch.long)]
         embeds = [torch.empty(0, DualEncoder.of(model).embed_dim, dtype=torch.float64)]
         with failing_together(self.knn_bank.name, state):
-            for index, batch, _ in self._batches(model, self.knn_bank, self._policy(self.knn_bank), labelled=False):
+            for index, batch, _ in self._batches(model, self.knn_bank, labelled=False)[1]:
                 rows.append(index[:, None])
                 embeds.append(batch.double().cpu())
         return gather_rows(torch.cat(rows), torch.cat(embeds), state=state)[1]

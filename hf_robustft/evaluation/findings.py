@@ -72,15 +72,10 @@ class Change:
         return math.copysign(math.inf, self.rise) if self.rise else 0.0
 
 
-def chance_level(result: DatasetResult) -> float:
-    """Return the accuracy on the set of `result` of guessing, or if that is higher, of always giving one class."""
-    majority = (result.predictions or {}).get("majority_share", 0.0)
-    return max(1 / result.n_classes, majority)
-
-
 def at_chance(result: DatasetResult) -> bool:
     """Return whether guessing reaches the accuracy of `result` more often than one time in 44; never with a single class."""
-    chance = chance_level(result)
+    # Of guessing, or of always giving the most frequent class.
+    chance = max(1 / result.n_classes, (result.predictions or {}).get("majority_share", 0.0))
     if chance >= 1:
         return False
     # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.

@@ -76,13 +76,13 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         lower = figure.add_subplot(cell[1], sharex=upper)
         _draw_reliability(upper, lower, result, None if before is None else before.results.get(result.name))
     handles = [
-        Patch(facecolor=AFTER, edgecolor=EDGE, label=short_name(after.model, LEGEND_WIDTH)),
+        Patch(facecolor=AFTER, edgecolor=EDGE, label=_short(after.model, LEGEND_WIDTH)),
         Patch(color=GAP, label="gap to mean confidence"),
         Patch(facecolor=AFTER, alpha=FAINT, label=f"fewer than {FEW} images"),
         Line2D([], [], color="black", linewidth=0.9, linestyle=DASHES, label="perfect calibration"),
     ]
     if before is not None:
-        earlier = short_name(before.model, LEGEND_WIDTH)
+        earlier = _short(before.model, LEGEND_WIDTH)
         handles.insert(0, Line2D([], [], color=BEFORE, marker="o", markersize=4.5, linewidth=1.1, label=earlier))
     # As many side by side as the panels leave room for.
     _add_legend(figure, handles, "outside upper center", columns=min(len(handles), 2 * columns - 1))
@@ -123,10 +123,10 @@ def plot_shift(reports: EvaluationReport | Sequence[EvaluationReport], path: str
     _draw_errors(bars, results, before)
     square = {"linestyle": "none", "marker": "s", "markersize": 9}
     if before is not None:
-        name = f"{short_name(before.model, LEGEND_WIDTH)} (left: hollow)"
+        name = f"{_short(before.model, LEGEND_WIDTH)} (left: hollow)"
         handles.append(Line2D([], [], color=BEFORE_FILL, markeredgecolor=BEFORE, **square, label=name))
     handles += [
-        Line2D([], [], color=AFTER, markeredgecolor=EDGE, **square, label=short_name(after.model, LEGEND_WIDTH)),
+        Line2D([], [], color=AFTER, markeredgecolor=EDGE, **square, label=_short(after.model, LEGEND_WIDTH)),
         Line2D([], [], color=GAP, linewidth=2.2, label="noise floor of the ECE"),
         Line2D([], [], **_DIAGONAL, label="shift as good as ID"),
     ]
@@ -199,7 +199,7 @@ def plot_scores(
     return _saved(figure, path, dpi)
 
 
-def short_name(name: str, width: int = 32) -> str:
+def _short(name: str, width: int = 32) -> str:
     """Return a name in one line of at most `width` letters; names differ at their ends, so the middle is left out."""
     name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())
     if len(name) <= width:
@@ -286,7 +286,7 @@ def _draw_reliability(upper, lower, result: DatasetResult, before: DatasetResult
         title = f"ECE {100 * before.ece:.1f}{ARROW}{100 * result.ece:.1f} % (floor {100 * result.ece_noise_floor:.1f})"
     # What tells its role stays, however long the name is.
     role = label(result).removeprefix(result.name)
-    upper.set_title(f"{short_name(result.name, LEGEND_WIDTH)}{role}\n", fontsize=11, fontweight="bold")
+    upper.set_title(f"{_short(result.name, LEGEND_WIDTH)}{role}\n", fontsize=11, fontweight="bold")
     upper.text(0.5, 1.03, f"{title}, n = {result.n:,}", transform=upper.transAxes, ha="center", fontsize=9)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.tick_params(labelbottom=False)
@@ -335,10 +335,10 @@ def _draw_accuracies(axes, inside: DatasetResult, after: EvaluationReport, befor
             axes.annotate("", xy=end, xytext=origin, arrowprops=arrow, zorder=2)
             axes.plot(*([value] for value in origin), **style, markerfacecolor="white", zorder=3)
         axes.plot(*([value] for value in end), **style, zorder=3)
-        handles.append(Line2D([], [], **style, label=short_name(result.name, LEGEND_WIDTH)))
+        handles.append(Line2D([], [], **style, label=_short(result.name, LEGEND_WIDTH)))
     axes.plot([0, 100], [0, 100], **_DIAGONAL, zorder=1)
     axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy under shift, %")
-    axes.set_xlabel(f"accuracy in distribution ({short_name(inside.name, LEGEND_WIDTH)}), %")
+    axes.set_xlabel(f"accuracy in distribution ({_short(inside.name, LEGEND_WIDTH)}), %")
     axes.set_title("Accuracy", fontsize=11, fontweight="bold")
     axes.set_aspect("equal")
     _plain(axes, "both")
@@ -355,7 +355,7 @@ def _draw_errors(axes, results: list[DatasetResult], before: EvaluationReport | 
         axes.plot([100 * result.ece_noise_floor] * 2, ends, color=GAP, linewidth=2.2, zorder=3)
         if earlier is not None:
             axes.barh(row - offset, 100 * earlier.ece, color=BEFORE_FILL, edgecolor=BEFORE, **style)
-    names = [f"{short_name(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
+    names = [f"{_short(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
     axes.set_yticks(range(len(results)), names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -399,7 +399,7 @@ def _draw_histogram(axes, role: str, names: list[str], values: np.ndarray, edges
     share = np.histogram(values, edges)[0] / len(values)
     axes.stairs(share, edges, fill=True, color=ROLE_COLOURS[role], alpha=0.35)
     axes.stairs(share, edges, color=ROLE_COLOURS[role], linewidth=1.4)
-    sets = short_name(names[0]) if len(names) == 1 else f"{len(names)} sets"
+    sets = _short(names[0]) if len(names) == 1 else f"{len(names)} sets"
     what, wanted = _TITLES[role]
     title = axes.set_title(f"{what} ({sets}, n = {len(values):,}): {wanted}", loc="left", fontsize=10)
     title.set(color=ROLE_COLOURS[role], parse_math=False)

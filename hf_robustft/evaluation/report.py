@@ -17,16 +17,7 @@ ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = "trained linear head"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
 ADDED = ("head_classes", "source", "unreadable", "predictions", "draws")
-DATASET_METRICS = (
-    "accuracy",
-    "ece",
-    "ece_noise_floor",
-    "adaptive_ece",
-    "classwise_ece",
-    "nll",
-    "brier",
-    "n",
-)
+DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")
 
 
 @dataclass

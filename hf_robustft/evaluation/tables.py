@@ -24,11 +24,11 @@ OPEN_SET_HEADER = ("score", "ID AUROC %", "ID FPR95 %", "shifts AUROC %", "shift
 
 
 @dataclass
-class Row:
-    """A line of the table: `label`, number of `images`, and per metric a cell (this model, difference or `""`)."""
+class _Row:
+    """A line of a table: label, number of images if there is a column for it, and cells (this model, difference or "")."""
 
     label: str
-    images: str
+    images: str | None
     cells: list[tuple[str, str]]
     is_mean: bool = False
 
@@ -45,32 +45,19 @@ def label(result: DatasetResult) -> str:
     return f"{result.name} ({'ID' if result.role == 'id' else result.role})"
 
 
-def table_rows(report: EvaluationReport, baseline: EvaluationReport | None) -> list[Row]:
-    """
-    Return the rows that both tables show.
-
-    Args:
-        report ([`EvaluationReport`]): The model.
-        baseline ([`EvaluationReport`], *optional*): The model it is compared with.
-
-    Returns:
-        `list[Row]`: The data sets, with the mean over the shifts after the last of them.
-
-    Raises:
-        ValueError: If the baseline was measured on different data.
-    """
+def _rows(report: EvaluationReport, baseline: EvaluationReport | None) -> list[_Row]:
     if baseline is not None:
         check_same_data(report, baseline)
     rows = []
     for result in ordered(report):
         before = None if baseline is None else baseline.results.get(result.name)
-        rows.append(Row(label(result), f"{result.n:,}", _cells(vars(result), before and vars(before), baseline)))
+        rows.append(_Row(label(result), f"{result.n:,}", _cells(vars(result), before and vars(before), baseline)))
     if report.shifts:
         before = None
         if same_shifts(report, baseline):
             before = baseline.shift_mean
         name = "mean of 1 shift" if len(report.shifts) == 1 else f"mean of {len(report.shifts)} shifts"
-        mean = Row(name, "", _cells(report.shift_mean, before, baseline), is_mean=True)
+        mean = _Row(name, "", _cells(report.shift_mean, before, baseline), is_mean=True)
         last = max(index for index, result in enumerate(ordered(report)) if result.role == "shift")
         rows.insert(last + 1, mean)
     return rows
@@ -108,8 +95,7 @@ def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> Non
             )
 
 
-def notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[str]:
-    """Return what a reader of the tables of `report` and `baseline` must know: conventions, heads and the spectrum."""
+def _notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[str]:
     lines = []
     if baseline is not None:
         lines.append(
@@ -179,27 +165,18 @@ def _head_text(report: EvaluationReport) -> str:
     return ", ".join(f"{head} ({', '.join(sets)})" for head, sets in names.items())
 
 
-def open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, name: str) -> list[Row]:
-    """Return the rows on the open set `name` of `report` beside `baseline`: the columns of `OPEN_SET_HEADER` per score."""
+def _open_set_rows(report: EvaluationReport, baseline: EvaluationReport | None, name: str) -> list[_Row]:
     result = report.open_set[name]
     before = ((baseline and baseline.open_set) or {}).get(name)
     if before is not None and before["id"] != result["id"]:
         before = None
     return [
-        Row(score, "", _open_set_cells(row, before and before["scores"].get(score), baseline is not None))
+        _Row(score, None, _open_set_cells(row, before and before["scores"].get(score), baseline is not None))
         for score, row in result["scores"].items()
     ]
 
 
-def open_set_title(report: EvaluationReport, name: str) -> str:
-    """Return what the table of `report` on the open set `name` compares."""
-    result = report.open_set[name]
-    known = report.results[result["id"]]
-    return f"known or unknown: {known.name} ({known.n:,} images) against {name} ({result['n']:,} of unseen classes)"
-
-
-def open_set_notes(report: EvaluationReport) -> list[str]:
-    """Return what a reader of these tables of `report` must know: which way numbers are better, which sets were compared."""
+def _open_set_notes(report: EvaluationReport) -> list[str]:
     lines = [
         "AUROC: how often an image of a known class scores higher than one of an unseen class; higher is better, 50 % is "
         f"chance. {FPR_CONVENTION}"
@@ -222,31 +199,41 @@ def open_set_notes(report: EvaluationReport) -> list[str]:
     return lines
 
 
+def _parts(report: EvaluationReport, baseline: EvaluationReport | None) -> list[tuple]:
+    """Return title, header, rows and notes of each table: that of all data sets, and one per open set."""
+    title = report.model if baseline is None else f"{baseline.model}{ARROW}{report.model}"
+    rows = _rows(report, baseline)
+    parts = [(title, HEADER, rows, [*_notes(report, baseline), *sentences(report, baseline)])]
+    for name, result in (report.open_set or {}).items():
+        known, rows = report.results[result["id"]], _open_set_rows(report, baseline, name)
+        title = (
+            f"known or unknown: {known.name} ({known.n:,} images) against {name} ({result['n']:,} of unseen classes)"
+        )
+        # The columns that the rows fill: without shifts there are none for them.
+        parts.append((title, OPEN_SET_HEADER[: 1 + max(len(row.cells) for row in rows)], rows, []))
+    if report.open_set:
+        parts[-1][-1].extend(_open_set_notes(report))
+    return parts
+
+
 def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None = None, width: int = 100) -> str:
     """Return the tables of `report`, beside `baseline`, for a terminal of `width` columns: see [`EvaluationReport.table`]."""
-    # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
-    header = HEADER if baseline is None else (HEADER[0], *HEADER[2:])
-    lines = [*notes(report, baseline), *sentences(report, baseline)]
-    parts = [(_title(report, baseline), header, table_rows(report, baseline), lines)]
-    for name in report.open_set or ():
-        rows = open_set_rows(report, baseline, name)
-        parts.append((open_set_title(report, name), _used(OPEN_SET_HEADER, rows), rows, []))
-    if report.open_set:
-        parts[-1][-1].extend(open_set_notes(report))
     output = StringIO()
     console = Console(file=output, width=width, color_system=None, force_terminal=False, force_jupyter=False)
-    for number, (title, columns, rows, lines) in enumerate(parts):
+    for number, (title, header, rows, lines) in enumerate(_parts(report, baseline)):
+        # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
+        counted = rows[0].images is not None and baseline is None
+        columns = header[1:] if counted or number else header[2:]
         if number:
             console.print()
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title), title_justify="left")
-        table.add_column(columns[0], overflow="fold")
-        for column in columns[1:]:
+        table.add_column(header[0], overflow="fold")
+        for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows:
             # Text, not str: rich reads [brackets] in a string as markup.
             cells = [Text("\n".join(part for part in cell if part)) for cell in row.cells]
-            counts = [row.images] if columns[1] == HEADER[1] else []
-            table.add_row(Text(row.label), *counts, *cells, end_section=row.is_mean)
+            table.add_row(Text(row.label), *([row.images] if counted else []), *cells, end_section=row.is_mean)
         console.print(table)
         for line in lines:
             console.print(Text(line))
@@ -255,33 +242,16 @@ def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None =
 
 def markdown_table(report: EvaluationReport, baseline: EvaluationReport | None = None) -> str:
     """Return the tables of `report`, beside `baseline`, in markdown: see [`EvaluationReport.markdown`]."""
-    lines = [*notes(report, baseline), *sentences(report, baseline)]
-    parts = [_markdown(HEADER, table_rows(report, baseline), counts=True), _markdown_notes(lines)]
-    for name in report.open_set or ():
-        rows = open_set_rows(report, baseline, name)
-        parts.append(f"**{_escaped(open_set_title(report, name))}**")
-        parts.append(_markdown(_used(OPEN_SET_HEADER, rows), rows, counts=False))
-    if report.open_set:
-        parts.append(_markdown_notes(open_set_notes(report)))
+    parts = []
+    for number, (title, header, rows, notes) in enumerate(_parts(report, baseline)):
+        lines = [_markdown_row(header), "|:--|" + "--:|" * (len(header) - 1)]
+        for row in rows:
+            cells = [f"{value} ({difference})" if difference else value for value, difference in row.cells]
+            texts = [_escaped(row.label), *([] if row.images is None else [row.images]), *cells]
+            lines.append(_markdown_row([f"**{text}**" if row.is_mean and text else text for text in texts]))
+        parts += [*([f"**{_escaped(title)}**"] if number else []), "\n".join(lines)]
+        parts += ["  \n".join(map(_escaped, notes))] if notes else []
     return "\n\n".join(parts)
-
-
-def _markdown(header: tuple[str, ...], rows: list[Row], counts: bool) -> str:
-    lines = [_markdown_row(header), "|:--|" + "--:|" * (len(header) - 1)]
-    for row in rows:
-        cells = [f"{value} ({difference})" if difference else value for value, difference in row.cells]
-        texts = [_escaped(row.label), *([row.images] if counts else []), *cells]
-        lines.append(_markdown_row([f"**{text}**" if row.is_mean and text else text for text in texts]))
-    return "\n".join(lines)
-
-
-def _markdown_notes(lines: list[str]) -> str:
-    return "  \n".join(_escaped(line) for line in lines)
-
-
-def _used(header: tuple[str, ...], rows: list[Row]) -> tuple[str, ...]:
-    """The columns that the rows fill: without shifts there are none for them."""
-    return header[: 1 + max(len(row.cells) for row in rows)]
 
 
 def _open_set_cells(row: dict, before: dict | None, compared: bool) -> list[tuple[str, str]]:
@@ -298,10 +268,6 @@ def _open_set_cells(row: dict, before: dict | None, compared: bool) -> list[tupl
         (f"n/a{ARROW}{text}", "") if was is None else (f"{100 * was:.1f}{ARROW}{text}", f"{100 * (value - was):+.1f}")
         for was, value, text in zip(old, values, texts, strict=True)
     ]
-
-
-def _title(report: EvaluationReport, baseline: EvaluationReport | None) -> str:
-    return report.model if baseline is None else f"{baseline.model}{ARROW}{report.model}"
 
 
 def metric_texts(values: Mapping[str, Any], plus_minus: str = " ±") -> list[str]:

@@ -45,10 +45,7 @@ class SetFacts:
     @classmethod
     def from_benchmark(cls, benchmark: Benchmark) -> SetFacts:
         """Collect the facts of a `benchmark`; if it was opened, of the copy that was read, with the number of images."""
-        texts = {
-            name: None if value is None else public_text(value)
-            for name, value in ((key, getattr(benchmark, key)) for key in ("suite", "licence", "source", "note"))
-        }
+        texts = {name: getattr(benchmark, name) for name in ("suite", "licence", "source", "note")}
         place = benchmark.place
         names = ("path", "config", "split", "revision") if place["path"] and is_hub_id(place["path"]) else ()
         return cls(
@@ -56,9 +53,9 @@ class SetFacts:
             role=benchmark.role,
             n_classes=len(benchmark.class_names),
             images=benchmark.n_images,
-            **texts,
+            **{name: public_text(text) for name, text in texts.items() if text is not None},
             # A split may be a NamedSplit, which JSON does not know.
-            **{name: None if place[name] is None else one_line(place[name]) for name in names},
+            **{name: one_line(place[name]) for name in names if place[name] is not None},
         )
 
     def as_measured(self, report: EvaluationReport) -> SetFacts:

@@ -140,7 +140,9 @@ def finish_checkpoint(
     if validation is not None and found["detector"] is None:
         reading = {"bad_images": None}
         if evaluator is not None:
-            reading = {name: getattr(evaluator, name) for name in ("batch_size", "num_workers", "progress", "bad_images")}
+            reading = {
+                name: getattr(evaluator, name) for name in ("batch_size", "num_workers", "progress", "bad_images")
+            }
         if reading["bad_images"] is not None:
             reading["bad_images"] = reading["bad_images"].of(f"data set {validation.name!r}")
         found["temperature"], found["detector"], notes = fit_on_validation(
@@ -155,7 +157,9 @@ def finish_checkpoint(
         )
     else:
         missing = validation is None and detector != "none"
-        notes = ["No set with the role validation: neither a temperature nor an open-set detector was fitted."] * missing
+        notes = [
+            "No set with the role validation: neither a temperature nor an open-set detector was fitted."
+        ] * missing
     for note in notes if writes else ():
         logger.warning(note)
     logits = folder / LOGITS_STAGE

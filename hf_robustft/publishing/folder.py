@@ -169,14 +169,12 @@ def check_secrets(folder: str | Path, files: Mapping[str, Path], token: str | No
 
 
 def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
+    processor = "save the processor there with `processor.save_pretrained`"
     needed = {
         "config.json": (("config.json",), "give the folder that `save_pretrained` or the Trainer wrote"),
         "model.safetensors": (("model.safetensors", INDEX_FILE), "save the model there"),
-        "tokenizer": (("tokenizer.json", "vocab.json"), "save the processor there with `processor.save_pretrained`"),
-        "image processor": (
-            ("preprocessor_config.json", "processor_config.json"),
-            "save the processor there with `processor.save_pretrained`",
-        ),
+        "tokenizer": (("tokenizer.json", "vocab.json"), processor),
+        "image processor": (("preprocessor_config.json", "processor_config.json"), processor),
         CARD_FILE: ((CARD_FILE,), "write the card with `write_model_card`, or your own README.md"),
     }
     for what, (names, advice) in needed.items():

@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from ..evaluation.report import EvaluationReport
-from ..evaluation.tables import label, ordered
+from ..evaluation.report import SHIFT_METRICS, EvaluationReport
+from ..evaluation.tables import label, metric_texts, ordered
 from ..objectives.papers import METHOD_FACTS
 from .card_file import CARD_FILE, RELIABILITY_FILE, write_card
 from .eval_results import is_hub_id
@@ -64,6 +64,10 @@ def write_progress_card(
         lines.append(f"Trained on: {', '.join(map(markdown_text, trained_on))}")
     if loss is not None:
         lines.append(f"Training loss at step {loss[0]:,}: {loss[1]:.4g}")
+    rows = []
+    for result in () if report is None else ordered(report):
+        numbers = metric_texts({key: getattr(result, key) for key in SHIFT_METRICS})
+        rows.append([markdown_text(label(result)), f"{result.n:,}", *numbers])
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
@@ -81,7 +85,7 @@ def write_progress_card(
         steps=f"{step:,}",
         total=f"{total_steps:,}",
         facts=lines,
-        rows=_rows(report),
+        rows=rows,
         picture=RELIABILITY_FILE if (Path(output_dir) / RELIABILITY_FILE).is_file() else None,
         evaluated_at="an earlier point" if evaluated_at is None else f"{evaluated_at:,}",
         versions=", ".join(
@@ -98,19 +102,3 @@ def is_progress_card(folder: str | Path) -> bool:
         return False
     front = path.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
     return f"- {TAG}" in front.splitlines()
-
-
-def _rows(report: EvaluationReport | None) -> list[list[str]]:
-    if report is None:
-        return []
-    return [
-        [
-            markdown_text(label(result)),
-            f"{result.n:,}",
-            f"{100 * result.accuracy:.1f}",
-            f"{100 * result.ece:.1f}",
-            f"{result.nll:.3f}",
-            f"{result.brier:.3f}",
-        ]
-        for result in ordered(report)
-    ]

@@ -116,7 +116,7 @@ def recalibrate(
             f"{validation.name!r} may be evaluated on, never trained or tuned on, as its licence says; give in-distribution "
             "validation images."
         )
-    reason = why_not_validation(validation, directory, reports, evaluation)
+    reason = _why_not_validation(validation, directory, reports, evaluation)
     _refuse(validation, reason, allow_test_set)
     hashes, shared = _compared(facts, validation, evaluation)
     if reason is None:
@@ -171,7 +171,8 @@ def recalibrate(
             detector.save(folder)
         if after is not None:
             reports = _with(reports, after, notes)
-            _draw(folder, evaluator, evaluation, reports, detector)
+            roles = {benchmark.name: benchmark.role for benchmark in evaluation}
+            draw_pictures(folder, reports[-2:], scores=evaluator.scores, roles=roles, detector=detector)
         elif reports and abs(fitted - 1) > UNCHANGED:
             earlier = reports[-1].settings.get(FOLDED_SINCE, 1.0)
             reports[-1].settings[FOLDED_SINCE] = earlier * fitted
@@ -184,7 +185,7 @@ def recalibrate(
     return Recalibration(temperature, fitted, detector, before, after, notes)
 
 
-def why_not_validation(
+def _why_not_validation(
     validation: Benchmark, directory: Path, reports: Iterable[EvaluationReport], evaluation: Iterable[Benchmark]
 ) -> str | None:
     """
@@ -193,15 +194,6 @@ def why_not_validation(
     It is a set to measure or train on if that is its role, if a set with its name was measured in such a role, if the card
     lists the same part of the same data set on the Hub as such, if it is read from the same place as one of `evaluation`, or
     if its split is called test.
-
-    Args:
-        validation ([`Benchmark`]): The set.
-        directory (`Path`): Folder of the checkpoint.
-        reports (`Iterable[EvaluationReport]`): Its reports.
-        evaluation (`Iterable[Benchmark]`): Sets to measure on.
-
-    Returns:
-        `str` or `None`: In words; `None` if it may be validation data.
     """
     if validation.role in _WORDS:
         return _WORDS[validation.role]
@@ -338,17 +330,6 @@ def _with(reports: list[EvaluationReport], after: EvaluationReport, notes: list[
         else:
             kept.append(report)
     return [*kept, after]
-
-
-def _draw(
-    folder: Path,
-    evaluator: Evaluator,
-    evaluation: Sequence[Benchmark],
-    reports: list[EvaluationReport],
-    detector: OpenSetDetector | None,
-) -> None:
-    roles = {benchmark.name: benchmark.role for benchmark in evaluation}
-    draw_pictures(folder, reports[-2:], scores=evaluator.scores, roles=roles, detector=detector)
 
 
 def _write_card(directory: Path, folder: Path, reports: list[EvaluationReport], notes: list[str]) -> None:

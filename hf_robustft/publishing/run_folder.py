@@ -65,7 +65,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 FORMER = ".robustft_former"
 
 
-def owned_files(folder: str | Path) -> list[str]:
+def _owned_files(folder: str | Path) -> list[str]:
     """Return the names, relative to a `folder`, of the files in it that this library wrote, without `checkpoint-*`."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
@@ -103,7 +103,7 @@ def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None 
     try:
         yield stage
         new = [path.relative_to(stage).as_posix() for path in sorted(stage.rglob("*")) if path.is_file()]
-        stays = [name for name in owned_files(folder) if _fits(name, keep) or _is_result_since(folder / name, since)]
+        stays = [name for name in _owned_files(folder) if _fits(name, keep) or _is_result_since(folder / name, since)]
         (stage / MANIFEST).write_text(json.dumps({"new": new, "stays": stays}), encoding="utf-8")
         os.rename(stage, folder / READY)
     except BaseException:
@@ -135,7 +135,7 @@ def settle(folder: str | Path) -> None:
         shutil.rmtree(ready, ignore_errors=True)
         return
     new, stays = _manifest(ready)
-    for name in owned_files(folder):
+    for name in _owned_files(folder):
         if name not in new and name not in stays:
             (folder / name).unlink(missing_ok=True)
     for name in new:
@@ -304,11 +304,10 @@ def _write_journal(stage: Path, paths: list[Path]) -> None:
 def checkpoints(folder: str | Path) -> list[Path]:
     """Return the Trainer's `checkpoint-<step>` folders in a `folder`, by step."""
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir() and _is_checkpoint(path)), key=step_of)
+    return sorted((path for path in found if path.is_dir() and _is_checkpoint(path)), key=_step)
 
 
-def step_of(checkpoint: Path) -> int:
-    """Return the step in the name of a `checkpoint`."""
+def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
@@ -333,7 +332,7 @@ def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = N
         return []
     if resumed and Path(resumed).resolve().parent == Path(folder).resolve():
         step = re.fullmatch(r"checkpoint-(\d+)", Path(resumed).resolve().name)
-        return [path for path in found if step and step_of(path) > int(step[1])]
+        return [path for path in found if step and _step(path) > int(step[1])]
     if found:
         _check_finished(Path(folder), found)
     return found
@@ -378,7 +377,7 @@ def _check_finished(folder: Path, found: list[Path]) -> None:
         )
     saved = [folder / name for name in (METADATA_FILE, "model.safetensors") if (folder / name).is_file()]
     written = state.stat().st_mtime if state.is_file() else newest.stat().st_mtime
-    if (total and step_of(newest) >= total) or any(path.stat().st_mtime >= written for path in saved):
+    if (total and _step(newest) >= total) or any(path.stat().st_mtime >= written for path in saved):
         return
     raise ValueError(
         f"{folder} holds {newest.name} of a run that did not finish{f' ({total} steps)' if total else ''}, and this run would "
