@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.nn import Module
+from transformers import Trainer, TrainerCallback
 
 PACKAGE = "hf_robustft"
 #: Rooms that do not pass yet. The list must become empty, and never longer.
 EXCEPTIONS = {"data", "objectives", "training"}
+#: A method of one of these names overrides one that the library describes.
+LIBRARY = {name for base in (Module, Trainer, TrainerCallback) for name in dir(base)}
 #: In docstrings, comments and messages.
 TURNS = {
     "is not a": r"(?<!there )(?<!, )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|better\b|worse\b|later\b)",
@@ -65,7 +69,7 @@ def untyped(doc: str) -> list[str]:
     indent = len(section["indent"]) + 4
     entries = re.split(rf"^ {{{indent}}}(?=\S)", section["body"], flags=re.M)[1:]
     heads = [" ".join(entry.split()) for entry in entries]
-    return [head.split(":")[0][:40] for head in heads if not re.match(r"[\w*]+ \([^:]*`", head)]
+    return [head.split(":")[0][:40] for head in heads if not re.match(r"[\w*]+(, [\w*]+)* \([^:]*`", head)]
 
 
 def texts(tree: ast.Module, source: str) -> Iterator[tuple[int, str]]:
@@ -89,17 +93,20 @@ def beginning(error: ast.Call) -> str:
 def faults(root: Path, rooms: set[str] | None = None) -> list[str]:
     """Every fault below `root` (the package folder), in the given rooms or all."""
     found = []
-    for file in sorted(root.rglob("*.py")):
-        place = file.relative_to(root)
+    sources = {file: file.read_text(encoding="utf-8") for file in sorted(root.rglob("*.py"))}
+    trees = {file: ast.parse(source) for file, source in sources.items()}
+    methods = [entry for tree in trees.values() for entry in public(tree) if not entry[2]]
+    described = LIBRARY | {node.name for _, node, _ in methods if ast.get_docstring(node)}
+    for file, tree in trees.items():
+        place, source = file.relative_to(root), sources[file]
         if rooms is not None and place.parts[0] not in rooms:
             continue
-        source = file.read_text(encoding="utf-8")
-        tree = ast.parse(source)
         for name, node, top in public(tree):
             doc = ast.get_docstring(node)
             where = f"{place}:{node.lineno} {name}"
             if not doc:
-                found.append(f"{where} has no docstring")
+                if top or node.name not in described:
+                    found.append(f"{where} has no docstring")
                 continue
             found += [f"{where}: {entry!r} has no type in backticks" for entry in untyped(doc)]
             if isinstance(node, ast.ClassDef):
