@@ -50,33 +50,42 @@ class Benchmark:
     One data set for training or evaluation, as a description that never changes; [`open`] reads it, once.
 
     Args:
-        name: key of the set in reports and metrics (`<name>/accuracy`), without "/" or blanks.
-        role: "train", "validation", "id" (test data like the training data), "shift", or "open_set" (other classes).
-        class_names: the classes in label order, as prompts say them, or a dict from what the data call each class to its
-            name; () for image-caption pairs without labels.
-        templates: prompt templates with one "{}" each (default: "a photo of a {}.").
-        path: a folder, a builder of `datasets` such as "parquet" (with `data_files`), or a Hub id "owner/name".
-        data_files: file or pattern for a builder or Hub id.
-        split: split to load (default "train").
-        config: configuration of a Hub data set.
-        revision: commit or tag of a Hub data set.
-        image_column: column of images (default "image").
-        label_column: column of labels (default "label"): integers, a ClassLabel, or class names as strings. It is
-            read only if there are class names.
-        caption_column: column of captions, text or lists of text (default: captions are made from class names).
-        label_names: what the data set calls the classes, in the order of `class_names`, where that differs
-            (folders such as n01440764).
-        suite: the suite that the set belongs to.
-        licence, source, note: facts for the model card.
-        dataset: rows held in memory instead of `path`.
-        registered: what the registry knows of the data: copies on the Hub, of which the first that exists is read, or
-            a folder. `path`, `data_files`, `split`, `config` and `revision` are those of the first; [`place`] says which
-            one was read.
-        projection: how logits of a larger head (ImageNet's 1000 classes) become those of this set's classes.
-        evaluation_only: the data may not be trained or tuned on: the roles "train" and "validation" are refused.
-        border: pixels to cut from each side of the image before the transform (ObjectNet has a red border of 2).
-        streaming: read rows as they come, through `stream` instead of `load`: nothing is downloaded or copied before.
-        opened: the checked rows, where whoever describes the data has opened them already.
+        name (`str`): Key of the set in reports and metrics (`<name>/accuracy`), without "/" or blanks.
+        role (`str`): "train", "validation", "id" (test data like the training data), "shift", or "open_set" (other
+            classes).
+        class_names (`tuple[str, ...]`, *optional*): The classes in label order, as prompts say them, or a dict from
+            what the data call each class to its name; () for image-caption pairs without labels.
+        templates (`tuple[str, ...]`, *optional*, defaults to `DEFAULT_TEMPLATES`): Prompt templates with one "{}" each
+            (default: "a photo of a {}.").
+        path (`str`, *optional*): A folder, a builder of `datasets` such as "parquet" (with `data_files`), or a Hub id
+            "owner/name".
+        data_files (`str`, *optional*): File or pattern for a builder or Hub id.
+        split (`str`, *optional*, defaults to `"train"`): Split to load.
+        config (`str`, *optional*): Configuration of a Hub data set.
+        revision (`str`, *optional*): Commit or tag of a Hub data set.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of images.
+        label_column (`str`, *optional*, defaults to `"label"`): Column of labels: integers, a ClassLabel, or class
+            names as strings. It is read only if there are class names.
+        caption_column (`str`, *optional*): Column of captions, text or lists of text (default: captions are made from
+            class names).
+        label_names (`tuple[str, ...]`, *optional*): What the data set calls the classes, in the order of
+            `class_names`, where that differs (folders such as n01440764).
+        suite (`str`, *optional*): The suite that the set belongs to.
+        licence, source, note (`str`, *optional*): Facts for the model card.
+        dataset (`Dataset`, *optional*): Rows held in memory instead of `path`.
+        registered ([`RegisteredData`], *optional*): What the registry knows of the data: copies on the Hub, of which
+            the first that exists is read, or a folder. `path`, `data_files`, `split`, `config` and `revision` are
+            those of the first; [`place`] says which one was read.
+        projection ([`ClassProjection`], *optional*): How logits of a larger head (ImageNet's 1000 classes) become
+            those of this set's classes.
+        evaluation_only (`bool`, *optional*, defaults to `False`): The data may not be trained or tuned on: the roles
+            "train" and "validation" are refused.
+        border (`int`, *optional*, defaults to 0): Pixels to cut from each side of the image before the transform
+            (ObjectNet has a red border of 2).
+        streaming (`bool`, *optional*, defaults to `False`): Read rows as they come, through `stream` instead of
+            `load`: nothing is downloaded or copied before.
+        opened (`InitVar[StoredRows | RowStream | None]`, *optional*): The checked rows, where whoever describes the
+            data has opened them already.
 
     Raises:
         ValueError: an unknown role, a name that cannot be a key, wrong class names or templates, no data, a role that
@@ -276,13 +285,16 @@ class Benchmark:
         """A benchmark of rows that are already loaded.
 
         Args:
-            dataset: a `datasets.Dataset` (not a DatasetDict, not a stream).
-            name, role: as in `Benchmark`.
-            class_names: the classes in label order, a dict from what the data call each class to its name, or the path
-                of a text file of them (default: the ClassLabel's names, or the sorted strings of a string column; none
-                with `caption_column`).
-            templates: prompt templates, one template, or the path of a text file of them.
-            label_column, caption_column, options: further fields of `Benchmark`.
+            dataset (`Dataset`): A `datasets.Dataset` (not a DatasetDict, not a stream).
+            name, role (`str`): As in `Benchmark`.
+            class_names (`Iterable[str]`, `Mapping[str | int, str]`, `str` or `Path`, *optional*): The classes in label
+                order, a dict from what the data call each class to its name, or the path of a text file of them
+                (default: the ClassLabel's names, or the sorted strings of a string column; none with
+                `caption_column`).
+            templates (`Iterable[str]`, `str` or `Path`, *optional*, defaults to `DEFAULT_TEMPLATES`): Prompt
+                templates, one template, or the path of a text file of them.
+            label_column (`str`, *optional*, defaults to `"label"`), caption_column (`str`, *optional*), options
+                (`Any`, *optional*): Further fields of `Benchmark`.
 
         Raises:
             ValueError: as `Benchmark` and `Benchmark.load`; the data are checked at once.
@@ -309,18 +321,21 @@ def load_benchmark(
     """Describe a benchmark: one of ours by name, or your own data.
 
     Args:
-        source: a name of the registry ("emoji_shift", "imagenet-r"); a folder with one folder of images per class, with
-            images and metadata.jsonl, with parquet files, with tars of samples (webdataset), or written by
-            `save_to_disk`; a .parquet file; or a Hub id "owner/name".
-        split: for a suite of several, one of its sets (default: all); otherwise the split (needed where there are several).
-        class_names: the classes in label order, a dict {label: name}, or a text file with one name a line, or with
-            `label<TAB>name`, where the label is what the data call the class: a name or a number (default: folder names,
-            ClassLabel names, or the sorted strings of the label column). Numbers without labels are 0 to N - 1.
-        templates: prompt templates, one template, a text file with one a line, or a name ("imagenet-80",
-            "imagenet-croft-7", "croft-dtd" and so on).
-        overrides: fields of `Benchmark`. For own data, `role` is "id" and `name` the name of the folder or file by
-            default. With `caption_column` and without `class_names` the label column is not read. For a name of the
-            registry, `path` is a copy of the data: a folder, one of the known repositories, or another Hub id.
+        source (`str` or `Path`): A name of the registry ("emoji_shift", "imagenet-r"); a folder with one folder of
+            images per class, with images and metadata.jsonl, with parquet files, with tars of samples (webdataset), or
+            written by `save_to_disk`; a .parquet file; or a Hub id "owner/name".
+        split (`str`, *optional*): For a suite of several, one of its sets (default: all); otherwise the split (needed
+            where there are several).
+        class_names (`Iterable[str]`, `Mapping[str | int, str]`, `str` or `Path`, *optional*): The classes in label
+            order, a dict {label: name}, or a text file with one name a line, or with `label<TAB>name`, where the label
+            is what the data call the class: a name or a number (default: folder names, ClassLabel names, or the sorted
+            strings of the label column). Numbers without labels are 0 to N - 1.
+        templates (`Iterable[str]`, `str` or `Path`, *optional*): Prompt templates, one template, a text file with one
+            a line, or a name ("imagenet-80", "imagenet-croft-7", "croft-dtd" and so on).
+        overrides (`Any`, *optional*): Fields of `Benchmark`. For own data, `role` is "id" and `name` the name of the
+            folder or file by default. With `caption_column` and without `class_names` the label column is not read.
+            For a name of the registry, `path` is a copy of the data: a folder, one of the known repositories, or
+            another Hub id.
 
     Returns:
         One `Benchmark`, or all of a suite by key, if it has several. Own data have been read and checked; with

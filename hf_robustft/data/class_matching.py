@@ -34,13 +34,14 @@ def load_matched(
     """Own data whose labels are positions in a given list of classes, whatever their own order.
 
     Args:
-        source, split: as for `load_benchmark`.
-        class_names, templates: the model's classes, in the order of its labels, and its prompts.
-        label_names: what data may call these classes too, in the same order (such as names of folders).
-        label_column: column of labels (default "label"). Class folders, a ClassLabel and text name the classes, and so
-            does a file of names beside tars. Bare numbers do not: they are looked up in `label_names` where these are
-            numbers too, and are positions in `class_names` otherwise.
-        given: further fields of `Benchmark`, such as `name`, `role`, `image_column`, `streaming`.
+        source (`str`), split (`str`, *optional*): As for `load_benchmark`.
+        class_names, templates (`Sequence[str]`): The model's classes, in the order of its labels, and its prompts.
+        label_names (`Sequence[str]`, *optional*): What data may call these classes too, in the same order (such as
+            names of folders).
+        label_column (`str`, *optional*, defaults to `"label"`): Column of labels. Class folders, a ClassLabel and text
+            name the classes, and so does a file of names beside tars. Bare numbers do not: they are looked up in
+            `label_names` where these are numbers too, and are positions in `class_names` otherwise.
+        given (`Any`, *optional*): Further fields of `Benchmark`, such as `name`, `role`, `image_column`, `streaming`.
 
     Returns:
         The benchmark, with all of `class_names`, and notes: which classes have no images, or that labels were taken by
@@ -84,9 +85,7 @@ def load_matched(
     if missing and labels:
         note = f"{len(found)} of the {len(class_names)} classes"
         notes.append(f"{probe.name}: images of {note}, none of {quoted(missing)}")
-    described = replace(
-        probe, label_column=label_column, class_names=tuple(class_names), label_names=None, note=note
-    )
+    described = replace(probe, label_column=label_column, class_names=tuple(class_names), label_names=None, note=note)
     return replace(described, opened=checked_rows(described, rows, rule)), notes
 
 
@@ -107,9 +106,9 @@ def shared_classes(benchmark: Benchmark, class_names: Sequence[str], label_colum
     """Classes that data loaded without labels name themselves, have images of, and share with `class_names`.
 
     Args:
-        benchmark: own data that are stored, not streamed; an open set.
-        class_names: the model's classes.
-        label_column: the column, which need not be there.
+        benchmark ([`Benchmark`]): Own data that are stored, not streamed; an open set.
+        class_names (`Sequence[str]`): The model's classes.
+        label_column (`str`, *optional*, defaults to `"label"`): The column, which need not be there.
     """
     dataset = benchmark.load()
     feature = dataset.features.get(label_column)

@@ -23,8 +23,9 @@ class ClassProjection:
     """Logits of a data set's classes as maxima over groups of the columns of a larger head.
 
     Args:
-        source_classes: class names of the head, in the order of its columns.
-        groups: for each class of the data set, in label order, the columns of the head that stand for it.
+        source_classes (`tuple[str, ...]`): Class names of the head, in the order of its columns.
+        groups (`tuple[tuple[int, ...], ...]`): For each class of the data set, in label order, the columns of the head
+            that stand for it.
 
     Raises:
         ValueError: no groups, an empty group, a column that the head lacks or that two classes claim, or as many groups
@@ -86,7 +87,7 @@ class ClassProjection:
         """Project logits; those that already are of the data set's classes pass unchanged.
 
         Args:
-            logits: tensor of shape (..., source classes) or (..., classes), on any device.
+            logits (`torch.Tensor`): Tensor of shape (..., source classes) or (..., classes), on any device.
 
         Returns:
             Tensor of shape (..., classes), of the same dtype and device, differentiable. The reference returns the

@@ -110,7 +110,9 @@ class RowRule:
             names = {value: self.domain_of(value) for value in dict.fromkeys(values)}
             known, wanted = self._known_domains
             if set(names.values()) != known:
-                found = sorted(str(value if self.domain_names is None else self.domain_names[value]) for value in names)
+                found = sorted(
+                    str(value if self.domain_names is None else self.domain_names[value]) for value in names
+                )
                 raise ValueError(
                     f"{self.where} has the domains {quoted(found)}, the registry knows {quoted(self.all_domains)}"
                 )
@@ -183,7 +185,11 @@ class StoredRows:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} rows")
         row, example = self.encoded[index], {}
-        for name, column in (("image", self.image_column), ("label", self.label_column), ("caption", self.caption_column)):
+        for name, column in (
+            ("image", self.image_column),
+            ("label", self.label_column),
+            ("caption", self.caption_column),
+        ):
             if column is not None:
                 example[name] = row[column]
         encoded = example["image"]
@@ -324,13 +330,16 @@ def row_rule(
     return RowRule(where, image_column, label_column, caption_column, label=rule)
 
 
-def check_dataset(dataset: Dataset, *, where: str, class_names: Sequence[str] = (), say: bool = False, **described) -> StoredRows:
+def check_dataset(
+    dataset: Dataset, *, where: str, class_names: Sequence[str] = (), say: bool = False, **described
+) -> StoredRows:
     """
     Check a data set against its description, before anything is computed on it.
 
     Args:
         dataset ([`~datasets.Dataset`]): Rows with an image, and a label or a caption or both.
-        where, class_names, described: The description, as for [`row_rule`].
+        where (`str`), class_names (`Sequence[str]`, *optional*), described (`Any`, *optional*): The description, as
+            for [`row_rule`].
         say (`bool`, *optional*, defaults to `False`): Whether to log which classes have no image.
 
     Returns:

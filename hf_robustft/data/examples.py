@@ -168,8 +168,9 @@ class TrainingExamples(CaptionedImages, Dataset):
         Args:
             benchmark ([`Benchmark`]): The data, with its class names, templates and columns.
             processor ([`~transformers.CLIPProcessor`] or an image processor): The checkpoint's.
-            seed, bad_images: As above.
-            options: Options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or `output`.
+            seed (`int`, *optional*, defaults to 0), bad_images ([`BadImages`], *optional*): As above.
+            options (`Any`, *optional*): Options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or
+                `output`.
         """
         benchmark.load()
         return cls(
@@ -229,11 +230,12 @@ class ClipCollator:
     embedding at the first end-of-text token, which no padding after it can reach.
 
     Args:
-        tokenizer: the checkpoint's tokenizer, padding on the right.
-        max_length: longest caption in tokens; longer ones are cut, keeping the end-of-text token (default: the
-            tokenizer's `model_max_length`).
-        pad_to_multiple_of: pad captions to a multiple of this many tokens, but never beyond `max_length` (default: to
-            the longest of the batch). 8 gives a compiled model few shapes; it is compiled again for each.
+        tokenizer (`Any`): The checkpoint's tokenizer, padding on the right.
+        max_length (`int`, *optional*): Longest caption in tokens; longer ones are cut, keeping the end-of-text token
+            (default: the tokenizer's `model_max_length`).
+        pad_to_multiple_of (`int`, *optional*): Pad captions to a multiple of this many tokens, but never beyond
+            `max_length` (default: to the longest of the batch). 8 gives a compiled model few shapes; it is compiled
+            again for each.
 
     Raises:
         ValueError: the tokenizer pads on the left or has no padding token, no limit of length is known, or

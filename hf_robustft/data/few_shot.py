@@ -21,10 +21,10 @@ def few_shot_rows(labels: np.ndarray, n_classes: int, shots: int, seed: int = 0)
     not depend on the others.
 
     Args:
-        labels: class of each row, integers of shape (n,).
-        n_classes: number of classes; each of them must have enough rows.
-        shots: images of each class, at least 1.
-        seed: seed of the draw (default 0).
+        labels (`np.ndarray`): Class of each row, integers of shape (n,).
+        n_classes (`int`): Number of classes; each of them must have enough rows.
+        shots (`int`): Images of each class, at least 1.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
 
     Returns:
         `n_classes * shots` row numbers in ascending order.
@@ -48,9 +48,10 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
     """A training set of exactly `shots` images of each class of `benchmark`, balanced and without duplicates.
 
     Args:
-        benchmark: data with class names and labels; usually the training set.
-        shots: images of each class, at least 1.
-        seed: seed of the draw (default 0). Sets of the same seed are nested: 1 shot lies in 4, 4 in 16.
+        benchmark ([`Benchmark`]): Data with class names and labels; usually the training set.
+        shots (`int`): Images of each class, at least 1.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw. Sets of the same seed are nested: 1 shot lies in 4,
+            4 in 16.
 
     Returns:
         A `Benchmark` with the same name, role, classes, templates and columns, whose rows are held in memory as a

@@ -131,12 +131,13 @@ def load_folder(
     """Load one split of a folder.
 
     Args:
-        path: an existing folder of any kind that `folder_kind` knows.
-        split: one of `folder_splits(path)`.
-        class_names: for class folders, the classes in label order (default: the sorted names of the folders).
-        label_names: what the folders are called, in the same order, where that differs.
-        naming: whether the names of class folders are to become the class names, so that there must be no doubt about
-            what the folders are.
+        path (`Path`): An existing folder of any kind that `folder_kind` knows.
+        split (`str`): One of `folder_splits(path)`.
+        class_names (`Sequence[str]`, *optional*): For class folders, the classes in label order (default: the sorted
+            names of the folders).
+        label_names (`Sequence[str]`, *optional*): What the folders are called, in the same order, where that differs.
+        naming (`bool`, *optional*, defaults to `False`): Whether the names of class folders are to become the class
+            names, so that there must be no doubt about what the folders are.
 
     Returns:
         The data set, memory-mapped or made of file paths; images decode when read.
@@ -258,7 +259,9 @@ def _table_fault(tables: Sequence[Path], error: Exception) -> str:
     for table in tables:
         columns = _column_names(table)
         if not any(name.endswith(("file_name", "file_names")) for name in columns):
-            commas = ", and separate columns with commas" if len(columns) == 1 and set(columns[0]) & set(";\t|") else ""
+            commas = (
+                ", and separate columns with commas" if len(columns) == 1 and set(columns[0]) & set(";\t|") else ""
+            )
             return (
                 f"{str(table)!r} has no column 'file_name' (its columns: {quoted(columns, 20)}); call that of the paths of "
                 f"the images file_name{commas}"

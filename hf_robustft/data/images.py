@@ -54,7 +54,7 @@ class UnreadableImage(OSError):
     """An image that is missing, broken, empty, too large, or of a kind that has no meaning as RGB.
 
     Attributes:
-        summary: one line for logs and reports: which image, and why.
+        summary (`str`, *optional*, defaults to `""`): One line for logs and reports: which image, and why.
     """
 
     def __init__(self, message: str, summary: str = ""):
@@ -112,9 +112,10 @@ class EncodedImage:
     """An image whose size is known and whose pixels are read, once, at the size that is needed.
 
     Args:
-        encoded: what `datasets.Image(decode=False)` gives, a dict of "bytes" and "path"; bytes; the path of a file; or a
-            PIL image, which is taken as it is.
-        where: which image this is, in messages, such as "row 17 (cat/1.jpg)".
+        encoded (`dict`, `bytes`, `str` or `Image.Image`, *optional*): What `datasets.Image(decode=False)` gives, a
+            dict of "bytes" and "path"; bytes; the path of a file; or a PIL image, which is taken as it is.
+        where (`str`, *optional*, defaults to `"the file"`): Which image this is, in messages, such as "row 17
+            (cat/1.jpg)".
 
     Attributes:
         size: (width, height) in pixels of the upright image.
@@ -177,7 +178,8 @@ class EncodedImage:
         """The upright RGB image; the first picture of an animation.
 
         Args:
-            shrink: 1, or for a `scalable` image 2, 4 or 8: decode at that fraction of the size, rounded up.
+            shrink (`int`, *optional*, defaults to 1): 1, or for a `scalable` image 2, 4 or 8: decode at that fraction
+                of the size, rounded up.
 
         Returns:
             A PIL image of mode RGB.
@@ -213,8 +215,9 @@ def decode_image(encoded: dict | bytes | str | Image.Image | None, where: str = 
     LOAD_TRUNCATED_IMAGES` was set, which makes PIL fill what is missing with grey.
 
     Args:
-        encoded: a dict of "bytes" and "path" as `datasets.Image(decode=False)` gives it, bytes, or the path of a file.
-        where: which image this is, in messages.
+        encoded (`dict`, `bytes`, `str` or `Image.Image`, *optional*): A dict of "bytes" and "path" as
+            `datasets.Image(decode=False)` gives it, bytes, or the path of a file.
+        where (`str`, *optional*, defaults to `"the file"`): Which image this is, in messages.
 
     Returns:
         A PIL image of mode RGB.
@@ -235,10 +238,12 @@ class BadImages:
     processes each process counts what it reads itself.
 
     Args:
-        policy: "skip" (the default), or "error": the first unreadable image stops the run.
-        threshold: largest share of unreadable images that is allowed (default 0.01), above 0, at most 1.
-        name: words for the data set, used in messages.
-        total: number of images in the data set; None if it is not known.
+        policy (`str`, *optional*, defaults to `"skip"`): "skip" (the default), or "error": the first unreadable image
+            stops the run.
+        threshold (`float`, *optional*, defaults to `DEFAULT_THRESHOLD`): Largest share of unreadable images that is
+            allowed, above 0, at most 1.
+        name (`str`, *optional*): Words for the data set, used in messages.
+        total (`int`, *optional*): Number of images in the data set; None if it is not known.
 
     Attributes:
         read (`int`): images read so far, the unreadable ones included; in training, over all epochs.
@@ -291,8 +296,8 @@ class BadImages:
         """Add images that were read, or could not be; the first ones are logged.
 
         Args:
-            read: images read, the unreadable ones included.
-            unreadable: one line for each that was unreadable.
+            read (`int`): Images read, the unreadable ones included.
+            unreadable (`Sequence[str]`): One line for each that was unreadable.
 
         Raises:
             OSError: the share of unreadable images is above the threshold.
@@ -309,7 +314,8 @@ class BadImages:
         """Count a batch.
 
         Args:
-            batch: tensors by name, as a collator made them; its list `UNREADABLE`, if there is one, is removed.
+            batch (`dict[str, Any]`): Tensors by name, as a collator made them; its list `UNREADABLE`, if there is one,
+                is removed.
 
         Returns:
             `batch`.
@@ -362,7 +368,7 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", s
     are moved and stays when the pictures behind stored paths change.
 
     Args:
-        dataset: Rows with an image column, as `Benchmark.load` returns them.
+        dataset (`datasets.Dataset`): Rows with an image column, as `Benchmark.load` returns them.
         image_column (`str`, *optional*, defaults to `"image"`).
         skips (`bool`, *optional*, defaults to `False`): Count an image that is missing as one of no bytes.
 

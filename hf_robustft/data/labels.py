@@ -166,7 +166,7 @@ def label_rule(
     What the labels of a column mean, from the type of the column alone.
 
     Args:
-        feature: The column's type, of `datasets`.
+        feature (`Any`): The column's type, of `datasets`.
         class_names (`Sequence[str]`): Checked class names, in the order of the result.
         label_names (`Sequence[str]`, *optional*): What the data call the same classes, in the same order.
         column, where (`str`): The column, and words for the data set, used in messages.
@@ -229,7 +229,7 @@ def matching_rule(
     What the labels of a column mean to a model whose classes are known: by name wherever the data name their classes.
 
     Args:
-        feature, column, where: As for [`label_rule`].
+        feature (`Any`), column (`str`), where (`str`): As for [`label_rule`].
         class_names (`Sequence[str]`): The model's classes.
         label_names (`Sequence[str]`, *optional*): What data may call them too.
         own_names, own_labels (`Sequence[str]`, *optional*): What a file beside the data calls the classes, and its left

@@ -33,10 +33,10 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
     """The fields of a `Benchmark` for data that are not registered; the class names only where a file beside tars has them.
 
     Args:
-        source: a folder, a .parquet file, or a Hub id.
-        split: the split to take; needed where there are several.
-        given: fields that the user gives, which come before what is found.
-        known: names of the registry, for the message about a name that is none.
+        source (`str`): A folder, a .parquet file, or a Hub id.
+        split (`str`, *optional*): The split to take; needed where there are several.
+        given (`dict`): Fields that the user gives, which come before what is found.
+        known (`Sequence[str]`): Names of the registry, for the message about a name that is none.
 
     Returns:
         `name`, `role` ("id" by default), `split`, `path` and, for a file, `data_files`, with all that is given.

@@ -36,8 +36,9 @@ def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[s
     """Clean the names of the classes and refuse a list that cannot be told apart.
 
     Args:
-        names: one name per class, in label order.
-        what: what the names are, used in messages; "label" for what data call the classes.
+        names (`Iterable[str]`): One name per class, in label order.
+        what (`str`, *optional*, defaults to `"class name"`): What the names are, used in messages; "label" for what
+            data call the classes.
 
     Returns:
         The cleaned names.
@@ -70,7 +71,7 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
     """Refuse templates that are not sentences with exactly one gap.
 
     Args:
-        templates: sentences with one "{}" each, where the class name goes.
+        templates (`Iterable[str]`): Sentences with one "{}" each, where the class name goes.
 
     Returns:
         The templates as a tuple.
@@ -102,8 +103,9 @@ def class_prompts(class_names: Iterable[str], templates: Iterable[str] = DEFAULT
     """Every template filled with every class name.
 
     Args:
-        class_names: the classes, in label order.
-        templates: sentences with one "{}" each (default: "a photo of a {}.").
+        class_names (`Iterable[str]`): The classes, in label order.
+        templates (`Iterable[str]`, *optional*, defaults to `DEFAULT_TEMPLATES`): Sentences with one "{}" each
+            (default: "a photo of a {}.").
 
     Returns:
         classes x templates sentences, class by class: all templates of class 0, then all of class 1, ...
@@ -236,10 +238,11 @@ def read_names_and_templates(
     """Turn what a user may give, tuples or paths of text files, into tuples.
 
     Args:
-        class_names: names in label order, a dict {label: name}, or the path of a file for `load_class_names`; None if not
-            given.
-        templates: templates, one template, or the path of a file for `load_templates`; None if not given.
-        label_names: what the data set calls the classes, if given apart from the file.
+        class_names (`Iterable[str]`, `Mapping[str | int, str]`, `str` or `Path`, *optional*): Names in label order, a
+            dict {label: name}, or the path of a file for `load_class_names`; None if not given.
+        templates (`Iterable[str]`, `str` or `Path`, *optional*): Templates, one template, or the path of a file for
+            `load_templates`; None if not given.
+        label_names (`Iterable[str]`, *optional*): What the data set calls the classes, if given apart from the file.
 
     Returns:
         `class_names`, `templates` and `label_names`, those that were given or read.

@@ -19,10 +19,10 @@ def example_rng(seed: int, epoch: int, index: int, what: str) -> random.Random:
     """A generator that depends on nothing but its four arguments.
 
     Args:
-        seed: seed of the run.
-        epoch: pass over the data, from 0.
-        index: row of the example in the data set.
-        what: purpose, such as "crop" or "template"; two purposes get independent streams.
+        seed (`int`): Seed of the run.
+        epoch (`int`): Pass over the data, from 0.
+        index (`int`): Row of the example in the data set.
+        what (`str`): Purpose, such as "crop" or "template"; two purposes get independent streams.
 
     Returns:
         A `random.Random`. Only its `random()` is promised to stay the same in every Python version, so draw through

@@ -38,10 +38,11 @@ def random_crop_box(
     whose aspect ratio lies in `ratio` is taken.
 
     Args:
-        width, height: size of the image in pixels.
-        rng: source of the draws; `data.randomness.example_rng` gives one per example.
-        scale: smallest and largest share of the image's area (default 0.9 to 1, as CaRot trains).
-        ratio: smallest and largest width / height.
+        width, height (`int`): Size of the image in pixels.
+        rng (`random.Random`): Source of the draws; `data.randomness.example_rng` gives one per example.
+        scale (`tuple[float, float]`, *optional*, defaults to `(0.9, 1.0)`): Smallest and largest share of the image's
+            area.
+        ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`): Smallest and largest width / height.
 
     Returns:
         (left, top, right, bottom) in pixels, right and bottom exclusive.
@@ -100,19 +101,26 @@ class ImageTransform:
     whose cosine is above 0.9999.
 
     Args:
-        size: side of the square result in pixels.
-        mean, std: per-channel normalisation, applied after rescaling to 0..1.
-        train: random resized crop with the generator given at each call, else resize and centre crop.
-        scale: share of the image's area that a training crop keeps (default 0.9 to 1.0).
-        ratio: width / height of a training crop before it is made square (default 3/4 to 4/3).
-        resample: PIL filter, by name or number (default "bicubic").
-        flip: probability of a horizontal flip in training (default 0, as CaRot trains).
-        resize: evaluation: length of the shortest side, or (height, width), before the crop (default: `size`).
-        do_resize, do_center_crop: evaluation: leave a step out. Without the crop, `resize` must give the final size.
-        rescale_factor: pixels are multiplied by it first (default 1/255).
-        fast: resize and decode in less time and not exactly alike (default: in training, not in evaluation).
-        output: "float32" (default), normalised; or "uint8", the 256 levels, a quarter of the bytes to hand from process to
-            process and device, which `normalised` of `modeling.features` turns into the same numbers there.
+        size (`int`): Side of the square result in pixels.
+        mean, std (`tuple[float, float, float]`): Per-channel normalisation, applied after rescaling to 0..1.
+        train (`bool`, *optional*): Random resized crop with the generator given at each call, else resize and centre
+            crop.
+        scale (`tuple[float, float]`, *optional*): Share of the image's area that a training crop keeps (default 0.9 to
+            1.0).
+        ratio (`tuple[float, float]`, *optional*): Width / height of a training crop before it is made square (default
+            3/4 to 4/3).
+        resample (`str` or `int`, *optional*): PIL filter, by name or number (default "bicubic").
+        flip (`float`, *optional*): Probability of a horizontal flip in training (default 0, as CaRot trains).
+        resize (`int` or `tuple[int, int]`, *optional*): Evaluation: length of the shortest side, or (height, width),
+            before the crop (default: `size`).
+        do_resize, do_center_crop (`bool`, *optional*): Evaluation: leave a step out. Without the crop, `resize` must
+            give the final size.
+        rescale_factor (`float`, *optional*): Pixels are multiplied by it first (default 1/255).
+        fast (`bool`, *optional*): Resize and decode in less time and not exactly alike (default: in training, not in
+            evaluation).
+        output (`str`, *optional*): "float32" (default), normalised; or "uint8", the 256 levels, a quarter of the bytes
+            to hand from process to process and device, which `normalised` of `modeling.features` turns into the same
+            numbers there.
 
     Raises:
         ValueError: a size below 1, a range that is empty or out of bounds, an unknown filter or output, not three
@@ -182,10 +190,13 @@ class ImageTransform:
         """The transform that a checkpoint's own processor describes.
 
         Args:
-            processor: a `CLIPProcessor`, or an image processor (`CLIPImageProcessor`, `CLIPImageProcessorPil`).
-            train: training (random resized crop to the same final size, with the same filter) or evaluation.
-            crop: in training, "carot" or "croft": crop and flip as in that paper (`PAPER_CROPS`; default "carot").
-            options: further arguments of `ImageTransform`, such as `scale` or `flip`; they go before `crop`.
+            processor (`Any`): A `CLIPProcessor`, or an image processor (`CLIPImageProcessor`,
+                `CLIPImageProcessorPil`).
+            train (`bool`): Training (random resized crop to the same final size, with the same filter) or evaluation.
+            crop (`str`, *optional*): In training, "carot" or "croft": crop and flip as in that paper (`PAPER_CROPS`;
+                default "carot").
+            options (`Any`, *optional*): Further arguments of `ImageTransform`, such as `scale` or `flip`; they go
+                before `crop`.
 
         Raises:
             ValueError: the processor pads, its result is not a square of fixed size, or there is no such crop.
@@ -236,8 +247,8 @@ class ImageTransform:
         """Turn one image into a tensor.
 
         Args:
-            image: any PIL image; it is converted by `to_rgb`.
-            rng: the example's generator; needed in training, unused in evaluation.
+            image (`Image.Image`): Any PIL image; it is converted by `to_rgb`.
+            rng (`random.Random`, *optional*): The example's generator; needed in training, unused in evaluation.
 
         Returns:
             (3, size, size), float32 or uint8 as `output` says.
@@ -256,10 +267,11 @@ class ImageTransform:
         """Read one encoded image and turn it into a tensor, decoding no more of a JPEG than `fast` needs.
 
         Args:
-            encoded: as for `EncodedImage`.
-            rng: the example's generator; needed in training, unused in evaluation.
-            where: which image this is, in messages.
-            border: pixels to cut off on each side first (ObjectNet's images have a red border of 2).
+            encoded (`Any`): As for `EncodedImage`.
+            rng (`random.Random`, *optional*): The example's generator; needed in training, unused in evaluation.
+            where (`str`, *optional*, defaults to `"the file"`): Which image this is, in messages.
+            border (`int`, *optional*, defaults to 0): Pixels to cut off on each side first (ObjectNet's images have a
+                red border of 2).
 
         Returns:
             (3, size, size), as `__call__` gives; without `fast`, the very same.

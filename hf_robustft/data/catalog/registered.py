@@ -210,7 +210,9 @@ def open_registered(
         label=registered_rule(rows.features[label], data.label_names),
         positions=data.positions,
         domain_column=domain,
-        domain_names=tuple(rows.features[domain].names) if domain and isinstance(rows.features[domain], ClassLabel) else None,
+        domain_names=tuple(rows.features[domain].names)
+        if domain and isinstance(rows.features[domain], ClassLabel)
+        else None,
         all_domains=data.all_domains,
         domains=data.domains,
         share=data.share,

@@ -32,16 +32,18 @@ class StreamingExamples(CaptionedImages, IterableDataset):
     the rows; `examples` says which part of them one of several readers gets, and from where on.
 
     Args:
-        stream: the rows, from `Benchmark.row_stream`.
-        transform: a training transform (evaluation transforms work too: no crop is drawn then).
-        class_names: the classes in label order (needed unless there are captions).
-        templates: prompt templates with one "{}" each, for captions from class names.
-        seed: seed of the order and of all random choices (default 0).
-        shuffle: a new order in each pass, or that of the data (default True).
-        buffer: rows that a reader shuffles at once, held encoded in memory (default 1000).
-        size: examples of one pass, where you know it better than the data.
-        bad_images: what is done about images that cannot be read (default: the first one is an error). By "skip" the next
-            image takes its place, and a line about it travels with that one (see `data.images`).
+        stream ([`RowStream`]): The rows, from `Benchmark.row_stream`.
+        transform ([`ImageTransform`]): A training transform (evaluation transforms work too: no crop is drawn then).
+        class_names (`Sequence[str]`, *optional*): The classes in label order (needed unless there are captions).
+        templates (`Sequence[str]`, *optional*): Prompt templates with one "{}" each, for captions from class names.
+        seed (`int`, *optional*, defaults to 0): Seed of the order and of all random choices.
+        shuffle (`bool`, *optional*, defaults to `True`): A new order in each pass, or that of the data.
+        buffer (`int`, *optional*, defaults to `DEFAULT_BUFFER`): Rows that a reader shuffles at once, held encoded in
+            memory.
+        size (`int`, *optional*): Examples of one pass, where you know it better than the data.
+        bad_images ([`BadImages`], *optional*): What is done about images that cannot be read (default: the first one
+            is an error). By "skip" the next image takes its place, and a line about it travels with that one (see
+            `data.images`).
 
     Attributes:
         size (`int` or `None`): examples of one pass, `len()` of the data set, if known.
@@ -87,10 +89,12 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         """The training examples of a benchmark that is streamed, for a checkpoint.
 
         Args:
-            benchmark: the data, a `Benchmark` with streaming=True.
-            processor: the checkpoint's `CLIPProcessor` or image processor.
-            seed, shuffle, buffer, size, bad_images: as above.
-            options: options of the training `ImageTransform`, such as `scale` or `flip`.
+            benchmark (`Any`): The data, a `Benchmark` with streaming=True.
+            processor (`Any`): The checkpoint's `CLIPProcessor` or image processor.
+            seed (`int`, *optional*, defaults to 0), shuffle (`bool`, *optional*, defaults to `True`), buffer (`int`,
+                *optional*, defaults to `DEFAULT_BUFFER`), size (`int`, *optional*), bad_images ([`BadImages`],
+                *optional*): As above.
+            options (`Any`, *optional*): Options of the training `ImageTransform`, such as `scale` or `flip`.
         """
         return cls(
             benchmark.row_stream(),
@@ -152,13 +156,15 @@ class StreamedEvaluationImages(IterableDataset):
     to a data loader with `batch_size=None`.
 
     Args:
-        stream: the rows, from `Benchmark.row_stream`.
-        transform: an evaluation transform.
-        batch_size: images of a batch; the last one of each reader may have fewer.
-        labelled: whether to give the labels (default True).
-        process, processes: this process and their number (default 0 of 1).
-        border: pixels to cut off on each side of an image first (default 0).
-        bad_images: what is done about images that cannot be read (default: the first one is an error).
+        stream ([`RowStream`]): The rows, from `Benchmark.row_stream`.
+        transform ([`ImageTransform`]): An evaluation transform.
+        batch_size (`int`): Images of a batch; the last one of each reader may have fewer.
+        labelled (`bool`, *optional*, defaults to `True`): Whether to give the labels.
+        process (`int`, *optional*, defaults to 0), processes (`int`, *optional*, defaults to 1): This process and
+            their number.
+        border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image first.
+        bad_images ([`BadImages`], *optional*): What is done about images that cannot be read (default: the first one
+            is an error).
 
     Raises:
         ValueError: a training transform, or a batch size below 1.

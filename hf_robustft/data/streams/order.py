@@ -26,10 +26,11 @@ class Position(NamedTuple):
     """Where a reader stands.
 
     Args:
-        turn: number of the part, in the reader's own sequence, in which the current window begins.
-        row: row of that part's shard from which the window was filled.
-        window: number of the window in its pass.
-        taken: rows of the window that were given.
+        turn (`int`, *optional*, defaults to 0): Number of the part, in the reader's own sequence, in which the current
+            window begins.
+        row (`int`, *optional*, defaults to 0): Row of that part's shard from which the window was filled.
+        window (`int`, *optional*, defaults to 0): Number of the window in its pass.
+        taken (`int`, *optional*, defaults to 0): Rows of the window that were given.
     """
 
     turn: int = 0
@@ -63,13 +64,14 @@ class Reader:
     """One of several readers that share a stream: its endless sequence of rows.
 
     Args:
-        stream: the rows.
-        reader, readers: which of how many readers this is.
-        seed: seed of the order (default 0).
-        shuffle: a new order in each pass, or that of the data (default True).
-        buffer: rows that are shuffled at once; each is held encoded, in memory (default 1000). Rows that can be asked for
-            by number are all shuffled at once and need none.
-        position: where to go on (default: the beginning).
+        stream ([`RowStream`]): The rows.
+        reader (`int`, *optional*, defaults to 0), readers (`int`, *optional*, defaults to 1): Which of how many
+            readers this is.
+        seed (`int`, *optional*, defaults to 0): Seed of the order.
+        shuffle (`bool`, *optional*, defaults to `True`): A new order in each pass, or that of the data.
+        buffer (`int`, *optional*, defaults to `DEFAULT_BUFFER`): Rows that are shuffled at once; each is held encoded,
+            in memory. Rows that can be asked for by number are all shuffled at once and need none.
+        position ([`Position`], *optional*): Where to go on (default: the beginning).
 
     Raises:
         ValueError: `reader` is none of the `readers`, a buffer below 1, or a stream without shards.

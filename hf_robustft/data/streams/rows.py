@@ -17,13 +17,16 @@ class RowStream:
     """The rows of a benchmark as they come, shard by shard.
 
     Args:
-        source: where the rows come from.
-        rule: what they mean.
-        declared: number of stored rows that the data set, or the registry, says there are; None if neither does.
-        declared_by: who says so.
-        certain: whether another number is an error; otherwise it is only told.
-        local: whether the images lie on this machine, so that reading them twice fetches nothing twice.
-        place: where they are read from, as fields of a `Benchmark`.
+        source ([`ShardRows`] or [`IndexedRows`]): Where the rows come from.
+        rule ([`RowRule`]): What they mean.
+        declared (`int`, *optional*): Number of stored rows that the data set, or the registry, says there are; None if
+            neither does.
+        declared_by (`str`, *optional*, defaults to `""`): Who says so.
+        certain (`bool`, *optional*, defaults to `True`): Whether another number is an error; otherwise it is only
+            told.
+        local (`bool`, *optional*, defaults to `True`): Whether the images lie on this machine, so that reading them
+            twice fetches nothing twice.
+        place (`Mapping[str, str | None]`, *optional*): Where they are read from, as fields of a `Benchmark`.
     """
 
     source: ShardRows | IndexedRows
@@ -88,11 +91,13 @@ def stream_of(
     """The stream of an opened split with a known rule.
 
     Args:
-        opened: the split as it was opened, or rows that can be asked for by number.
-        rule: what its rows mean.
-        rows: number of rows that the registry knows, used where neither the data set itself nor its files say it.
-        certain: whether the registry's number was verified.
-        training: count the rows of parquet files on the Hub too if nobody says it; a pass must have a length.
+        opened ([`OpenSplit`] or `Dataset`): The split as it was opened, or rows that can be asked for by number.
+        rule ([`RowRule`]): What its rows mean.
+        rows (`int`, *optional*): Number of rows that the registry knows, used where neither the data set itself nor
+            its files say it.
+        certain (`bool`, *optional*, defaults to `True`): Whether the registry's number was verified.
+        training (`bool`, *optional*, defaults to `False`): Count the rows of parquet files on the Hub too if nobody
+            says it; a pass must have a length.
     """
     if isinstance(opened, Dataset):
         source = IndexedRows(opened, rule.image_column, rule.columns)

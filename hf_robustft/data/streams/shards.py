@@ -28,10 +28,10 @@ class ShardRows:
     """Rows of files that can only be read from front to back: tars and parquet, here or on the Hub.
 
     Args:
-        dataset: a stream as `datasets` opens it.
-        image_column: its column of images, which stay encoded.
-        columns: further columns that are read.
-        parquet: the parquet files of the stream, one a shard; () for another format.
+        dataset (`IterableDataset`): A stream as `datasets` opens it.
+        image_column (`str`): Its column of images, which stay encoded.
+        columns (`Sequence[str]`): Further columns that are read.
+        parquet (`Sequence[str]`, *optional*): The parquet files of the stream, one a shard; () for another format.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class IndexedRows:
     """Rows that can be asked for by number; each is a shard of its own, so that shuffling shards shuffles the rows.
 
     Args:
-        dataset: rows in memory or memory-mapped.
-        image_column: its column of images, which stay encoded.
-        columns: further columns that are read.
+        dataset (`Dataset`): Rows in memory or memory-mapped.
+        image_column (`str`): Its column of images, which stay encoded.
+        columns (`Sequence[str]`): Further columns that are read.
     """
 
     def __init__(self, dataset: Dataset, image_column: str, columns: Sequence[str]):
@@ -94,10 +94,10 @@ class OpenSplit:
     """A split as it was opened to be streamed.
 
     Args:
-        dataset: the stream.
-        files: its files, one a shard, or () where shards are no files.
-        kind: the reader of `datasets`: "parquet", "webdataset", "imagefolder" and so on.
-        declared: number of rows that the data set says it has, or None.
+        dataset (`IterableDataset`): The stream.
+        files (`tuple[str, ...]`): Its files, one a shard, or () where shards are no files.
+        kind (`str`): The reader of `datasets`: "parquet", "webdataset", "imagefolder" and so on.
+        declared (`int`, *optional*): Number of rows that the data set says it has, or None.
     """
 
     dataset: IterableDataset
@@ -115,9 +115,9 @@ def open_split(builder: DatasetBuilder, split: str, declared: int | None = None)
     """Open one split of a data set whose builder is known; the first rows of a tar may be read, for its columns.
 
     Args:
-        builder: from `datasets.load_dataset_builder`.
-        split: name of the split.
-        declared: number of rows where it is known better than by the builder.
+        builder (`DatasetBuilder`): From `datasets.load_dataset_builder`.
+        split (`str`): Name of the split.
+        declared (`int`, *optional*): Number of rows where it is known better than by the builder.
 
     Raises:
         ValueError: no such split, or a format whose columns are not known before it is read.
