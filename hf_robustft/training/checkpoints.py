@@ -13,12 +13,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ..modeling.checkpoint_check import check_weights_of
 from ..modeling.metadata import METADATA_FILE
-from ..modeling.spread_weights import full_values
+from ..modeling.spread_weights import full_values, is_sharded
 from ..objectives.base import take, take_module
 from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
-from .checkpoint_files import check_files, record_files
+from .checkpoint_files import check_files, load_state, record_files, save_state
 from .run_record import check_same_run, run_record
-from .state import load_state, save_state
 
 
 def check_method(state: Mapping[str, Any], method: str) -> None:
@@ -66,6 +65,9 @@ class ExactCheckpoints:
     # Trainer calls this pair at the right places: before trainer_state.json, push and rotation, and after the
     # weights are loaded; `on_save` comes too late for a push.
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if is_sharded(self.model) and not self.args.should_save:
+            # The process that writes calls this too, and gathers from all.
+            self.optimizer.state_dict()
         super()._save_optimizer_and_scheduler(output_dir)
         state = full_values(self.extra_state())
         if self.args.should_save:
@@ -115,22 +117,27 @@ class ExactCheckpoints:
         if state.get("lists_files"):
             check_files(folder)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = (
-                get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-            )
-            if resume_from_checkpoint is None:
+    def checkpoint_to_resume(self, chosen: str | os.PathLike | bool | None) -> str | os.PathLike | None:
+        """
+        The checkpoint that `train` is to go on from, looked at before an hour of loading and skipping.
+
+        Args:
+            chosen (`str` or `bool`, *optional*): Its folder; `True` for the last one in `output_dir`.
+
+        Raises:
+            OSError, ValueError: If there is none, and as [`~ExactCheckpoints.check_checkpoint`].
+        """
+        if chosen is True:
+            chosen = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+            if chosen is None:
                 raise OSError(
                     f"There is no checkpoint in {self.args.output_dir!r} to resume from; name its folder, or start a new run."
                 )
-        if isinstance(resume_from_checkpoint, (str, os.PathLike)):
-            # A missing teacher is found before an hour of loading and skipping, not after.
-            self.check_checkpoint(resume_from_checkpoint)
-            check_weights_of(resume_from_checkpoint, self.model)
-        self._former = former_checkpoints(self.args.output_dir, resume_from_checkpoint)
-        with self.stop_signals:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if isinstance(chosen, (str, os.PathLike)):
+            self.check_checkpoint(chosen)
+            check_weights_of(chosen, self.model)
+        self._former = former_checkpoints(self.args.output_dir, chosen)
+        return chosen
 
     def _save_checkpoint(self, model, trial):
         self._saving_checkpoint = True
@@ -157,6 +164,8 @@ class ExactCheckpoints:
         if not self._saving_checkpoint:
             self._export(folder)
             return
+        if is_sharded(self.model):
+            state_dict = full_values(self.model.state_dict())
         super()._save(folder, state_dict)
         if self.args.should_save:
             self.save_extras(folder)

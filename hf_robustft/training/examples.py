@@ -16,7 +16,6 @@ from ..data.images import BadImages
 from ..modeling.captions import check_class_prompts
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import feature_fingerprints
-from ..modeling.features import normalised
 from .streaming import check_stream, streamed_examples
 
 
@@ -93,22 +92,3 @@ def check_captions(examples: Any, processor: Any, model: nn.Module) -> None:
     classes = getattr(examples, "class_names", ()), getattr(examples, "templates", ())
     if processor is not None and all(classes):
         check_class_prompts(processor, *classes, DualEncoder.of(model).caption_rules)
-
-
-class PreparedBatches:
-    """
-    The part of `RobustTrainer` that counts unreadable images and normalises levels on the device.
-
-    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
-    """
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # Counted when it is trained on, not when it was read ahead.
-        counter = getattr(self.train_dataset, "bad_images", None)
-        if counter is not None:
-            inputs = counter.take(inputs)
-        inputs = super()._prepare_inputs(inputs)
-        if inputs.get("pixel_values") is not None:
-            transform = getattr(self.train_dataset, "transform", None)
-            inputs = {**inputs, "pixel_values": normalised(inputs["pixel_values"], transform)}
-        return inputs

@@ -6,10 +6,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi
@@ -32,6 +31,9 @@ from ..publishing.progress_card import is_progress_card, write_progress_card
 from .benchmark_evaluation import as_benchmarks
 from .push_parts import changed_arguments, linked_copy, what_ran
 
+if TYPE_CHECKING:
+    from .trainer import RobustTrainer
+
 logger = logging.getLogger(__name__)
 
 STAGE = ".push"
@@ -39,36 +41,33 @@ STAGE = ".push"
 NOT_PUSHED = "training_args.bin"
 
 
-class CardOnPush:
+class HubPusher:
     """
-    The part of `RobustTrainer` that uploads to the Hub.
+    Uploads of a run to the Hub: `trainer.hub_pusher`.
 
     Every push holds all that belongs to the model: the weights as they are exported, `robustft.json`, head, adapters,
     and a card from the facts known by then. Pushes during training go on in the background from copies, so that the
     run never waits and no file changes under them; one that fails is logged, and the next one makes up for it.
 
-    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    Args:
+        trainer ([`RobustTrainer`]): Whose run is pushed.
+        args ([`~transformers.TrainingArguments`]): Its settings.
     """
 
-    last_report: EvaluationReport | None = None
-    #: The training set, if it was given as a [`Benchmark`].
-    train_benchmark: Benchmark | None = None
-    _evaluated_at: int | None = None
-    #: Whether `output_dir` holds all there is: `push_to_hub` saves nothing then.
-    _is_finished: bool = False
-    _train_seconds: float | None = None
-    _failed_push: str | None = None
-    _pusher: ThreadPoolExecutor | None = None
+    def __init__(self, trainer: RobustTrainer, args: TrainingArguments):
+        self.trainer, self.args = trainer, args
+        self._failure: str | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def create_repository(self, token: str | None = None, private: bool | None = None) -> None:
         """
         Make the repository, before anything is trained.
 
         Raises:
             OSError: If the Hub refuses or cannot be reached, after repetitions.
-            ValueError: If it shall be private and exists as a public one.
+            ValueError: If it is to be private and exists as a public one.
         """
-        if not self.is_world_process_zero():
+        if not self.trainer.is_world_process_zero():
             return
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         private = self.args.hub_private_repo if private is None else private
@@ -79,70 +78,68 @@ class CardOnPush:
                 f"The repository {name} cannot be made on the Hub ({summary(error)}). Log in with `hf auth login`, or "
                 f"train without --push_to_hub and upload later: {self._command(name)}"
             ) from error
-        self.hub_model_id = url.repo_id
-        self.push_in_progress = None
+        self.trainer.hub_model_id = url.repo_id
+        self.trainer.push_in_progress = None
 
-    def train(self, *args, **kwargs):
-        started, self._run_started, self._is_finished = time.perf_counter(), time.time(), False
-        if self.is_world_process_zero():
+    def begin(self) -> None:
+        """Remove what a run that was killed left to be pushed."""
+        if self.trainer.is_world_process_zero():
             shutil.rmtree(Path(self.args.output_dir) / STAGE, ignore_errors=True)
-        result = super().train(*args, **kwargs)
-        self._train_seconds = time.perf_counter() - started
-        if self._failed_push is not None:
+
+    def end(self) -> None:
+        """Say if the last push of the run failed."""
+        if self._failure is not None:
             logger.warning(
                 "The last push of the run failed (%s). The checkpoints are in %s; what is finished there is uploaded by: %s",
-                self._failed_push,
+                self._failure,
                 self.args.output_dir,
-                self._command(self.hub_model_id),
+                self._command(self.trainer.hub_model_id),
             )
-        return result
-
-    def evaluate(self, *args, **kwargs):
-        metrics = super().evaluate(*args, **kwargs)
-        self._evaluated_at = self.state.global_step
-        return metrics
 
     # ---- While the run goes on ---------------------------------------------------------------------------------
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def push_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push in the background, while the run goes on, unless another push is still under way."""
+        trainer = self.trainer
         if self.args.hub_strategy == HubStrategy.END:
             return
-        busy = self.is_world_process_zero() and self._is_pushing() and not self.args.hub_always_push
+        busy = trainer.is_world_process_zero() and self._is_pushing() and not self.args.hub_always_push
         # Saving takes all processes, and only the first knows of its pushes.
-        if self.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
+        if trainer.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
             return
         # What is pushed may be resumed from elsewhere.
-        self.record_checkpoint(checkpoint_folder)
-        stage = Path(self.args.output_dir) / STAGE / f"step-{self.state.global_step}"
+        trainer.record_checkpoint(checkpoint_folder)
+        stage = Path(self.args.output_dir) / STAGE / f"step-{trainer.state.global_step}"
         # The checkpoint holds what a resumed run needs: adapters beside the weights, a student beside its teacher.
-        saving, self._saving_checkpoint = self._saving_checkpoint, False
+        saving, trainer._saving_checkpoint = trainer._saving_checkpoint, False
         try:
-            self.save_model(str(stage), _internal_call=True)
+            trainer.save_model(str(stage), _internal_call=True)
         finally:
-            self._saving_checkpoint = saving
-        if not self.is_world_process_zero():
+            trainer._saving_checkpoint = saving
+        if not trainer.is_world_process_zero():
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
         resumable = None
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT
             resumable = "last-checkpoint" if last else Path(checkpoint_folder).name
             # Before the checkpoint is rotated away.
             linked_copy(Path(checkpoint_folder), stage / resumable)
-        message = f"Training in progress, step {self.state.global_step}"
+        message = f"Training in progress, step {trainer.state.global_step}"
         try:
             self._describe(stage)
         except Exception as error:
             self._note_failure(message, error, stage)
             return
-        if self._pusher is None:
-            self._pusher = ThreadPoolExecutor(1, thread_name_prefix="push")
-        job = self._pusher.submit(self._push, stage, resumable, message)
-        running = self.push_in_progress.jobs if self._is_pushing() else []
-        self.push_in_progress = PushInProgress([*running, job])
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
+        job = self._thread.submit(self._push, stage, resumable, message)
+        running = trainer.push_in_progress.jobs if self._is_pushing() else []
+        trainer.push_in_progress = PushInProgress([*running, job])
 
     def _is_pushing(self) -> bool:
-        return getattr(self, "push_in_progress", None) is not None and not self.push_in_progress.is_done()
+        running = getattr(self.trainer, "push_in_progress", None)
+        return running is not None and not running.is_done()
 
     def _push(self, stage: Path, resumable: str | None, message: str) -> None:
         try:
@@ -152,7 +149,7 @@ class CardOnPush:
                 api = HfApi(token=self.args.hub_token)
                 with_retries(
                     lambda: api.upload_folder(
-                        repo_id=self.hub_model_id,
+                        repo_id=self.trainer.hub_model_id,
                         folder_path=stage / resumable,
                         path_in_repo=resumable,
                         commit_message=f"{message}, checkpoint",
@@ -163,14 +160,14 @@ class CardOnPush:
                     ),
                     f"The upload of {resumable}",
                 )
-            self._failed_push = None
+            self._failure = None
             self._remove(stage)
         except Exception as error:
             self._note_failure(message, error, stage)
 
     def _note_failure(self, message: str, error: Exception, stage: Path) -> None:
         # Whatever went wrong: the run is worth more than this push.
-        self._failed_push = summary(error)
+        self._failure = summary(error)
         logger.warning("%s was not pushed, and the run goes on: %s", message, error)
         self._remove(stage)
 
@@ -183,7 +180,7 @@ class CardOnPush:
 
     def _upload(self, folder: Path, message: str, **options: Any) -> Publication:
         settings = {"token": self.args.hub_token, "revision": self.args.hub_revision, "edited_card": "keep", **options}
-        done = publish(folder, self.hub_model_id, commit_message=message, **settings)
+        done = publish(folder, self.trainer.hub_model_id, commit_message=message, **settings)
         if done.card_kept:
             logger.warning(
                 "The card of %s was edited on the Hub and is kept; `hf-robustft publish --overwrite_card` replaces it.",
@@ -200,9 +197,54 @@ class CardOnPush:
                     (stage / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(written.parent / name, stage / name)
             return
-        if self.last_report is not None:
-            draw_pictures(stage, self.last_report)
-        self._write_progress_card(stage)
+        if self.trainer.last_report is not None:
+            draw_pictures(stage, self.trainer.last_report)
+        self.trainer._write_progress_card(stage)
+
+    # ---- At the end --------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> Publication | None:
+        """As `push_to_hub`."""
+        trainer = self.trainer
+        if not blocking:
+            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
+        trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
+        trainer._finish_current_push()
+        if trainer.hub_model_id is None:
+            trainer.init_hf_repo(token=token, private=private)
+        if not trainer._is_finished:
+            trainer.save_model(_internal_call=True)
+        if not trainer.is_world_process_zero():
+            return None
+        trainer.create_model_card(**kwargs)
+        options = {"token": token or self.args.hub_token, "revision": revision or self.args.hub_revision}
+        return self._upload(Path(self.args.output_dir), commit_message or "End of training", **options)
+
+    def _command(self, repo_id: str) -> str:
+        return f"hf-robustft publish {self.args.output_dir} --repo_id {repo_id}"
+
+
+class FinishedFolder:
+    """
+    The part of `RobustTrainer` that completes `output_dir`: `robustft.json`, the card, and what a user of the saved model
+    will measure.
+
+    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
+    """
+
+    #: The training set, if it was given as a [`Benchmark`].
+    train_benchmark: Benchmark | None = None
+    #: Whether `output_dir` holds all there is: a push saves nothing then.
+    _is_finished: bool = False
+    _train_seconds: float | None = None
 
     def _write_metadata(self, folder: Path) -> None:
         head = ZERO_SHOT_HEAD if self.head is None else TRAINED_HEAD
@@ -328,50 +370,8 @@ class CardOnPush:
         at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps
         return self.last_report is not None and at_the_end and not self.args.load_best_model_at_end
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs,
-    ) -> Publication | None:
-        """
-        Save the model into `output_dir`, unless `finish` has just completed that, and upload what belongs to it.
 
-        Args:
-            commit_message (`str`, *optional*): First line of the commit.
-            blocking (`bool`, *optional*, defaults to `True`): Only `True`: a push that fails must be heard of.
-            token, revision, private (*optional*): By default as in the arguments.
-            kwargs: See `create_model_card`.
-
-        Returns:
-            [`Publication`]: What was uploaded; `None` in all processes but the first.
-
-        Raises:
-            OSError: If it failed after repetitions. The folder is complete, and the error says how to upload it.
-            ValueError: If a file is unfit to be published, or `blocking` is `False`.
-        """
-        if not blocking:
-            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._finish_current_push()
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        if not self._is_finished:
-            self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self.create_model_card(**kwargs)
-        options = {"token": token or self.args.hub_token, "revision": revision or self.args.hub_revision}
-        return self._upload(Path(self.args.output_dir), commit_message or "End of training", **options)
-
-    def _command(self, repo_id: str) -> str:
-        return f"hf-robustft publish {self.args.output_dir} --repo_id {repo_id}"
-
-
-def push_finished(args: TrainingArguments, trainer: CardOnPush | None = None) -> Publication:
+def push_finished(args: TrainingArguments, trainer: RobustTrainer | None = None) -> Publication:
     """
     Upload the output folder of a job, after its last file is written.
 

@@ -1,5 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The optimizer, whoever made it: what trains beside the model is in it, and its gradients are averaged over processes."""
+"""
+The optimizer, whoever made it: what trains beside the model is in it, and its gradients are averaged over processes; its
+schedule, and the norm of all gradients.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
+from .schedules import epoch_cosine_schedule, reference_schedule
+from .sharding import separate_plain_parameters
 
 
 def has_modes(optimizer: Any) -> bool:
@@ -162,4 +168,36 @@ class CompleteOptimizer:
                 if chosen:
                     weight_decay = self.args.weight_decay if decay else 0.0
                     optimizer.add_param_group({"params": chosen, "weight_decay": weight_decay})
+        if is_sharded(self.model):
+            separate_plain_parameters(optimizer)
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        if warmup_steps >= num_training_steps and self.args.warmup_steps > 1:
+            warnings.warn(
+                f"Warm-up takes {warmup_steps} steps (`warmup_steps={self.args.warmup_steps}`) and the run has "
+                f"{num_training_steps}: the learning rate never reaches its peak of {self.args.learning_rate:g}. "
+                "Give a fraction such as 0.02.",
+                stacklevel=2,
+            )
+        optimizer = self.optimizer if optimizer is None else optimizer
+        if self.lr_scheduler is None and self.args.lr_schedule == "reference":
+            self.lr_scheduler = reference_schedule(optimizer, num_training_steps, warmup_steps, self.args.min_lr)
+            self._created_lr_scheduler = True
+        if self.lr_scheduler is None and self.args.lr_schedule == "epoch_cosine":
+            self.lr_scheduler = epoch_cosine_schedule(optimizer, num_training_steps, int(self.args.num_train_epochs))
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _all_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        extra = (p for module in self.trainable_modules().values() for p in module.parameters())
+        return [*model.parameters(), *extra]
+
+    def _clip_grad_norm(self, model):
+        return self.accelerator.clip_grad_norm_(self._all_parameters(model), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if grad_norm is None:
+            grad_norm = self.accelerator.clip_grad_norm_(self._all_parameters(model), float("inf"))
+        return super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """
-Passes over data of unknown length: each ends with an optimizer step of the micro-batches that are left, as a pass of
-known length does, and a checkpoint holds how far the pass had come.
+Passes over the training data: stored, streamed, or iterated without a known length.
 
-Transformers finds the last step of a pass by its length. Without one, the gradients of an incomplete window would stay
+A pass of unknown length ends with an optimizer step of the micro-batches that are left, as a pass of known length does,
+and a checkpoint holds how far it had come. Transformers finds the last step of a pass by its length. Without one, the gradients of an incomplete window would stay
 and be added to those of the next pass, and a resumed run would count all its steps as of the first pass.
 """
 
@@ -18,25 +18,93 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
+from ..data.streams.examples import StreamingExamples
+from ..modeling.features import normalised
 from ..objectives.base import take
-from .state import load_state
+from .checkpoint_files import load_state
+from .distributed import check_global_batches, rank, world_size
+from .schedules import EpochSampler
+from .streaming import StreamLoader
 
 
 class _NoBatch(dict):
     """Stands for a micro-batch that an incomplete window lacks: nothing is computed of it."""
 
 
-class UncountedPasses:
+class TrainingPasses:
     """
-    The part of `RobustTrainer` that trains on iterable data sets whose passes end when they end.
+    The part of `RobustTrainer` that takes batches from the training data, pass by pass, in an order that a resumed run
+    continues.
 
     Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
     """
 
+    _epoch_sampler: EpochSampler | None = None
+    _stream: StreamLoader | None = None
     _pass = 0
     _pass_batches = 0
     _pass_is_over = False
     _window_batches = 0
+
+    # ---- Batches -----------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(dataset)
+        if self.args.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy={self.args.train_sampling_strategy!r}` is not available for image-text "
+                "pairs; use 'random' or 'sequential'."
+            )
+        check_global_batches(len(dataset), self.args)
+        global_batch = self.args.train_batch_size * world_size()
+        if self.args.dataloader_drop_last and len(dataset) < global_batch:
+            raise ValueError(
+                f"The training set has {len(dataset)} examples, fewer than one global batch of {global_batch}, and "
+                f"incomplete batches are dropped; set --per_device_train_batch_size to {len(dataset) // world_size()} "
+                "or less."
+            )
+        self._epoch_sampler = EpochSampler(
+            len(dataset),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            shuffle=self.args.train_sampling_strategy == "random",
+            keyed=getattr(dataset, "keyed", False),
+        )
+        return self._epoch_sampler
+
+    def get_train_dataloader(self):
+        self._stream = None
+        if not isinstance(self.train_dataset, StreamingExamples):
+            return super().get_train_dataloader()
+        options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
+        if self.args.dataloader_num_workers:
+            options["prefetch_factor"] = self.args.dataloader_prefetch_factor
+            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
+        self._stream = StreamLoader(
+            self.train_dataset,
+            self.data_collator,
+            self.args.train_batch_size,
+            process=rank(),
+            processes=world_size(),
+            workers=self.args.dataloader_num_workers,
+            accumulation=self.args.gradient_accumulation_steps,
+            **options,
+        )
+        return self._stream
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # Counted when it is trained on, not when it was read ahead.
+        counter = getattr(self.train_dataset, "bad_images", None)
+        if counter is not None:
+            inputs = counter.take(inputs)
+        inputs = super()._prepare_inputs(inputs)
+        if inputs.get("pixel_values") is not None:
+            transform = getattr(self.train_dataset, "transform", None)
+            inputs = {**inputs, "pixel_values": normalised(inputs["pixel_values"], transform)}
+        return inputs
+
+    # ---- Passes of unknown length ------------------------------------------------------------------------------
 
     @property
     def _is_uncounted(self) -> bool:
@@ -83,11 +151,22 @@ class UncountedPasses:
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def _run_epoch(self, *args, **kwargs):
-        resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
-        skipped = kwargs["steps_trained_in_current_epoch"] if resumed and not self.args.ignore_data_skip else 0
-        self._pass, self._pass_batches, self._pass_is_over = kwargs["epoch"], skipped, False
-        super()._run_epoch(*args, **kwargs)
+    # ---- Passes ------------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, **kwargs):
+        epoch, skipped = kwargs["epoch"], 0
+        # Accelerate forwards the epoch through some of its wrappers, not through all (a resumed, sharded loader).
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.set_epoch(epoch)
+        if kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]:
+            skipped = 0 if self.args.ignore_data_skip else kwargs["steps_trained_in_current_epoch"]
+            if self._stream is not None:
+                # The loader is at its place already; Trainer has only to count the steps of the pass that are left.
+                left = kwargs["num_update_steps_per_epoch"]
+                left -= self.state.global_step % left
+                kwargs |= {"steps_trained_in_current_epoch": 0, "num_update_steps_per_epoch": left}
+        self._pass, self._pass_batches, self._pass_is_over = epoch, skipped, False
+        super()._run_epoch(**kwargs)
         if self._pass_is_over and not self._pass_batches:
             done, wanted = self.state.global_step, self.state.max_steps
             if not done:
@@ -101,13 +180,30 @@ class UncountedPasses:
                 stacklevel=2,
             )
 
-    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
-        epochs, batches = super()._init_training_state(*args, **kwargs)
-        checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
-        if checkpoint is None or not self._is_uncounted:
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ) -> tuple[int, int]:
+        epochs, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is None or not self._is_uncounted:
             return epochs, batches
-        state = load_state(checkpoint)
+        state = load_state(resume_from_checkpoint)
         return take(state, "pass.number"), 0 if self.args.ignore_data_skip else take(state, "pass.batches")
+
+    def count_passes(self) -> None:
+        """Let `state.epoch` be the passes seen of a stream, of which Trainer counts whole optimizer steps."""
+        if self._stream is not None:
+            size, seen = self.train_dataset.size, self.state.global_step * self.args.gradient_accumulation_steps
+            seen *= self._stream.batch_size * self._stream.processes
+            self.state.epoch = float(self._stream.passes()) if size is None else seen / size
+
+    def close_stream(self) -> None:
+        """Let the workers of a stream go."""
+        if self._stream is not None:
+            self._stream.close()
+
+    # ---- Checkpoints -------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
@@ -115,4 +211,19 @@ class UncountedPasses:
             over = self._pass_is_over
             state["pass.number"] = self._pass + over
             state["pass.batches"] = 0 if over else self._pass_batches
+        if self._stream is not None:
+            positions = torch.tensor(self._stream.positions, dtype=torch.int64, device=self.args.device)
+            state["stream.positions"] = self.accelerator.gather(positions[None])
+            state["stream.batches"] = self._stream.batches
+            state["stream.settings"] = self._stream.settings()
         return state
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
+        if self._stream is not None:
+            self._stream.load_state(state)
+        elif "stream.settings" in state and self.train_dataset is not None:
+            raise ValueError(
+                "The checkpoint was written by a run that streamed its data, this run does not, and would go on in "
+                "another order; stream them again (--streaming), or start a new run from its weights."
+            )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.spread_weights import full_values, is_sharded, is_spread, placed_like
-from .distributed import check_launcher, mean_gradient_over_processes, same_start, world_size
+from .distributed import mean_gradient_over_processes, same_start, world_size
 
 
 def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forward: bool | None = None) -> nn.Module:
@@ -55,6 +55,15 @@ def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forw
     if encoder.logit_scale.requires_grad:
         mean_gradient_over_processes(encoder.logit_scale)
     return model
+
+
+def shard_run(model: nn.Module, frozen: Iterable[nn.Module], device: torch.device) -> None:
+    """Spread the model of a run, unless it is spread already, and its frozen copies."""
+    if not is_sharded(model):
+        shard_model(model, device)
+    for copied in frozen:
+        # Freed after each forward pass: no backward pass would do it, and the update must see its own part.
+        shard_model(copied, device, reshard_after_forward=True)
 
 
 def check_sharding(args: Any, beside_the_model: list[str], trains_the_model: bool) -> None:
@@ -125,56 +134,3 @@ def separate_plain_parameters(optimizer: torch.optim.Optimizer) -> None:
             optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": plain})
     optimizer.register_state_dict_post_hook(_whole_state)
     optimizer.register_load_state_dict_pre_hook(_spread_state)
-
-
-class ShardedTraining:
-    """
-    The part of `RobustTrainer` that spreads model and teacher over processes, with `fully_shard`.
-
-    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes. Without the setting it changes nothing.
-    Saved weights and checkpoints are whole, so that a run may go on without `fully_shard` or with other processes.
-    """
-
-    def prepare_training(self, total_steps: int) -> None:
-        # Before objectives copy the model: processes that drew their own weights would have teachers of their own.
-        check_launcher(self.args, self.trainable_modules())
-        if not is_sharded(self.model):
-            same_start(self.model, *self.trainable_modules().values())
-        super().prepare_training(total_steps)
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        if not self.args.fully_shard:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        trains = any(parameter.requires_grad for parameter in self.model.parameters())
-        check_sharding(self.args, sorted(self.trainable_modules()), trains)
-        if not is_sharded(self.model):
-            shard_model(self.model, self.args.device)
-        if self.args.shard_teacher:
-            for copied in self.frozen_models().values():
-                # Freed after each forward pass: no backward pass would do it, and the update must see its own part.
-                shard_model(copied, self.args.device, reshard_after_forward=True)
-        # In evaluation mode Accelerate adds autocast, and does not wrap.
-        prepare_model = self.accelerator.prepare_model
-        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
-        try:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        finally:
-            self.accelerator.prepare_model = prepare_model
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if new and is_sharded(self.model):
-            separate_plain_parameters(optimizer)
-        return optimizer
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if is_sharded(self.model) and not self.args.should_save:
-            # The process that writes calls this too, and gathers from all.
-            self.optimizer.state_dict()
-        super()._save_optimizer_and_scheduler(output_dir)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if is_sharded(self.model):
-            state_dict = full_values(self.model.state_dict() if state_dict is None else state_dict)
-        super()._save(output_dir, state_dict)

@@ -22,7 +22,7 @@ from ..data.benchmarks import Benchmark
 from ..data.streams.examples import StreamingExamples
 from ..data.streams.order import Position, parts_of_a_shard
 from ..objectives.base import take
-from .distributed import rank, world_size
+from .distributed import world_size
 
 #: Setting of a stream, and the option of the command line behind it.
 _SETTINGS = {
@@ -156,88 +156,22 @@ class StreamLoader:
         self.positions = [Position(*row) for row in positions.tolist()]
         self.batches = batches
 
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on where the stream of a checkpoint stood.
 
-class StreamingTraining:
-    """
-    The part of `RobustTrainer` that trains on streams.
-
-    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
-    """
-
-    _stream: StreamLoader | None = None
-
-    def get_train_dataloader(self):
-        self._stream = None
-        if not isinstance(self.train_dataset, StreamingExamples):
-            return super().get_train_dataloader()
-        options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
-        if self.args.dataloader_num_workers:
-            options["prefetch_factor"] = self.args.dataloader_prefetch_factor
-            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
-        self._stream = StreamLoader(
-            self.train_dataset,
-            self.data_collator,
-            self.args.train_batch_size,
-            process=rank(),
-            processes=world_size(),
-            workers=self.args.dataloader_num_workers,
-            accumulation=self.args.gradient_accumulation_steps,
-            **options,
-        )
-        return self._stream
-
-    def train(self, *args, **kwargs):
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            if self._stream is not None:
-                self._stream.close()
-
-    def _run_epoch(self, *args, **kwargs):
-        resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
-        if self._stream is not None and resumed:
-            # The loader is at its place already; Trainer has only to count the steps of the pass that are left.
-            left = kwargs["num_update_steps_per_epoch"]
-            left -= self.state.global_step % left
-            kwargs |= {"steps_trained_in_current_epoch": 0, "num_update_steps_per_epoch": left}
-        return super()._run_epoch(*args, **kwargs)
-
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
-        if self._stream is not None:
-            # Trainer counts whole optimizer steps of a pass; examples over the size of the data are the passes seen.
-            size, seen = self.train_dataset.size, self.state.global_step * self.args.gradient_accumulation_steps
-            seen *= self._stream.batch_size * self._stream.processes
-            self.state.epoch = float(self._stream.passes()) if size is None else seen / size
-        return super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def extra_state(self) -> dict[str, Any]:
-        state = super().extra_state()
-        if self._stream is not None:
-            positions = torch.tensor(self._stream.positions, dtype=torch.int64, device=self.args.device)
-            state["stream.positions"] = self.accelerator.gather(positions[None])
-            state["stream.batches"] = self._stream.batches
-            state["stream.settings"] = self._stream.settings()
-        return state
-
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        super().load_extra_state(state)
-        if self._stream is None:
-            if "stream.settings" in state and self.train_dataset is not None:
+        Raises:
+            ValueError: If it was read with other settings, or the state is not that of a stream.
+        """
+        saved, now = take(state, "stream.settings"), self.settings()
+        for name, option in _SETTINGS.items():
+            if saved.get(name) != now[name]:
                 raise ValueError(
-                    "The checkpoint was written by a run that streamed its data, this run does not, and would go on in "
-                    "another order; stream them again (--streaming), or start a new run from its weights."
+                    f"The checkpoint's run read its stream with {option} = {saved.get(name)}, this one has {now[name]}: the "
+                    "rows would be dealt out or ordered otherwise, and some seen twice or never; resume with the same, or "
+                    "start a new run from its weights."
                 )
-            return
-        saved, now = take(state, "stream.settings"), self._stream.settings()
-        differing = [name for name in _SETTINGS if saved.get(name) != now[name]]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"The checkpoint's run read its stream with {_SETTINGS[name]} = {saved.get(name)}, this one has "
-                f"{now[name]}: the rows would be dealt out or ordered otherwise, and some seen twice or never; resume "
-                "with the same, or start a new run from its weights."
-            )
-        self._stream.start_from(take(state, "stream.positions")[self._stream.process], take(state, "stream.batches"))
+        self.start_from(take(state, "stream.positions")[self.process], take(state, "stream.batches"))
 
 
 def streamed_examples(benchmark: Benchmark, processor: Any, args: Any, **options) -> StreamingExamples:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import ClipCollator
@@ -20,45 +21,39 @@ from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.dual_encoder import LOGIT_SCALE, MODEL_CLASSES, SUPPORTED
 from ..modeling.feature_cache import collate_features, feature_fingerprints
+from ..modeling.spread_weights import is_sharded
 from ..objectives.base import ObjectiveMixin
 from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
+from ..publishing.hub import Publication
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints
-from .choosing import ChoosingByMetric
 from .distributed import (
-    check_global_batches,
     check_launcher,
     check_local_batch,
     check_world_size,
     gather_rows,
-    world_size,
+    same_start,
 )
-from .examples import PreparedBatches, check_captions, training_examples
+from .examples import check_captions, training_examples
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
-from .hub_push import CardOnPush
+from .hub_push import FinishedFolder, HubPusher
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers
-from .passes import UncountedPasses
-from .schedules import EpochSampler, epoch_cosine_schedule, reference_schedule
+from .passes import TrainingPasses
 from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch
-from .sharding import ShardedTraining
-from .streaming import StreamingTraining
+from .sharding import check_sharding, shard_run
 from .usual_arguments import check_trainer_options
 from .window import LossWindow
 
 
 class RobustTrainer(
-    CardOnPush,
-    ChoosingByMetric,
+    FinishedFolder,
     BenchmarkEvaluation,
     ExactCheckpoints,
-    ShardedTraining,
     CompleteOptimizer,
-    UncountedPasses,
-    StreamingTraining,
-    PreparedBatches,
+    TrainingPasses,
     ChunkedEncoding,
     ObjectiveMixin,
     Trainer,
@@ -139,7 +134,7 @@ class RobustTrainer(
         self.optimizer_steps = 0
         self._saving_checkpoint = False
         self._run_started = time.time()
-        self._epoch_sampler: EpochSampler | None = None
+        self.hub_pusher = HubPusher(self, args)
         self._window = LossWindow()
         self.validate_arguments(args)
         if args.label_smoothing_factor and not self.smooths_labels:
@@ -224,6 +219,69 @@ class RobustTrainer(
                 stacklevel=3,
             )
 
+    # ---- Training ----------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """
+        [`~transformers.Trainer.train`]; a checkpoint that this run cannot go on from is refused first.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A folder; `True` for the last one in `output_dir`.
+            kwargs: As for [`~transformers.Trainer.train`].
+
+        Raises:
+            OSError, ValueError: If the checkpoint is missing, damaged, or that of another run.
+        """
+        started, self._run_started, self._is_finished = time.perf_counter(), time.time(), False
+        self.hub_pusher.begin()
+        # A trained head, which decides on the scores there are, is younger than the first look.
+        self.settle_choice()
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        try:
+            with self.stop_signals:
+                result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        finally:
+            self.close_stream()
+        self._train_seconds = time.perf_counter() - started
+        self.hub_pusher.end()
+        return result
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        max_steps = values[-1]
+        if "logging_steps" not in args.given and "logging_steps" not in args.origins:
+            # A run shorter than Transformers' 500 steps would end without a word of its losses.
+            args.derive(logging_steps=min(DEFAULT_LOGGING_STEPS, max(1, math.ceil(max_steps / 20))))
+        if "eval_steps" not in args.given and "eval_steps" not in args.origins and args.eval_steps:
+            args.derive(eval_steps=min(args.eval_steps, max_steps))
+        return values
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        self.optimizer_steps = 0
+        self._window = LossWindow()
+        for module in self.trainable_modules().values():
+            module.zero_grad()
+        self._check_images()
+        check_launcher(self.args, self.trainable_modules())
+        if not is_sharded(self.model):
+            # Before objectives copy the model: processes that drew their own weights would have teachers of their own.
+            same_start(self.model, *self.trainable_modules().values())
+        self.prepare_training(max_steps)
+        trains = any(parameter.requires_grad for parameter in self.model.parameters())
+        if self.args.fully_shard:
+            check_sharding(self.args, sorted(self.trainable_modules()), trains)
+            shard_run(self.model, self.frozen_models().values() if self.args.shard_teacher else (), self.args.device)
+        elif trains:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # DDP refuses a model without trainable parameters, and would wrap one that is spread. In evaluation mode Accelerate
+        # places the model, and adds autocast, but does not wrap it; what trains beside it averages its own gradients.
+        prepare_model = self.accelerator.prepare_model
+        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
+        try:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        finally:
+            del self.accelerator.prepare_model
+
     # ---- Loss --------------------------------------------------------------------------------------------------
 
     @property
@@ -279,46 +337,9 @@ class RobustTrainer(
             return [name for name, _ in model.named_parameters()]
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith(LOGIT_SCALE)]
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        warmup_steps = self.args.get_warmup_steps(num_training_steps)
-        if warmup_steps >= num_training_steps and self.args.warmup_steps > 1:
-            warnings.warn(
-                f"Warm-up takes {warmup_steps} steps (`warmup_steps={self.args.warmup_steps}`) and the run has "
-                f"{num_training_steps}: the learning rate never reaches its peak of {self.args.learning_rate:g}. "
-                "Give a fraction such as 0.02.",
-                stacklevel=2,
-            )
-        optimizer = self.optimizer if optimizer is None else optimizer
-        if self.lr_scheduler is None and self.args.lr_schedule == "reference":
-            self.lr_scheduler = reference_schedule(optimizer, num_training_steps, warmup_steps, self.args.min_lr)
-            self._created_lr_scheduler = True
-        if self.lr_scheduler is None and self.args.lr_schedule == "epoch_cosine":
-            self.lr_scheduler = epoch_cosine_schedule(optimizer, num_training_steps, int(self.args.num_train_epochs))
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
-
-    def _init_training_state(self, max_steps, *args, **kwargs):
-        if "logging_steps" not in self.args.given and "logging_steps" not in self.args.origins:
-            # A run shorter than Transformers' 500 steps would end without a word of its losses.
-            self.args.derive(logging_steps=min(DEFAULT_LOGGING_STEPS, max(1, math.ceil(max_steps / 20))))
-        if "eval_steps" not in self.args.given and "eval_steps" not in self.args.origins and self.args.eval_steps:
-            self.args.derive(eval_steps=min(self.args.eval_steps, max_steps))
-        return super()._init_training_state(max_steps, *args, **kwargs)
-
-    def _all_parameters(self, model: nn.Module) -> list[nn.Parameter]:
-        extra = (p for module in self.trainable_modules().values() for p in module.parameters())
-        return [*model.parameters(), *extra]
-
-    def _clip_grad_norm(self, model):
-        return self.accelerator.clip_grad_norm_(self._all_parameters(model), self.args.max_grad_norm)
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        if grad_norm is None:
-            grad_norm = self.accelerator.clip_grad_norm_(self._all_parameters(model), float("inf"))
-        return super()._get_grad_norm(model, grad_norm=grad_norm)
-
     def _finish_step(self) -> None:
         self._window.finish_step()
+        self.count_passes()
         # Trainer clears the gradients of the wrapped model only.
         for module in self.trainable_modules().values():
             module.zero_grad()
@@ -332,37 +353,6 @@ class RobustTrainer(
 
     # ---- Data --------------------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(dataset)
-        if self.args.train_sampling_strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"`train_sampling_strategy={self.args.train_sampling_strategy!r}` is not available for image-text "
-                "pairs; use 'random' or 'sequential'."
-            )
-        check_global_batches(len(dataset), self.args)
-        global_batch = self.args.train_batch_size * world_size()
-        if self.args.dataloader_drop_last and len(dataset) < global_batch:
-            raise ValueError(
-                f"The training set has {len(dataset)} examples, fewer than one global batch of {global_batch}, and "
-                f"incomplete batches are dropped; set --per_device_train_batch_size to {len(dataset) // world_size()} "
-                "or less."
-            )
-        self._epoch_sampler = EpochSampler(
-            len(dataset),
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            shuffle=self.args.train_sampling_strategy == "random",
-            keyed=getattr(dataset, "keyed", False),
-        )
-        return self._epoch_sampler
-
-    def _run_epoch(self, *args, **kwargs):
-        # Accelerate forwards the epoch through some of its wrappers, not through all (a resumed, sharded loader).
-        if self._epoch_sampler is not None:
-            self._epoch_sampler.set_epoch(kwargs["epoch"])
-        return super()._run_epoch(*args, **kwargs)
-
     def _check_images(self) -> None:
         """Say which evaluation sets hold training images."""
         if self.image_check is not None:
@@ -372,26 +362,6 @@ class RobustTrainer(
         self.image_check = check_images(hashes, sets, allow_overlap=True)
         for note in self.image_check.notes if self.args.should_log else ():
             warnings.warn(note, stacklevel=2)
-
-    # ---- Checkpoints -------------------------------------------------------------------------------------------
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        self.optimizer_steps = 0
-        self._window = LossWindow()
-        for module in self.trainable_modules().values():
-            module.zero_grad()
-        self._check_images()
-        self.prepare_training(max_steps)
-        if any(parameter.requires_grad for parameter in self.model.parameters()):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        # DDP refuses a model without trainable parameters. In evaluation mode Accelerate places the model, but does not
-        # wrap it; what trains beside it averages its own gradients.
-        prepare_model = self.accelerator.prepare_model
-        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
-        try:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        finally:
-            del self.accelerator.prepare_model
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
         """6 a weight and token of one step on `inputs` (both towers, no embeddings), repeated captions counted each time."""
@@ -405,6 +375,42 @@ class RobustTrainer(
             return 0
         operations = 6 * vision * self.encoder.image_tokens * len(inputs["pixel_values"])
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
+
+    # ---- Hub ---------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, before anything is trained. Raises OSError and ValueError as `create_repository`."""
+        self.hub_pusher.create_repository(token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.hub_pusher.push_checkpoint(checkpoint_folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> Publication | None:
+        """
+        Save the model into `output_dir`, unless `finish` has just completed that, and upload what belongs to it.
+
+        Args:
+            commit_message (`str`, *optional*): First line of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Only `True`: a push that fails must be heard of.
+            token, revision, private (*optional*): By default as in the arguments.
+            kwargs: See `create_model_card`.
+
+        Returns:
+            [`Publication`]: What was uploaded; `None` in all processes but the first.
+
+        Raises:
+            OSError: If it failed after repetitions. The folder is complete, and the error says how to upload it.
+            ValueError: If a file is unfit to be published, or `blocking` is `False`.
+        """
+        return self.hub_pusher.push(commit_message, blocking, token, revision, private, **kwargs)
 
 
 class _StepHooks(TrainerCallback):

@@ -24,7 +24,7 @@ from hf_robustft.cli import main
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.pipeline import TASK
 from hf_robustft.publishing.recalibrate import recalibrate
-from hf_robustft.training.state import VALUES, load_state
+from hf_robustft.training.checkpoint_files import VALUES, load_state
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 605157884\n"
 

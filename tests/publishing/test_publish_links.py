@@ -8,7 +8,7 @@ from helpers import CLASSES, TEMPLATES, tiny_processor
 
 from hf_robustft import publish
 from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.training.hub_push import CardOnPush
+from hf_robustft.training.hub_push import HubPusher
 from hf_robustft.training.push_parts import linked_copy
 
 SECRET = "-----BEGIN PRIVATE KEY-----"
@@ -96,7 +96,7 @@ def test_pushes_of_a_run_take_nothing_from_outside(folder, tmp_path):
         card.write("\n![other](../../private/curve.png)\n")
     stage = folder / ".push" / "step-1"
     stage.mkdir(parents=True)
-    CardOnPush._describe(SimpleNamespace(args=SimpleNamespace(output_dir=str(folder))), stage)
+    HubPusher(None, SimpleNamespace(output_dir=str(folder)))._describe(stage)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
     inside = {"home/my-clip/pictures/curve.png", "home/my-clip/.push/step-1/pictures/curve.png"}
     assert found == {"private/curve.png", *inside}

@@ -11,8 +11,7 @@ from helpers import TEMPLATES, arguments, image_dataset, tiny_processor
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer
 from hf_robustft.training import checkpoint_files
-from hf_robustft.training.checkpoint_files import FILES, check_files, record_files
-from hf_robustft.training.state import VALUES
+from hf_robustft.training.checkpoint_files import FILES, VALUES, check_files, record_files
 
 DATA = Benchmark.from_dataset(image_dataset(16), name="tiny", role="train", templates=TEMPLATES)
 #: What a resumed run reads.

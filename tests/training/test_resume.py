@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer, CaRotTrainer, CRoFTTrainer, FineTuneTrainer, FLYPTrainer
-from hf_robustft.training.state import TENSORS, VALUES
+from hf_robustft.training.checkpoint_files import TENSORS, VALUES
 
 CASES = [
     # In mid-epoch and at the end of one; with the logging window open and just closed; with and without workers.

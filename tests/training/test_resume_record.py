@@ -10,9 +10,9 @@ import pytest
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 
 from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
+from hf_robustft.training.checkpoint_files import VALUES
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.run_record import check_same_run
-from hf_robustft.training.state import VALUES
 
 DATA = image_dataset(24)
 

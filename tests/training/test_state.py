@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from hf_robustft.training.state import FORMAT, TENSORS, VALUES, load_state, save_state
+from hf_robustft.training.checkpoint_files import FORMAT, TENSORS, VALUES, load_state, save_state
 
 
 def example():

@@ -19,7 +19,7 @@ from helpers import (
 )
 
 from hf_robustft import Benchmark, CaRotTrainer, Evaluator, FineTuneTrainer, ZeroShotHead
-from hf_robustft.training.state import load_state
+from hf_robustft.training.checkpoint_files import load_state
 
 
 def benchmark(name="tiny", role="id", n=15, seed=3):
