@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+if dist.is_available():
+    from torch.distributed._functional_collectives import all_gather_single_autograd, wait_tensor
+
 #: The origin of settings that the launcher's environment made.
 LAUNCHER = "accelerate launch"
 _OTHER_ENGINES = {
@@ -49,26 +52,12 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-class _GatherRows(torch.autograd.Function):
-    # Backward sums what every process's loss says of this process's rows. DDP then divides by the world size, so that
-    # mean losses over local rows give the gradient of the mean over the global batch.
-    @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
-        ctx.rows = len(rows)
-        parts = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
-
-
 def gather_rows(rows: Tensor) -> Tensor:
     """
     The rows of all processes, in rank order, with gradient.
+
+    Backward sums what every process's loss says of this process's rows. DDP then divides by the world size, so that mean
+    losses over local rows give the gradient of the mean over the global batch.
 
     Args:
         rows (`torch.Tensor` of shape `(batch, ...)`): As many rows in every process.
@@ -76,7 +65,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `(world_size * batch, ...)`; `rows` itself in one process.
     """
-    return _GatherRows.apply(rows) if is_distributed() else rows
+    return wait_tensor(all_gather_single_autograd(rows, 0, dist.group.WORLD)) if is_distributed() else rows
 
 
 def mean_gradient_over_processes(parameter: torch.nn.Parameter) -> None:

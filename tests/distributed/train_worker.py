@@ -4,7 +4,8 @@ Trains the tiny CLIP by a list of jobs, in this process or in all processes that
 
 A job is a dict of JSON values: `name` (its folder), `method`, `dtype`, `settings` of the run, `frozen` (a part of the
 model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
-`interrupt` (Ctrl-C in a process of that rank within that step), and `gradients` to save the terms and gradients of one step instead of the end of a training.
+`interrupt` (Ctrl-C in a process of that rank within that step), `iterated` (so many examples in a data set that is iterated, of
+another number in a process if it is a list), and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
 import gc
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from helpers import CLASSES, TEMPLATES, random_batch, stack, tiny_config, tiny_tokenizer
 from safetensors.torch import save_file
+from torch.utils.data import IterableDataset
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
@@ -61,6 +63,16 @@ def uneven(examples: list[dict]) -> dict:
     return stack(examples[: -1 if rank() else None])
 
 
+class Iterated(IterableDataset):
+    """Examples one by one, without a known length."""
+
+    def __init__(self, examples: list[dict]):
+        self.examples = examples
+
+    def __iter__(self):
+        return iter(self.examples)
+
+
 class ToldToStop(TrainerCallback):
     """Ctrl-C in one process only, within a step."""
 
@@ -81,6 +93,9 @@ def work(job: dict, output: Path, processes: int) -> None:
         model.get_submodule(job["frozen"]).requires_grad_(False)
     pairs = random_batch(3 * GLOBAL_BATCH, seed=1, dtype=dtype)
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
+    if "iterated" in job:
+        count = job["iterated"]
+        dataset = Iterated(dataset[: count[rank()] if isinstance(count, list) else count])
     defaults = {
         "output_dir": str(output),
         "use_cpu": True,
