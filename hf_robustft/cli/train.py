@@ -34,10 +34,10 @@ from ..modeling.interpolation import check_interpolation, interpolate_weights
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.run_folder import drop_former, former_checkpoints, set_aside
+from ..training.finished_folder import changed_arguments
 from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
 from ..training.methods import METHODS, RobustTrainingArguments
-from ..training.push_parts import changed_arguments
 from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (

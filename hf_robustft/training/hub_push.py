@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,20 +17,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..data.benchmarks import Benchmark
-from ..evaluation.evaluator import Evaluator
-from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.card_sections import draw_pictures
-from ..publishing.finish import finish_checkpoint
 from ..publishing.folder import check_secrets, leaves, pictures
-from ..publishing.hardware import describe_hardware
 from ..publishing.hub import Publication, open_repository, publish, summary, with_retries
-from ..publishing.metadata import METADATA_FILE, write_robustft_json
-from ..publishing.model_card import write_model_card
-from ..publishing.progress_card import is_progress_card, write_progress_card
-from .benchmark_evaluation import as_benchmarks
-from .push_parts import changed_arguments, linked_copy, what_ran
 
 if TYPE_CHECKING:
     from .trainer import RobustTrainer
@@ -232,143 +223,20 @@ class HubPusher:
         return f"hf-robustft publish {self.args.output_dir} --repo_id {repo_id}"
 
 
-class FinishedFolder:
-    """
-    The part of `RobustTrainer` that completes `output_dir`: `robustft.json`, the card, and what a user of the saved model
-    will measure.
+def linked_copy(folder: Path, copy: Path) -> None:
+    """A copy of a folder whose files take no space where the file system allows: they are never rewritten, only removed."""
 
-    Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
-    """
+    def left_out(place: str, names: list[str]) -> list[str]:
+        # A copy would hold what a link points to outside of the folder.
+        return [name for name in names if leaves(Path(place) / name, folder)]
 
-    #: The training set, if it was given as a [`Benchmark`].
-    train_benchmark: Benchmark | None = None
-    #: Whether `output_dir` holds all there is: a push saves nothing then.
-    _is_finished: bool = False
-    _train_seconds: float | None = None
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
 
-    def _write_metadata(self, folder: Path) -> None:
-        head = ZERO_SHOT_HEAD if self.head is None else TRAINED_HEAD
-        write_robustft_json(folder, head=head, **self._facts_of_the_model())
-
-    def _facts_of_the_model(self) -> dict[str, Any]:
-        names, templates = self._named_classes()
-        return {
-            "method": self.method,
-            "class_names": names,
-            "templates": templates,
-            "settings": changed_arguments(self.args),
-            "image_hashes": () if self.image_check is None else self.image_check.hashes,
-            "label_names": getattr(self.train_benchmark, "label_names", None) if names else None,
-        }
-
-    def _facts_of_the_run(self) -> dict[str, Any]:
-        trained = self._train_seconds is not None
-        return {
-            "base_model": self.model.name_or_path or None,
-            "hardware": describe_hardware(self.args.device, self.args.world_size),
-            "wall_seconds": self._train_seconds,
-            "seed": self.args.seed,
-            # Without a training its arguments describe nothing.
-            "run": what_ran(self.args, *self.given_optimizers()) if trained else None,
-            "log_history": self.state.log_history,
-        }
-
-    def _write_progress_card(self, folder: Path) -> None:
-        losses = [(entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry]
-        write_progress_card(
-            folder,
-            title=(self.hub_model_id or folder.resolve().name).split("/")[-1],
-            method=self.method,
-            step=self.state.global_step,
-            total_steps=self.state.max_steps,
-            base_model=self.model.name_or_path or None,
-            trained_on=[self.train_benchmark.name] if self.train_benchmark is not None else [],
-            loss=losses[-1] if losses else None,
-            report=self.last_report,
-            evaluated_at=self._evaluated_at,
-        )
-
-    def _named_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        source = self.train_benchmark if self.train_benchmark is not None else self.train_dataset
-        names, templates = (tuple(getattr(source, name, None) or ()) for name in ("class_names", "templates"))
-        return (names, templates) if names and templates else ((), ())
-
-    # ---- At the end --------------------------------------------------------------------------------------------
-
-    def finish(self, **options: Any) -> EvaluationReport | None:
-        """
-        Save the model and complete `output_dir`: [`finish_checkpoint`] with this trainer, after `train`.
-
-        Args:
-            options: As for [`finish_checkpoint`].
-
-        Returns:
-            [`EvaluationReport`], also in `self.last_report`; `None` without evaluation sets.
-        """
-        return finish_checkpoint(self.args.output_dir, trainer=self, **options)
-
-    def own_evaluator(self) -> Evaluator | None:
-        """Of the evaluation sets of this trainer; `None` if it has none."""
-        return None if self.eval_dataset is None else self._evaluator_of(as_benchmarks(self.eval_dataset))
-
-    def checkpoint_facts(self) -> dict[str, Any]:
-        """What [`finish_checkpoint`] tells of this run, and the images that it fits on."""
-        benchmarks = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)
-        return {
-            **self._facts_of_the_model(),
-            "validation": next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None),
-            "train": self.train_benchmark,
-            "notes": [] if self.image_check is None else self.image_check.notes,
-            **self._facts_of_the_run(),
-        }
-
-    def note_finished(self, report: EvaluationReport | None) -> None:
-        """`output_dir` holds all there is, and `report` is of what it holds."""
-        if report is not None:
-            self.last_report, self._evaluated_at = report, self.state.global_step
-        self._is_finished = True
-
-    def create_model_card(self, **kwargs) -> None:
-        """
-        Write the card into `output_dir`, unless it is there.
-
-        A card that a person wrote or edited is kept, and one that `write_model_card` wrote since the training began.
-        Otherwise the card holds the last evaluation of the run, or says that there was none.
-
-        Args:
-            kwargs: As for [`~transformers.Trainer.create_model_card`]; `license`, `finetuned_from` and `model_name` are used.
-        """
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        card = folder / CARD_FILE
-        old = card.is_file() and (card.stat().st_mtime < self._run_started or is_progress_card(folder))
-        if card.is_file() and not (old and is_untouched(card)):
-            return
-        metadata = folder / METADATA_FILE
-        if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
-            self._write_metadata(folder)
-        data = [] if self.train_benchmark is None else [self.train_benchmark]
-        data += [benchmark for benchmark in getattr(self, "_evaluated", ()) if benchmark not in data]
-        if not data or not self._last_report_is_of_the_export():
-            self._write_progress_card(folder)
-            return
-        draw_pictures(folder, self.last_report)
-        write_model_card(
-            folder,
-            report=self.last_report,
-            method=self.method,
-            data=data,
-            settings=changed_arguments(self.args),
-            tags=getattr(self.model, "model_tags", None) or (),
-            **self._facts_of_the_run(),
-            **({"base_model": kwargs["finetuned_from"]} if kwargs.get("finetuned_from") else {}),
-            **({"licence": kwargs["license"]} if kwargs.get("license") else {}),
-        )
-
-    def _last_report_is_of_the_export(self) -> bool:
-        at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps
-        return self.last_report is not None and at_the_end and not self.args.load_best_model_at_end
+    shutil.copytree(folder, copy, copy_function=link, ignore=left_out)
 
 
 def push_finished(args: TrainingArguments, trainer: RobustTrainer | None = None) -> Publication:

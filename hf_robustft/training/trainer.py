@@ -36,8 +36,9 @@ from .distributed import (
     same_start,
 )
 from .examples import check_captions, training_examples
+from .finished_folder import FinishedFolder
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
-from .hub_push import FinishedFolder, HubPusher
+from .hub_push import HubPusher
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers

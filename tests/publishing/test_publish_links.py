@@ -8,8 +8,7 @@ from helpers import CLASSES, TEMPLATES, tiny_processor
 
 from hf_robustft import publish
 from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.training.hub_push import HubPusher
-from hf_robustft.training.push_parts import linked_copy
+from hf_robustft.training.hub_push import HubPusher, linked_copy
 
 SECRET = "-----BEGIN PRIVATE KEY-----"
 

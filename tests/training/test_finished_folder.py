@@ -7,7 +7,7 @@ from helpers import arguments, image_dataset, random_batch, rows, stack, tiny_pr
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_robustft import Benchmark, FLYPTrainer, RobustTrainingArguments
-from hf_robustft.training.push_parts import what_ran
+from hf_robustft.training.finished_folder import what_ran
 
 
 def test_what_ran_is_stated_also_where_it_is_the_default(tmp_path):
