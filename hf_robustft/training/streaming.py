@@ -198,13 +198,19 @@ def check_stream(dataset: Any, args: Any) -> None:
     Refuse streams that cannot be trained on as the arguments ask. Data sets that are no streams pass.
 
     Raises:
-        ValueError: For a stream of `datasets`; a pass of unknown length without `max_steps`; a set smaller than a global
+        ValueError: For a stream of `datasets`; a data set that several processes would iterate each for itself; a pass of unknown length without `max_steps`; a set smaller than a global
             batch; a sampling strategy that needs the whole set.
     """
     if isinstance(dataset, datasets.IterableDataset):
         raise ValueError(
             "A stream of `datasets` cannot be resumed exactly, nor divided evenly among processes and workers; give its "
             "files or Hub id as `load_benchmark(..., streaming=True)`."
+        )
+    config = getattr(args, "accelerator_config", None)
+    if isinstance(dataset, IterableDataset) and world_size() > 1 and getattr(config, "dispatch_batches", None) is False:
+        raise ValueError(
+            "`dispatch_batches=False` would fill the last batch of each pass with examples from its beginning; leave it out, "
+            "and the first process reads for all."
         )
     if not isinstance(dataset, StreamingExamples):
         return

@@ -95,7 +95,8 @@ def work(job: dict, output: Path, processes: int) -> None:
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
     if "iterated" in job:
         count = job["iterated"]
-        dataset = Iterated(dataset[: count[rank()] if isinstance(count, list) else count])
+        count = count[int(os.environ.get("RANK", 0))] if isinstance(count, list) else count
+        dataset = Iterated(dataset[:count])
     defaults = {
         "output_dir": str(output),
         "use_cpu": True,

@@ -8,6 +8,7 @@ import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, step_logs, tiny_processor
 from torch.utils.data import IterableDataset
 
+from hf_robustft.training import streaming
 from hf_robustft.training.methods import METHODS
 
 
@@ -124,3 +125,13 @@ def test_data_that_end_for_good_are_said(tiny_clip, tmp_path):
     for empty in (Once([]), Iterated(rows(random_batch(3)))):
         with pytest.raises(ValueError, match="not a single batch"):
             trained("flyp", tiny_clip, tmp_path, empty)
+
+
+def test_processes_that_would_each_fill_their_last_batch_are_refused(tiny_clip, tmp_path, monkeypatch):
+    dataset = Iterated(rows(random_batch(20)))
+    alone = {"accelerator_config": {"dispatch_batches": False}}
+    trainer_of("flyp", tiny_clip, tmp_path, dataset, **alone)
+    monkeypatch.setattr(streaming, "world_size", lambda: 2)
+    trainer_of("flyp", tiny_clip, tmp_path, dataset)
+    with pytest.raises(ValueError, match="dispatch_batches=False"):
+        trainer_of("flyp", tiny_clip, tmp_path, dataset, **alone)
