@@ -8,7 +8,6 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ..data.streams.examples import StreamedEvaluationImages, check_count
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import unwrapped
 from ..modeling.features import encode_images, evaluation_mode, normalised
+from ..modeling.processes import failing_together, together
 from ..modeling.tensor_files import write_tensors
 from ..modeling.zero_shot import ZeroShotHead
 
@@ -97,7 +97,7 @@ def collect_logits(
         rows = [torch.empty(0, 2, dtype=torch.long)]
         classes = len(benchmark.class_names) if known else len(head.weight)
         logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
-        with failing_together(benchmark.name, state):
+        with failing_together(f"Evaluation on {benchmark.name!r}", state):
             for index, embeds, labels in image_batches(model, benchmark, transform, labelled=labelled, **settings):
                 rows.append(torch.column_stack([index, index if labels is None else labels]))
                 whole = classify(head, embeds)
@@ -169,7 +169,7 @@ def image_batches(
             pixel_values = normalised(pixel_values, transform, model.dtype)
             yield index, encode_images(model, pixel_values), batch.get("labels")
     unreadable = 0 if bad_images is None else len(bad_images.unreadable)
-    counted, unreadable = _together(state, False, counted, unreadable)
+    counted, unreadable = together(state, counted, unreadable)
     if unreadable and state.num_processes > 1:
         others = gather_object([(state.process_index, bad_images.state())])
         bad_images.add(seen for process, seen in others if process != state.process_index)
@@ -218,53 +218,6 @@ def evaluation_head(head: nn.Module, device: torch.device) -> nn.Module:
     """Return a copy of a trained `head` on a `device` to evaluate with: in float32 even if it was trained in half precision."""
     head = copy.deepcopy(unwrapped(head)).eval()
     return head.to(device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
-
-
-class _FailedElsewhere(RuntimeError):
-    """Another process has failed and said so; it no longer waits for the others."""
-
-
-def _together(state: PartialState, failed: bool, *counts: int) -> tuple[int, ...]:
-    """
-    Sum a few counts over the processes. Whenever processes meet, be it to compare or because one has failed, each sends one
-    message of this form, so that a failure is understood at whichever meeting the others are.
-
-    Raises:
-        RuntimeError: In a process that has not failed, if another one has.
-    """
-    counts = (*counts, 0, 0)[:2]
-    if state.num_processes == 1:
-        return counts
-    told = gather(torch.tensor([[int(failed), *counts]], device=state.device)).cpu()
-    if not failed and told[:, 0].any():
-        where = ", ".join(str(rank) for rank in told[:, 0].nonzero().flatten().tolist())
-        raise _FailedElsewhere(where)
-    return tuple(told[:, 1:].sum(dim=0).tolist())
-
-
-@contextmanager
-def failing_together(name: str, state: PartialState) -> Iterator[None]:
-    """
-    Raise in every process if the block failed in one; a process that stopped alone would leave the others waiting.
-
-    Args:
-        name (`str`): The data set, for the message.
-        state (`PartialState`): The processes.
-
-    Raises:
-        RuntimeError: In the processes that did not fail, if another one did.
-    """
-    try:
-        try:
-            yield
-        except _FailedElsewhere:
-            raise
-        except Exception:
-            _together(state, True)
-            raise
-        _together(state, False)
-    except _FailedElsewhere as where:
-        raise RuntimeError(f"Evaluation on {name!r} failed in process {where}, whose own error says why.") from None
 
 
 def gather_rows(*tables: Tensor, state: PartialState) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
 from ..modeling.features import logit_scale
+from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
 from .benchmark_checks import check_bank, checked_benchmarks, head_keys
@@ -27,7 +28,6 @@ from .collect import (
     data_source,
     evaluation_head,
     evaluation_mode,
-    failing_together,
     gather_rows,
     image_batches,
     save_logits,
@@ -185,7 +185,7 @@ class Evaluator:
                     keep_logits=logits_dir is not None,
                 )
                 bad, batches = self._batches(model, benchmark, labelled=numbers.labelled)
-                with failing_together(benchmark.name, state):
+                with failing_together(f"Evaluation on {benchmark.name!r}", state):
                     for index, embeds, labels in batches:
                         numbers.update(index, embeds, labels)
                 columns, kept = numbers.merged(state)
@@ -204,7 +204,7 @@ class Evaluator:
                     facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
                     named = benchmark if numbers.labelled else chosen
                     facts |= {"logit_scale": scale, "class_names": named.class_names}
-                    with failing_together(benchmark.name, state):
+                    with failing_together(f"Evaluation on {benchmark.name!r}", state):
                         if state.is_main_process:
                             save_logits(logits_dir, benchmark.name, kept, facts)
         # Copied outside inference mode, so that they are ordinary tensors.
@@ -255,7 +255,7 @@ class Evaluator:
             )
         rows = [torch.empty(0, 1, dtype=torch.long)]
         embeds = [torch.empty(0, DualEncoder.of(model).embed_dim, dtype=torch.float64)]
-        with failing_together(self.knn_bank.name, state):
+        with failing_together(f"Evaluation on {self.knn_bank.name!r}", state):
             for index, batch, _ in self._batches(model, self.knn_bank, labelled=False)[1]:
                 rows.append(index[:, None])
                 embeds.append(batch.double().cpu())

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -30,9 +30,11 @@ from ..data.images import BadImages, UnreadableImage, images_fingerprint
 from ..data.transforms import ImageTransform
 from .dual_encoder import DualEncoder, unwrapped
 from .features import evaluation_mode, normalised
+from .processes import failing_together, together
 from .tensor_files import weights_fingerprint
 
-Result = TypeVar("Result")
+#: What fails, for the message to the other processes.
+_WHAT = "Caching features"
 FORMAT = 1
 #: The facts a file must share with what is asked for, and what it means if it does not.
 _MADE = {
@@ -213,24 +215,23 @@ def cache_features(
         transform = ImageTransform.from_processor(processor, train=False, output="uint8")
         examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None)
     skips = bad_images is not None and bad_images.skips
-    fingerprint = _in_all_processes(lambda: image_fingerprint(model), state)
     path = facts = features = None
-    if cache_dir is not None or cache_file is not None:
-        of = (model, fingerprint, benchmark, examples.transform, views, seed)
-        facts = _in_all_processes(lambda: _facts_of(*of, skips), state)
-        path = Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)
-        path = path.expanduser()
-        features = _in_all_processes(lambda: _read(path, facts) if path.exists() else None, state)
+    with failing_together(_WHAT, state):
+        fingerprint = image_fingerprint(model)
+        if cache_dir is not None or cache_file is not None:
+            facts = _facts_of(model, fingerprint, benchmark, examples.transform, views, seed, skips)
+            path = Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)
+            path = path.expanduser()
+            features = _read(path, facts) if path.exists() else None
     missing = features is None
     # Machines may not share the folder: all processes compute, or none does.
-    if _from_all(missing, state).any():
-        name = benchmark.name
+    if together(state, int(missing))[0]:
         read = _Marked(examples) if skips else examples
-        computed = _encode(model, read, name, views, batch_size, num_workers, progress, state)
+        computed = _encode(model, read, benchmark.name, views, batch_size, num_workers, progress, state)
+        with failing_together(_WHAT, state):
+            if missing and path is not None and state.is_local_main_process:
+                _write(path, computed, facts)
         features = computed if missing else features
-        if path is not None:
-            writes = missing and state.is_local_main_process
-            _in_all_processes(lambda: _write(path, computed, facts) if writes else None, state)
     labels = None
     if benchmark.class_names and benchmark.label_column is not None:
         labels = torch.tensor(benchmark.load()[benchmark.label_column][:], dtype=torch.long)
@@ -306,25 +307,26 @@ def _encode(
     bar = tqdm(loader, desc=f"features of {name}", disable=not (progress and state.is_main_process), leave=False)
 
     encoder = DualEncoder.of(model)
-
-    def encode_share() -> Tensor:
-        found = [torch.empty(0, encoder.embed_dim, dtype=_dtype(model))]
-        # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
-        with evaluation_mode(model), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            for (view, rows), batch in zip(share, bar, strict=True):
-                pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
-                pixel_values = normalised(pixel_values, examples.transform, model.dtype)
-                features = encoder.image_features(pixel_values).cpu()
-                if not features.isfinite().all():
-                    raise ValueError(
-                        f"Data set {name!r}, images {int(rows[0])} to {int(rows[-1])}, view {view}: a feature is NaN or "
-                        "infinite; check the model's weights and precision."
-                    )
-                features[batch["broken"]] = torch.nan
-                found.append(features)
-        return torch.cat(found)
-
-    found = _in_all_processes(encode_share, state)
+    found = [torch.empty(0, encoder.embed_dim, dtype=_dtype(model))]
+    # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
+    with (
+        failing_together(_WHAT, state),
+        evaluation_mode(model),
+        torch.no_grad(),
+        torch.autocast(model.device.type, enabled=False),
+    ):
+        for (view, rows), batch in zip(share, bar, strict=True):
+            pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
+            pixel_values = normalised(pixel_values, examples.transform, model.dtype)
+            features = encoder.image_features(pixel_values).cpu()
+            if not features.isfinite().all():
+                raise ValueError(
+                    f"Data set {name!r}, images {int(rows[0])} to {int(rows[-1])}, view {view}: a feature is NaN or "
+                    "infinite; check the model's weights and precision."
+                )
+            features[batch["broken"]] = torch.nan
+            found.append(features)
+    found = torch.cat(found)
     if state.num_processes > 1:
         found = gather(pad_across_processes(found.to(state.device), dim=0)).cpu()
     result = torch.empty(max(views, 1), n, found.shape[1], dtype=found.dtype)
@@ -332,28 +334,6 @@ def _encode(
         sizes = [len(rows) for _, rows in share]
         for (view, rows), features in zip(share, part[: sum(sizes)].split(sizes), strict=True):
             result[view, rows] = features
-    return result
-
-
-def _from_all(value: bool, state: PartialState) -> Tensor:
-    if state.num_processes == 1:
-        return torch.tensor([value])
-    return gather(torch.tensor([int(value)], device=state.device)).cpu()
-
-
-def _in_all_processes(step: Callable[[], Result], state: PartialState) -> Result:
-    """Run a step in every process; if one fails, all raise, for the others would wait for it at the next gather."""
-    result, error = None, None
-    try:
-        result = step()
-    except Exception as failure:
-        error = failure
-    failed = _from_all(error is not None, state)
-    if error is not None:
-        raise error
-    if failed.any():
-        where = ", ".join(str(rank) for rank in failed.nonzero().flatten().tolist())
-        raise RuntimeError(f"Caching features failed in process {where}, whose own error says why.")
     return result
 
 

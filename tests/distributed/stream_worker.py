@@ -21,7 +21,8 @@ from helpers.streams import benchmark, recorded
 from transformers import CLIPModel
 
 from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.evaluation.collect import collect_logits, failing_together, image_batches
+from hf_robustft.evaluation.collect import collect_logits, image_batches
+from hf_robustft.modeling.processes import failing_together
 
 
 def train(job: dict, model: CLIPModel, output: Path) -> dict:
@@ -40,7 +41,7 @@ def evaluate(job: dict, model: CLIPModel) -> dict:
     try:
         found, own = collect_logits(model, chosen, tiny_processor(), **settings), []
         if job.get("own"):
-            with torch.no_grad(), failing_together(chosen.name, PartialState()):
+            with torch.no_grad(), failing_together(f"Evaluation on {chosen.name!r}", PartialState()):
                 for index, _, _ in image_batches(model, chosen, transform, **settings):
                     own += index.tolist()
     except (OSError, RuntimeError) as error:

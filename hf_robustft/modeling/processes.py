@@ -1,0 +1,62 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Processes that count together and fail together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+
+
+class _FailedElsewhere(RuntimeError):
+    """Another process has failed and said so; it no longer waits for the others."""
+
+
+def together(state: PartialState, *counts: int, failed: bool = False) -> tuple[int, ...]:
+    """
+    Sum a few counts over the processes. Whenever processes meet, be it to compare or because one has failed, each sends one
+    message of this form, so that a failure is understood at whichever meeting the others are.
+
+    Args:
+        state (`PartialState`): The processes.
+        counts (`int`): At most two.
+        failed (`bool`, *optional*, defaults to `False`): Whether this process has failed.
+
+    Raises:
+        RuntimeError: In a process that has not failed, if another one has.
+    """
+    counts = (*counts, 0, 0)[:2]
+    if state.num_processes == 1:
+        return counts
+    told = gather(torch.tensor([[int(failed), *counts]], device=state.device)).cpu()
+    if not failed and told[:, 0].any():
+        raise _FailedElsewhere(", ".join(str(rank) for rank in told[:, 0].nonzero().flatten().tolist()))
+    return tuple(told[:, 1:].sum(dim=0).tolist())
+
+
+@contextmanager
+def failing_together(what: str, state: PartialState) -> Iterator[None]:
+    """
+    Raise in every process if the block failed in one; a process that stopped alone would leave the others waiting.
+
+    Args:
+        what (`str`): What the block does, for the message.
+        state (`PartialState`): The processes.
+
+    Raises:
+        RuntimeError: In the processes that did not fail, if another one did.
+    """
+    try:
+        try:
+            yield
+        except _FailedElsewhere:
+            raise
+        except Exception:
+            together(state, failed=True)
+            raise
+        together(state)
+    except _FailedElsewhere as where:
+        raise RuntimeError(f"{what} failed in process {where}, whose own error says why.") from None
