@@ -19,6 +19,7 @@ from accelerate import PartialState
 from ..data.benchmarks import Benchmark
 from ..modeling.files import check_output_dir
 from ..modeling.metadata import load_robustft_json
+from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import worse_under_shift
 from ..publishing.recalibrate import Recalibration, recalibrate
 from .commands import CommandParser, RunOptions, quiet_if_asked
@@ -76,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
     quiet_if_asked(running)
     facts = load_robustft_json(options.directory)
     check_output_dir(options.directory, "DIR")
+    if facts["method"] not in METHOD_FACTS:
+        # The card is written again, and such a method is described by its Trainer class alone.
+        from ..training import methods  # noqa: F401
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     found = recalibrate(

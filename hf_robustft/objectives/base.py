@@ -214,7 +214,7 @@ def refuse_idle(args: Any, names: Iterable[str], reason: str) -> None:
 
     Args:
         args ([`~hf_robustft.RobustTrainingArguments`]): Settings of the run.
-        names: Of the settings that would do nothing.
+        names (`Iterable[str]`): Of the settings that would do nothing.
         reason (`str`): Why, and what to set instead.
 
     Raises:

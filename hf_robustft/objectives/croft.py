@@ -307,7 +307,7 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
     (`cache_features`).
 
     Args:
-        adapters, class_names, templates (*optional*): As for [`CRoFTObjective`].
+        adapters ([`FeatureAdapters`], *optional*), class_names, templates: As for [`CRoFTObjective`].
         class_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`, *optional*): Projected text features
             before normalisation, instead of class names.
 

@@ -253,9 +253,10 @@ def energy_gradient_penalty(
     """
     The energy-gradient regulariser: the squared [`energy_gradient`], reduced (CRoFT, Zhu et al., ICML 2024).
 
-    Arguments and errors as for [`energy_gradient`]. With `reduction="sum"` the penalty is the mean of the squared
-    gradient of the sum (the authors' ImageNet set-up), with `"mean"` the sum of the squared gradient of the mean (PACS,
-    VLCS), which is smaller by `(rows * classes / embed_dim)²`.
+    `image_rows`, `class_rows`, `image_adapter`, `text_adapter`, `image_ratio`, `text_ratio` and errors are those of
+    [`energy_gradient`]. With `reduction="sum"` the penalty is the mean of the squared gradient of the sum (the authors'
+    ImageNet set-up), with `"mean"` the sum of the squared gradient of the mean (PACS, VLCS), which is smaller by
+    `(rows * classes / embed_dim)²`.
 
     Returns:
         `torch.Tensor`: Scalar.
@@ -272,7 +273,7 @@ class FeatureShiftGenerator(nn.Module):
     Args:
         embed_dim (`int`): Size of the features.
         learning_rate, momentum, weight_decay (`float`): Of its SGD; the rate is the peak of the run's schedule.
-        dtype, device (*optional*): Of the matrix.
+        dtype (`torch.dtype`, *optional*), device (`torch.device`, *optional*): Of the matrix.
     """
 
     def __init__(

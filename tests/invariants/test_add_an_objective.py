@@ -67,6 +67,18 @@ for method, shown in (("l2sp", True), ("flyp", False)):
         cli.main(["train", "--method", method, "--help"])
     line = "--l2_sp_weight NUMBER             Weight of half the squared distance from the starting weights"
     assert (line in help.getvalue()) == shown and f"method {method}:" in help.getvalue(), help.getvalue()
+# A later process, which has made no Trainer, writes the card again.
+from hf_robustft.cli import calibrate
+from hf_robustft.publishing.metadata import write_robustft_json
+
+write_robustft_json("out", method="l2sp", class_names=["cat"], templates=["a {}."], settings={})
+del METHOD_FACTS["l2sp"], sys.modules["hf_robustft.training.methods"]
+import hf_robustft.training
+
+del hf_robustft.training.methods
+calibrate.validation_set = calibrate.recalibrate = calibrate.summary = lambda *args, **options: ""
+calibrate.run(["out", "--dataset", "emoji_shift/validation", "--use_cpu"])
+assert METHOD_FACTS["l2sp"].label == "FLYP + L2-SP"
 sys.exit(failed)
 """
 
