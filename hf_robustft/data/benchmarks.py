@@ -138,7 +138,7 @@ class Benchmark:
             raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them")
         if self.streaming and self.dataset is not None:
             raise ValueError(
-                f"the rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out"
+                f"The rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out"
             )
         if self.role in ("train", "validation") and (
             self.evaluation_only or (self.path or "").lower() in EVALUATION_ONLY_REPOSITORIES
@@ -182,7 +182,7 @@ class Benchmark:
             return self.projection(logits)
         if logits.shape[-1] != len(self.class_names):
             raise ValueError(
-                f"the logits have {logits.shape[-1]} columns, benchmark {self.name!r} has {len(self.class_names)} "
+                f"The logits have {logits.shape[-1]} columns, benchmark {self.name!r} has {len(self.class_names)} "
                 "classes and no projection; use a head of its classes"
             )
         return logits
@@ -327,11 +327,10 @@ def load_benchmark(
         split (`str`, *optional*): For a suite of several, one of its sets (default: all); otherwise the split (needed
             where there are several).
         class_names (`Iterable[str]`, `Mapping[str | int, str]`, `str` or `Path`, *optional*): The classes in label
-            order, a dict {label: name}, or a text file with one name a line, or with `label<TAB>name`, where the label
+            order, a dict {label: name}, or a text file with one name per line, or with `label<TAB>name`, where the label
             is what the data call the class: a name or a number (default: folder names, ClassLabel names, or the sorted
             strings of the label column). Numbers without labels are 0 to N - 1.
-        templates (`Iterable[str]`, `str` or `Path`, *optional*): Prompt templates, one template, a text file with one
-            a line, or a name ("imagenet-80", "imagenet-croft-7", "croft-dtd" and so on).
+        templates (`Iterable[str]`, `str` or `Path`, *optional*): Prompt templates, one template, a text file with one per line, or a name ("imagenet-80", "imagenet-croft-7", "croft-dtd" and so on).
         overrides (`Any`, *optional*): Fields of `Benchmark`. For own data, `role` is "id" and `name` the name of the
             folder or file by default. With `caption_column` and without `class_names` the label column is not read.
             For a name of the registry, `path` is a copy of the data: a folder, one of the known repositories, or

@@ -35,7 +35,7 @@ def fewest_trials(count: int, most: int, p: float, confidence: float = 0.99) -> 
         confidence (`float`, *optional*, defaults to 0.99): How often the bound must hold.
 
     Returns:
-        `int`: The smallest number with which that many successes are no rarer than `1 - confidence`.
+        `int`: The smallest number with which that many successes are at least as likely as `1 - confidence`.
     """
     if not count or p >= 1:
         return count
@@ -50,7 +50,7 @@ def fewest_trials(count: int, most: int, p: float, confidence: float = 0.99) -> 
 
 
 def lowest_share(count: int, n: int, confidence: float = 0.99) -> float:
-    """Clopper and Pearson's (1934) lower bound of a share, one-sided, of which `count` of `n` is a sample."""
+    """Return Clopper and Pearson's (1934) one-sided lower bound, at a `confidence`, of a share of which `count` of `n` is a sample."""
     low, high = 0.0, count / n if n else 0.0
     for _ in range(50 if count else 0):
         middle = (low + high) / 2

@@ -66,7 +66,7 @@ def split_word(name: str) -> str | None:
 
 
 def split_role(name: str) -> str | None:
-    """ "train" or "test" if a folder is called like a split, such as `train`, `test_set` or `val2017`; else None."""
+    """Return "train" or "test" if the `name` of a folder is that of a split, such as `train`, `test_set` or `val2017`; else None."""
     word = split_word(name)
     return None if word is None else "train" if word.startswith("train") else "test"
 
@@ -115,7 +115,7 @@ def load_class_folders(
             other = of_class.setdefault(positions[class_key(name)], name)
             if other != name:
                 raise ValueError(
-                    f"the folders {other!r} and {name!r} of {str(root)!r} are one class by class_names; put their images "
+                    f"The folders {other!r} and {name!r} of {str(root)!r} are one class by class_names; put their images "
                     "into one folder, or correct class_names"
                 )
     _say(root, folders)
@@ -208,7 +208,7 @@ def _refuse_twins(root: Path, folders: Mapping[str, FolderFiles]) -> None:
         other = first.setdefault(class_key(name), name) if files.images else name
         if other != name:
             raise ValueError(
-                f"the folders {str(root / other)!r} and {str(root / name)!r} ({ascii(other)} and {ascii(name)}) are one class: "
+                f"The folders {str(root / other)!r} and {str(root / name)!r} ({ascii(other)} and {ascii(name)}) are one class: "
                 "their names differ only in case, blanks or Unicode form; put their images into one folder"
             )
 

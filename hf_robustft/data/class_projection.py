@@ -43,10 +43,10 @@ class ClassProjection:
         object.__setattr__(self, "groups", groups)
         n_source = len(self.source_classes)
         if not groups or not all(groups):
-            raise ValueError("a projection needs at least one class and each class at least one column; one is empty")
+            raise ValueError("A projection needs at least one class and each class at least one column; one is empty")
         if len(groups) >= n_source:
             raise ValueError(
-                f"a projection of {n_source} columns to {len(groups)} classes is none; give fewer classes than columns"
+                f"A projection of {n_source} columns to {len(groups)} classes is none; give fewer classes than columns"
             )
         columns = [column for group in groups for column in group]
         outside = [column for column in columns if not 0 <= column < n_source]
@@ -67,7 +67,7 @@ class ClassProjection:
         """
         columns = tuple(int(column) for column in columns)
         if list(columns) != sorted(columns):
-            raise ValueError(f"the columns {columns[:5]}... do not ascend; a subset keeps the order of the head")
+            raise ValueError(f"The columns {columns[:5]}... do not ascend; a subset keeps the order of the head")
         return cls(tuple(source_classes), tuple((column,) for column in columns))
 
     @cached_property
@@ -101,7 +101,7 @@ class ClassProjection:
             return logits
         if found != len(self.source_classes):
             raise ValueError(
-                f"the logits have {found} columns; this projection takes {len(self.source_classes)} (or passes "
+                f"The logits have {found} columns; this projection takes {len(self.source_classes)} (or passes "
                 f"{len(self.groups)}): use the head of these classes"
             )
         columns = self._columns.to(logits.device)

@@ -197,7 +197,7 @@ class StoredRows:
 
 
 def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """A column as it is stored."""
+    """Return a `column` of a `dataset` as it is stored."""
     return dataset.select_columns([column]).with_format("arrow")[:].column(column)
 
 
@@ -216,7 +216,7 @@ def _without_text(values: pa.Array) -> np.ndarray:
 
 
 def require_dataset(dataset: Any, where: str) -> None:
-    """Raise ValueError unless `dataset` is a `datasets.Dataset`."""
+    """Refuse a `dataset`, called `where` in messages, that is not a `datasets.Dataset`. Raises ValueError."""
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
@@ -224,7 +224,7 @@ def require_dataset(dataset: Any, where: str) -> None:
 
 
 def require_column(columns: Iterable[str], column: str, option: str, where: str) -> None:
-    """Raise ValueError, naming the existing columns and the option to set, unless `column` is among `columns`."""
+    """Refuse a `column` that is not among the `columns` of the data `where`. Raises ValueError with them and the `option` to set."""
     if column not in columns:
         raise ValueError(
             f"{where} has no column {column!r}; its columns are {quoted(list(columns), 20)}: "
@@ -233,7 +233,7 @@ def require_column(columns: Iterable[str], column: str, option: str, where: str)
 
 
 def check_two_columns(image_column: str, label_column: str | None) -> None:
-    """Raise ValueError if one column is named for images and for labels."""
+    """Refuse the same column as `image_column` and `label_column`. Raises ValueError."""
     if image_column == label_column:
         raise ValueError(
             f"image_column and label_column are both {image_column!r}; name the column of images with image_column "
@@ -278,7 +278,7 @@ def own_class_names(rows: Any, column: str, where: str) -> tuple[str, ...]:
 
 
 def say_unused(labels: Iterable[int], class_names: Sequence[str], where: str) -> None:
-    """Log which classes have no image among checked labels; a file of class names may name more than the data have."""
+    """Log which of `class_names` have no image among the checked `labels` of the data `where`: there may be more names."""
     unused = sorted(set(range(len(class_names))) - set(labels))
     if unused:
         names = quoted([class_names[label] for label in unused])

@@ -53,7 +53,7 @@ class CaptionedImages:
     ):
         if not labelled and not captioned:
             raise ValueError(
-                "the training examples have neither captions nor class names; give caption_column (--caption_column) "
+                "The training examples have neither captions nor class names; give caption_column (--caption_column) "
                 "or class_names and a label_column"
             )
         self.labelled, self.captioned = labelled, captioned
@@ -244,12 +244,12 @@ class ClipCollator:
 
     def __init__(self, tokenizer, max_length: int | None = None, pad_to_multiple_of: int | None = None):
         if tokenizer.padding_side != "right":
-            raise ValueError("the tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'")
+            raise ValueError("The tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'")
         if tokenizer.pad_token_id is None:
-            raise ValueError("the tokenizer has no padding token; set pad_token to its end-of-text token")
+            raise ValueError("The tokenizer has no padding token; set pad_token to its end-of-text token")
         # transformers stands a huge number in for a limit that the tokenizer does not know.
         if max_length is None and tokenizer.model_max_length > 1_000_000:
-            raise ValueError("the tokenizer knows no model_max_length; give max_length, the model's text positions")
+            raise ValueError("The tokenizer knows no model_max_length; give max_length, the model's text positions")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is not a number of tokens; give 8, or None")
         self.tokenizer, self.max_length = tokenizer, int(max_length or tokenizer.model_max_length)
@@ -352,13 +352,13 @@ class EvaluationImages(Dataset):
 
 
 def check_transform(transform: ImageTransform) -> None:
-    """Raise ValueError if evaluation was given a transform for training."""
+    """Refuse a `transform` for training in an evaluation. Raises ValueError."""
     if transform.train:
         raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
 
 
 def counter(bad_images: BadImages | None, name: str, total: int | None) -> BadImages:
-    """The counter of the unreadable images of a data set: the one that was given; else the first one is an error."""
+    """Return the counter of the unreadable images among `total` of the data set `name`: `bad_images`, or one that refuses any."""
     if bad_images is None:
         return BadImages("error", name=name, total=total)
     return bad_images if total is None else bad_images.bound(name, total)

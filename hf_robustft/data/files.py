@@ -50,7 +50,7 @@ class FolderFiles:
 
 
 def left_out_words(others: dict[str, int], helpers: Sequence[Path] = ()) -> str:
-    """The words of `FolderFiles.left_out`, for several folders together."""
+    """Return the words of `FolderFiles.left_out`, for the `others` and `helpers` of several folders together."""
     words = []
     for ending, count in sorted(others.items(), key=lambda item: (-item[1], item[0])):
         files = f"{count} {'file' if count == 1 else 'files'}"
@@ -113,7 +113,7 @@ def image_files(folder: str | Path) -> FolderFiles:
 
 
 def holds_images(folder: str | Path) -> bool:
-    """Whether `image_files` would find an image; looks no further than the first."""
+    """Return whether `image_files` would find an image in a `folder`; looks no further than the first."""
     return any(kind is _IMAGE for _, kind in _walk(Path(folder)))
 
 
@@ -123,14 +123,14 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def files_called(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of these names at any depth, as `image_files` looks for images, sorted."""
+    """Return the files in a `folder` with one of the `names`, at any depth, as `image_files` looks for images, sorted."""
     endings = {os.path.splitext(name)[1] for name in names}
     return sorted(file for file, kind in _walk(folder) if kind in endings and file.name in names)
 
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Log a note about data as a warning, once, in the first of several processes."""
+    """Log a `message` about data as a warning, once, in the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message)
 

@@ -55,7 +55,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
 
 
 def folder_kind(path: Path) -> str:
-    """What a folder holds: "saved", "saved_splits", "metadata", "parquet" or "classes".
+    """Return what the folder `path` holds: "saved", "saved_splits", "metadata", "parquet" or "classes".
 
     Raises:
         ValueError: none of these.
@@ -86,7 +86,7 @@ def folder_kind(path: Path) -> str:
 
 
 def folder_splits(path: Path) -> tuple[str, ...]:
-    """The splits of a folder; ("train",) where it is not divided.
+    """Return the splits of the folder `path`; ("train",) if it is not divided.
 
     Raises:
         ValueError: no data set, or parquet files of which some belong to no split.
@@ -114,7 +114,7 @@ def folder_splits(path: Path) -> tuple[str, ...]:
         )
         if left:
             raise ValueError(
-                f"the parquet files {quoted(left)} in {str(path)!r} belong to none of its splits "
+                f"The parquet files {quoted(left)} in {str(path)!r} belong to none of its splits "
                 f"{quoted(list(files))}; name one .parquet file or name every file after its split"
             )
         return tuple(files)
@@ -163,7 +163,7 @@ def load_folder(
 
 
 def class_doubt(path: Path, split: str) -> str:
-    """Why the class folders of a split may be none (see `data.class_folders`); "" if there is no doubt or no such folders."""
+    """Return why the class folders of a `split` in `path` may be none (see `data.class_folders`); "" if there is no doubt."""
     try:
         if folder_kind(path) != "classes":
             return ""
@@ -177,7 +177,7 @@ def class_doubt(path: Path, split: str) -> str:
 
 @contextmanager
 def named_errors(path: str, data_files: dict | None = None) -> Iterator[None]:
-    """Errors of `datasets` about what files hold become a ValueError of one line that names the data."""
+    """Turn errors of `datasets` about the contents of `path` or `data_files` into one line. Raises ValueError."""
     try:
         yield
     except DatasetNotFoundError:
@@ -188,7 +188,7 @@ def named_errors(path: str, data_files: dict | None = None) -> Iterator[None]:
             file for found in (data_files or {}).values() for file in ([found] if isinstance(found, str) else found)
         ]
         what = quoted(files, 3) if files else repr(path)
-        raise ValueError(f"the data {what} cannot be read: {reason}; correct the files or fetch them again") from error
+        raise ValueError(f"The data {what} cannot be read: {reason}; correct the files or fetch them again") from error
 
 
 def _load_metadata(root: Path, split: str) -> Dataset:

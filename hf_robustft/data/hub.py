@@ -33,7 +33,7 @@ def require_hub(path: str) -> None:
     """
     if not is_hub_id(path):
         raise FileNotFoundError(
-            f"the path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
+            f"The path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
         )
     if constants.HF_HUB_OFFLINE or is_cached(path):
         return
@@ -43,12 +43,12 @@ def require_hub(path: str) -> None:
     )
     if close:
         raise FileNotFoundError(
-            f"the path {path!r} does not exist: the folder {str(owner)!r} has no {name!r}; did you mean {owner / close[0]}?"
+            f"The path {path!r} does not exist: the folder {str(owner)!r} has no {name!r}; did you mean {owner / close[0]}?"
         )
     reason = out_of_reach()
     if reason:
         raise OSError(
-            f"no folder {path!r} here, and it cannot be loaded from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
+            f"No folder {path!r} here, and it cannot be loaded from the Hub, {constants.ENDPOINT} is out of reach: {reason}"
         )
 
 
@@ -71,7 +71,7 @@ def out_of_reach() -> str:
 
 
 def is_cached(path: str) -> bool:
-    """Whether something of a data set of the Hub is on this machine."""
+    """Return whether something of the Hub's data set `path` is on this machine."""
     owner, name = path.split("/")
     return (Path(constants.HF_HUB_CACHE) / f"datasets--{owner}--{name}").is_dir() or (
         Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{name}".lower()

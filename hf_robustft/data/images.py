@@ -65,7 +65,7 @@ class UnreadableImage(OSError):
     @classmethod
     def because(cls, where: str, reason: str) -> UnreadableImage:
         """The error for the image that `where` names."""
-        return cls(f"the image of {where} cannot be read: {reason}; mend or remove it", f"{where}: {reason}")
+        return cls(f"The image of {where} cannot be read: {reason}; mend or remove it", f"{where}: {reason}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -75,7 +75,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     where PIL's own conversion would clip all but the darkest 256 of them to white.
 
     Raises:
-        ValueError: integers that are no 16-bit greys, or floating-point numbers: nothing says which of them is white.
+        ValueError: integers that are not 16-bit greys, or floating-point numbers: nothing says which of them is white.
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
@@ -93,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     """One line, without the addresses of objects that PIL puts into some messages."""
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a known format, or its beginning is broken"
+        return "it is not an image of a known format, or its beginning is broken"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -104,7 +104,7 @@ def _unreadable(error: Exception, where: str) -> Exception:
     about_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, about_file):
         # A full table of open files or a failing disk says nothing about the image.
-        return OSError(error.errno, f"the image of {where} could not be fetched: {_reason(error)}")
+        return OSError(error.errno, f"The image of {where} could not be fetched: {_reason(error)}")
     return UnreadableImage.because(where, _reason(error))
 
 
@@ -281,7 +281,7 @@ class BadImages:
         return BadImages(self.policy, self.threshold, name, total)
 
     def bound(self, name: str, total: int) -> BadImages:
-        """This counter, for a data set that it does not know yet; raises ValueError if it counts another."""
+        """Return this counter, bound to a data set by its `name` and `total`. Raises ValueError if it counts another one."""
         if self.total not in (None, total):
             raise ValueError(
                 f"these BadImages count the {self.total} images of {self.name} already, not the {total} of {name}; "
@@ -394,7 +394,7 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", s
             except (OSError, ValueError) as error:
                 if not skips or not isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
                     raise OSError(
-                        f"the image of row {index} ({path}) cannot be read: {error}; mend or remove it"
+                        f"The image of row {index} ({path}) cannot be read: {error}; mend or remove it"
                     ) from error
                 content = b""
         # The length goes first, so that no two lists of images run together to the same bytes.

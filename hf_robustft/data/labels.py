@@ -21,18 +21,18 @@ from .prompts import class_key
 
 
 def quoted(names: Sequence[str], limit: int = 5) -> str:
-    """The first names in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
+    """Return the first `limit` of `names` in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
     shown = ", ".join(repr(str(name)) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
 
 
 def is_text(feature) -> bool:
-    """Whether a column of this type holds text."""
+    """Return whether a column of the type `feature` holds text."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def holds_integers(feature) -> bool:
-    """Whether a column of this type holds integer labels (a ClassLabel or any integer type)."""
+    """Return whether a column of the type `feature` holds integer labels (a ClassLabel or any integer type)."""
     return isinstance(feature, ClassLabel) or (
         isinstance(feature, Value) and feature.dtype.lstrip("u").startswith("int")
     )
@@ -45,7 +45,7 @@ def _holds_numbers(feature) -> bool:
 
 
 def names_classes(feature) -> bool:
-    """Whether a column of this type names its classes itself; a ClassLabel whose names are only its numbers does not."""
+    """Return whether a column of the type `feature` names its classes itself; a ClassLabel whose names are numbers does not."""
     if isinstance(feature, ClassLabel):
         return list(feature.names) != [str(number) for number in range(len(feature.names))]
     return is_text(feature)
@@ -91,7 +91,7 @@ class LabelRule:
             LabelFault: It is missing, or means none of the classes.
         """
         if value is None or value != value:
-            raise LabelFault("the label", "is missing; give it a class or leave the row out")
+            raise LabelFault("The label", "is missing; give it a class or leave the row out")
         if self.key is not None:
             position = self.classes.get(self.key(str(value)), -1)
         else:
@@ -105,7 +105,7 @@ class LabelRule:
 
 
 def class_positions(class_names: Sequence[str], label_names: Sequence[str] | None = None) -> dict[str, int]:
-    """The position of each class by the keys of its names; what the data call a class comes before its other name."""
+    """Return the position of each of `class_names` by the keys of its names; those of `label_names` take precedence."""
     positions = {class_key(name): index for index, name in enumerate(label_names or ())}
     for index, name in enumerate(class_names):
         positions.setdefault(class_key(name), index)
@@ -114,7 +114,7 @@ def class_positions(class_names: Sequence[str], label_names: Sequence[str] | Non
 
 def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:
     """
-    The position of each class by number, where the left column of a names file holds nothing but numbers; else None.
+    Return the position of each class by number, if `label_names` (the left column of a names file) are all numbers; else None.
 
     Raises:
         ValueError: One number is written twice, such as "1" and "01".
@@ -126,7 +126,7 @@ def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:
             return None
         if int(text) in numbers:
             raise ValueError(
-                f"the labels {label_names[numbers[int(text)]]!r} and {name!r} are one number; give each class its own"
+                f"The labels {label_names[numbers[int(text)]]!r} and {name!r} are one number; give each class its own"
             )
         numbers[int(text)] = index
     return numbers or None
@@ -263,7 +263,7 @@ def matching_rule(
 
 def classes_of(values: pa.ChunkedArray, rule: LabelRule, column: str, where: str) -> np.ndarray:
     """
-    The class of each label of a column, as [`LabelRule`] gives it for each value.
+    Return the class of each label among the `values` of a `column` of the data `where`, by a `rule`.
 
     Raises:
         ValueError: The first row whose label means no class, with the number of such rows.
@@ -283,7 +283,7 @@ def classes_of(values: pa.ChunkedArray, rule: LabelRule, column: str, where: str
 
 
 def refuse_rows(bad: np.ndarray, fault: Callable[[int], LabelFault], column: str, where: str) -> None:
-    """Raise ValueError about the first of the rows marked in `bad`, with their number."""
+    """Refuse the rows of a `column` of the data `where` that are marked in `bad`. Raises ValueError with the `fault` of the first."""
     if bad.any():
         row, count = int(np.argmax(bad)), int(bad.sum())
         found = fault(row)

@@ -42,14 +42,14 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
         `name`, `role` ("id" by default), `split`, `path` and, for a file, `data_files`, with all that is given.
 
     Raises:
-        ValueError: an unknown name, a file that is no parquet file, no split chosen of several, or an unknown split.
+        ValueError: an unknown name, a file that is not a parquet file, no split chosen of several, or an unknown split.
         OSError: a path that does not exist, or a Hub data set that cannot be reached.
     """
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix.lower() == ".parquet":
         where, splits, stem = {"path": "parquet", "data_files": str(path)}, (split or "train",), path.stem
     elif path.is_file():
-        raise ValueError(f"the file {source!r} is no parquet file; give a .parquet file or a folder")
+        raise ValueError(f"The file {source!r} is not a parquet file; give a .parquet file or a folder")
     elif path.is_dir() and holds_tars(path):
         where, splits, stem = {"path": str(path)}, tuple(tar_splits(path)), path.name
         if "class_names" not in given and (path / "classnames.txt").is_file():
@@ -203,7 +203,7 @@ def tar_splits(folder: Path) -> dict[str, list[str]]:
     wrong = [file.name for file, words in named.items() if len(words) != 1]
     if wrong and len(splits) > 1:
         raise ValueError(
-            f"the tars {quoted(wrong)} in {str(folder)!r} name no one split, but others do; put each split's tars into "
+            f"The tars {quoted(wrong)} in {str(folder)!r} name no one split, but others do; put each split's tars into "
             "a folder of its name"
         )
     return {split: files for split, files in splits.items() if files}
@@ -220,14 +220,14 @@ def _file_pattern(files: str | None) -> str:
     if files and Path(files).exists():
         return glob.escape(files)
     if not files or not set("*?[") & set(files):
-        raise FileNotFoundError(f"the data file {files!r} does not exist; correct the path")
+        raise FileNotFoundError(f"The data file {files!r} does not exist; correct the path")
     return files
 
 
 def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
-    """`function(path, ...)`; raises OSError with one line if the Hub does not give the data set."""
+    """Return `function(path, *arguments, **options)`. Raises OSError with one line if the Hub does not give the data set."""
     try:
         return function(path, *arguments, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise OSError(f"no folder {path!r} here, and it cannot be loaded from the Hub: {reason}") from error
+        raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}") from error

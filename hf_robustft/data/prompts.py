@@ -28,7 +28,7 @@ def class_key(name: str) -> str:
 
 
 def label_key(name: str) -> str:
-    """What decides whether a copy of a data set means a class: letters and digits alone, so "AnnualCrop" is "annual crop"."""
+    """Return what identifies the class `name` in copies of a data set: letters and digits only ("AnnualCrop" is "annual crop")."""
     return "".join(letter for letter in class_key(name) if letter.isalnum())
 
 
@@ -52,7 +52,7 @@ def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[s
         raise ValueError("class_names is a dict, of which the order of the classes is not known here; give its values")
     cleaned = tuple(clean_class_name(name) for name in names)
     if not cleaned:
-        raise ValueError("the list of class names is empty; give one name per class")
+        raise ValueError("The list of class names is empty; give one name per class")
     first: dict[str, int] = {}
     for position, name in enumerate(cleaned):
         if not name:
@@ -83,7 +83,7 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
         raise ValueError(f"templates is the single string {str(templates)!r}; give a tuple of templates")
     templates = tuple(templates)
     if not templates:
-        raise ValueError('the list of templates is empty; give at least one, such as "a photo of a {}."')
+        raise ValueError('The list of templates is empty; give at least one, such as "a photo of a {}."')
     for position, template in enumerate(templates):
         gaps = template.count("{}")
         if gaps != 1:
@@ -95,7 +95,7 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
 
 
 def fill_template(template: str, class_name: str) -> str:
-    """The sentence of a checked template and a class; other braces, in name or template, stay as they are."""
+    """Put a `class_name` into a checked `template`; other braces, in name or template, stay as they are."""
     return template.replace("{}", clean_class_name(class_name))
 
 
@@ -119,7 +119,7 @@ def class_prompts(class_names: Iterable[str], templates: Iterable[str] = DEFAULT
 
 def read_text(path: str | Path) -> str:
     """
-    The text of a UTF-8 file, with or without a byte order mark, its lines ended by "\\n".
+    Read the UTF-8 file at `path`, with or without a byte order mark, and end its lines by "\\n".
 
     Raises:
         OSError: It cannot be read.
@@ -128,7 +128,7 @@ def read_text(path: str | Path) -> str:
     content = Path(path).read_bytes()
     convert = f"save it as UTF-8, or convert it with `iconv -f {{}} -t UTF-8 {Path(path).name} > new.txt`"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-        raise ValueError(f"the file {str(path)!r} is not UTF-8 but UTF-16, from line 1 on; {convert.format('UTF-16')}")
+        raise ValueError(f"The file {str(path)!r} is not UTF-8 but UTF-16, from line 1 on; {convert.format('UTF-16')}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -145,21 +145,21 @@ def _lines(path: str | Path, what: str, else_: str = "") -> list[tuple[int, str]
     """The lines of a file that are not blank, with their numbers from 1 on."""
     path = Path(path).expanduser()
     if path.is_dir():
-        raise ValueError(f"the file of {what} {str(path)!r} is a folder; give the path of a text file{else_}")
+        raise ValueError(f"The file of {what} {str(path)!r} is a folder; give the path of a text file{else_}")
     if not path.exists():
         raise FileNotFoundError(
-            f"the file of {what} {str(path)!r} does not exist; give the path of a text file{else_}"
+            f"The file of {what} {str(path)!r} does not exist; give the path of a text file{else_}"
         )
     if not path.is_file():
-        raise ValueError(f"the file of {what} {str(path)!r} is a pipe or device; give the path of a text file{else_}")
+        raise ValueError(f"The file of {what} {str(path)!r} is a pipe or device; give the path of a text file{else_}")
     lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
-        raise ValueError(f"the file of {what} {str(path)!r} is empty; write one a line")
+        raise ValueError(f"The file of {what} {str(path)!r} is empty; write one per line")
     return lines
 
 
 def load_templates(path: str | Path) -> tuple[str, ...]:
-    """Read prompt templates from a UTF-8 text file, one a line; blank lines are skipped.
+    """Read prompt templates from the UTF-8 text file at `path`, one per line; blank lines are skipped.
 
     Raises:
         OSError: the file does not exist.
@@ -173,7 +173,7 @@ def load_templates(path: str | Path) -> tuple[str, ...]:
 
 
 def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Read class names from a UTF-8 text file, one a line in label order; blank lines are skipped.
+    """Read class names from the UTF-8 text file at `path`, one per line in label order; blank lines are skipped.
 
     A line may also be `label<TAB>name`, in all lines or none: `label` is what the data set calls the class (a folder
     such as `n01440764`, a string label, a ClassLabel name, a number such as 7 or -1), `name` is what the prompts should
@@ -214,11 +214,11 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
     numbered = [re.fullmatch(r"(-?\d+)\s*([,;:=|]|\s)\s*\S.*", row[0]) for row in rows if len(row) == 1]
     if len(numbered) == len(rows) > 1 and all(numbered):
         numbers = [int(match[1]) for match in numbered]
-        # "2 euros" may be a name; that all names are counted through from 0 or 1 is no accident.
+        # "2 euros" may be a name; that all names are counted through from 0 or 1 is not an accident.
         counted = numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
         if counted or len({*numbers}) == len(rows) and not any(match[2].isspace() for match in numbered):
             raise ValueError(
-                f"the lines of {str(path)!r} begin with numbers, {first!r}, but only a tab parts a label from a name: write "
+                f"The lines of {str(path)!r} begin with numbers, {first!r}, but only a tab parts a label from a name: write "
                 f"{numbered[0][1]}<TAB>{first[numbered[0].end(2) :].strip()} and so on, or the names alone"
             )
     if len(rows) > 2 and all(len(row) == 2 for row in rows):

@@ -68,7 +68,7 @@ class Sketch:
             whole = all(type(number) is int and number >= 0 for number in numbers)
             texts = all(isinstance(content[key], str) for key in ("name", "role"))
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise ValueError(f"the hashes of a data set's images are incomplete ({error!r})") from None
+            raise ValueError(f"The hashes of a data set's images are incomplete ({error!r})") from None
         if not whole or not texts or len(packed) % HASH_BYTES or (np.diff(hashes.astype(np.int64)) <= 0).any():
-            raise ValueError("the hashes of a data set's images are damaged")
+            raise ValueError("The hashes of a data set's images are damaged")
         return cls(content["name"], content["role"], hashes, content["bound"], content["read"], content.get("images"))

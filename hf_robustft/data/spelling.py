@@ -31,7 +31,7 @@ def closest(word: str, known: Iterable[str], at_most: int = 3) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean a or b?"` for a message, or `""` where nothing is close."""
+    """Return `"; did you mean a or b?"` for a `word` close to some of `known`, for a message, or `""`."""
     names = closest(word, known)
     return f"; did you mean {' or '.join(names)}?" if names else ""
 

@@ -208,7 +208,7 @@ class ImageTransform:
         source = getattr(processor, "image_processor", processor)
         if not hasattr(source, "image_mean"):
             raise ValueError(
-                f"a {type(processor).__name__} prepares no images; give the processor of the checkpoint, such as "
+                f"A {type(processor).__name__} prepares no images; give the processor of the checkpoint, such as "
                 "CLIPProcessor.from_pretrained(checkpoint)"
             )
 
@@ -222,12 +222,12 @@ class ImageTransform:
         final = (side(source.crop_size, "height"), side(source.crop_size, "width")) if do_crop else (height, width)
         if getattr(source, "do_pad", False) or side(sizes, "longest_edge") or (do_resize and resize is None):
             raise ValueError(
-                f"the image processor asks for size {source.size} or padding; use one that resizes the shortest side "
+                f"The image processor asks for size {source.size} or padding; use one that resizes the shortest side "
                 "or to a fixed height and width"
             )
         if not final[0] or final[0] != final[1]:
             raise ValueError(
-                f"the image processor gives images of height and width {final}; a fixed square is needed: set "
+                f"The image processor gives images of height and width {final}; a fixed square is needed: set "
                 "do_center_crop and a square crop_size, or a square size"
             )
         normalize = bool(source.do_normalize)
@@ -302,7 +302,7 @@ class ImageTransform:
 
     def _draw(self, size: tuple[int, int], rng: random.Random | None) -> tuple[int, int, int, int]:
         if rng is None:
-            raise ValueError("a training transform needs the example's generator: transform(image, rng)")
+            raise ValueError("A training transform needs the example's generator: transform(image, rng)")
         return random_crop_box(*size, rng, self.scale, self.ratio)
 
     def _random_crop(
@@ -347,7 +347,7 @@ class ImageTransform:
             return functional.pad(pixels, (-left, left + self.size - width, -top, top + self.size - height))
         if (height, width) != (self.size, self.size):
             raise ValueError(
-                f"the image came out {width} x {height}, not {self.size} x {self.size} pixels; "
+                f"The image came out {width} x {height}, not {self.size} x {self.size} pixels; "
                 "set do_center_crop or a square resize"
             )
         return pixels

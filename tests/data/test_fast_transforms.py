@@ -223,7 +223,7 @@ def test_levels_and_unreadable_images_reach_the_batch():
     # The broken image is replaced by the other one, with the label and caption of that, cut another way.
     assert batch["labels"].tolist() == [0, 0] and batch["input_ids"][0].equal(batch["input_ids"][1])
     assert not batch["pixel_values"][0].equal(batch["pixel_values"][1])
-    assert all("row 1 (a.png): it is no image" in line for line in batch[UNREADABLE])
+    assert all("row 1 (a.png): it is not an image" in line for line in batch[UNREADABLE])
     assert UNREADABLE not in ClipCollator(processor.tokenizer)([data[0], data[0]])
 
 

@@ -124,7 +124,7 @@ def test_addresses_are_fetched(tmp_path):
 @pytest.mark.parametrize("fault", [fault for fault in broken() if fault != "folder"])
 def test_broken_images_are_named(fault):
     suffix, content = broken()[fault]
-    with pytest.raises(UnreadableImage, match=rf"^the image of row 7 \({fault}\) cannot be read: ") as error:
+    with pytest.raises(UnreadableImage, match=rf"^The image of row 7 \({fault}\) cannot be read: ") as error:
         decode_image({"bytes": content, "path": fault + suffix}, f"row 7 ({fault})")
     assert "\n" not in str(error.value) and "0x" not in str(error.value)
     assert error.value.summary.startswith(f"row 7 ({fault}): ")

@@ -169,7 +169,7 @@ def test_bools_gaps_and_what_is_not_a_label():
     bare = {"class_names": ("cat", "dog"), "name": "a", "role": "id"}
     assert meaning(Benchmark.from_dataset(table([True, False], Value("bool")), **bare)) == {0: "dog", 1: "cat"}
     for gap in (None, float("nan")):
-        with pytest.raises(ValueError, match="the label in row 1 .* is missing"):
+        with pytest.raises(ValueError, match="label in row 1 .* is missing"):
             Benchmark.from_dataset(table([1.0, gap], Value("float64")), **bare)
     with pytest.raises(ValueError, match=r"label 0\.5 in row 1 .* outside the 2 classes"):
         Benchmark.from_dataset(table([1.0, 0.5], Value("float64")), **bare)

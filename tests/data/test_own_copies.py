@@ -83,7 +83,7 @@ def test_options_that_do_not_go_with_a_name(tmp_path):
         load_benchmark("imagenet-1k", "test", revision="abc")
     with pytest.raises(ValueError, match="label_column does not go with the folder"):
         load_benchmark("dtd", "test", path=tmp_path, label_column="x")
-    with pytest.raises(FileNotFoundError, match="the path 'no/such/folder' does not exist"):
+    with pytest.raises(FileNotFoundError, match="path 'no/such/folder' does not exist"):
         load_benchmark("dtd", "test", path="no/such/folder")
     with pytest.raises(ValueError, match="has no set 'val'; its sets are 'train', 'test'"):
         load_benchmark("dtd", "val")

@@ -146,7 +146,7 @@ def test_flip_is_off_by_default_and_a_mirror_when_asked():
 
 
 def test_a_tokenizer_prepares_no_images():
-    with pytest.raises(ValueError, match="a CLIPTokenizer.* prepares no images; .*CLIPProcessor"):
+    with pytest.raises(ValueError, match="CLIPTokenizer.* prepares no images; .*CLIPProcessor"):
         ImageTransform.from_processor(tiny_processor().tokenizer, train=True)
 
 

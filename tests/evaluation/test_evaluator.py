@@ -288,5 +288,5 @@ def test_two_processes_equal_one(tmp_path):
         assert_rounded(saved[1], saved[0], name)
     assert "<0: FileExistsError, logits" in printed or "<0: NotADirectoryError, logits" in printed
     assert "<1: RuntimeError, logits: Evaluation on 'id' failed in process 0" in printed
-    assert "<1: UnreadableImage: the image of row 5" in printed
+    assert "<1: UnreadableImage: The image of row 5" in printed
     assert "<0: RuntimeError: Evaluation on 'broken' failed in process 1" in printed

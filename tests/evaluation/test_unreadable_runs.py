@@ -99,7 +99,7 @@ def test_too_many_stop_a_run(folder, tiny_clip, tmp_path):
 
 def test_by_the_policy_error_the_first_one_stops_a_run(folder, tiny_clip):
     for policy in (None, BadImages("error")):
-        with pytest.raises(OSError, match=r"the image of row \d+ \(.*\) cannot be read: .*; mend or remove it"):
+        with pytest.raises(OSError, match=r"image of row \d+ \(.*\) cannot be read: .*; mend or remove it"):
             collect_logits(tiny_clip, benchmark(folder, "id"), tiny_processor(), bad_images=policy, progress=False)
 
 

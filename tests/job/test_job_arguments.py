@@ -110,7 +110,7 @@ def test_a_mistyped_path_is_refused_at_once_without_the_hub(tmp_path, monkeypatc
             attempt("photos/trian")
         assert not asked
         with pytest.raises(
-            OSError, match="no folder 'phots/train' here, and it cannot be loaded from the Hub.*: no network"
+            OSError, match="folder 'phots/train' here, and it cannot be loaded from the Hub.*: no network"
         ):
             attempt("phots/train")
         assert len(asked) == 1 and asked.pop()[1] <= 5

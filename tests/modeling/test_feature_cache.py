@@ -411,7 +411,7 @@ def test_features_that_are_no_numbers_are_never_kept(tiny_clip, tmp_path, value)
 
 def test_an_unreadable_image_is_named(tiny_clip, tmp_path):
     for views in (0, 1):
-        with pytest.raises(OSError, match="the image of row 5 .* cannot be read"):
+        with pytest.raises(OSError, match="image of row 5 .* cannot be read"):
             cached(tiny_clip, unreadable(8, row=5), views=views, cache_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -456,7 +456,7 @@ def test_images_behind_paths_are_read(tmp_path):
     paths[1].write_bytes(buffer.getvalue())
     assert images_fingerprint(by_path) != first
     paths[1].unlink()
-    with pytest.raises(OSError, match=r"the image of row 1 \(.*b.png\) cannot be read"):
+    with pytest.raises(OSError, match=r"image of row 1 \(.*b.png\) cannot be read"):
         images_fingerprint(by_path)
 
 
@@ -480,7 +480,7 @@ def test_two_processes_give_what_one_gives(tiny_clip, tmp_path):
     script.write_text(WORKER)
     run = run_ranks(2, script, tmp_path, ACCELERATE_USE_CPU="true")
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "<1: UnreadableImage: the image of row 5" in run.stdout
+    assert "<1: UnreadableImage: The image of row 5" in run.stdout
     assert "<0: RuntimeError: Caching features failed in process 1" in run.stdout
     assert len(list((tmp_path / "cache").iterdir())) == 2
     for name, n, views in (("a", 19, 3), ("b", 3, 0)):

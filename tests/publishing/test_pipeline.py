@@ -229,7 +229,7 @@ def test_checkpoints_of_others_are_refused(checkpoint, tmp_path, tiny_clip):
         OpenSetImageClassificationPipeline(tiny_clip.vision_model, tiny_processor())
     with pytest.raises(ValueError, match="not loaded from a folder"):
         OpenSetImageClassificationPipeline(tiny_clip, tiny_processor())
-    with pytest.raises(FileNotFoundError, match="no folder .*nothing"):
+    with pytest.raises(FileNotFoundError, match="folder .*nothing"):
         pipeline(tmp_path / "nothing")
 
 
@@ -240,7 +240,7 @@ def test_an_unreadable_image_is_named(checkpoint, photos):
     classify, broken = pipeline(checkpoint), photos / "b" / "broken.jpg"
     for content in (b"no image", b"", (photos / "a" / "00.png").read_bytes()[:200]):
         broken.write_bytes(content)
-        with pytest.raises(OSError, match=r"the image of .*broken\.jpg cannot be read: .*mend or remove it"):
+        with pytest.raises(OSError, match=r"image of .*broken\.jpg cannot be read: .*mend or remove it"):
             classify(broken)
 
 

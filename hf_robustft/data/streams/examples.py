@@ -245,7 +245,7 @@ class StreamedEvaluationImages(IterableDataset):
 
 
 def check_count(stream: RowStream, counted: int) -> str | None:
-    """Compare the rows that were read in an evaluation with those that were declared.
+    """Compare the rows that were `counted` in an evaluation with those that the `stream` declared.
 
     Returns:
         A sentence for a warning if the numbers differ and the declared one was not verified; else None.

@@ -49,12 +49,12 @@ class Item(NamedTuple):
 
 
 def parts_of_a_shard(shards: int, readers: int) -> int:
-    """Parts into which each shard is cut so that every reader gets one in every pass."""
+    """Return into how many parts each of `shards` is cut so that each of `readers` gets one in every pass."""
     return -(-readers // shards)
 
 
 def permutation(size: int, seed: int, *what: object) -> np.ndarray:
-    """A random order of `size` things that depends on nothing but seed and purpose."""
+    """Return a random order of `size` things that depends only on the `seed` and the purpose (`what`)."""
     digest = blake2b(":".join(map(str, (int(seed), *what))).encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.randperm(size, generator=generator).numpy()

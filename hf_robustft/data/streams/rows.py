@@ -116,7 +116,7 @@ def stream_of(
 
 
 def first_rows(counts: Sequence[int]) -> tuple[int, ...]:
-    """Number of the first row of each of the shards with these numbers of rows."""
+    """Return the number of the first row of each of the shards with `counts` rows."""
     starts = [0]
     for count in counts[:-1]:
         starts.append(starts[-1] + count)

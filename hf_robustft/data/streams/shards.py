@@ -95,7 +95,7 @@ class OpenSplit:
 
     Args:
         dataset (`IterableDataset`): The stream.
-        files (`tuple[str, ...]`): Its files, one a shard, or () where shards are no files.
+        files (`tuple[str, ...]`): Its files, one per shard, or () where shards are not files.
         kind (`str`): The reader of `datasets`: "parquet", "webdataset", "imagefolder" and so on.
         declared (`int`, *optional*): Number of rows that the data set says it has, or None.
     """
@@ -140,7 +140,7 @@ def open_split(builder: DatasetBuilder, split: str, declared: int | None = None)
 
 
 def listed(opened: OpenSplit) -> Dataset | None:
-    """The rows of a folder of image files as a list of paths, or None for formats that hold the images themselves.
+    """Return the rows of `opened`, a folder of image files, as paths, or None for formats that hold the images themselves.
 
     The list of a folder is known without reading an image, and what is listed can be shuffled as a whole.
     """
@@ -151,7 +151,7 @@ def listed(opened: OpenSplit) -> Dataset | None:
 
 
 def count_rows(opened: OpenSplit) -> tuple[int, ...] | None:
-    """Rows of each file, from the footers of parquet files or the headers of tars on this machine; else None.
+    """Return the rows of each file of `opened`, from footers of parquet files or headers of tars on this machine; else None.
 
     Raises:
         OSError: a file is damaged.
@@ -189,7 +189,7 @@ def _opened_parquet(file: str) -> Iterator[Any]:
         if not (of_the_content or isinstance(error, pa.ArrowInvalid)):
             raise
         reason = " ".join(str(error).split())
-        raise OSError(f"the parquet file {file!r} is damaged: {reason}; fetch it again") from error
+        raise OSError(f"The parquet file {file!r} is damaged: {reason}; fetch it again") from error
 
 
 def _tar_samples(file: str) -> int:
@@ -204,5 +204,5 @@ def _tar_samples(file: str) -> int:
                     count, last = count + ((folder, stem) != last), (folder, stem)
                 tar.members.clear()  # They would be kept, a million of them.
     except tarfile.ReadError as error:
-        raise OSError(f"the tar {file!r} is damaged: {error}; fetch it again") from error
+        raise OSError(f"The tar {file!r} is damaged: {error}; fetch it again") from error
     return count
