@@ -19,58 +19,22 @@ from ..training.settings import declarations, declared_settings
 from . import COMMANDS
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
 
-#: What `--help_all` adds to these groups. It shows the settings of all methods too, and the rest.
-MORE = {
-    "data": "bad_images_threshold",
-    "evaluation": "save_logits eval_strategy eval_steps metric_for_best_model greater_is_better",
-    "training": """lr_scheduler_type lr_scheduler_kwargs disable_tqdm save_total_limit data_seed min_lr decay_all_parameters bound_logit_scale optim_args fp16 torch_compile shuffle_buffer
-        logging_first_step run_name save_steps save_on_interrupt load_best_model_at_end""",
-    "publishing": "hub_private_repo hub_revision",
-}
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
 OF_METHODS = {"wise_ft": ("alpha", "finetuned_model"), "croft": ("feature_views", "feature_cache")}
-#: What `--help` says in one line where the first sentence of the whole text is longer.
+#: What `--help` says of arguments of Transformers, in one line.
 BRIEF = {
-    "preset": "'reference': schedule, decay, no clipping of the authors' code",
-    "contrastive_positives": "A pair's own caption ('diagonal'), or 'same_label'",
-    "contrastive_label_smoothing": "Share of the target spread over the batch",
-    "orthogonality_weight": "Weight of |W Wᵀ - I| of the visual projection",
-    "cross_frobenius_weight": "Weight of the product of both projections",
-    "ema_update_every": "Steps between teacher updates; <1: share of run",
-    "ema_end_momentum": "Momentum after the teacher's warm-up",
-    "ema_start_momentum": "Momentum of the teacher at the first step",
-    "ema_warmup_ratio": "That warm-up, as a share of the run",
-    "ema_from_first_step": "Update after steps 0, k, 2k, ... as their code",
-    "export_weights": "Save the 'student' or the 'teacher'",
-    "shard_teacher": "With --fully_shard: spread the teacher too",
-    "adapter_image_ratio": "Share of adapted image features",
-    "adapter_text_ratio": "Share of adapted text features",
-    "text_adapter_order": "'before_ensemble' or 'after_ensemble' of prompts",
-    "croft_weight": "Weight of all of CRoFT's terms; 0 is off",
-    "energy_gradient_reduction": "Pool it by 'sum' or 'mean'",
-    "shift_alignment_weight": "Weight of their alignment (lambda1)",
-    "energy_gradient_shifted": "Pool shifted features too",
-    "generator_order": "'reference', 'clean' or 'auto'",
-    "generator_steps": "Steps of the generator of shifts per batch",
-    "generator_learning_rate": "Peak rate of the generator's SGD",
-    "class_templates_per_step": "Prompts per class and step; 0: all",
     "per_device_eval_batch_size": "Images encoded at once",
     "output_dir": "Folder of the run (default: outputs/<method>)",
     "num_train_epochs": "Passes over the training set",
     "max_steps": "Optimizer steps, instead of epochs",
     "per_device_train_batch_size": "Images per device and step",
-    "contrastive_chunk_size": "Pairs encoded at once, in less memory; 0: all",
     "gradient_accumulation_steps": "Batches per optimizer step",
-    "warmup_steps": "Steps, or below 1 a share of the run",
-    "lr_schedule": "Or 'reference', 'epoch_cosine'",
     "optim": "The optimizer",
     "max_grad_norm": "Clip gradients at this norm; 0: off",
-    "train_crop": "Crops of 0.9 to 1, or 0.08 to 1 of the area",
     "seed": "Of order, crops, prompts and few shots",
     "bf16": "Mixed precision",
     "activation_checkpointing": "Less memory for one more forward pass",
     "dataloader_num_workers": "Processes that read images",
-    "fully_shard": "Spread the model over the processes with FSDP2",
     "use_cpu": "Do not use an accelerator",
     "logging_steps": "Steps between log entries; in a short run fewer",
     "report_to": "Trackers, such as tensorboard or wandb",
@@ -78,16 +42,15 @@ BRIEF = {
     "resume_from_checkpoint": "A checkpoint folder, or 'last'",
     "push_to_hub": "Upload checkpoints, and at the end the finished folder",
     "hub_model_id": "Repository to upload to",
-    "hub_private_repo": "Make it private if it is new",
     "hub_strategy": "When to upload: end, every_save, checkpoint, ...",
 }
-OTHERS, REST = "settings of other methods", "the rest of Transformers' TrainingArguments"
+OTHERS, REST = "settings of other methods", "everything else"
 
 
 def describe() -> dict[str, Any]:
     """What `flags.json` holds."""
     places = dict.fromkeys([*declarations(RobustTrainingArguments), "preset", *sum(OF_METHODS.values(), ())], OTHERS)
-    places |= {item: group for shown in (SHOWN, MORE) for group, names in shown.items() for item in names.split()}
+    places |= {item: group for group, names in SHOWN.items() for item in names.split()}
     mro = [cls.__module__ for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)]
     sources = [f"cli/{name}.py" for name in ("commands", "data_sets", "describe", "train_arguments", *COMMANDS)]
     sources += sorted({"/".join(module.split(".")[1:]) + ".py" for module in (*mro, METHODS["ft"].__module__)})

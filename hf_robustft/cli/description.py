@@ -107,16 +107,20 @@ class Description:
         if brief is not None and name not in method["settings"] and name not in SHOWN.get(group, "").split():
             item["help"] = argparse.SUPPRESS
             return group
-        text, default = item.get("help") or "", method["defaults"].get(name, item["default"])
-        if brief == "":
-            text = re.split(r"(?<=[A-Za-z0-9)'`])\.\s+(?=[A-Z`'])", text, maxsplit=1)[0].rstrip(".")
-        elif brief is None and item.get("choices") and str(item["choices"][0]) not in text:
-            text += f" One of {', '.join(map(str, item['choices']))}."
-        text, paper = brief or text, method["paper"].get(name)
+        text, default, note = item.get("help") or "", method["defaults"].get(name, item["default"]), ""
+        paper = method["paper"].get(name)
         if paper is not None:
             same = shown_value(paper) == shown_value(default)
+            note = f" (default{' and' if same else f': {shown_value(default)};'} paper: {shown_value(paper)})"
             text = re.sub(r" Paper: \S+$", "", text)
-            text += f" (default{' and' if same else f': {shown_value(default)};'} paper: {shown_value(paper)})"
+        if brief == "":
+            text = re.split(r"(?<=[A-Za-z0-9)'`])\.\s+(?=[A-Z`'])", text, maxsplit=1)[0].rstrip(".")
+            silent = default in (None, False, "", []) and not isinstance(default, float)
+            room = 74 - len(note if note or silent else f" (default: {shown_value(default)})")
+            text = text if len(text) <= room else re.split(r"(?<=.{15})(?:[;:] |, (?=or[ ,]|such |on )| \()", text, maxsplit=1)[0]
+        elif brief is None and item.get("choices") and str(item["choices"][0]) not in text:
+            text += f" One of {', '.join(map(str, item['choices']))}."
+        text = (brief or text) + note
         item |= {"help": text, "default": default}
         return group
 

@@ -111,7 +111,7 @@ class ContrastiveSettings(ObjectiveSettings):
     )
     contrastive_label_smoothing: float = setting(
         0.0,
-        "Share of the contrastive target spread over the batch.",
+        "Share of the target spread over the batch.",
         paper=0,
         range=Range("must lie in [0, 1); 0 is off", high=1, below=True),
     )

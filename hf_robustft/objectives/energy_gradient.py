@@ -32,8 +32,8 @@ class CRoFTSettings(ObjectiveSettings):
     )
     text_adapter_order: str = setting(
         "before_ensemble",
-        "Adapt the feature of each prompt, 'before_ensemble' (merges exactly into the model), or 'after_ensemble' (the "
-        "authors' code for several templates; one template only, for want of a merge).",
+        "When text features are adapted: those of each prompt, 'before_ensemble' (merges exactly into the model), or their "
+        "mean, 'after_ensemble' (the authors' code for several templates; one template only, for want of a merge).",
         choices=["before_ensemble", "after_ensemble"],
     )
     croft_weight: float = setting(
@@ -51,12 +51,12 @@ class CRoFTSettings(ObjectiveSettings):
     )
     feature_shifts: bool = setting(True, "Learn worst-case shifted features and train on them.", paper=True)
     shift_alignment_weight: float = setting(
-        1.0, "Weight of the alignment of shifted and given features of a class (lambda1).", paper=1, range=WEIGHT
+        1.0, "Weight of the alignment of shifted features (lambda1) with those given, class by class.", paper=1, range=WEIGHT
     )
     energy_gradient_shifted: bool = setting(
         True,
-        "Pool shifted features in the energy gradient, and mix them back through the adapter (the authors' code: not for "
-        "VLCS).",
+        "Pool shifted features in the energy gradient; they are mixed back through the adapter then (the authors' code: not "
+        "for VLCS).",
         paper=True,
     )
     generator_steps: int = setting(
@@ -67,8 +67,8 @@ class CRoFTSettings(ObjectiveSettings):
     )
     generator_order: str = setting(
         "auto",
-        "'reference' (the authors' code, whose inner steps move the adapters too; frozen encoders only), 'clean' (the "
-        "generator steps alone, on detached features), or 'auto': the first where encoders are frozen.",
+        "What the steps of the generator move: the adapters too, as in the authors' code ('reference', frozen encoders only), "
+        "or the generator alone, on detached features ('clean'). 'auto' is the first where encoders are frozen.",
         paper="reference",
         choices=["auto", "reference", "clean"],
     )
@@ -79,7 +79,7 @@ class CRoFTSettings(ObjectiveSettings):
     generator_weight_decay: float = setting(0.1, "Weight decay of the generator's SGD.", paper=0.1, range=WEIGHT)
     class_templates_per_step: int = setting(
         1,
-        "With encoders that train: prompts of each class that are encoded in a step, 1 (drawn again each time) or 0 (all "
+        "Prompts of each class that are encoded in a step, with encoders that train: 1 (drawn again each time) or 0 (all "
         "templates).",
         range=Range("must be 1 (one prompt per class, drawn again in each step) or 0 (all templates)", high=1, whole_from=0),
     )

@@ -132,7 +132,7 @@ class SelfDistillationSettings(ObjectiveSettings):
         choices=["student", "teacher"],
     )
     shard_teacher: bool = setting(
-        True, "With fully_shard: spread the teacher too, or keep it whole in each process (faster, more memory)."
+        True, "Spread the teacher too, with fully_shard, or keep it whole in each process (faster, more memory)."
     )
 
     def ema_interval(self, total_steps: int) -> int:

@@ -54,8 +54,9 @@ class RunArguments(RecordsGiven, TrainingArguments):
     )
     lr_schedule: str = setting(
         "transformers",
-        "'transformers' (as lr_scheduler_type says), 'reference' (the authors' code: linear warm-up from 1/warmup_steps of "
-        "the peak, then cosine) or 'epoch_cosine' (CRoFT's code: an epoch at 1e-5, then a cosine that moves once per epoch).",
+        "Schedule of the learning rate: 'transformers' (as lr_scheduler_type says), 'reference' (the authors' code: linear "
+        "warm-up from 1/warmup_steps of the peak, then cosine) or 'epoch_cosine' (CRoFT's code: an epoch at 1e-5, then a "
+        "cosine that moves once per epoch).",
         choices=["transformers", "reference", "epoch_cosine"],
     )
     min_lr: float = setting(0.0, "Added to the cosine of the reference schedule.", paper=0, range=WEIGHT)
@@ -71,8 +72,8 @@ class RunArguments(RecordsGiven, TrainingArguments):
     )
     preset: str = setting(
         "none",
-        "'reference' sets lr_schedule, max_grad_norm, decay_all_parameters, bound_logit_scale and ema_from_first_step as the "
-        "authors' code has them, where you give none.",
+        "Do what the authors' code does otherwise: 'reference' sets lr_schedule, max_grad_norm, decay_all_parameters, "
+        "bound_logit_scale and ema_from_first_step as it has them, where you give none.",
         choices=["none", "reference"],
     )
     train_crop: str = setting(
