@@ -39,12 +39,13 @@ class BenchmarkEvaluation:
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        Accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
+        Measure accuracy and calibration on benchmarks, by the same code as [`Evaluator`].
 
         Args:
             eval_dataset ([`Benchmark`], list or dict of them, or `str`, *optional*): Defaults to the Trainer's own; a
                 `str` names one of these. The keys of a dict are the names of its sets.
-            ignore_keys: Must be `None`; there is no output of the model to leave keys out of.
+            ignore_keys (`list[str]`, *optional*): Must be `None`; there is no output of the model to leave keys out
+                of.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
 
         Returns:
@@ -95,7 +96,7 @@ class BenchmarkEvaluation:
         return found
 
     def predict(self, *args, **kwargs):
-        """Not available: raises ValueError. A dual encoder predicts through class prompts, which `Evaluator` makes."""
+        """Refuse: a dual encoder predicts through class prompts, which `Evaluator` makes. Raises ValueError for any `args`, `kwargs`."""
         raise ValueError(
             "A dual encoder has no labels of its own to predict; measure it with `evaluate`, or classify with "
             "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
@@ -138,7 +139,9 @@ class BenchmarkEvaluation:
         greater = known if "greater_is_better" not in args.given and known is not None else args.greater_is_better
         greater = checked_direction(metric, greater)
         if greater is None:
-            raise ValueError(f"`metric_for_best_model={metric!r}` is your own metric; say its direction, `greater_is_better`.")
+            raise ValueError(
+                f"`metric_for_best_model={metric!r}` is your own metric; say its direction, `greater_is_better`."
+            )
         args.derive(metric_for_best_model=f"eval_{metric}", greater_is_better=greater)
         if on_plateau:
             self._settle_plateau()
@@ -159,7 +162,7 @@ class BenchmarkEvaluation:
             )
 
     def hyperparameter_search(self, *args, **kwargs):
-        """Not available: raises ValueError. Head, adapters and teacher belong to the one model of a Trainer."""
+        """Refuse: head, adapters and teacher belong to the one model of a Trainer. Raises ValueError for any `args`, `kwargs`."""
         raise ValueError(
             "`hyperparameter_search` gives one Trainer several models, and head, adapters and teacher belong to one; make a "
             "Trainer for each trial, and compare `trainer.evaluate()` by a metric whose direction is "
@@ -172,7 +175,7 @@ def as_benchmarks(chosen: Any) -> list[Benchmark]:
     The benchmarks of what a Trainer is given to evaluate.
 
     Args:
-        chosen: A [`Benchmark`], a list of them, or a dict, whose keys then are their names.
+        chosen (`Any`): A [`Benchmark`], a list of them, or a dict, whose keys then are their names.
 
     Raises:
         ValueError: If it is anything else.

@@ -51,6 +51,12 @@ def load_state(directory: str | Path) -> dict[str, Any]:
     """
     Read what `save_state` wrote.
 
+    Args:
+        directory (`str` or `Path`): The checkpoint.
+
+    Returns:
+        `dict[str, Any]`: The state.
+
     Raises:
         OSError: If one of the two files is missing: resuming without them would silently restart the teacher.
         ValueError: If they do not belong together, or come from a newer version.
@@ -88,7 +94,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def record_files(folder: str | os.PathLike) -> None:
-    """Write down the files of a checkpoint that is complete; until then it is not one."""
+    """Write down the files of a complete checkpoint in a `folder`; without the list it does not count as one."""
     folder = Path(folder)
     found = sorted({path for pattern in _RESUMED for path in folder.glob(pattern)})
     new = folder / f"{FILES}.new"
@@ -100,9 +106,12 @@ def check_files(folder: str | os.PathLike) -> None:
     """
     Refuse a checkpoint whose files are not those that it was saved with.
 
+    Args:
+        folder (`str` or path): The checkpoint.
+
     Raises:
         OSError: If one is missing or empty, or the checkpoint was not saved to its end.
-        ValueError: If one has another content.
+        ValueError: If one has different contents.
     """
     folder = Path(folder)
     if not (folder / FILES).is_file():

@@ -301,7 +301,7 @@ def same_start(*modules: nn.Module) -> None:
     Give every process the weights and buffers of the first, as DDP does for the model that it wraps.
 
     Args:
-        modules (`nn.Module`): Plain modules, the same in every process but for their values.
+        modules (`torch.nn.Module`): Plain modules, the same in every process but for their values.
     """
     if is_distributed():
         for module in modules:

@@ -26,7 +26,7 @@ def training_examples(
     The training examples of a benchmark, streamed or stored, or of a `datasets.Dataset`; other data sets pass as they are.
 
     Args:
-        dataset: What the Trainer was given.
+        dataset (`Any`): What the Trainer was given.
         args ([`RobustTrainingArguments`]): Settings of the run.
         processor ([`~transformers.CLIPProcessor`], *optional*): Needed for a benchmark.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of a benchmark that
@@ -39,10 +39,14 @@ def training_examples(
             trained on as the arguments ask, or the examples of another data set have no pixels or no caption.
     """
     if isinstance(dataset, (str, Path)):
-        raise ValueError(f"`train_dataset={str(dataset)!r}` is a text; give load_benchmark({str(dataset)!r}, role='train').")
+        raise ValueError(
+            f"`train_dataset={str(dataset)!r}` is a text; give load_benchmark({str(dataset)!r}, role='train')."
+        )
     if isinstance(dataset, datasets.DatasetDict):
         first = next(iter(dataset), "train")
-        raise ValueError(f"`train_dataset` is a DatasetDict of {', '.join(map(repr, dataset))}; give one, such as [{first!r}].")
+        raise ValueError(
+            f"`train_dataset` is a DatasetDict of {', '.join(map(repr, dataset))}; give one, such as [{first!r}]."
+        )
     if isinstance(dataset, datasets.Dataset):
         dataset = Benchmark.from_dataset(dataset, name="train", role="train")
     check_stream(dataset, args)
@@ -70,7 +74,7 @@ def training_examples(
 
 
 def _check_first_example(dataset: Any) -> None:
-    """Refuse a data set of one's own whose examples `ClipCollator` could not make a batch of; a stream is not begun."""
+    """Refuse a user's data set whose examples `ClipCollator` could not make a batch of; a stream is not begun."""
     if dataset is None or feature_fingerprints(dataset) or not hasattr(dataset, "__getitem__"):
         return
     if getattr(dataset, "keyed", False) or not len(dataset):
@@ -88,7 +92,7 @@ def _check_first_example(dataset: Any) -> None:
 
 
 def check_captions(examples: Any, processor: Any, model: nn.Module) -> None:
-    """Refuse training examples whose captions are made of class names that the tokenizer does not tell apart."""
+    """Refuse `examples` whose captions are made of class names that `processor` and `model` cannot tell apart. Raises ValueError."""
     classes = getattr(examples, "class_names", ()), getattr(examples, "templates", ())
     if processor is not None and all(classes):
         check_class_prompts(processor, *classes, DualEncoder.of(model).caption_rules)

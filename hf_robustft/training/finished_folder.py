@@ -27,7 +27,7 @@ _PRECISION = {"fp32": "float32", "bf16": "bf16, mixed", "fp16": "fp16, mixed"}
 
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
-    """The training arguments that are not at their defaults, those of private nature included."""
+    """Return the training arguments among `args` that are not at their defaults, including private ones."""
     # TrainingArguments turns the default None of some switches into False.
     defaults = {field.name: field.default or False for field in fields(args)}
     return {
@@ -46,7 +46,7 @@ def what_ran(args: TrainingArguments, optimizer: Any = None, scheduler: Any = No
 
     Args:
         args ([`~transformers.TrainingArguments`]): Settings of the run.
-        optimizer, scheduler (*optional*): Those that trained in place of what the settings say.
+        optimizer, scheduler (`Any`, *optional*): Those that trained in place of what the settings say.
     """
     each, processes, accumulation = args.train_batch_size, args.world_size, args.gradient_accumulation_steps
     length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
@@ -155,7 +155,7 @@ class FinishedFolder:
         Save the model and complete `output_dir`: [`finish_checkpoint`] with this trainer, after `train`.
 
         Args:
-            options: As for [`finish_checkpoint`].
+            options (`Any`, *optional*): As for [`finish_checkpoint`].
 
         Returns:
             [`EvaluationReport`], also in `self.last_report`; `None` without evaluation sets.
@@ -191,7 +191,8 @@ class FinishedFolder:
         Otherwise the card holds the last evaluation of the run, or says that there was none.
 
         Args:
-            kwargs: As for [`~transformers.Trainer.create_model_card`]; `license`, `finetuned_from` and `model_name` are used.
+            kwargs (`Any`, *optional*): As for [`~transformers.Trainer.create_model_card`]; `license`, `finetuned_from`
+                and `model_name` are used.
         """
         if not self.is_world_process_zero():
             return

@@ -36,7 +36,7 @@ _BATCH_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatc
 
 
 def is_divided(batch: Mapping[str, Any], chunk_size: int) -> bool:
-    """Whether a batch is encoded in more than one chunk (0 is no limit; cached features are not encoded)."""
+    """Return whether a `batch` is encoded in several chunks (a `chunk_size` of 0 sets no limit; cached features are not encoded)."""
     return bool(chunk_size) and batch.get("pixel_values") is not None and len(batch["pixel_values"]) > chunk_size
 
 
@@ -45,7 +45,7 @@ def divide(batch: Mapping[str, Any], extra_texts: Tensor | None, chunk_size: int
     The chunks of a batch, in order.
 
     Args:
-        batch: Holds `pixel_values` and, where captions are encoded, as many `input_ids`.
+        batch (`Mapping[str, Any]`): Holds `pixel_values` and, where captions are encoded, as many `input_ids`.
         extra_texts (`torch.Tensor` of shape `(texts, length)`, *optional*): Shared out over the chunks. The last chunk
             gets some if there are any: DDP reduces the gradients with it, and waits for the text tower's.
         chunk_size (`int`): Pairs in a chunk; the last may have fewer.
@@ -80,7 +80,7 @@ def _tensors(features: ClipFeatures) -> dict[str, Tensor]:
 
 
 def join(parts: Sequence[ClipFeatures]) -> ClipFeatures:
-    """The features of all chunks as those of one batch."""
+    """Join the features of all chunks in `parts` as those of one batch."""
     rows: dict[str, list[Tensor]] = {}
     for part in parts:
         for name, value in _tensors(part).items():
@@ -100,8 +100,8 @@ def encode_in_chunks(
     [`~modeling.features.encode`] in chunks, which bounds the memory where no graph is kept.
 
     Args:
-        model: The model, possibly wrapped.
-        batch: As for `encode`.
+        model (`torch.nn.Module`): The model, possibly wrapped.
+        batch (`Mapping[str, Any]`): As for `encode`.
         chunk_size (`int`): Pairs encoded at once; 0 encodes all of them at once.
         captions (`bool`, *optional*, defaults to `True`): As for `encode`.
         extra_texts (`torch.Tensor`, *optional*): As for `encode`.
@@ -133,8 +133,8 @@ class CachedEncoding:
     A batch encoded in chunks without graph, and the way back for the gradients of its features.
 
     Args:
-        model: The student, possibly wrapped, in the mode that it trains in.
-        chunks: From [`divide`].
+        model (`torch.nn.Module`): The student, possibly wrapped, in the mode that it trains in.
+        chunks (`Sequence[Chunk]`): From [`divide`].
         captions (`bool`): Whether captions are encoded.
 
     Attributes:
@@ -159,8 +159,9 @@ class CachedEncoding:
         Send the gradients that the features have collected into the model, chunk by chunk.
 
         Args:
-            unsynced (callable, *optional*): Makes a context in which a backward pass is not reduced over processes,
-                for all chunks but the last. The last one reduces what all of them, and the loss itself, have added up.
+            unsynced (`Callable[[], AbstractContextManager]`, *optional*): Makes a context
+                in which a backward pass is not reduced over processes, for all chunks but the last. The last one
+                reduces what all of them, and the loss itself, have added up.
         """
         if world_size() == 1 and all(leaf.grad is None for leaf in self._leaves.values()):
             return
@@ -287,8 +288,9 @@ class ChunkedEncoding:
         Encode a batch, with the columns of all processes.
 
         Args:
-            model: The student (wrapped), the teacher, or any other model.
-            batch: The local batch. Without gradient it is encoded in chunks, if `contrastive_chunk_size` is set.
+            model (`torch.nn.Module`): The student (wrapped), the teacher, or any other model.
+            batch (`Mapping[str, torch.Tensor]`): The local batch. Without gradient it is encoded in chunks, if
+                `contrastive_chunk_size` is set.
 
         Returns:
             [`ClipFeatures`] in float32 (float64 for a float64 model).

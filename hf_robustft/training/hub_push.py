@@ -203,7 +203,7 @@ class HubPusher:
         private: bool | None = None,
         **kwargs,
     ) -> Publication | None:
-        """As `push_to_hub`."""
+        """Upload as `push_to_hub` does, with its arguments. Raises ValueError and OSError as there."""
         trainer = self.trainer
         if not blocking:
             raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")

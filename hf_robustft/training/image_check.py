@@ -63,8 +63,8 @@ def check_images(
         train ([`Benchmark`] or a function that returns [`ImageHashes`], *optional*): The training set.
         others (iterable of [`Benchmark`]): Sets to measure or tune on; those with the role `train` are meant to be what
             they are.
-        earlier (*optional*): `image_hashes` of the checkpoint that training starts from; what that was trained on counts
-            as training images too.
+        earlier (`Iterable[Mapping[str, Any]]`, *optional*): `image_hashes` of the checkpoint that training starts
+            from; what that was trained on counts as training images too.
         allow_overlap (`bool`, *optional*, defaults to `False`): Report an overlap that would be an error.
 
     Returns:
@@ -97,7 +97,7 @@ def check_images(
 
 
 def image_hashes_of(source: str | Path) -> list[dict[str, Any]]:
-    """What the `robustft.json` of a checkpoint, a folder or a Hub id, says of its images; empty where it has none."""
+    """Return what the `robustft.json` of a checkpoint says about its images; the `source` is a folder or Hub id; [] without one."""
     try:
         folder = checkpoint_folder(source, METADATA_FILE)
     except OSError:
@@ -106,7 +106,7 @@ def image_hashes_of(source: str | Path) -> list[dict[str, Any]]:
 
 
 def training_hashes(benchmark: Benchmark | None, examples: Any) -> ImageHashes | None:
-    """The hashes of what a Trainer trains on, or `None` where that has no images that are known here."""
+    """Return the hashes of the images of a `benchmark` or of `examples` that a Trainer trains on, `None` if they are not known."""
     if benchmark is not None:
         return hash_images(benchmark, role="train")
     if isinstance(examples, TrainingExamples):

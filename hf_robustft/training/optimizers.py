@@ -30,8 +30,8 @@ def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwarg
 
     Args:
         args ([`RobustTrainingArguments`]): Settings of the run.
-        optimizers: The pair of optimizer and scheduler that a Trainer was given.
-        optimizer_cls_and_kwargs: The class and options that it was given.
+        optimizers (`tuple`): The pair of optimizer and scheduler that a Trainer was given.
+        optimizer_cls_and_kwargs (`tuple`, *optional*): The class and options that it was given.
 
     Raises:
         ValueError: For a scheduler without its optimizer, a weight decay that Trainer would replace, an optimizer with train

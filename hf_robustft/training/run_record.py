@@ -90,10 +90,14 @@ def run_record(trainer: Any, total_steps: int) -> dict[str, Any]:
 
 def data_record(dataset: Any) -> dict[str, Any]:
     """
-    Length of a training set, and digests of its labels and captions and of a sample of its images.
+    Record the length of a training set, and digests of its labels and captions and of a sample of its images.
 
-    Of a stream, the first rows of some shards, if they are on this machine; of a data set that is not ours, the length
-    alone.
+    Args:
+        dataset (`Any`): The training set. Of a stream, the first rows of some shards are read, if they are on this machine;
+            of a data set that is not ours, only the length is recorded.
+
+    Returns:
+        `dict[str, Any]`: The record.
     """
     if isinstance(dataset, StreamingExamples):
         local = {"first_rows": _digest(*_first_rows(dataset.stream))} if dataset.stream.local else {}

@@ -58,7 +58,7 @@ def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forw
 
 
 def shard_run(model: nn.Module, frozen: Iterable[nn.Module], device: torch.device) -> None:
-    """Spread the model of a run, unless it is spread already, and its frozen copies."""
+    """Spread the `model` of a run and its `frozen` copies over the processes' `device`s, unless it is spread already."""
     if not is_sharded(model):
         shard_model(model, device)
     for copied in frozen:

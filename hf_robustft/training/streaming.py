@@ -72,7 +72,7 @@ class StreamLoader:
         process, processes (`int`): Which of how many processes this is.
         workers (`int`): Worker processes that read; 0 reads here.
         accumulation (`int`): Batches of an optimizer step, in which the length of a pass is counted.
-        options: Further options of the `DataLoader`.
+        options (`Any`, *optional*): Further options of the `DataLoader`.
     """
 
     def __init__(
@@ -176,8 +176,16 @@ class StreamLoader:
 
 def streamed_examples(benchmark: Benchmark, processor: Any, args: Any, **options) -> StreamingExamples:
     """
-    The training examples of a benchmark that is streamed, as the arguments of a run want them; `options` as for
-    `StreamingExamples.from_benchmark`.
+    Make training examples of a streamed benchmark, as the arguments of a run ask.
+
+    Args:
+        benchmark ([`Benchmark`]): The data.
+        processor (`Any`): The checkpoint's processor.
+        args ([`~hf_robustft.RobustTrainingArguments`]): Settings of the run.
+        options (`Any`, *optional*): As for `StreamingExamples.from_benchmark`.
+
+    Returns:
+        [`StreamingExamples`]: The examples.
 
     Raises:
         ValueError: As `check_stream`.
@@ -195,7 +203,11 @@ def streamed_examples(benchmark: Benchmark, processor: Any, args: Any, **options
 
 def check_stream(dataset: Any, args: Any) -> None:
     """
-    Refuse streams that cannot be trained on as the arguments ask. Data sets that are no streams pass.
+    Refuse streams that cannot be trained on as the arguments ask; other data sets pass.
+
+    Args:
+        dataset (`Any`): The training set.
+        args ([`~hf_robustft.RobustTrainingArguments`]): Settings of the run.
 
     Raises:
         ValueError: For a stream of `datasets`; a data set that several processes would iterate each for itself; a pass of unknown length without `max_steps`; a set smaller than a global
@@ -207,7 +219,11 @@ def check_stream(dataset: Any, args: Any) -> None:
             "files or Hub id as `load_benchmark(..., streaming=True)`."
         )
     config = getattr(args, "accelerator_config", None)
-    if isinstance(dataset, IterableDataset) and world_size() > 1 and getattr(config, "dispatch_batches", None) is False:
+    if (
+        isinstance(dataset, IterableDataset)
+        and world_size() > 1
+        and getattr(config, "dispatch_batches", None) is False
+    ):
         raise ValueError(
             "`dispatch_batches=False` would fill the last batch of each pass with examples from its beginning; leave it out, "
             "and the first process reads for all."

@@ -78,7 +78,7 @@ class RobustTrainer(
             Tokenizer and image processor; needed for benchmarks, saved beside the weights.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*):
             What is done about images of benchmarks that cannot be read. By default the first one is an error.
-        kwargs: As for [`~transformers.Trainer`] and the mixins.
+        kwargs (`Any`, *optional*): As for [`~transformers.Trainer`] and the mixins.
 
     Raises:
         ValueError: If the family of the model is not supported, the arguments are plain `TrainingArguments`, the
@@ -152,7 +152,7 @@ class RobustTrainer(
             benchmarks = as_benchmarks(eval_dataset)
             eval_dataset = {b.name: b for b in benchmarks} if isinstance(eval_dataset, Mapping) else eval_dataset
         self.train_benchmark = train_dataset if isinstance(train_dataset, Benchmark) else None
-        # A collator of one's own may not know uint8 levels.
+        # A user's collator may not know uint8 levels.
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
         check_data_settings(train_dataset, args)
@@ -165,7 +165,7 @@ class RobustTrainer(
         if data_collator is None and feature_fingerprints(train_dataset):
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
-            # A compiled text tower is compiled anew for each length of captions; multiples of 8 are few.
+            # A compiled text tower is compiled again for each length of captions; multiples of 8 are few.
             padding = 8 if args.torch_compile else None
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             data_collator = ClipCollator(tokenizer, pad_to_multiple_of=padding)
@@ -224,11 +224,11 @@ class RobustTrainer(
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """
-        [`~transformers.Trainer.train`]; a checkpoint that this run cannot go on from is refused first.
+        Train as [`~transformers.Trainer.train`] does; a checkpoint that this run cannot go on from is refused first.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): A folder; `True` for the last one in `output_dir`.
-            kwargs: As for [`~transformers.Trainer.train`].
+            kwargs (`Any`, *optional*): As for [`~transformers.Trainer.train`].
 
         Raises:
             OSError, ValueError: If the checkpoint is missing, damaged, or that of another run.
@@ -401,8 +401,9 @@ class RobustTrainer(
         Args:
             commit_message (`str`, *optional*): First line of the commit.
             blocking (`bool`, *optional*, defaults to `True`): Only `True`: a push that fails must be heard of.
-            token, revision, private (*optional*): By default as in the arguments.
-            kwargs: See `create_model_card`.
+            token (`str`, *optional*), revision (`str`, *optional*), private (`bool`, *optional*): By default as in the
+                arguments.
+            kwargs (`Any`, *optional*): See `create_model_card`.
 
         Returns:
             [`Publication`]: What was uploaded; `None` in all processes but the first.

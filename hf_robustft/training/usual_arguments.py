@@ -58,7 +58,7 @@ _LOWEST = '\'{"min_lr_rate": 0.1}\', the lowest rate as a share of the highest (
 _NEEDED = {
     "cosine_with_min_lr": _LOWEST,
     "cosine_warmup_with_min_lr": _LOWEST,
-    "warmup_stable_decay": '\'{"num_decay_steps": 100}\', the steps of the decay at the end',
+    "warmup_stable_decay": "'{\"num_decay_steps\": 100}', the steps of the decay at the end",
 }
 
 _PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml", "flyte": "flytekit"}
@@ -107,7 +107,11 @@ def check_usual_arguments(args: Any) -> None:
                     f"{getattr(getattr(args, name), 'value', getattr(args, name))}` would do nothing; give one of the two."
                 )
     kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    if args.lr_schedule == "transformers" and args.lr_scheduler_kwargs and kind in ("constant", "constant_with_warmup"):
+    if (
+        args.lr_schedule == "transformers"
+        and args.lr_scheduler_kwargs
+        and kind in ("constant", "constant_with_warmup")
+    ):
         raise ValueError(
             f"`lr_scheduler_kwargs={args.lr_scheduler_kwargs}` would do nothing, as `lr_scheduler_type={kind}` takes none; "
             "leave it out."

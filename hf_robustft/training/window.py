@@ -37,7 +37,7 @@ class LossWindow:
         self.steps += 1
 
     def means(self, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The mean of each loss over the window's steps and over processes; the window starts anew."""
+        """The mean of each loss over the window's steps and over processes; the window starts again."""
         if not self.sums:
             return {}
         values = mean_over_processes(torch.stack(list(self.sums.values()))) / self.steps
