@@ -26,6 +26,7 @@ from .base import ObjectiveMixin, refuse_idle, take
 from .energy_gradient import (
     CRoFTSettings,
     FeatureShiftGenerator,
+    JointCRoFTSettings,
     class_logits,
     energy_gradient_penalty,
     mixed_back,
@@ -379,6 +380,8 @@ class EnergyGradientMixin(CRoFTObjective):
     Class embeddings are encoded again in each step, the objectives beside it see adapted embeddings, and the generator
     steps alone, on detached features (`generator_order="clean"`). Arguments and errors as for [`CRoFTObjective`].
     """
+
+    settings = JointCRoFTSettings
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
         shape = super()._take_classes(class_names, templates)

@@ -77,6 +77,12 @@ class CRoFTSettings(ObjectiveSettings):
     )
     generator_momentum: float = setting(0.9, "Momentum of the generator's SGD.", paper=0.9, range=SHARE)
     generator_weight_decay: float = setting(0.1, "Weight decay of the generator's SGD.", paper=0.1, range=WEIGHT)
+
+
+@dataclass
+class JointCRoFTSettings(CRoFTSettings):
+    """What CRoFT has beside encoders that train."""
+
     class_templates_per_step: int = setting(
         1,
         "Prompts of each class that are encoded in a step, with encoders that train: 1 (drawn again each time) or 0 (all "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
 from ..objectives.croft import EnergyGradientMixin, FrozenEnergyGradientMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
-from ..objectives.energy_gradient import CRoFTSettings
+from ..objectives.energy_gradient import CRoFTSettings, JointCRoFTSettings
 from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
 from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
@@ -85,9 +85,8 @@ class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     method = "croft"
     # Two matrices train: at the rate of a whole model they stay where they start.
     defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
-    # The model is frozen, its logit scale too; the prompts are encoded once; the adapters decay in any case; the preset is
-    # that of the contrastive methods.
-    idle_settings = ("bound_logit_scale", "decay_all_parameters", "class_templates_per_step", "preset")
+    # The model is frozen, its logit scale too; the adapters decay in any case; the preset is that of the contrastive methods.
+    idle_settings = ("bound_logit_scale", "decay_all_parameters", "preset")
     paper_settings = {
         "learning_rate": 0.002,
         "optim": "sgd",
@@ -129,7 +128,7 @@ METHODS = {
 
 @dataclass
 class RobustTrainingArguments(
-    ContrastiveSettings, SingularValueSettings, SelfDistillationSettings, CRoFTSettings, RunArguments
+    ContrastiveSettings, SingularValueSettings, SelfDistillationSettings, JointCRoFTSettings, CRoFTSettings, RunArguments
 ):
     """
     [`~transformers.TrainingArguments`] with the settings that the objectives declare. Defaults are the published values
