@@ -73,7 +73,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         raise ValueError(
             f"{what} is a model of type {kind!r}, which is not supported; give a checkpoint of a {SUPPORTED}."
         )
-    whole = family.model_class.__name__
+    whole = family.class_name
     if isinstance(classes, list) and classes and whole not in classes:
         raise ValueError(
             f"{what} is a {classes[0]}, not a whole {whole} with both towers and their projections; give the checkpoint of "

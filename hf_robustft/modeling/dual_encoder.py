@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPProcessor, MetaClip2Model, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import CLIPProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -34,7 +35,7 @@ class Family:
     What sets a family of dual encoders apart.
 
     Attributes:
-        model_class (`type`): The whole model, with both towers and their projections.
+        class_name (`str`): The class in Transformers of the whole model, with both towers and their projections.
         processor_class (`type`, *optional*, defaults to [`~transformers.CLIPProcessor`]): The processor of its
             checkpoints.
         legacy_end_of_text (`int`, *optional*): The `eos_token_id` of old conversions, with which the text tower reads
@@ -42,10 +43,15 @@ class Family:
         similarity (`str`, *optional*, defaults to `"softmax"`): What makes probabilities of scaled similarities.
     """
 
-    model_class: type[PreTrainedModel]
+    class_name: str
     processor_class: type[ProcessorMixin] = CLIPProcessor
     legacy_end_of_text: int | None = None
     similarity: str = "softmax"
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        """The class, imported when it is asked for."""
+        return getattr(transformers, self.class_name)
 
     def caption_rules(self, config: PreTrainedConfig) -> CaptionRules:
         """How models of a configuration read captions."""
@@ -64,13 +70,12 @@ class Family:
 
 #: The families by the `model_type` of their configurations.
 FAMILIES = {
-    "clip": Family(CLIPModel, legacy_end_of_text=2),
+    "clip": Family("CLIPModel", legacy_end_of_text=2),
     # Its released models have the `eos_token_id` 2 and mean it.
-    "metaclip_2": Family(MetaClip2Model),
+    "metaclip_2": Family("MetaClip2Model"),
 }
-MODEL_CLASSES = tuple(family.model_class for family in FAMILIES.values())
 #: For messages: the models there are.
-SUPPORTED = " or ".join(model_class.__name__ for model_class in MODEL_CLASSES)
+SUPPORTED = " or ".join(family.class_name for family in FAMILIES.values())
 
 
 @dataclass(frozen=True)

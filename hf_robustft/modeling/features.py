@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.transforms import ImageTransform
 from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
-from .dual_encoder import MODEL_CLASSES, DualEncoder, at_least_float32, dropout_rate
+from .dual_encoder import DualEncoder, at_least_float32, dropout_rate
 
 
 @dataclass
@@ -85,7 +85,7 @@ def is_bare(model: nn.Module) -> bool:
     """
     hooked = model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks
     changed = hooked or "forward" in vars(model) or model._compiled_call_impl is not None
-    return type(model) in MODEL_CLASSES and not changed
+    return type(model) is DualEncoder.of(model).family.model_class and not changed
 
 
 def _is_compiled(model: nn.Module) -> bool:

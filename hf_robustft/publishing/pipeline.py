@@ -30,7 +30,7 @@ from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, local_folder
-from ..modeling.dual_encoder import MODEL_CLASSES, DualEncoder
+from ..modeling.dual_encoder import FAMILIES, DualEncoder
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -86,8 +86,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         task: str = TASK,
         **kwargs,
     ):
-        DualEncoder.of(model)
         # Before anything is built: a checkpoint that cannot be used says so at once.
+        DualEncoder.of(model)
         self.transform = ImageTransform.from_processor(processor, train=False)
         super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
         if directory is None:
@@ -346,4 +346,5 @@ def _opened(source: Any) -> Image.Image:
     return decode_image(name, name)
 
 
-PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=MODEL_CLASSES, type="image")
+_CLASSES = tuple(family.model_class for family in FAMILIES.values())
+PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=_CLASSES, type="image")

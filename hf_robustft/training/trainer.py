@@ -19,7 +19,7 @@ from ..data.benchmarks import Benchmark
 from ..data.examples import ClipCollator
 from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
-from ..modeling.dual_encoder import LOGIT_SCALE, MODEL_CLASSES, SUPPORTED
+from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
 from ..modeling.feature_cache import collate_features, feature_fingerprints
 from ..modeling.spread_weights import is_sharded
 from ..objectives.base import ObjectiveMixin
@@ -113,8 +113,8 @@ class RobustTrainer(
         **kwargs,
     ):
         check_trainer_options(kwargs)
-        if not isinstance(model, MODEL_CLASSES):
-            raise ValueError(f"{type(self).__name__} fine-tunes a {SUPPORTED}, got a `{type(model).__name__}`.")
+        # Refuses a model of another family.
+        DualEncoder.of(model)
         if not isinstance(args, RunArguments):
             raise ValueError(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "

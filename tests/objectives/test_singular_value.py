@@ -154,6 +154,15 @@ def test_wrong_shapes_are_refused():
         cross_frobenius_penalty(torch.ones(4, 6), torch.ones(4))
 
 
+@pytest.mark.parametrize("name", ["orthogonality_weight", "cross_frobenius_weight"])
+def test_a_model_without_linear_projections_is_refused(tiny_clip, name):
+    tiny_clip.text_projection = nn.Sequential(tiny_clip.text_projection, nn.GELU())
+    given = {"orthogonality_weight": 0, "cross_frobenius_weight": 0}
+    alone(tiny_clip).validate_arguments(SimpleNamespace(**given))
+    with pytest.raises(ValueError, match=f"`{name}` .*linear projections.*set it to 0"):
+        alone(tiny_clip).validate_arguments(SimpleNamespace(**given | {name: 0.2}))
+
+
 def test_a_frozen_projection_is_refused(tiny_clip):
     tiny_clip.visual_projection.requires_grad_(False)
     with pytest.raises(ValueError, match="orthogonality_weight=0.2.*frozen"):
