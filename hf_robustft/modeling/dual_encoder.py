@@ -114,6 +114,7 @@ class CaptionRules:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside the wrappers that DDP and `torch.compile` put around it."""
+    # Not Accelerate's `extract_model_from_parallel`, which stops at a compiled model inside DDP, and walks over all modules.
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod

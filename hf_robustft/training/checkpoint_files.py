@@ -49,7 +49,7 @@ def save_state(directory: str | Path, state: Mapping[str, Any]) -> None:
 
 def load_state(directory: str | Path) -> dict[str, Any]:
     """
-    Read what `save_state` wrote.
+    Read what `save_state` wrote into `directory`.
 
     Args:
         directory (`str` or `Path`): The checkpoint.
@@ -104,7 +104,7 @@ def record_files(folder: str | os.PathLike) -> None:
 
 def check_files(folder: str | os.PathLike) -> None:
     """
-    Refuse a checkpoint whose files are not those that it was saved with.
+    Refuse a checkpoint if the files in `folder` are not those that it was saved with.
 
     Args:
         folder (`str` or path): The checkpoint.

@@ -210,8 +210,9 @@ def check_stream(dataset: Any, args: Any) -> None:
         args ([`~hf_robustft.RobustTrainingArguments`]): Settings of the run.
 
     Raises:
-        ValueError: For a stream of `datasets`; a data set that several processes would iterate each for itself; a pass of unknown length without `max_steps`; a set smaller than a global
-            batch; a sampling strategy that needs the whole set.
+        ValueError: For a stream of `datasets`; a data set that several processes would iterate each for itself; a pass of
+            unknown length without `max_steps`; a set smaller than a global batch; a sampling strategy that needs the whole
+            set.
     """
     if isinstance(dataset, datasets.IterableDataset):
         raise ValueError(
