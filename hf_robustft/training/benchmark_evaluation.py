@@ -96,7 +96,7 @@ class BenchmarkEvaluation:
         return found
 
     def predict(self, *args, **kwargs):
-        """Refuse: a dual encoder predicts through class prompts, which `Evaluator` makes. Raises ValueError for any `args`, `kwargs`."""
+        """Not available. Raises ValueError: a dual encoder predicts through class prompts, which `Evaluator` makes."""
         raise ValueError(
             "A dual encoder has no labels of its own to predict; measure it with `evaluate`, or classify with "
             "`ZeroShotHead.from_model(model, tokenizer, class_names, templates)`."
@@ -162,7 +162,7 @@ class BenchmarkEvaluation:
             )
 
     def hyperparameter_search(self, *args, **kwargs):
-        """Refuse: head, adapters and teacher belong to the one model of a Trainer. Raises ValueError for any `args`, `kwargs`."""
+        """Not available. Raises ValueError: head, adapters and teacher belong to the one model of a Trainer."""
         raise ValueError(
             "`hyperparameter_search` gives one Trainer several models, and head, adapters and teacher belong to one; make a "
             "Trainer for each trial, and compare `trainer.evaluate()` by a metric whose direction is "

@@ -194,19 +194,9 @@ class HubPusher:
 
     # ---- At the end --------------------------------------------------------------------------------------------
 
-    def push(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs,
-    ) -> Publication | None:
-        """Upload as `push_to_hub` does, with its arguments. Raises ValueError and OSError as there."""
+    def push(self, message: str | None, token=None, revision=None, private=None, **kwargs) -> Publication | None:
+        """The work of [`RobustTrainer.push_to_hub`], with the same arguments."""
         trainer = self.trainer
-        if not blocking:
-            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
         trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
         trainer._finish_current_push()
         if trainer.hub_model_id is None:
@@ -217,7 +207,7 @@ class HubPusher:
             return None
         trainer.create_model_card(**kwargs)
         options = {"token": token or self.args.hub_token, "revision": revision or self.args.hub_revision}
-        return self._upload(Path(self.args.output_dir), commit_message or "End of training", **options)
+        return self._upload(Path(self.args.output_dir), message or "End of training", **options)
 
     def _command(self, repo_id: str) -> str:
         return f"hf-robustft publish {self.args.output_dir} --repo_id {repo_id}"

@@ -27,7 +27,7 @@ from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
 from ..publishing.hub import Publication
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
-from .checkpoints import ExactCheckpoints
+from .checkpoints import ExactCheckpoints, LossWindow
 from .distributed import (
     check_launcher,
     check_local_batch,
@@ -46,7 +46,6 @@ from .passes import TrainingPasses
 from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch
 from .sharding import check_sharding, shard_run
 from .usual_arguments import check_trainer_options
-from .window import LossWindow
 
 
 class RobustTrainer(
@@ -412,7 +411,9 @@ class RobustTrainer(
             OSError: If it failed after repetitions. The folder is complete, and the error says how to upload it.
             ValueError: If a file is unfit to be published, or `blocking` is `False`.
         """
-        return self.hub_pusher.push(commit_message, blocking, token, revision, private, **kwargs)
+        if not blocking:
+            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
+        return self.hub_pusher.push(commit_message, token, revision, private, **kwargs)
 
 
 class _StepHooks(TrainerCallback):

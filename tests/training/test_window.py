@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hf_robustft.training.window import LossWindow
+from hf_robustft.training.checkpoints import LossWindow
 
 
 def same(values):
