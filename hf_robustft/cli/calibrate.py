@@ -12,7 +12,7 @@ before and after; without, evaluation.json and the card say that their numbers a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import PartialState
 
@@ -22,7 +22,7 @@ from ..modeling.metadata import load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import worse_under_shift
 from ..publishing.recalibrate import Recalibration, recalibrate
-from .commands import CommandParser, RunOptions, quiet_if_asked
+from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import (
     SETS,
     Known,
@@ -38,30 +38,17 @@ from .specs import Spec
 class CalibrateOptions:
     """What is calibrated, on what."""
 
-    directory: str = field(
-        metadata={
-            "positional": True,
-            "metavar": "DIR",
-            "help": "Folder of a checkpoint that hf_robustft has trained.",
-        }
+    directory: str = option("Folder of a checkpoint that hf_robustft has trained.", positional=True, metavar="DIR")
+    dataset: str = option(
+        "Validation images in distribution: a folder, a .parquet file, a Hub id, or a set of a suite such as "
+        "emoji_shift/validation.",
+        metavar="SET",
     )
-    dataset: str = field(
-        metadata={
-            "metavar": "SET",
-            "help": "Validation images in distribution: a folder, a .parquet file, a Hub id, or a set of a suite such as "
-            "emoji_shift/validation.",
-        }
+    eval_datasets: list[str] = option(f"Sets to measure on before and after. {SETS}", [], metavar="SET")
+    allow_test_set: bool = option(
+        "Fit on a set that the model is measured or was trained on all the same; the card says so.", False
     )
-    eval_datasets: list[str] = field(
-        default_factory=list, metadata={"metavar": "SET", "help": f"Sets to measure on before and after. {SETS}"}
-    )
-    allow_test_set: bool = field(
-        default=False,
-        metadata={"help": "Fit on a set that the model is measured or was trained on all the same; the card says so."},
-    )
-    remove_detector: bool = field(
-        default=False, metadata={"help": "Remove the open-set detector instead of refitting it."}
-    )
+    remove_detector: bool = option("Remove the open-set detector instead of refitting it.", False)
 
 
 def parser() -> CommandParser:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from datasets import disable_progress_bars
@@ -37,16 +37,29 @@ class CommandParser(Manners, HfArgumentParser):
         return self.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)
 
 
+def option(help: str, default: Any = MISSING, **more: Any) -> Any:
+    """
+    Declare a flag: a field of a dataclass that [`CommandParser`] reads.
+
+    Args:
+        help (`str`): What it does.
+        default (`Any`, *optional*): Without one the flag is needed. A list is copied.
+        more (`Any`, *optional*): Of `add_argument`: `metavar`, `action`, `positional`.
+    """
+    chosen = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**chosen, metadata={"help": help, **more})
+
+
 @dataclass
 class RunOptions:
     """How a command that runs the model runs."""
 
     _argument_group_name = "run"
 
-    batch_size: int = field(default=256, metadata={"help": "Images encoded at once."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
+    batch_size: int = option("Images encoded at once.", 256)
+    num_workers: int = option("Processes that read images.", 0)
+    use_cpu: bool = option("Do not use an accelerator.", False)
+    disable_tqdm: bool = option("Show no progress bars.", False)
 
 
 def quiet_if_asked(options: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.benchmarks import Benchmark, load_benchmark
@@ -17,6 +17,7 @@ from ..data.class_projection import head_classes
 from ..data.columns import quoted
 from ..data.images import DEFAULT_THRESHOLD, BadImages
 from ..data.prompts import read_names_and_templates
+from .commands import option
 from .specs import Spec, own_columns, own_split
 
 MEASURED = ("id", "shift", "open_set")
@@ -35,25 +36,19 @@ class ReadingOptions:
     _argument_group_name = "data"
     templates = None
 
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images in your own data."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels in your own data."})
-    class_names: str | None = field(
-        default=None,
-        metadata={
-            "help": "Text file of class names in label order, one per line. Or `label<TAB>name`, where the label is what your "
-            "own data call the class."
-        },
+    image_column: str | None = option("Column of the images in your own data.", None)
+    label_column: str | None = option("Column of the labels in your own data.", None)
+    class_names: str | None = option(
+        "Text file of class names in label order, one per line. Or `label<TAB>name`, where the label is what your "
+        "own data call the class.",
+        None,
     )
-    streaming: bool = field(
-        default=False, metadata={"help": "Read the data as they come instead of downloading them first."}
+    streaming: bool = option("Read the data as they come instead of downloading them first.", False)
+    bad_images: str = option(
+        "'skip' images that cannot be read, or 'error'. Those that are skipped are counted and named.", "skip"
     )
-    bad_images: str = field(
-        default="skip",
-        metadata={"help": "'skip' images that cannot be read, or 'error'. Those that are skipped are counted and named."},
-    )
-    bad_images_threshold: float = field(
-        default=DEFAULT_THRESHOLD,
-        metadata={"help": "Share of unreadable images of a data set above which the run stops all the same."},
+    bad_images_threshold: float = option(
+        "Share of unreadable images of a data set above which the run stops all the same.", DEFAULT_THRESHOLD
     )
 
     def policy(self) -> BadImages:
@@ -65,12 +60,10 @@ class ReadingOptions:
 class DataOptions(ReadingOptions):
     """How data are read, and by which prompts they are classified."""
 
-    templates: str | None = field(
-        default=None,
-        metadata={
-            "help": "Prompts: a text file with one {} per line, or a name such as imagenet-80. Others are imagenet-croft-7, "
-            "croft-dtd and so on."
-        },
+    templates: str | None = option(
+        "Prompts: a text file with one {} per line, or a name such as imagenet-80. Others are imagenet-croft-7, "
+        "croft-dtd and so on.",
+        None,
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ..publishing.run_folder import (
     settle,
 )
 from ..training.image_check import check_images
-from .commands import CommandParser, RunOptions, quiet_if_asked
+from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import SETS, DataOptions, evaluation_benchmarks, model_classes, train_benchmark
 from .specs import Spec
 
@@ -49,31 +49,19 @@ from .specs import Spec
 class EvaluateOptions:
     """What is measured, on what."""
 
-    model: str = field(
-        metadata={
-            "positional": True,
-            "metavar": "MODEL",
-            "help": "Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'.",
-        }
+    model: str = option(
+        "Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'.", positional=True, metavar="MODEL"
     )
-    eval_datasets: list[str] = field(metadata={"metavar": "SET", "help": f"Sets to measure on. {SETS}"})
-    output_dir: str = field(default="outputs/evaluate", metadata={"help": "Folder for the results."})
-    name: str | None = field(
-        default=None, metadata={"help": "What the report calls the model (default: the last part of MODEL)."}
+    eval_datasets: list[str] = option(f"Sets to measure on. {SETS}", metavar="SET")
+    output_dir: str = option("Folder for the results.", "outputs/evaluate")
+    name: str | None = option("What the report calls the model (default: the last part of MODEL).", None)
+    revision: str | None = option("Commit, branch or tag of MODEL on the Hub.", None)
+    zero_shot: bool = option("Use prompts even if the folder has a trained head for the classes.", False)
+    knn_bank: str | None = option(
+        "Known images, such as the training set, for the open-set score knn.", None, metavar="SET"
     )
-    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of MODEL on the Hub."})
-    zero_shot: bool = field(
-        default=False, metadata={"help": "Use prompts even if the folder has a trained head for the classes."}
-    )
-    knn_bank: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "SET",
-            "help": "Known images, such as the training set, for the open-set score knn.",
-        },
-    )
-    knn_k: int = field(default=10, metadata={"help": "Neighbour whose distance counts for knn."})
-    save_logits: bool = field(default=False, metadata={"help": "Write the logits of each image too."})
+    knn_k: int = option("Neighbour whose distance counts for knn.", 10)
+    save_logits: bool = option("Write the logits of each image too.", False)
 
 
 def parser() -> CommandParser:

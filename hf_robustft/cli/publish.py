@@ -13,37 +13,26 @@ logs stay. Weights, card and metadata are checked first, and no file may hold an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..publishing.hub import RETRIES, Publication, publish
-from .commands import CommandParser
+from .commands import CommandParser, option
 
 
 @dataclass(kw_only=True)
 class PublishOptions:
     """What is uploaded, and where to."""
 
-    folder: str = field(metadata={"positional": True, "metavar": "DIR", "help": "The finished folder, with a card."})
-    repo_id: str = field(metadata={"help": "user/name, or a name in your own account."})
-    private: bool | None = field(default=None, metadata={"help": "Make the repository private if it is new."})
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check, and show what would be uploaded. No network."}
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch to upload to; made if it does not exist. Default: main."}
-    )
-    message: str | None = field(default=None, metadata={"help": "First line of the commit."})
-    include: list[str] = field(
-        default_factory=list,
-        metadata={"action": "extend", "metavar": "PATTERN", "help": "Upload these files too, such as 'runs/*'."},
-    )
-    overwrite_card: bool = field(
-        default=False, metadata={"help": "Replace the card on the Hub even if a person wrote or edited it there."}
-    )
-    retries: int = field(
-        default=RETRIES, metadata={"help": "Repetitions when the Hub fails for the moment."}
-    )
+    folder: str = option("The finished folder, with a card.", positional=True, metavar="DIR")
+    repo_id: str = option("user/name, or a name in your own account.")
+    private: bool | None = option("Make the repository private if it is new.", None)
+    dry_run: bool = option("Check, and show what would be uploaded. No network.", False)
+    revision: str | None = option("Branch to upload to; made if it does not exist. Default: main.", None)
+    message: str | None = option("First line of the commit.", None)
+    include: list[str] = option("Upload these files too, such as 'runs/*'.", [], action="extend", metavar="PATTERN")
+    overwrite_card: bool = option("Replace the card on the Hub even if a person wrote or edited it there.", False)
+    retries: int = option("Repetitions when the Hub fails for the moment.", RETRIES)
 
 
 def parser() -> CommandParser:

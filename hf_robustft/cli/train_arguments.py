@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers.trainer_utils import SchedulerType
@@ -22,7 +22,7 @@ from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
 from ..training.given import RecordsGiven, Suggested
 from ..training.methods import METHODS, RobustTrainingArguments
-from .commands import CommandParser, quiet_if_asked
+from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe
 from .data_sets import SETS, DataOptions, default_evaluation
 from .first_look import resumed_folder
@@ -54,31 +54,23 @@ _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logg
 class ModelArguments(RecordsGiven):
     """What to fine-tune, and how."""
 
-    method: str = field(default="carot", metadata={"help": f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}."})
-    model: str = field(
-        default="emoji_clip",
-        metadata={"help": "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package."},
+    method: str = option(f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}.", "carot")
+    model: str = option(
+        "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package.", "emoji_clip"
     )
-    finetuned_model: str | None = field(
-        default=None, metadata={"help": "wise_ft: interpolate with this fine-tuned folder instead of training one."}
+    finetuned_model: str | None = option(
+        "wise_ft: interpolate with this fine-tuned folder instead of training one.", None
     )
-    alpha: float = field(
-        default=0.5, metadata={"help": "wise_ft: share of the fine-tuned weights, 0 (zero-shot) to 1 (fine-tuned)."}
+    alpha: float = option("wise_ft: share of the fine-tuned weights, 0 (zero-shot) to 1 (fine-tuned).", 0.5)
+    paper_settings: bool = option(
+        "Train by the settings of the method's paper, where you give none. See the guide on methods.", False
     )
-    paper_settings: bool = field(
-        default=False,
-        metadata={"help": "Train by the settings of the method's paper, where you give none. See the guide on methods."},
+    detector: str = option(
+        f"Score of the open-set detector: {', '.join(DETECTORS)}. It is fitted on the validation set.", "energy"
     )
-    detector: str = field(
-        default="energy",
-        metadata={"help": f"Score of the open-set detector: {', '.join(DETECTORS)}. It is fitted on the validation set."},
-    )
-    true_positive_rate: float = field(
-        default=0.95, metadata={"help": "Share of validation images that the detector accepts as known."}
-    )
-    fold_temperature: bool = field(
-        default=False,
-        metadata={"help": "Fold the fitted temperature into the weights. Before measuring, on the validation set."},
+    true_positive_rate: float = option("Share of validation images that the detector accepts as known.", 0.95)
+    fold_temperature: bool = option(
+        "Fold the fitted temperature into the weights. Before measuring, on the validation set.", False
     )
 
     @property
@@ -96,50 +88,36 @@ class ModelArguments(RecordsGiven):
 class DataArguments(RecordsGiven, DataOptions):
     """What to train on and what to measure on."""
 
-    train_dataset: str = field(
-        default=SUITE,
-        metadata={
-            "help": "A registered name, your folder or file, or a Hub id. Names are 'emoji_shift', 'imagenet-1k', "
-            "'pacs-sketch' and so on ('imagenet-1k=/data/imagenet' for your own copy); your own data are a folder of class "
-            "folders, of parquet files or of tars, or a .parquet file."
-        },
+    train_dataset: str = option(
+        "A registered name, your folder or file, or a Hub id. Names are 'emoji_shift', 'imagenet-1k', "
+        "'pacs-sketch' and so on ('imagenet-1k=/data/imagenet' for your own copy); your own data are a folder of class "
+        "folders, of parquet files or of tars, or a .parquet file.",
+        SUITE,
     )
-    eval_datasets: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": f"Sets to measure on, NAME[:ROLE] each. {SETS} By default the test sets of the suite that is trained on; "
-            "none of your own data."
-        },
+    eval_datasets: list[str] = option(
+        f"Sets to measure on, NAME[:ROLE] each. {SETS} By default the test sets of the suite that is trained on; "
+        "none of your own data.",
+        [],
     )
-    caption_column: str | None = field(
-        default=None, metadata={"help": "Column of captions: train on image-caption pairs instead of class names."}
+    caption_column: str | None = option(
+        "Column of captions: train on image-caption pairs instead of class names.", None
     )
-    shots: int | None = field(
-        default=None, metadata={"help": "Train on that many images of each class. Drawn with --seed; all by default."}
+    shots: int | None = option("Train on that many images of each class. Drawn with --seed; all by default.", None)
+    feature_views: int | None = option(
+        "Compute the features of that many views once. Images are not encoded again in each epoch then; 0 is "
+        "one view by the evaluation transform.",
+        None,
     )
-    feature_views: int | None = field(
-        default=None,
-        metadata={
-            "help": "Compute the features of that many views once. Images are not encoded again in each epoch then; 0 is "
-            "one view by the evaluation transform."
-        },
+    feature_cache: str | None = option(
+        "Folder in which the features of --feature_views are kept for later runs.", None
     )
-    feature_cache: str | None = field(
-        default=None, metadata={"help": "Folder in which the features of --feature_views are kept for later runs."}
+    allow_overlap: bool = option(
+        "Go on where sets to measure on hold training images. Or test sets the validation images; the card "
+        "says so. By default more than 5 % of such images are an error. Copies are recognised by their bytes.",
+        False,
     )
-    allow_overlap: bool = field(
-        default=False,
-        metadata={
-            "help": "Go on where sets to measure on hold training images. Or test sets the validation images; the card "
-            "says so. By default more than 5 % of such images are an error. Copies are recognised by their bytes."
-        },
-    )
-    skip_baseline: bool = field(
-        default=False, metadata={"help": "Do not measure the model before training."}
-    )
-    save_logits: bool = field(
-        default=False, metadata={"help": "Write the logits of every measured image into <output_dir>/logits."}
-    )
+    skip_baseline: bool = option("Do not measure the model before training.", False)
+    save_logits: bool = option("Write the logits of every measured image into <output_dir>/logits.", False)
 
 
 #: The parts of a command line, in the order in which `parse` gives them.
