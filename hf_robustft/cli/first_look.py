@@ -132,14 +132,13 @@ def last_checkpoint(output_dir: str, since: float = 0.0) -> str | None:
 
 
 def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
-    from ..training.ranges import RANGES, out_of_range
+    from ..training.ranges import RANGES
 
     for name, value in values.items():
         action = parser.action_of(name)
         if name in RANGES and action is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
-            problem = out_of_range(name, value)
-            if problem is not None:
-                raise UsageError(f"`--{name} {value}` {problem}")
+            if value not in RANGES[name]:
+                raise UsageError(f"`--{name} {value}` {RANGES[name].problem}")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

@@ -13,7 +13,7 @@ from ..evaluation.metric_names import checked_direction
 from ..objectives.settings import STEPS, WEIGHT, Range, setting
 from .distributed import adopt_launcher
 from .given import RecordsGiven
-from .ranges import RANGES, out_of_range
+from .ranges import RANGES
 from .usual_arguments import check_choice_of_best, check_usual_arguments
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
@@ -125,19 +125,16 @@ class RunArguments(RecordsGiven, TrainingArguments):
         if self.lr_schedule == "epoch_cosine" and (
             self.max_steps > 0 or self.num_train_epochs < 1 or self.num_train_epochs % 1
         ):
-            given = (
-                f"max_steps={self.max_steps}" if self.max_steps > 0 else f"num_train_epochs={self.num_train_epochs}"
-            )
+            length = "max_steps" if self.max_steps > 0 else "num_train_epochs"
             raise ValueError(
-                f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{given}`; give "
-                "--num_train_epochs as a whole number of at least 1, and no --max_steps."
+                f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{length}={getattr(self, length)}`; "
+                "give --num_train_epochs as a whole number of at least 1, and no --max_steps."
             )
         for name in sorted(self.given & RANGES.keys()):
             value = getattr(self, name)
             # A text, as Transformers allows for some, is its own to read.
-            problem = out_of_range(name, value) if isinstance(value, (int, float)) else None
-            if problem is not None:
-                raise ValueError(f"`{name}={value}` {problem}.")
+            if isinstance(value, (int, float)) and value not in RANGES[name]:
+                raise ValueError(f"`{name}={value}` {RANGES[name].problem}.")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """As Transformers', but 0.07 of 100 is 7: their float product is 7.000000000000001, which they round up."""

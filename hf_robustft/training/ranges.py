@@ -27,8 +27,3 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(_SHARE.split(), Range("must lie between 0 and 1", high=1)),
     "true_positive_rate": Range("must lie in (0, 1]", high=1, above=True),
 }
-
-
-def out_of_range(name: str, value: float) -> str | None:
-    """What is wrong with the `value` of the setting `name`, such as `"must be positive"`; `None` if nothing is."""
-    return None if name not in RANGES or value in RANGES[name] else RANGES[name].problem
