@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +172,7 @@ def draw_pictures(
     return written
 
 
-@dataclass(frozen=True)
-class TemperatureSection:
-    """
-    What a card says about temperature scaling; all of it is empty without any.
-
-    Attributes:
-        sentence (`str`): The temperature and its fit, in markdown.
-        warning (`str`): That the results were measured before the temperature was folded in, in markdown.
-        rows (`tuple[list[str], ...]`): Table of ECE and NLL before and after, header first.
-        shifts (`str`): That the confidence under shift became worse, if it did.
-    """
-
-    sentence: str = ""
-    warning: str = ""
-    rows: tuple[list[str], ...] = ()
-    shifts: str = ""
-
-
-def temperature_section(output_dir: str | Path, report: EvaluationReport) -> TemperatureSection:
+def temperature_section(output_dir: str | Path, report: EvaluationReport) -> dict[str, Any]:
     """
     Gather what a card says about the temperature.
 
@@ -200,12 +181,14 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> Tem
         report ([`EvaluationReport`]): The results that the card shows.
 
     Returns:
-        [`TemperatureSection`]: The section.
+        `dict[str, Any]`: `sentence` on the temperature and its fit, `warning` that the results were measured before it was
+        folded in, `rows` of ECE and NLL before and after, with the header first, and `shifts`, a sentence if the confidence
+        under shift became worse; empty without a temperature.
     """
     path = Path(output_dir) / METADATA_FILE
     facts = load_robustft_json(output_dir).get("temperature") if path.is_file() else None
     if facts is None:
-        return TemperatureSection()
+        return {}
     since = report.settings.get(FOLDED_SINCE)
     warning = ""
     if since is not None:
@@ -214,9 +197,12 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> Tem
             "folded into the logit scale.** Accuracy is the same; ECE, NLL, Brier and the open-set scores of the weights "
             f"in this folder are different{': see below' if facts.get('sets') else ''}."
         )
-    return TemperatureSection(
-        _temperature_sentence(facts, since is None), warning, _temperature_rows(facts), worse_under_shift(facts)
-    )
+    return {
+        "sentence": _temperature_sentence(facts, since is None),
+        "warning": warning,
+        "rows": _temperature_rows(facts),
+        "shifts": worse_under_shift(facts),
+    }
 
 
 def worse_under_shift(facts: Mapping[str, Any]) -> str:

@@ -204,7 +204,7 @@ def _write(
         unknown=unknown,
         temperature=temperature_section(output_dir, report),
         summary=verdict.summary_sentence(_subject(method, facts), report, baseline),
-        warning=verdict.warning_sentence(report, baseline, unknown.leading_score),
+        warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,
         method_summary=method.summary,
         interpolation=_interpolation(facts.alpha, report),

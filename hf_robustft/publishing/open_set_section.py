@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,13 @@ _INTRODUCTION = (
 )
 
 
-@dataclass(frozen=True)
-class OpenSetFacts:
-    """
-    What a card says about open sets; all of it is empty without any, and without a detector.
-
-    Attributes:
-        section (`str`): A section in markdown, headline included.
-        sentence (`str`): A sentence for the summary at the top, in markdown.
-        sets (`str`): The open sets' names, in markdown.
-        snippet (`str`): Code that uses the detector in the folder.
-        leading_score (`str`, *optional*): The score that the text is about.
-    """
-
-    section: str = ""
-    sentence: str = ""
-    sets: str = ""
-    snippet: str = ""
-    leading_score: str | None = None
-
-
 def open_set_facts(
     output_dir: Path,
     report: EvaluationReport,
     baseline: EvaluationReport | None,
     names: tuple[str, str | None],
     data: Sequence[SetFacts],
-) -> OpenSetFacts:
+) -> dict[str, Any]:
     """
     Gather what a card says about open sets.
 
@@ -63,7 +42,9 @@ def open_set_facts(
         data (`Sequence[SetFacts]`): The sets of the card, for the number of classes.
 
     Returns:
-        [`OpenSetFacts`]: The facts.
+        `dict[str, Any]`: A `section` in markdown with its headline, a `sentence` for the summary at the top, the open `sets`'
+        names, a `snippet` that uses the detector in the folder, and the `leading_score` that the text is about. All are
+        empty without open sets and detector.
 
     Raises:
         ValueError: If the baseline was measured on another number of images of an open set, or against another set.
@@ -80,13 +61,13 @@ def open_set_facts(
             )
     if detector is not None:
         parts.append(_detector(detector, measured=bool(sets)))
-    return OpenSetFacts(
-        section="\n\n".join(["## Known or unknown", *parts]) if parts else "",
-        sentence=verdict.open_set_sentence(report, baseline, leading) if sets else "",
-        sets=", ".join(markdown_text(name) for name in sets),
-        snippet="" if detector is None else snippets.open_set_snippet(),
-        leading_score=leading,
-    )
+    return {
+        "section": "\n\n".join(["## Known or unknown", *parts]) if parts else "",
+        "sentence": verdict.open_set_sentence(report, baseline, leading) if sets else "",
+        "sets": ", ".join(markdown_text(name) for name in sets),
+        "snippet": "" if detector is None else snippets.open_set_snippet(),
+        "leading_score": leading,
+    }
 
 
 def leading_score(report: EvaluationReport, detector: Mapping[str, Any] | None) -> str | None:
