@@ -63,11 +63,6 @@ class ObjectiveMixin:
 
     # ---- Before a run, in this order ---------------------------------------------------------------------------
 
-    @property
-    def encoder(self) -> DualEncoder:
-        """The parts of `self.model`."""
-        return DualEncoder.of(self.model)
-
     @classmethod
     def check_settings(cls, args: Any) -> None:
         """
@@ -188,6 +183,11 @@ class ObjectiveMixin:
         """Write files that belong beside the weights. Called with the folder of each checkpoint and each export."""
 
     # ---- Not to be overridden ----------------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> DualEncoder:
+        """The parts of `self.model`."""
+        return DualEncoder.of(self.model)
 
     @contextmanager
     def exported_weights(self) -> Iterator[nn.Module]:

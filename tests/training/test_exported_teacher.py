@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from helpers import TEMPLATES, arguments, image_dataset, step_logs, tiny_processor
+from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from hf_robustft import Benchmark, Evaluator, FeatureAdapters
@@ -78,3 +79,13 @@ def test_the_teacher_starts_with_the_adapters(tiny_clip, tmp_path):
         assert torch.equal(value, merged.state_dict()[name]), name
     assert not torch.equal(merged.visual_projection.weight, trainer.model.visual_projection.weight)
     assert trainer.evaluate()["eval_tiny/nll"] == pytest.approx(before, rel=1e-6)
+
+
+def test_a_state_that_an_engine_hands_over_does_not_hide_the_teacher(tiny_clip, tmp_path):
+    # DeepSpeed gives the student's weights along with the call that saves.
+    trainer = trainer_of("carot", tiny_clip, tmp_path, max_steps=2)
+    trainer.train()
+    trainer._save(str(tmp_path / "out"), state_dict=trainer.model.state_dict())
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(saved["logit_scale"], trainer.teacher.logit_scale)
+    assert not torch.equal(saved["logit_scale"], trainer.model.logit_scale)
