@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     # For editors and type checkers; a test keeps it equal to the table below.
     from .data.benchmarks import Benchmark as Benchmark
     from .data.benchmarks import load_benchmark as load_benchmark
+    from .data.catalog.sets import register_benchmark as register_benchmark
     from .data.few_shot import few_shot as few_shot
     from .data.images import BadImages as BadImages
     from .evaluation.collect import collect_logits as collect_logits
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "data.benchmarks": ["Benchmark", "load_benchmark"],
+    "data.catalog.sets": ["register_benchmark"],
     "data.few_shot": ["few_shot"],
     "data.images": ["BadImages"],
     "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel
 
 from hf_robustft.data.catalog.imagenet import imagenet_classes
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.prompts import fill_template
 
 #: Sizes of OpenAI's checkpoints: width, layers, heads, patch of the vision tower; width and heads of the text tower;

@@ -20,6 +20,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 
 from .catalog.registered import RegisteredData, check_one_path, describe_registered, open_registered
+from .catalog.schema import ROLES
 from .catalog.sets import (
     ASSETS,
     EVALUATION_ONLY_REPOSITORIES,
@@ -38,7 +39,6 @@ from .streams.rows import RowStream
 
 __all__ = ["ROLES", "REGISTRY", "Benchmark", "asset_path", "load_benchmark"]
 
-ROLES = ("train", "validation", "id", "shift", "open_set")
 _PLACE = ("path", "data_files", "split", "config", "revision")
 EMOJI_SHIFT_DIR = ASSETS / "emoji_shift"
 EMOJI_CLIP_DIR = ASSETS / "emoji_clip"

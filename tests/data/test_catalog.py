@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What the registry ships: names, classes, templates, and the classes that are kept unseen."""
 
+import doctest
 import hashlib
 import json
 
@@ -8,12 +9,20 @@ import numpy as np
 import pytest
 from datasets import Value
 from helpers import sent_to_a_worker
-from helpers.stub_hub import quietly, table
+from helpers.stub_hub import class_folders, quietly, table
 
+from hf_robustft.cli.data_sets import DataOptions, evaluation_benchmarks, train_benchmark
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.catalog.imagenet import imagenet_classes, imagenet_seen_unseen
-from hf_robustft.data.catalog.registered import facts
-from hf_robustft.data.catalog.sets import DOMAINS, FEW_SHOT_SETS, OPEN_SET_PARTNERS, REGISTRY, named_templates
+from hf_robustft.data.catalog.schema import check_facts, check_sets, facts
+from hf_robustft.data.catalog.sets import (
+    DOMAINS,
+    FEW_SHOT_SETS,
+    OPEN_SET_PARTNERS,
+    REGISTRY,
+    named_templates,
+    register_benchmark,
+)
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)
@@ -164,3 +173,96 @@ def test_seeds_that_cannot_be(seed):
         imagenet_seen_unseen(seed)
     with pytest.raises(ValueError, match="share is 1.5"):
         imagenet_seen_unseen(0, share=1.5)
+
+
+# ---- The schema, and benchmarks of your own by name ----------------------------------------------------------------
+
+
+@pytest.fixture
+def own_names():
+    """What a test registers is forgotten after it."""
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+def test_the_facts_of_the_package_fit_the_schema():
+    for name, described in facts("datasets")["sets"].items():
+        check_facts(name, described)
+    for file in ("imagenet", "objectnet"):
+        for key, described in facts(file)["sets"].items():
+            check_sets(f"Set {key!r}", described)
+
+
+def test_the_example_of_register_benchmark_runs_and_the_command_line_knows_the_name(own_names, tmp_path, monkeypatch):
+    class_folders(tmp_path / "birds" / "photos", ("heron", "parus_major"))
+    class_folders(tmp_path / "birds" / "drawings", ("heron", "great tit"), per_class=1)
+    monkeypatch.chdir(tmp_path)
+    example = doctest.DocTestParser().get_doctest(
+        register_benchmark.__doc__.replace("```", ""), {}, "register_benchmark", None, None
+    )
+    assert len(example.examples) == 3
+    assert doctest.DocTestRunner().run(example).failed == 0
+    monkeypatch.chdir("/")
+    train = train_benchmark("birds", DataOptions())
+    assert (train.name, train.role, train.templates) == ("birds-train", "train", ("a photo of a {}, a bird.",))
+    assert train.load()["label"][:] == [0, 0, 1, 1]
+    (drawings,), notes = evaluation_benchmarks(["birds"], DataOptions(), None)
+    assert (drawings.name, drawings.role, drawings.licence, notes) == ("birds-drawings", "shift", "CC-BY-4.0", [])
+    assert drawings.load()["label"][:] == [1, 0] and drawings.suite == "birds"
+    streamed = load_benchmark("birds", "drawings", streaming=True)
+    assert [row["label"] for row in streamed.stream()] == [1, 0]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_registered_name_may_stand_for_a_data_set_of_the_hub(hub, own_names, streaming):
+    hub.tables["me/birds"] = table([1, 0, 1], Value("int64"), "picture", "kind")
+    copies = [{"path": "me/missing"}, {"path": "me/birds", "image_columns": ["picture"], "label_column": "kind"}]
+    register_benchmark("birds", {"classes": ["heron", "coot"], "sets": {"test": {"role": "id", "copies": copies}}})
+    assert load_benchmark("birds").name == "birds"
+    if not streaming:
+        with pytest.warns(UserWarning, match="me/missing"):
+            assert load_benchmark("birds").load()["label"][:] == [1, 0, 1]
+
+
+GOOD = {"classes": ["heron", "coot"], "sets": {"test": {"role": "id", "copies": [{"path": "me/birds"}]}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "described", "message"),
+    [
+        ("dtd", GOOD, "'dtd' is one of the package"),
+        ("my/birds", GOOD, "'my/birds' has other characters"),
+        ("birds", ["heron"], "Benchmark 'birds' is described by a list; give a dict of 'classes', 'sets'"),
+        ("birds", {"sets": GOOD["sets"]}, "Benchmark 'birds' has no 'classes'"),
+        ("birds", {**GOOD, "class": []}, "Benchmark 'birds' has an unknown fact 'class'; did you mean classes"),
+        ("birds", {**GOOD, "border": "2"}, "Benchmark 'birds' has border='2'; it must be a int"),
+        ("birds", {**GOOD, "classes": ["a", ["A", "b"]]}, "Benchmark 'birds': class name 'A' appears twice"),
+        ("birds", {**GOOD, "templates": ["a photo"]}, "Benchmark 'birds': template 0"),
+        ("birds", {**GOOD, "sets": {}}, "Benchmark 'birds' has no sets"),
+        ("birds", {**GOOD, "sets": {"test": {"role": "id"}}}, "Set 'test' of benchmark 'birds' has no 'copies'"),
+        ("birds", {**GOOD, "sets": {"test": {"role": "exam", "copies": []}}}, "has the role 'exam'; choose one of 'train'"),
+        (
+            "birds",
+            {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "no/such/folder"}]}}},
+            "Set 'test' of benchmark 'birds': the path 'no/such/folder' does not exist",
+        ),
+        (
+            "birds",
+            {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "/", "split": "test"}]}}},
+            "Set 'test' of benchmark 'birds': split does not go with a folder",
+        ),
+        (
+            "birds",
+            {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "x", "splits": "test"}]}}},
+            "A copy of set 'test' of benchmark 'birds' has an unknown fact 'splits'; did you mean split",
+        ),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused_in_one_line(own_names, name, described, message):
+    before = dict(REGISTRY)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        register_benchmark(name, described)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert REGISTRY == before

@@ -6,7 +6,7 @@ import torch
 from helpers import sent_to_a_worker
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.catalog.sets import facts
+from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.class_projection import ClassProjection
 
 NAMES = ("cat", "dog", "fox", "wolf", "owl")

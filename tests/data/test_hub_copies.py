@@ -11,7 +11,7 @@ from helpers.stub_hub import quietly, table
 from hf_robustft.data import hub as hub_ids
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.catalog import hub_copies
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)

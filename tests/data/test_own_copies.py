@@ -7,7 +7,7 @@ from datasets.exceptions import DatasetNotFoundError
 from helpers.stub_hub import class_folders, quietly, table
 
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 
 # Its fixtures: hub, clip_names, own_cache.
 pytest_plugins = ("helpers.stub_hub",)

@@ -7,7 +7,7 @@ from helpers.stub_hub import class_folders, quietly, table
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.catalog.hub_copies import check_label_order, label_key
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.catalog.sets import DOMAINS
 from hf_robustft.data.few_shot import few_shot
 

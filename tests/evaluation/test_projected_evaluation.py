@@ -9,7 +9,7 @@ from helpers.evaluations import benchmark, evaluator, whole_arrays
 from safetensors.torch import load_file
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.columns import StoredRows
 from hf_robustft.data.few_shot import few_shot

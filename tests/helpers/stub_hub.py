@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
 from hf_robustft.data.catalog import hub_copies
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 
 
 def picture(value=0):

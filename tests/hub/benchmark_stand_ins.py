@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.catalog.imagenet import imagenet_classes
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 
 
 def picture(label: int, kind: str = "JPEG", seed: int = 0) -> bytes:

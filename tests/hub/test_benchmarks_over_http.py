@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.data.benchmarks import asset_path
 from hf_robustft.data.catalog.imagenet import imagenet_classes
-from hf_robustft.data.catalog.registered import facts
+from hf_robustft.data.catalog.schema import facts
 from hf_robustft.evaluation.report import ZERO_SHOT_HEAD, load_reports
 from hub.benchmark_stand_ins import picture, seed_imagenet, webdataset
 

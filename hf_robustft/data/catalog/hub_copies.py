@@ -66,19 +66,6 @@ class Repository:
         return {name: getattr(self, name) for name in ("path", "data_files", "split", "config", "revision")}
 
 
-def wds_repository(name: str, split: str = "test", **settings) -> Repository:
-    """A repository that CLIP_benchmark's exporter wrote: tars of images and integer labels, names in a text file."""
-    return Repository(
-        path=f"clip-benchmark/wds_{name}",
-        split=split,
-        data_files=f"{split}/*.tar",
-        image_columns=WDS_IMAGES,
-        label_column="cls",
-        class_file="classnames.txt",
-        **settings,
-    )
-
-
 def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...]], where: str) -> None:
     """Raise ValueError, showing both, unless `found` names the same classes in the same order.
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..class_projection import ClassProjection
 from ..shares import floor_share
-from .hub_copies import WDS_IMAGES, Repository, wds_repository
-from .registered import RegisteredData, facts
+from .registered import RegisteredData, data_key, said
+from .schema import copies, facts
 
 SEEN_SHARE = 0.4
 
@@ -61,61 +61,9 @@ def imagenet_seen_unseen(seed: int, share: float = SEEN_SHARE) -> tuple[tuple[in
     return seen, tuple(index for index, name in enumerate(names) if name not in drawn)
 
 
-def _imagenet_copies() -> dict[str, tuple[tuple[Repository, ...], str, dict]]:
-    """Of each set: copies, the key of its split, and what is to be said about it."""
-    hub, timm = "ILSVRC/imagenet-1k", "timm/imagenet-1k-wds"
-    rows = {"train": {"rows": 1281167, "rows_verified": True}, "test": {"rows": 50000, "rows_verified": True}}
-    tars = {"image_columns": WDS_IMAGES, "label_column": "cls", "note": "label column not verified"}
-    terms = "ImageNet terms of access: research and education, not commercial"
-    return {
-        "train": (
-            (
-                Repository(hub, "train", gated=True, **rows["train"]),
-                wds_repository("imagenet1k", "train", **rows["train"]),
-                Repository(timm, "train", "imagenet1k-train-*.tar", **tars, **rows["train"]),
-            ),
-            "train",
-            {"licence": terms, "source": "Russakovsky et al., 2015"},
-        ),
-        "imagenet-1k": (
-            (
-                Repository(hub, "validation", gated=True, **rows["test"]),
-                wds_repository("imagenet1k", **rows["test"]),
-                Repository(timm, "validation", "imagenet1k-validation-*.tar", **tars, **rows["test"]),
-            ),
-            "test",
-            {
-                "licence": terms,
-                "source": "Russakovsky et al., 2015",
-                "note": "the 50,000 validation images, on which papers report",
-            },
-        ),
-        "imagenet-v2": (
-            (wds_repository("imagenetv2", rows=10000, gated=False),),
-            "test",
-            {"source": "Recht et al., 2019", "note": "matched frequency"},
-        ),
-        "imagenet-r": (
-            (wds_repository("imagenet-r", rows=30000, gated=False),),
-            "test",
-            {"source": "Hendrycks et al., 2021a", "note": "200 classes"},
-        ),
-        "imagenet-a": (
-            (wds_repository("imagenet-a", rows=7500, rows_verified=True, gated=False),),
-            "test",
-            {"source": "Hendrycks et al., 2021b", "note": "200 classes"},
-        ),
-        "imagenet-sketch": (
-            (wds_repository("imagenet_sketch", rows=50889, gated=False),),
-            "test",
-            {"source": "Wang et al., 2019"},
-        ),
-    }
-
-
 def _imagenet_data(name: str) -> tuple[RegisteredData, tuple[int, ...]]:
     """The data of one set and, for each of its labels, the index of the class in ImageNet-1k."""
-    repositories, key, _ = _imagenet_copies()[name]
+    described = facts("imagenet")["sets"][name]
     labels = _imagenet_labels()
     indices = tuple(facts("imagenet")[name.replace("-", "_")]) if name in ("imagenet-r", "imagenet-a") else None
     if indices is not None:
@@ -123,7 +71,7 @@ def _imagenet_data(name: str) -> tuple[RegisteredData, tuple[int, ...]]:
     elif name == "imagenet-v2":
         # Its folders are numbers; without them as names they would be sorted as text: 0, 1, 10, 100, ...
         labels = tuple((*names, str(index)) for index, names in enumerate(labels))
-    return RegisteredData(repositories, labels, key), indices or tuple(range(1000))
+    return RegisteredData(copies(described), labels, data_key(described["role"])), indices or tuple(range(1000))
 
 
 def imagenet_set(name: str, suite: str, role: str) -> dict:
@@ -139,31 +87,26 @@ def imagenet_set(name: str, suite: str, role: str) -> dict:
         "registered": data,
         "projection": ClassProjection.of_subset(names, indices) if subset else None,
         "suite": suite,
-        **_imagenet_copies()[name][2],
+        **said(facts("imagenet")["sets"][name]),
     }
 
 
 def objectnet_set(suite: str = "objectnet") -> dict:
     """ObjectNet's 113 classes that ImageNet knows, each with the maximum over the ImageNet classes it stands for."""
     data = facts("objectnet")
-    repositories = (
-        wds_repository("objectnet", rows=18574, gated=False),
-        Repository("timm/objectnet-720p-in1k", "test", rows=18574, gated=True),
-    )
+    described = data["sets"]["objectnet"]
     labels = tuple((prompt, folder, label) for folder, label, prompt, _ in data["classes"])
     return {
         "name": "objectnet",
         "role": "shift",
         "class_names": tuple(row[2] for row in data["classes"]),
         "templates": tuple(facts("imagenet")["templates"]),
-        "registered": RegisteredData(repositories, labels),
+        "registered": RegisteredData(copies(described), labels),
         "projection": ClassProjection(imagenet_classes(), tuple(tuple(row[3]) for row in data["classes"])),
         "evaluation_only": True,
         "border": 2,
         "suite": suite,
-        "licence": "ObjectNet licence: never to be used to tune the parameters of any model",
-        "source": "Barbu et al., 2019",
-        "note": "113 classes that ImageNet knows; whether the copies keep the red border was not verified",
+        **said(described),
     }
 
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
@@ -17,10 +16,11 @@ from ..columns import RowRule, StoredRows, check_dataset
 from ..folders import folder_kind, folder_splits, load_folder
 from ..hub import is_hub_id
 from ..labels import LabelRule, holds_integers, quoted
-from ..prompts import class_key, label_key
+from ..prompts import DEFAULT_TEMPLATES, class_key, label_key
 from ..streams.rows import RowStream, first_rows, stream_of
 from ..streams.shards import OpenSplit, count_rows
 from .hub_copies import WDS_IMAGES, Repository, check_label_order, image_column_of, open_first
+from .schema import copies
 
 _SPLIT_ALIASES = {
     "train": ("train", "training"),
@@ -71,10 +71,57 @@ class RegisteredData:
         return self.repositories[0].place if self.repositories else {"path": None}
 
 
-@functools.cache
-def facts(name: str) -> dict:
-    """A json file of the registry: "imagenet", "objectnet" or "datasets"."""
-    return json.loads((Path(__file__).parent / "facts" / f"{name}.json").read_text(encoding="utf-8"))
+def data_key(role: str) -> str:
+    """Return which split of a folder a set of this `role` is: "train" or "test"."""
+    return "train" if role == "train" else "test"
+
+
+def said(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the facts of a benchmark or set, `described`, say about it beside its classes and copies."""
+    names = ("licence", "source", "note", "evaluation_only", "border")
+    return {name: described[name] for name in names if name in described}
+
+
+def described_sets(name: str, described: Mapping[str, Any], folders: bool = False) -> dict[str, dict[str, Any]]:
+    """
+    The sets of a benchmark, as the fields of a [`Benchmark`] each.
+
+    Args:
+        name (`str`): What the benchmark is called.
+        described (`Mapping`): Its facts (see [`catalog.schema`]).
+        folders (`bool`, *optional*, defaults to `False`): Whether the path of a copy may be a folder.
+
+    Raises:
+        ValueError: If more is said about a folder than its path.
+        FileNotFoundError: If a path is neither a folder nor a Hub id.
+    """
+    labels = tuple((names,) if isinstance(names, str) else tuple(names) for names in described["classes"])
+    found = {}
+    for key, part in described["sets"].items():
+        here = [copy for copy in part["copies"] if folders and Path(copy["path"]).expanduser().is_dir()]
+        folder = here[0] if here else None
+        wrong = [copy["path"] for copy in part["copies"] if folder is None and not is_hub_id(copy["path"])]
+        if wrong:
+            raise FileNotFoundError(
+                f"Set {key!r} of benchmark {name!r}: the path {wrong[0]!r} does not exist; give a folder or a Hub id owner/name."
+            )
+        if folder is not None and len(folder) > 1:
+            more = next(fact for fact in folder if fact != "path")
+            raise ValueError(f"Set {key!r} of benchmark {name!r}: {more} does not go with a folder; leave it out.")
+        data = RegisteredData(copies(part), labels, data_key(part["role"]), all_domains=tuple(described.get("domains", ())))
+        if folder is not None:
+            data = replace(data, repositories=(), folder=str(Path(folder["path"]).expanduser().absolute()))
+        found[key] = {
+            "name": name if key == "test" else f"{name}-{key}",
+            "role": part["role"],
+            "class_names": tuple(names[0] for names in labels),
+            "templates": tuple(described.get("templates", DEFAULT_TEMPLATES)),
+            "registered": data,
+            "suite": name,
+            **said(described),
+            **said(part),
+        }
+    return found
 
 
 def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredData, dict]:

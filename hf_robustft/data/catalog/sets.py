@@ -12,14 +12,16 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ..columns import quoted
-from .hub_copies import Repository, label_key, wds_repository
+from ..labels import quoted
+from ..prompts import label_key
 from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
-from .registered import RegisteredData, facts
+from .registered import described_sets
+from .schema import check_facts, facts
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
@@ -37,54 +39,6 @@ def asset_path(name: str) -> Path:
     return ASSETS / name
 
 
-# Other data sets
-
-
-def _classification_copies() -> dict[str, dict[str, tuple[Repository, ...]]]:
-    def hub(
-        path: str, train: int | None, test: int | None, test_split: str = "test", verified: bool = True, **columns
-    ):
-        copies = (("train", "train", train), ("test", test_split, test))
-        return {
-            key: Repository(
-                path, split, rows=rows, rows_verified=verified and rows is not None, gated=False, **columns
-            )
-            for key, split, rows in copies
-        }
-
-    def wds(name: str, train: int | None = None, test: int | None = None, verified: bool = True):
-        return {
-            key: wds_repository(name, key, rows=rows, rows_verified=verified and rows is not None, gated=False)
-            for key, rows in (("train", train), ("test", test))
-        }
-
-    def together(*copies: dict[str, Repository]) -> dict[str, tuple[Repository, ...]]:
-        return {key: tuple(copy[key] for copy in copies) for key in ("train", "test")}
-
-    cifar = {"image_columns": ("img", "image")}
-    return {
-        "cifar-10": together(
-            hub("uoft-cs/cifar10", 50000, 10000, verified=False, **cifar), wds("cifar10", 50000, 10000, False)
-        ),
-        "cifar-100": together(
-            hub("uoft-cs/cifar100", 50000, 10000, label_column="fine_label", **cifar),
-            wds("vtab-cifar100", 50000, 10000, False),
-        ),
-        "dtd": together(hub("tanganke/dtd", 3760, 1880), wds("vtab-dtd")),
-        "food101": together(hub("ethz/food101", 75750, 25250, "validation"), wds("food101")),
-        "caltech101": together(wds("vtab-caltech101")),
-        "oxford-pets": together(
-            hub("timm/oxford-iiit-pet", 3680, 3669), hub("isaacchung/OxfordPets", 3680, 3669), wds("vtab-pets")
-        ),
-        "eurosat": together(hub("timm/eurosat-rgb", 16200, 5400), wds("vtab-eurosat")),
-        "fgvc-aircraft": together(wds("fgvc_aircraft")),
-        "flowers102": together(hub("nelorth/oxford-flowers", 7169, 1020), wds("vtab-flowers")),
-        "ucf101": together(hub("flwrlabs/ucf101", 1786096, 697222)),
-        "stanford-cars": together(hub("tanganke/stanford_cars", 8144, 8041), wds("cars")),
-        "sun397": together(hub("dpdl-benchmark/sun397", 76127, 21750), hub("tanganke/sun397", None, None)),
-    }
-
-
 FEW_SHOT_SETS = (
     "caltech101",
     "oxford-pets",
@@ -98,90 +52,58 @@ FEW_SHOT_SETS = (
     "ucf101",
 )
 OPEN_SET_PARTNERS = ("dtd", "food101", "caltech101")
-_SPLITS_DIFFER = "the splits of the copy, not CoOp's: few-shot numbers do not compare with CRoFT's tables"
-_NOTES = {
-    **dict.fromkeys(FEW_SHOT_SETS, _SPLITS_DIFFER),
-    "ucf101": "all frames of each video, not CoOp's one frame per video: numbers do not compare with CRoFT's tables",
-    "flowers102": f"{_SPLITS_DIFFER}; this copy trains on the larger part, the original on the smaller",
-}
 
 
-def _labels(name: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(names) for names in facts("datasets")["sets"][name]["classes"])
+def _facts(name: str) -> dict[str, Any]:
+    return facts("datasets")["sets"][name]
 
 
 def _classification(name: str) -> dict[str, dict]:
-    labels = _labels(name)
+    sets = described_sets(name, _facts(name))
+    if name != "caltech101":
+        return sets
     # CoOp leaves out background images and the second set of faces.
-    ignored = facts("datasets")["caltech101_ignored"] if name == "caltech101" else ()
-    kept = [label for label, names in enumerate(labels) if not set(names) & set(ignored)]
-    positions = tuple(kept.index(label) if label in kept else -1 for label in range(len(labels))) if ignored else None
-    return {
-        key: {
-            "name": name if key == "test" else f"{name}-train",
-            "role": "id" if key == "test" else "train",
-            "class_names": tuple(labels[label][0] for label in kept),
-            "templates": tuple(facts("datasets")["sets"][name]["templates"]),
-            "registered": RegisteredData(repositories, labels, key, positions),
-            "suite": name,
-            "note": _NOTES.get(name),
-        }
-        for key, repositories in _classification_copies()[name].items()
-    }
+    ignored = set(facts("datasets")["caltech101_ignored"])
+    return {key: _some_classes(described, lambda names: not set(names) & ignored) for key, described in sets.items()}
+
+
+def _some_classes(described: dict, keeps: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
+    """A set with the rows of some of its classes."""
+    labels = described["registered"].label_names
+    kept = [label for label, names in enumerate(labels) if keeps(names)]
+    positions = tuple(kept.index(label) if label in kept else -1 for label in range(len(labels)))
+    data = replace(described["registered"], positions=positions)
+    return {**described, "registered": data, "class_names": tuple(labels[label][0] for label in kept)}
 
 
 def _caltech101_open_set(partner: str) -> dict[str, dict]:
     """The classes of Caltech101 that CRoFT takes for unseen beside PACS or VLCS."""
-    labels = _labels("caltech101")
     wanted = {label_key(name) for name in facts("datasets")["caltech101_open_set"][partner]}
-    kept = [label for label, names in enumerate(labels) if label_key(names[1]) in wanted]
-    described = _classification("caltech101")["test"]
-    positions = tuple(kept.index(label) if label in kept else -1 for label in range(len(labels)))
-    return {
-        "test": {
-            **described,
-            "name": f"caltech101-open-{partner}",
-            "role": "open_set",
-            "class_names": tuple(labels[label][0] for label in kept),
-            "registered": replace(described["registered"], positions=positions),
-            "suite": f"caltech101-open-{partner}",
-            "note": f"the {len(kept)} classes on CRoFT's list beside {partner.upper()}, test split alone",
-        }
-    }
+    described = described_sets("caltech101", _facts("caltech101"))["test"]
+    described = _some_classes(described, lambda names: label_key(names[1]) in wanted)
+    name, count = f"caltech101-open-{partner}", len(described["class_names"])
+    note = f"the {count} classes on CRoFT's list beside {partner.upper()}, test split alone"
+    return {"test": {**described, "name": name, "role": "open_set", "suite": name, "note": note}}
 
 
-DOMAINS = {
-    "pacs": ("art_painting", "cartoon", "photo", "sketch"),
-    "vlcs": ("caltech", "labelme", "pascal", "sun"),
-}
-_DOMAIN_COPIES = {
-    "pacs": (
-        Repository("flwrlabs/pacs", "train", domain_column="domain", rows=9991, rows_verified=True, gated=False),
-    ),
-    "vlcs": (),
-}
+DOMAINS = {name: tuple(_facts(name)["domains"]) for name in ("pacs", "vlcs")}
 # The authors' own splits were not published with their code; these are drawn by row, the same at every reading.
 _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "id": (0.9, 1.0)}
 
 
 def _leave_one_out(name: str, target: str) -> dict[str, dict]:
     """Train on all domains but one. The sources are divided 80/10/10 by row; the domain left out is the shift."""
-    described, sources = facts("datasets")["sets"][name], tuple(d for d in DOMAINS[name] if d != target)
+    described, sources = described_sets(name, _facts(name))["train"], tuple(d for d in DOMAINS[name] if d != target)
+    parts = [(role, sources, share) for role, share in _SHARES.items()] + [(target, (target,), (0.0, 1.0))]
     sets = {}
-    for key, domains, share in (
-        *((role, sources, share) for role, share in _SHARES.items()),
-        (target, (target,), None),
-    ):
-        data = RegisteredData(_DOMAIN_COPIES[name], _labels(name), "train", all_domains=DOMAINS[name], domains=domains)
-        drawn = "all images" if share is None else f"{round(100 * (share[1] - share[0]))} % of the images"
+    for key, domains, share in parts:
+        drawn = "all images" if key == target else f"{round(100 * (share[1] - share[0]))} % of the images"
         sets[key] = {
+            **described,
             "name": f"{name}-{key}",
             "role": "shift" if key == target else key,
-            "class_names": tuple(names[0] for names in _labels(name)),
-            "templates": tuple(described["templates"]),
-            "registered": data if share is None else replace(data, share=share),
+            "registered": replace(described["registered"], domains=domains, share=share),
             "suite": f"{name}-{target}",
-            "source": "Li et al., 2017" if name == "pacs" else "Fang et al., 2013",
             "note": f"{drawn} of {', '.join(domains)}; not the authors' splits",
         }
     return sets
@@ -244,6 +166,48 @@ REGISTRY: dict[str, Callable[[], dict[str, dict]]] = {
     },
 }
 """Name -> function that gives the sets of the suite: by key the fields of a `Benchmark`."""
+_PACKAGED = frozenset(REGISTRY)
+
+
+def register_benchmark(name: str, described: Mapping[str, Any]) -> None:
+    """
+    Give your own benchmark a name, for `load_benchmark`, and for `--train_dataset` and `--eval_datasets` in this process.
+
+    Args:
+        name (`str`): The name: letters, digits, "-", "_" and ".". Registered again, it stands for the new facts.
+        described (`Mapping`): Its facts, by the schema of [`data.catalog.schema`].
+
+    Raises:
+        ValueError: If the name is one of the package's or has other characters, or the facts do not fit the schema.
+        FileNotFoundError: If the path of a copy is neither a folder nor a Hub id.
+
+    Example:
+
+    ```python
+    >>> from hf_robustft import load_benchmark, register_benchmark
+
+    >>> register_benchmark(
+    ...     "birds",
+    ...     {
+    ...         "classes": ["heron", ["great tit", "parus_major"]],
+    ...         "templates": ["a photo of a {}, a bird."],
+    ...         "sets": {
+    ...             "train": {"role": "train", "copies": [{"path": "birds/photos"}]},
+    ...             "drawings": {"role": "shift", "copies": [{"path": "birds/drawings"}], "licence": "CC-BY-4.0"},
+    ...         },
+    ...     },
+    ... )
+    >>> load_benchmark("birds", "drawings").class_names
+    ('heron', 'great tit')
+    ```
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in _PACKAGED or name.startswith("imagenet-seen-unseen"):
+        why = "is one of the package" if re.fullmatch(r"\w[\w.-]*", name) else "has other characters than letters, digits, '-', '_' and '.'"
+        raise ValueError(f"The name {name!r} {why}; give your benchmark another one.")
+    check_facts(name, described)
+    # Now, so that folders are found from where they were named.
+    sets = described_sets(name, described, folders=True)
+    REGISTRY[name] = lambda: dict(sets)
 
 
 def registered_sets(name: str) -> dict[str, dict] | None:
