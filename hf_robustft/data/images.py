@@ -13,7 +13,8 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,13 @@ class EncodedImage:
                     content = file.read()
         if isinstance(content, (bytes, bytearray, memoryview)) and not len(content):
             raise UnreadableImage.because(where, "the file is empty")
-        self._image = self._guarded(lambda: self._opened(content, path))
+        with self._guarded():
+            self._image = self._opened(content, path)
 
-    def _guarded(self, step):
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            return step()
+            yield
         except (MemoryError, UnreadableImage):
             raise
         except Exception as error:
@@ -187,15 +190,13 @@ class EncodedImage:
         Raises:
             UnreadableImage: the file is truncated or broken, or its pixels cannot be RGB.
         """
-        return self._guarded(lambda: self._read(shrink))
-
-    def _read(self, shrink: int) -> Image.Image:
         image = self._image
-        if shrink > 1:
-            image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
-        image.load()
-        image, turn = to_rgb(image), _TURNS.get(self._orientation)
-        return image if turn is None else image.transpose(turn)
+        with self._guarded():
+            if shrink > 1:
+                image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
+            image.load()
+            image, turn = to_rgb(image), _TURNS.get(self._orientation)
+            return image if turn is None else image.transpose(turn)
 
     def origin(self, shrink: int) -> tuple[float, float]:
         """Where in `read(shrink)` the upper left corner lies, in its pixels.

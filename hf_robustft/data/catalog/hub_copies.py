@@ -28,22 +28,25 @@ WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
 
 @dataclass(frozen=True)
 class Repository:
-    """One copy of a data set on the Hub.
+    """
+    One copy of a data set on the Hub.
 
     Args:
-        path: Hub id.
-        split: split to load.
-        data_files: pattern of the split's files. Webdataset repositories need it: `datasets` guesses their kind from
-            file extensions and may take a shard count in a text file for the data.
-        config, revision: configuration and commit, if they matter.
-        image_columns: the column of images; of several names, exactly one must be there.
-        label_column: column of labels.
-        domain_column: column of the domain, for data in several styles.
-        class_file: file of class names in label order, for repositories whose labels are bare integers.
-        rows: number of images as far as known.
-        rows_verified: whether `rows` was read from a copy of the repository's facts, not from memory or a paper.
-        gated: whether access must be asked for; None where that is not known.
-        note: further facts.
+        path (`str`): Hub id.
+        split (`str`, *optional*, defaults to `'train'`): Split to load.
+        data_files (`str`, *optional*): Pattern of the split's files. Webdataset repositories need it: `datasets` guesses
+            their kind from file extensions and may take a shard count in a text file for the data.
+        config, revision (`str`, *optional*): Configuration and commit, if they matter.
+        image_columns (`tuple[str, ...]`, *optional*, defaults to `('image',)`): The column of images; of several names,
+            exactly one must be there.
+        label_column (`str`, *optional*, defaults to `'label'`): Column of labels.
+        domain_column (`str`, *optional*): Column of the domain, for data in several styles.
+        class_file (`str`, *optional*): File of class names in label order, for repositories whose labels are bare integers.
+        rows (`int`, *optional*): Number of images as far as known.
+        rows_verified (`bool`, *optional*, defaults to `False`): Whether `rows` was read from a copy of the repository's
+            facts, not from memory or a paper.
+        gated (`bool`, *optional*): Whether access must be asked for; None where that is not known.
+        note (`str`, *optional*, defaults to `''`): Further facts.
     """
 
     path: str
@@ -67,12 +70,16 @@ class Repository:
 
 
 def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...]], where: str) -> None:
-    """Raise ValueError, showing both, unless `found` names the same classes in the same order.
+    """
+    Refuse class names of a copy that are not those of the registry, in the same order.
 
     Args:
-        found: the copy's own class names, in label order.
-        label_names: for each label, the names it may have.
-        where: words for the copy, used in the message.
+        found (`Sequence[str]`): The copy's own class names, in label order.
+        label_names (`Sequence[tuple[str, ...]]`): For each label, the names it may have.
+        where (`str`): Words for the copy, used in the message.
+
+    Raises:
+        ValueError: If `found` names other classes or another order; shows both.
     """
     expected = [names[0] for names in label_names]
     if len(found) != len(expected):
@@ -97,12 +104,13 @@ def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...
 def open_repository(
     repository: Repository, label_names: Sequence[tuple[str, ...]], streaming: bool = False
 ) -> Dataset | OpenSplit:
-    """Open one copy and check its class names before any row is read.
+    """
+    Open one copy and check its class names before any row is read.
 
     Args:
-        repository: the copy.
-        label_names: for each label, the names it may have.
-        streaming: read rows as they come (default False: all of it is downloaded).
+        repository (`Repository`): The copy.
+        label_names (`Sequence[tuple[str, ...]]`): For each label, the names it may have.
+        streaming (`bool`, *optional*, defaults to `False`): Read rows as they come instead of downloading all of them.
 
     Returns:
         The split as the repository has it, opened if it is to be streamed; use `image_column_of` for the image column.
@@ -150,7 +158,8 @@ def open_repository(
 
 
 def declared_rows(repository: Repository) -> int | None:
-    """Number of rows of the split that the data set's README declares; None if it says nothing.
+    """
+    Number of rows of the split of a `repository` that the README of the data set declares; None if it says nothing.
 
     Raises:
         OSError: the README cannot be fetched, or its header is damaged.
@@ -164,7 +173,7 @@ def declared_rows(repository: Repository) -> int | None:
     try:
         described = (metadata_load(file) or {}).get("dataset_info") or []
     except ValueError as error:
-        raise OSError(f"the header of README.md of {repository.path!r} is damaged: {_words(error)}") from error
+        raise OSError(f"The header of README.md of {repository.path!r} is damaged: {_words(error)}") from error
     configs = [described] if isinstance(described, dict) else described
     wanted = repository.config or (configs[0].get("config_name") if len(configs) == 1 else "default")
     for config in configs:
@@ -198,10 +207,16 @@ def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, .
 def open_first(
     repositories: Sequence[Repository], label_names: Sequence[tuple[str, ...]], where: str, streaming: bool = False
 ) -> tuple[Dataset | OpenSplit, Repository]:
-    """Open the first copy that exists.
+    """
+    Open the first copy that exists.
 
     A repository that does not exist (or that this account cannot see) moves on to the next with a warning. One that is
     gated, or cannot be reached, does not: a model must not be measured on another copy because of a missing login.
+
+    Args:
+        repositories (`Sequence[Repository]`): The copies.
+        label_names (`Sequence`), streaming (`bool`, *optional*): As for [`open_repository`].
+        where (`str`): Words for the benchmark, used in messages.
 
     Returns:
         The opened split and the repository that it is of.
@@ -250,7 +265,12 @@ def _words(error: Exception) -> str:
 
 
 def image_column_of(columns: Sequence[str], candidates: Sequence[str], where: str) -> str:
-    """The one of `candidates` that is among `columns`; raises ValueError if there is none or there are several."""
+    """
+    The one of `candidates` that is among `columns`; `where` is words for the data, used in messages.
+
+    Raises:
+        ValueError: If there is none, or there are several.
+    """
     found = [name for name in candidates if name in columns]
     if len(found) != 1:
         raise ValueError(

@@ -41,8 +41,8 @@ def imagenet_seen_unseen(seed: int, share: float = SEEN_SHARE) -> tuple[tuple[in
     401 or 402 classes.
 
     Args:
-        seed: seed of the draw; the paper uses 1, 2 and 3.
-        share: share of the 1000 names that is seen (default 0.4).
+        seed (`int`): Seed of the draw; the paper uses 1, 2 and 3.
+        share (`float`, *optional*, defaults to `SEEN_SHARE`): Share of the 1000 names that is seen.
 
     Returns:
         Seen and unseen class indices, each in ascending order.
@@ -75,7 +75,7 @@ def _imagenet_data(name: str) -> tuple[RegisteredData, tuple[int, ...]]:
 
 
 def imagenet_set(name: str, suite: str, role: str) -> dict:
-    """One set whose labels are classes of ImageNet: "train", "imagenet-1k" (the validation images), or a shift."""
+    """One set by its `name`, "train", "imagenet-1k" (the validation images) or a shift, with a `role` in a `suite`."""
     data, indices = _imagenet_data(name)
     names = imagenet_classes()
     subset = len(indices) < len(names)
@@ -92,7 +92,9 @@ def imagenet_set(name: str, suite: str, role: str) -> dict:
 
 
 def objectnet_set(suite: str = "objectnet") -> dict:
-    """ObjectNet's 113 classes that ImageNet knows, each with the maximum over the ImageNet classes it stands for."""
+    """
+    ObjectNet's 113 classes that ImageNet knows, each with the maximum over the ImageNet classes it stands for, in a `suite`.
+    """
     data = facts("objectnet")
     described = data["sets"]["objectnet"]
     labels = tuple((prompt, folder, label) for folder, label, prompt, _ in data["classes"])
@@ -131,7 +133,10 @@ def imagenet_shifts() -> dict[str, dict]:
 
 
 def imagenet_split(seed: int, suite: str) -> dict[str, dict]:
-    """CRoFT's set-up I: train and test on the seen classes, shifts of the seen classes, and the unseen as open set."""
+    """
+    CRoFT's set-up I by its `seed`, as the `suite` of that name: train and test on the seen classes, shifts of the seen
+    classes, and the unseen as open set.
+    """
     seen, unseen = imagenet_seen_unseen(seed)
     names = imagenet_classes()
     sets = {}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from ..folders import folder_kind, folder_splits, load_folder
 from ..hub import is_hub_id
 from ..labels import LabelRule, holds_integers, quoted
 from ..prompts import DEFAULT_TEMPLATES, class_key, label_key
-from ..streams.rows import RowStream, first_rows, stream_of
+from ..streams.rows import RowStream, stream_of
 from ..streams.shards import OpenSplit, count_rows
 from .hub_copies import WDS_IMAGES, Repository, check_label_order, image_column_of, open_first
 from .schema import copies
@@ -38,19 +39,22 @@ _DOMAIN_ALIASES = {
 
 @dataclass(frozen=True)
 class RegisteredData:
-    """What is known of a benchmark's data: its copies, what they call the classes, and which rows are meant.
+    """
+    What is known of a benchmark's data: its copies, what they call the classes, and which rows are meant.
 
     Args:
-        repositories: copies on the Hub, in the order in which they are tried; () where none is known.
-        label_names: for each label of the data, in order, all names that copies give it.
-        key: "train" or "test", to find the split of a folder of one's own.
-        positions: for each label of the data its class in the benchmark, or -1 for rows that are left out (default:
-            the labels themselves).
-        all_domains: every domain of the data; () for data of one style.
-        domains: the domains whose rows are kept.
-        share: rows whose random number lies in [low, high) are kept; it depends on `seed` and the row number alone.
-        seed: seed of these numbers.
-        folder: one's own copy, which is read instead of the repositories.
+        repositories (`tuple[Repository, ...]`): Copies on the Hub, in the order in which they are tried; () where none is
+            known.
+        label_names (`tuple[tuple[str, ...], ...]`): For each label of the data, in order, all names that copies give it.
+        key (`str`, *optional*, defaults to `'test'`): "train" or "test", to find the split of your own folder.
+        positions (`tuple[int, ...]`, *optional*): For each label of the data its class in the benchmark, or -1 for rows that
+            are left out (default: the labels themselves).
+        all_domains (`tuple[str, ...]`, *optional*, defaults to `()`): Every domain of the data; () for data of one style.
+        domains (`tuple[str, ...]`, *optional*, defaults to `()`): The domains whose rows are kept.
+        share (`tuple[float, float]`, *optional*, defaults to `(0.0, 1.0)`): Rows whose random number lies in [low, high) are
+            kept; it depends on `seed` and the row number alone.
+        seed (`int`, *optional*, defaults to `0`): Seed of these numbers.
+        folder (`str`, *optional*): Your own copy, which is read instead of the repositories.
     """
 
     repositories: tuple[Repository, ...]
@@ -125,13 +129,14 @@ def described_sets(name: str, described: Mapping[str, Any], folders: bool = Fals
 
 
 def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredData, dict]:
-    """What a user says about the copy to read, built into the data; the other options are given back.
+    """
+    What a user says about the copy to read, built into the data; the other options are given back.
 
     Args:
-        data: what the registry knows.
-        given: fields of a `Benchmark`. `path` is a folder, one of the known repositories or another Hub id;
+        data (`RegisteredData`): What the registry knows.
+        given (`dict`): Fields of a `Benchmark`. `path` is a folder, one of the known repositories or another Hub id;
             `revision`, `config`, `data_files`, `image_column` and `label_column` describe it.
-        where: words for the benchmark, used in messages.
+        where (`str`): Words for the benchmark, used in messages.
 
     Returns:
         The data with the one copy to read, and the fields that are not about it.
@@ -167,11 +172,12 @@ def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredD
 
 
 def describe_registered(described: dict, given: dict) -> dict:
-    """The fields of a registered benchmark with those that a user gives.
+    """
+    The fields of a registered benchmark with those that a user gives.
 
     Args:
-        described: what the registry says, fields of a `Benchmark`.
-        given: fields that the user gives; `path` and what belongs to it say which copy is read.
+        described (`dict`): What the registry says, fields of a `Benchmark`.
+        given (`dict`): Fields that the user gives; `path` and what belongs to it say which copy is read.
 
     Raises:
         ValueError: a field that is fixed, or another number of class names.
@@ -194,12 +200,16 @@ def describe_registered(described: dict, given: dict) -> dict:
 
 
 def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
-    """Raise ValueError if one path cannot serve all sets of a suite: they would silently be the same images.
+    """
+    Refuse one path for all sets of a suite that it cannot serve: they would silently be the same images.
 
     Args:
-        sets: the suite's sets, as the registry describes them.
-        path: the folder or Hub id given for all of them.
-        source: name of the suite.
+        sets (`dict[str, dict]`): The suite's sets, as the registry describes them.
+        path (`str`): The folder or Hub id given for all of them.
+        source (`str`): Name of the suite.
+
+    Raises:
+        ValueError: If the path is one set, and the suite has several.
     """
     parts = [described["registered"] for described in sets.values() if "registered" in described]
     keys = [part.key for part in parts]
@@ -219,7 +229,7 @@ def open_registered(
     """
     The rows that a registered benchmark means.
 
-    A folder of one's own is listed, not copied, so it is read in the same way if it is to be streamed.
+    Your own folder is listed, not copied, so it is read in the same way if it is to be streamed.
 
     Args:
         data ([`RegisteredData`]): What the registry knows.
@@ -281,7 +291,12 @@ def open_registered(
 
 
 def require_copy(data: RegisteredData, where: str) -> None:
-    """Raise OSError, saying what to give, if no copy on the Hub is known."""
+    """
+    Refuse `data` of which no copy on the Hub is known; `where` is words for the benchmark.
+
+    Raises:
+        OSError: Says what to give.
+    """
     if not data.repositories:
         raise OSError(
             f"{where}: no copy on the Hub is known; give path, a folder with "
@@ -291,7 +306,7 @@ def require_copy(data: RegisteredData, where: str) -> None:
 
 
 def compare_rows(repository: Repository, found: int | None, where: str) -> None:
-    """Warn if a copy has another number of rows than the registry knows."""
+    """Warn if a `repository` has another number of rows, those `found`, than the registry knows; `where` says whose."""
     if repository.rows is not None and found is not None and found != repository.rows:
         warnings.warn(
             f"{where}: {repository.path!r} holds {found} images, the registry expects {repository.rows}"
@@ -302,7 +317,7 @@ def compare_rows(repository: Repository, found: int | None, where: str) -> None:
 
 
 def registered_rule(feature, label_names: Sequence[tuple[str, ...]]) -> LabelRule:
-    """What the labels of a copy mean, as positions in `label_names`: numbers by themselves, text by any of the names."""
+    """What labels of the type `feature` mean, as positions in `label_names`: numbers by themselves, text by any name."""
     if holds_integers(feature):
         rule = f"is outside its {len(label_names)} classes; a split without labels, or another data set"
         return LabelRule({label: label for label in range(len(label_names))}, rule)
@@ -377,4 +392,4 @@ def _first_rows(opened: OpenSplit, data: RegisteredData, where: str) -> tuple[in
             f"{where} is a part of its rows, drawn by their number, and the {opened.dataset.num_shards} files of the kind "
             f"{opened.kind!r} do not say how many they hold; load it without streaming"
         )
-    return first_rows(counts)
+    return tuple(itertools.accumulate(counts[:-1], initial=0))

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """The benchmarks that go by name, as descriptions; `data.benchmarks.load_benchmark` makes `Benchmark`s of them.
 
-What is written here was collected from public code and stored pages of the Hub, not from the Hub itself. Numbers of rows
+What is written here and in the facts was collected from public code and stored pages of the Hub, not from the Hub itself. Numbers of rows
 with `rows_verified=False` come from papers or memory. The order of labels inside each copy was not verified for any of
 them: it is compared with the registry's when a copy is opened, by its ClassLabel or its classnames.txt. Sources and
 licences of class names and templates stand in the json files of `data/catalog/facts`.
@@ -35,7 +35,7 @@ def asset_path(name: str) -> Path:
     """
     known = sorted(entry.name for entry in ASSETS.iterdir() if entry.is_dir()) if ASSETS.is_dir() else []
     if name not in known:
-        raise ValueError(f"the package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}")
+        raise ValueError(f"The package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}")
     return ASSETS / name
 
 

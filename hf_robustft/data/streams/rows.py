@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
@@ -113,11 +113,3 @@ def stream_of(
     if counts is not None:
         return RowStream(source, rule, sum(counts), "the headers of its files", local=local)
     return RowStream(source, rule, rows, "" if rows is None else "the registry", certain, local)
-
-
-def first_rows(counts: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of the first row of each of the shards with `counts` rows."""
-    starts = [0]
-    for count in counts[:-1]:
-        starts.append(starts[-1] + count)
-    return tuple(starts)
