@@ -44,7 +44,7 @@ def option(help: str, default: Any = MISSING, **more: Any) -> Any:
     Args:
         help (`str`): What it does.
         default (`Any`, *optional*): Without one the flag is needed. A list is copied.
-        more (`Any`, *optional*): Of `add_argument`: `metavar`, `action`, `positional`.
+        more (`Any`, *optional*): Of `add_argument`: `choices`, `metavar`, `action`, `positional`.
     """
     chosen = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
     return field(**chosen, metadata={"help": help, **more})

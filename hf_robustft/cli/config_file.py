@@ -21,20 +21,26 @@ def recipes() -> list[str]:
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.glob("*/*.yaml"))
 
 
-def read_recipe(parser: Manners, name: str) -> dict[str, Any]:
+def read_recipe(parser: Manners, name: str, method: str | None = None) -> dict[str, Any]:
     """
     The settings of a recipe, as [`read_config`] reads them.
 
     Args:
         parser ([`Manners`]): Whose flags the keys are.
         name (`str`): Such as `"emoji_shift/carot"`.
+        method (`str`, *optional*): The method that was given beside it.
 
     Raises:
-        UsageError: If there is no such recipe. The message names those that there are.
+        UsageError: If there is no such recipe (the message names those that there are), or it is another method's.
     """
     if name not in recipes():
         raise UsageError(unknown_choice(f"--recipe {name}", name, recipes()))
-    return read_config(parser, RECIPES / f"{name}.yaml")
+    settings = read_config(parser, RECIPES / f"{name}.yaml")
+    if method not in (None, settings["method"]):
+        other = f"{name.partition('/')[0]}/{method}"
+        instead = f", or give --recipe {other}" if other in recipes() else ""
+        raise UsageError(f"`--recipe {name}` is not for `--method {method}`; leave one of them out{instead}")
+    return settings
 
 
 def read_config(parser: Manners, path: str | Path) -> dict[str, Any]:
@@ -59,14 +65,16 @@ def read_config(parser: Manners, path: str | Path) -> dict[str, Any]:
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{_at(path, node)}: a config file is a mapping of arguments, `learning_rate: 1e-5` on each line")
     known = [flag.removeprefix("--") for flag in parser.flags()]
-    known = [name for name in known if name not in _FLAGS_ONLY]
+    # `--no_x` sets x, which a file does by `x: false`.
+    known = [name for name in known if name not in _FLAGS_ONLY and parser.action_of(name) is not None]
     settings: dict[str, Any] = {}
     for key, value in node.value:
         name = str(key.value).removeprefix("--").replace("-", "_") if isinstance(key, yaml.ScalarNode) else ""
         if name not in known:
+            positive = name.removeprefix("no_")
+            hint = f"; write {positive}: false" if positive in known else did_you_mean(name, known)
             raise UsageError(
-                f"{_at(path, key)}: {key.value!r} is not an argument"
-                f"{did_you_mean(name, known) or '; `--help_all` lists what there is'}"
+                f"{_at(path, key)}: {key.value!r} is not an argument{hint or '; `--help_all` lists what there is'}"
             )
         if name in settings:
             raise UsageError(f"{_at(path, key)}: {name} is set a second time; leave one of them out")

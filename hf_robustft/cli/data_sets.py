@@ -15,7 +15,7 @@ from ..data.catalog.sets import named_templates, registered_sets
 from ..data.class_matching import load_matched, shared_classes
 from ..data.class_projection import head_classes
 from ..data.columns import quoted
-from ..data.images import DEFAULT_THRESHOLD, BadImages
+from ..data.images import DEFAULT_THRESHOLD, POLICIES, BadImages
 from ..data.prompts import read_names_and_templates
 from .commands import option
 from .specs import Spec, own_columns, own_split
@@ -45,7 +45,9 @@ class ReadingOptions:
     )
     streaming: bool = option("Read the data as they come instead of downloading them first.", False)
     bad_images: str = option(
-        "'skip' images that cannot be read, or 'error'. Those that are skipped are counted and named.", "skip"
+        "'skip' images that cannot be read, or 'error'. Those that are skipped are counted and named.",
+        "skip",
+        choices=list(POLICIES),
     )
     bad_images_threshold: float = option(
         "Share of unreadable images of a data set above which the run stops all the same.", DEFAULT_THRESHOLD

@@ -18,7 +18,7 @@ from typing import Any
 from ..data.spelling import closest, did_you_mean
 from .config_file import read_config, read_recipe
 from .description import Description
-from .parser import Parser, UsageError
+from .parser import Parser, UsageError, unknown_choice
 
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
@@ -75,7 +75,7 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     config = read_config(parser, flags["config"]) if "config" in flags else {}
     values = {**config, **flags}
     if "recipe" in values:
-        values = {**read_recipe(parser, values["recipe"]), **values}
+        values = {**read_recipe(parser, values["recipe"], values.get("method")), **values}
     _check_numbers(parser, values)
     _check_trackers(values.get("report_to"), description.facts["trackers"])
     if values.get("fp16") and values.get("use_cpu"):
@@ -144,11 +144,7 @@ def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
 def _check_trackers(given: Any, known: list[str]) -> None:
     for name in given if isinstance(given, list) else [given]:
         if isinstance(name, str) and name not in (*known, "all", "none"):
-            near = closest(name, known, 1)
-            raise UsageError(
-                f"`--report_to {name}` is unknown{f'; did you mean {near[0]}?' if near else ''}; choose one of "
-                f"{', '.join(known)}, all, none"
-            )
+            raise UsageError(unknown_choice(f"--report_to {name}", name, [*known, "all", "none"]))
 
 
 def _check_paths(command: str, values: dict[str, Any], registered: list[str]) -> None:

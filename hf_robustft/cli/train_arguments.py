@@ -184,7 +184,7 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
         raise ValueError(f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out.")
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
-        chosen = read_recipe(parser, name)
+        chosen = read_recipe(parser, name, given.get("method"))
     method = given.get("method", chosen.get("method", "carot"))
     if given.get("paper_settings", False):
         chosen, origin = paper_settings(method), f"paper of {method}"

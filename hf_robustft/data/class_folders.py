@@ -106,8 +106,9 @@ def load_class_folders(
         if unknown:
             fault = layout_fault(root, folders)
             raise ValueError(
-                f"the folders {quoted(unknown)} of {str(root)!r} are none of the {len(names)} class names "
-                f"{quoted(names)}; correct class_names, or give label_names (lines `folder<TAB>name` in a file)"
+                f"the folders {quoted(unknown)} of {str(root)!r} are not among the {len(names)} class names "
+                f"{quoted(names)}; correct class_names, or give label_names (in a file of class names: lines "
+                "`folder<TAB>name`)"
                 + (f"; {fault}" if fault else "")
             )
         of_class: dict[int, str] = {}

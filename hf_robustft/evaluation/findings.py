@@ -225,7 +225,7 @@ def _known_nothing(result: DatasetResult, text: Text) -> str:
     found = result.predictions or {}
     if found.get("majority_share", 0.0) > 1 / result.n_classes:
         return f"always answering {text(found['majority'])} would be right for {_percent(found['majority_share'])}"
-    return f"guessing among {result.n_classes:,} classes would be for {_percent(1 / result.n_classes)}"
+    return f"guessing among {result.n_classes:,} classes would get {_percent(1 / result.n_classes)}"
 
 
 def _change(change: Change, text: Text) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -64,7 +65,7 @@ class HubPusher:
         private = self.args.hub_private_repo if private is None else private
         try:
             url = open_repository(HfApi(token=token or self.args.hub_token), name, private)
-        except OSError as error:
+        except (HTTPError, OSError) as error:
             raise OSError(
                 f"The repository {name} cannot be made on the Hub ({summary(error)}). Log in with `hf auth login`, or "
                 f"train without --push_to_hub and upload later: {self._command(name)}"

@@ -20,10 +20,19 @@ _ONE_OR_MORE = """
 """
 _SHARE = "alpha bad_images_threshold adam_beta1 adam_beta2"
 
+
+class _StepsOrEpochs(Range):
+    """Any negative number means epochs to Transformers; with 0 it would train one step."""
+
+    def __contains__(self, value: float) -> bool:
+        return value < 0 or super().__contains__(value)
+
+
 RANGES: dict[str, Range] = {
     **dict.fromkeys(_POSITIVE.split(), Range("must be positive", above=True)),
     **dict.fromkeys(_NOT_NEGATIVE.split(), Range("must be 0 or more")),
     **dict.fromkeys(_ONE_OR_MORE.split(), Range("must be 1 or more", low=1)),
     **dict.fromkeys(_SHARE.split(), Range("must lie between 0 and 1", high=1)),
     "true_positive_rate": Range("must lie in (0, 1]", high=1, above=True),
+    "max_steps": _StepsOrEpochs("must be 1 or more, or -1 to train for --num_train_epochs", low=1),
 }

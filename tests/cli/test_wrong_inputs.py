@@ -73,6 +73,7 @@ ROWS = [
     ("train --learning_rate 0,001", "decimal point"),
     ("train --max_steps 2.5", "must be a whole number"),
     ("train --max_steps many", "must be a whole number"),
+    ("train --max_steps 0", "--max_steps 0"),
     ("train --per_device_train_batch_size 0", "--per_device_train_batch_size"),
     ("train --num_train_epochs -3", "--num_train_epochs"),
     ("train --seed -1", "--seed"),
@@ -98,8 +99,11 @@ ROWS = [
     ("train --train_crop carrot", "did you mean carot"),
     ("train --recipe emoji_shift/carott", "did you mean emoji_shift/carot"),
     ("train --recipe carot", "emoji_shift/carot, emoji_shift/carot+croft, emoji_shift/croft"),
+    ("train --recipe emoji_shift/croft --method carot", "give --recipe emoji_shift/carot"),
+    ("train --method zero_shot --recipe emoji_shift/croft", "leave one of them out"),
+    ("train --bad_images ignore", "choose one of skip, error"),
     ("train --train_dataset emoji_shfit", "did you mean emoji_shift"),
-    ("train --report_to wandbb", "did you mean wandb"),
+    ("train --report_to wandbb", "did you mean wandb? Choose one of"),
     ("train --report_to foo", "tensorboard"),
     ("train --eval_datasets emoji_shift imagnet-r", "did you mean imagenet-r"),
     ("train --eval_datasets {tmp}/images:shfit", "images:shift"),
@@ -132,6 +136,7 @@ ROWS = [
     ("train --config {tmp}/latin.yaml", "UTF-8"),
     ("train --config {tmp}/list.yaml", "mapping"),
     ("train --config {tmp}/key.yaml", "line 2: 'learning_rte' is not an argument; did you mean learning_rate"),
+    ("train --config {tmp}/negated.yaml", "line 2: 'no_ema_from_first_step' is not an argument; write ema_from_first_step: false"),
     ("train --config {tmp}/twice.yaml", "line 3: seed is set a second time"),
     ("train --config {tmp}/type.yaml", "learning_rate"),
     ("train --config {tmp}/nested.yaml", "seed takes one value"),
@@ -151,6 +156,7 @@ FILES = {
     "tab.yaml": "method: carot\n\tseed: 1\n",
     "list.yaml": "- method\n- carot\n",
     "key.yaml": "method: carot\nlearning_rte: 1e-3\n",
+    "negated.yaml": "method: carot\nno_ema_from_first_step: true\n",
     "twice.yaml": "seed: 1\nmethod: carot\nseed: 2\n",
     "type.yaml": "learning_rate: fast\n",
     "nested.yaml": "seed: [1, 2]\n",
@@ -199,7 +205,7 @@ def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monk
     ("line", "fix"),
     [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
      and "report_to" not in row[0] and "--recipe" not in row[0]
-     and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed"))
+     and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed", "--max_steps"))
      and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
 )  # fmt: skip
 def test_transformers_parser_says_the_same(line, fix, tmp):

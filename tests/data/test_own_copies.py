@@ -25,7 +25,7 @@ def test_a_folder_of_wordnet_ids(tmp_path, hub):
     own = load_benchmark("imagenet-r", path=class_folders(tmp_path / "r", [wnids[indices[150]], wnids[indices[3]]], 1))
     assert own.load()["label"] == [3, 150] and own.path == str(tmp_path / "r")
     class_folders(tmp_path / "other", ["spaceship"])
-    with pytest.raises(ValueError, match="'imagenet-r': the folders 'spaceship' .* are none of the 200 class names"):
+    with pytest.raises(ValueError, match="'imagenet-r': the folders 'spaceship' .* are not among the 200 class names"):
         load_benchmark("imagenet-r", path=tmp_path / "other").load()
     assert not hub.asked
 

@@ -265,9 +265,8 @@ def test_flags_of_the_job():
     found, _ = evaluation_benchmarks(data.eval_datasets, data, Known.of(train))
     assert [(item.name, item.streaming) for item in found] == [("pacs-id", True), ("pacs-sketch", True), ("dtd", True)]
     assert validation_benchmark(data.train_dataset, data, found).streaming
-    _, data, _ = parse(["--use_cpu", "--bad_images", "ignore"])
-    with pytest.raises(ValueError, match="choose 'skip' or 'error'"):
-        data.policy()
+    with pytest.raises(ValueError, match="`--bad_images ignore` is unknown; choose one of skip, error"):
+        parse(["--use_cpu", "--bad_images", "ignore"])
     _, data, _ = parse(["--use_cpu", "--train_dataset", "pacs-sketch"])
     found, _ = evaluation_benchmarks(default_evaluation(data.train_dataset), data, Known.of(train))
     assert [item.name for item in found] == ["pacs-id", "pacs-sketch"]

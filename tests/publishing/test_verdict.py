@@ -107,7 +107,7 @@ def test_a_model_at_chance_is_not_praised_for_its_calibration():
         "it says nothing about images like those of photo, whatever its confidence is."
     )
     assert "No better than chance on photo: 25.2% of 400 images are right" in warning_sentence(collapsed, None)
-    assert "guessing among 4 classes would be for 25.0%" in warning_sentence(collapsed, None)
+    assert "guessing among 4 classes would get 25.0%" in warning_sentence(collapsed, None)
 
 
 def test_one_class_for_everything_is_said():

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from helpers import arguments, image_dataset, random_batch, rows, stack, tiny_processor
+from huggingface_hub.errors import HTTPError
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_robustft import Benchmark, FLYPTrainer, RobustTrainingArguments
@@ -89,3 +90,12 @@ def test_defaults_of_the_method_are_told_from_what_was_given(tiny_clip, tmp_path
     args = RobustTrainingArguments(**common, per_device_train_batch_size=64)
     FLYPTrainer(tiny_clip, args)
     assert "Not set by hand" not in what_ran(args)
+
+
+def test_a_hub_out_of_reach_is_said_before_training_with_the_way_out(tiny_clip, tmp_path, monkeypatch):
+    def unreachable(*_):
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr("hf_robustft.training.hub_push.open_repository", unreachable)
+    with pytest.raises(OSError, match="not known.*without --push_to_hub.*hf-robustft publish"):
+        FLYPTrainer(tiny_clip, arguments(tmp_path, push_to_hub=True), train_dataset=rows(random_batch(16)), data_collator=stack)
