@@ -60,7 +60,7 @@ class EvaluateOptions:
     knn_bank: str | None = option(
         "Known images, such as the training set, for the open-set score knn.", None, metavar="SET"
     )
-    knn_k: int = option("Neighbour whose distance counts for knn.", 10)
+    knn_k: int | None = option("Neighbour whose distance counts for knn; 10 by default.", None)
     save_logits: bool = option("Write the logits of each image too.", False)
 
 
@@ -87,6 +87,8 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         ValueError: If the data do not fit the model or each other, or an option is out of range.
         OSError: If model or data cannot be read.
     """
+    if options.knn_k is not None and options.knn_bank is None:
+        raise ValueError("`--knn_k` counts neighbours in the set of `--knn_bank`; give that too, or leave it out.")
     state, output = PartialState(cpu=running.use_cpu), Path(options.output_dir)
     check_output(options, state.is_main_process)
     state.wait_for_everyone()
@@ -111,7 +113,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         knn_bank=None
         if options.knn_bank is None
         else train_benchmark(options.knn_bank, replace(data, streaming=False)),
-        knn_k=options.knn_k,
+        knn_k=10 if options.knn_k is None else options.knn_k,
         bad_images=policy,
     )
     if state.is_main_process:

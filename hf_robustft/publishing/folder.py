@@ -56,7 +56,7 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
 
     Raises:
         OSError: If there is no such folder, or its `robustft.json` claims a head that is not there.
-        ValueError: If its `robustft.json` is broken, or a file is a link, or lies behind one, that leaves the folder.
+        ValueError: If its `robustft.json` is broken, a pattern of `include` fits nothing, or a file is a link, or lies behind one, that leaves the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,6 +74,9 @@ def chosen_files(folder: str | Path, include: Iterable[str] = ()) -> dict[str, P
             f"{name} in {folder} is a link to {(folder / name).resolve()}, outside of the folder, and what lies there is not "
             "published; put a copy in its place, or remove the link."
         )
+    for pattern in include:
+        if not any(matches(name, [pattern]) for name in files):
+            raise ValueError(f"`--include {pattern}` fits no file in {folder}; correct it, or leave it out.")
     return chosen
 
 

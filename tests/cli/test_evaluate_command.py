@@ -135,6 +135,8 @@ def test_errors_are_one_line(checkpoint, pictures, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: `MODEL ")
     assert main(["evaluate", *command(checkpoint, pictures, "--bad_images", "maybe")]) == 2
     assert "`--bad_images maybe` is unknown; choose one of skip, error" in capsys.readouterr().err
+    assert main(["evaluate", *command(checkpoint, pictures, "--knn_k", "5")]) == 2
+    assert "`--knn_bank`" in capsys.readouterr().err
     assert main(["evaluate", str(checkpoint), "--eval_datasets", f"{pictures}/other.parquet:shift", *QUIET]) == 2
     assert f"{pictures}/other.parquet:open_set" in capsys.readouterr().err
 

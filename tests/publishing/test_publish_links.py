@@ -60,7 +60,7 @@ LEAVING = {
 @pytest.mark.parametrize("case", LEAVING)
 def test_links_that_leave_the_folder_are_refused_by_name(folder, case):
     spoil, name = LEAVING[case]
-    publish(folder, "me/clip", dry_run=True, include=["runs/*"])
+    publish(folder, "me/clip", dry_run=True)
     spoil(folder)
     with pytest.raises(ValueError, match=f"^{name} in .*private") as error:
         publish(folder, "me/clip", dry_run=True, include=["runs/*"])
@@ -106,3 +106,11 @@ def test_pushes_of_a_run_take_nothing_from_outside(folder, tmp_path):
     (checkpoint / "more").symlink_to(tmp_path / "private")
     linked_copy(checkpoint, tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy").rglob("*")] == ["state.json"]
+
+
+def test_a_pattern_that_fits_nothing_is_refused(folder):
+    (folder / "runs").mkdir()
+    (folder / "runs" / "events").write_text("log")
+    assert "runs/events" in publish(folder, "me/clip", dry_run=True, include=["runs/*"]).files
+    with pytest.raises(ValueError, match=r"`--include ruins/\*` fits no file"):
+        publish(folder, "me/clip", dry_run=True, include=["runs/*", "ruins/*"])
