@@ -48,7 +48,7 @@ def require_hub(path: str) -> None:
     reason = out_of_reach()
     if reason:
         raise OSError(
-            f"No folder {path!r} here, and it cannot be loaded from the Hub: {constants.ENDPOINT} is out of reach ({reason})"
+            f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason}"
         )
 
 
