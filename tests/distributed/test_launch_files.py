@@ -92,4 +92,4 @@ def test_accelerates_fsdp_plugin_is_refused_at_start(folder, tmp_path):
     file = tmp_path / "plugin.yaml"
     file.write_text(text + "fsdp_config:\n  fsdp_version: 2\n")
     run = start(file, tmp_path)
-    assert run.returncode != 0 and "cannot spread a CLIPModel" in run.stderr, run.stderr[-3000:]
+    assert run.returncode != 0 and "FSDP plugin cannot spread" in run.stderr, run.stderr[-3000:]
