@@ -102,6 +102,8 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
         head = ZeroShotHead.from_pretrained(folder)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
+        raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")
     notes = [whose_classes(options.model, data, facts), *notes]
     images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
     evaluator = Evaluator(

@@ -120,6 +120,11 @@ def finish_checkpoint(
         processor = trainer.processing_class
         if model is None:
             trainer.save_model(str(folder), _internal_call=True)
+    elif "method" not in facts and (model is not None or evaluator is None and validation is None):
+        raise ValueError(
+            f"Nothing says how the model for {folder} was made; give `trainer=...` after `trainer.train()`, or `method=...` "
+            "with its `class_names` and `templates`."
+        )
     elif evaluator is None and validation is None:
         if writes:
             _write(folder, model, processor, detector=_fitted(detector), **facts)

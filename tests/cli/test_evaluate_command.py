@@ -137,6 +137,9 @@ def test_errors_are_one_line(checkpoint, pictures, capsys):
     assert "`--bad_images maybe` is unknown; choose one of skip, error" in capsys.readouterr().err
     assert main(["evaluate", *command(checkpoint, pictures, "--knn_k", "5")]) == 2
     assert "`--knn_bank`" in capsys.readouterr().err
+    known = f"{pictures}/test.parquet"
+    assert main(["evaluate", str(checkpoint), "--eval_datasets", known, "--knn_bank", known, *QUIET]) == 2
+    assert "NAME:open_set" in capsys.readouterr().err
     assert main(["evaluate", str(checkpoint), "--eval_datasets", f"{pictures}/other.parquet:shift", *QUIET]) == 2
     assert f"{pictures}/other.parquet:open_set" in capsys.readouterr().err
 

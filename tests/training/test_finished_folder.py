@@ -7,7 +7,7 @@ from helpers import arguments, image_dataset, random_batch, rows, stack, tiny_pr
 from huggingface_hub.errors import HTTPError
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_robustft import Benchmark, FLYPTrainer, RobustTrainingArguments
+from hf_robustft import Benchmark, FLYPTrainer, RobustTrainingArguments, finish_checkpoint
 from hf_robustft.training.finished_folder import what_ran
 
 
@@ -99,3 +99,10 @@ def test_a_hub_out_of_reach_is_said_before_training_with_the_way_out(tiny_clip, 
     monkeypatch.setattr("hf_robustft.training.hub_push.open_repository", unreachable)
     with pytest.raises(OSError, match="not known.*without --push_to_hub.*hf-robustft publish"):
         FLYPTrainer(tiny_clip, arguments(tmp_path, push_to_hub=True), train_dataset=rows(random_batch(16)), data_collator=stack)
+
+
+def test_a_folder_that_nobody_describes_is_not_finished(tiny_clip, tmp_path):
+    for given in ({}, {"model": tiny_clip}):
+        with pytest.raises(ValueError, match="`trainer=...`.*`method=...`"):
+            finish_checkpoint(tmp_path, **given)
+    assert not list(tmp_path.iterdir())
