@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,13 @@ GOLDEN = Path(__file__).with_name("golden")
 @pytest.fixture(autouse=True, scope="session")
 def threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c():
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and with them the processes they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

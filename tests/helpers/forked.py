@@ -157,6 +157,7 @@ def _serve() -> dict:
 
 def _become(child: dict) -> None:
     """Turn this process into what was asked for."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(child["environment"])
     os.chdir(child["cwd"])
