@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     if args.should_save and report is not None and not data_args.streaming:
         classify = pipeline(args.output_dir, require_detector=False)
         first = data.evaluation[0]
-        with suppress(OSError):
+        with suppress(OSError):  # of an image that cannot be read, which was named above
             print(f"The first image of {first.name}: {classify(first.load()[0][first.image_column])}")
     if args.push_to_hub and args.should_save:
         print(f"Pushed to {push_finished(args, trainer).url}")

@@ -89,7 +89,9 @@ def load_data(
         ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
         OSError: If a data set cannot be read.
     """
-    say(args, f"{model_args.method} on {args.device}: {args.world_size} process(es), {torch.get_num_threads()} thread(s) each")
+    processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+    say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
     texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)

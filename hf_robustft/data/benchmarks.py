@@ -44,7 +44,7 @@ EMOJI_SHIFT_DIR = ASSETS / "emoji_shift"
 EMOJI_CLIP_DIR = ASSETS / "emoji_clip"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Benchmark:
     """
     One data set for training or evaluation, as a description that never changes; [`open`] reads it, once.
@@ -171,6 +171,11 @@ class Benchmark:
                 f"benchmark {self.name!r} has {len(self.class_names)} classes, its projection gives "
                 f"{len(self.projection.groups)}; give one group of columns per class"
             )
+
+    def __repr__(self) -> str:
+        # The classes and prompts of ImageNet would fill screens.
+        place = self.path or f"{len(self.dataset)} rows in memory"
+        return f"Benchmark({self.name!r}, role={self.role!r}, {len(self.class_names)} classes, {place!r})"
 
     def project_logits(self, logits: Tensor) -> Tensor:
         """Logits of shape (..., classes) from those of a head for this set's classes or for a larger set of classes.

@@ -128,7 +128,8 @@ class RunArguments(RecordsGiven, TrainingArguments):
             length = "max_steps" if self.max_steps > 0 else "num_train_epochs"
             raise ValueError(
                 f"`lr_schedule='epoch_cosine'` moves with whole epochs and cannot follow `{length}={getattr(self, length)}`; "
-                "give --num_train_epochs as a whole number of at least 1, and no --max_steps."
+                "give --num_train_epochs as a whole number of at least 1 and no --max_steps, or set --lr_schedule transformers "
+                "(it comes from a recipe or from --paper_settings where you did not give it)."
             )
         for name in sorted(self.given & RANGES.keys()):
             value = getattr(self, name)

@@ -237,7 +237,7 @@ GOOD = {"classes": ["heron", "coot"], "sets": {"test": {"role": "id", "copies": 
         ("birds", ["heron"], "Benchmark 'birds' is described by a list; give a dict of 'classes', 'sets'"),
         ("birds", {"sets": GOOD["sets"]}, "Benchmark 'birds' has no 'classes'"),
         ("birds", {**GOOD, "class": []}, "Benchmark 'birds' has an unknown fact 'class'; did you mean classes"),
-        ("birds", {**GOOD, "border": "2"}, "Benchmark 'birds' has border='2'; it must be a int"),
+        ("birds", {**GOOD, "border": "2"}, "Benchmark 'birds' has border='2'; give a whole number"),
         ("birds", {**GOOD, "classes": ["a", ["A", "b"]]}, "Benchmark 'birds': class name 'A' appears twice"),
         ("birds", {**GOOD, "templates": ["a photo"]}, "Benchmark 'birds': template 0"),
         ("birds", {**GOOD, "sets": {}}, "Benchmark 'birds' has no sets"),

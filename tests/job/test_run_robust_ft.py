@@ -62,7 +62,7 @@ def test_every_method_leaves_a_checkpoint_its_report_and_its_card(script, base, 
     assert ("head.safetensors" in names) == (method == "ft")
     assert ("adapters.safetensors" in names) == ("croft" in method)
     printed = capsys.readouterr().out
-    assert "1 process(es)" in printed and "test (ID)" in printed and "Total " in printed
+    assert "1 process of" in printed and "test (ID)" in printed and "Total " in printed
     reports = json.loads((output / "evaluation.json").read_text())["reports"]
     assert reports[-1]["results"]["test"]["accuracy"] == report.results["test"].accuracy
     assert len(reports) == (1 if method == "zero_shot" else 2)

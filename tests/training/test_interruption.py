@@ -150,7 +150,7 @@ def test_a_signal_before_training_says_that_nothing_was_trained(repository, job,
     )  # fmt: skip
     if when == "loading":
         # The first line is printed when imports are done and the model is loaded.
-        assert "1 process(es)" in process.stdout.readline()
+        assert "1 process of" in process.stdout.readline()
     else:
         time.sleep(1.5)
     process.send_signal(number)

@@ -34,6 +34,7 @@ _SAID = {"licence": str, "source": str, "note": str}
 _BENCHMARK = {"classes": list, "sets": dict, "templates": list, "domains": list, "evaluation_only": bool, "border": int}
 _BENCHMARK |= {"template_croft": str, **_SAID}
 _SET = {"role": str, "copies": list, **_SAID}
+_KINDS = {str: "a text", list: "a list", dict: "a dict", bool: "True or False", int: "a whole number"}
 _COPY = {name: list if name == "image_columns" else object for name in (item.name for item in fields(Repository))}
 
 
@@ -91,7 +92,7 @@ def _check(where: str, found: Any, known: Mapping[str, type], required: tuple[st
             raise ValueError(f"{where} has an unknown fact {name!r}{more}.")
         kind = (list, tuple) if known[name] is list else Mapping if known[name] is dict else known[name]
         if not isinstance(found[name], kind):
-            raise ValueError(f"{where} has {name}={found[name]!r}; it must be a {known[name].__name__}.")
+            raise ValueError(f"{where} has {name}={found[name]!r}; give {_KINDS[known[name]]}.")
     missing = [name for name in required if name not in found]
     if missing:
         raise ValueError(f"{where} has no {missing[0]!r}; the schema needs {quoted(required)}.")
