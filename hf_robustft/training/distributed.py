@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,6 +34,9 @@ def end_gloo() -> None:
     They end with the group, and the group with the last that refers to it, such as a Trainer in a cycle of references.
     """
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        # A thread that lets go of the tensors of the last collective needs the interpreter's lock, which the group's
+        # destructor keeps while it waits for that thread: for ever, if they meet.
+        time.sleep(0.2)
         dist.destroy_process_group()
         gc.collect()
 

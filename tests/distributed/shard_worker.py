@@ -23,7 +23,7 @@ from hf_robustft.modeling.spread_weights import (
 )
 from hf_robustft.objectives.self_distillation import update_teacher
 from hf_robustft.objectives.singular_value import cross_frobenius_penalty, orthogonality_penalty
-from hf_robustft.training.distributed import same_start
+from hf_robustft.training.distributed import end_gloo, same_start
 from hf_robustft.training.sharding import shard_model
 
 
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     for work in (whole_projections, copies_and_updates, placing, starting):
         work()
         dist.barrier()
-    dist.destroy_process_group()
+    end_gloo()

@@ -23,6 +23,7 @@ from transformers import CLIPModel
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.collect import collect_logits, image_batches
 from hf_robustft.modeling.processes import failing_together
+from hf_robustft.training.distributed import end_gloo
 
 
 def train(job: dict, model: CLIPModel, output: Path) -> dict:
@@ -59,7 +60,7 @@ def main(output: Path, jobs: list[dict]) -> None:
         result = train(job, model, output) if "train" in job else evaluate(job, model)
         (output / f"{job['name']}-{state.process_index}.json").write_text(json.dumps(result))
         state.wait_for_everyone()
-    state.destroy_process_group()
+    end_gloo()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ model), `optimizer` (given instead of made by the Trainer), `uneven` (the last p
 another number in a process if it is a list), and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
-import gc
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import RobustTrainingArguments, ZeroShotHead
 from hf_robustft.modeling.spread_weights import full_tensor, full_values, is_sharded, placed_like
-from hf_robustft.training.distributed import rank, world_size
+from hf_robustft.training.distributed import end_gloo, rank, world_size
 from hf_robustft.training.given import Suggested
 from hf_robustft.training.interruption import Interrupted
 from hf_robustft.training.methods import METHODS
@@ -163,10 +162,7 @@ def main(output: str, processes: int, jobs: list[dict]) -> None:
     torch.set_num_threads(1)
     for job in jobs:
         work(job, Path(output) / job["name"], processes)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        # Trainers of the jobs refer to the group in cycles, and its threads end with the last reference.
-        gc.collect()
+    end_gloo()
 
 
 if __name__ == "__main__":

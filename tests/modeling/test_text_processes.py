@@ -12,6 +12,7 @@ from transformers import CLIPModel
 from hf_robustft import ZeroShotHead
 from hf_robustft.modeling.features import encode
 from hf_robustft.modeling.zero_shot import prompt_features
+from hf_robustft.training.distributed import end_gloo
 
 PROCESSES = 2
 #: 15 prompts, which two processes cannot share evenly.
@@ -55,7 +56,7 @@ def work(rank, folder):
         # Unasked, no process waits for another: this one is alone here.
         results["alone"] = ZeroShotHead.from_model(model, tiny_tokenizer(), NAMES, TEMPLATES).weight.detach()
     save_file(results, f"{folder}/{rank}.safetensors")
-    dist.destroy_process_group()
+    end_gloo()
 
 
 @pytest.fixture(scope="module")
