@@ -149,7 +149,7 @@ def test_class_folders_with_names_from_a_file(tmp_path):
     assert benchmark.class_names == ("tench", "goldfish") and benchmark.label_names == ("n02", "n01")
     assert benchmark.load()["label"] == [1, 1, 0, 0]
     names.write_text("tench\ngoldfish\n")
-    with pytest.raises(ValueError, match=r"folders 'n01', 'n02' .* none of the 2 class names 'tench', 'goldfish'"):
+    with pytest.raises(ValueError, match=r"folders 'n01', 'n02' .* 2 class names 'tench', 'goldfish'"):
         load_benchmark(root, class_names=names)
 
 

@@ -75,7 +75,7 @@ def test_plain_launchers_pass(clean):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_accelerates_fsdp_plugin_is_refused(clean, device):
-    message = r"cannot spread a CLIPModel.*on CPU Accelerate ignores.*--fully_shard"
+    message = r"FSDP plugin cannot spread.*on CPU Accelerate ignores.*--fully_shard"
     with pytest.raises(ValueError, match=message):
         distributed.check_launcher(settings(device, fsdp=True))
     clean.setenv("ACCELERATE_USE_FSDP", "true")

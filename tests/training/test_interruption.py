@@ -158,5 +158,8 @@ def test_a_signal_before_training_says_that_nothing_was_trained(repository, job,
     begin = "accelerate launch " + program[0] if kind == "script" else "hf-robustft train"
     command = shlex.join([*job, "--output_dir", str(tmp_path / "out")])
     assert error.strip().splitlines()[-1] == f"Interrupted. Nothing was trained; start again with: {begin} {command}"
-    assert "Traceback" not in error and process.returncode == (130 if number == signal.SIGINT else 143)
+    # A shell says 130 of both: Python ends by the signal itself where it came in code that an extension module ran.
+    ended = (130, -signal.SIGINT) if number == signal.SIGINT else (143,)
+    assert "Traceback" not in error
+    assert process.returncode in ended
     assert not (tmp_path / "out").exists()
