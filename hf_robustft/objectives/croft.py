@@ -187,8 +187,8 @@ class CRoFTObjective(ObjectiveMixin):
     # ---- Steps and terms ---------------------------------------------------------------------------------------
 
     def _class_prompts(self, features: ClipFeatures) -> Tensor:
-        """Projected text features of the class prompts, of shape `(classes, templates, embed_dim)`."""
-        raise NotImplementedError
+        """Projected text features of the class prompts, of shape `(classes, templates, embed_dim)`; each subclass says whose."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where its class prompts are encoded.")
 
     def _begin_step(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> _Step:
         labels = batch.get("labels")

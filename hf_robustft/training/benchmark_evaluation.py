@@ -44,8 +44,8 @@ class BenchmarkEvaluation:
         Args:
             eval_dataset ([`Benchmark`], list or dict of them, or `str`, *optional*): Defaults to the Trainer's own; a
                 `str` names one of these. The keys of a dict are the names of its sets.
-            ignore_keys (`list[str]`, *optional*): Must be `None`; there is no output of the model to leave keys out
-                of.
+            ignore_keys (`list[str]`, *optional*): Must be `None`: outputs of the model are not returned, so there is
+                nothing to ignore.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): Keys are `<prefix>_<benchmark>/<metric>`.
 
         Returns:

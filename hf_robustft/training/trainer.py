@@ -412,7 +412,7 @@ class RobustTrainer(
             ValueError: If a file is unfit to be published, or `blocking` is `False`.
         """
         if not blocking:
-            raise ValueError("`blocking=False` could lose the end of a run unheard; leave it away.")
+            raise ValueError("`blocking=False` could lose the last upload of a run without a word; leave it out.")
         return self.hub_pusher.push(commit_message, token, revision, private, **kwargs)
 
 

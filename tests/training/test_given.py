@@ -2,12 +2,11 @@
 """What the user gave is known, not guessed from the default, and nothing overwrites it."""
 
 import copy
-import pickle
 import warnings
 from dataclasses import dataclass, fields, replace
 
 import pytest
-from helpers import arguments
+from helpers import arguments, sent_to_a_worker
 from transformers import HfArgumentParser
 
 from hf_robustft import CaRotTrainer, RobustTrainingArguments
@@ -44,7 +43,7 @@ def test_an_assignment_is_given(tmp_path):
     assert args.set_optimizer(learning_rate=2e-5).learning_rate == 2e-5 and "weight_decay" in args.given
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda args: pickle.loads(pickle.dumps(args))])
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, sent_to_a_worker])
 def test_copies_and_pickles_keep_the_record(tmp_path, again):
     args = built(tmp_path, preset="reference", learning_rate=DEFAULTS["learning_rate"])
     other = again(args)
