@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
+
+_CVPR = "Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition"
+_ICML = "Proceedings of the {} International Conference on Machine Learning"
+_NEURIPS = "Advances in Neural Information Processing Systems"
+#: A word with a second capital, such as CRoFT or OOD, which BibTeX styles would write small.
+_ACRONYM = re.compile(r"\b\w*[A-Z]\w*[A-Z]\w*\b")
 
 
 @dataclass(frozen=True)
@@ -12,85 +20,91 @@ class Paper:
     A reference.
 
     Attributes:
-        name, title, authors, venue, arxiv (`str`): What it is cited for, its title, authors, venue and arXiv number.
-        bibtex (`str`): Its BibTeX entry.
+        name, title, arxiv (`str`): What it is cited for, its title and its arXiv number.
+        author (`str`): All authors as BibTeX has them, `"Oh, Changdae and Lim, Hyesu"`.
+        venue (`str`): In short, with the year: `"NeurIPS 2024"`.
+        key (`str`): Of its BibTeX entry.
+        booktitle (`str`, *optional*), series (`str`, *optional*), journal (`str`, *optional*), volume (`str`, *optional*):
+            Where it was published; without a `booktitle` and a `journal`, on arXiv.
     """
 
     name: str
     title: str
-    authors: str
+    author: str
     venue: str
     arxiv: str
-    bibtex: str
+    key: str
+    booktitle: str = ""
+    series: str = ""
+    journal: str = ""
+    volume: str = ""
+
+    @property
+    def authors(self) -> str:
+        """The authors in short: `"Oh et al."`."""
+        surnames = [name.partition(",")[0] for name in self.author.split(" and ")]
+        return " and ".join(surnames) if len(surnames) < 3 else f"{surnames[0]} et al."
+
+    @property
+    def bibtex(self) -> str:
+        """The BibTeX entry."""
+        where = {name: getattr(self, name) for name in ("booktitle", "series", "journal", "volume")}
+        if not self.booktitle and not self.journal:
+            where["journal"] = f"arXiv preprint arXiv:{self.arxiv}"
+        values = {"title": _ACRONYM.sub(r"{\g<0>}", self.title), "author": self._author_lines(), **where}
+        values["year"] = self.venue.split()[-1]
+        lines = [f"  {name:<9} = {{{value}}}," for name, value in values.items() if value]
+        return "\n".join([f"@{'inproceedings' if self.booktitle else 'article'}{{{self.key},", *lines, "}"])
+
+    def _author_lines(self) -> str:
+        # Lines break between two authors, not within a name.
+        author = re.sub(r"(?<! and) ", "\0", self.author)
+        indent = " " * len("  author    = {")
+        lines = textwrap.wrap(author, 90, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+        return "\n".join(lines).strip().replace("\0", " ")
 
 
 CAROT = Paper(
     name="CaRot",
     title="Towards Calibrated Robust Fine-Tuning of Vision-Language Models",
-    authors="Oh et al.",
+    author="Oh, Changdae and Lim, Hyesu and Kim, Mijoo and Han, Dongyoon and Yun, Sangdoo and Choo, Jaegul and "
+    "Hauptmann, Alexander and Cheng, Zhi-Qi and Song, Kyungwoo",
     venue="NeurIPS 2024",
     arxiv="2311.01723",
-    bibtex="""\
-@inproceedings{oh2024towards,
-  title     = {Towards Calibrated Robust Fine-Tuning of Vision-Language Models},
-  author    = {Oh, Changdae and Lim, Hyesu and Kim, Mijoo and Han, Dongyoon and
-               Yun, Sangdoo and Choo, Jaegul and Hauptmann, Alexander and
-               Cheng, Zhi-Qi and Song, Kyungwoo},
-  booktitle = {Advances in Neural Information Processing Systems},
-  volume    = {37},
-  year      = {2024},
-}""",
+    key="oh2024towards",
+    booktitle=_NEURIPS,
+    volume="37",
 )
 FLYP = Paper(
     name="FLYP",
     title="Finetune like you pretrain: Improved finetuning of zero-shot vision models",
-    authors="Goyal et al.",
+    author="Goyal, Sachin and Kumar, Ananya and Garg, Sankalp and Kolter, Zico and Raghunathan, Aditi",
     venue="CVPR 2023",
     arxiv="2212.00638",
-    bibtex="""\
-@inproceedings{goyal2023finetune,
-  title     = {Finetune like you pretrain: Improved finetuning of zero-shot vision models},
-  author    = {Goyal, Sachin and Kumar, Ananya and Garg, Sankalp and Kolter, Zico and
-               Raghunathan, Aditi},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2023},
-}""",
+    key="goyal2023finetune",
+    booktitle=_CVPR,
 )
 WISE_FT = Paper(
     name="WiSE-FT",
     title="Robust fine-tuning of zero-shot models",
-    authors="Wortsman et al.",
+    author="Wortsman, Mitchell and Ilharco, Gabriel and Kim, Jong Wook and Li, Mike and Kornblith, Simon and "
+    "Roelofs, Rebecca and Gontijo-Lopes, Raphael and Hajishirzi, Hannaneh and Farhadi, Ali and Namkoong, Hongseok and "
+    "Schmidt, Ludwig",
     venue="CVPR 2022",
     arxiv="2109.01903",
-    bibtex="""\
-@inproceedings{wortsman2022robust,
-  title     = {Robust fine-tuning of zero-shot models},
-  author    = {Wortsman, Mitchell and Ilharco, Gabriel and Kim, Jong Wook and Li, Mike and
-               Kornblith, Simon and Roelofs, Rebecca and Gontijo-Lopes, Raphael and
-               Hajishirzi, Hannaneh and Farhadi, Ali and Namkoong, Hongseok and
-               Schmidt, Ludwig},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2022},
-}""",
+    key="wortsman2022robust",
+    booktitle=_CVPR,
 )
-
 CROFT = Paper(
     name="CRoFT",
     title="CRoFT: Robust Fine-Tuning with Concurrent Optimization for OOD Generalization and Open-Set OOD Detection",
-    authors="Zhu et al.",
+    author="Zhu, Lin and Yang, Yifeng and Gu, Qinying and Wang, Xinbing and Zhou, Chenghu and Ye, Nanyang",
     venue="ICML 2024",
     arxiv="2405.16417",
-    bibtex="""\
-@inproceedings{zhu2024croft,
-  title     = {{CRoFT}: Robust Fine-Tuning with Concurrent Optimization for {OOD} Generalization
-               and Open-Set {OOD} Detection},
-  author    = {Zhu, Lin and Yang, Yifeng and Gu, Qinying and Wang, Xinbing and
-               Zhou, Chenghu and Ye, Nanyang},
-  booktitle = {Proceedings of the 41st International Conference on Machine Learning},
-  series    = {Proceedings of Machine Learning Research},
-  volume    = {235},
-  year      = {2024},
-}""",
+    key="zhu2024croft",
+    booktitle=_ICML.format("41st"),
+    series="Proceedings of Machine Learning Research",
+    volume="235",
 )
 
 
@@ -101,50 +115,51 @@ class MethodFacts:
 
     Attributes:
         label (`str`): Its name in a table.
-        phrase (`str`): How it continues a sentence that begins with the name of the model.
         summary (`str`): What it does.
         papers (`tuple[Paper, ...]`): The papers to cite.
+        how (`str`, *optional*): How it continues a sentence that begins with the name of the model, where not in the
+            usual way.
         trains (`bool`, *optional*, defaults to `True`): Whether there was a training run at all.
     """
 
     label: str
-    phrase: str
     summary: str
     papers: tuple[Paper, ...]
+    how: str = ""
     trains: bool = True
+
+    @property
+    def phrase(self) -> str:
+        """How the method continues a sentence that begins with the name of the model."""
+        return self.how or f"fine-tuned with {self.label}"
 
 
 #: By short name, for cards, which know of no Trainer; a class of another method adds itself.
 METHOD_FACTS = {
     "carot": MethodFacts(
         "CaRot",
-        "fine-tuned with CaRot",
         "CaRot trains both towers with the contrastive loss on images and captions (as FLYP), keeps the visual "
         "projection near orthogonality, and distils from a moving average of its own weights.",
         (CAROT, FLYP),
     ),
     "flyp": MethodFacts(
-        "FLYP",
-        "fine-tuned with FLYP",
-        "FLYP trains both towers with the contrastive loss of pretraining on images and captions.",
-        (FLYP,),
+        "FLYP", "FLYP trains both towers with the contrastive loss of pretraining on images and captions.", (FLYP,)
     ),
     "ft": MethodFacts(
         "FT",
-        "fine-tuned in the ordinary way (FT)",
         "Ordinary fine-tuning trains the image tower and a linear head, started from the zero-shot classifier, with "
         "cross-entropy; it is the baseline of WiSE-FT.",
         (WISE_FT,),
+        how="fine-tuned in the ordinary way (FT)",
     ),
     "wise_ft": MethodFacts(
         "WiSE-FT",
-        "interpolated with its fine-tuned self (WiSE-FT)",
         "WiSE-FT interpolates the weights of the zero-shot and of a fine-tuned model.",
         (WISE_FT,),
+        how="interpolated with its fine-tuned self (WiSE-FT)",
     ),
     "croft": MethodFacts(
         "CRoFT",
-        "fine-tuned with CRoFT",
         "CRoFT keeps both towers frozen and trains a linear adapter on their image and text features: with cross-entropy, "
         "also on features that a learned generator shifts (worst-case covariate shift), and with a penalty on the gradient "
         "of the energy, the score that tells unseen classes. The adapters are merged into the model's projections.",
@@ -152,14 +167,18 @@ METHOD_FACTS = {
     ),
     "carot+croft": MethodFacts(
         "CaRot + CRoFT",
-        "fine-tuned with CaRot and CRoFT together",
         "CaRot trains both towers with the contrastive loss on images and captions, keeps the visual projection near "
         "orthogonality, and distils from a moving average of its own weights; CRoFT's adapters, generator of shifted "
         "features and penalty on the gradient of the energy are trained along with them. This combination is "
         "hf_robustft's own: neither paper contains it.",
         (CAROT, FLYP, CROFT),
+        how="fine-tuned with CaRot and CRoFT together",
     ),
     "zero_shot": MethodFacts(
-        "zero-shot", "not fine-tuned", "There was no training: the weights are those of the start.", (), trains=False
+        "zero-shot",
+        "There was no training: the weights are those of the start.",
+        (),
+        how="not fine-tuned",
+        trains=False,
     ),
 }

@@ -224,7 +224,7 @@ def _write(
 
 def _method_facts(method: str) -> MethodFacts:
     return METHOD_FACTS.get(method) or MethodFacts(
-        markdown_text(method), f"fine-tuned with {code_span(method)}", f"The method is {code_span(method)}.", ()
+        markdown_text(method), f"The method is {code_span(method)}.", (), how=f"fine-tuned with {code_span(method)}"
     )
 
 

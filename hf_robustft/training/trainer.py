@@ -190,9 +190,9 @@ class RobustTrainer(
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "label" in vars(cls):
-            METHOD_FACTS[cls.method] = MethodFacts(cls.label, f"fine-tuned with {cls.label}", cls.summary, cls.paper)
+            METHOD_FACTS[cls.method] = MethodFacts(cls.label, cls.summary, cls.paper)
         elif "method" in vars(cls):
-            facts = METHOD_FACTS.get(cls.method) or MethodFacts(cls.method, "", "", ())
+            facts = METHOD_FACTS.get(cls.method) or MethodFacts(cls.method, "", ())
             cls.label, cls.summary, cls.paper = facts.label, facts.summary, facts.papers
 
     @classmethod

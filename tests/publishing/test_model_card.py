@@ -17,7 +17,7 @@ from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmar
 from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.zero_shot import ZeroShotHead
-from hf_robustft.objectives.papers import METHOD_FACTS
+from hf_robustft.objectives.papers import METHOD_FACTS, Paper
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.text import one_line
@@ -163,6 +163,26 @@ def test_every_method_of_the_package_has_its_facts():
     for method, trainer in METHODS.items():
         facts = METHOD_FACTS[method]
         assert (trainer.label, trainer.paper, trainer.summary) == (facts.label, facts.papers, facts.summary)
+
+
+def test_a_paper_writes_its_bibtex_entry_and_its_short_reference():
+    authors = "Oh, Changdae and van den Berg, Kim Jong and Hauptmann, Alexander Georg and Cheng, Zhi-Qi"
+    given = {"name": "X", "title": "CRoFT for OOD: Open-Set Fine-Tuning", "venue": "ICML 2024", "arxiv": "1.2", "key": "k"}
+    whole = Paper(author=authors, booktitle="ICML Proceedings", series="PMLR", volume="235", **given)
+    assert whole.authors == "Oh et al."
+    assert whole.bibtex == """\
+@inproceedings{k,
+  title     = {{CRoFT} for {OOD}: Open-Set Fine-Tuning},
+  author    = {Oh, Changdae and van den Berg, Kim Jong and Hauptmann, Alexander Georg and
+               Cheng, Zhi-Qi},
+  booktitle = {ICML Proceedings},
+  series    = {PMLR},
+  volume    = {235},
+  year      = {2024},
+}"""
+    preprint = Paper(author="Li, Xuhong and Grandvalet, Yves", **given)
+    assert preprint.authors == "Li and Grandvalet"
+    assert preprint.bibtex.startswith("@article{k,") and "  journal   = {arXiv preprint arXiv:1.2},\n" in preprint.bibtex
 
 
 def test_a_card_says_of_another_method_what_its_trainer_says(write, monkeypatch):
