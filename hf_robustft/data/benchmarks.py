@@ -174,7 +174,7 @@ class Benchmark:
 
     def __repr__(self) -> str:
         # The classes and prompts of ImageNet would fill screens.
-        place = self.path or f"{len(self.dataset)} rows in memory"
+        place = self.path or ("no known copy" if self.dataset is None else f"{len(self.dataset)} rows in memory")
         return f"Benchmark({self.name!r}, role={self.role!r}, {len(self.class_names)} classes, {place!r})"
 
     def project_logits(self, logits: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_every_entry_is_a_benchmark_with_distinct_names():
         sets = found if isinstance(found, dict) else {"test": found}
         assert len({benchmark.name for benchmark in sets.values()}) == len(sets)
         for key, benchmark in sets.items():
-            assert benchmark.suite == name
+            assert benchmark.suite == name and repr(benchmark.name) in repr(benchmark)
             assert load_benchmark(name, key) == benchmark == sent_to_a_worker(benchmark)
     assert {"imagenet-1k", "objectnet", "cifar-10", "cifar-100", *OPEN_SET_PARTNERS} <= set(REGISTRY)
     assert len(FEW_SHOT_SETS) == 10 and set(FEW_SHOT_SETS) <= set(REGISTRY)
@@ -215,6 +215,14 @@ def test_the_example_of_register_benchmark_runs_and_the_command_line_knows_the_n
     assert [row["label"] for row in streamed.stream()] == [1, 0]
 
 
+def test_a_registered_benchmark_in_several_styles_has_the_rows_of_all_of_them(own_names, tmp_path):
+    for style in ("photo", "sketch"):
+        class_folders(tmp_path / style, ("heron", "coot"))
+    sets = {"test": {"role": "shift", "copies": [{"path": str(tmp_path)}]}}
+    register_benchmark("birds", {"classes": ["heron", "coot"], "domains": ["photo", "sketch"], "sets": sets})
+    assert load_benchmark("birds").load()["label"][:] == [0, 0, 1, 1] * 2
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_registered_name_may_stand_for_a_data_set_of_the_hub(hub, own_names, streaming):
     hub.tables["me/birds"] = table([1, 0, 1], Value("int64"), "picture", "kind")
@@ -241,6 +249,19 @@ GOOD = {"classes": ["heron", "coot"], "sets": {"test": {"role": "id", "copies": 
         ("birds", {**GOOD, "classes": ["a", ["A", "b"]]}, "Benchmark 'birds': class name 'A' appears twice"),
         ("birds", {**GOOD, "templates": ["a photo"]}, "Benchmark 'birds': template 0"),
         ("birds", {**GOOD, "sets": {}}, "Benchmark 'birds' has no sets"),
+        (7, GOOD, "7 has other characters"),
+        ("birds", {**GOOD, "classes": ["heron", None]}, "Benchmark 'birds' has the class None"),
+        ("birds", {**GOOD, "classes": ["heron", ["coot", 3]]}, "Benchmark 'birds' has the class ['coot', 3]"),
+        ("birds", {**GOOD, "templates": [3]}, "templates=[3]; give a list of texts"),
+        ("birds", {**GOOD, "border": True}, "border=True; give a whole number"),
+        ("birds", {**GOOD, "sets": {"my/test": {"role": "id", "copies": []}}}, "Set 'my/test' of benchmark 'birds'"),
+        ("birds", {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": 3}]}}}, "path=3; give a text"),
+        ("birds", {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "a/b", "rows": "9"}]}}}, "rows='9'"),
+        (
+            "birds",
+            {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "me/birds"}, {"path": "/"}]}}},
+            "Set 'test' of benchmark 'birds' has copies beside the folder '/'",
+        ),
         ("birds", {**GOOD, "sets": {"test": {"role": "id"}}}, "Set 'test' of benchmark 'birds' has no 'copies'"),
         ("birds", {**GOOD, "sets": {"test": {"role": "exam", "copies": []}}}, "has the role 'exam'; choose one of 'train'"),
         (

@@ -109,10 +109,13 @@ def described_sets(name: str, described: Mapping[str, Any], folders: bool = Fals
             raise FileNotFoundError(
                 f"Set {key!r} of benchmark {name!r}: the path {wrong[0]!r} does not exist; give a folder or a Hub id owner/name."
             )
+        if folder is not None and len(part["copies"]) > 1:
+            raise ValueError(f"Set {key!r} of benchmark {name!r} has copies beside the folder {folder['path']!r}; give one of them.")
         if folder is not None and len(folder) > 1:
             more = next(fact for fact in folder if fact != "path")
             raise ValueError(f"Set {key!r} of benchmark {name!r}: {more} does not go with a folder; leave it out.")
-        data = RegisteredData(copies(part), labels, data_key(part["role"]), all_domains=tuple(described.get("domains", ())))
+        domains = tuple(described.get("domains", ()))
+        data = RegisteredData(copies(part), labels, data_key(part["role"]), all_domains=domains, domains=domains)
         if folder is not None:
             data = replace(data, repositories=(), folder=str(Path(folder["path"]).expanduser().absolute()))
         found[key] = {

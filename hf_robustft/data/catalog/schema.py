@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,25 @@ from ..prompts import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..spelling import did_you_mean
 from .hub_copies import Repository
 
+#: What a benchmark and its sets may be called: as much as a command line can tell from `/`, `=` and `:`.
+NAME = r"\w[\w.-]*"
 ROLES = ("train", "validation", "id", "shift", "open_set")
-_SAID = {"licence": str, "source": str, "note": str}
-_BENCHMARK = {"classes": list, "sets": dict, "templates": list, "domains": list, "evaluation_only": bool, "border": int}
-_BENCHMARK |= {"template_croft": str, **_SAID}
-_SET = {"role": str, "copies": list, **_SAID}
-_KINDS = {str: "a text", list: "a list", dict: "a dict", bool: "True or False", int: "a whole number"}
-_COPY = {name: list if name == "image_columns" else object for name in (item.name for item in fields(Repository))}
+_TEXT, _TEXTS, _LIST, _DICT = "a text", "a list of texts", "a list", "a dict"
+_SWITCH, _COUNT = "True or False", "a whole number of at least 0"
+_IS: dict[str, Callable[[Any], bool]] = {
+    _TEXT: lambda value: isinstance(value, (str, Path)) and bool(str(value).strip()),
+    _TEXTS: lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value),
+    _LIST: lambda value: isinstance(value, (list, tuple)),
+    _DICT: lambda value: isinstance(value, Mapping),
+    _SWITCH: lambda value: isinstance(value, bool),
+    _COUNT: lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+}
+_SAID = dict.fromkeys(("licence", "source", "note"), _TEXT)
+_BENCHMARK = {"classes": _LIST, "sets": _DICT, "templates": _TEXTS, "domains": _TEXTS, "evaluation_only": _SWITCH}
+_BENCHMARK |= {"border": _COUNT, "template_croft": _TEXT, **_SAID}
+_SET = {"role": _TEXT, "copies": _LIST, **_SAID}
+_COPY_KINDS = {"str": _TEXT, "int": _COUNT, "bool": _SWITCH, "tuple[str, ...]": _TEXTS}
+_COPY = {item.name: _COPY_KINDS[item.type.removesuffix(" | None")] for item in fields(Repository)}
 
 
 @functools.cache
@@ -57,8 +70,11 @@ def check_facts(name: str, described: Mapping[str, Any]) -> None:
     """
     where = f"Benchmark {name!r}"
     _check(where, described, _BENCHMARK, ("classes", "sets"))
+    for item in described["classes"]:
+        if not isinstance(item, str) and not (_IS[_TEXTS](item) and item):
+            raise ValueError(f"{where} has the class {item!r}; give its name, or a list of names.")
     try:
-        check_class_names(item if isinstance(item, str) else [*item, ""][0] for item in described["classes"])
+        check_class_names(item if isinstance(item, str) else item[0] for item in described["classes"])
         check_templates(described.get("templates", DEFAULT_TEMPLATES))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -66,6 +82,8 @@ def check_facts(name: str, described: Mapping[str, Any]) -> None:
         raise ValueError(f"{where} has no sets; give at least one, such as 'test'.")
     for key, described_set in described["sets"].items():
         place = f"Set {key!r} of benchmark {name!r}"
+        if not isinstance(key, str) or not re.fullmatch(NAME, key):
+            raise ValueError(f"{place} has a name of other characters than letters, digits, '-', '_' and '.'; give another one.")
         check_sets(place, described_set)
 
 
@@ -83,16 +101,15 @@ def check_sets(where: str, described: Mapping[str, Any]) -> None:
         _check(f"A copy of {where[0].lower()}{where[1:]}", copy, _COPY, ("path",))
 
 
-def _check(where: str, found: Any, known: Mapping[str, type], required: tuple[str, ...]) -> None:
+def _check(where: str, found: Any, known: Mapping[str, str], required: tuple[str, ...]) -> None:
     if not isinstance(found, Mapping):
         raise ValueError(f"{where} is described by a {type(found).__name__}; give a dict of {quoted(list(known), 20)}.")
     for name in found:
         if name not in known:
             more = did_you_mean(str(name), known) or f"; the schema knows {quoted(list(known), 20)}"
             raise ValueError(f"{where} has an unknown fact {name!r}{more}.")
-        kind = (list, tuple) if known[name] is list else Mapping if known[name] is dict else known[name]
-        if not isinstance(found[name], kind):
-            raise ValueError(f"{where} has {name}={found[name]!r}; give {_KINDS[known[name]]}.")
+        if not _IS[known[name]](found[name]):
+            raise ValueError(f"{where} has {name}={found[name]!r}; give {known[name]}.")
     missing = [name for name in required if name not in found]
     if missing:
         raise ValueError(f"{where} has no {missing[0]!r}; the schema needs {quoted(required)}.")

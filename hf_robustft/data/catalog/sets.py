@@ -21,7 +21,7 @@ from ..labels import quoted
 from ..prompts import label_key
 from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
 from .registered import described_sets
-from .schema import check_facts, facts
+from .schema import NAME, check_facts, facts
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
@@ -201,8 +201,9 @@ def register_benchmark(name: str, described: Mapping[str, Any]) -> None:
     ('heron', 'great tit')
     ```
     """
-    if not re.fullmatch(r"\w[\w.-]*", name) or name in _PACKAGED or name.startswith("imagenet-seen-unseen"):
-        why = "is one of the package" if re.fullmatch(r"\w[\w.-]*", name) else "has other characters than letters, digits, '-', '_' and '.'"
+    fits = isinstance(name, str) and re.fullmatch(NAME, name)
+    if not fits or name in _PACKAGED or name.startswith("imagenet-seen-unseen"):
+        why = "is one of the package" if fits else "has other characters than letters, digits, '-', '_' and '.'"
         raise ValueError(f"The name {name!r} {why}; give your benchmark another one.")
     check_facts(name, described)
     # Now, so that folders are found from where they were named.
