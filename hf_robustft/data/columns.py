@@ -75,9 +75,13 @@ class RowRule:
         label = self.label(value)
         return label if self.positions is None else self.positions[label]
 
+    def _domain_name(self, value: Any) -> str:
+        numbered = self.domain_names is not None and value in range(len(self.domain_names))
+        return str(self.domain_names[value] if numbered else value)
+
     def domain_of(self, value: Any) -> str:
         """What two spellings of the name of a stored domain have in common."""
-        return label_key(str(value if self.domain_names is None else self.domain_names[value]))
+        return label_key(self._domain_name(value))
 
     def draws(self, row: int) -> bool:
         """Whether the row of this number is in the share."""
@@ -110,9 +114,7 @@ class RowRule:
             names = {value: self.domain_of(value) for value in dict.fromkeys(values)}
             known, wanted = self._known_domains
             if set(names.values()) != known:
-                found = sorted(
-                    str(value if self.domain_names is None else self.domain_names[value]) for value in names
-                )
+                found = sorted(map(self._domain_name, names))
                 raise ValueError(
                     f"{self.where} has the domains {quoted(found)}, the registry knows {quoted(self.all_domains)}"
                 )

@@ -220,7 +220,7 @@ def test_a_registered_benchmark_in_several_styles_has_the_rows_of_all_of_them(ow
         class_folders(tmp_path / style, ("heron", "coot"))
     sets = {"test": {"role": "shift", "copies": [{"path": str(tmp_path)}]}}
     register_benchmark("birds", {"classes": ["heron", "coot"], "domains": ["photo", "sketch"], "sets": sets})
-    assert load_benchmark("birds").load()["label"][:] == [0, 0, 1, 1] * 2
+    assert load_benchmark("birds").load()["label"][:] == [1, 1, 0, 0] * 2
 
 
 @pytest.mark.parametrize("streaming", [False, True])

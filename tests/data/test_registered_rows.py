@@ -119,6 +119,12 @@ def test_domains_that_are_not_there(hub):
     hub.tables["flwrlabs/pacs"] = data.filter(lambda row: row["domain"] != "photo")
     with pytest.raises(ValueError, match="has the domains 'art_painting', 'cartoon', 'sketch', the registry knows"):
         quietly(load_benchmark("pacs-photo", "photo"))
+    gap = data.remove_columns("domain").add_column(
+        "domain", [None, *range(7)], feature=ClassLabel(names=[*DOMAINS["pacs"], "e", "f", "g"])
+    )
+    hub.tables["flwrlabs/pacs"] = gap
+    with pytest.raises(ValueError, match="has the domains 'None', "):
+        quietly(load_benchmark("pacs-photo", "photo"))
 
 
 def test_vlcs_needs_a_folder_of_ones_own(hub, tmp_path):
