@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     model_args, data_args, args = parse(arguments)
     check(model_args, data_args, args)
 
-    # Load: the model, and every set of images as a `Benchmark`, whatever it is stored as.
+    # Load: every set of images as a `Benchmark`, whatever it is stored as; and once they are known to fit, the model.
+    data = load_data(model_args, data_args, args)
     model, processor = load_dual_encoder(model_args.model, option="--model")
-    data = load_data(model_args, data_args, args, processor)
 
     # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` trains nothing.
     trainer = make_trainer(model_args, data_args, args, model, processor, data)

@@ -25,7 +25,7 @@ from ..data.benchmarks import Benchmark, asset_path
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.checkpoint import PACKAGED, load_dual_encoder
+from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.files import check_apart, check_output_dir, unless_refused
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
@@ -94,13 +94,11 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     state.wait_for_everyone()
     quiet_if_asked(running)
     policy = data.policy()
-    model, processor = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
+    # The data before any weights.
+    processor = load_processor(options.model, revision=options.revision, option="MODEL")
     folder = _own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
-    head = None
-    if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
-        head = ZeroShotHead.from_pretrained(folder)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
         raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")
@@ -118,6 +116,10 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         knn_k=10 if options.knn_k is None else options.knn_k,
         bad_images=policy,
     )
+    model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
+    head = None
+    if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
+        head = ZeroShotHead.from_pretrained(folder)
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")

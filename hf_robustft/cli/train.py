@@ -27,7 +27,7 @@ from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.checkpoint import PACKAGED, load_dual_encoder
+from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.files import unless_refused
 from ..modeling.interpolation import check_interpolation, interpolate_weights
@@ -71,27 +71,28 @@ class TrainingData:
     check: ImageCheck
 
 
-def load_data(
-    model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments, processor: ProcessorMixin
-) -> TrainingData:
+def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
     """
-    The data sets that a command line names. Sets with training images among them are refused; see `check_images`.
+    The data sets that a command line names, before any weights are read. Sets with training images among them are refused;
+    see `check_images`.
 
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
             the command line.
-        processor ([`~transformers.ProcessorMixin`]): Of the model.
 
     Returns:
         [`TrainingData`]
 
     Raises:
         ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
-        OSError: If a data set cannot be read.
+        OSError: If a data set cannot be read, or there is no such model.
     """
     processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
+    processor = load_processor(model_args.model, option="--model")
+    if model_args.finetuned_model is not None:
+        load_processor(model_args.finetuned_model, option="--finetuned_model")
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
     texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
@@ -112,6 +113,12 @@ def load_data(
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
+    closed = [benchmark for benchmark in evaluation if benchmark.role != "open_set"]
+    if model_args.method == "ft" and closed and all(train.class_names not in head_classes(item) for item in closed):
+        raise ValueError(
+            "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; give "
+            "--eval_datasets with the same classes, or use --method flyp."
+        )
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
     starts = [model_args.model, *([] if model_args.finetuned_model is None else [model_args.finetuned_model])]
     earlier = [entry for source in starts for entry in image_hashes_of(source)]
@@ -173,12 +180,6 @@ def make_trainer(
         trainer.train_benchmark, trainer.image_check = data.train, data.check
         if args.resume_from_checkpoint is not None:
             trainer.check_checkpoint(args.resume_from_checkpoint)
-        classes = data.train.class_names
-        if model_args.method == "ft" and closed and all(classes not in head_classes(item) for item in closed):
-            raise ValueError(
-                "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; "
-                "give --eval_datasets with the same classes, or use --method flyp."
-            )
     return trainer
 
 
@@ -261,12 +262,12 @@ def train(arguments: Sequence[str]) -> EvaluationReport | None:
     started = time.perf_counter()
     model_args, data_args, args = parse(arguments)
     check(model_args, data_args, args)
+    data = load_data(model_args, data_args, args)
     model, processor = load_dual_encoder(model_args.model, option="--model")
     fine_tuned = None
     if model_args.finetuned_model is not None:
         fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
         check_interpolation(model, fine_tuned)
-    data = load_data(model_args, data_args, args, processor)
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
     baseline = None
     if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:

@@ -79,15 +79,12 @@ def load_dual_encoder(
     ```
     """
     what = str(source) if option is None else f"`{option} {source}`"
-    try:
-        here = local_folder_or_packaged(source)
-        folder, converted = (here, False) if here is not None else _hub_folder(str(source), revision, token)
-    except OSError as error:
-        raise type(error)(str(error) if option is None else f"{what}: {error}") from error
+    here, folder = _found(source, revision, token, option)
+    # The safetensors of some repositories exist only as a conversion by the Hub.
+    converted = here is None and revision in (None, "main") and not _holds(folder, WEIGHTS_FILE, INDEX_FILE)
     config = check_config(folder, what)
     kinds = set() if converted else check_weights(folder, config, what)
-    check_processor_files(folder, what)
-    processor = load_processor(folder, config, what)
+    processor = _processor(folder, config, what)
     options = {"pretrained_model_name_or_path": folder}
     if converted:
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
@@ -105,6 +102,44 @@ def load_dual_encoder(
 load_checkpoint = load_dual_encoder
 
 
+def load_processor(
+    source: str | Path, *, revision: str | None = None, token: str | bool | None = None, option: str | None = None
+) -> ProcessorMixin:
+    """
+    Load the processor of a checkpoint and leave its weights alone, so that data can be checked before these are read.
+
+    What the small files and the headers of weights that are here can tell of a checkpoint is checked as
+    [`load_dual_encoder`] does; from the Hub no weights are downloaded.
+
+    Args:
+        source (`str` or `Path`), revision (`str`, *optional*), token (`str` or `bool`, *optional*), option (`str`,
+            *optional*): As for [`load_dual_encoder`].
+
+    Returns:
+        [`~transformers.ProcessorMixin`]: The processor.
+
+    Raises:
+        OSError, ValueError: As [`load_dual_encoder`].
+    """
+    what = str(source) if option is None else f"`{option} {source}`"
+    here, folder = _found(source, revision, token, option, weights=False)
+    config = check_config(folder, what)
+    if here is not None:
+        check_weights(folder, config, what)
+    return _processor(folder, config, what)
+
+
+def _found(
+    source: str | Path, revision: str | None, token: str | bool | None, option: str | None, weights: bool = True
+) -> tuple[Path | None, Path]:
+    """The local folder of a checkpoint, if it has one, and the folder in which its files are."""
+    try:
+        here = local_folder_or_packaged(source)
+        return here, _hub_folder(str(source), revision, token, weights) if here is None else here
+    except OSError as error:
+        raise type(error)(str(error) if option is None else f"`{option} {source}`: {error}") from error
+
+
 def local_folder_or_packaged(source: str | Path) -> Path | None:
     """The folder of a `source` as `local_folder` finds it; `"emoji_clip"` is the packaged checkpoint."""
     if source != PACKAGED:
@@ -112,13 +147,14 @@ def local_folder_or_packaged(source: str | Path) -> Path | None:
     if (Path(PACKAGED) / CONFIG_FILE).is_file():
         warnings.warn(
             f"{PACKAGED!r} is the packaged checkpoint, not the folder {PACKAGED} here; give ./{PACKAGED} for that.",
-            stacklevel=3,
+            # One place for all callers: said once.
+            stacklevel=2,
         )
     return asset_path(PACKAGED)
 
 
-def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> tuple[Path, bool]:
-    """The cached commit of a repository with its files, and whether safetensors of it exist only as a conversion."""
+def _hub_folder(source: str, revision: str | None, token: str | bool | None, weights: bool) -> Path:
+    """The cached commit of a repository, with its files."""
     config = file_from_hub(source, CONFIG_FILE, revision, token)
     if config is None:
         raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of a {SUPPORTED}.")
@@ -126,7 +162,7 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
     # Before the weights are downloaded.
     check_config(folder, source)
     missing: Unreachable | None = None
-    for name in (*_SMALL_FILES, WEIGHTS_FILE, INDEX_FILE):
+    for name in (*_SMALL_FILES, *((WEIGHTS_FILE, INDEX_FILE) if weights else ())):
         if name == INDEX_FILE and (folder / WEIGHTS_FILE).is_file():
             continue
         try:
@@ -134,28 +170,22 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> 
         except Unreachable as error:
             # Most repositories have some of them only.
             missing = error
-    if (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
+    needed = [IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, *([(WEIGHTS_FILE, INDEX_FILE)] if weights else [])]
+    if missing is not None and not all(_holds(folder, *names) for names in needed):
+        raise missing
+    if weights and (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
         parts = read_json_object(folder / INDEX_FILE).get("weight_map") or {}
         checkpoint_folder(source, *sorted(set(parts.values())), revision=folder.name, token=token)
-    elif not (folder / WEIGHTS_FILE).is_file():
-        if missing is not None:
-            raise missing
-        return folder, revision in (None, "main")
-    return folder, False
+    return folder
 
 
-def load_processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMixin:
-    """
-    The processor of a folder, if it makes what a model of a configuration takes.
+def _holds(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
 
-    Args:
-        folder (`Path`): The folder.
-        config ([`~transformers.PreTrainedConfig`]): Of the model.
-        what (`str`): What to call it in messages.
 
-    Raises:
-        ValueError: If it cannot be loaded, or does not fit.
-    """
+def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMixin:
+    """The processor of a folder, which messages call `what`, if it makes what a model of this configuration takes."""
+    check_processor_files(folder, what)
     family = FAMILIES[config.model_type]
     try:
         processor = family.processor_class.from_pretrained(folder, trust_remote_code=False)

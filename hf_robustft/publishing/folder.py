@@ -20,7 +20,6 @@ from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.report import load_reports
 from ..modeling.checkpoint import load_processor
-from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.tensor_files import opened
 from ..modeling.zero_shot import HEAD_FILE
@@ -139,7 +138,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     """
     _check_presence(folder, files)
     check_secrets(folder, files, token)
-    load_processor(Path(folder), check_checkpoint(folder), str(folder))
+    load_processor(Path(folder))
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)

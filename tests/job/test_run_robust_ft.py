@@ -139,7 +139,7 @@ def test_the_default_run_is_carot_on_emoji_shift(script, capsys):
     assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
     assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
     assert args.origins["num_train_epochs"] == "recipe emoji_shift/carot"
-    data = script.load_data(model_args, data_args, args, script.load_dual_encoder("emoji_clip")[1])
+    data = script.load_data(model_args, data_args, args)
     assert [item.role for item in data.evaluation] == ["id", "shift", "shift", "shift", "shift", "open_set"]
     assert data.train.role == "train" and data.validation.name == "validation"
 

@@ -149,7 +149,7 @@ def test_a_signal_before_training_says_that_nothing_was_trained(repository, job,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     if when == "loading":
-        # The first line is printed when imports are done and the model is loaded.
+        # The first line is printed when imports are done, before data and model are loaded.
         assert "1 process of" in process.stdout.readline()
     else:
         time.sleep(1.5)

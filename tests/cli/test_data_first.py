@@ -1,0 +1,92 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Data that are wrong are refused before a weight of the model is read, which takes minutes where it is large."""
+
+
+import pytest
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor
+from transformers import CLIPModel
+
+from hf_robustft.cli import calibrate, evaluate, train
+from hf_robustft.modeling import checkpoint
+from hf_robustft.publishing.metadata import write_robustft_json
+
+QUIET = "--use_cpu --disable_tqdm"
+TRAIN = f"--model base --train_dataset train.parquet --output_dir out --max_steps 1 {QUIET} --report_to none"
+EVALUATE = f"base --output_dir out {QUIET}"
+CALIBRATE = f"base {QUIET}"
+
+ROWS = [
+    ("train", f"{TRAIN} --eval_datasets broken.parquet", "broken.parquet"),
+    ("train", f"{TRAIN} --eval_datasets empty", "empty"),
+    ("train", f"{TRAIN} --eval_datasets ./nowhere", "nowhere"),
+    ("train", f"{TRAIN} --eval_datasets other.parquet", "fox"),
+    ("train", f"{TRAIN} --eval_datasets train.parquet", "--allow_overlap"),
+    ("train", f"{TRAIN} --eval_datasets test.parquet other.parquet:open_set test.parquet:shift", "the same data"),
+    ("train", f"{TRAIN} --eval_datasets emoji_shift/validation --method ft", "the same classes"),
+    ("train", f"{TRAIN} --eval_datasets test.parquet --train_dataset captions.parquet", "label"),
+    ("train", f"{TRAIN} --eval_datasets test.parquet --model nothing/here/at/all", "nothing/here"),
+    ("evaluate", f"{EVALUATE} --eval_datasets broken.parquet", "broken.parquet"),
+    ("evaluate", f"{EVALUATE} --eval_datasets other.parquet", "fox"),
+    ("evaluate", f"{EVALUATE} --eval_datasets test.parquet held_out.parquet:open_set", "open set"),
+    ("evaluate", f"{EVALUATE} --eval_datasets test.parquet --knn_bank train.parquet", "knn_bank"),
+    ("calibrate", f"{CALIBRATE} --dataset broken.parquet", "broken.parquet"),
+    ("calibrate", f"{CALIBRATE} --dataset other.parquet", "fox"),
+    ("calibrate", f"{CALIBRATE} --dataset test.parquet --eval_datasets test.parquet", "--eval_datasets"),
+]
+RIGHT = {
+    "train": f"{TRAIN} --eval_datasets test.parquet held_out.parquet:validation other.parquet:open_set",
+    "evaluate": f"{EVALUATE} --eval_datasets test.parquet other.parquet:open_set --knn_bank train.parquet",
+    "calibrate": f"{CALIBRATE} --dataset held_out.parquet --eval_datasets test.parquet",
+}
+
+
+class Read(Exception):
+    """The weights are read."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A finished checkpoint, and data that fit it or do not."""
+    place = tmp_path_factory.mktemp("data_first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        CLIPModel(tiny_config()).save_pretrained("base")
+        tiny_processor().save_pretrained("base")
+        write_robustft_json("base", method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
+        sets = {"train": (CLASSES, 12), "test": (CLASSES, 8), "held_out": (CLASSES, 8), "other": (("fox", "ant"), 6)}
+        for seed, (name, (classes, n)) in enumerate(sets.items()):
+            image_dataset(n, seed=seed, classes=classes).to_parquet(f"{name}.parquet")
+        captions = image_dataset(4).remove_columns("label").add_column("caption", ["a cat"] * 4)
+        captions.to_parquet("captions.parquet")
+        (place / "broken.parquet").write_bytes(b"PAR1 and no more")
+        (place / "empty").mkdir()
+    return place
+
+
+@pytest.fixture
+def run(script, place, monkeypatch):
+    """Carries a command out, which ends where the weights would be read."""
+
+    def read(*arguments, **options):
+        raise Read
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(checkpoint, "_model", read)
+    programs = {"train": [train.train, script.main], "evaluate": [evaluate.run], "calibrate": [calibrate.run]}
+
+    def carry_out(command, line, error, match):
+        for program in programs[command]:
+            with pytest.raises(error, match=match):
+                program(line.split())
+
+    return carry_out
+
+
+@pytest.mark.parametrize(("command", "line", "name"), ROWS)
+def test_wrong_data_are_refused_before_weights_are_read(run, command, line, name):
+    run(command, line, (ValueError, OSError), name)
+
+
+@pytest.mark.parametrize("command", RIGHT)
+def test_weights_are_read_where_the_data_are_right(run, command):
+    run(command, RIGHT[command], Read, None)
