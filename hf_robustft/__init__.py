@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .modeling.feature_cache import CachedFeatures as CachedFeatures
     from .modeling.feature_cache import cache_features as cache_features
     from .modeling.interpolation import interpolate_weights as interpolate_weights
+    from .modeling.interpolation import lines as lines
+    from .modeling.interpolation import model_stock as model_stock
     from .modeling.zero_shot import ZeroShotHead as ZeroShotHead
     from .objectives.base import ObjectiveMixin as ObjectiveMixin
     from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
@@ -58,7 +60,7 @@ _ROOMS = {
     "modeling.checkpoint": ["load_checkpoint", "load_dual_encoder"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
-    "modeling.interpolation": ["interpolate_weights"],
+    "modeling.interpolation": ["interpolate_weights", "lines", "model_stock"],
     "objectives.base": ["ObjectiveMixin"],
     "objectives.contrastive": ["ContrastiveMixin"],
     "objectives.cross_entropy": ["CrossEntropyMixin"],

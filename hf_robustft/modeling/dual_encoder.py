@@ -229,6 +229,13 @@ class DualEncoder:
         """The transformer layers of the image tower and of the text tower."""
         return tuple(list(tower.encoder.layers) for tower in (self.core.vision_model, self.core.text_model))
 
+    def depths(self) -> dict[str, float]:
+        """How deep in its tower each tensor of a transformer layer lies, by name: 0 in the first layer, 1 in the last."""
+        towers = self.layers()
+        depth = {layer: i / (len(tower) - 1) if len(tower) > 1 else 1.0 for tower in towers for i, layer in enumerate(tower)}
+        layers = {name: depth[module] for name, module in self.core.named_modules() if module in depth}
+        return {f"{name}.{key}": at for name, at in layers.items() for key in self.core.get_submodule(name).state_dict()}
+
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """
         Projected features of images before normalisation, past the wrappers.

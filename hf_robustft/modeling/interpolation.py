@@ -1,12 +1,15 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Weight-space interpolation between a zero-shot and a fine-tuned model."""
+"""Models that are functions of weights: of where fine-tuning started, and of one or more models that came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+
+from .dual_encoder import LOGIT_SCALE, PROJECTION_WEIGHTS, DualEncoder
 
 
 def interpolate_weights(
@@ -15,9 +18,8 @@ def interpolate_weights(
     """
     `(1 - alpha) * zero_shot + alpha * fine_tuned` for every tensor (WiSE-FT, Wortsman et al., CVPR 2022).
 
-    Given two whole models this interpolates both towers, the projections and the logarithm of the logit scale;
-    a classification head is then rebuilt from the interpolated text tower. That differs from interpolating two heads
-    (the original code does the latter): pass the heads' state dicts too for that.
+    Given two whole models this interpolates both towers, the projections and the logarithm of the logit scale. A trained
+    head is a module of its own: WiSE-FT interpolates it too, with the zero-shot head that it started from.
 
     Args:
         zero_shot (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model before fine-tuning, or its state dict.
@@ -33,16 +35,95 @@ def interpolate_weights(
     """
     check_alpha(alpha)
     first, second = check_interpolation(zero_shot, fine_tuned)
+    return {name: _mixed(start, second[name], alpha) for name, start in first.items()}
+
+
+def model_stock(
+    start: nn.Module | Mapping[str, Tensor], fine_tuned: Sequence[nn.Module | Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """
+    Model Stock (Jang et al., ECCV 2024): for every tensor the point between the start and the mean of several models
+    that were fine-tuned from it which lies nearest to where the mean of many would be.
+
+    With `c` the cosine between the changes of two models, averaged over all pairs, it is `t * mean + (1 - t) * start`,
+    where `t = k * c / (1 + (k - 1) * c)` for `k` models. The paper has two; the average over pairs is mergekit's reading
+    for more.
+
+    Args:
+        start (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model before fine-tuning, or its state dict.
+        fine_tuned (`Sequence` of the same): Two models or more, of other seeds or settings.
+
+    Returns:
+        `dict[str, torch.Tensor]`: A state dict. Sums are taken in float64 and rounded once, to the first fine-tuned model's
+        dtype. A tensor stays at the start where no two models agree on a direction (the cosine is 0 or below, or
+        a change is zero). Integer buffers must agree and are copied.
+
+    Raises:
+        ValueError: If there are fewer than two models, or names, shapes or integer buffers disagree.
+    """
+    if isinstance(fine_tuned, (nn.Module, Mapping)) or len(fine_tuned) < 2:
+        raise ValueError("Model Stock needs two fine-tuned models or more, a list; give another run from the same start.")
+    pairs = [check_interpolation(start, model) for model in fine_tuned]
+    first, others = pairs[0][0], [second for _, second in pairs]
     result = {}
-    for name, start in first.items():
-        end = second[name]
-        if not end.is_floating_point():
-            result[name] = end.clone()
-        else:
-            wide = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
-            mixed = (1.0 - alpha) * start.to(end.device, wide) + alpha * end.to(wide)
-            result[name] = mixed.to(end.dtype)
+    for name, origin in first.items():
+        ends = [other[name] for other in others]
+        if not origin.is_floating_point():
+            result[name] = ends[0].clone()
+            continue
+        wide = origin.to(ends[0].device, torch.float64)
+        changes = torch.stack([(end.to(wide) - wide).flatten() for end in ends])
+        ratio = _stock_ratio(changes)
+        result[name] = (wide + ratio * changes.mean(0).view_as(wide)).to(ends[0].dtype)
     return result
+
+
+def _stock_ratio(changes: Tensor) -> Tensor:
+    """The share `t` of the mean of `changes`, one in a row."""
+    count, norms = len(changes), changes.norm(dim=1)
+    cosines = [changes[i] @ changes[j] / (norms[i] * norms[j]) for i, j in combinations(range(count), 2)]
+    # Of a change of zero it is not a number. Opposite changes would come near to a pole: the mean of many is the start.
+    cosine = torch.stack(cosines).nan_to_num(0.0).mean().clamp(0.0, 1.0)
+    return count * cosine / (1 + (count - 1) * cosine)
+
+
+def lines(
+    start: nn.Module, fine_tuned: nn.Module | Mapping[str, Tensor], alpha: float = 0.1, *, whole_projections: bool = False
+) -> dict[str, Tensor]:
+    """
+    LiNeS (Wang et al., ICLR 2025): shallow layers stay near the start, and the last one takes all that it learned.
+
+    Of a layer's change the share `alpha + (1 - alpha) * l / (L - 1)` is kept, with `l` from 0 to `L - 1` within
+    its tower, and `alpha` of whatever lies outside of layers: embeddings, final norms, projections and logit scale.
+
+    Args:
+        start (`torch.nn.Module`): The model before fine-tuning.
+        fine_tuned (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model after fine-tuning, or its state dict.
+        alpha (`float`, *optional*, defaults to 0.1): Share of the change in the first layers; 1 gives the fine-tuned model.
+        whole_projections (`bool`, *optional*, defaults to `False`): Take projections and logit scale from the fine-tuned
+            model, as the last layer that they are; in the paper's experiments `alpha` of their change is kept.
+
+    Returns:
+        `dict[str, torch.Tensor]`: A state dict, rounded as by `interpolate_weights`.
+
+    Raises:
+        ValueError: If `alpha` is outside [0, 1], the model is not a dual encoder, or names, shapes or integer buffers
+            disagree.
+    """
+    check_alpha(alpha)
+    first, second = check_interpolation(start, fine_tuned)
+    shares = {name: alpha + (1.0 - alpha) * depth for name, depth in DualEncoder.of(start).depths().items()}
+    if whole_projections:
+        shares |= dict.fromkeys((*PROJECTION_WEIGHTS, LOGIT_SCALE), 1.0)
+    return {name: _mixed(value, second[name], shares.get(name, alpha)) for name, value in first.items()}
+
+
+def _mixed(start: Tensor, end: Tensor, alpha: float) -> Tensor:
+    if not end.is_floating_point():
+        return end.clone()
+    wide = torch.promote_types(torch.promote_types(start.dtype, end.dtype), torch.float32)
+    mixed = (1.0 - alpha) * start.to(end.device, wide) + alpha * end.to(wide)
+    return mixed.to(end.dtype)
 
 
 def check_alpha(alpha: float) -> None:
