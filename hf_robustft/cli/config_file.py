@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..data.spelling import closest, did_you_mean
+from ..data.messages import closest, did_you_mean
 from .parser import Manners, UsageError, main_flag, unknown_choice
 
 #: What may not be set in a file: it would be read too late, or not at all.

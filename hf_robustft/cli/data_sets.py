@@ -14,8 +14,8 @@ from ..data.catalog.registered import check_one_path
 from ..data.catalog.sets import named_templates, registered_sets
 from ..data.class_matching import load_matched, shared_classes
 from ..data.class_projection import head_classes
-from ..data.columns import quoted
 from ..data.images import DEFAULT_THRESHOLD, POLICIES, BadImages
+from ..data.messages import quoted
 from ..data.prompts import read_names_and_templates
 from .commands import option
 from .specs import Spec, own_columns, own_split

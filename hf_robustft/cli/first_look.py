@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.spelling import closest, did_you_mean
+from ..data.messages import closest, did_you_mean
 from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice

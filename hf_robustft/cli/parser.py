@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..data.spelling import closest, did_you_mean
+from ..data.messages import closest, did_you_mean
 
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "t", "y", "1"), True),

@@ -18,9 +18,9 @@ from datasets import get_dataset_split_names
 from ..data.catalog.hub_copies import WDS_IMAGES
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import split_word
-from ..data.columns import quoted
 from ..data.folders import folder_splits
 from ..data.hub import is_hub_id, require_hub
+from ..data.messages import quoted
 from ..data.own_data import holds_tars, tar_splits, tars
 from .first_look import nearest_role
 

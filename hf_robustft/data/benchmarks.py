@@ -31,8 +31,7 @@ from .catalog.sets import (
 )
 from .class_projection import ClassProjection
 from .columns import StoredRows, own_class_names, require_column, require_dataset, say_unused
-from .files import say_once
-from .labels import quoted
+from .messages import quoted, say_once
 from .own_data import checked_rows, describe_own_data, open_rows
 from .prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
 from .streams.rows import RowStream

@@ -27,10 +27,10 @@ from .files import (
     is_visible_helper,
     left_out_words,
     readable_suffixes,
-    say_once,
     visible_folders,
 )
-from .labels import class_positions, quoted
+from .labels import class_positions
+from .messages import quoted, say_once
 from .prompts import class_key
 
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")

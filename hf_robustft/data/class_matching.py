@@ -16,7 +16,8 @@ from datasets import ClassLabel, Dataset
 from .benchmarks import Benchmark, load_benchmark
 from .columns import arrow_column, check_two_columns, require_column
 from .folders import class_doubt
-from .labels import LabelFault, LabelRule, matching_rule, names_classes, quoted
+from .labels import LabelFault, LabelRule, matching_rule, names_classes
+from .messages import quoted
 from .own_data import checked_rows, open_rows
 from .prompts import class_key
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
-from .files import say_once
-from .labels import LabelFault, LabelRule, classes_of, holds_integers, is_text, label_rule, quoted, refuse_rows
+from .labels import LabelFault, LabelRule, classes_of, holds_integers, is_text, label_rule, refuse_rows
+from .messages import quoted, say_once
 from .prompts import check_class_names, class_key, label_key
 from .randomness import example_rng
 

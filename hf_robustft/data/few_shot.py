@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import Benchmark
-from .columns import quoted
+from .messages import quoted
 from .randomness import example_rng
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from .labels import quoted
-
-logger = logging.getLogger(__name__)
+from .messages import quoted
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -126,13 +123,6 @@ def files_called(folder: Path, names: Sequence[str]) -> list[Path]:
     """Return the files in a `folder` with one of the `names`, at any depth, as `image_files` looks for images, sorted."""
     endings = {os.path.splitext(name)[1] for name in names}
     return sorted(file for file, kind in _walk(folder) if kind in endings and file.name in names)
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """Log a `message` about data as a warning, once, in the first of several processes."""
-    if os.environ.get("RANK", "0") == "0":
-        logger.warning(message)
 
 
 _IMAGE, _HELPER = object(), object()

@@ -31,10 +31,9 @@ from .files import (
     holds_images,
     image_files,
     left_out_words,
-    say_once,
     visible_folders,
 )
-from .labels import quoted
+from .messages import quoted, say_once
 from .prompts import read_text
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

@@ -17,13 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Value
 
+from .messages import quoted
 from .prompts import class_key
-
-
-def quoted(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first `limit` of `names` in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
-    shown = ", ".join(repr(str(name)) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
 
 
 def is_text(feature) -> bool:

@@ -19,22 +19,30 @@ nobody else anything.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import datasets
 import numpy as np
 from datasets import DownloadConfig, Image
 from datasets.download.streaming_download_manager import xopen
+from scipy.special import bdtrc, betaincinv
 
 from .benchmarks import Benchmark
-from .binomial import fewest_trials, lowest_share
-from .sketch import HASH_BYTES, HASH_SPACE, Sketch
 from .streams.rows import RowStream
 
+HASH_BYTES = 6
+HASH_SPACE = 1 << (8 * HASH_BYTES)
+#: Hashes of the training set that are kept, in 32 kB.
+SKETCH_SIZE = 4096
+#: Of each set to measure on fewer: there are more such sets, and they are smaller.
+TEST_SKETCH_SIZE = 1024
 #: Images of a data set that are hashed; of a larger one this many, evenly spaced. Reading decides what it costs.
 MOST_IMAGES = 50_000
 #: Of a stream from elsewhere, whose images would have to be fetched twice.
@@ -48,6 +56,61 @@ _WORDS = {
     "open_set": "open-set images",
 }
 _CUT = "not all images are looked at"
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """
+    What is kept of the images of a data set, to compare others with it later.
+
+    Attributes:
+        name, role (`str`): Of the data set.
+        hashes (`np.ndarray`): uint64, ascending.
+        bound (`int`): Every hash of the set below it is among `hashes`.
+        read (`int`): Images that were looked at.
+        images (`int`, *optional*): Images of the whole set, where it is known.
+    """
+
+    name: str
+    role: str
+    hashes: np.ndarray = field(repr=False)
+    bound: int
+    read: int
+    images: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        packed = self.hashes.astype(">u8").tobytes()
+        packed = b"".join(packed[start + 8 - HASH_BYTES : start + 8] for start in range(0, len(packed), 8))
+        return {
+            "name": self.name,
+            "role": self.role,
+            "images": self.images,
+            "read": self.read,
+            "bound": self.bound,
+            "blake2b_48": base64.b64encode(packed).decode("ascii"),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Sketch:
+        """
+        From what `to_dict` gave.
+
+        Raises:
+            ValueError: If a part is missing or of the wrong kind.
+        """
+        try:
+            packed = base64.b64decode(content["blake2b_48"], validate=True)
+            parts = [packed[start : start + HASH_BYTES] for start in range(0, len(packed), HASH_BYTES)]
+            hashes = np.array([int.from_bytes(part, "big") for part in parts], dtype=np.uint64)
+            numbers = content["bound"], content["read"], content.get("images") or 0
+            whole = all(type(number) is int and number >= 0 for number in numbers)
+            texts = all(isinstance(content[key], str) for key in ("name", "role"))
+        except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise ValueError(f"The hashes of a data set's images are incomplete ({error!r})") from None
+        if not whole or not texts or len(packed) % HASH_BYTES or (np.diff(hashes.astype(np.int64)) <= 0).any():
+            raise ValueError("The hashes of a data set's images are damaged")
+        return cls(content["name"], content["role"], hashes, content["bound"], content["read"], content.get("images"))
 
 
 @dataclass(frozen=True)
@@ -222,6 +285,36 @@ def _lower_bound(images: ImageHashes, shared: np.ndarray, bound: int, seen: floa
     by_share = min(1.0, lowest_share(found, comparable, 0.995) / seen) * len(pictures) * int(copies.min())
     at_least = min(1.0, max(by_number, by_share) / total)
     return at_least if images.images == images.read else lowest_share(int(at_least * total), total)
+
+
+def fewest_trials(count: int, most: int, p: float, confidence: float = 0.99) -> int:
+    """
+    A lower bound of the number of trials of which `count` were successes.
+
+    Args:
+        count (`int`): Successes.
+        most (`int`): Trials there may have been at the most.
+        p (`float`): Probability of a success, above 0.
+        confidence (`float`, *optional*, defaults to 0.99): How often the bound must hold.
+
+    Returns:
+        `int`: The smallest number with which that many successes are at least as likely as `1 - confidence`.
+    """
+    if not count or p >= 1:
+        return count
+    low, high = count, max(count, most)
+    while low < high:
+        middle = (low + high) // 2
+        if bdtrc(count - 1, middle, p) > 1 - confidence:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def lowest_share(count: int, n: int, confidence: float = 0.99) -> float:
+    """Return Clopper and Pearson's (1934) one-sided lower bound, at a `confidence`, of a share of which `count` of `n` is a sample."""
+    return float(betaincinv(count, n - count + 1, 1 - confidence)) if count else 0.0
 
 
 def _stored(dataset: datasets.Dataset, image_column: str, most: int) -> Iterator[tuple[dict | None, str]]:

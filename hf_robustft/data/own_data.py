@@ -18,10 +18,10 @@ from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .files import is_hidden
 from .folders import folder_kind, folder_splits, load_folder, named_errors
 from .hub import require_hub
-from .labels import LabelRule, quoted
+from .labels import LabelRule
+from .messages import quoted
 from .prompts import read_names_and_templates
-from .streams.rows import RowStream, stream_of
-from .streams.shards import OpenSplit, listed, open_split
+from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
 
 if TYPE_CHECKING:
     from .benchmarks import Benchmark

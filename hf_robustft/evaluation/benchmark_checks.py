@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
-from ..data.columns import quoted
+from ..data.messages import quoted
 from ..data.prompts import class_key
 
 

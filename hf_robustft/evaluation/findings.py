@@ -19,7 +19,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..data.binomial import upper_tail
+from scipy.special import bdtrc
+
 from .report import DatasetResult, EvaluationReport
 
 #: Standard errors that a difference must exceed to be told, however few there are.
@@ -79,7 +80,7 @@ def at_chance(result: DatasetResult) -> bool:
     if chance >= 1:
         return False
     # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.
-    return upper_tail(round(result.accuracy * result.n), result.n, chance) > ALPHA_CHANCE
+    return bdtrc(round(result.accuracy * result.n) - 1, result.n, chance) > ALPHA_CHANCE
 
 
 def one_class(result: DatasetResult) -> bool:

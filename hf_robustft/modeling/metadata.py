@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data.overlap import Sketch
 from ..data.prompts import check_class_names, check_templates
-from ..data.sketch import Sketch
 from .files import write_whole
 
 METADATA_FILE = "robustft.json"
@@ -78,7 +78,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
         and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `label_names` (what the training
         data call the classes), `card` (what the model card says beyond the results) and `image_hashes` (see
-        [`data.sketch.Sketch`]: of the images that the model was trained, tuned and measured on).
+        [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).
 
     Raises:
         OSError: If the folder has no `robustft.json`.

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..data.benchmarks import Benchmark
 from ..data.images import BadImages
-from ..data.overlap import Overlap, compare, hash_images
-from ..data.sketch import TEST_SKETCH_SIZE, Sketch
+from ..data.overlap import TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
 from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature

@@ -14,8 +14,16 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
-from ..data.overlap import TOLERATED, ImageHashes, Overlap, compare, hash_images
-from ..data.sketch import SKETCH_SIZE, TEST_SKETCH_SIZE, Sketch
+from ..data.overlap import (
+    SKETCH_SIZE,
+    TEST_SKETCH_SIZE,
+    TOLERATED,
+    ImageHashes,
+    Overlap,
+    Sketch,
+    compare,
+    hash_images,
+)
 from ..data.streams.examples import StreamingExamples
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.metadata import METADATA_FILE, load_robustft_json

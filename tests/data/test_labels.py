@@ -14,9 +14,9 @@ from PIL import Image
 
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_matching import load_matched
-from hf_robustft.data.files import say_once
 from hf_robustft.data.images import decode_image
 from hf_robustft.data.labels import as_numbers, classes_of, label_rule
+from hf_robustft.data.messages import say_once
 
 MODEL = ("cat", "dog", "owl")
 CASES = {

@@ -15,8 +15,7 @@ from hf_robustft import FLYPTrainer
 from hf_robustft.cli import main
 from hf_robustft.data import overlap as module
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
-from hf_robustft.data.overlap import ImageHashes, compare, hash_images
-from hf_robustft.data.sketch import Sketch
+from hf_robustft.data.overlap import ImageHashes, Sketch, compare, hash_images
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.training.image_check import check_images
 

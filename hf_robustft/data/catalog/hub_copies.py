@@ -19,9 +19,10 @@ from huggingface_hub.errors import (
 )
 
 from ..hub import is_cached, out_of_reach
-from ..labels import holds_integers, quoted
+from ..labels import holds_integers
+from ..messages import quoted
 from ..prompts import label_key, read_text
-from ..streams.shards import OpenSplit, open_split
+from ..streams.rows import OpenSplit, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
 

@@ -16,10 +16,10 @@ from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 from ..columns import RowRule, StoredRows, check_dataset
 from ..folders import folder_kind, folder_splits, load_folder
 from ..hub import is_hub_id
-from ..labels import LabelRule, holds_integers, quoted
+from ..labels import LabelRule, holds_integers
+from ..messages import quoted
 from ..prompts import DEFAULT_TEMPLATES, class_key, label_key
-from ..streams.rows import RowStream, stream_of
-from ..streams.shards import OpenSplit, count_rows
+from ..streams.rows import OpenSplit, RowStream, count_rows, stream_of
 from .hub_copies import WDS_IMAGES, Repository, check_label_order, image_column_of, open_first
 from .schema import copies
 

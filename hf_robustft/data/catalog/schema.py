@@ -25,9 +25,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..labels import quoted
+from ..messages import did_you_mean, quoted
 from ..prompts import DEFAULT_TEMPLATES, check_class_names, check_templates
-from ..spelling import did_you_mean
 from .hub_copies import Repository
 
 #: What a benchmark and its sets may be called: as much as a command line can tell from `/`, `=` and `:`.

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..labels import quoted
+from ..messages import quoted
 from ..prompts import label_key
 from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
 from .registered import described_sets

@@ -1,10 +1,28 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What a mistyped name may stand for."""
+"""Words for messages: names in quotes, what a mistyped name may stand for, and warnings that are given once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+logger = logging.getLogger(__name__)
+
+
+def quoted(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first `limit` of `names` in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Log a `message` about data as a warning, once, in the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
 
 
 def closest(word: str, known: Iterable[str], at_most: int = 3) -> list[str]:
