@@ -53,16 +53,25 @@ def run(
         with `HF_ROBUSTFT_TRACEBACK=1` every one does.
     """
     usual = warnings.formatwarning
-    listens = leaving and _listen()
+    listens = _listen() if leaving else []
     if not _asked_for_tracebacks():
         warnings.formatwarning = _warning_line
     try:
         status = command()
         sys.stdout.flush()
         return status if isinstance(status, int) and not isinstance(status, bool) else 0
-    except KeyboardInterrupt as interruption:
-        if _asked_for_tracebacks():
+    except BrokenPipeError:
+        # The interpreter flushes once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, Exception) as error:
+        interruption = _interruption(error)
+        line = one_line(error) if interruption is None else ""
+        if line is None or _asked_for_tracebacks():
             raise
+        if interruption is None:
+            _say(line)
+            return WRONG
         # A second Ctrl-C on the way out would print what the first did not.
         if leaving:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,20 +79,18 @@ def run(
             more = "" if go_on is None else go_on(interruption)
             print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
         return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except Exception as error:
-        line = one_line(error)
-        if line is None or _asked_for_tracebacks():
-            raise
-        _say(line)
-        return WRONG
     finally:
         warnings.formatwarning = usual
-        if listens:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in listens:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _USUAL[number])
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption that an `error` is, or that brought it about: some packages have a bare `except` around their imports."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 class Terminated(KeyboardInterrupt):
@@ -92,24 +99,34 @@ class Terminated(KeyboardInterrupt):
     signal = signal.SIGTERM
 
 
-def _listen() -> bool:
-    """Answer SIGTERM with [`Terminated`], unless something else does; says whether this call has changed that."""
-    owner = os.getpid()
+class _Stop:
+    """Answers Ctrl-C with `KeyboardInterrupt` and SIGTERM with [`Terminated`], but for training, which puts its own in place."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == owner:
-            raise Terminated
+    #: What training that has ended says of an interruption.
+    after_training = ""
+
+    def __init__(self):
+        self.owner = os.getpid()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self.owner:
+            raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)(self.after_training)
         # A forked process that reads images.
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _USUAL[number])
         os.kill(os.getpid(), number)
 
-    # Training puts its own handler in the place of this one.
-    stop.until_training = True
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return False
-    signal.signal(signal.SIGTERM, stop)
-    return True
+
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+def _listen() -> list[int]:
+    """Answer signals by [`_Stop`], unless something else does; returns which of them this call has changed."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    numbers, stop = [number for number, usual in _USUAL.items() if signal.getsignal(number) is usual], _Stop()
+    for number in numbers:
+        signal.signal(number, stop)
+    return numbers
 
 
 def _say(line: str) -> None:
@@ -180,7 +197,7 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
     usual = sys.excepthook
 
     def hook(kind, error, trace):
-        if not issubclass(kind, KeyboardInterrupt) or _asked_for_tracebacks():
+        if _interruption(error) is None or _asked_for_tracebacks():
             return usual(kind, error, trace)
 
         def again() -> None:

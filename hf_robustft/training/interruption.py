@@ -66,14 +66,21 @@ class StopSignals(TrainerCallback):
             jit = getattr(self.trainer.args, "enable_jit_checkpoint", False)
             for number in (signal.SIGINT,) if jit else (signal.SIGINT, signal.SIGTERM):
                 usual = signal.getsignal(number)
-                if usual in (signal.SIG_DFL, signal.default_int_handler) or hasattr(usual, "until_training"):
+                if usual in (signal.SIG_DFL, signal.default_int_handler) or hasattr(usual, "after_training"):
                     self._replaced[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        ended = f"Interrupted after training had ended at step {self.trainer.state.global_step}."
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
+            if error is None and hasattr(handler, "after_training"):
+                # A command is told: what it has to say of a signal from now on.
+                handler.after_training = ended
         self._replaced = {}
+        if error is None and self._told():
+            # Too late for a step, and before anything that was promised to be stopped.
+            raise Interrupted(ended, signal=signal.SIGINT if self.received is None else self.received)
         if self.received is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             # The signal reached the processes that read images too, so the step has no data to end with.
             raise Interrupted("Interrupted within a step.", signal=self.received) from None
@@ -88,9 +95,10 @@ class StopSignals(TrainerCallback):
         if self.received is None:
             self.received, self._received_at = number, time.monotonic()
             if self.trainer.is_world_process_zero():
-                saved = ", with a checkpoint" if self._saves else ""
+                state, saved = self.trainer.state, ", with a checkpoint" if self._saves else ""
+                when = f"after this step{saved}" if state.global_step < state.max_steps else "at the end of training"
                 # `print` may not be entered a second time from a handler.
-                os.write(2, f"\nStopping after this step{saved}; once more stops at once.\n".encode())
+                os.write(2, f"\nStopping {when}; once more stops at once.\n".encode())
         elif time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
             raise Interrupted("Interrupted within a step.", signal=number)
 
@@ -120,7 +128,7 @@ class StopSignals(TrainerCallback):
             signal.SIGINT if self.received is None else self.received,
         )
 
-    def _told(self, step: int) -> bool:
+    def _told(self, step: int = 0) -> bool:
         accelerator = self.trainer.accelerator
         if accelerator.num_processes == 1:
             return self.received is not None

@@ -428,6 +428,14 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
         printed = capsys.readouterr().err.strip()
         assert printed.startswith("Interrupted") and "\n" not in printed
         assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
+
+    def swallowed():
+        try:
+            raise KeyboardInterrupt
+        except:  # noqa: E722
+            raise ImportError("No module named 'version'", name="version") from None
+
+    assert run(swallowed, leaving=False) == INTERRUPTED and capsys.readouterr().err.strip() == "Interrupted."
     reader = subprocess.Popen(
         [sys.executable, "-m", "hf_robustft.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -14,7 +14,8 @@ from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_robustft import Benchmark, CaRotTrainer
+from hf_robustft import Benchmark, CaRotTrainer, RobustTrainer
+from hf_robustft.cli import endings
 from hf_robustft.training.interruption import Interrupted
 
 EVALUATION = Benchmark.from_dataset(image_dataset(8, seed=1), name="validation", role="validation", templates=TEMPLATES)
@@ -98,6 +99,13 @@ def test_the_second_signal_stops_at_once_and_a_doubled_one_does_not(tiny_clip, t
     assert found.value.checkpoint is None
 
 
+def test_a_signal_after_the_last_step_is_not_lost(tiny_clip, tmp_path, capfd):
+    run = trainer(tiny_clip, tmp_path, Signals(9, signal.SIGTERM), save_strategy="no")
+    with pytest.raises(Interrupted, match="had ended at step 9") as found:
+        run.train()
+    assert run.state.global_step == 9 and found.value.checkpoint is None and found.value.signal == signal.SIGTERM
+
+
 @pytest.fixture
 def job(tmp_path, tiny_clip):
     """The command line of a run of the script on own images."""
@@ -137,6 +145,32 @@ def test_ctrl_c_of_the_script_is_one_line_with_the_command_that_goes_on(script, 
     resumed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_signal_between_training_and_saving_says_that_training_had_ended(script, job, tmp_path, capsys, monkeypatch, number, saves):
+    usual = RobustTrainer.save_model
+
+    def save_model(self, *args, **kwargs):
+        if self._saving_checkpoint:
+            return usual(self, *args, **kwargs)
+        os.kill(os.getpid(), number)
+
+    out = str(tmp_path / "out")
+    flags = [*job, "--max_steps", "2", "--output_dir", out, *(() if saves else ("--save_strategy", "no"))]
+    monkeypatch.setattr(RobustTrainer, "save_model", save_model)
+    try:
+        status = endings.run(lambda: script.main(flags), endings.how_to_go_on(["run.py"], flags))
+    finally:
+        for name, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            assert signal.signal(name, handler) in (handler, signal.SIG_IGN)
+    assert status == {signal.SIGINT: endings.INTERRUPTED, signal.SIGTERM: endings.TERMINATED}[number]
+    more = f"Nothing was saved; start again with: run.py {shlex.join(flags)}"
+    if saves:
+        more = f"Go on with: run.py {shlex.join(flags)} --resume_from_checkpoint {out}/checkpoint-2"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"Interrupted after training had ended at step 2. {more}"
+    assert not list((tmp_path / "out").glob("model*.safetensors"))
 
 
 @pytest.mark.parametrize("kind", ["script", "command"])
