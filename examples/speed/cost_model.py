@@ -168,8 +168,9 @@ def table(name: str, batch: int, size: int = 4) -> str:
 
 
 if __name__ == "__main__":
-    from paper_run import paper_run
+    from paper_run import paper_run, recipe_hours
 
     for model in SIZES:
         print(table(model, 32), end="\n\n")
-    print(paper_run())
+    print(paper_run(), end="\n\n")
+    print(recipe_hours())

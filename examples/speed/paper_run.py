@@ -43,23 +43,43 @@ class Machines:
     memory: float = 80e9
 
 
-def seconds_of_a_step(accelerators: int, machines: Machines, caption_length: int = LONGEST) -> dict[str, float]:
+def operations_of_a_step(model: str, method: str) -> float:
+    """
+    Operations of a step of the global batch.
+
+    Args:
+        model (`str`): Name of a size in `workload.SIZES`.
+        method (`str`): `"carot"`, `"tracer"` (a teacher encodes the batch too), `"flyp"` (both towers), `"ft"`, `"wise_ft"` (the
+            vision tower alone) or `"croft"` (no tower has a backward pass, and captions are encoded once).
+    """
+    config = model_config(model)
+    vision, _ = towers(config, LONGEST)
+    if method in ("ft", "wise_ft"):
+        return BATCH * vision.training_flops
+    if method == "croft":
+        return BATCH * vision.forward_flops
+    return step_flops(config, BATCH, LONGEST, teacher=method in ("carot", "tracer"))
+
+
+def seconds_of_a_step(
+    accelerators: int, machines: Machines, model: str = MODEL, method: str = "carot"
+) -> dict[str, float]:
     """
     Seconds of each stage of a step of the global batch.
 
     Args:
         accelerators (`int`): In all, eight to a machine.
         machines ([`Machines`]): Their speeds.
-        caption_length (`int`, *optional*): Tokens that captions are trimmed to.
+        model (`str`, *optional*), method (`str`, *optional*): As of [`operations_of_a_step`].
 
     Returns:
         `dict`: `arithmetic`, `launches` (the floor that starting kernels sets, however small the batch), `gradients`
         (their sum over all accelerators, float32), `cores` (processor cores an accelerator with which decoding takes
         as long as the accelerators do), `step` (the longer of the first two, plus the sums that nothing hides).
     """
-    config = model_config(MODEL)
+    config = model_config(model)
     local, nodes = min(accelerators, 8), math.ceil(accelerators / 8)
-    arithmetic = step_flops(config, BATCH, caption_length) / accelerators / (machines.peak * machines.share)
+    arithmetic = operations_of_a_step(model, method) / accelerators / (machines.peak * machines.share)
     size = 4 * parameter_count(config)
     # Within each machine first, then each accelerator its share with its like in the other machines.
     gradients = 2 * (local - 1) / local * size / machines.inside
@@ -99,4 +119,19 @@ def paper_run(machines: Machines | None = None) -> str:
             f"| {accelerators} | {BATCH // accelerators} | {' | '.join(milliseconds)} | {rate:,.0f} | {hours:.2f} h | "
             f"{stage['cores']:.1f} | {rate * FILE_BYTES / 1e9:.2f} GB/s |"
         )
+    return "\n".join(lines)
+
+
+def recipe_hours(machines: Machines | None = None) -> str:
+    """Hours of arithmetic of the ImageNet recipes on 1 and 8 accelerators as a Markdown table."""
+    machines = machines or Machines()
+    steps = math.ceil(IMAGES / BATCH) * EPOCHS
+    models = {"vit-b-32": "ViT-B/32", "vit-b-16": "ViT-B/16", "vit-l-14": "ViT-L/14"}
+    lines = ["| recipe | " + " | ".join(models.values()) + " |", "|---|" + "---:|" * len(models)]
+    for names, method in (("carot, tracer", "carot"), ("flyp", "flyp"), ("ft, wise_ft", "ft")):
+        cells = []
+        for model in models:
+            hours = [seconds_of_a_step(count, machines, model, method)["step"] * steps / 3600 for count in (1, 8)]
+            cells.append(f"{hours[0]:.1f} h / {hours[1]:.2f} h")
+        lines.append(f"| {names} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -11,13 +11,14 @@ from typing import Any
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..data.catalog.sets import REGISTRY
+from ..data.catalog.sets import GROUPS, REGISTRY
 from ..objectives.settings import paper_values
 from ..training.arguments import REFERENCE_PRESET
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import declarations, declared_settings
 from . import COMMANDS
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
+from .each import SUITE
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
 OF_METHODS = {"wise_ft": ("alpha", "finetuned_model"), "croft": ("feature_views", "feature_cache")}
@@ -63,7 +64,7 @@ def describe() -> dict[str, Any]:
         "transformers": transformers_version(),
         "sources": sources,
         "hash": source_hash(sources),
-        "data": sorted(REGISTRY),
+        "data": [*sorted([*REGISTRY, *GROUPS]), SUITE],
         "trackers": sorted(INTEGRATION_TO_CALLBACK),
         "methods": {name: _method(name, trainer) for name, trainer in trainers.items()},
         "commands": commands,

@@ -47,6 +47,7 @@ from .data_sets import (
     train_benchmark,
     validation_benchmark,
 )
+from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
 from .train_arguments import DataArguments, ModelArguments, check, parse, train_parser
 
@@ -245,22 +246,28 @@ def conclude(
         say(args, f"Total {seconds:.0f} s")
 
 
-def train(arguments: Sequence[str]) -> EvaluationReport | None:
+def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationReport | None:
     """
     Carry the command out. `examples/run_robust_ft.py` is the same, to be copied and changed.
 
     Args:
         arguments (`Sequence[str]`): The command line behind `hf-robustft train`.
+        suite (`str`, *optional*): The one to train on, where `--train_dataset` stands for several; by default all of them
+            in turn.
 
     Returns:
-        [`EvaluationReport`]: The results; `None` if nothing was measured.
+        [`EvaluationReport`]: The results; `None` if nothing was measured, or for several suites.
 
     Raises:
         ValueError: If the arguments or data do not fit each other.
         OSError: If something cannot be read or written.
     """
     started = time.perf_counter()
-    model_args, data_args, args = parse(arguments)
+    model_args, data_args, args = parse(arguments, suite)
+    suites = suites_of(data_args.train_dataset)
+    if suites:
+        check_group(data_args.train_dataset, args)
+        return train_each(arguments, suites, args)
     check(model_args, data_args, args)
     data = load_data(model_args, data_args, args)
     model, processor = load_dual_encoder(model_args.model, option="--model")
@@ -298,6 +305,30 @@ def train(arguments: Sequence[str]) -> EvaluationReport | None:
     if args.push_to_hub and args.should_save:
         print(f"Pushed to {push_finished(args, trainer).url}")
     return report
+
+
+def train_each(arguments: Sequence[str], suites: Sequence[str], args: RobustTrainingArguments) -> None:
+    """
+    Train on each suite of a group, in a folder of its own, and write a table of all.
+
+    Args:
+        arguments (`Sequence[str]`): The command line behind `hf-robustft train`.
+        suites (`Sequence[str]`): As `--train_dataset` would name each.
+        args ([`RobustTrainingArguments`]): Settings, with the folder for all.
+
+    Raises:
+        ValueError, OSError: As [`train`]. What no run can do is refused before the first.
+    """
+    parts = {suite: parse(arguments, suite) for suite in suites}
+    for suite in suites:
+        check(*parts[suite])
+    reports = {}
+    for number, suite in enumerate(suites, 1):
+        say(args, f"{suite} ({number} of {len(suites)})")
+        reports[suite.partition("=")[0]] = train(arguments, suite)
+    if args.should_save and all(report is not None for report in reports.values()):
+        rows = summary(reports)
+        say(args, summary_table(rows), f"Saved to {write_summary(args.output_dir, rows)}")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe
 from .data_sets import SETS, DataOptions, default_evaluation
+from .each import of_suite, suites_of
 from .first_look import resumed_folder
 from .parser import Manners
 from .specs import Spec
@@ -90,7 +91,8 @@ class DataArguments(RecordsGiven, DataOptions):
 
     train_dataset: str = option(
         "A registered name, your folder or file, or a Hub id. Names are 'emoji_shift', 'imagenet-1k', "
-        "'pacs-sketch' and so on ('imagenet-1k=/data/imagenet' for your own copy); your own data are a folder of class "
+        "'pacs-sketch' and so on ('imagenet-1k=/data/imagenet' for your own copy); 'pacs', 'vlcs' and 'few-shot' are a run "
+        "for each of their suites, for which {suite} stands in other settings. Your own data are a folder of class "
         "folders, of parquet files or of tars, or a .parquet file.",
         SUITE,
     )
@@ -139,13 +141,14 @@ def train_parser(description: str | None = None) -> CommandParser:
 
 
 def parse(
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str] | None = None, suite: str | None = None
 ) -> tuple[ModelArguments, DataArguments, RobustTrainingArguments]:
     """
     Read a command line: flags over a YAML file over a recipe over the defaults.
 
     Args:
         arguments (`Sequence[str]`, *optional*): By default those of the process.
+        suite (`str`, *optional*): The one whose turn it is, where `--train_dataset` stands for several.
 
     Returns:
         `tuple`: [`ModelArguments`], [`DataArguments`] and [`RobustTrainingArguments`]. Each knows what was given.
@@ -160,6 +163,7 @@ def parse(
     flags = vars(parser.parse_args(arguments))
     given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
     values = {**suggestions(parser, given), **given}
+    values = values if suite is None else of_suite(values, suite)
     if "resume_from_checkpoint" in values:
         output = values["output_dir"]
         folder = output.value if isinstance(output, Suggested) else output
@@ -192,6 +196,8 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
         name = f"{SUITE}/{method}"
         chosen = read_recipe(parser, name)
     found = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
+    if origin is None and chosen.pop("paper_settings", False):
+        found |= {key: Suggested(value, f"paper of {method}") for key, value in paper_settings(method).items()}
     return found | {key: Suggested(value, origin or f"recipe {name}") for key, value in chosen.items()}
 
 
@@ -207,6 +213,11 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
         ValueError: By the name of the option.
         OSError: If the output folder cannot be written.
     """
+    if suites_of(data_args.train_dataset):
+        raise ValueError(
+            f"`--train_dataset {data_args.train_dataset}` is a run for each of {', '.join(suites_of(data_args.train_dataset))}; "
+            "give one of them, or run all by `hf-robustft train`."
+        )
     check_world_size(args.world_size)
     check_fit(model_args.detector, model_args.true_positive_rate)
     check_alpha(model_args.alpha)

@@ -110,3 +110,17 @@ def seed_imagenet(hub) -> dict[str, int]:
         "imagenet-sketch": 3,
         "objectnet": 3,
     }
+
+
+def seed_every_class(hub) -> None:
+    """Seed the Hub with an image of every class of ImageNet, to train and to test on, and of its shifts."""
+    clip_names = [row[1] for row in facts("imagenet")["classes"]]
+    every = range(1000)
+    splits = {"data/train-0.parquet": parquet(every, imagenet_classes())}
+    splits["data/validation-0.parquet"] = parquet(every, imagenet_classes(), seed=1)
+    hub.seed("dataset", "ILSVRC/imagenet-1k", splits)
+    hub.seed("dataset", "clip-benchmark/wds_imagenetv2", webdataset("test", [every], "webp", clip_names, 2))
+    hub.seed("dataset", "clip-benchmark/wds_imagenet_sketch", webdataset("test", [every], "jpg", clip_names, 3))
+    for seed, name in enumerate(("imagenet-r", "imagenet-a"), 4):
+        names = [clip_names[i] for i in facts("imagenet")[name.replace("-", "_")]]
+        hub.seed("dataset", f"clip-benchmark/wds_{name}", webdataset("test", [range(200)], "jpg", names, seed))

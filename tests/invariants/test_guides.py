@@ -38,7 +38,7 @@ FOLDERS = {
     "something_else": ("open_set", 2),
 }
 #: What is not run here, by a part of the command: the Hub is not reached (tests/hub runs such commands against stand-ins).
-ON_THE_HUB = re.compile(r"imagenet|objectnet|--push_to_hub")
+ON_THE_HUB = re.compile(r"imagenet|objectnet|pacs|vlcs|few-shot|--push_to_hub")
 #: Minutes on Emoji Shift become seconds on the folders, and fewer images are written.
 SMALLER = {
     "class_names[:20]": "class_names[:2]",

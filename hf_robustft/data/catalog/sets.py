@@ -13,7 +13,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,27 @@ REGISTRY: dict[str, Callable[[], dict[str, dict]]] = {
 }
 """Name -> function that gives the sets of the suite: by key the fields of a `Benchmark`."""
 _PACKAGED = frozenset(REGISTRY)
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    Suites that a paper reports together, each with training data of its own.
+
+    Attributes:
+        suites (`tuple[str, ...]`): Names of the registry.
+        one_copy (`bool`): Whether one folder holds the images of all of them.
+    """
+
+    suites: tuple[str, ...]
+    one_copy: bool
+
+
+#: By the name that `--train_dataset` takes.
+GROUPS = {
+    **{name: Group(tuple(f"{name}-{domain}" for domain in domains), True) for name, domains in DOMAINS.items()},
+    "few-shot": Group(FEW_SHOT_SETS, False),
+}
 
 
 def register_benchmark(name: str, described: Mapping[str, Any]) -> None:
