@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from .modeling.checkpoint import load_dual_encoder as load_dual_encoder
     from .modeling.feature_cache import CachedFeatures as CachedFeatures
     from .modeling.feature_cache import cache_features as cache_features
+    from .modeling.heads import ClipAdapterHead as ClipAdapterHead
+    from .modeling.heads import TipAdapterHead as TipAdapterHead
+    from .modeling.heads import load_head as load_head
     from .modeling.interpolation import interpolate_weights as interpolate_weights
     from .modeling.interpolation import lines as lines
     from .modeling.interpolation import model_stock as model_stock
     from .modeling.zero_shot import ZeroShotHead as ZeroShotHead
+    from .objectives.adapter_heads import ClipAdapterMixin as ClipAdapterMixin
+    from .objectives.adapter_heads import TipAdapterMixin as TipAdapterMixin
     from .objectives.base import ObjectiveMixin as ObjectiveMixin
     from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
     from .objectives.croft import EnergyGradientMixin as EnergyGradientMixin
@@ -45,10 +50,12 @@ if TYPE_CHECKING:
     from .publishing.pipeline import pipeline as pipeline
     from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
     from .training.methods import CaRotTrainer as CaRotTrainer
+    from .training.methods import ClipAdapterTrainer as ClipAdapterTrainer
     from .training.methods import CRoFTTrainer as CRoFTTrainer
     from .training.methods import FineTuneTrainer as FineTuneTrainer
     from .training.methods import FLYPTrainer as FLYPTrainer
     from .training.methods import RobustTrainingArguments as RobustTrainingArguments
+    from .training.methods import TipAdapterFTrainer as TipAdapterFTrainer
     from .training.trainer import RobustTrainer as RobustTrainer
 
 _ROOMS = {
@@ -60,7 +67,9 @@ _ROOMS = {
     "modeling.checkpoint": ["load_checkpoint", "load_dual_encoder"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
+    "modeling.heads": ["ClipAdapterHead", "TipAdapterHead", "load_head"],
     "modeling.interpolation": ["interpolate_weights", "lines", "model_stock"],
+    "objectives.adapter_heads": ["ClipAdapterMixin", "TipAdapterMixin"],
     "objectives.base": ["ObjectiveMixin"],
     "objectives.contrastive": ["ContrastiveMixin"],
     "objectives.cross_entropy": ["CrossEntropyMixin"],
@@ -81,10 +90,12 @@ _ROOMS = {
     "training.methods": [
         "CaRotCRoFTTrainer",
         "CaRotTrainer",
+        "ClipAdapterTrainer",
         "CRoFTTrainer",
         "FLYPTrainer",
         "FineTuneTrainer",
         "RobustTrainingArguments",
+        "TipAdapterFTrainer",
     ],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -21,7 +21,9 @@ from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transfo
 from .each import SUITE
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
-OF_METHODS = {"wise_ft": ("alpha", "finetuned_model"), "croft": ("feature_views", "feature_cache")}
+OF_METHODS = {"wise_ft": ("alpha", "finetuned_model")} | {
+    name: ("feature_views", "feature_cache") for name, trainer in METHODS.items() if not trainer.trains_model
+}
 #: What `--help` says of arguments of Transformers, in one line.
 BRIEF = {
     "per_device_eval_batch_size": "Images encoded at once",

@@ -28,8 +28,9 @@ from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.files import check_apart, check_output_dir, unless_refused
+from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
-from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from ..modeling.zero_shot import HEAD_FILE
 from ..publishing.card_sections import draw_pictures
 from ..publishing.run_folder import (
     EVALUATION_FILE,
@@ -119,7 +120,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
     head = None
     if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
-        head = ZeroShotHead.from_pretrained(folder)
+        head = load_head(folder)
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")

@@ -131,7 +131,9 @@ def train_parser(description: str | None = None) -> CommandParser:
     parser = CommandParser(PARTS, prog="hf-robustft train", description=description)
     parser.add_argument("--config", metavar="FILE", help="A YAML file of arguments; flags override it.")
     parser.add_argument(
-        "--recipe", metavar="NAME", help=f"Settings that come with the package, such as {SUITE}/carot. For {SUITE} the method's own by default."
+        "--recipe",
+        metavar="NAME",
+        help=f"Settings that come with the package, such as {SUITE}/carot. For {SUITE} the method's own by default.",
     )
     # A text for the dataclass, whose names Transformers refuses only after torch is loaded.
     parser.action_of("lr_scheduler_type").choices = [item.value for item in SchedulerType]
@@ -185,7 +187,9 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
         ValueError: If both are asked for, or there is no such recipe or paper.
     """
     if "recipe" in given and given.get("paper_settings", False):
-        raise ValueError(f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out.")
+        raise ValueError(
+            f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out."
+        )
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
         chosen = read_recipe(parser, name, given.get("method"))
@@ -307,7 +311,7 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
     if data_args.feature_views is not None and (trainer is None or trainer.trains_model):
         raise ValueError(
             f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train on them; "
-            "leave it out, or use --method croft."
+            f"leave it out, or use --method {', '.join(name for name, other in METHODS.items() if not other.trains_model)}."
         )
     if data_args.feature_cache is not None and data_args.feature_views is None:
         raise ValueError("`--feature_cache` keeps the features of --feature_views; give that too, or leave it out.")

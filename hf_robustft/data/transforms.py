@@ -16,8 +16,12 @@ from torch.nn import functional
 from .images import EncodedImage, UnreadableImage, to_rgb
 from .randomness import pick, uniform
 
-PAPER_CROPS = {"carot": {"scale": (0.9, 1.0), "flip": 0.0}, "croft": {"scale": (0.08, 1.0), "flip": 0.5}}
-"""How the papers cut training images, as options of `ImageTransform`; both resize with the bicubic filter."""
+PAPER_CROPS = {
+    "carot": {"scale": (0.9, 1.0), "flip": 0.0},
+    "croft": {"scale": (0.08, 1.0), "flip": 0.5},
+    "tip_adapter": {"scale": (0.5, 1.0), "flip": 0.5},
+}
+"""How the papers cut training images, as options of `ImageTransform`; all resize with the bicubic filter."""
 _KERNELS = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
 # Smaller images gain nothing from torch's kernel over PIL's.
 _FAST_AREA = 128 * 128
@@ -193,8 +197,8 @@ class ImageTransform:
             processor (`Any`): A `CLIPProcessor`, or an image processor (`CLIPImageProcessor`,
                 `CLIPImageProcessorPil`).
             train (`bool`): Training (random resized crop to the same final size, with the same filter) or evaluation.
-            crop (`str`, *optional*): In training, "carot" or "croft": crop and flip as in that paper (`PAPER_CROPS`;
-                default "carot").
+            crop (`str`, *optional*): In training, "carot", "croft" or "tip_adapter": crop and flip as in that paper
+                (`PAPER_CROPS`; default "carot").
             options (`Any`, *optional*): Further arguments of `ImageTransform`, such as `scale` or `flip`; they go
                 before `crop`.
 

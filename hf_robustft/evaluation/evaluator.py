@@ -35,7 +35,7 @@ from .collect import (
 )
 from .image_numbers import MEASURED, ImageNumbers
 from .open_set import open_set_results
-from .report import TRAINED_HEAD, ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
+from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
 from .spectrum import EmbeddingCovariance
 
@@ -228,7 +228,7 @@ class Evaluator:
         built, heads = {}, {}
         for name, key in head_keys(self.benchmarks, None if trained is None else trained.class_names).items():
             if key is None:
-                heads[name] = (trained, TRAINED_HEAD)
+                heads[name] = (trained, trained.label)
                 continue
             if key not in built:
                 built[key] = ZeroShotHead.from_model(

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..modeling.files import write_whole
+from ..modeling.zero_shot import ZeroShotHead
 from .open_set import open_set_metrics
 from .report_schema import check_report
 
 FORMAT = 1
 ZERO_SHOT_HEAD = "zero-shot prompts"
-TRAINED_HEAD = "trained linear head"
+TRAINED_HEAD = ZeroShotHead.label
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
 ADDED = ("head_classes", "source", "unreadable", "predictions", "draws")
 DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")
@@ -36,7 +37,7 @@ class DatasetResult:
         nll, nll_se (`float`): Negative log-likelihood, in nats.
         brier, brier_se (`float`): Brier score summed over classes, in [0, 2].
         reliability (`dict`): The bins of the ECE, see `reliability_bins`.
-        head (`str`): `"zero-shot prompts"` or `"trained linear head"`.
+        head (`str`): `"zero-shot prompts"`, `"trained linear head"` or the `label` of another kind.
         head_classes (`int`, *optional*): Classes of the head; more than `n_classes` if its logits were projected.
         source (`dict`, *optional*): Where the images were read from, see `data_source`.
         unreadable (`dict`, *optional*): Images that could not be read: `count`, `of` how many, and the `first` lines.

@@ -121,8 +121,8 @@ class TemperatureScaling:
 
         Args:
             model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped; changed in place.
-            head ([`ZeroShotHead`], *optional*): A head that was built or trained with the model; its weight and bias
-                are divided by T in place. A zero-shot head that is built afterwards already contains T.
+            head ([`ZeroShotHead`], *optional*): A head that was built or trained with the model; its logits
+                are divided by T, in place. A zero-shot head that is built afterwards already contains T.
 
         Raises:
             ValueError: If the dtype of the logit scale or head is too coarse to hold the product (bfloat16 and float16
@@ -134,8 +134,7 @@ class TemperatureScaling:
             )
         DualEncoder.of(model).fold(self.temperature)
         if head is not None:
-            head.weight.div_(self.temperature)
-            head.bias.div_(self.temperature)
+            head.fold(self.temperature)
         self.folded *= self.temperature
         self.temperature = 1.0
 

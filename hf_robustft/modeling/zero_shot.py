@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from .captions import check_class_prompts, distinct_captions, pad_captions
-from .checkpoint_file import checkpoint_folder
 from .dual_encoder import DualEncoder
 from .features import logit_scale
-from .tensor_files import opened, write_tensors
+from .tensor_files import write_tensors
 
 HEAD_FILE = "head.safetensors"
 
@@ -132,6 +131,11 @@ class ZeroShotHead(nn.Module):
         ValueError: If the shapes and the number of class names disagree, or a class name appears twice.
     """
 
+    #: What `head.safetensors` calls a head of this class, what reports call it, and the tensors that are in the file.
+    kind = "linear"
+    label = "trained linear head"
+    parts: tuple[str, ...] = ("weight", "bias")
+
     def __init__(self, weight: Tensor, class_names: Sequence[str], bias: Tensor | None = None):
         super().__init__()
         self.class_names = check_class_names(class_names)
@@ -182,10 +186,19 @@ class ZeroShotHead(nn.Module):
         embeds = features / features.norm(dim=-1, keepdim=True)
         return cls(logit_scale(model) * class_embeddings(embeds), class_names)
 
+    @torch.no_grad()
+    def fold(self, temperature: float) -> None:
+        """Divide all logits by a `temperature`, in place."""
+        self.weight.div_(temperature)
+        self.bias.div_(temperature)
+
     def save_pretrained(self, directory: str | Path) -> Path:
-        """Write `head.safetensors` (weight, bias; class names in its metadata) into `directory`; returns its path."""
+        """Write `head.safetensors` (tensors; kind and class names in its metadata) into `directory`; returns its path."""
         path = Path(directory) / HEAD_FILE
         metadata = {"format": "pt", "class_names": json.dumps(list(self.class_names))}
+        if self.kind != ZeroShotHead.kind:
+            # Earlier versions read linear heads, and know of no kinds.
+            metadata["kind"] = self.kind
         return write_tensors(path, self.state_dict(), metadata)
 
     @classmethod
@@ -193,33 +206,17 @@ class ZeroShotHead(nn.Module):
         cls, directory: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> ZeroShotHead:
         """
-        Load a head that `save_pretrained` wrote.
-
-        Args:
-            directory (`str` or `Path`): A folder, or an id on the Hub.
-            revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
+        Load a head that `save_pretrained` wrote; arguments and errors as for [`load_head`].
 
         Raises:
-            OSError: If the folder holds no `head.safetensors`, or the repository cannot be read.
-            ValueError: If the file was not written by `save_pretrained`, or is damaged.
+            ValueError: Also if it is a head of another class.
         """
-        path = checkpoint_folder(directory, HEAD_FILE, revision=revision, token=token) / HEAD_FILE
-        if not path.is_file():
-            raise OSError(f"No {HEAD_FILE} in {directory}; it is written by a fine-tuning run of `FineTuneTrainer`.")
-        with opened(path) as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        if "class_names" not in metadata:
-            raise ValueError(f"{path} carries no class names; write it with `ZeroShotHead.save_pretrained`.")
-        if set(tensors) != {"weight", "bias"}:
+        # The kinds are made of this class.
+        from .heads import load_head
+
+        head = load_head(directory, revision=revision, token=token)
+        if not isinstance(head, cls):
             raise ValueError(
-                f"{path} holds {', '.join(sorted(tensors)[:3]) or 'nothing'} instead of a weight and a bias; write it with "
-                "`ZeroShotHead.save_pretrained`."
+                f"The head in {directory} is a {type(head).__name__}, not a {cls.__name__}; use `load_head`."
             )
-        if not all(torch.isfinite(value).all() for value in tensors.values()):
-            raise ValueError(f"The head in {path} is not finite; train it again.")
-        try:
-            return cls(tensors["weight"], json.loads(metadata["class_names"]), bias=tensors["bias"])
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a head ({error}); write it with `ZeroShotHead.save_pretrained`."
-            ) from None
+        return head

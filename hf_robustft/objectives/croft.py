@@ -19,7 +19,6 @@ from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, ensemble_features, near_unit
 from ..modeling.dual_encoder import PROJECTION_WEIGHTS
-from ..modeling.feature_cache import feature_fingerprints, image_fingerprint
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
@@ -313,7 +312,7 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
             before normalisation, instead of class names.
 
     Raises:
-        ValueError: As [`CRoFTObjective`], and for cached features of another model.
+        ValueError: As [`CRoFTObjective`].
     """
 
     trains_model = False
@@ -321,12 +320,6 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
     def __init__(self, *args, class_features: Tensor | None = None, **kwargs):
         self._prompt_features = class_features
         super().__init__(*args, **kwargs)
-        for made_by in feature_fingerprints(self.train_dataset):
-            if image_fingerprint(self.model) != made_by:
-                raise ValueError(
-                    "The cached features were made by another model than the one to train; make them again with "
-                    "`cache_features` and this model."
-                )
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
         given = self._prompt_features

@@ -46,7 +46,7 @@ class CrossEntropyMixin(ObjectiveMixin):
         class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): For the head, where the training set has none.
 
     Raises:
-        ValueError: If there is neither a head nor class names and a tokenizer to build one from.
+        ValueError: If there is neither a head nor class names and a tokenizer to build one from, or the head is not linear.
     """
 
     needs_labels = True
@@ -70,9 +70,15 @@ class CrossEntropyMixin(ObjectiveMixin):
                     "with `class_names=`, `templates=` and `processing_class=`."
                 )
             head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates, sharded=True)
-        self.head = head.to(self.args.device)
+        if head.kind != ZeroShotHead.kind:
+            raise ValueError(f"`head` is a {type(head).__name__}; give a linear one to start from, a `ZeroShotHead`.")
+        self.head = self.make_head(head.to(self.args.device))
         self.encoder.text_side().requires_grad_(False)
         self.encoder.logit_scale.requires_grad_(False)
+
+    def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
+        """The head that trains, made of the linear one that the run starts from. Called once, on the device of the run."""
+        return head
 
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)

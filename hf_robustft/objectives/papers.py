@@ -106,6 +106,27 @@ CROFT = Paper(
     series="Proceedings of Machine Learning Research",
     volume="235",
 )
+CLIP_ADAPTER = Paper(
+    name="CLIP-Adapter",
+    title="CLIP-Adapter: Better Vision-Language Models with Feature Adapters",
+    author="Gao, Peng and Geng, Shijie and Zhang, Renrui and Ma, Teli and Fang, Rongyao and Zhang, Yongfeng and Li, "
+    "Hongsheng and Qiao, Yu",
+    venue="IJCV 2024",
+    arxiv="2110.04544",
+    key="gao2024clipadapter",
+    journal="International Journal of Computer Vision",
+    volume="132",
+)
+TIP_ADAPTER = Paper(
+    name="Tip-Adapter",
+    title="Tip-Adapter: Training-Free Adaption of CLIP for Few-Shot Classification",
+    author="Zhang, Renrui and Zhang, Wei and Fang, Rongyao and Gao, Peng and Li, Kunchang and Dai, Jifeng and Qiao, Yu "
+    "and Li, Hongsheng",
+    venue="ECCV 2022",
+    arxiv="2207.09519",
+    key="zhang2022tip",
+    booktitle="European Conference on Computer Vision",
+)
 
 
 @dataclass(frozen=True)
@@ -164,6 +185,22 @@ METHOD_FACTS = {
         "also on features that a learned generator shifts (worst-case covariate shift), and with a penalty on the gradient "
         "of the energy, the score that tells unseen classes. The adapters are merged into the model's projections.",
         (CROFT,),
+    ),
+    "clip_adapter": MethodFacts(
+        "CLIP-Adapter",
+        "CLIP-Adapter keeps both towers frozen and trains two layers on the image embeddings with cross-entropy, mixed with "
+        "the original embeddings before the zero-shot classifier. The adapter is in `head.safetensors`; the plain model of "
+        "the folder is the unchanged encoder.",
+        (CLIP_ADAPTER,),
+        how="with a trained CLIP-Adapter",
+    ),
+    "tip_adapter_f": MethodFacts(
+        "Tip-Adapter-F",
+        "Tip-Adapter adds to the zero-shot logits the votes of a cache of labelled images, weighted by how near their "
+        "embeddings are; Tip-Adapter-F trains the keys of the cache with cross-entropy and keeps both towers frozen. The cache "
+        "is in `head.safetensors`; the plain model of the folder is the unchanged encoder.",
+        (TIP_ADAPTER,),
+        how="with a trained Tip-Adapter cache",
     ),
     "carot+croft": MethodFacts(
         "CaRot + CRoFT",

@@ -21,7 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..data.hub import out_of_reach
-from ..evaluation.report import TRAINED_HEAD, DatasetResult, EvaluationReport
+from ..evaluation.report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from ..evaluation.tables import ordered
 from ..modeling.files import write_whole
 from ..objectives.papers import METHOD_FACTS
@@ -107,7 +107,7 @@ def _eval_results(report: EvaluationReport, benchmarks: Mapping[str, SetFacts]) 
 
 
 def _task(head: str | None) -> str:
-    return "image-classification" if head == TRAINED_HEAD else "zero-shot-image-classification"
+    return "zero-shot-image-classification" if head in (None, ZERO_SHOT_HEAD) else "image-classification"
 
 
 def _entries(task: str, data: dict[str, Any], values: Iterable[tuple[str, str, float, dict]]) -> list[EvalResult]:

@@ -18,9 +18,10 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation
 from ..evaluation.open_set import RECALL
-from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, save_reports
+from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
+from ..modeling.heads import load_head
 from ..modeling.metadata import load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
@@ -138,7 +139,7 @@ def finish_checkpoint(
     state.wait_for_everyone()
     known = load_robustft_json(folder)
     facts = {name: known[name] for name in _OF_THE_MODEL if name in known} | facts
-    head = ZeroShotHead.from_pretrained(folder).to(state.device) if has_trained_head(folder, known) else None
+    head = load_head(folder).to(state.device) if has_trained_head(folder, known) else None
     model, loaded = load_checkpoint(folder, dtype=None)
     model, processor = model.to(state.device), processor or loaded
     found = {"head": head, "detector": _fitted(detector)}
@@ -238,7 +239,7 @@ def _write(
             templates=templates,
             settings=settings,
             alpha=alpha,
-            head=ZERO_SHOT_HEAD if head is None else TRAINED_HEAD,
+            head=ZERO_SHOT_HEAD if head is None else head.label,
             image_hashes=image_hashes,
             label_names=label_names,
         )

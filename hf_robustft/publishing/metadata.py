@@ -38,7 +38,7 @@ def write_robustft_json(
         settings (`Mapping[str, Any]`): Training arguments that differ from the defaults. Those that name places,
             accounts or secrets are left out (see `public_settings`).
         alpha (`float`, *optional*): Share of the fine-tuned weights in an interpolation, in [0, 1].
-        head (`str`, *optional*): The head behind the results: `"zero-shot prompts"` or `"trained linear head"`.
+        head (`str`, *optional*): The head behind the results: `"zero-shot prompts"`, or the `label` of a trained head.
         image_hashes (`Sequence[Mapping[str, Any]]`, *optional*): `ImageCheck.hashes`, by which images that the model has seen
             are recognised later.
         label_names (`Sequence[str]`, *optional*): What the training data call the classes, in the same order, where that

@@ -235,10 +235,11 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
         stored = load_robustft_json(output_dir)
         in_metadata = stored["class_names"] == list(names) and stored["templates"] == list(templates)
     shown = len(names) if len(names) <= snippets.LITERAL_CLASSES else snippets.SHOWN_CLASSES
-    with_head = [markdown_text(result.name) for result in ordered(report) if result.head == TRAINED_HEAD]
-    has_head = with_head and (output_dir / HEAD_FILE).is_file()
+    of_head = [result for result in ordered(report) if result.head != ZERO_SHOT_HEAD]
+    has_head = of_head and (output_dir / HEAD_FILE).is_file()
     return {
-        "trained_head": ", ".join(with_head),
+        "trained_head": ", ".join(markdown_text(result.name) for result in of_head),
+        "head_label": markdown_text(of_head[0].head) if of_head else None,
         "head_snippet": code_block(snippets.trained_head_snippet(), "python") if has_head else None,
         "pipeline_snippet": code_block(snippets.pipeline_snippet(names, templates), "python"),
         "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata), "python"),

@@ -25,13 +25,14 @@ from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
-from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, local_folder
 from ..modeling.dual_encoder import FAMILIES, DualEncoder
 from ..modeling.features import encode_images, logit_scale
+from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from .run_folder import has_trained_head, settle
@@ -155,7 +156,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         # A detector comes with its own temperature.
         left_out = () if self.detector is None else ("detector", "temperature")
         facts = {name: value for name, value in self.facts.items() if name not in left_out}
-        dump_robustft_json(save_directory, {**facts, "head": TRAINED_HEAD if self.trained_head else ZERO_SHOT_HEAD})
+        dump_robustft_json(save_directory, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
         if self.trained_head:
             self.head.save_pretrained(save_directory)
         if self.detector is not None:
@@ -163,7 +164,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
     def _head(self, directory: Path) -> ZeroShotHead:
         if self.trained_head:
-            return self._checked_head(ZeroShotHead.from_pretrained(directory))
+            return self._checked_head(load_head(directory))
         names, templates = self.facts["class_names"], self.facts["templates"]
         return ZeroShotHead.from_model(self.model, self.processor, names, templates)
 

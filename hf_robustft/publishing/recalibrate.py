@@ -28,8 +28,9 @@ from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
 from ..modeling.files import check_output_dir
+from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
-from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from ..modeling.zero_shot import HEAD_FILE
 from .card_facts import CardFacts
 from .card_file import CARD_FILE
 from .card_sections import FOLDED_SINCE, draw_pictures
@@ -140,7 +141,7 @@ def recalibrate(
             f"The weights in {directory} are in {logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
             "them with dtype=torch.float32 and save them again first."
         )
-    head = ZeroShotHead.from_pretrained(directory).to(device) if has_trained_head(directory, facts) else None
+    head = load_head(directory).to(device) if has_trained_head(directory, facts) else None
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     evaluator = Evaluator(evaluation, processor, bad_images=bad_images, **options) if evaluation else None
     bad = None if bad_images is None else bad_images.of(f"data set {validation.name!r}")

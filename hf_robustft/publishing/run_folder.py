@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import TRAINED_HEAD
+from ..evaluation.report import ZERO_SHOT_HEAD
 from ..modeling.adapters import ADAPTERS_FILE
 from ..modeling.files import half_name
 from ..modeling.metadata import METADATA_FILE
@@ -186,7 +186,7 @@ def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
         OSError: If the metadata claim a head that is not there.
     """
     path = Path(directory) / HEAD_FILE
-    claimed = facts.get("head", TRAINED_HEAD if path.is_file() else None) == TRAINED_HEAD
+    claimed = facts["head"] != ZERO_SHOT_HEAD if "head" in facts else path.is_file()
     if claimed and not path.is_file():
         raise FileNotFoundError(
             f"No {HEAD_FILE} in {directory}, though its {METADATA_FILE} says that the results are those of a trained head; "

@@ -67,17 +67,17 @@ print(f"{{probabilities[best].item():.3f}} {{class_names[best]}}")
 
 
 def trained_head_snippet() -> str:
-    """Return code for the trained linear head in `head.safetensors`, which plain loading of the folder ignores."""
+    """Return code for the trained head in `head.safetensors`, which plain loading of the folder ignores."""
     return """\
 import torch
-from hf_robustft import ZeroShotHead
+from hf_robustft import load_head
 from hf_robustft.modeling.features import encode_images
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained(".").eval()
 processor = AutoProcessor.from_pretrained(".")
-head = ZeroShotHead.from_pretrained(".")
+head = load_head(".")
 image = Image.open("photo.png").convert("RGB")
 pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
 with torch.no_grad():

@@ -78,9 +78,9 @@ class RunArguments(RecordsGiven, TrainingArguments):
     )
     train_crop: str = setting(
         "carot",
-        "Random crops of the training images: 'carot' (0.9 to 1 of the area, no flip) or 'croft' (0.08 to 1, flipped half "
-        "of the time).",
-        choices=["carot", "croft"],
+        "Random crops of the training images: 'carot' (0.9 to 1 of the area, no flip), 'croft' (0.08 to 1, flipped half of "
+        "the time) or 'tip_adapter' (0.5 to 1, flipped half of the time).",
+        choices=["carot", "croft", "tip_adapter"],
     )
     shuffle_buffer: int = setting(
         1000,

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.card_sections import draw_pictures
 from ..publishing.finish import finish_checkpoint
@@ -102,7 +102,7 @@ class FinishedFolder:
     _train_seconds: float | None = None
 
     def _write_metadata(self, folder: Path) -> None:
-        head = ZERO_SHOT_HEAD if self.head is None else TRAINED_HEAD
+        head = ZERO_SHOT_HEAD if self.head is None else self.head.label
         write_robustft_json(folder, head=head, **self._facts_of_the_model())
 
     def _facts_of_the_model(self) -> dict[str, Any]:

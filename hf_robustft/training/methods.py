@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..objectives.adapter_heads import ClipAdapterMixin, ClipAdapterSettings, TipAdapterMixin, TipAdapterSettings
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
 from ..objectives.croft import EnergyGradientMixin, FrozenEnergyGradientMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
@@ -102,6 +103,58 @@ class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     }
 
 
+class ClipAdapterTrainer(ClipAdapterMixin, RobustTrainer):
+    """
+    CLIP-Adapter: two layers on the image embeddings of a frozen CLIP, trained with cross-entropy (Gao et al., IJCV 2024).
+
+    The adapter is saved beside the unchanged model, in `head.safetensors`. Train on images, or on features that
+    `cache_features` computed once. `paper_settings` are those of CoOp's code, in which the authors' runs.
+    """
+
+    method = "clip_adapter"
+    defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
+    # The model is frozen, its logit scale too; the adapter has neither norms nor biases; the preset is that of others.
+    idle_settings = ("bound_logit_scale", "decay_all_parameters", "preset")
+    paper_settings = {
+        "learning_rate": 0.002,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9",
+        "weight_decay": 5e-4,
+        "max_grad_norm": 0.0,
+        "lr_schedule": "epoch_cosine",
+        "num_train_epochs": 200,
+        "per_device_train_batch_size": 32,
+        "dataloader_drop_last": True,
+        "train_crop": "croft",
+        **paper_values(ClipAdapterSettings),
+    }
+
+
+class TipAdapterFTrainer(TipAdapterMixin, RobustTrainer):
+    """
+    Tip-Adapter-F: the keys of a cache of the training images, trained with cross-entropy (Zhang et al., ECCV 2022).
+
+    The cache is saved beside the unchanged model, in `head.safetensors`. Train on images, or on features that
+    `cache_features` computed once. Alpha and beta, where neither is given, are chosen on validation images when the run is
+    finished.
+    """
+
+    method = "tip_adapter_f"
+    defaults = {"learning_rate": 1e-3, "per_device_train_batch_size": 256}
+    idle_settings = ClipAdapterTrainer.idle_settings
+    paper_settings = {
+        "learning_rate": 1e-3,
+        "adam_epsilon": 1e-4,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.0,
+        "warmup_steps": 0,
+        "num_train_epochs": 20,
+        "per_device_train_batch_size": 256,
+        "train_crop": "tip_adapter",
+        **paper_values(TipAdapterSettings),
+    }
+
+
 class CaRotCRoFTTrainer(
     EnergyGradientMixin, SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, RobustTrainer
 ):
@@ -122,13 +175,28 @@ class CaRotCRoFTTrainer(
 #: Trainers by the name that `--method` takes.
 METHODS = {
     trainer.method: trainer
-    for trainer in (CaRotTrainer, FLYPTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
+    for trainer in (
+        CaRotTrainer,
+        FLYPTrainer,
+        FineTuneTrainer,
+        CRoFTTrainer,
+        CaRotCRoFTTrainer,
+        ClipAdapterTrainer,
+        TipAdapterFTrainer,
+    )
 }
 
 
 @dataclass
 class RobustTrainingArguments(
-    ContrastiveSettings, SingularValueSettings, SelfDistillationSettings, JointCRoFTSettings, CRoFTSettings, RunArguments
+    ContrastiveSettings,
+    SingularValueSettings,
+    SelfDistillationSettings,
+    JointCRoFTSettings,
+    CRoFTSettings,
+    ClipAdapterSettings,
+    TipAdapterSettings,
+    RunArguments,
 ):
     """
     [`~transformers.TrainingArguments`] with the settings that the objectives declare. Defaults are the published values

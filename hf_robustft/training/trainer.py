@@ -20,7 +20,7 @@ from ..data.examples import ClipCollator
 from ..data.images import BadImages
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
-from ..modeling.feature_cache import collate_features, feature_fingerprints
+from ..modeling.feature_cache import collate_features, feature_fingerprints, image_fingerprint
 from ..modeling.spread_weights import is_sharded
 from ..objectives.base import ObjectiveMixin
 from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
@@ -159,9 +159,15 @@ class RobustTrainer(
         if self._encodes_captions:
             check_captions(train_dataset, processing_class, model)
         self.bad_images = bad_images
-        if feature_fingerprints(train_dataset) and self.trains_model:
+        made_by = feature_fingerprints(train_dataset)
+        if made_by and self.trains_model:
             raise ValueError(CACHED_FEATURES_STAND_STILL)
-        if data_collator is None and feature_fingerprints(train_dataset):
+        if made_by and made_by != {image_fingerprint(model)}:
+            raise ValueError(
+                "The cached features were made by another model than the one to train; make them again with "
+                "`cache_features` and this model."
+            )
+        if data_collator is None and made_by:
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:
             # A compiled text tower is compiled again for each length of captions; multiples of 8 are few.

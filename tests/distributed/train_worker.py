@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch.utils.data import IterableDataset
 from transformers import CLIPModel, TrainerCallback
 
-from hf_robustft import RobustTrainingArguments, ZeroShotHead
+from hf_robustft import CrossEntropyMixin, RobustTrainingArguments, ZeroShotHead
 from hf_robustft.modeling.spread_weights import full_tensor, full_values, is_sharded, placed_like
 from hf_robustft.training.distributed import end_gloo, rank, world_size
 from hf_robustft.training.given import Suggested
@@ -115,7 +115,7 @@ def work(job: dict, output: Path, processes: int) -> None:
     }
     args = RobustTrainingArguments(**{**defaults, **job.get("settings", {})})
     method, extra = job["method"], {}
-    if method == "ft":
+    if issubclass(METHODS[method], CrossEntropyMixin):
         weight = torch.randn(4, 16, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
     if "croft" in method:

@@ -62,15 +62,20 @@ OTHER = {
     "generator_momentum": (0.1, {}),
     "generator_weight_decay": (5.0, {}),
     "class_templates_per_step": (0, {}),
+    "clip_adapter_ratio": (0.7, {}),
+    "clip_adapter_reduction": (2, {}),
+    "tip_alpha": (3.0, {}),
+    "tip_beta": (4.0, {}),
+    "tip_views": (2, {}),
     "decay_all_parameters": (True, {"weight_decay": 5.0}),
     "bound_logit_scale": (False, {}),
 }
-#: Shown elsewhere: by several processes, by a model at the bound, by prompts that a merge excludes; and of trainable
-#: encoders there is one order only.
+#: Shown elsewhere: by several processes, by a model at the bound, by prompts that a merge excludes, by images that can be
+#: cropped; and of trainable encoders there is one order only.
 ELSEWHERE = {
     (name, method) for name in ("shard_teacher", "bound_logit_scale", "text_adapter_order") for method in METHODS
 }
-ELSEWHERE |= {("generator_order", "carot+croft")}
+ELSEWHERE |= {("generator_order", "carot+croft"), ("tip_views", "tip_adapter_f")}
 
 
 def trainer_of(cls, model, folder, **settings):
