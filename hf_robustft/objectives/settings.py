@@ -7,7 +7,8 @@ import inspect
 import math
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -41,6 +42,26 @@ class Range:
 WEIGHT = Range("must be finite and not negative; 0 switches the term off", below=True)
 SHARE = Range("must lie in [0, 1]", high=1)
 STEPS = Range("must be a whole number of optimizer steps, or a fraction of the run below 1", below=True, whole_from=1)
+
+
+_KINDS = {
+    "bool": (bool, "must be True or False"),
+    "int": (Integral, "must be an integer"),
+    "float": (Real, "must be a number"),
+}
+
+
+def problem(declared: Field, value: Any, allowed: Range | None) -> str | None:
+    """What is wrong with the `value` of a `declared` field, by its type and the numbers that are `allowed`; `None` if nothing is."""
+    type_ = declared.type.__name__ if isinstance(declared.type, type) else str(declared.type)
+    kind, words = _KINDS.get(type_.partition(" |")[0], (object, ""))
+    # HfArgumentParser takes the `| None` off the types of fields.
+    if value is None and (declared.default is None or type_.endswith("None")):
+        return None
+    # Python counts True as 1.
+    if not isinstance(value, kind) or isinstance(value, bool) and kind in (Integral, Real):
+        return words
+    return None if allowed is None or value in allowed else allowed.problem
 
 
 class _Facts(dict):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..data.shares import ceil_share
 from ..evaluation.metric_names import checked_direction
-from ..objectives.settings import STEPS, WEIGHT, Range, setting
+from ..objectives.settings import STEPS, WEIGHT, Range, problem, setting
 from .distributed import adopt_launcher
 from .given import RecordsGiven
 from .ranges import RANGES
@@ -117,11 +118,15 @@ class RunArguments(RecordsGiven, TrainingArguments):
     def _check_values(self) -> None:
         for f in fields(self):
             value, choices, allowed = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("range")
-            # Of Transformers' own fields those that were not declared again are its own to check.
-            if choices and "paper" in f.metadata and value not in choices:
+            # Of Transformers' own fields those that were not declared again are its own to check, except for the range.
+            ours = "paper" in f.metadata
+            if choices and ours and value not in choices:
                 raise ValueError(f"`{f.name}={value!r}` is unknown; choose one of {', '.join(choices)}.")
-            if allowed is not None and value not in allowed:
-                raise ValueError(f"`{f.name}={value}` {allowed.problem}.")
+            if f.name in self.given:
+                allowed = allowed or RANGES.get(f.name)
+            wrong = problem(f, value, allowed) if ours or allowed is not None else None
+            if wrong is not None:
+                raise ValueError(f"`{f.name}={value!r}` {wrong}.")
         if self.lr_schedule == "epoch_cosine" and (
             self.max_steps > 0 or self.num_train_epochs < 1 or self.num_train_epochs % 1
         ):
@@ -131,11 +136,6 @@ class RunArguments(RecordsGiven, TrainingArguments):
                 "give --num_train_epochs as a whole number of at least 1 and no --max_steps, or set --lr_schedule transformers "
                 "(it comes from a recipe or from --paper_settings where you did not give it)."
             )
-        for name in sorted(self.given & RANGES.keys()):
-            value = getattr(self, name)
-            # A text, as Transformers allows for some, is its own to read.
-            if isinstance(value, (int, float)) and value not in RANGES[name]:
-                raise ValueError(f"`{name}={value}` {RANGES[name].problem}.")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """As Transformers', but 0.07 of 100 is 7: their float product is 7.000000000000001, which they round up."""
@@ -146,3 +146,14 @@ class RunArguments(RecordsGiven, TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         # Trainer pickles its arguments into `training_args.bin`, which is pushed: the token must not be in it.
         return {**self.__dict__, "hub_token": None}
+
+    def __copy__(self) -> RunArguments:
+        # By the state of a pickle a copy would lose the token.
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RunArguments:
+        copied = object.__new__(type(self))
+        vars(copied).update(deepcopy(vars(self), memo))
+        return copied

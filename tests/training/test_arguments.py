@@ -118,6 +118,35 @@ def test_every_own_number_is_checked():
     assert numbers <= set(WRONG)
 
 
+#: Of values that Python takes for a number, or for True, and that are none.
+MISTAKEN = {"float": ("0.5", None, True, [1.0]), "int": ("1", None, True, 2.0), "bool": ("false", None, 1)}
+
+
+@pytest.mark.parametrize("kind", MISTAKEN)
+def test_a_value_of_another_type_is_refused_by_name(tmp_path, kind):
+    theirs = {
+        "float": ["num_train_epochs", "logging_steps"],
+        "int": ["seed", "per_device_train_batch_size"],
+        "bool": [],
+    }
+    names = [f.name for f in OWN if getattr(f.type, "__name__", f.type) == kind]
+    for name in (*names, *theirs[kind]):
+        for value in MISTAKEN[kind]:
+            with pytest.raises(ValueError, match=re.escape(f"`{name}={value!r}` must be ")):
+                arguments(tmp_path, **{name: value})
+    assert names
+    HfArgumentParser(RobustTrainingArguments)
+    assert arguments(tmp_path, eval_steps=None).eval_steps is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("adam_beta2", 1.0), ("seed", 2**32), ("save_total_limit", 2.5), ("learning_rate", "x")]
+)
+def test_what_would_fail_after_the_data_were_read_is_refused_at_once(tmp_path, name, value):
+    with pytest.raises(ValueError, match=re.escape(f"`{name}={value!r}` must ")):
+        arguments(tmp_path, **{name: value})
+
+
 @pytest.mark.parametrize(
     ("every", "total", "interval"),
     [
@@ -170,7 +199,7 @@ def test_auto_find_batch_size_is_refused(tmp_path):
 
 def test_the_token_is_in_nothing_that_is_saved(tmp_path):
     args = arguments(tmp_path, hub_token="hf_verysecret")
-    assert args.hub_token == "hf_verysecret"
+    assert args.hub_token == copy.copy(args).hub_token == copy.deepcopy(args).hub_token == "hf_verysecret"
     theirs = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, hub_token="hf_verysecret")
     assert b"verysecret" in pickle.dumps(theirs), "Transformers hides the token itself now; drop `__getstate__`"
     torch.save(args, tmp_path / "training_args.bin")
