@@ -119,7 +119,8 @@ class EncodedImage:
             (cat/1.jpg)".
 
     Attributes:
-        size: (width, height) in pixels of the upright image.
+        size (`tuple[int, int]`): Width and height in pixels of the upright image.
+        scalable (`bool`): Whether `read` can give a fraction of the size at less cost: for JPEG.
 
     Raises:
         UnreadableImage: the file is missing, empty, broken, or larger than twice `PIL.Image.MAX_IMAGE_PIXELS`.
@@ -131,16 +132,31 @@ class EncodedImage:
         content, path = (encoded.get("bytes"), encoded.get("path")) if isinstance(encoded, dict) else (encoded, None)
         if content is None and path is None:
             raise UnreadableImage(f"{where} has no image; leave the row out", f"{where}: no image")
-        if content is None or isinstance(content, str):
-            path, content = path or content, None
-            if "://" in path:
-                # Errors of the network stay what they are: they say nothing about the image.
-                with xopen(path, "rb", download_config=DownloadConfig()) as file:
-                    content = file.read()
+        if isinstance(content, str):
+            content, path = None, content
+        if content is not None:
+            path = None
+        elif "://" in path:
+            # Errors of the network stay what they are: they say nothing about the image.
+            with xopen(path, "rb", download_config=DownloadConfig()) as file:
+                content, path = file.read(), None
         if isinstance(content, (bytes, bytearray, memoryview)) and not len(content):
             raise UnreadableImage.because(where, "the file is empty")
         with self._guarded():
-            self._image = self._opened(content, path)
+            try:
+                image = content if isinstance(content, Image.Image) else Image.open(path or io.BytesIO(content))
+            except UnidentifiedImageError:
+                if path and not os.path.getsize(path):
+                    raise UnreadableImage.because(where, "the file is empty") from None
+                raise
+            # Of other formats too little is known before they are decoded: some say last how the image is turned.
+            self.scalable = image.format in ("JPEG", "MPO") and len(getattr(image, "tile", ())) == 1
+            if not self.scalable:
+                image.load()
+            if min(image.size) < 1:
+                raise UnreadableImage.because(where, f"it is {image.width} x {image.height} pixels")
+            self._image, self._orientation = image, image.getexif().get(_ORIENTATION)
+            self.size = image.size[::-1] if self._orientation in (5, 6, 7, 8) else image.size
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -151,31 +167,6 @@ class EncodedImage:
         except Exception as error:
             # On broken files PIL's readers fail with errors of almost any kind (struct, zlib, KeyError, ...).
             raise _unreadable(error, self.where) from error
-
-    def _opened(self, content: bytes | Image.Image | None, path: str | None) -> Image.Image:
-        if isinstance(content, Image.Image):
-            image = content
-        else:
-            try:
-                image = Image.open(path if content is None else io.BytesIO(content))
-            except UnidentifiedImageError:
-                if content is None and not os.path.getsize(path):
-                    raise UnreadableImage.because(self.where, "the file is empty") from None
-                raise
-        # Of other formats too little is known before they are decoded: some say last how the image is turned.
-        self._scalable = image.format in ("JPEG", "MPO") and len(getattr(image, "tile", ())) == 1
-        if not self._scalable:
-            image.load()
-        if min(image.size) < 1:
-            raise UnreadableImage.because(self.where, f"it is {image.width} x {image.height} pixels")
-        self._orientation = image.getexif().get(_ORIENTATION)
-        self.size = image.size[::-1] if self._orientation in (5, 6, 7, 8) else image.size
-        return image
-
-    @property
-    def scalable(self) -> bool:
-        """Whether `read` can give a fraction of the size at less cost: for JPEG."""
-        return self._scalable
 
     def read(self, shrink: int = 1) -> Image.Image:
         """The upright RGB image; the first picture of an animation.

@@ -261,9 +261,7 @@ class ImageTransform:
             ValueError: training without `rng`, or (evaluation without centre crop) an image of another size.
         """
         image = to_rgb(image)
-        if not self.train:
-            return self._tensor(self._centre_crop(image, image.size))
-        return self._tensor(self._random_crop(image, self._draw(image.size, rng), rng))
+        return self._cut(image, *self._plan(image.size, rng), rng)
 
     def decode(
         self, encoded, rng: random.Random | None = None, where: str = "the file", border: int = 0
@@ -290,92 +288,59 @@ class ImageTransform:
             if min(width, height) <= 2 * border:
                 raise UnreadableImage.because(where, f"of {width} x {height} pixels a border of {border} leaves none")
             return self(image.crop((border, border, width - border, height - border)), rng)
-        if not self._fast or not source.scalable:
-            return self(source.read(), rng)
-        if not self.train:
-            shrink = self._shrink(source.size, self._resized_size(source.size))
-            return self._tensor(self._centre_crop(source.read(shrink), source.size, shrink, source.origin(shrink)))
-        box = self._draw(source.size, rng)
-        shrink = self._shrink((box[2] - box[0], box[3] - box[1]), (self.size, self.size))
-        return self._tensor(self._random_crop(source.read(shrink), box, rng, shrink, source.origin(shrink)))
+        box, target = self._plan(source.size, rng)
+        shrink = 1
+        if self._fast and source.scalable:
+            room = min((box[2] - box[0]) / target[0], (box[3] - box[1]) / target[1]) / _FAST_GAP
+            shrink = next((shrink for shrink in (8, 4, 2) if shrink <= room), 1)
+        box = tuple(edge / shrink + start for edge, start in zip(box, 2 * source.origin(shrink), strict=True))
+        return self._cut(source.read(shrink), box, target, rng)
 
-    def _shrink(self, size: tuple[int, int], target: tuple[int, int]) -> int:
-        """The largest of 8, 4, 2 and 1 by which `size` may be divided to stay `_FAST_GAP` times the target."""
-        room = min(size[0] / target[0], size[1] / target[1]) / _FAST_GAP
-        return next((shrink for shrink in (8, 4, 2) if shrink <= room), 1)
+    def _plan(self, size: tuple[int, int], rng: random.Random | None) -> tuple[tuple, tuple[int, int]]:
+        """The box to cut out of an image of `size`, and the width and height to which it is resized."""
+        if self.train:
+            if rng is None:
+                raise ValueError("A training transform needs the example's generator: transform(image, rng).")
+            return random_crop_box(*size, rng, self.scale, self.ratio), (self.size, self.size)
+        target = self.size if self.resize is None else self.resize
+        if not self.do_resize:
+            target = size
+        elif isinstance(target, int):
+            longest = int(target * max(size) / min(size))
+            target = (target, longest) if size[0] <= size[1] else (longest, target)
+        else:
+            target = target[1], target[0]
+        return (0, 0, *size), target
 
-    def _draw(self, size: tuple[int, int], rng: random.Random | None) -> tuple[int, int, int, int]:
-        if rng is None:
-            raise ValueError("A training transform needs the example's generator: transform(image, rng)")
-        return random_crop_box(*size, rng, self.scale, self.ratio)
-
-    def _random_crop(
-        self,
-        image: Image.Image,
-        box: tuple[int, int, int, int],
-        rng: random.Random,
-        shrink: int = 1,
-        origin: tuple[float, float] = (0, 0),
-    ) -> torch.Tensor:
-        box = tuple(edge / shrink + origin[at % 2] for at, edge in enumerate(box))
+    def _cut(self, image: Image.Image, box: tuple, target: tuple[int, int], rng: random.Random | None) -> torch.Tensor:
+        """The result from a box in an RGB image, which need not lie on whole pixels and is resized to `target`."""
         # Cut first, then resize, so that the filter does not reach past the edge of the crop by a whole pixel.
         outer = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
-        inner = tuple(edge - outer[at % 2] for at, edge in enumerate(box))
-        pixels = self._resized(image.crop(outer), (self.size, self.size), inner)
-        return pixels.flip(-1) if self.flip > 0 and rng.random() < self.flip else pixels
-
-    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of an image of `size` after the evaluation's resizing."""
-        if not self.do_resize:
-            return size
-        target = self.resize if self.resize is not None else self.size
-        if not isinstance(target, int):
-            return target[1], target[0]
-        longest = int(target * max(size) / min(size))
-        return (target, longest) if size[0] <= size[1] else (longest, target)
-
-    def _centre_crop(
-        self,
-        image: Image.Image,
-        full_size: tuple[int, int],
-        shrink: int = 1,
-        origin: tuple[float, float] = (0, 0),
-    ) -> torch.Tensor:
-        inner = (*origin, origin[0] + full_size[0] / shrink, origin[1] + full_size[1] / shrink)
-        target = self._resized_size(full_size)
-        pixels = self._resized(image, target, inner) if self.do_resize else _levels(image)
-        height, width = pixels.shape[1:]
-        if self.do_center_crop:
+        box = tuple(edge - outer[at % 2] for at, edge in enumerate(box))
+        if outer != (0, 0, *image.size):
+            image = image.crop(outer)
+        kernel = _KERNELS.get(self._filter) if self._fast and box == (0, 0, *image.size) != (0, 0, *target) else None
+        if kernel is None or image.width * image.height <= _FAST_AREA:
+            image, kernel = image.resize(target, self._filter, box=box), None
+        levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if kernel is not None:
+            levels = functional.interpolate(levels[None], target[::-1], mode=kernel, antialias=True)[0]
+        width, height = target
+        if self.train:
+            levels = levels.flip(-1) if self.flip > 0 and rng.random() < self.flip else levels
+        elif self.do_center_crop:
             # Padding by less than nothing cuts. Around a small image there is 0, as transformers pads it.
             left, top = (width - self.size) // 2, (height - self.size) // 2
-            return functional.pad(pixels, (-left, left + self.size - width, -top, top + self.size - height))
-        if (height, width) != (self.size, self.size):
+            levels = functional.pad(levels, (-left, left + self.size - width, -top, top + self.size - height))
+        elif target != (self.size, self.size):
             raise ValueError(
                 f"The image came out {width} x {height}, not {self.size} x {self.size} pixels; "
-                "set do_center_crop or a square resize"
+                "set do_center_crop or a square resize."
             )
-        return pixels
-
-    def _resized(
-        self, image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
-    ) -> torch.Tensor:
-        """Levels (3, height, width) of a box in the image that need not lie on whole pixels."""
-        kernel = _KERNELS.get(self._filter)
-        whole = box == (0, 0, *image.size)
-        if not (self._fast and whole and kernel) or image.width * image.height <= _FAST_AREA:
-            return _levels(image.resize(size, self._filter, box=box))
-        return functional.interpolate(_levels(image)[None], size[::-1], mode=kernel, antialias=True)[0]
-
-    def _tensor(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.output == "uint8":
-            return pixels.contiguous()
+            return levels.contiguous()
         result = np.empty((3, self.size, self.size), dtype=np.float32)
         for channel in range(3):
             # No level is out of range; "clip" spares NumPy the check and the copy that comes with it.
-            np.take(self._table[channel], pixels[channel].numpy(), out=result[channel], mode="clip")
+            np.take(self._table[channel], levels[channel].numpy(), out=result[channel], mode="clip")
         return torch.from_numpy(result)
-
-
-def _levels(image: Image.Image) -> torch.Tensor:
-    """The pixels of an RGB image, uint8 (3, height, width)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
