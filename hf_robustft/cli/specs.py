@@ -18,10 +18,9 @@ from datasets import get_dataset_split_names
 from ..data.catalog.hub_copies import WDS_IMAGES
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import split_word
-from ..data.folders import folder_splits
+from ..data.folders import folder_splits, holds_tars, tars
 from ..data.hub import is_hub_id, require_hub
 from ..data.messages import quoted
-from ..data.own_data import holds_tars, tar_splits, tars
 from .first_look import nearest_role
 
 ROLES = ("id", "validation", "shift", "open_set")
@@ -179,6 +178,6 @@ def _own_place(place: str) -> tuple[str, str | None]:
 
 def _folder_splits(folder: Path) -> tuple[str, ...]:
     try:
-        return tuple(tar_splits(folder)) if holds_tars(folder) else folder_splits(folder)
+        return folder_splits(folder)
     except ValueError:
         return ()

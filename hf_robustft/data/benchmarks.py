@@ -122,11 +122,11 @@ class Benchmark:
             vars(self)["_rows"] = opened
         if not self.name or re.search(r"[\s/]", self.name):
             raise ValueError(
-                f"benchmark name {self.name!r} must not be empty or hold blanks or '/'; give another name"
+                f"benchmark name {self.name!r} must not be empty or hold blanks or '/'; give another name."
             )
         if self.role not in ROLES:
             raise ValueError(
-                f"role {self.role!r} of benchmark {self.name!r} is unknown; choose one of {quoted(ROLES)}"
+                f"role {self.role!r} of benchmark {self.name!r} is unknown; choose one of {quoted(ROLES)}."
             )
         if self.registered is not None and self.dataset is not None:
             object.__setattr__(self, "registered", None)
@@ -134,17 +134,19 @@ class Benchmark:
             for name, value in self.registered.place.items():
                 object.__setattr__(self, name, value)
         elif (self.path is None) == (self.dataset is None):
-            raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them")
+            raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them.")
+        if self.dataset is not None:
+            require_dataset(self.dataset, f"benchmark {self.name!r}")
         if self.streaming and self.dataset is not None:
             raise ValueError(
-                f"The rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out"
+                f"The rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out."
             )
         if self.role in ("train", "validation") and (
             self.evaluation_only or (self.path or "").lower() in EVALUATION_ONLY_REPOSITORIES
         ):
             raise ValueError(
                 f"benchmark {self.name!r} may never be trained or tuned on, its licence says, but its role is "
-                f"{self.role!r}; take it for evaluation: 'id', 'shift' or 'open_set'"
+                f"{self.role!r}; take it for evaluation: 'id', 'shift' or 'open_set'."
             )
         object.__setattr__(self, "templates", check_templates(self.templates))
         if isinstance(self.class_names, Mapping):
@@ -155,20 +157,20 @@ class Benchmark:
         elif self.caption_column is None and self.label_column is not None:
             raise ValueError(
                 f"benchmark {self.name!r} has neither class names nor captions; give class_names or caption_column "
-                "(label_column=None if images are all there is)"
+                "(label_column=None if images are all there is)."
             )
         if self.label_names is not None:
             object.__setattr__(self, "label_names", tuple(map(str, self.label_names)))
             if len(self.label_names) != len(self.class_names):
                 raise ValueError(
                     f"benchmark {self.name!r} has {len(self.label_names)} label_names and {len(self.class_names)} "
-                    "class_names; give one label name per class name"
+                    "class_names; give one label name per class name."
                 )
             check_class_names(self.label_names, "label")
         if self.projection is not None and len(self.projection.groups) != len(self.class_names):
             raise ValueError(
                 f"benchmark {self.name!r} has {len(self.class_names)} classes, its projection gives "
-                f"{len(self.projection.groups)}; give one group of columns per class"
+                f"{len(self.projection.groups)}; give one group of columns per class."
             )
 
     def __repr__(self) -> str:
@@ -187,7 +189,7 @@ class Benchmark:
         if logits.shape[-1] != len(self.class_names):
             raise ValueError(
                 f"The logits have {logits.shape[-1]} columns, benchmark {self.name!r} has {len(self.class_names)} "
-                "classes and no projection; use a head of its classes"
+                "classes and no projection; use a head of its classes."
             )
         return logits
 
@@ -239,12 +241,21 @@ class Benchmark:
         Raises:
             ValueError, OSError: As [`open`], and for a benchmark that is streamed.
         """
+        return self.stored_rows().dataset
+
+    def stored_rows(self) -> StoredRows:
+        """
+        The rows of a benchmark that is not streamed, as training reads them.
+
+        Raises:
+            ValueError, OSError: As [`open`], and for a benchmark that is streamed.
+        """
         if self.streaming:
             raise ValueError(
                 f"benchmark {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
-                "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out"
+                "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out."
             )
-        return self.open().dataset
+        return self._rows
 
     def row_stream(self) -> RowStream:
         """
@@ -255,9 +266,9 @@ class Benchmark:
         """
         if not self.streaming:
             raise ValueError(
-                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True"
+                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True."
             )
-        return self.open()
+        return self._rows
 
     def stream(self) -> IterableDataset:
         """
@@ -304,13 +315,8 @@ class Benchmark:
             ValueError: as `Benchmark` and `Benchmark.load`; the data are checked at once.
         """
         settings = read_names_and_templates(class_names, templates, options.get("label_names"))
-        if not settings.get("class_names") and caption_column is None and label_column is not None:
-            require_dataset(dataset, f"benchmark {name!r}")
-            settings["class_names"] = own_class_names(dataset, label_column, f"benchmark {name!r}")
         columns = {"label_column": label_column, "caption_column": caption_column}
-        benchmark = cls(name=name, role=role, dataset=dataset, **columns, **{**options, **settings})
-        benchmark.open()
-        return benchmark
+        return _opened(cls, {"name": name, "role": role, "dataset": dataset, **columns, **options, **settings})
 
 
 def load_benchmark(
@@ -350,7 +356,7 @@ def load_benchmark(
     """
     unknown = sorted(set(overrides) - {item.name for item in fields(Benchmark) if item.init})
     if unknown:
-        raise ValueError(f"load_benchmark knows no option {unknown[0]!r}; it takes the fields of Benchmark")
+        raise ValueError(f"load_benchmark knows no option {unknown[0]!r}; it takes the fields of Benchmark.")
     if isinstance(templates, str):
         templates = named_templates(templates) or templates
     named = read_names_and_templates(class_names, templates, overrides.get("label_names"))
@@ -358,11 +364,11 @@ def load_benchmark(
     source = str(source)
     sets = registered_sets(source)
     if sets is None:
-        return _own_benchmark(source, split, given)
+        return _opened(Benchmark, describe_own_data(source, split, given, known=sorted(REGISTRY)))
     if given.get("path") is None and Path(source).exists():
         say_once(
             f"{source!r} is read as the registered benchmark; {source!r} here is not read: to read it, write ./{source}, or "
-            f"path={source!r} ({source}={source} on the command line) if it is a copy of that benchmark"
+            f"path={source!r} ({source}={source} on the command line) if it is a copy of that benchmark."
         )
     if split is None and len(sets) > 1:
         if given.get("path") is not None:
@@ -370,26 +376,26 @@ def load_benchmark(
         return {key: Benchmark(**describe_registered(described, given)) for key, described in sets.items()}
     split = split or next(iter(sets))
     if split not in sets:
-        raise ValueError(f"{source} has no set {split!r}; its sets are {quoted(list(sets), 20)}")
+        raise ValueError(f"{source} has no set {split!r}; its sets are {quoted(list(sets), 20)}.")
     return Benchmark(**describe_registered(sets[split], given))
 
 
-def _own_benchmark(source: str, split: str | None, given: dict) -> Benchmark:
-    settings = describe_own_data(source, split, given, known=sorted(REGISTRY))
+def _opened(kind: type[Benchmark], settings: dict) -> Benchmark:
+    """The benchmark that `settings` describe, opened; the data name their classes where they do not."""
     label_column = settings.get("label_column", "label")
     if settings.get("class_names") or settings.get("caption_column") or label_column is None:
-        benchmark = Benchmark(**settings)
+        benchmark = kind(**settings)
         benchmark.open()
         return benchmark
-    # The data name their classes: read them first, without looking at the labels, then complete the description.
-    described = Benchmark(**{**settings, "label_column": None})
-    naming = settings["role"] != "open_set"
-    rows = open_rows(described, naming)
-    names = own_class_names(rows, label_column, f"benchmark {settings['name']!r}")
-    if len(names) == 1 and naming:
+    # Read first, without looking at the labels; then the description can be completed.
+    described = kind(**{**settings, "label_column": None})
+    where, naming = f"benchmark {described.name!r}", described.role != "open_set"
+    rows = open_rows(described, naming) if described.dataset is None else described.dataset
+    names = own_class_names(rows, label_column, where)
+    if len(names) == 1 and naming and described.dataset is None:
         raise ValueError(
-            f"benchmark {settings['name']!r} has the single class {names[0]!r}, which cannot be told from others; choose "
-            "another label_column (--label_column), or give class_names (--class_names on the command line)"
+            f"{where} has the single class {names[0]!r}, which cannot be told from others; choose another label_column "
+            "(--label_column), or give class_names (--class_names on the command line)."
         )
     described = replace(described, label_column=label_column, class_names=names)
     return replace(described, opened=checked_rows(described, rows))

@@ -71,7 +71,7 @@ def load_matched(
         raise ValueError(
             f"{where} has images of {len(unknown)} class{'es' if len(unknown) > 1 else ''} that the model does not know, {quoted(unknown)}; its "
             f"{len(class_names)} classes are {quoted(class_names)}: leave them out or rename them{renamed}, or, if all of its "
-            f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}"
+            f"images are of unknown classes, give the set as {source}:open_set{doubt and '; or: '}{doubt}."
         )
     notes = []
     if called is None and rule.count is not None:

@@ -43,19 +43,19 @@ class ClassProjection:
         object.__setattr__(self, "groups", groups)
         n_source = len(self.source_classes)
         if not groups or not all(groups):
-            raise ValueError("A projection needs at least one class and each class at least one column; one is empty")
+            raise ValueError("A projection needs at least one class and each class at least one column; one is empty.")
         if len(groups) >= n_source:
             raise ValueError(
-                f"A projection of {n_source} columns to {len(groups)} classes is none; give fewer classes than columns"
+                f"A projection of {n_source} columns to {len(groups)} classes is none; give fewer classes than columns."
             )
         columns = [column for group in groups for column in group]
         outside = [column for column in columns if not 0 <= column < n_source]
         if outside:
-            raise ValueError(f"column {outside[0]} is outside the {n_source} columns of the head, 0 to {n_source - 1}")
+            raise ValueError(f"column {outside[0]} is outside the {n_source} columns of the head, 0 to {n_source - 1}.")
         if len(set(columns)) != len(columns):
             twice = next(column for column in columns if columns.count(column) > 1)
             raise ValueError(
-                f"column {twice} ({self.source_classes[twice]!r}) stands for two classes; give it to one of them"
+                f"column {twice} ({self.source_classes[twice]!r}) stands for two classes; give it to one of them."
             )
 
     @classmethod
@@ -67,7 +67,7 @@ class ClassProjection:
         """
         columns = tuple(int(column) for column in columns)
         if list(columns) != sorted(columns):
-            raise ValueError(f"The columns {columns[:5]}... do not ascend; a subset keeps the order of the head")
+            raise ValueError(f"The columns {columns[:5]}... do not ascend; a subset keeps the order of the head.")
         return cls(tuple(source_classes), tuple((column,) for column in columns))
 
     @cached_property
@@ -102,7 +102,7 @@ class ClassProjection:
         if found != len(self.source_classes):
             raise ValueError(
                 f"The logits have {found} columns; this projection takes {len(self.source_classes)} (or passes "
-                f"{len(self.groups)}): use the head of these classes"
+                f"{len(self.groups)}): use the head of these classes."
             )
         columns = self._columns.to(logits.device)
         if columns.shape[1] == 1:

@@ -100,23 +100,23 @@ class RowRule:
                 are not those of the data.
         """
         classes, kept = None, np.ones(len(dataset), dtype=bool)
+        stored = dataset.select_columns(self.columns).with_format("arrow")[:] if self.columns else None
         if self.label_column is not None:
-            labels = arrow_column(dataset, self.label_column)
-            classes = classes_of(labels, self.class_of, self.label_column, self.where)
+            classes = classes_of(stored[self.label_column], self.class_of, self.label_column, self.where)
             kept &= classes >= 0
         if self.caption_column is not None:
             # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
-            chunks = arrow_column(dataset, self.caption_column).chunks
+            chunks = stored[self.caption_column].chunks
             missing = np.concatenate([np.empty(0, dtype=bool), *map(_without_text, chunks)])
             refuse_rows(missing, lambda row: _NO_TEXT, self.caption_column, self.where)
         if self.domain_column is not None:
-            values = arrow_column(dataset, self.domain_column).to_pylist()
+            values = stored[self.domain_column].to_pylist()
             names = {value: self.domain_of(value) for value in dict.fromkeys(values)}
             known, wanted = self._known_domains
             if set(names.values()) != known:
                 found = sorted(map(self._domain_name, names))
                 raise ValueError(
-                    f"{self.where} has the domains {quoted(found)}, the registry knows {quoted(self.all_domains)}"
+                    f"{self.where} has the domains {quoted(found)}, the registry knows {quoted(self.all_domains)}."
                 )
             kept &= [names[value] in wanted for value in values]
         if self.share != (0.0, 1.0):
@@ -142,7 +142,7 @@ class RowRule:
                 if _without_text(pa.array([value], kind))[0]:
                     raise _NO_TEXT
         except LabelFault as fault:
-            raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}") from None
+            raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}.") from None
         if example.get("label", 0) < 0:
             return None
         if self.share != (0.0, 1.0) and not self.draws(self.first_rows[shard] + row):
@@ -150,7 +150,7 @@ class RowRule:
         if self.domain_column is not None:
             value, (known, wanted) = values[self.domain_column], self._known_domains
             if self.domain_of(value) not in known:
-                raise ValueError(f"{place} is of the domain {value!r}, which the registry does not know")
+                raise ValueError(f"{place} is of the domain {value!r}, which the registry does not know.")
             return example if self.domain_of(value) in wanted else None
         return example
 
@@ -185,7 +185,7 @@ class StoredRows:
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
         """`image` (encoded, or `None`), `label` and `caption` of a row where they are read, and words for where it is."""
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is outside the {len(self)} rows")
+            raise IndexError(f"index {index} is outside the {len(self)} rows.")
         row, example = self.encoded[index], {}
         for name, column in (
             ("image", self.image_column),
@@ -221,7 +221,7 @@ def require_dataset(dataset: Any, where: str) -> None:
     """Refuse a `dataset`, called `where` in messages, that is not a `datasets.Dataset`. Raises ValueError."""
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream"
+            f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream."
         )
 
 
@@ -230,7 +230,7 @@ def require_column(columns: Iterable[str], column: str, option: str, where: str)
     if column not in columns:
         raise ValueError(
             f"{where} has no column {column!r}; its columns are {quoted(list(columns), 20)}: "
-            f"name the right one with {option} (--{option} on the command line)"
+            f"name the right one with {option} (--{option} on the command line)."
         )
 
 
@@ -239,7 +239,7 @@ def check_two_columns(image_column: str, label_column: str | None) -> None:
     if image_column == label_column:
         raise ValueError(
             f"image_column and label_column are both {image_column!r}; name the column of images with image_column "
-            "(--image_column on the command line), that of labels with label_column"
+            "(--image_column on the command line), that of labels with label_column."
         )
 
 
@@ -248,7 +248,7 @@ def _check_kind(feature: Any, is_kind: bool, column: str, where: str, kind: str,
         option = f"{what}_column"
         raise ValueError(
             f"column {column!r} of {where} holds {feature}, not {kind}; name the {what} column with {option} "
-            f"(--{option} on the command line)"
+            f"(--{option} on the command line)."
         )
 
 
@@ -275,7 +275,7 @@ def own_class_names(rows: Any, column: str, where: str) -> tuple[str, ...]:
     why = "a stream is not read to learn its classes" if is_text(feature) else "which names no classes"
     raise ValueError(
         f"column {column!r} of {where} holds {feature}, {why if not streamed else 'and ' + why}; give class_names "
-        "(--class_names on the command line): a text file with one name a line"
+        "(--class_names on the command line): a text file with one name a line."
     )
 
 
@@ -284,7 +284,7 @@ def say_unused(labels: Iterable[int], class_names: Sequence[str], where: str) ->
     unused = sorted(set(range(len(class_names))) - set(labels))
     if unused:
         names = quoted([class_names[label] for label in unused])
-        say_once(f"{where}: no image of {len(unused)} of its {len(class_names)} classes: {names}")
+        say_once(f"{where}: no image of {len(unused)} of its {len(class_names)} classes: {names}.")
 
 
 def row_rule(
@@ -350,11 +350,10 @@ def check_dataset(
     Raises:
         ValueError: The data set is empty, a column is missing or of another kind, or a label or caption is wrong.
     """
-    require_dataset(dataset, where)
     # Values must come back as stored, whatever output format or transform the caller has set for other uses.
     dataset = dataset.with_format(None)
     if len(dataset) == 0:
-        raise ValueError(f"{where} is empty: it has no rows; check the path, the split and any filter")
+        raise ValueError(f"{where} is empty: it has no rows; check the path, the split and any filter.")
     rule = row_rule(dataset.features, where=where, class_names=class_names, **described)
     image, column = dataset.features[rule.image_column], rule.label_column
     if not isinstance(image, Image) or not image.decode:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from .benchmarks import Benchmark
-from .columns import StoredRows, check_dataset, require_column
+from .columns import StoredRows, check_dataset, require_column, require_dataset
 from .images import UNREADABLE, BadImages, UnreadableImage
 from .labels import holds_integers
 from .prompts import check_class_names, check_templates, fill_template
@@ -54,7 +54,7 @@ class CaptionedImages:
         if not labelled and not captioned:
             raise ValueError(
                 "The training examples have neither captions nor class names; give caption_column (--caption_column) "
-                "or class_names and a label_column"
+                "or class_names and a label_column."
             )
         self.labelled, self.captioned = labelled, captioned
         self.class_names = check_class_names(class_names) if labelled or class_names else ()
@@ -145,10 +145,12 @@ class TrainingExamples(CaptionedImages, Dataset):
     ):
         labelled = bool(class_names) and label_column is not None
         super().__init__(transform, labelled, caption_column is not None, class_names, templates, seed)
+        where = "the training data"
         if not isinstance(dataset, StoredRows):
+            require_dataset(dataset, where)
             dataset = check_dataset(
                 dataset,
-                where="the training data",
+                where=where,
                 class_names=self.class_names if labelled else (),
                 own_names=label_names,
                 image_column=image_column,
@@ -156,7 +158,7 @@ class TrainingExamples(CaptionedImages, Dataset):
                 caption_column=caption_column,
             )
         self.rows = dataset
-        self.bad_images = counter(bad_images, "the training data", len(self.rows))
+        self.bad_images = counter(bad_images, where, len(self.rows))
 
     @classmethod
     def from_benchmark(
@@ -172,9 +174,8 @@ class TrainingExamples(CaptionedImages, Dataset):
             options (`Any`, *optional*): Options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or
                 `output`.
         """
-        benchmark.load()
         return cls(
-            benchmark.open(),
+            benchmark.stored_rows(),
             ImageTransform.from_processor(processor, train=True, **options),
             class_names=benchmark.class_names,
             templates=benchmark.templates,
@@ -214,7 +215,7 @@ class TrainingExamples(CaptionedImages, Dataset):
                 if len(unreadable) > _REPLACEMENTS:
                     raise OSError(
                         f"{len(unreadable)} images drawn in turn cannot be read, the last: {error.summary}; "
-                        "mend the data"
+                        "mend the data."
                     ) from error
                 purpose = f"replacement {len(unreadable)}"
                 chosen = choose(len(self.rows), seed=self.seed, epoch=epoch, index=index, what=purpose)
@@ -244,14 +245,14 @@ class ClipCollator:
 
     def __init__(self, tokenizer, max_length: int | None = None, pad_to_multiple_of: int | None = None):
         if tokenizer.padding_side != "right":
-            raise ValueError("The tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'")
+            raise ValueError("The tokenizer pads on the left, which moves CLIP's positions; set padding_side='right'.")
         if tokenizer.pad_token_id is None:
-            raise ValueError("The tokenizer has no padding token; set pad_token to its end-of-text token")
+            raise ValueError("The tokenizer has no padding token; set pad_token to its end-of-text token.")
         # transformers stands a huge number in for a limit that the tokenizer does not know.
         if max_length is None and tokenizer.model_max_length > 1_000_000:
-            raise ValueError("The tokenizer knows no model_max_length; give max_length, the model's text positions")
+            raise ValueError("The tokenizer knows no model_max_length; give max_length, the model's text positions.")
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is not a number of tokens; give 8, or None")
+            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is not a number of tokens; give 8, or None.")
         self.tokenizer, self.max_length = tokenizer, int(max_length or tokenizer.model_max_length)
         self.pad_to_multiple_of = pad_to_multiple_of or 1
 
@@ -319,16 +320,17 @@ class EvaluationImages(Dataset):
         border: int = 0,
     ):
         if border < 0:
-            raise ValueError(f"border is {border}; give the pixels to cut off on each side, at least 0")
+            raise ValueError(f"border is {border}; give the pixels to cut off on each side, at least 0.")
         check_transform(transform)
         where = "the evaluation data"
+        require_dataset(dataset, where)
         rows = check_dataset(dataset, where=where, image_column=image_column, label_column=label_column)
         if label_column is not None:
             require_column(rows.dataset.features, label_column, "label_column", where)
             if not holds_integers(rows.dataset.features[label_column]):
                 raise ValueError(
                     f"column {label_column!r} of {where} holds {rows.dataset.features[label_column]}, not integer labels; "
-                    "use what Benchmark.load returns"
+                    "use what Benchmark.load returns."
                 )
         self.rows = replace(rows, label_column=label_column)
         self.transform, self.border = transform, border
@@ -354,7 +356,7 @@ class EvaluationImages(Dataset):
 def check_transform(transform: ImageTransform) -> None:
     """Refuse a `transform` for training in an evaluation. Raises ValueError."""
     if transform.train:
-        raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results")
+        raise ValueError("evaluation needs ImageTransform(train=False): a random crop would change the results.")
 
 
 def counter(bad_images: BadImages | None, name: str, total: int | None) -> BadImages:

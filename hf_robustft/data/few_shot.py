@@ -38,7 +38,7 @@ def few_shot_rows(labels: np.ndarray, n_classes: int, shots: int, seed: int = 0)
     for label in range(n_classes):
         rows = np.flatnonzero(labels == label).tolist()
         if len(rows) < shots:
-            raise ValueError(f"class {label} has {len(rows)} images, fewer than {shots} shots")
+            raise ValueError(f"class {label} has {len(rows)} images, fewer than {shots} shots.")
         drawn = sorted(rows, key=lambda row, label=label: (example_rng(seed, label, row, "few-shot").random(), row))
         chosen += drawn[:shots]
     return np.sort(np.array(chosen, dtype=np.int64))
@@ -65,22 +65,23 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
     if benchmark.evaluation_only:
         raise ValueError(
             f"benchmark {benchmark.name!r} may never be trained or tuned on, its licence says, so no shots are drawn from "
-            "it; choose another data set"
+            "it; choose another data set."
         )
     if not benchmark.class_names or benchmark.label_column is None:
         raise ValueError(
             f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
-            "and label_column, or train on all of it"
+            "and label_column, or train on all of it."
         )
     _check_shots(shots)
-    dataset, names, rows = benchmark.load(), benchmark.class_names, benchmark.open()
+    names, rows = benchmark.class_names, benchmark.stored_rows()
+    dataset = rows.dataset
     labels = np.asarray(dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
     counts = np.bincount(labels, minlength=len(names))
     short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
     if short:
         raise ValueError(
             f"benchmark {benchmark.name!r} has fewer than {shots} images of {len(short)} of its {len(names)} classes, "
-            f"{quoted(short)}; ask for at most {counts.min()} shots or leave these classes out"
+            f"{quoted(short)}; ask for at most {counts.min()} shots or leave these classes out."
         )
     selected = dataset.select(few_shot_rows(labels, len(names), shots, seed))
     drawn = f"{shots} {'image' if shots == 1 else 'images'} of each class, drawn with seed {seed}"
@@ -98,7 +99,7 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
 
 def _check_shots(shots: int) -> None:
     if isinstance(shots, bool) or not isinstance(shots, (int, np.integer)) or shots < 1:
-        raise ValueError(f"shots is {shots!r}; give the number of images of each class, a whole number of at least 1")
+        raise ValueError(f"shots is {shots!r}; give the number of images of each class, a whole number of at least 1.")
 
 
 def _hub_page(path: str | None) -> str | None:

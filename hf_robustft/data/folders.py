@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Data sets that lie on disk: class folders, images with a metadata file, parquet, and `save_to_disk` folders.
+"""Data sets that lie on disk: class folders, images with a metadata file, parquet, tars, and `save_to_disk` folders.
 
 The `imagefolder` reader of `datasets` guesses splits from words in paths, so a class called "train" or a file called
 `my-test-1.png` silently hides the rest of the data. Here, folders are splits only if all folders at the top are named
@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,12 +26,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Image, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-from .class_folders import layout_fault, load_class_folders, split_role
-from .files import (
-    files_called,
-    holds_images,
+from .class_folders import (
+    SPLIT_NAMES,
     image_files,
-    left_out_words,
+    is_hidden,
+    layout_fault,
+    load_class_folders,
+    split_role,
     visible_folders,
 )
 from .messages import quoted, say_once
@@ -40,66 +42,49 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _DEEPEST = 100
 
 
-def _has_metadata(path: Path) -> bool:
-    return any((path / name).is_file() for name in METADATA_FILES)
+def folder_layout(path: Path) -> tuple[str, dict[str, Path]]:
+    """
+    How data lie in the folder `path`, told without looking for their images.
 
-
-def _split_folders(path: Path) -> dict[str, Path]:
-    """Folders at the top of `path` that are splits; empty if they are classes, or hold no data of their own."""
-    folders = visible_folders(path)
-    named = folders and all(split_role(folder.name) for folder in folders) and not _has_metadata(path)
-    if named and all(_has_metadata(folder) or any(map(holds_images, visible_folders(folder))) for folder in folders):
-        return {folder.name: folder for folder in folders}
-    return {}
-
-
-def folder_kind(path: Path) -> str:
-    """Return what the folder `path` holds: "saved", "saved_splits", "metadata", "parquet" or "classes".
-
-    Raises:
-        ValueError: none of these.
+    Returns:
+        `tuple`: "saved", "saved_splits", "metadata", "parquet" or "classes", and the folder of each split where the splits
+        are folders: those at the top, if all of them are called like splits and hold a metadata file or folders of images.
     """
     if (path / "dataset_dict.json").is_file():
-        return "saved_splits"
+        return "saved_splits", {}
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        return "saved"
-    if _has_metadata(path) or any(_has_metadata(folder) for folder in _split_folders(path).values()):
-        return "metadata"
+        return "saved", {}
+    if _has_metadata(path):
+        return "metadata", {}
+    folders, splits = visible_folders(path), {}
+    if folders and all(split_role(folder.name) for folder in folders):
+        described = [folder for folder in folders if _has_metadata(folder)]
+        if all(folder in described or _holds_class_folders(folder) for folder in folders):
+            splits = {folder.name: folder for folder in folders}
+            if described:
+                return "metadata", splits
     # Two levels are enough for the layouts of the Hub, and a search of every level is slow among a million images.
     if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
-        return "parquet"
-    if any(map(holds_images, visible_folders(path))):
-        return "classes"
-    files = image_files(path)
-    found = (
-        [f"{len(files.images)} image{'s' if len(files.images) > 1 else ''} outside of any folder"]
-        if files.images
-        else []
-    )
-    found += [files.left_out()] if files.left_out() else []
-    raise ValueError(
-        f"the folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
-        "metadata.csv or metadata.jsonl (columns file_name and label), parquet files, or what datasets' save_to_disk wrote; "
-        + (f"it holds {', '.join(found)}" if found else "it is empty")
-    )
+        return "parquet", {}
+    return "classes", splits
 
 
 def folder_splits(path: Path) -> tuple[str, ...]:
     """Return the splits of the folder `path`; ("train",) if it is not divided.
 
     Raises:
-        ValueError: no data set, or parquet files of which some belong to no split.
+        ValueError: No data set, or files of which some belong to no split.
     """
-    kind = folder_kind(path)
-    if kind == "saved":
-        return ("train",)
+    if holds_tars(path):
+        return tuple(tar_splits(path))
+    kind, splits = folder_layout(path)
     if kind == "saved_splits":
         return tuple(load_from_disk(str(path)))
     if kind == "parquet":
         if set("[]*?") & set(str(path)):
             raise ValueError(
                 f"`datasets` takes the letters [ ] * ? in {str(path)!r} for a pattern and finds no file there; "
-                "rename the folder or name one .parquet file"
+                "rename the folder or name one .parquet file."
             )
         files = load_dataset_builder(str(path)).config.data_files
         found = {str(Path(file).resolve()) for names in files.values() for file in names}
@@ -114,10 +99,12 @@ def folder_splits(path: Path) -> tuple[str, ...]:
         if left:
             raise ValueError(
                 f"The parquet files {quoted(left)} in {str(path)!r} belong to none of its splits "
-                f"{quoted(list(files))}; name one .parquet file or name every file after its split"
+                f"{quoted(list(files))}; name one .parquet file or name every file after its split."
             )
         return tuple(files)
-    return tuple(_split_folders(path)) or ("train",)
+    if kind == "classes" and not splits and not _holds_class_folders(path):
+        raise _no_data(path)
+    return tuple(splits) or ("train",)
 
 
 def load_folder(
@@ -130,7 +117,7 @@ def load_folder(
     """Load one split of a folder.
 
     Args:
-        path (`Path`): An existing folder of any kind that `folder_kind` knows.
+        path (`Path`): An existing folder of any kind that `folder_layout` knows.
         split (`str`): One of `folder_splits(path)`.
         class_names (`Sequence[str]`, *optional*): For class folders, the classes in label order (default: the sorted
             names of the folders).
@@ -142,12 +129,13 @@ def load_folder(
         The data set, memory-mapped or made of file paths; images decode when read.
 
     Raises:
-        ValueError: no data set, no such split, class folders that cannot be matched to `class_names`, or a
+        ValueError: No data set, no such split, class folders that cannot be matched to `class_names`, or a
             metadata file that names images which are not there.
     """
-    kind, splits = folder_kind(path), folder_splits(path)
+    kind, roots = folder_layout(path)
+    splits = folder_splits(path) if kind in ("saved_splits", "parquet") else tuple(roots) or ("train",)
     if split not in splits:
-        raise ValueError(f"{str(path)!r} has no split {split!r}; its splits are {quoted(splits, 20)}")
+        raise ValueError(f"{str(path)!r} has no split {split!r}; its splits are {quoted(splits, 20)}.")
     if kind == "saved":
         return load_from_disk(str(path))
     if kind == "saved_splits":
@@ -155,23 +143,76 @@ def load_folder(
     if kind == "parquet":
         with named_errors(str(path)):
             return load_dataset(str(path), split=split)
-    root = _split_folders(path).get(split, path)
+    root = roots.get(split, path)
     if kind == "metadata":
         return _load_metadata(root, split)
-    return load_class_folders(root, class_names, label_names, naming)
+    dataset = load_class_folders(root, class_names, label_names, naming)
+    if not len(dataset):
+        raise _no_data(root)
+    return dataset
 
 
 def class_doubt(path: Path, split: str) -> str:
-    """Return why the class folders of a `split` in `path` may be none (see `data.class_folders`); "" if there is no doubt."""
-    try:
-        if folder_kind(path) != "classes":
-            return ""
-    except ValueError:
-        return ""
-    root = _split_folders(path).get(split, path)
-    return (
-        layout_fault(root, {folder.name: image_files(folder) for folder in visible_folders(root)}, single=True) or ""
+    """Return why the class folders of a `split` in `path` may not be classes (see `data.class_folders`); "" if there is no doubt."""
+    kind, splits = folder_layout(path)
+    root = splits.get(split, path)
+    folders = {folder.name: image_files(folder) for folder in visible_folders(root)}
+    return (layout_fault(root, folders, single=True) or "") if kind == "classes" else ""
+
+
+def _has_metadata(path: Path) -> bool:
+    return any((path / name).is_file() for name in METADATA_FILES)
+
+
+def _holds_class_folders(path: Path) -> bool:
+    return any(image_files(folder, first=True).images for folder in visible_folders(path))
+
+
+def _no_data(path: Path) -> ValueError:
+    files = image_files(path)
+    count = len(files.images)
+    found = [f"{count} image{'s' if count > 1 else ''} outside of any folder"] if count else []
+    found += [files.left_out()] if files.left_out() else []
+    return ValueError(
+        f"The folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
+        "metadata.csv or metadata.jsonl (columns file_name and label), parquet files, or what datasets' save_to_disk wrote; "
+        + (f"it holds {', '.join(found)}." if found else "it is empty.")
     )
+
+
+def holds_tars(folder: Path) -> bool:
+    """Whether a folder holds tars of samples (webdataset), at its top or in folders named as splits."""
+    return bool(tars(folder)) or any(
+        entry.name.lower() in SPLIT_NAMES and entry.is_dir() and bool(tars(entry)) for entry in folder.iterdir()
+    )
+
+
+def tars(folder: Path) -> list[Path]:
+    """The tars in a folder, sorted; no pipes or folders of such a name."""
+    return sorted(file for file in folder.glob("*.tar") if file.is_file() and not is_hidden(file.name))
+
+
+def tar_splits(folder: Path) -> dict[str, list[str]]:
+    """The tars of a folder by split, as patterns: by the name of their folder, or of the tars; "train" if neither says it.
+
+    Raises:
+        ValueError: the names of some tars say a split and those of others do not.
+    """
+    splits: dict[str, list[str]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and entry.name.lower() in SPLIT_NAMES:
+            splits[entry.name] = [glob.escape(str(file)) for file in tars(entry)]
+    top = tars(folder)
+    named = {file: [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES] for file in top}
+    for file, words in named.items():
+        splits.setdefault(words[0] if len(words) == 1 else "train", []).append(glob.escape(str(file)))
+    wrong = [file.name for file, words in named.items() if len(words) != 1]
+    if wrong and len(splits) > 1:
+        raise ValueError(
+            f"The tars {quoted(wrong)} in {str(folder)!r} name no one split, but others do; put each split's tars into "
+            "a folder of its name."
+        )
+    return {split: files for split, files in splits.items() if files}
 
 
 @contextmanager
@@ -187,11 +228,13 @@ def named_errors(path: str, data_files: dict | None = None) -> Iterator[None]:
             file for found in (data_files or {}).values() for file in ([found] if isinstance(found, str) else found)
         ]
         what = quoted(files, 3) if files else repr(path)
-        raise ValueError(f"The data {what} cannot be read: {reason}; correct the files or fetch them again") from error
+        raise ValueError(f"The data {what} cannot be read: {reason}; correct the files or fetch them again.") from error
 
 
 def _load_metadata(root: Path, split: str) -> Dataset:
-    tables = files_called(root, METADATA_FILES)
+    files = image_files(root)
+    endings = {Path(name).suffix for name in METADATA_FILES}
+    tables = sorted(file for ending in endings for file in files.others.get(ending, ()) if file.name in METADATA_FILES)
     for file in tables:
         if file.suffix != ".parquet":
             _check_text(file)
@@ -203,7 +246,6 @@ def _load_metadata(root: Path, split: str) -> Dataset:
     except (ValueError, RecursionError, DatasetsError) as error:
         raise ValueError(_table_fault(tables, error)) from error
     names = quoted(sorted({file.name for file in tables}))
-    files = image_files(root)
     found = {os.path.normpath(file) for file in files.images}
     listed: set[str] = set()
     for column in (name for name, feature in dataset.features.items() if isinstance(feature, Image)):
@@ -216,25 +258,20 @@ def _load_metadata(root: Path, split: str) -> Dataset:
         if several:
             say_once(
                 f"{root}: {names} lists {len(several)} image{'s' if len(several) > 1 else ''} more than once, such as "
-                f"{os.path.relpath(several[0], root)!r}; each counts as often as it is listed"
+                f"{os.path.relpath(several[0], root)!r}; each counts as often as it is listed."
             )
         listed.update(paths)
-    more = sorted(set(found) - listed)
-    more = (
-        sorted(set(more) - {os.path.realpath(path) for path in listed - set(found)}) if listed - set(found) else more
-    )
+    more = sorted(found - listed - {os.path.realpath(path) for path in listed - found})
     if more:
-        first = os.path.relpath(more[0], root)
-        many = (
-            f"{len(more)} images that {names} does not list are"
-            if len(more) > 1
-            else f"1 image that {names} does not list is"
+        first, several = os.path.relpath(more[0], root), len(more) > 1
+        many = f"{len(more)} images" if several else "1 image"
+        say_once(
+            f"{root}: {many} that {names} does not list {'are' if several else 'is'} not read"
+            f"{', such as' if several else ':'} {first!r}."
         )
-        say_once(f"{root}: {many} not read{', such as' if len(more) > 1 else ':'} {first!r}")
-    tabular = {ending: count for ending, count in files.others.items() if ending not in (".csv", ".jsonl", ".parquet")}
-    left = left_out_words(tabular, files.helpers)
-    if left:
-        say_once(f"{root}: not read: {left}")
+    told = {ending: found for ending, found in files.others.items() if ending not in endings}
+    if left := replace(files, others=told).left_out():
+        say_once(f"{root}: not read: {left}.")
     return dataset
 
 
@@ -247,14 +284,14 @@ def _check_text(table: Path) -> None:
                 depth += (sign in "[{") - (sign in "]}")
                 deepest = max(deepest, depth)
             if deepest > _DEEPEST:
-                raise ValueError(f"line {number} of {str(table)!r} is nested {deepest} deep; write at most {_DEEPEST}")
+                raise ValueError(f"Line {number} of {str(table)!r} is nested {deepest} deep; write at most {_DEEPEST}.")
 
 
 def _table_fault(tables: Sequence[Path], error: Exception) -> str:
     """What is wrong with metadata files that `datasets` does not read."""
     reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
     if "must be present as dictionary key" not in reason:
-        return f"{quoted(tables)}: {reason}; correct it"
+        return f"{quoted(tables)}: {reason}; correct it."
     for table in tables:
         columns = _column_names(table)
         if not any(name.endswith(("file_name", "file_names")) for name in columns):
@@ -263,9 +300,9 @@ def _table_fault(tables: Sequence[Path], error: Exception) -> str:
             )
             return (
                 f"{str(table)!r} has no column 'file_name' (its columns: {quoted(columns, 20)}); call that of the paths of "
-                f"the images file_name{commas}"
+                f"the images file_name{commas}."
             )
-    return f"{quoted(tables)}: {reason}"
+    return f"{quoted(tables)}: {reason}."
 
 
 def _column_names(table: Path) -> list[str]:
@@ -285,5 +322,5 @@ def _missing(missing: list[str], rows: int, names: str, root: Path, found: set[s
     )
     return (
         f"{names} of {str(root)!r} lists {first!r}, but there is no such file{form} ({len(missing)} such row{'s' if len(missing) > 1 else ''} of {rows}); "
-        "correct file_name, or remove the rows"
+        "correct file_name, or remove the rows."
     )

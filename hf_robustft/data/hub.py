@@ -33,7 +33,7 @@ def require_hub(path: str) -> None:
     """
     if not is_hub_id(path):
         raise FileNotFoundError(
-            f"The path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name"
+            f"The path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name."
         )
     if constants.HF_HUB_OFFLINE or is_cached(path):
         return
@@ -48,7 +48,7 @@ def require_hub(path: str) -> None:
     reason = out_of_reach()
     if reason:
         raise OSError(
-            f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason}"
+            f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason.rstrip('.')}."
         )
 
 

@@ -105,7 +105,7 @@ def _unreadable(error: Exception, where: str) -> Exception:
     about_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, about_file):
         # A full table of open files or a failing disk says nothing about the image.
-        return OSError(error.errno, f"The image of {where} could not be fetched: {_reason(error)}")
+        return OSError(error.errno, f"The image of {where} could not be fetched: {_reason(error)}.")
     return UnreadableImage.because(where, _reason(error))
 
 
@@ -131,7 +131,7 @@ class EncodedImage:
         self.where = where
         content, path = (encoded.get("bytes"), encoded.get("path")) if isinstance(encoded, dict) else (encoded, None)
         if content is None and path is None:
-            raise UnreadableImage(f"{where} has no image; leave the row out", f"{where}: no image")
+            raise UnreadableImage(f"{where} has no image; leave the row out.", f"{where}: no image")
         if isinstance(content, str):
             content, path = None, content
         if content is not None:
@@ -254,10 +254,10 @@ class BadImages:
         total: int | None = None,
     ):
         if policy not in POLICIES:
-            raise ValueError(f"bad_images is {policy!r}; choose 'skip' or 'error'")
+            raise ValueError(f"bad_images is {policy!r}; choose 'skip' or 'error'.")
         if not 0 < threshold <= 1:
             raise ValueError(
-                f"bad_images_threshold is {threshold}; give a share above 0, at most 1 (bad_images='error' allows none)"
+                f"bad_images_threshold is {threshold}; give a share above 0, at most 1 (bad_images='error' allows none)."
             )
         self.policy, self.threshold, self.name, self.total = policy, threshold, name, total
         self.read = 0
@@ -277,7 +277,7 @@ class BadImages:
         if self.total not in (None, total):
             raise ValueError(
                 f"these BadImages count the {self.total} images of {self.name} already, not the {total} of {name}; "
-                "give each data set its own: bad_images.of(name)"
+                "give each data set its own: bad_images.of(name)."
             )
         self.total = total
         if self.name == _NO_NAME:
@@ -343,7 +343,7 @@ class BadImages:
             raise OSError(
                 f"{found} of the {among} of {self.name} cannot be read, more than the {100 * self.threshold:g} % that "
                 f"bad_images_threshold allows: {'; '.join(list(self.unreadable)[:3])}{'; ...' if found > 3 else ''}; "
-                "mend or remove them, or give a higher bad_images_threshold (--bad_images_threshold)"
+                "mend or remove them, or give a higher bad_images_threshold (--bad_images_threshold)."
             )
 
     def summary(self) -> dict[str, Any]:
@@ -377,7 +377,7 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", s
         content, path = encoded.get("bytes"), encoded.get("path")
         if content is None and path is None:
             if not skips:
-                raise OSError(f"row {index} has no image; leave the row out")
+                raise OSError(f"row {index} has no image; leave the row out.")
             content = b""
         if content is None:
             try:
@@ -386,7 +386,7 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", s
             except (OSError, ValueError) as error:
                 if not skips or not isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
                     raise OSError(
-                        f"The image of row {index} ({path}) cannot be read: {error}; mend or remove it"
+                        f"The image of row {index} ({path}) cannot be read: {error}; mend or remove it."
                     ) from error
                 content = b""
         # The length goes first, so that no two lists of images run together to the same bytes.

@@ -121,7 +121,7 @@ def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:
             return None
         if int(text) in numbers:
             raise ValueError(
-                f"The labels {label_names[numbers[int(text)]]!r} and {name!r} are one number; give each class its own"
+                f"The labels {label_names[numbers[int(text)]]!r} and {name!r} are one number; give each class its own."
             )
         numbers[int(text)] = index
     return numbers or None
@@ -148,7 +148,7 @@ def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, c
         raise ValueError(
             f"column {column!r} of {where} holds numbers, but the labels given for its classes are names, "
             f"{quoted(label_names)}; give the number of each class, or leave them out if the numbers are 0 to "
-            f"{len(class_names) - 1} in the order of the class names"
+            f"{len(class_names) - 1} in the order of the class names."
         )
     rule = f"is not one of the labels {quoted(label_names)} of the {len(class_names)} classes: add it or correct the column"
     return LabelRule(numbers, rule)
@@ -177,7 +177,7 @@ def label_rule(
     if not _holds_numbers(feature):
         raise ValueError(
             f"column {column!r} of {where} holds {feature}, not labels (integers, class names or a ClassLabel); "
-            "name the label column with label_column (--label_column on the command line)"
+            "name the label column with label_column (--label_column on the command line)."
         )
     if not names_classes(feature):
         return _of_numbers(class_names, label_names, column, where)
@@ -190,7 +190,7 @@ def label_rule(
     if not found and numbers is None:
         raise ValueError(
             f"column {column!r} of {where} calls its classes {quoted(feature.names)}, none of which is among the labels "
-            f"given for them, {quoted(label_names)}; in the left column, write what the data call each class"
+            f"given for them, {quoted(label_names)}; in the left column, write what the data call each class."
         )
     return LabelRule(found or numbers, named.rule, called=dict(enumerate(feature.names)))
 
@@ -199,7 +199,7 @@ def _check_class_label(names: Sequence[str], expected: Sequence[str], column: st
     if len(names) != len(expected):
         raise ValueError(
             f"column {column!r} of {where} has {len(names)} classes, {quoted(names)}, but {len(expected)} class names "
-            f"are given, {quoted(expected)}; give one name per class, in the order of the labels"
+            f"are given, {quoted(expected)}; give one name per class, in the order of the labels."
         )
     differing = [i for i, (a, b) in enumerate(zip(names, expected, strict=True)) if class_key(a) != class_key(b)]
     if differing:
@@ -207,7 +207,7 @@ def _check_class_label(names: Sequence[str], expected: Sequence[str], column: st
         raise ValueError(
             f"column {column!r} of {where} calls class {first} {names[first]!r}, the given class names call it "
             f"{expected[first]!r} ({len(differing)} of {len(names)} differ; data: {quoted(names)}; given: "
-            f"{quoted(expected)}); put the names in the order of the labels, or give label_names to rename classes"
+            f"{quoted(expected)}); put the names in the order of the labels, or give label_names to rename classes."
         )
 
 
@@ -284,5 +284,5 @@ def refuse_rows(bad: np.ndarray, fault: Callable[[int], LabelFault], column: str
         found = fault(row)
         raise ValueError(
             f"{found.label} in row {row} of column {column!r} of {where} {found.rule} "
-            f"({count} such row{'s' if count > 1 else ''} of {len(bad)})"
+            f"({count} such row{'s' if count > 1 else ''} of {len(bad)})."
         )

@@ -107,9 +107,9 @@ class Sketch:
             whole = all(type(number) is int and number >= 0 for number in numbers)
             texts = all(isinstance(content[key], str) for key in ("name", "role"))
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise ValueError(f"The hashes of a data set's images are incomplete ({error!r})") from None
+            raise ValueError(f"The hashes of a data set's images are incomplete ({error!r}).") from None
         if not whole or not texts or len(packed) % HASH_BYTES or (np.diff(hashes.astype(np.int64)) <= 0).any():
-            raise ValueError("The hashes of a data set's images are damaged")
+            raise ValueError("The hashes of a data set's images are damaged.")
         return cls(content["name"], content["role"], hashes, content["bound"], content["read"], content.get("images"))
 
 
@@ -210,12 +210,12 @@ def hash_images(
         [`ImageHashes`]
 
     Raises:
-        ValueError, OSError: As [`Benchmark.load`] or [`Benchmark.row_stream`].
+        ValueError, OSError: As [`Benchmark.open`].
     """
     if isinstance(source, Benchmark):
         name, role = name or source.name, role or source.role
-        image_column = source.image_column
-        source = source.row_stream() if source.streaming else source.load()
+        rows = source.open()
+        source, image_column = (rows, "") if source.streaming else (rows.dataset, rows.image_column)
     if isinstance(source, RowStream):
         images, encoded = source.examples, _streamed(source, most)
     else:

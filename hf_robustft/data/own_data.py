@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, load_dataset, load_dataset_builder
 
 from .catalog.hub_copies import Repository, declared_rows
-from .class_folders import SPLIT_NAMES
 from .columns import StoredRows, check_dataset, row_rule, say_unused
-from .files import is_hidden
-from .folders import folder_kind, folder_splits, load_folder, named_errors
+from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import require_hub
 from .labels import LabelRule
 from .messages import quoted
@@ -49,17 +47,15 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
     if path.is_file() and path.suffix.lower() == ".parquet":
         where, splits, stem = {"path": "parquet", "data_files": str(path)}, (split or "train",), path.stem
     elif path.is_file():
-        raise ValueError(f"The file {source!r} is not a parquet file; give a .parquet file or a folder")
-    elif path.is_dir() and holds_tars(path):
-        where, splits, stem = {"path": str(path)}, tuple(tar_splits(path)), path.name
-        if "class_names" not in given and (path / "classnames.txt").is_file():
-            given = {**given, **read_names_and_templates(path / "classnames.txt", None, given.get("label_names"))}
+        raise ValueError(f"The file {source!r} is not a parquet file; give a .parquet file or a folder.")
     elif path.is_dir():
         where, splits, stem = {"path": str(path)}, folder_splits(path), path.name
+        if holds_tars(path) and "class_names" not in given and (path / "classnames.txt").is_file():
+            given = {**given, **read_names_and_templates(path / "classnames.txt", None, given.get("label_names"))}
     elif "/" not in source and "\\" not in source and not path.suffix:
         raise ValueError(
             f"unknown benchmark {source!r}: it is neither one of {quoted(known, 40)} nor an existing path; "
-            "give a name, a path, or a Hub id owner/name"
+            "give a name, a path, or a Hub id owner/name."
         )
     else:
         require_hub(source)
@@ -73,13 +69,13 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
         if builder.name == "text":
             raise ValueError(
                 f"`datasets` takes {source!r} for lines of text, as it does with tars beside a count of them; name its "
-                "files, such as split='test', data_files='test/*.tar'"
+                "files, such as split='test', data_files='test/*.tar'."
             )
         splits = tuple(builder.info.splits or builder.config.data_files or ())
         where, stem = {"path": source}, source.split("/")[-1]
     if split is None:
         if len(splits) != 1:
-            raise ValueError(f"{source!r} has the splits {quoted(splits, 20)}; choose one with split")
+            raise ValueError(f"{source!r} has the splits {quoted(splits, 20)}; choose one with split.")
         split = splits[0]
     _known_split(dict.fromkeys(splits), split, source)
     name = re.sub(r"[\s/]+", "-", stem if len(splits) == 1 else f"{stem}-{split}")
@@ -114,7 +110,7 @@ def open_rows(benchmark: Benchmark, naming: bool = False) -> Dataset | OpenSplit
         return from_hub(_opened, path, benchmark, files, benchmark.config, revision=benchmark.revision)
     elif holds_tars(folder):
         path, files = "webdataset", {split: _known_split(tar_splits(folder), split, path)}
-    elif not benchmark.streaming or folder_kind(folder) != "parquet":
+    elif not benchmark.streaming or folder_layout(folder)[0] != "parquet":
         return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
     else:
         path = str(folder)
@@ -174,44 +170,9 @@ def checked_rows(
     return stream_of(rows, meaning, training=benchmark.role == "train")
 
 
-def holds_tars(folder: Path) -> bool:
-    """Whether a folder holds tars of samples (webdataset), at its top or in folders named as splits."""
-    return bool(tars(folder)) or any(
-        entry.name.lower() in SPLIT_NAMES and entry.is_dir() and bool(tars(entry)) for entry in folder.iterdir()
-    )
-
-
-def tars(folder: Path) -> list[Path]:
-    """The tars in a folder, sorted; no pipes or folders of such a name."""
-    return sorted(file for file in folder.glob("*.tar") if file.is_file() and not is_hidden(file.name))
-
-
-def tar_splits(folder: Path) -> dict[str, list[str]]:
-    """The tars of a folder by split, as patterns: by the name of their folder, or of the tars; "train" if neither says it.
-
-    Raises:
-        ValueError: the names of some tars say a split and those of others do not.
-    """
-    splits: dict[str, list[str]] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and entry.name.lower() in SPLIT_NAMES:
-            splits[entry.name] = [glob.escape(str(file)) for file in tars(entry)]
-    top = tars(folder)
-    named = {file: [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES] for file in top}
-    for file, words in named.items():
-        splits.setdefault(words[0] if len(words) == 1 else "train", []).append(glob.escape(str(file)))
-    wrong = [file.name for file, words in named.items() if len(words) != 1]
-    if wrong and len(splits) > 1:
-        raise ValueError(
-            f"The tars {quoted(wrong)} in {str(folder)!r} name no one split, but others do; put each split's tars into "
-            "a folder of its name"
-        )
-    return {split: files for split, files in splits.items() if files}
-
-
 def _known_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
     if split not in splits:
-        raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}")
+        raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}.")
     return splits[split]
 
 
@@ -220,7 +181,7 @@ def _file_pattern(files: str | None) -> str:
     if files and Path(files).exists():
         return glob.escape(files)
     if not files or not set("*?[") & set(files):
-        raise FileNotFoundError(f"The data file {files!r} does not exist; correct the path")
+        raise FileNotFoundError(f"The data file {files!r} does not exist; correct the path.")
     return files
 
 
@@ -229,5 +190,5 @@ def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
     try:
         return function(path, *arguments, **options)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}.") from error

@@ -47,22 +47,22 @@ def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[s
         ValueError: no names, a blank name, or one name (after cleaning, ignoring case) for two classes.
     """
     if isinstance(names, (str, Path)):
-        raise ValueError(f"class_names is the single string {str(names)!r}; give a tuple with one name per class")
+        raise ValueError(f"class_names is the single string {str(names)!r}; give a tuple with one name per class.")
     if isinstance(names, Mapping):
-        raise ValueError("class_names is a dict, of which the order of the classes is not known here; give its values")
+        raise ValueError("class_names is a dict, of which the order of the classes is not known here; give its values.")
     cleaned = tuple(clean_class_name(name) for name in names)
     if not cleaned:
-        raise ValueError("The list of class names is empty; give one name per class")
+        raise ValueError("The list of class names is empty; give one name per class.")
     first: dict[str, int] = {}
     for position, name in enumerate(cleaned):
         if not name:
-            raise ValueError(f"{what} {position} (counted from 0) is blank; give every class a name")
+            raise ValueError(f"{what} {position} (counted from 0) is blank; give every class a name.")
         earlier = first.setdefault(class_key(name), position)
         if earlier != position:
             raise ValueError(
                 f"{what} {name!r} appears twice, at positions {earlier} and {position} (counted from 0); "
                 + ("rename one, zero-shot prompts" if what == "class name" else "correct one, data")
-                + " cannot tell two classes of one name apart"
+                + " cannot tell two classes of one name apart."
             )
     return cleaned
 
@@ -80,16 +80,16 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
         ValueError: no template, or one whose number of "{}" is not 1.
     """
     if isinstance(templates, (str, Path)):
-        raise ValueError(f"templates is the single string {str(templates)!r}; give a tuple of templates")
+        raise ValueError(f"templates is the single string {str(templates)!r}; give a tuple of templates.")
     templates = tuple(templates)
     if not templates:
-        raise ValueError('The list of templates is empty; give at least one, such as "a photo of a {}."')
+        raise ValueError('The list of templates is empty; give at least one, such as "a photo of a {}.".')
     for position, template in enumerate(templates):
         gaps = template.count("{}")
         if gaps != 1:
             raise ValueError(
                 f'template {position} (counted from 0), {template!r}, holds {gaps} times "{{}}"; '
-                "write it exactly once, where the class name goes"
+                "write it exactly once, where the class name goes."
             )
     return templates
 
@@ -128,14 +128,14 @@ def read_text(path: str | Path) -> str:
     content = Path(path).read_bytes()
     convert = f"save it as UTF-8, or convert it with `iconv -f {{}} -t UTF-8 {Path(path).name} > new.txt`"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-        raise ValueError(f"The file {str(path)!r} is not UTF-8 but UTF-16, from line 1 on; {convert.format('UTF-16')}")
+        raise ValueError(f"The file {str(path)!r} is not UTF-8 but UTF-16, from line 1 on; {convert.format('UTF-16')}.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"line {line} of the file {str(path)!r} is not UTF-8, probably Latin-1 or Windows-1252; "
-            + convert.format("WINDOWS-1252")
+            f"{convert.format('WINDOWS-1252')}."
         ) from None
     # Not `splitlines`, which also cuts at signs within a name, such as U+2028.
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -145,16 +145,16 @@ def _lines(path: str | Path, what: str, else_: str = "") -> list[tuple[int, str]
     """The lines of a file that are not blank, with their numbers from 1 on."""
     path = Path(path).expanduser()
     if path.is_dir():
-        raise ValueError(f"The file of {what} {str(path)!r} is a folder; give the path of a text file{else_}")
+        raise ValueError(f"The file of {what} {str(path)!r} is a folder; give the path of a text file{else_}.")
     if not path.exists():
         raise FileNotFoundError(
-            f"The file of {what} {str(path)!r} does not exist; give the path of a text file{else_}"
+            f"The file of {what} {str(path)!r} does not exist; give the path of a text file{else_}."
         )
     if not path.is_file():
-        raise ValueError(f"The file of {what} {str(path)!r} is a pipe or device; give the path of a text file{else_}")
+        raise ValueError(f"The file of {what} {str(path)!r} is a pipe or device; give the path of a text file{else_}.")
     lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
-        raise ValueError(f"The file of {what} {str(path)!r} is empty; write one per line")
+        raise ValueError(f"The file of {what} {str(path)!r} is empty; write one per line.")
     return lines
 
 
@@ -194,7 +194,7 @@ def load_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
         if len(row) != width or width > 2 or not all(row):
             raise ValueError(
                 f"line {number} of {str(path)!r}, {chr(9).join(row)!r}, does not fit: every line must be a class name, or "
-                "every line a label, one tab and a class name"
+                "every line a label, one tab and a class name."
             )
     try:
         names = check_class_names(row[-1] for _, row in rows)
@@ -210,7 +210,7 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
     """Lines that would be taken for names, or for labels, and are not: numbered in another way, a header, JSON."""
     first = rows[0][0]
     if first[0] in "{[":
-        raise ValueError(f"{str(path)!r} looks like JSON, {first[:40]!r}; write one name a line, or `label<TAB>name`")
+        raise ValueError(f"{str(path)!r} looks like JSON, {first[:40]!r}; write one name a line, or `label<TAB>name`.")
     numbered = [re.fullmatch(r"(-?\d+)\s*([,;:=|]|\s)\s*\S.*", row[0]) for row in rows if len(row) == 1]
     if len(numbered) == len(rows) > 1 and all(numbered):
         numbers = [int(match[1]) for match in numbered]
@@ -219,14 +219,14 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
         if counted or len({*numbers}) == len(rows) and not any(match[2].isspace() for match in numbered):
             raise ValueError(
                 f"The lines of {str(path)!r} begin with numbers, {first!r}, but only a tab parts a label from a name: write "
-                f"{numbered[0][1]}<TAB>{first[numbered[0].end(2) :].strip()} and so on, or the names alone"
+                f"{numbered[0][1]}<TAB>{first[numbered[0].end(2) :].strip()} and so on, or the names alone."
             )
     if len(rows) > 2 and all(len(row) == 2 for row in rows):
         labels = [row[0].removeprefix("-").isdecimal() for row in rows]
         if not labels[0] and all(labels[1:]):
             raise ValueError(
                 f"line 1 of {str(path)!r}, {chr(9).join(rows[0])!r}, looks like a header: the labels of all other lines are "
-                "numbers; remove it"
+                "numbers; remove it."
             )
 
 
@@ -262,7 +262,7 @@ def read_names_and_templates(
         settings["class_names"] = tuple(class_names)
     if own is not None and label_names is not None:
         given = "the dict of class_names" if isinstance(class_names, Mapping) else repr(str(class_names))
-        raise ValueError(f"label_names are given, but {given} holds them too; leave one out")
+        raise ValueError(f"label_names are given, but {given} holds them too; leave one out.")
     if own is not None:
         settings["label_names"] = own
     if isinstance(templates, str) and "{}" in templates:

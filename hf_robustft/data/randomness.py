@@ -40,7 +40,7 @@ def uniform(rng: random.Random, low: float, high: float) -> float:
 def pick(rng: random.Random, n: int) -> int:
     """Return an integer in [0, `n`) from one draw of `rng`. Raises ValueError if `n` is below 1."""
     if n < 1:
-        raise ValueError(f"There is nothing to choose from: n is {n}, it must be at least 1")
+        raise ValueError(f"There is nothing to choose from: n is {n}, it must be at least 1.")
     # The largest value of random(), 1 - 2**-53, times n never rounds up to n.
     return int(rng.random() * n)
 

@@ -76,7 +76,7 @@ def _resampling(value) -> Image.Resampling:
         return names[value.lower()]
     if isinstance(value, int) and value in set(Image.Resampling):
         return Image.Resampling(value)
-    raise ValueError(f"resample is {value!r}; choose one of {', '.join(sorted(names))}")
+    raise ValueError(f"resample is {value!r}; choose one of {', '.join(sorted(names))}.")
 
 
 def _is_finite(value) -> bool:
@@ -148,27 +148,27 @@ class ImageTransform:
 
     def __post_init__(self):
         if self.size < 1:
-            raise ValueError(f"image size is {self.size}; give the side in pixels, at least 1")
+            raise ValueError(f"image size is {self.size}; give the side in pixels, at least 1.")
         if not _are_three(self.mean) or not _are_three(self.std) or min(self.std) <= 0:
             raise ValueError(
                 f"mean {self.mean} and std {self.std} (image_mean and image_std of a processor) must be three numbers each, "
-                "std above 0"
+                "std above 0."
             )
         if not _is_finite(self.rescale_factor) or self.rescale_factor <= 0:
-            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; give a number above 0, such as 1/255")
+            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; give a number above 0, such as 1/255.")
         if self.do_resize and self.do_center_crop and self.resize is not None and np.min(self.resize) < self.size:
             raise ValueError(
                 f"size (shortest side, or height and width) is {self.resize} and crop_size {self.size}: images would get "
-                f"black borders; give a size of at least {self.size}"
+                f"black borders; give a size of at least {self.size}."
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale is {self.scale}; give two shares of the area with 0 < smallest <= largest <= 1")
+            raise ValueError(f"scale is {self.scale}; give two shares of the area with 0 < smallest <= largest <= 1.")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio is {self.ratio}; give two aspect ratios with 0 < smallest <= largest")
+            raise ValueError(f"ratio is {self.ratio}; give two aspect ratios with 0 < smallest <= largest.")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip is {self.flip}; give a probability between 0 and 1")
+            raise ValueError(f"flip is {self.flip}; give a probability between 0 and 1.")
         if self.output not in ("float32", "uint8"):
-            raise ValueError(f"output is {self.output!r}; choose 'float32' or 'uint8'")
+            raise ValueError(f"output is {self.output!r}; choose 'float32' or 'uint8'.")
         object.__setattr__(self, "_filter", _resampling(self.resample))
         object.__setattr__(self, "_fast", self.train if self.fast is None else self.fast)
         # A pixel has 256 values: the table holds each one normalised, computed in transformers' order of precision
@@ -180,7 +180,7 @@ class ImageTransform:
         if not np.isfinite(table).all() or (table[:, 0] == table[:, -1]).any():
             raise ValueError(
                 f"with rescale_factor {self.rescale_factor}, mean {self.mean} and std {self.std} (image_mean and image_std "
-                "of a processor) black and white become the same number, or none; give those the model was trained with"
+                "of a processor) black and white become the same number, or none; give those the model was trained with."
             )
         object.__setattr__(self, "_table", table)
 
@@ -207,13 +207,13 @@ class ImageTransform:
         """
         if crop is not None:
             if not train or crop not in PAPER_CROPS:
-                raise ValueError(f"crop is {crop!r}; choose one of {', '.join(PAPER_CROPS)}, in training alone")
+                raise ValueError(f"crop is {crop!r}; choose one of {', '.join(PAPER_CROPS)}, in training alone.")
             options = {**PAPER_CROPS[crop], **options}
         source = getattr(processor, "image_processor", processor)
         if not hasattr(source, "image_mean"):
             raise ValueError(
                 f"A {type(processor).__name__} prepares no images; give the processor of the checkpoint, such as "
-                "CLIPProcessor.from_pretrained(checkpoint)"
+                "CLIPProcessor.from_pretrained(checkpoint)."
             )
 
         def side(sizes, key):
@@ -227,12 +227,12 @@ class ImageTransform:
         if getattr(source, "do_pad", False) or side(sizes, "longest_edge") or (do_resize and resize is None):
             raise ValueError(
                 f"The image processor asks for size {source.size} or padding; use one that resizes the shortest side "
-                "or to a fixed height and width"
+                "or to a fixed height and width."
             )
         if not final[0] or final[0] != final[1]:
             raise ValueError(
                 f"The image processor gives images of height and width {final}; a fixed square is needed: set "
-                "do_center_crop and a square crop_size, or a square size"
+                "do_center_crop and a square crop_size, or a square size."
             )
         normalize = bool(source.do_normalize)
         settings = {
@@ -319,11 +319,12 @@ class ImageTransform:
         box = tuple(edge - outer[at % 2] for at, edge in enumerate(box))
         if outer != (0, 0, *image.size):
             image = image.crop(outer)
-        kernel = _KERNELS.get(self._filter) if self._fast and box == (0, 0, *image.size) != (0, 0, *target) else None
-        if kernel is None or image.width * image.height <= _FAST_AREA:
-            image, kernel = image.resize(target, self._filter, box=box), None
-        levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if kernel is not None:
+        whole = box == (0, 0, *image.size) and target != image.size
+        fast = self._fast and whole and self._filter in _KERNELS and image.width * image.height > _FAST_AREA
+        levels = np.array(image if fast else image.resize(target, self._filter, box=box))
+        levels = torch.from_numpy(levels).permute(2, 0, 1)
+        if fast:
+            kernel = _KERNELS[self._filter]
             levels = functional.interpolate(levels[None], target[::-1], mode=kernel, antialias=True)[0]
         width, height = target
         if self.train:

@@ -174,14 +174,14 @@ def sentences(
         if at_chance(result):
             few = ", which cannot be told from chance with so few images" if result.n < SMALL else ""
             lines.append(
-                f"No better than chance on {text(result.name)}: {_percent(result.accuracy)} of {result.n:,} images are right"
+                f"No better than chance on {text(result.name)}: {percent(result.accuracy)} of {result.n:,} images are right"
                 f"{few}, and {_known_nothing(result, text)}."
             )
         if one_class(result):
             found = result.predictions
             lines.append(
-                f"One class for nearly everything on {text(result.name)}: {_percent(found['share'])} of the answers are "
-                f"{text(found['class'])}, which {_percent(found['label_share'])} of the images are."
+                f"One class for nearly everything on {text(result.name)}: {percent(found['share'])} of the answers are "
+                f"{text(found['class'])}, which {percent(found['label_share'])} of the images are."
             )
     changes = worse(report, baseline)
     if changes:
@@ -225,14 +225,15 @@ def _common(
 def _known_nothing(result: DatasetResult, text: Text) -> str:
     found = result.predictions or {}
     if found.get("majority_share", 0.0) > 1 / result.n_classes:
-        return f"always answering {text(found['majority'])} would be right for {_percent(found['majority_share'])}"
-    return f"guessing among {result.n_classes:,} classes would get {_percent(1 / result.n_classes)}"
+        return f"always answering {text(found['majority'])} would be right for {percent(found['majority_share'])}"
+    return f"guessing among {result.n_classes:,} classes would get {percent(1 / result.n_classes)}"
 
 
 def _change(change: Change, text: Text) -> str:
-    show = (lambda value: f"{value:.3f}") if change.metric == "nll" else _percent
+    show = (lambda value: f"{value:.3f}") if change.metric == "nll" else percent
     return f"{text(change.set)} ({show(change.before)} before, {show(change.now)} now)"
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}%"
+def percent(fraction: float) -> str:
+    """Return a `fraction` as percent with one decimal, such as "36.7 %"."""
+    return f"{100 * fraction:.1f} %"

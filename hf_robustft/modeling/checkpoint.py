@@ -198,7 +198,7 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
     try:
         size = ImageTransform.from_processor(processor, train=False).size
     except (ValueError, TypeError) as error:
-        raise ValueError(f"The image processor of {what} does not fit: {error}.") from None
+        raise ValueError(f"The image processor of {what} does not fit: {error}") from None
     if size != family.image_size(config):
         raise ValueError(
             f"The image processor of {what} gives images of {size} pixels, and the model takes "

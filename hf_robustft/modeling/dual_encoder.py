@@ -290,6 +290,6 @@ class DualEncoder:
         if not abs(math.expm1((stored.double() - moved).item())) <= _ROUNDING:
             raise ValueError(
                 f"A logit scale in {parameter.dtype} cannot hold the temperature {temperature:.6g}: rounding would "
-                f"change it by more than {_ROUNDING:.1%}. Load the model in float32."
+                f"change it by more than {100 * _ROUNDING:.1f} %. Load the model in float32."
             )
         parameter.copy_(stored)

@@ -109,7 +109,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         for entry in content.get("image_hashes", ()):
             Sketch.from_dict(entry)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; restore the file or write it again.") from None
+        raise ValueError(f"{path}: {str(error).rstrip('.')}; restore the file or write it again.") from None
     if len(content.get("label_names", content["class_names"])) != len(content["class_names"]):
         raise ValueError(f"{path} has not one of 'label_names' per class; restore the file or write it again.")
     if content["class_names"]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..evaluation.detector import OpenSetDetector
+from ..evaluation.findings import percent
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import EvaluationReport
@@ -216,7 +217,7 @@ def worse_under_shift(facts: Mapping[str, Any]) -> str:
     mean = "Mean ECE" if len(pairs) > 1 else "ECE"
     surer = "; this one makes the model more confident of everything" if facts["folded"] < 1 else ""
     return (
-        f"{mean} under shift rose from {100 * before:.1f}% to {100 * after:.1f}%: a temperature that is right in distribution "
+        f"{mean} under shift rose from {percent(before)} to {percent(after)}: a temperature that is right in distribution "
         f"says nothing about shifts{surer}."
     )
 
@@ -228,7 +229,7 @@ def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
         on = f" of {markdown_text(public_text(facts['fitted_on']))}" if facts.get("fitted_on") else ""
         ece = ""
         if facts.get("ece_before") is not None:
-            ece = f"; ECE {100 * facts['ece_before']:.1f}% before, {100 * facts['ece_after']:.1f}% after"
+            ece = f"; ECE {percent(facts['ece_before'])} before, {percent(facts['ece_after'])} after"
         fit = f", fitted on {facts['n']:,} images{on} (NLL {before:.3f} before, {after:.3f} after{ece})"
     if facts.get("test_set"):
         fit += ", which the model was trained or measured on too, so that calibration on them looks better than it is"

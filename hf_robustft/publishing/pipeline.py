@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from ..data.files import image_files
+from ..data.class_folders import image_files
 from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head

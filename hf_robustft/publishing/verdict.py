@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from ..evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, sentences
+from ..evaluation.findings import Change, at_chance, beyond_chance, by_more, listed, one_class, percent, sentences
 from ..evaluation.report import DatasetResult, EvaluationReport
 from ..evaluation.tables import same_shifts
 from .text import code_span, markdown_text, public_value
@@ -102,7 +102,7 @@ def open_set_sentence(report: EvaluationReport, baseline: EvaluationReport | Non
         inside, outside = markdown_text(facts["id"]), markdown_text(name)
         parts.append(
             f"in {percent(found['auroc'])} of pairs{was} an image of {inside} scores above one of {outside}, and of {outside} "
-            f"{percent(found['fpr95'])} still pass as known at a threshold that accepts 95% of {inside}"
+            f"{percent(found['fpr95'])} still pass as known at a threshold that accepts 95 % of {inside}"
         )
     return f"Images of classes it does not know, by {code_span(score)}: {'; '.join(parts)}." if parts else ""
 
@@ -159,11 +159,6 @@ def _score_before(baseline: EvaluationReport | None, name: str, score: str | Non
 def model_name(report: EvaluationReport) -> str:
     """Return what a `report` calls its model, in markdown, without machine paths."""
     return markdown_text(public_value(report.model))
-
-
-def percent(fraction: float) -> str:
-    """Return a `fraction` as percent with one decimal."""
-    return f"{100 * fraction:.1f}%"
 
 
 def points(fraction: float) -> str:

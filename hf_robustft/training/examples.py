@@ -49,8 +49,8 @@ def training_examples(
         )
     if isinstance(dataset, datasets.Dataset):
         dataset = Benchmark.from_dataset(dataset, name="train", role="train")
-    check_stream(dataset, args)
     if not isinstance(dataset, Benchmark):
+        check_stream(dataset, args)
         if levels:
             _check_first_example(dataset)
         return dataset

@@ -9,6 +9,7 @@ and be added to those of the next pass, and a resumed run would count all its st
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,11 @@ from .streaming import StreamLoader
 
 class _NoBatch(dict):
     """Stands for a micro-batch that an incomplete window lacks: nothing is computed of it."""
+
+
+def _rows(batch: Mapping[str, Any]) -> float:
+    rows = [len(batch[name]) for name in ("pixel_values", "image_features", "labels") if name in batch]
+    return min(rows, default=math.inf)
 
 
 class TrainingPasses:
@@ -113,10 +119,19 @@ class TrainingPasses:
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         batches, items = [], None
         while len(batches) < num_batches:
-            got, items = self._next_batches(epoch_iterator, num_batches - len(batches), device)
+            try:
+                got, items = super().get_batch_samples(epoch_iterator, num_batches - len(batches), device)
+            except ValueError as error:
+                # Accelerate's words for a pass without a batch.
+                if "does not contain any data" not in str(error):
+                    raise
+                got, items = [], None
             if not got:
                 break
-            batches += [batch for batch in got if self._is_wanted(batch)]
+            # Transformers keeps the incomplete batches of iterable data sets, whatever `dataloader_drop_last` says.
+            if self.args.dataloader_drop_last and isinstance(self.train_dataset, IterableDataset):
+                got = [batch for batch in got if _rows(batch) >= self.args.per_device_train_batch_size]
+            batches += got
         self._pass_batches += len(batches)
         if len(batches) == num_batches:
             return batches, items
@@ -128,22 +143,6 @@ class TrainingPasses:
         # A step is made where the window is full, so what it lacks comes first, and is nothing.
         self._window_batches = len(batches)
         return [*(_NoBatch() for _ in range(num_batches - len(batches))), *batches], items
-
-    def _next_batches(self, epoch_iterator, num_batches: int, device: torch.device):
-        try:
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
-        except ValueError as error:
-            # Accelerate's words for a pass without a batch.
-            if "does not contain any data" not in str(error):
-                raise
-            return [], None
-
-    def _is_wanted(self, batch: Mapping[str, Any]) -> bool:
-        # Transformers keeps the incomplete batches of iterable data sets, whatever `dataloader_drop_last` says.
-        if not (self.args.dataloader_drop_last and isinstance(self.train_dataset, IterableDataset)):
-            return True
-        rows = [len(batch[name]) for name in ("pixel_values", "image_features", "labels") if name in batch]
-        return not rows or min(rows) >= self.args.per_device_train_batch_size
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch=None) -> Tensor:
         if isinstance(inputs, _NoBatch):

@@ -13,7 +13,7 @@ from helpers import CLASSES, image_dataset
 from helpers.streams import benchmark, picture, write_folders, write_parquet, write_tars
 
 from hf_robustft import Benchmark, load_benchmark
-from hf_robustft.data import own_data
+from hf_robustft.data import folders
 from hf_robustft.data.catalog import hub_copies
 from hf_robustft.data.catalog.hub_copies import Repository, declared_rows
 from hf_robustft.data.catalog.registered import RegisteredData
@@ -62,14 +62,14 @@ def test_local_tars_with_their_class_names_streamed_and_stored(tmp_path):
 def test_tars_in_one_folder_are_told_apart_by_their_names(tmp_path):
     for name in ("imagenet1k-train-0000.tar", "imagenet1k-train-0001.tar", "imagenet1k-validation-0000.tar"):
         (tmp_path / name).touch()
-    found = {split: len(files) for split, files in own_data.tar_splits(tmp_path).items()}
+    found = {split: len(files) for split, files in folders.tar_splits(tmp_path).items()}
     assert found == {"train": 2, "validation": 1}
     (tmp_path / "more.tar").touch()
     with pytest.raises(ValueError, match="'more.tar' .* name no one split, but others do; put each split's tars"):
-        own_data.tar_splits(tmp_path)
+        folders.tar_splits(tmp_path)
     for file in tmp_path.glob("imagenet*"):
         file.unlink()
-    assert list(own_data.tar_splits(tmp_path)) == ["train"]
+    assert list(folders.tar_splits(tmp_path)) == ["train"]
 
 
 def test_class_folders_and_saved_data_are_listed(tmp_path):

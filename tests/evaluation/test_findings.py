@@ -162,7 +162,7 @@ def test_a_collapsed_model_is_called_so():
     constant = torch.zeros_like(logits) + 0.01 * torch.randn(5, generator=torch.Generator().manual_seed(0))
     result = measured(constant, labels)
     said = " ".join(sentences(EvaluationReport("collapsed", {"photo": result})))
-    assert "No better than chance on photo" in said and "100.0% of the answers are" in said
+    assert "No better than chance on photo" in said and "100.0 % of the answers are" in said
     assert at_chance(measured(torch.randn(300, 5, generator=torch.Generator().manual_seed(1)).double(), labels))
     assert sentences(EvaluationReport("fine", {"photo": measured(logits, labels)})) == []
     generator = torch.Generator().manual_seed(4)

@@ -342,7 +342,7 @@ def test_a_rise_of_the_error_under_shift_is_said():
     rows = {"a": {"role": "shift", "ece": [0.1, 0.3]}, "b": {"role": "shift", "ece": [0.2, 0.2]}}
     rows["photo"] = {"role": "id", "ece": [0.5, 0.9]}
     said = worse_under_shift({"folded": 0.5, "sets": rows})
-    assert said.startswith("Mean ECE under shift rose from 15.0% to 25.0%") and "more confident of everything" in said
+    assert said.startswith("Mean ECE under shift rose from 15.0 % to 25.0 %") and "more confident of everything" in said
     assert "more confident" not in worse_under_shift({"folded": 1.5, "sets": rows})
     assert worse_under_shift({"folded": 0.5, "sets": {"photo": rows["photo"]}}) == ""
     assert worse_under_shift({"folded": 0.5, "sets": {"b": rows["b"]}}) == worse_under_shift({}) == ""

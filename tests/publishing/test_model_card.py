@@ -224,7 +224,7 @@ def test_wise_ft_says_alpha_and_head(write):
 def test_an_untrained_model_is_not_called_fine_tuned(write):
     path = write(report=report("zero-shot"), method="zero_shot", base_model="openai/clip-vit-base-patch16")
     text = path.read_text()
-    assert ", not fine-tuned, labels 50.0%" in text and "one run" not in text and "relation" not in text
+    assert ", not fine-tuned, labels 50.0 %" in text and "one run" not in text and "relation" not in text
     assert [row[0] for row in tables(path)[-1]] == ["Set", "photo", "sketch", "cartoon"]
 
 

@@ -114,11 +114,11 @@ def test_the_table_has_every_score_with_the_baseline_above(write):
 def test_the_sentence_at_the_top_and_the_warning_have_the_numbers(write):
     text = write(baseline=measured("zero-shot", energy=0.9)).read_text()
     assert (
-        "Images of classes it does not know, by `energy`: in 82.5% of pairs (zero-shot: 90.0%) an image of photo scores "
-        "above one of unseen, and of unseen 60.0% still pass as known at a threshold that accepts 95% of photo."
+        "Images of classes it does not know, by `energy`: in 82.5 % of pairs (zero-shot: 90.0 %) an image of photo scores "
+        "above one of unseen, and of unseen 60.0 % still pass as known at a threshold that accepts 95 % of photo."
         in text
     )
-    assert "AUROC of `energy` on unseen (90.0% before, 82.5% now)" in text
+    assert "AUROC of `energy` on unseen (90.0 % before, 82.5 % now)" in text
     assert "AUROC of" not in warning_sentence(measured(), measured("zero-shot", energy=0.82514), "energy")
     assert warning_sentence(measured(), report("zero-shot"), "energy") == ""
     assert open_set_sentence(measured(), None, "knn") == ""

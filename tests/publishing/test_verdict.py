@@ -74,8 +74,8 @@ def test_the_sentence_has_the_numbers_of_both_models():
     before = report(CALIBRATED, CALIBRATED, LOW, model="zero-shot")
     sentence = summary_sentence("The model,", report(CALIBRATED, HIGH, HIGH), before)
     assert sentence == (
-        "The model, labels 62.0% of the 400 images of photo (zero-shot: 62.0%) and 57.5% on average over 2 shifts "
-        "(zero-shot: 69.8%) correctly; its confidence is off by 1.0 points on photo (ECE; no more than sampling noise) "
+        "The model, labels 62.0 % of the 400 images of photo (zero-shot: 62.0 %) and 57.5 % on average over 2 shifts "
+        "(zero-shot: 69.8 %) correctly; its confidence is off by 1.0 points on photo (ECE; no more than sampling noise) "
         "and 17.5 points under shift (too high on all 2): read it as a probability on data like the training data, not "
         "under shift."
     )
@@ -92,11 +92,11 @@ def test_what_became_worse_is_said():
         item.accuracy_se = 0.02
     assert warning_sentence(after, before) == (
         "Worse than zero-shot, each by more than two standard errors, with Holm's correction for 6 comparisons: "
-        "accuracy on shift0 (77.5% before, 57.5% now)."
+        "accuracy on shift0 (77.5 % before, 57.5 % now)."
     )
     after.results["shift0"].accuracy_se = 0.2
     assert warning_sentence(after, before) == ""
-    assert "ECE on photo (1.0% before, 17.5% now)" in warning_sentence(report(HIGH), before)
+    assert "ECE on photo (1.0 % before, 17.5 % now)" in warning_sentence(report(HIGH), before)
     assert warning_sentence(after, after) == "" and warning_sentence(after, None) == ""
 
 
@@ -106,8 +106,8 @@ def test_a_model_at_chance_is_not_praised_for_its_calibration():
     assert summary_sentence("It,", collapsed, None).endswith(
         "it says nothing about images like those of photo, whatever its confidence is."
     )
-    assert "No better than chance on photo: 25.2% of 400 images are right" in warning_sentence(collapsed, None)
-    assert "guessing among 4 classes would get 25.0%" in warning_sentence(collapsed, None)
+    assert "No better than chance on photo: 25.2 % of 400 images are right" in warning_sentence(collapsed, None)
+    assert "guessing among 4 classes would get 25.0 %" in warning_sentence(collapsed, None)
 
 
 def test_one_class_for_everything_is_said():
@@ -115,7 +115,7 @@ def test_one_class_for_everything_is_said():
     shares = {"class": "a_b", "share": 0.95, "label_share": 0.6, "majority": "a_b", "majority_share": 0.6}
     found.results["photo"].predictions = shares
     said = warning_sentence(found, None)
-    assert "95.0% of the answers are a_b, which 60.0% of the images are" in said
-    assert "always answering a_b would be right for 60.0%" in said and "No better than chance on photo: 62.0%" in said
+    assert "95.0 % of the answers are a_b, which 60.0 % of the images are" in said
+    assert "always answering a_b would be right for 60.0 %" in said and "No better than chance on photo: 62.0 %" in said
     found.results["photo"].predictions = shares | {"label_share": 0.94, "majority_share": 0.2}
     assert warning_sentence(found, None) == ""

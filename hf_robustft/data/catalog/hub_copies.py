@@ -86,7 +86,7 @@ def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...
     if len(found) != len(expected):
         raise ValueError(
             f"{where} has {len(found)} classes, {quoted(found)}, but the registry knows {len(expected)}, "
-            f"{quoted(expected)}; the copy is another data set, or has changed: give path of a copy that fits"
+            f"{quoted(expected)}; the copy is another data set, or has changed: give path of a copy that fits."
         )
     wrong = [
         label
@@ -98,7 +98,7 @@ def check_label_order(found: Sequence[str], label_names: Sequence[tuple[str, ...
         raise ValueError(
             f"{where} calls class {first} {found[first]!r}, the registry calls it {expected[first]!r} ({len(wrong)} of "
             f"{len(found)} differ; data: {quoted(found)}; registry: {quoted(expected)}); its labels would mean other "
-            "classes: give path of a copy that fits"
+            "classes: give path of a copy that fits."
         )
 
 
@@ -144,7 +144,7 @@ def open_repository(
     if features and repository.label_column not in features:
         raise ValueError(
             f"{where} has no column {repository.label_column!r}; its columns are {quoted(list(features), 20)}: it has "
-            "changed since the registry was written; give path of a copy that fits"
+            "changed since the registry was written; give path of a copy that fits."
         )
     feature = features.get(repository.label_column)
     if isinstance(feature, ClassLabel):
@@ -152,7 +152,7 @@ def open_repository(
     elif repository.class_file is None and (feature is None or holds_integers(feature)):
         warnings.warn(
             f"{where} does not say what it calls its classes, so their order could not be checked against the "
-            "registry's; compare a few images with their labels",
+            "registry's; compare a few images with their labels.",
             stacklevel=2,
         )
     return opened
@@ -168,13 +168,13 @@ def declared_rows(repository: Repository) -> int | None:
     try:
         file = hf_hub_download(repository.path, "README.md", repo_type="dataset", revision=repository.revision)
     except LocalEntryNotFoundError as error:
-        raise OSError(f"README.md cannot be fetched: {_words(error)}") from error
+        raise OSError(f"README.md cannot be fetched: {_words(error)}.") from error
     except EntryNotFoundError:
         return None
     try:
         described = (metadata_load(file) or {}).get("dataset_info") or []
     except ValueError as error:
-        raise OSError(f"The header of README.md of {repository.path!r} is damaged: {_words(error)}") from error
+        raise OSError(f"The header of README.md of {repository.path!r} is damaged: {_words(error)}.") from error
     configs = [described] if isinstance(described, dict) else described
     wanted = repository.config or (configs[0].get("config_name") if len(configs) == 1 else "default")
     for config in configs:
@@ -193,11 +193,11 @@ def _check_class_file(repository: Repository, label_names: Sequence[tuple[str, .
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return  # Opening the data says so in the words that decide whether another copy is tried.
     except LocalEntryNotFoundError as error:
-        raise OSError(f"{repository.class_file} cannot be fetched to check the classes: {_words(error)}") from error
+        raise OSError(f"{repository.class_file} cannot be fetched to check the classes: {_words(error)}.") from error
     except EntryNotFoundError:
         warnings.warn(
             f"{where} has no {repository.class_file}, so the order of its classes could not be checked against the "
-            "registry's; compare a few images with their labels",
+            "registry's; compare a few images with their labels.",
             stacklevel=3,
         )
         return
@@ -230,27 +230,27 @@ def open_first(
     for repository in repositories:
         reason = "" if is_cached(repository.path) else out_of_reach()
         if reason:
-            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {reason}")
+            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {reason.rstrip('.')}.")
         try:
             return open_repository(repository, label_names, streaming), repository
         except DatasetNotFoundError as error:
             if _exists(repository.path):
                 page = f"https://huggingface.co/datasets/{repository.path}"
                 raise OSError(
-                    f"{where}: the data set {repository.path!r} is there but cannot be opened: {_words(error)} If it is "
-                    f"gated, accept its terms at {page} and log in with `hf auth login`; or give path of another copy"
+                    f"{where}: the data set {repository.path!r} is there but cannot be opened: {_words(error)}. If it is "
+                    f"gated, accept its terms at {page} and log in with `hf auth login`; or give path of another copy."
                 ) from error
             missing.append(repository.path)
             after = repositories[len(missing) :]
             if after:
                 warnings.warn(
                     f"{where}: there is no data set {repository.path!r} on the Hub (or this account cannot see it); "
-                    f"trying {after[0].path!r} instead",
+                    f"trying {after[0].path!r} instead.",
                     stacklevel=2,
                 )
         except (OSError, RuntimeError, DatasetsError) as error:
-            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {_words(error)}") from error
-    raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy")
+            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {_words(error)}.") from error
+    raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy.")
 
 
 def _exists(path: str) -> bool:
@@ -262,7 +262,7 @@ def _exists(path: str) -> bool:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def image_column_of(columns: Sequence[str], candidates: Sequence[str], where: str) -> str:
@@ -276,6 +276,6 @@ def image_column_of(columns: Sequence[str], candidates: Sequence[str], where: st
     if len(found) != 1:
         raise ValueError(
             f"{where} has {len(found)} of the image columns {quoted(candidates)}; its columns are {quoted(columns, 20)}. "
-            "Shards that mix image formats lose images, others are laid out in another way: give path of a copy that fits"
+            "Shards that mix image formats lose images, others are laid out in another way: give path of a copy that fits."
         )
     return found[0]

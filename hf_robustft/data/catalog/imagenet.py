@@ -51,11 +51,11 @@ def imagenet_seen_unseen(seed: int, share: float = SEEN_SHARE) -> tuple[tuple[in
         ValueError: a seed that NumPy does not take, or a share that leaves one side empty.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to {2**32 - 1}")
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to {2**32 - 1}.")
     names = [row[1] for row in facts("imagenet")["classes"]]
     count = floor_share(share, len(names))
     if not 0 < count < len(names):
-        raise ValueError(f"share is {share}; it must leave seen and unseen classes, so lie between 0 and 1")
+        raise ValueError(f"share is {share}; it must leave seen and unseen classes, so lie between 0 and 1.")
     drawn = set(np.random.RandomState(seed).choice(names, count, replace=False).tolist())
     seen = tuple(index for index, name in enumerate(names) if name in drawn)
     return seen, tuple(index for index, name in enumerate(names) if name not in drawn)

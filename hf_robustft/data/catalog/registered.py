@@ -14,7 +14,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 
 from ..columns import RowRule, StoredRows, check_dataset
-from ..folders import folder_kind, folder_splits, load_folder
+from ..folders import folder_layout, folder_splits, load_folder
 from ..hub import is_hub_id
 from ..labels import LabelRule, holds_integers
 from ..messages import quoted
@@ -154,16 +154,16 @@ def own_copy(data: RegisteredData, given: dict, where: str) -> tuple[RegisteredD
     if "path" not in copy:
         if copy:
             raise ValueError(
-                f"{where} has {next(iter(copy))} of its registered copies; give path of the copy you mean"
+                f"{where} has {next(iter(copy))} of its registered copies; give path of the copy you mean."
             )
         return data, rest
     path = str(copy.pop("path"))
     if Path(path).expanduser().is_dir():
         if copy:
-            raise ValueError(f"{where}: {next(iter(copy))} does not go with the folder {path!r}; leave it out")
+            raise ValueError(f"{where}: {next(iter(copy))} does not go with the folder {path!r}; leave it out.")
         return replace(data, folder=str(Path(path).expanduser().absolute())), rest
     if not is_hub_id(path):
-        raise FileNotFoundError(f"{where}: the path {path!r} does not exist; give a folder or a Hub id owner/name")
+        raise FileNotFoundError(f"{where}: the path {path!r} does not exist; give a folder or a Hub id owner/name.")
     if "image_column" in copy:
         copy["image_columns"] = (copy.pop("image_column"),)
     known = next((repository for repository in data.repositories if repository.path == path), None)
@@ -189,7 +189,7 @@ def describe_registered(described: dict, given: dict) -> dict:
     name, data = described["name"], described.get("registered")
     fixed = sorted({"registered", "projection", "evaluation_only", "border", "dataset"} & set(given))
     if fixed:
-        raise ValueError(f"{fixed[0]} of the registered benchmark {name!r} is fixed; leave it out")
+        raise ValueError(f"{fixed[0]} of the registered benchmark {name!r} is fixed; leave it out.")
     if data is not None:
         data, given = own_copy(data, given, f"benchmark {name!r}")
         described = {**described, "registered": data}
@@ -197,7 +197,7 @@ def describe_registered(described: dict, given: dict) -> dict:
     if classes is not None and len(classes) != len(described["class_names"]):
         raise ValueError(
             f"{len(classes)} class names are given, the registered benchmark {name!r} has "
-            f"{len(described['class_names'])} classes; give one per class, in the same order"
+            f"{len(described['class_names'])} classes; give one per class, in the same order."
         )
     return {**described, **given}
 
@@ -222,7 +222,7 @@ def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
         return
     raise ValueError(
         f"{path!r} cannot be all of the sets {quoted(list(sets), 20)} of {source}: name the one that it is with split"
-        + (", or give a folder divided into train and test" if several else "")
+        + (", or give a folder divided into train and test." if several else ".")
     )
 
 
@@ -261,7 +261,7 @@ def open_registered(
         compare_rows(repository, found, where)
     domain = domain if data.all_domains else None
     if domain is not None and domain not in rows.features:
-        raise ValueError(f"{where} has no column {domain!r} of domains; its columns are {quoted(list(rows.features))}")
+        raise ValueError(f"{where} has no column {domain!r} of domains; its columns are {quoted(list(rows.features))}.")
     streamed = not isinstance(rows, Dataset)
     rule = RowRule(
         where,
@@ -304,7 +304,7 @@ def require_copy(data: RegisteredData, where: str) -> None:
         raise OSError(
             f"{where}: no copy on the Hub is known; give path, a folder with "
             + (f"one folder per domain ({quoted(data.all_domains)}), each with " if data.all_domains else "")
-            + "one folder of images per class"
+            + "one folder of images per class."
         )
 
 
@@ -314,7 +314,7 @@ def compare_rows(repository: Repository, found: int | None, where: str) -> None:
         warnings.warn(
             f"{where}: {repository.path!r} holds {found} images, the registry expects {repository.rows}"
             + ("" if repository.rows_verified else " (not verified)")
-            + "; a truncated shard is read without an error, so compare before numbers are published",
+            + "; a truncated shard is read without an error, so compare before numbers are published.",
             stacklevel=3,
         )
 
@@ -337,7 +337,7 @@ def registered_rule(feature, label_names: Sequence[tuple[str, ...]]) -> LabelRul
 def _read_folder(data: RegisteredData, where: str) -> tuple[Dataset, str, str, str | None]:
     root = Path(data.folder).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"{where}: the folder {str(root)!r} does not exist; correct path")
+        raise FileNotFoundError(f"{where}: the folder {str(root)!r} does not exist; correct path.")
     if not data.all_domains:
         return *_class_folders(root, data, where), None
     folders = {label_key(entry.name): entry for entry in root.iterdir() if entry.is_dir()}
@@ -348,7 +348,7 @@ def _read_folder(data: RegisteredData, where: str) -> tuple[Dataset, str, str, s
         if folder is None:
             raise ValueError(
                 f"{where}: {str(root)!r} has no folder for the domain {domain!r}; it needs one folder per domain, "
-                f"{quoted(data.all_domains)}, each with one folder of images per class"
+                f"{quoted(data.all_domains)}, each with one folder of images per class."
             )
         part, image, label = _class_folders(folder, data, where)
         parts.append(part.select_columns([image, label]).add_column("domain", [domain] * len(part)))
@@ -363,14 +363,14 @@ def _class_folders(root: Path, data: RegisteredData, where: str) -> tuple[Datase
     if len(named) != 1 and not undivided:
         raise ValueError(
             f"{where}: {str(root)!r} has the splits {quoted(splits, 20)}, of which {len(named)} can be its "
-            f"{data.key} split; give the path of one of them"
+            f"{data.key} split; give the path of one of them."
         )
     split = "train" if undivided else named[0]
-    if folder_kind(root) != "classes":
+    if folder_layout(root)[0] != "classes":
         dataset = load_folder(root, split)
         feature = dataset.features.get("label")
         if feature is None:
-            raise ValueError(f"{where}: {str(root)!r} has no column 'label'; it has {quoted(dataset.column_names)}")
+            raise ValueError(f"{where}: {str(root)!r} has no column 'label'; it has {quoted(dataset.column_names)}.")
         if isinstance(feature, ClassLabel):
             check_label_order(feature.names, data.label_names, f"{where}: {str(root)!r}")
         return dataset, image_column_of(dataset.column_names, ("image", "webp", "jpg", "png", "jpeg"), where), "label"
@@ -393,6 +393,6 @@ def _first_rows(opened: OpenSplit, data: RegisteredData, where: str) -> tuple[in
     if counts is None:
         raise ValueError(
             f"{where} is a part of its rows, drawn by their number, and the {opened.dataset.num_shards} files of the kind "
-            f"{opened.kind!r} do not say how many they hold; load it without streaming"
+            f"{opened.kind!r} do not say how many they hold; load it without streaming."
         )
     return tuple(itertools.accumulate(counts[:-1], initial=0))

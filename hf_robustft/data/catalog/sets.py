@@ -35,7 +35,7 @@ def asset_path(name: str) -> Path:
     """
     known = sorted(entry.name for entry in ASSETS.iterdir() if entry.is_dir()) if ASSETS.is_dir() else []
     if name not in known:
-        raise ValueError(f"The package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}")
+        raise ValueError(f"The package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}.")
     return ASSETS / name
 
 

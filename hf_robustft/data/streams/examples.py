@@ -69,7 +69,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         super().__init__(transform, labelled, captioned, class_names, templates, seed)
         self.size = stream.examples if size is None else size
         if buffer < 1 or (self.size is not None and self.size < 1):
-            raise ValueError(f"buffer {buffer}, size {self.size}: a stream needs at least 1 of each")
+            raise ValueError(f"buffer {buffer}, size {self.size}: a stream needs at least 1 of each.")
         self.stream, self.shuffle, self.buffer = stream, shuffle, buffer
         self.bad_images = counter(bad_images, stream.where, self.size)
 
@@ -111,7 +111,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
     def __len__(self) -> int:
         if self.size is None:
             # What `len` raises of objects without a length; callers ask for it to learn that there is none.
-            raise TypeError(f"nobody says how many rows {self.stream.where} has, so a pass has no known length")
+            raise TypeError(f"nobody says how many rows {self.stream.where} has, so a pass has no known length.")
         return self.size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -184,7 +184,7 @@ class StreamedEvaluationImages(IterableDataset):
     ):
         check_transform(transform)
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         self.stream, self.transform, self.batch_size, self.labelled = stream, transform, batch_size, labelled
         self.process, self.processes, self.border = process, processes, border
         self.bad_images = counter(bad_images, stream.where, stream.examples)
@@ -261,7 +261,7 @@ def check_count(stream: RowStream, counted: int) -> str | None:
     if stream.certain:
         raise OSError(
             f"{says}; a truncated shard is read without an error, so no result is given for a part of the data: fetch the "
-            "data again, correct the number in the data set's README, or give path of a whole copy"
+            "data again, correct the number in the data set's README, or give path of a whole copy."
         )
     return f"{says}; compare before numbers are published"
 

@@ -90,10 +90,10 @@ class Reader:
     ):
         if not 0 <= reader < readers or buffer < 1:
             raise ValueError(
-                f"reader {reader} of {readers}, buffer {buffer}: give 0 <= reader < readers and 1 or more"
+                f"reader {reader} of {readers}, buffer {buffer}: give 0 <= reader < readers and 1 or more."
             )
         if stream.source.n_shards < 1:
-            raise ValueError(f"{stream.where} is empty: it has no shards; check the path, the split and any pattern")
+            raise ValueError(f"{stream.where} is empty: it has no shards; check the path, the split and any pattern.")
         self.stream, self.reader, self.readers, self.seed, self.shuffle = stream, reader, readers, seed, shuffle
         self.shards = stream.source.n_shards
         self.parts = parts_of_a_shard(self.shards, readers)
@@ -128,7 +128,7 @@ class Reader:
                     raise ValueError(
                         f"reader {self.reader + 1} of {self.readers} found no row in any of the {self.shards} shards of "
                         f"{self.stream.where}: all rows are left out, or there are fewer than readers; check the classes "
-                        "and domains, or use fewer --dataloader_num_workers and processes"
+                        "and domains, or use fewer --dataloader_num_workers and processes."
                     )
             turn, start = turn + 1, 0
 

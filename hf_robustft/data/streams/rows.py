@@ -134,7 +134,7 @@ def open_split(builder: DatasetBuilder, split: str, declared: int | None = None)
     if dataset.features is None:
         raise ValueError(
             f"files of the kind {builder.name!r} do not say which columns they hold, so they cannot be streamed; "
-            "convert them to parquet, or load them without streaming"
+            "convert them to parquet, or load them without streaming."
         )
     described = (builder.info.splits or {}).get(split)
     if declared is None and described is not None:
@@ -193,7 +193,7 @@ def _opened_parquet(file: str) -> Iterator[Any]:
         if not (of_the_content or isinstance(error, pa.ArrowInvalid)):
             raise
         reason = " ".join(str(error).split())
-        raise OSError(f"The parquet file {file!r} is damaged: {reason}; fetch it again") from error
+        raise OSError(f"The parquet file {file!r} is damaged: {reason}; fetch it again.") from error
 
 
 def _tar_samples(file: str) -> int:
@@ -208,7 +208,7 @@ def _tar_samples(file: str) -> int:
                     count, last = count + ((folder, stem) != last), (folder, stem)
                 tar.members.clear()  # They would be kept, a million of them.
     except tarfile.ReadError as error:
-        raise OSError(f"The tar {file!r} is damaged: {error}; fetch it again") from error
+        raise OSError(f"The tar {file!r} is damaged: {error}; fetch it again.") from error
     return count
 
 
