@@ -91,6 +91,10 @@ class ObjectiveMixin:
         """
         return {}
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the objective steps itself; their gradients count in `gradient_share/<term>`."""
+        return []
+
     def prepare_training(self, total_steps: int) -> None:
         """
         Begin a run. Called by each `train()`, after the initial weights are loaded and before a checkpoint's extra state.

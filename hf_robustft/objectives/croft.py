@@ -265,6 +265,9 @@ class CRoFTObjective(ObjectiveMixin):
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {**super().trainable_modules(), "adapters": self.adapters}
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        return [*super().own_parameters(), self.generator.weight]
+
     # ---- State and export --------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:

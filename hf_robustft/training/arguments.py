@@ -92,6 +92,13 @@ class RunArguments(RecordsGiven, TrainingArguments):
         False,
         "Spread weights, gradients and optimizer over the processes with FSDP2, on CPU or accelerators, under any launcher.",
     )
+    log_gradient_shares: float = setting(
+        0.5,
+        "Measure how much each term of the loss moves the parameters, once in so many optimizer steps or, below 1, in such a "
+        "fraction of the run; it is logged as gradient_share/<term>, and a term that moves next to nothing is warned of. A "
+        "measurement costs a backward pass per term. 0 is off.",
+        range=STEPS,
+    )
     save_on_interrupt: bool = setting(
         True, "Write a checkpoint when Ctrl-C or SIGTERM stops the run, unless save_strategy is 'no'."
     )

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from ..modeling.dual_encoder import dropout_rate
 from ..modeling.features import ClipFeatures, encode
 from .distributed import gather_rows, rank, world_size
+from .gradient_shares import TermGradients
 
 #: Part of a batch that can be encoded by itself: its rows of the batch, and its share of the further texts.
 Chunk = tuple[dict[str, Tensor], Tensor | None]
@@ -140,6 +141,7 @@ class CachedEncoding:
     Attributes:
         features ([`ClipFeatures`]): Of the whole batch, leaves that collect gradients: so does `logit_scale`, which
             every chunk uses and whose gradient must be taken once.
+        leaves (`dict[str, torch.Tensor]`): Its tensors by name.
     """
 
     def __init__(self, model: nn.Module, chunks: Sequence[Chunk], captions: bool):
@@ -151,8 +153,13 @@ class CachedEncoding:
                 self._randomness.append(_Randomness(rows["pixel_values"]))
                 parts.append(encode(model, rows, captions=captions, extra_texts=texts))
             whole = join(parts)
-        self._leaves = {name: value.detach().requires_grad_() for name, value in _tensors(whole).items()}
-        self.features = replace(whole, **self._leaves)
+        self.leaves = {name: value.detach().requires_grad_() for name, value in _tensors(whole).items()}
+        self.features = replace(whole, **self.leaves)
+        self._measured: list[tuple[str, dict[str, Tensor | None], TermGradients]] = []
+
+    def take_along(self, term: str, gradients: Sequence[Tensor | None], found: TermGradients) -> None:
+        """Let the backward pass also take the `gradients` of the leaves by one `term` to the parameters, into `found`."""
+        self._measured.append((term, dict(zip(self.leaves, gradients, strict=True)), found))
 
     def backward(self, unsynced: Callable[[], AbstractContextManager] = nullcontext) -> None:
         """
@@ -163,10 +170,10 @@ class CachedEncoding:
                 in which a backward pass is not reduced over processes, for all chunks but the last. The last one
                 reduces what all of them, and the loss itself, have added up.
         """
-        if world_size() == 1 and all(leaf.grad is None for leaf in self._leaves.values()):
+        if world_size() == 1 and all(leaf.grad is None for leaf in self.leaves.values()):
             return
         randomness = _Randomness(self._chunks[0][0]["pixel_values"])
-        starts = dict.fromkeys(self._leaves, 0)
+        starts = dict.fromkeys(self.leaves, 0)
         for index in range(len(self._chunks)):
             last = index == len(self._chunks) - 1
             self._randomness[index].restore()
@@ -177,24 +184,41 @@ class CachedEncoding:
 
     def _backward_of_chunk(self, index: int, starts: dict[str, int], last: bool) -> None:
         rows, texts = self._chunks[index]
-        tensors, gradients = [], []
         with torch.enable_grad():
-            part = encode(self._model, rows, captions=self._captions, extra_texts=texts)
-        for name, value in _tensors(part).items():
-            gradient = self._leaves[name].grad
-            if value.ndim == 0 and not last:
-                continue
-            if value.ndim:
-                start, starts[name] = starts[name], starts[name] + len(value)
-                gradient = None if gradient is None else gradient[start : starts[name]]
-            if gradient is None and last and world_size() > 1:
-                # DDP reduces once every parameter has a gradient, be it zero.
-                gradient = torch.zeros_like(value)
-            if gradient is not None and value.requires_grad:
-                tensors.append(value)
-                gradients.append(gradient)
-        if tensors:
-            torch.autograd.backward(tensors, gradients)
+            part = _tensors(encode(self._model, rows, captions=self._captions, extra_texts=texts))
+        # The scale is whole in every chunk, and counts in the last.
+        part = {name: value for name, value in part.items() if value.requires_grad and (value.ndim or last)}
+        for term, of_leaves, found in self._measured:
+            values, gradients = _with_gradients(part, of_leaves, starts)
+            if values:
+                found.add(
+                    term,
+                    torch.autograd.grad(values, found.parameters, gradients, retain_graph=True, allow_unused=True),
+                )
+        # DDP reduces once every parameter has a gradient, be it zero.
+        of_leaves = {name: leaf.grad for name, leaf in self.leaves.items()}
+        values, gradients = _with_gradients(part, of_leaves, starts, fill=last and world_size() > 1)
+        if values:
+            torch.autograd.backward(values, gradients)
+        for name, value in part.items():
+            starts[name] += len(value) if value.ndim else 0
+
+
+def _with_gradients(
+    part: Mapping[str, Tensor], of_leaves: Mapping[str, Tensor | None], starts: Mapping[str, int], fill: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The features of a chunk, which begins at row `starts[name]`, and their gradients; `fill` the missing with zeros."""
+    values, gradients = [], []
+    for name, value in part.items():
+        gradient = of_leaves[name]
+        if gradient is not None and value.ndim:
+            gradient = gradient[starts[name] : starts[name] + len(value)]
+        if gradient is None and fill:
+            gradient = torch.zeros_like(value)
+        if gradient is not None:
+            values.append(value)
+            gradients.append(gradient)
+    return values, gradients
 
 
 class ChunkedEncoding:

@@ -38,6 +38,7 @@ from .distributed import (
 from .examples import check_captions, training_examples
 from .finished_folder import FinishedFolder
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
+from .gradient_shares import GradientShares
 from .hub_push import HubPusher
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
@@ -188,6 +189,7 @@ class RobustTrainer(
             model.requires_grad_(False)
         self._logit_scale_bound = math.log(max(100.0, math.exp(self.encoder.logit_scale.item())))
         self._check_attention()
+        self.gradient_shares = GradientShares(self)
         self.add_callback(_StepHooks(self))
         self.settle_choice()
         self.stop_signals = StopSignals(self)
@@ -273,6 +275,7 @@ class RobustTrainer(
             # Before objectives copy the model: processes that drew their own weights would have teachers of their own.
             same_start(self.model, *self.trainable_modules().values())
         self.prepare_training(max_steps)
+        self.gradient_shares.begin(max_steps)
         trains = any(parameter.requires_grad for parameter in self.model.parameters())
         if self.args.fully_shard:
             check_sharding(self.args, sorted(self.trainable_modules()), trains)
@@ -314,6 +317,7 @@ class RobustTrainer(
             self._raise_not_finite(terms)
         named = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
         self._window.add(named, self.current_gradient_accumulation_steps)
+        self.gradient_shares.add(terms, self._encoding)
         return (total, features) if return_outputs else total
 
     def _raise_not_finite(self, terms: Mapping[str, Tensor]) -> None:
@@ -346,6 +350,7 @@ class RobustTrainer(
     def _finish_step(self) -> None:
         self._window.finish_step()
         self.count_passes()
+        self.gradient_shares.finish()
         # Trainer clears the gradients of the wrapped model only.
         for module in self.trainable_modules().values():
             module.zero_grad()

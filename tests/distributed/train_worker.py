@@ -149,7 +149,7 @@ def work(job: dict, output: Path, processes: int) -> None:
         if "croft" in method:
             state["generator"] = trainer.generator.weight
         logs = [
-            {k: v for k, v in entry.items() if k.startswith("loss") or k == "grad_norm"}
+            {k: v for k, v in entry.items() if k.startswith(("loss", "gradient_share/")) or k == "grad_norm"}
             for entry in trainer.state.log_history
         ]
         save(output / "end.safetensors", step.gradients if job.get("gradients") else state)

@@ -134,6 +134,7 @@ def test_every_setting_is_tried():
         "shuffle_buffer",
         "fully_shard",
         "save_on_interrupt",
+        "log_gradient_shares",
     }
     assert own - set(OTHER) == rest | {"shard_teacher"}
 
