@@ -103,6 +103,11 @@ WRONG = {
     "class_templates_per_step": [-1, 2],
     "ema_update_every": [-1, 1.5, math.nan, math.inf],
     "warmup_steps": [-1, 2.5, math.nan],
+    "clip_adapter_ratio": [-0.1, 1.1, math.nan],
+    "clip_adapter_reduction": [0, -1],
+    "tip_alpha": [-0.1, math.inf],
+    "tip_beta": [-0.1, math.nan],
+    "tip_views": [-1],
 }
 
 
