@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .objectives.settings import ObjectiveSettings as ObjectiveSettings
     from .objectives.settings import setting as setting
     from .objectives.singular_value import SingularValueMixin as SingularValueMixin
+    from .objectives.trajectory_distillation import TrajectoryDistillationMixin as TrajectoryDistillationMixin
     from .publishing.finish import finish_checkpoint as finish_checkpoint
     from .publishing.hub import publish as publish
     from .publishing.model_card import refresh_model_card as refresh_model_card
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .training.methods import FLYPTrainer as FLYPTrainer
     from .training.methods import RobustTrainingArguments as RobustTrainingArguments
     from .training.methods import TipAdapterFTrainer as TipAdapterFTrainer
+    from .training.methods import TRACERTrainer as TRACERTrainer
     from .training.trainer import RobustTrainer as RobustTrainer
 
 _ROOMS = {
@@ -76,6 +78,7 @@ _ROOMS = {
     "objectives.singular_value": ["SingularValueMixin"],
     "objectives.settings": ["ObjectiveSettings", "setting"],
     "objectives.self_distillation": ["SelfDistillationMixin"],
+    "objectives.trajectory_distillation": ["TrajectoryDistillationMixin"],
     "objectives.croft": ["EnergyGradientMixin", "FrozenEnergyGradientMixin"],
     "evaluation.collect": ["collect_logits"],
     "evaluation.detector": ["OpenSetDetector"],
@@ -96,6 +99,7 @@ _ROOMS = {
         "FineTuneTrainer",
         "RobustTrainingArguments",
         "TipAdapterFTrainer",
+        "TRACERTrainer",
     ],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -284,7 +284,9 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
     if data_args.feature_views == 0:
         _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
     if model_args.trains:
-        trainer_of(method).check_settings(args)
+        trainer = trainer_of(method)
+        args.take_defaults(trainer.defaults, f"default of {trainer.method}")
+        trainer.check_settings(args)
         return
     what = "zero_shot trains nothing" if method == "zero_shot" else "--finetuned_model is trained already"
     for name in sorted(args.given - _MEASURING):

@@ -44,6 +44,7 @@ class ObjectiveMixin:
             Whether the model trains. Otherwise the Trainer freezes it, encodes batches in eval mode without gradient,
             and takes cached features.
         smooths_labels (`bool`, defaults to `False`): Whether the objective uses `label_smoothing_factor`.
+        fixed_length (`bool`, defaults to `False`): Whether a resumed run must have the steps that it was planned with.
         settings (subclass of [`ObjectiveSettings`], *optional*):
             The dataclass of the settings that the objective reads, beside those of every run. A setting that was given
             is refused by methods of which no objective declares it.
@@ -57,6 +58,7 @@ class ObjectiveMixin:
     needs_labels: bool = False
     trains_model: bool = True
     smooths_labels: bool = False
+    fixed_length: bool = False
     settings: type[ObjectiveSettings] | None = None
     idle_settings: tuple[str, ...] = ()
     head: ZeroShotHead | None = None
@@ -70,7 +72,7 @@ class ObjectiveMixin:
         by the command line, and first of all when a Trainer is made.
 
         Args:
-            args ([`RobustTrainingArguments`]): Settings of the run, without the method's defaults.
+            args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
         """
 
     def validate_arguments(self, args: Any) -> None:

@@ -95,6 +95,15 @@ WISE_FT = Paper(
     key="wortsman2022robust",
     booktitle=_CVPR,
 )
+TRACER = Paper(
+    name="TRACER",
+    title="TRACER: Persistent Regularization for Robust Multimodal Finetuning",
+    author="Asadollahzadeh, Hesam and Liu, Feng and Leckie, Christopher and Erfani, Sarah M.",
+    venue="ICML 2026",
+    arxiv="2605.29380",
+    key="asadollahzadeh2026tracer",
+    booktitle=_ICML.format("43rd"),
+)
 CROFT = Paper(
     name="CRoFT",
     title="CRoFT: Robust Fine-Tuning with Concurrent Optimization for OOD Generalization and Open-Set OOD Detection",
@@ -162,6 +171,13 @@ METHOD_FACTS = {
         "CaRot trains both towers with the contrastive loss on images and captions (as FLYP), keeps the visual "
         "projection near orthogonality, and distils from a moving average of its own weights.",
         (CAROT, FLYP),
+    ),
+    "tracer": MethodFacts(
+        "TRACER",
+        "TRACER trains both towers with the contrastive loss on images and captions (as FLYP), and distils, by features and "
+        "by the similarities within a batch, from an average of its own weights over the whole run, in which the start and "
+        "the present count most. Of the paper's four terms of distillation two are used.",
+        (TRACER, FLYP),
     ),
     "flyp": MethodFacts(
         "FLYP", "FLYP trains both towers with the contrastive loss of pretraining on images and captions.", (FLYP,)

@@ -13,6 +13,8 @@ from ..objectives.energy_gradient import CRoFTSettings, JointCRoFTSettings
 from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
 from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
+from ..objectives.teacher import EMATeacherSettings, TeacherSettings, TrajectoryTeacherSettings
+from ..objectives.trajectory_distillation import TrajectoryDistillationMixin, TrajectoryDistillationSettings
 from .arguments import RunArguments
 from .trainer import RobustTrainer
 
@@ -56,7 +58,28 @@ class CaRotTrainer(SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, 
     paper_settings = {
         "preset": "reference",
         **_ON_IMAGENET,
-        **paper_values(SingularValueSettings, SelfDistillationSettings),
+        **paper_values(SingularValueSettings, SelfDistillationSettings, EMATeacherSettings),
+    }
+
+
+class TRACERTrainer(TrajectoryDistillationMixin, SingularValueMixin, ContrastiveMixin, RobustTrainer):
+    """
+    TRACER: FLYP's loss and CaRot's cross-Frobenius term, and distillation of in-batch distributions and of features from a
+    teacher that is a weighted average of the whole trajectory (Asadollahzadeh et al., ICML 2026).
+
+    `paper_settings` are those of the authors' scripts, which print weights before the common factor of 0.9; their code is
+    CaRot's otherwise, hence `preset="reference"`. Of the paper's four terms of distillation there are the two to which its
+    ablation traces the gain. The teacher moves 50 times in a run by default, and at every step in the paper.
+    """
+
+    method = "tracer"
+    defaults = {**CONTRASTIVE_DEFAULTS, "teacher": "trajectory", "orthogonality_weight": 0.0}
+    paper_settings = {
+        "preset": "reference",
+        **_ON_IMAGENET,
+        **paper_values(SingularValueSettings, TrajectoryDistillationSettings, TrajectoryTeacherSettings),
+        "teacher": "trajectory",
+        "orthogonality_weight": 0.0,
     }
 
 
@@ -177,6 +200,7 @@ METHODS = {
     trainer.method: trainer
     for trainer in (
         CaRotTrainer,
+        TRACERTrainer,
         FLYPTrainer,
         FineTuneTrainer,
         CRoFTTrainer,
@@ -192,6 +216,10 @@ class RobustTrainingArguments(
     ContrastiveSettings,
     SingularValueSettings,
     SelfDistillationSettings,
+    TrajectoryDistillationSettings,
+    TeacherSettings,
+    EMATeacherSettings,
+    TrajectoryTeacherSettings,
     JointCRoFTSettings,
     CRoFTSettings,
     ClipAdapterSettings,

@@ -55,6 +55,7 @@ _OF_STREAMS = {"world_size", "per_device_train_batch_size", "seed", "train_sampl
 _WORDS = {
     "world_size": "the number of processes",
     "precision": "the precision",
+    "total_steps": "the number of steps",
     "class_names": "the classes",
     "templates": "the templates",
     "data": "the training set",
@@ -186,7 +187,7 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
     now = json.loads(json.dumps(run_record(trainer, total_steps or saved["total_steps"])))
     # Older versions recorded less of the data.
     now["data"] = {name: value for name, value in now["data"].items() if name in saved["data"]}
-    skipped = {"total_steps"} | (_OF_STREAMS if streams else set())
+    skipped = (set() if trainer.fixed_length else {"total_steps"}) | (_OF_STREAMS if streams else set())
     differing = [name for name in now if name in saved and saved[name] != now[name] and name not in skipped]
     # The whole batch says more than its share in one process.
     differing.sort(key=lambda name: (name != "world_size", name in _WORDS))

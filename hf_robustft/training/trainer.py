@@ -120,8 +120,8 @@ class RobustTrainer(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
             )
-        self.check_settings(args)
         args.take_defaults(self.defaults, f"default of {self.method}")
+        self.check_settings(args)
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)

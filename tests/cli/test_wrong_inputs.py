@@ -272,7 +272,8 @@ def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, caps
             value = f"{value:g}".replace("e-0", "e-") if type(value) is float else str(value).lower()
             assert re.search(rf"\(default(?:: \S+;| and) paper: {re.escape(value)}\)", shown[name]), shown[name]
     for name, value in facts["defaults"].items():
-        assert f"(default: {value:g}".replace("e-0", "e-") in shown[name] or "(default and" in shown[name]
+        value = f"{value:g}".replace("e-0", "e-") if isinstance(value, (int, float)) else value
+        assert f"(default: {value}" in shown[name] or "(default and" in shown[name]
 
 
 def test_the_settings_in_the_help_are_those_that_the_method_reads():

@@ -38,13 +38,13 @@ def test_every_hundredth_of_a_run(tmp_path, total):
     assert total != 100 or floats > 5, "floats get some of these wrong"
     for text in ("0.07", "0.14", "0.28", "0.29", "0.57", "0.58"):
         args = arguments(tmp_path, ema_update_every=float(text), warmup_steps=float(text))
-        assert args.ema_interval(total) == max(1, exact(text, total, ROUND_FLOOR))
+        assert args.teacher_interval(total) == max(1, exact(text, total, ROUND_FLOOR))
         assert args.get_warmup_steps(total) == exact(text, total, ROUND_CEILING)
 
 
 def test_whole_steps_stay_what_they_are(tmp_path):
     args = arguments(tmp_path, ema_update_every=29, warmup_steps=7)
-    assert (args.ema_interval(100), args.get_warmup_steps(100)) == (29, 7)
+    assert (args.teacher_interval(100), args.get_warmup_steps(100)) == (29, 7)
 
 
 @pytest.mark.parametrize("text", ["0.07", "0.29", "0.57", "0.58"])

@@ -21,8 +21,8 @@ from hf_robustft.modeling.spread_weights import (
     placed_like,
     whole_copy,
 )
-from hf_robustft.objectives.self_distillation import update_teacher
 from hf_robustft.objectives.singular_value import cross_frobenius_penalty, orthogonality_penalty
+from hf_robustft.objectives.teacher import update_teacher
 from hf_robustft.training.distributed import end_gloo, same_start
 from hf_robustft.training.sharding import shard_model
 

@@ -28,7 +28,7 @@ JOBS = [
 JOBS.append({"name": "accumulated-end", "method": "carot", "settings": {"gradient_accumulation_steps": 2}})
 JOBS.append({"name": "frozen-end", "method": "carot", "frozen": "text_model"})
 #: The same by FSDP2, and three variants of it that must not matter.
-SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp")]
+SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") or job["name"] == "tracer-end"]
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
 SHARDED = [{**job, "settings": {**job.get("settings", {}), "fully_shard": True}} for job in SHARDED]
@@ -101,8 +101,9 @@ def test_what_is_compared_is_all_there(trained):
         terms = set().union(*(entry.keys() for entry in logs))
         assert ("loss/self_distillation" in terms) == ("carot" in method), "the teacher has left the student"
         assert ("loss/energy_gradient" in terms) == ("croft" in method)
-        assert ("logit_scale" in gradients) == (method in ("carot", "flyp", "carot+croft"))
-        assert any(name.startswith("teacher.") for name in end) == ("carot" in method)
+        assert ("loss/feature_distillation" in terms) == (method == "tracer")
+        assert ("logit_scale" in gradients) == (method in ("carot", "tracer", "flyp", "carot+croft"))
+        assert any(name.startswith("teacher.") for name in end) == ("carot" in method or method == "tracer")
         # Beside the entries of the five steps, one of each measurement of the gradients.
         assert len(end_logs) == 5 + 2
         assert len([entry for entry in end_logs if any(key.startswith("gradient_share/") for key in entry)]) == 2

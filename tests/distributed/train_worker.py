@@ -105,6 +105,7 @@ def work(job: dict, output: Path, processes: int) -> None:
         "warmup_steps": 0,
         # Of methods that have them.
         "ema_update_every": Suggested(1, "the tests"),
+        "trajectory_update_every": Suggested(1, "the tests"),
         "contrastive_positives": Suggested("same_label", "the tests"),
         "train_sampling_strategy": "sequential",
         "logging_steps": 1,

@@ -119,6 +119,7 @@ def arguments(output_dir, **settings) -> RobustTrainingArguments:
         "learning_rate": 1e-3,
         # Of methods that have a teacher.
         "ema_update_every": Suggested(1, "the tests"),
+        "trajectory_update_every": Suggested(1, "the tests"),
         "seed": 7,
     }
     return RobustTrainingArguments(output_dir=str(output_dir), **{**quiet, **settings})

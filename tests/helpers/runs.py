@@ -34,8 +34,8 @@ class Kill(TrainerCallback):
 
 def trainer_of(cls, model, folder, callbacks=(), evaluation=None, **settings):
     # With the teacher moving at steps 0, 4, 8 and 12, its last momentum is logged after a resume at step 10.
-    defaults = {"ema_update_every": Suggested(4, "this file"), "num_train_epochs": 3, "per_device_train_batch_size": 4}
-    defaults |= {"save_strategy": "steps", "save_steps": 2}
+    defaults = {f"{teacher}_update_every": Suggested(4, "this file") for teacher in ("ema", "trajectory")}
+    defaults |= {"num_train_epochs": 3, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
     return cls(
         copy.deepcopy(model),
         arguments(folder, **{**defaults, **settings}),

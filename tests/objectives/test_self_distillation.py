@@ -11,9 +11,10 @@ from torch import nn
 
 from hf_robustft import CaRotTrainer, SelfDistillationMixin
 from hf_robustft.modeling.features import ClipFeatures, encode
-from hf_robustft.objectives import self_distillation
+from hf_robustft.objectives import teacher as teacher_module
 from hf_robustft.objectives.contrastive import contrastive_loss
-from hf_robustft.objectives.self_distillation import ema_momentum, self_distillation_loss, update_teacher
+from hf_robustft.objectives.self_distillation import self_distillation_loss
+from hf_robustft.objectives.teacher import ema_momentum, update_teacher
 
 pytestmark = pytest.mark.numbers
 
@@ -95,7 +96,7 @@ def test_golden_schedule_of_the_paper_from_a_fraction(golden, tmp_path):
     want = golden("d_ema")["s5/momentum"]
     mixin = Alone(nn.Linear(1, 1), arguments(tmp_path, ema_update_every=0.02), 25030)
     updates = [step for step in range(25030) if want[step] >= 0]
-    assert list(mixin._update_steps(25030, mixin.args.ema_interval(25030))) == updates
+    assert list(mixin._update_steps(25030)) == updates
     assert len(updates) == 51
     for step in updates:
         assert ema_momentum(step, 25030, 0.05, 0.9, 0.2) == pytest.approx(want[step].item(), abs=1e-12)
@@ -298,7 +299,7 @@ def test_the_teacher_encodes_a_caption_once_until_it_moves(tiny_clip, tmp_path):
 
 
 def test_what_the_teacher_remembers_is_bounded(tiny_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(self_distillation, "REMEMBERED_CAPTIONS", 3)
+    monkeypatch.setattr(teacher_module, "REMEMBERED_CAPTIONS", 3)
     model, batch = tiny_clip.double(), with_repeated_captions()
     mixin = Alone(model, arguments(tmp_path), 20)
     mixin.optimizer_steps = 1
@@ -341,8 +342,8 @@ def assert_close_runs(got, want, limit):
 def test_a_run_with_memory_is_the_run_without(tiny_clip, tmp_path, monkeypatch):
     model = tiny_clip.double()
     seen, runs = [], []
-    for capacity in (self_distillation.REMEMBERED_CAPTIONS, 0):
-        monkeypatch.setattr(self_distillation, "REMEMBERED_CAPTIONS", capacity)
+    for capacity in (teacher_module.REMEMBERED_CAPTIONS, 0):
+        monkeypatch.setattr(teacher_module, "REMEMBERED_CAPTIONS", capacity)
         run = carot_run(model, tmp_path / str(capacity), 9)
         prepare = run.prepare_training
 

@@ -102,6 +102,10 @@ WRONG = {
     "shuffle_buffer": [0, -1],
     "class_templates_per_step": [-1, 2],
     "ema_update_every": [-1, 1.5, math.nan, math.inf],
+    "trajectory_update_every": [-1, 1.5, math.nan],
+    "trajectory_beta": [0, -0.5, math.nan, 11],
+    "batch_distillation_weight": [-1.0, math.nan],
+    "feature_distillation_weight": [-1.0, math.inf],
     "warmup_steps": [-1, 2.5, math.nan],
     "clip_adapter_ratio": [-0.1, 1.1, math.nan],
     "clip_adapter_reduction": [0, -1],
@@ -166,7 +170,9 @@ def test_what_would_fail_after_the_data_were_read_is_refused_at_once(tmp_path, n
     ],
 )
 def test_teacher_interval(tmp_path, every, total, interval):
-    assert arguments(tmp_path, ema_update_every=every).ema_interval(total) == interval
+    for teacher in ("ema", "trajectory"):
+        args = arguments(tmp_path, teacher=teacher, **{f"{teacher}_update_every": every})
+        assert args.teacher_interval(total) == interval
 
 
 def test_warm_up_fraction_is_the_papers(tmp_path):

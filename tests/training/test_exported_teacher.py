@@ -47,7 +47,7 @@ def adapters():
     return made
 
 
-@pytest.mark.parametrize("method", ["carot", "carot+croft"])
+@pytest.mark.parametrize("method", ["carot", "tracer", "carot+croft"])
 @pytest.mark.parametrize("best", [False, True])
 def test_measured_chosen_and_saved_weights_are_the_same(tiny_clip, tmp_path, method, best):
     each_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}

@@ -76,7 +76,7 @@ def assert_same(got, want, limit):
 # ---- Exact ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["carot", "flyp", "ft", "carot+croft"])
+@pytest.mark.parametrize("method", ["carot", "tracer", "flyp", "ft", "carot+croft"])
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_gradients_are_those_of_the_whole_batch(tiny_clip, tmp_path, method, size):
     cls, model = METHODS[method], tiny_clip.double()
@@ -90,6 +90,7 @@ def test_gradients_are_those_of_the_whole_batch(tiny_clip, tmp_path, method, siz
         for name in ("grad_norm", *(name for name in one if name.startswith("loss"))):
             assert two[name] == pytest.approx(one[name], rel=1e-12), name
     assert ("loss/self_distillation" in step_logs(parts)[1]) == ("carot" in method)
+    assert ("loss/feature_distillation" in step_logs(parts)[1]) == (method == "tracer")
 
 
 def test_the_scale_is_counted_once(tiny_clip, tmp_path):

@@ -11,7 +11,15 @@ from helpers.runs import Kill, Killed, assert_same_run, entries, trainer_of, wit
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from hf_robustft import Benchmark, CaRotCRoFTTrainer, CaRotTrainer, CRoFTTrainer, FineTuneTrainer, FLYPTrainer
+from hf_robustft import (
+    Benchmark,
+    CaRotCRoFTTrainer,
+    CaRotTrainer,
+    CRoFTTrainer,
+    FineTuneTrainer,
+    FLYPTrainer,
+    TRACERTrainer,
+)
 from hf_robustft.training.checkpoint_files import TENSORS, VALUES
 
 CASES = [
@@ -20,6 +28,8 @@ CASES = [
     (CaRotTrainer, 8, 3, 2),
     (CaRotTrainer, 10, 3, 0),
     (CaRotTrainer, 10, 4, 2),
+    (TRACERTrainer, 10, 4, 0),
+    (TRACERTrainer, 6, 4, 0),
     (FineTuneTrainer, 8, 3, 0),
     (FineTuneTrainer, 8, 5, 2),
     (FineTuneTrainer, 12, 5, 0),
@@ -28,9 +38,9 @@ CASES = [
     (CaRotCRoFTTrainer, 8, 3, 0),
     (CaRotCRoFTTrainer, 10, 4, 2),
 ]
-METHODS = (CaRotTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
+METHODS = (CaRotTrainer, TRACERTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
 #: An incomplete batch is dropped by contrastive methods.
-STEPS_PER_EPOCH = {CaRotTrainer: 5, CaRotCRoFTTrainer: 5, FineTuneTrainer: 6, CRoFTTrainer: 6}
+STEPS_PER_EPOCH = {CaRotTrainer: 5, TRACERTrainer: 5, CaRotCRoFTTrainer: 5, FineTuneTrainer: 6, CRoFTTrainer: 6}
 
 
 @pytest.fixture(scope="module")
