@@ -99,7 +99,8 @@ def finish_checkpoint(
 
     Raises:
         OSError: If there is no model in the folder and none is given, or the folder cannot be written.
-        ValueError: If facts do not fit each other, or something cannot be fitted or measured.
+        ValueError: If facts do not fit each other, something cannot be fitted or measured, or a temperature is to be folded
+            that nothing is fitted on.
 
     Example:
 
@@ -118,7 +119,11 @@ def finish_checkpoint(
         evaluator = trainer.own_evaluator() if evaluator is None and "report" not in facts else evaluator
         own = facts.pop("validation")
         validation = own if validation is None else validation
-        processor = trainer.processing_class
+        processor = trainer.processing_class if processor is None else processor
+    if fold_temperature and (validation is None or _fitted(detector) is not None):
+        why = "there are no validation images to fit one on" if validation is None else "the given detector was fitted without it"
+        raise ValueError(f"`fold_temperature` puts a temperature into the weights, and {why}; give `validation` alone, or leave it out.")
+    if trainer is not None:
         if model is None:
             trainer.save_model(str(folder), _internal_call=True)
     elif "method" not in facts and (model is not None or evaluator is None and validation is None):

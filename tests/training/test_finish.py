@@ -8,7 +8,15 @@ import torch
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 from safetensors.torch import load_file
 
-from hf_robustft import Benchmark, Evaluator, FLYPTrainer, finish_checkpoint, interpolate_weights, pipeline
+from hf_robustft import (
+    Benchmark,
+    Evaluator,
+    FLYPTrainer,
+    OpenSetDetector,
+    finish_checkpoint,
+    interpolate_weights,
+    pipeline,
+)
 
 
 @pytest.fixture
@@ -67,3 +75,19 @@ def test_a_folder_is_measured_without_a_trainer(trainer, tmp_path):
     assert facts["method"] == "flyp" and facts["class_names"] == list(CLASSES) and facts["image_hashes"]
     assert facts["temperature"]["temperature"] == 1 != facts["temperature"]["folded"]
     assert pipeline(folder) and report.results["id"].n == 16
+
+
+@pytest.mark.parametrize("given", [{}, {"validation": True, "detector": True}])
+def test_a_temperature_that_nothing_is_fitted_on_cannot_be_folded(trainer, tmp_path, given):
+    """Found by trying all combinations: it was ignored, although a card says what was folded."""
+    found = {"validation": trainer.eval_dataset[0], "detector": OpenSetDetector("energy", 0.0, 0.95, 0.95, CLASSES, 1.0, 16)}
+    with pytest.raises(ValueError, match="`fold_temperature`"):
+        finish_checkpoint(
+            tmp_path / "new",
+            model=trainer.model,
+            processor=trainer.processing_class,
+            method="flyp",
+            fold_temperature=True,
+            **{name: found[name] for name in given},
+        )
+    assert not (tmp_path / "new").exists()
