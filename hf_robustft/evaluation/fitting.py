@@ -1,21 +1,29 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What is fitted on validation images once a model is trained: a temperature, and an open-set detector."""
+"""What is fitted on validation images once a model is trained: a temperature, a detector, and the numbers of a cache."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from transformers import PreTrainedModel
 
 from ..data.benchmarks import Benchmark
-from ..modeling.features import logit_scale
+from ..data.transforms import ImageTransform
+from ..modeling.features import evaluation_mode, logit_scale
+from ..modeling.heads import TipAdapterHead
+from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
-from .collect import collect_logits
+from .collect import classify, collect_logits, evaluation_head, image_batches
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
 from .open_set import DEFAULT_SCORE, RECALL
 from .temperature import TemperatureScaling
 
 DETECTORS = (*DETECTOR_SCORES, "none")
+#: Where the search of Tip-Adapter's code on ImageNet ends, and in how many steps from 0.1; the end is not among them.
+CACHE_GRID = {"alpha": (3.0, 20), "beta": (7.0, 200)}
 
 
 def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL) -> None:
@@ -90,3 +98,58 @@ def fit_on_validation(
     if fold:
         found = fold_temperature(model, temperature, found, logits, head)
     return temperature, found, notes
+
+
+def search_cache(
+    model: PreTrainedModel, validation: Benchmark, processor: Any, head: TipAdapterHead, **reading: Any
+) -> dict[str, Any]:
+    """
+    Set the alpha and beta of a cache to those of the highest accuracy on validation images.
+
+    Of equal ones the lowest beta counts, and then the lowest alpha, as in the authors' code, which searches on the test
+    set of ImageNet; here that is never done.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model, on the device that runs it.
+        validation ([`Benchmark`]): In-distribution images that were neither trained nor tested on.
+        processor (`CLIPProcessor`): The model's processor.
+        head ([`TipAdapterHead`]): Changed in place.
+        reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
+
+    Returns:
+        `dict[str, Any]`: JSON values for `robustft.json`: what was chosen, its accuracy, on which images and grid.
+
+    Raises:
+        ValueError: If the set has no labels, or is not one to choose on.
+        OSError: If an image cannot be read.
+    """
+    if not isinstance(head, TipAdapterHead):
+        raise ValueError(f"Alpha and beta are those of a `TipAdapterHead`, and the head is a {type(head).__name__}.")
+    if validation.role != "validation" or validation.label_column is None or not validation.class_names:
+        raise ValueError(
+            f"{validation.name!r} has the role {validation.role!r}; alpha and beta of a cache are chosen on labelled images "
+            "with the role validation, never on those that are measured."
+        )
+    state, searched = PartialState(), evaluation_head(head, model.device)
+    grid = {name: [i * (end - 0.1) / n + 0.1 for i in range(n)] for name, (end, n) in CACHE_GRID.items()}
+    alphas = torch.tensor(grid["alpha"], dtype=head.weight.dtype, device=model.device)[:, None, None]
+    correct = torch.zeros(len(grid["beta"]), len(alphas) + 1, dtype=torch.long)
+    transform = ImageTransform.from_processor(processor, train=False)
+    with evaluation_mode(model), torch.no_grad(), failing_together(f"The search on {validation.name!r}", state):
+        for _, embeds, labels in image_batches(model, validation, transform, **{"batch_size": 256, **reading}):
+            embeds, labels = embeds.to(alphas.dtype), labels.to(embeds.device)
+            zero_shot = ZeroShotHead.forward(searched, embeds)
+            correct[:, -1] += len(labels)
+            for row, beta in enumerate(grid["beta"]):
+                logits = validation.project_logits(zero_shot + alphas * searched.votes(embeds, beta))
+                correct[row, :-1] += (logits.argmax(dim=-1) == labels).sum(dim=1).cpu()
+    correct = reduce(correct.to(state.device), "sum").cpu()
+    correct, n = correct[:, :-1], int(correct[0, -1])
+    row, column = (correct == correct.max()).nonzero()[0].tolist()
+    found = {"alpha": grid["alpha"][column], "beta": grid["beta"][row]}
+    with torch.no_grad():
+        for name, value in found.items():
+            getattr(head, name).fill_(value)
+    grids = {name: {"from": 0.1, "below": end, "values": count} for name, (end, count) in CACHE_GRID.items()}
+    selector = {"selector": "accuracy", "accuracy": int(correct.max()) / n, "n": n, "fitted_on": validation.name}
+    return {**found, **selector, "grid": grids}

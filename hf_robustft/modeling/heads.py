@@ -12,14 +12,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.benchmarks import Benchmark
 from .checkpoint_file import checkpoint_folder
+from .feature_cache import cache_features
 from .tensor_files import opened
 from .zero_shot import HEAD_FILE, ZeroShotHead
+
+NO_LABELS = (
+    "Tip-Adapter keeps the labels of its images, and the training set has none; name the label column, or give a set with "
+    "classes."
+)
 
 
 class ClipAdapterHead(ZeroShotHead):
@@ -153,7 +161,7 @@ class TipAdapterHead(ZeroShotHead):
 
     @classmethod
     def around(
-        cls, head: ZeroShotHead, features: Tensor, labels: Tensor, *, alpha: float = 1.17, beta: float = 1.0
+        cls, head: ZeroShotHead, features: Tensor, labels: Tensor | None, *, alpha: float = 1.17, beta: float = 1.0
     ) -> TipAdapterHead:
         """
         The cache of labelled images.
@@ -164,9 +172,48 @@ class TipAdapterHead(ZeroShotHead):
                 normalisation, such as those of [`CachedFeatures`]. An image's key is the mean of its views, normalised.
             labels (`torch.Tensor` of shape `(images,)`): Class indices.
             alpha (`float`, *optional*, defaults to 1.17), beta (`float`, *optional*, defaults to 1.0): As for the class.
+
+        Raises:
+            ValueError: If there are no labels, or as for the class.
         """
+        if labels is None:
+            raise ValueError(NO_LABELS)
         keys = F.normalize(features.to(head.weight).mean(dim=0), dim=-1)
         return cls(head.weight, head.class_names, head.bias, keys=keys, classes=labels, alpha=alpha, beta=beta)
+
+    @classmethod
+    def from_benchmark(
+        cls,
+        model: nn.Module,
+        benchmark: Benchmark,
+        processor: Any,
+        *,
+        views: int = 10,
+        alpha: float = 1.17,
+        beta: float = 1.0,
+        **caching: Any,
+    ) -> TipAdapterHead:
+        """
+        Tip-Adapter without training: the cache of a data set, around the zero-shot classifier of its classes.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]): The model, on the device that runs it.
+            benchmark ([`Benchmark`]): Labelled images, a few of each class.
+            processor ([`~transformers.CLIPProcessor`]): The model's processor.
+            views (`int`, *optional*, defaults to 10): Random crops of each image, whose mean is its key; 0 is one view by
+                the evaluation transform.
+            alpha (`float`, *optional*, defaults to 1.17), beta (`float`, *optional*, defaults to 1.0): As for the class.
+            caching (`Any`, *optional*): `seed`, `crop`, `cache_dir` and others, as for [`cache_features`].
+
+        Raises:
+            ValueError: If the data set is a stream or has no labels, or as for [`cache_features`].
+            OSError: If an image cannot be read.
+        """
+        if benchmark.label_column is None or not benchmark.class_names:
+            raise ValueError(NO_LABELS)
+        head = ZeroShotHead.from_model(model, processor, benchmark.class_names, benchmark.templates, sharded=True)
+        found = cache_features(model, benchmark, processor, views=views, **caching)
+        return cls.around(head, found.features, found.labels, alpha=alpha, beta=beta)
 
     def votes(self, image_embeds: Tensor, beta: float | Tensor) -> Tensor:
         """The votes for each class, of shape `(batch, classes)`, for `image_embeds` at a sharpness `beta`."""

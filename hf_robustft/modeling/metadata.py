@@ -19,6 +19,7 @@ FORMAT = 1
 OPTIONAL = {
     "alpha": (int, float),
     "head": str,
+    "cache": dict,
     "temperature": dict,
     "detector": dict,
     "adapters": dict,
@@ -49,8 +50,8 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
-        parts (`Any`, *optional*): JSON values by name: `alpha`, `head`, `temperature`, `detector`, `adapters`, `card`,
-            `image_hashes`.
+        parts (`Any`, *optional*): JSON values by name: `alpha`, `head`, `cache`, `temperature`, `detector`, `adapters`,
+            `card`, `image_hashes`.
 
     Returns:
         `Path`: The file.
@@ -76,7 +77,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
-        and, where they were given, `alpha`, `head`, `temperature`, `detector`, `adapters`, `label_names` (what the training
+        and, where they were given, `alpha`, `head`, `cache` (how its numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
         data call the classes), `card` (what the model card says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).
 

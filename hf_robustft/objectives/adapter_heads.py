@@ -96,13 +96,13 @@ class TipAdapterMixin(FrozenHeadMixin):
 
     settings = TipAdapterSettings
 
+    @property
+    def searches_head(self) -> bool:
+        """Whether alpha and beta are still to be chosen: neither was given."""
+        return not {"tip_alpha", "tip_beta"} & self.args.given
+
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
         features, labels = self._bank()
-        if labels is None:
-            raise ValueError(
-                "Tip-Adapter keeps the labels of its images, and the training set has none; name the label column, or give "
-                "a set with classes."
-            )
         return TipAdapterHead.around(head, features, labels, alpha=self.args.tip_alpha, beta=self.args.tip_beta)
 
     def _bank(self) -> tuple[Tensor, Tensor | None]:

@@ -52,6 +52,8 @@ class ObjectiveMixin:
             Settings that do nothing for a method, although every run or one of its objectives has them.
         head ([`ZeroShotHead`], *optional*):
             A trained classification head that evaluation uses instead of class prompts.
+        searches_head (`bool`, defaults to `False`):
+            Whether numbers of the head are still to be chosen on validation images when the run is finished.
     """
 
     needs_captions: bool = False
@@ -62,6 +64,7 @@ class ObjectiveMixin:
     settings: type[ObjectiveSettings] | None = None
     idle_settings: tuple[str, ...] = ()
     head: ZeroShotHead | None = None
+    searches_head: bool = False
 
     # ---- Before a run, in this order ---------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..data.benchmarks import Benchmark
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.fitting import fit_on_validation
+from ..evaluation.fitting import fit_on_validation, search_cache
 from ..evaluation.open_set import RECALL
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
@@ -59,6 +59,7 @@ def finish_checkpoint(
     true_positive_rate: float = RECALL,
     fold_temperature: bool = False,
     save_logits: bool = False,
+    search_head: bool | None = None,
     **facts: Any,
 ) -> EvaluationReport | None:
     """
@@ -87,6 +88,8 @@ def finish_checkpoint(
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of validation images that the detector accepts.
         fold_temperature (`bool`, *optional*, defaults to `False`): Put the temperature into the weights before measuring.
         save_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every measured image in `logits`.
+        search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
+            as the trainer's method has it: where neither was given.
         facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
             `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
@@ -148,14 +151,14 @@ def finish_checkpoint(
     model, loaded = load_checkpoint(folder, dtype=None)
     model, processor = model.to(state.device), processor or loaded
     found = {"head": head, "detector": _fitted(detector)}
+    search_head = getattr(trainer, "searches_head", False) if search_head is None else search_head
+    if search_head and validation is not None:
+        found["cache"] = cache = search_cache(model, validation, processor, head, **_reading(evaluator, validation))
+        values = " × ".join(str(grid["values"]) for grid in cache["grid"].values())
+        chosen = f"{cache['alpha']:.3g} and {cache['beta']:.3g}, of {values} values those of the highest accuracy "
+        chosen += f"({100 * cache['accuracy']:.1f} % of {cache['n']} images) on {cache['fitted_on']}"
+        facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
     if validation is not None and found["detector"] is None:
-        reading = {"bad_images": None}
-        if evaluator is not None:
-            reading = {
-                name: getattr(evaluator, name) for name in ("batch_size", "num_workers", "progress", "bad_images")
-            }
-        if reading["bad_images"] is not None:
-            reading["bad_images"] = reading["bad_images"].of(f"data set {validation.name!r}")
         found["temperature"], found["detector"], notes = fit_on_validation(
             model,
             validation,
@@ -164,7 +167,7 @@ def finish_checkpoint(
             detector=detector,
             true_positive_rate=true_positive_rate,
             fold=fold_temperature,
-            **reading,
+            **_reading(evaluator, validation),
         )
     else:
         missing = validation is None and detector != "none"
@@ -197,6 +200,15 @@ def finish_checkpoint(
     return facts.get("report")
 
 
+def _reading(evaluator: Evaluator | None, validation: Benchmark | None) -> dict[str, Any]:
+    """How validation images are read: as those that are measured."""
+    names = ("batch_size", "num_workers", "progress", "bad_images")
+    found = {} if evaluator is None else {name: getattr(evaluator, name) for name in names}
+    if validation is not None and found.get("bad_images") is not None:
+        found["bad_images"] = found["bad_images"].of(f"data set {validation.name!r}")
+    return found
+
+
 def _fitted(detector: str | OpenSetDetector) -> OpenSetDetector | None:
     return detector if isinstance(detector, OpenSetDetector) else None
 
@@ -212,6 +224,7 @@ def _write(
     settings: Mapping[str, Any] | None = None,
     head: ZeroShotHead | None = None,
     alpha: float | None = None,
+    cache: Mapping[str, Any] | None = None,
     temperature: TemperatureScaling | None = None,
     detector: OpenSetDetector | None = None,
     report: EvaluationReport | None = None,
@@ -250,6 +263,8 @@ def _write(
         )
         if head is not None:
             head.save_pretrained(stage)
+        if cache is not None:
+            update_robustft_json(stage, cache=dict(cache))
         if temperature is not None:
             update_robustft_json(stage, temperature=temperature.to_dict())
         if detector is not None:

@@ -174,7 +174,6 @@ class TipAdapterFTrainer(TipAdapterMixin, RobustTrainer):
         "num_train_epochs": 20,
         "per_device_train_batch_size": 256,
         "train_crop": "tip_adapter",
-        **paper_values(TipAdapterSettings),
     }
 
 

@@ -111,7 +111,9 @@ def test_files_of_before_there_were_kinds_are_read_and_linear_heads_are_written_
     old = {"format": "pt", "class_names": json.dumps(list(CLASSES))}
     save_file({"weight": head.weight.detach(), "bias": head.bias.detach()}, tmp_path / "head.safetensors", old)
     found = load_head(tmp_path)
-    assert type(found) is ZeroShotHead and torch.equal(found.weight, head.weight) and torch.equal(found.bias, head.bias)
+    assert (
+        type(found) is ZeroShotHead and torch.equal(found.weight, head.weight) and torch.equal(found.bias, head.bias)
+    )
     head.save_pretrained(tmp_path)
     with safe_open(tmp_path / "head.safetensors", "pt") as file:
         assert file.metadata() == old and set(file.keys()) == {"weight", "bias"}

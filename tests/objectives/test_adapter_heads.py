@@ -47,7 +47,9 @@ def cached(model, views=2, n=16):
 def trainer_of(cls, model, folder, dataset=None, **settings):
     options = {name: settings.pop(name) for name in ("head", "class_names", "templates") if name in settings}
     dataset = cached(model) if dataset is None else dataset
-    return cls(model, arguments(folder, **settings), train_dataset=dataset, processing_class=tiny_processor(), **options)
+    return cls(
+        model, arguments(folder, **settings), train_dataset=dataset, processing_class=tiny_processor(), **options
+    )
 
 
 def test_tip_adapter_f_starts_as_tip_adapter(tiny_clip, tmp_path):

@@ -1,0 +1,107 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Alpha and beta of a cache are chosen on validation images; folder, evaluation and pipeline have one and the same head."""
+
+import json
+
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor, tiny_tokenizer
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+
+from hf_robustft import (
+    Benchmark,
+    ClipAdapterTrainer,
+    TipAdapterFTrainer,
+    TipAdapterHead,
+    ZeroShotHead,
+    cache_features,
+    finish_checkpoint,
+    load_head,
+    pipeline,
+)
+from hf_robustft.evaluation.fitting import search_cache
+from hf_robustft.evaluation.report import load_reports
+
+
+def sets(n=16):
+    return [
+        Benchmark.from_dataset(image_dataset(n, seed=seed), name=role, role=role, templates=TEMPLATES)
+        for seed, role in enumerate(("train", "validation", "id"))
+    ]
+
+
+def test_the_search_is_that_of_every_pair(tiny_clip):
+    model = tiny_clip.double()
+    train, validation, test = sets(24)
+    bank, other = (cache_features(model, item, tiny_processor(), progress=False) for item in (train, validation))
+    zero_shot = ZeroShotHead.from_model(model, tiny_tokenizer(), CLASSES, TEMPLATES)
+    # Keys that say little, so that accuracy depends on both numbers.
+    labels = bank.labels.roll(1)
+    labels[::2] = bank.labels[::2]
+    head = TipAdapterHead.around(zero_shot, bank.features, labels)
+    embeds, best = normalize(other.features[0], dim=-1), (-1, None, None)
+    cosines, found = embeds @ head.keys.detach().T, set()
+    for i in range(200):
+        beta = 0.1 + i * 6.9 / 200
+        votes = torch.exp(-beta * (1 - cosines)) @ torch.nn.functional.one_hot(labels, 4).double()
+        for j in range(20):
+            alpha = 0.1 + j * 2.9 / 20
+            right = ((zero_shot(embeds) + alpha * votes).argmax(1) == other.labels).sum().item()
+            found.add(right)
+            if right > best[0]:
+                best = (right, alpha, beta)
+    assert len(found) > 2 and best[1:] != (0.1, 0.1)
+    record = search_cache(model, validation, tiny_processor(), head, batch_size=5, progress=False)
+    assert record["accuracy"] == best[0] / 24 and (record["n"], record["fitted_on"]) == (24, "validation")
+    for name, value in zip(("alpha", "beta"), best[1:], strict=True):
+        assert record[name] == pytest.approx(value, rel=1e-12) == getattr(head, name).item()
+    assert json.loads(json.dumps(record)) == record
+    with pytest.raises(ValueError, match="'id' has the role 'id'.*never on those that are measured"):
+        search_cache(model, test, tiny_processor(), head, progress=False)
+
+
+@pytest.mark.parametrize("cls", [ClipAdapterTrainer, TipAdapterFTrainer])
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_folder_the_evaluation_and_the_pipeline_have_one_head(tiny_clip, tmp_path, cls, fold):
+    train, validation, test = sets()
+    folder = tmp_path / "out"
+    settings = {"max_steps": 2, "warmup_steps": 0, **({"tip_views": 2} if cls is TipAdapterFTrainer else {})}
+    trainer = cls(
+        tiny_clip,
+        arguments(folder, **settings),
+        train_dataset=train,
+        eval_dataset=[validation, test],
+        processing_class=tiny_processor(),
+    )
+    trainer.train()
+    finish_checkpoint(folder, trainer=trainer, fold_temperature=fold, save_logits=True)
+    facts, head = json.loads((folder / "robustft.json").read_text()), load_head(folder)
+    (report,) = load_reports(folder / "evaluation.json")
+    assert facts["head"] == report.results["id"].head == head.label != "trained linear head"
+    card = (folder / "README.md").read_text()
+    assert f"belong to a {head.label},** which is in `head.safetensors`" in card and "unchanged encoder" in card
+    assert ("cache" in facts) == (cls is TipAdapterFTrainer) == ("Alpha and beta of the cache" in card)
+    if cls is TipAdapterFTrainer:
+        factor = facts["temperature"]["folded"]
+        assert head.alpha.item() == pytest.approx(facts["cache"]["alpha"] / factor, rel=1e-6)
+        assert facts["cache"]["fitted_on"] == "validation" and facts["cache"]["grid"]["beta"]["values"] == 200
+    logits = load_file(folder / "logits" / "id.safetensors")["logits"].double()
+    probabilities = (logits / facts["temperature"]["temperature"]).softmax(dim=1)
+    answers = pipeline(folder)([row["image"] for row in test.load()])
+    assert [row["nearest_class"] for row in answers] == [CLASSES[i] for i in logits.argmax(dim=1)]
+    assert [row["probability"] for row in answers] == pytest.approx(probabilities.amax(dim=1).tolist(), rel=1e-4)
+    pipeline(folder).save_pretrained(tmp_path / "copy")
+    assert type(load_head(tmp_path / "copy")) is type(head)
+
+
+def test_numbers_that_are_given_are_kept(tiny_clip, tmp_path):
+    train, validation, _ = sets()
+    args = arguments(tmp_path, max_steps=1, tip_views=1, tip_beta=1.0)
+    options = {"train_dataset": train, "eval_dataset": [validation], "processing_class": tiny_processor()}
+    trainer = TipAdapterFTrainer(tiny_clip, args, **options)
+    trainer.train()
+    finish_checkpoint(tmp_path, trainer=trainer)
+    head = load_head(tmp_path)
+    assert (head.alpha.item(), head.beta.item()) == (pytest.approx(1.17), 1.0)
+    assert "cache" not in json.loads((tmp_path / "robustft.json").read_text())
