@@ -27,7 +27,7 @@ if __name__ == "__main__":
     first_look_or_exit("train", sys.argv[1:])
 
 from hf_robustft import EvaluationReport, finish_checkpoint, interpolate_weights, load_dual_encoder, pipeline
-from hf_robustft.cli.train import conclude, facts, load_data, make_trainer
+from hf_robustft.cli.train import conclude, facts, load_data, make_cache, make_trainer
 from hf_robustft.cli.train_arguments import check, parse
 from hf_robustft.modeling.interpolation import check_interpolation
 from hf_robustft.training.hub_push import push_finished
@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     data = load_data(model_args, data_args, args)
     model, processor = load_dual_encoder(model_args.model, option="--model")
 
-    # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` trains nothing.
+    # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` and `tip_adapter` train nothing.
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
+    cache = make_cache(model_args, data_args, args, model, processor, data)
     fine_tuned = None
     if model_args.finetuned_model is not None:
         fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         save_logits=data_args.save_logits,
         command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(arguments)}".strip(),
         **facts(model_args, args, data, trainer),
+        **cache,
     )
     conclude(args, trainer, report, baseline, time.perf_counter() - started)
 

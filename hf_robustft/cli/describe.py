@@ -24,6 +24,7 @@ from .each import SUITE
 OF_METHODS = {"wise_ft": ("alpha", "finetuned_model")} | {
     name: ("feature_views", "feature_cache") for name, trainer in METHODS.items() if not trainer.trains_model
 }
+OF_METHODS["tip_adapter"] = ("tip_alpha", "tip_beta", "tip_views")
 #: What `--help` says of arguments of Transformers, in one line.
 BRIEF = {
     "per_device_eval_batch_size": "Images encoded at once",
@@ -61,7 +62,7 @@ def describe() -> dict[str, Any]:
     for name in COMMANDS:
         module = import_module(f"{__package__}.{name}")
         commands[name] = _command(module.parser(), module.__doc__.strip(), places if name == "train" else None)
-    trainers = {**METHODS, "wise_ft": METHODS["ft"], "zero_shot": None}
+    trainers = {**METHODS, "tip_adapter": None, "wise_ft": METHODS["ft"], "zero_shot": None}
     return {
         "transformers": transformers_version(),
         "sources": sources,

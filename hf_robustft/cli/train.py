@@ -30,6 +30,7 @@ from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.files import unless_refused
+from ..modeling.heads import TipAdapterHead
 from ..modeling.interpolation import check_interpolation, interpolate_weights
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -115,15 +116,15 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
     closed = [benchmark for benchmark in evaluation if benchmark.role != "open_set"]
-    if model_args.method == "ft" and closed and all(train.class_names not in head_classes(item) for item in closed):
+    if model_args.has_head and closed and all(train.class_names not in head_classes(item) for item in closed):
         raise ValueError(
-            "`--method ft` trains a head for the classes of the training set, which are those of no evaluation set; give "
-            "--eval_datasets with the same classes, or use --method flyp."
+            f"`--method {model_args.method}` makes a head for the classes of the training set, which are those of no evaluation "
+            "set; give --eval_datasets with the same classes, or use --method flyp."
         )
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
     starts = [model_args.model, *([] if model_args.finetuned_model is None else [model_args.finetuned_model])]
     earlier = [entry for source in starts for entry in image_hashes_of(source)]
-    seen = train if model_args.trains else None
+    seen = train if model_args.learns else None
     check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
     say(args, *(f"Note: {note}" for note in check.notes))
     return TrainingData(train, evaluation, validation, evaluator, check)
@@ -156,19 +157,8 @@ def make_trainer(
     bad_images, train_dataset = data_args.policy(), data.train
     with unless_refused(args.output_dir):
         if data_args.feature_views is not None:
-            train_dataset = cache_features(
-                model.to(args.device),
-                data.train,
-                processor,
-                views=data_args.feature_views,
-                seed=args.seed if args.data_seed is None else args.data_seed,
-                batch_size=args.eval_batch_size,
-                num_workers=args.dataloader_num_workers,
-                cache_dir=data_args.feature_cache,
-                progress=not args.disable_tqdm,
-                bad_images=bad_images.of(f"the training set {data.train.name!r}"),
-                **({"crop": args.train_crop} if data_args.feature_views else {}),
-            )
+            options = _caching(data_args, args, data.train, data_args.feature_views)
+            train_dataset = cache_features(model.to(args.device), data.train, processor, **options)
         trainer = METHODS["ft" if model_args.method == "wise_ft" else model_args.method](
             model,
             args,
@@ -182,6 +172,53 @@ def make_trainer(
         if args.resume_from_checkpoint is not None:
             trainer.check_checkpoint(args.resume_from_checkpoint)
     return trainer
+
+
+def make_cache(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: RobustTrainingArguments,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    data: TrainingData,
+) -> dict[str, Any]:
+    """
+    The head of `--method tip_adapter`, which keeps training images instead of training.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
+            the command line.
+        model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): What encodes the images.
+        data ([`TrainingData`]): Which images.
+
+    Returns:
+        `dict[str, Any]`: For [`finish_checkpoint`]; empty for other methods.
+
+    Raises:
+        ValueError: If the training set is a stream or has no labels.
+        OSError: If an image cannot be read.
+    """
+    if model_args.method != "tip_adapter":
+        return {}
+    with unless_refused(args.output_dir):
+        options = _caching(data_args, args, data.train, args.tip_views)
+        head = TipAdapterHead.from_benchmark(
+            model.to(args.device), data.train, processor, alpha=args.tip_alpha, beta=args.tip_beta, **options
+        )
+    return {"head": head, "search_head": not {"tip_alpha", "tip_beta"} & args.given}
+
+
+def _caching(data_args: DataArguments, args: RobustTrainingArguments, train: Benchmark, views: int) -> dict[str, Any]:
+    return {
+        "views": views,
+        "seed": args.seed if args.data_seed is None else args.data_seed,
+        "batch_size": args.eval_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "cache_dir": data_args.feature_cache,
+        "progress": not args.disable_tqdm,
+        "bad_images": data_args.policy().of(f"the training set {train.name!r}"),
+        **({"crop": args.train_crop} if views else {}),
+    }
 
 
 def facts(
@@ -276,6 +313,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
         check_interpolation(model, fine_tuned)
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
+    cache = make_cache(model_args, data_args, args, model, processor, data)
     baseline = None
     if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:
         baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
@@ -300,6 +338,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         save_logits=data_args.save_logits,
         command=shlex.join([*train_program(args.world_size), *arguments]),
         **facts(model_args, args, data, trainer),
+        **cache,
     )
     conclude(args, trainer, report, baseline, time.perf_counter() - started)
     if args.push_to_hub and args.should_save:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import SchedulerType
 from ..evaluation.fitting import DETECTORS, check_fit
 from ..modeling.files import check_apart, check_output_dir
 from ..modeling.interpolation import check_alpha
+from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
 from ..training.given import RecordsGiven, Suggested
@@ -31,7 +32,7 @@ from .parser import Manners
 from .specs import Spec
 
 SUITE = "emoji_shift"
-CHOICES = (*METHODS, "wise_ft", "zero_shot")
+CHOICES = (*METHODS, "tip_adapter", "wise_ft", "zero_shot")
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 _MEASURING = {
@@ -48,6 +49,8 @@ _MEASURING = {
     "ddp_backend",
     "ddp_timeout",
 }
+#: What `tip_adapter` reads beside: it trains nothing and keeps training images.
+_CACHING = {"tip_alpha", "tip_beta", "tip_views", "train_crop"}
 _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no"}
 
 
@@ -77,7 +80,17 @@ class ModelArguments(RecordsGiven):
     @property
     def trains(self) -> bool:
         """Whether anything is trained."""
-        return self.method != "zero_shot" and self.finetuned_model is None
+        return self.method not in ("zero_shot", "tip_adapter") and self.finetuned_model is None
+
+    @property
+    def learns(self) -> bool:
+        """Whether training images are used, by training or by a cache of them."""
+        return self.trains or self.method == "tip_adapter"
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the method makes a head that is measured in place of class prompts."""
+        return self.method == "tip_adapter" or issubclass(METHODS.get(self.method, object), CrossEntropyMixin)
 
     @property
     def changes_the_model(self) -> bool:
@@ -288,8 +301,11 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
         args.take_defaults(trainer.defaults, f"default of {trainer.method}")
         trainer.check_settings(args)
         return
-    what = "zero_shot trains nothing" if method == "zero_shot" else "--finetuned_model is trained already"
-    for name in sorted(args.given - _MEASURING):
+    what = "--finetuned_model is trained already" if method == "wise_ft" else f"{method} trains nothing"
+    caching = _CACHING if method == "tip_adapter" else set()
+    if caching and not args.tip_views:
+        _refuse(args, ["train_crop"], "--tip_views 0 keeps one view by the evaluation transform")
+    for name in sorted(args.given - _MEASURING - caching):
         value = getattr(args, name)
         if not name.startswith("hub_") and not (name in _NOTHING and value == _NOTHING[name]):
             _refuse(args, [name], f"{what}, and this is a setting of training")
@@ -306,7 +322,7 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
     method, trainer = model_args.method, trainer_of(model_args.method)
     if data_args.caption_column is not None:
         if trainer is None or trainer.needs_labels:
-            why = "only measures" if trainer is None else "learns from class labels"
+            why = "learns from class labels" if model_args.learns else "only measures"
             others = " or ".join(name for name, other in METHODS.items() if not other.needs_labels)
             raise ValueError(f"`--caption_column`: `--method {method}` {why}; train on captions with {others}.")
         _refuse(data_args, ["shots"], "image-caption pairs have no classes to draw them from")
@@ -317,7 +333,7 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
         )
     if data_args.feature_cache is not None and data_args.feature_views is None:
         raise ValueError("`--feature_cache` keeps the features of --feature_views; give that too, or leave it out.")
-    if not model_args.trains:
+    if not model_args.learns:
         _refuse(data_args, ["shots"], "nothing is trained")
     if method == "zero_shot":
         _refuse(data_args, ["skip_baseline"], "zero_shot measures nothing else")

@@ -16,7 +16,7 @@ from ..modeling.features import evaluation_mode, logit_scale
 from ..modeling.heads import TipAdapterHead
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
-from .collect import classify, collect_logits, evaluation_head, image_batches
+from .collect import collect_logits, evaluation_head, image_batches
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
 from .open_set import DEFAULT_SCORE, RECALL
 from .temperature import TemperatureScaling

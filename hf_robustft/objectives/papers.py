@@ -149,7 +149,7 @@ class MethodFacts:
         papers (`tuple[Paper, ...]`): The papers to cite.
         how (`str`, *optional*): How it continues a sentence that begins with the name of the model, where not in the
             usual way.
-        trains (`bool`, *optional*, defaults to `True`): Whether there was a training run at all.
+        trains (`bool`, *optional*, defaults to `True`): Whether training images were used at all.
     """
 
     label: str
@@ -209,6 +209,13 @@ METHOD_FACTS = {
         "the folder is the unchanged encoder.",
         (CLIP_ADAPTER,),
         how="with a trained CLIP-Adapter",
+    ),
+    "tip_adapter": MethodFacts(
+        "Tip-Adapter",
+        "Tip-Adapter trains nothing: it adds to the zero-shot logits the votes of a cache of labelled images, weighted by how "
+        "near their embeddings are. The cache is in `head.safetensors`; the plain model of the folder is the unchanged encoder.",
+        (TIP_ADAPTER,),
+        how="with a Tip-Adapter cache",
     ),
     "tip_adapter_f": MethodFacts(
         "Tip-Adapter-F",

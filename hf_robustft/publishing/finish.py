@@ -140,7 +140,7 @@ def finish_checkpoint(
         return facts.get("report")
     if model is not None:
         if writes:
-            _write(folder, model, processor, **{name: facts[name] for name in _OF_THE_MODEL if name in facts})
+            _write(folder, model, processor, **{name: facts[name] for name in (*_OF_THE_MODEL, "head") if name in facts})
         if trainer is not None:
             # As `save_model` does with the trainer's own.
             trainer.drop_former_checkpoints()

@@ -25,9 +25,15 @@ from hf_robustft.evaluation.report import load_reports
 
 
 def sets(n=16):
+    """Training, validation and test images; of the last two every fifth has a wrong label, for no head to be perfect on."""
+    rows = [image_dataset(n, seed=seed) for seed in range(3)]
+    rows[1:] = [
+        data.map(lambda row, i: {"label": (row["label"] + (i % 5 == 0)) % 4}, with_indices=True) for data in rows[1:]
+    ]
+    roles = ("train", "validation", "id")
     return [
-        Benchmark.from_dataset(image_dataset(n, seed=seed), name=role, role=role, templates=TEMPLATES)
-        for seed, role in enumerate(("train", "validation", "id"))
+        Benchmark.from_dataset(data, name=role, role=role, templates=TEMPLATES)
+        for data, role in zip(rows, roles, strict=True)
     ]
 
 
