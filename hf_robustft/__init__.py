@@ -35,26 +35,35 @@ if TYPE_CHECKING:
     from .objectives.adapter_heads import ClipAdapterMixin as ClipAdapterMixin
     from .objectives.adapter_heads import TipAdapterMixin as TipAdapterMixin
     from .objectives.base import ObjectiveMixin as ObjectiveMixin
+    from .objectives.context_distillation import ContextDistillationMixin as ContextDistillationMixin
     from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
     from .objectives.croft import EnergyGradientMixin as EnergyGradientMixin
     from .objectives.croft import FrozenEnergyGradientMixin as FrozenEnergyGradientMixin
     from .objectives.cross_entropy import CrossEntropyMixin as CrossEntropyMixin
+    from .objectives.linear_probe import LinearProbeMixin as LinearProbeMixin
+    from .objectives.random_text import RandomTextMixin as RandomTextMixin
     from .objectives.self_distillation import SelfDistillationMixin as SelfDistillationMixin
     from .objectives.settings import ObjectiveSettings as ObjectiveSettings
     from .objectives.settings import setting as setting
     from .objectives.singular_value import SingularValueMixin as SingularValueMixin
+    from .objectives.starting_weights import StartingWeightsMixin as StartingWeightsMixin
     from .objectives.trajectory_distillation import TrajectoryDistillationMixin as TrajectoryDistillationMixin
     from .publishing.finish import finish_checkpoint as finish_checkpoint
     from .publishing.hub import publish as publish
     from .publishing.model_card import refresh_model_card as refresh_model_card
     from .publishing.model_card import write_model_card as write_model_card
     from .publishing.pipeline import pipeline as pipeline
+    from .training.methods import CARFTTrainer as CARFTTrainer
     from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
     from .training.methods import CaRotTrainer as CaRotTrainer
     from .training.methods import ClipAdapterTrainer as ClipAdapterTrainer
     from .training.methods import CRoFTTrainer as CRoFTTrainer
     from .training.methods import FineTuneTrainer as FineTuneTrainer
     from .training.methods import FLYPTrainer as FLYPTrainer
+    from .training.methods import L2SPTrainer as L2SPTrainer
+    from .training.methods import LinearProbeTrainer as LinearProbeTrainer
+    from .training.methods import LipsumFTTrainer as LipsumFTTrainer
+    from .training.methods import LPFTTrainer as LPFTTrainer
     from .training.methods import RobustTrainingArguments as RobustTrainingArguments
     from .training.methods import TipAdapterFTrainer as TipAdapterFTrainer
     from .training.methods import TRACERTrainer as TRACERTrainer
@@ -73,11 +82,15 @@ _ROOMS = {
     "modeling.interpolation": ["interpolate_weights", "lines", "model_stock"],
     "objectives.adapter_heads": ["ClipAdapterMixin", "TipAdapterMixin"],
     "objectives.base": ["ObjectiveMixin"],
+    "objectives.context_distillation": ["ContextDistillationMixin"],
     "objectives.contrastive": ["ContrastiveMixin"],
     "objectives.cross_entropy": ["CrossEntropyMixin"],
     "objectives.singular_value": ["SingularValueMixin"],
     "objectives.settings": ["ObjectiveSettings", "setting"],
     "objectives.self_distillation": ["SelfDistillationMixin"],
+    "objectives.linear_probe": ["LinearProbeMixin"],
+    "objectives.random_text": ["RandomTextMixin"],
+    "objectives.starting_weights": ["StartingWeightsMixin"],
     "objectives.trajectory_distillation": ["TrajectoryDistillationMixin"],
     "objectives.croft": ["EnergyGradientMixin", "FrozenEnergyGradientMixin"],
     "evaluation.collect": ["collect_logits"],
@@ -91,12 +104,17 @@ _ROOMS = {
     "publishing.pipeline": ["pipeline"],
     "training.trainer": ["RobustTrainer"],
     "training.methods": [
+        "CARFTTrainer",
         "CaRotCRoFTTrainer",
         "CaRotTrainer",
         "ClipAdapterTrainer",
         "CRoFTTrainer",
         "FLYPTrainer",
         "FineTuneTrainer",
+        "L2SPTrainer",
+        "LPFTTrainer",
+        "LinearProbeTrainer",
+        "LipsumFTTrainer",
         "RobustTrainingArguments",
         "TipAdapterFTrainer",
         "TRACERTrainer",

@@ -30,10 +30,11 @@ class ObjectiveMixin:
     ```
 
     A mixin implements any of the methods below and always calls `super()` (cooperatively), so that objectives
-    combine in any number. It may read `self.args`, `self.model` (never wrapped), `self.state` and
-    `self.optimizer_steps` (real optimizer steps so far: those that a loss scaler skipped do not count), encode a batch
-    with another model through `self.encode_global(model, batch)`, and use the exported model within
-    `self.exported_weights()`. It never names another mixin.
+    combine in any number. It may read `self.args`, `self.model` (never wrapped), `self.state`,
+    `self.optimizer_steps` (real optimizer steps so far: those that a loss scaler skipped do not count) and `self.is_resuming`
+    (whether a checkpoint will be loaded after `prepare_training`), encode a batch with another model through
+    `self.encode_global(model, batch)`, have all training images encoded by `self.embed_training_images()`, and use the
+    exported model within `self.exported_weights()`. It never names another mixin.
 
     Attributes:
         needs_captions (`bool`, defaults to `False`):
@@ -54,6 +55,8 @@ class ObjectiveMixin:
             A trained classification head that evaluation uses instead of class prompts.
         searches_head (`bool`, defaults to `False`):
             Whether numbers of the head are still to be chosen on validation images when the run is finished.
+        head_is_given (`bool`, defaults to `False`): Whether the user gave that head.
+        classes (`tuple`, *optional*): The class names and the prompt templates, each a tuple of `str`.
     """
 
     needs_captions: bool = False
@@ -65,6 +68,8 @@ class ObjectiveMixin:
     idle_settings: tuple[str, ...] = ()
     head: ZeroShotHead | None = None
     searches_head: bool = False
+    head_is_given: bool = False
+    classes: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     # ---- Before a run, in this order ---------------------------------------------------------------------------
 

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import ZeroShotHead
-from .base import ObjectiveMixin
+from .base import ObjectiveMixin, refuse_idle
+from .settings import ObjectiveSettings, setting
 
 
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -33,24 +36,37 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
+@dataclass
+class HeadSettings(ObjectiveSettings):
+    """The linear head."""
+
+    head_start: str = setting(
+        "zero_shot",
+        "The head to start from: 'zero_shot' (CLIP's own classifier) or 'zeros' (nothing known of the classes).",
+        choices=["zero_shot", "zeros"],
+    )
+
+
 class CrossEntropyMixin(ObjectiveMixin):
     """
-    Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier.
+    Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier or (`head_start`) from zeros.
 
     Text tower, text projection and logit scale stay as they are (the head has taken the scale in); the image tower
     and the head train. A trained head cannot live in such a model: it is saved beside it as `head.safetensors`.
 
     Args:
-        head ([`ZeroShotHead`], *optional*): A head to start from; by default it is built from the model's text tower,
-            with the class names and templates of the training set.
+        head ([`ZeroShotHead`], *optional*): A head to start from, which is taken as it is; by default it is built from the
+            model's text tower, with the class names and templates of the training set.
         class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): For the head, where the training set has none.
 
     Raises:
-        ValueError: If there is neither a head nor class names and a tokenizer to build one from, or the head is not linear.
+        ValueError: If there is neither a head nor class names and a tokenizer to build one from, a head and a `head_start`, or
+            the head is not linear.
     """
 
     needs_labels = True
     smooths_labels = True
+    settings = HeadSettings
 
     def __init__(
         self,
@@ -61,15 +77,22 @@ class CrossEntropyMixin(ObjectiveMixin):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if head is None:
-            class_names = class_names or getattr(self.train_dataset, "class_names", None)
-            templates = templates or getattr(self.train_dataset, "templates", None)
-            if not class_names or not templates or self.processing_class is None:
-                raise ValueError(
-                    "A head needs class names, templates and a processor: pass `head=`, or a labelled training set "
-                    "with `class_names=`, `templates=` and `processing_class=`."
-                )
-            head = ZeroShotHead.from_model(self.model, self.processing_class, class_names, templates, sharded=True)
+        self.head_is_given = head is not None
+        class_names = class_names or getattr(self.train_dataset, "class_names", None)
+        templates = templates or getattr(self.train_dataset, "templates", None)
+        if class_names and templates:
+            self.classes = tuple(class_names), tuple(templates)
+        if head is not None:
+            refuse_idle(self.args, ["head_start"], "the head that is given is taken as it is; leave `head=` out")
+        elif self.classes is None or self.processing_class is None:
+            raise ValueError(
+                "A head needs class names, templates and a processor: pass `head=`, or a labelled training set "
+                "with `class_names=`, `templates=` and `processing_class=`."
+            )
+        elif self.args.head_start == "zeros":
+            head = ZeroShotHead(torch.zeros(len(class_names), self.encoder.embed_dim, dtype=self.model.dtype), class_names)
+        else:
+            head = ZeroShotHead.from_model(self.model, self.processing_class, *self.classes, sharded=True)
         if head.kind != ZeroShotHead.kind:
             raise ValueError(f"`head` is a {type(head).__name__}; give a linear one to start from, a `ZeroShotHead`.")
         self.head = self.make_head(head.to(self.args.device))

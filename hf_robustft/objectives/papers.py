@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _CVPR = "Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition"
 _ICML = "Proceedings of the {} International Conference on Machine Learning"
+_ICLR = "International Conference on Learning Representations"
 _NEURIPS = "Advances in Neural Information Processing Systems"
 #: A word with a second capital, such as CRoFT or OOD, which BibTeX styles would write small.
 _ACRONYM = re.compile(r"\b\w*[A-Z]\w*[A-Z]\w*\b")
@@ -136,6 +137,43 @@ TIP_ADAPTER = Paper(
     key="zhang2022tip",
     booktitle="European Conference on Computer Vision",
 )
+LP_FT = Paper(
+    name="LP-FT",
+    title="Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution",
+    author="Kumar, Ananya and Raghunathan, Aditi and Jones, Robbie and Ma, Tengyu and Liang, Percy",
+    venue="ICLR 2022",
+    arxiv="2202.10054",
+    key="kumar2022finetuning",
+    booktitle=_ICLR,
+)
+L2_SP = Paper(
+    name="L2-SP",
+    title="Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
+    author="Li, Xuhong and Grandvalet, Yves and Davoine, Franck",
+    venue="ICML 2018",
+    arxiv="1802.01483",
+    key="li2018explicit",
+    booktitle=_ICML.format("35th"),
+)
+CAR_FT = Paper(
+    name="CAR-FT",
+    title="Context-Aware Robust Fine-Tuning",
+    author="Mao, Xiaofeng and Chen, Yuefeng and Jia, Xiaojun and Zhang, Rong and Xue, Hui and Li, Zhao",
+    venue="IJCV 2024",
+    arxiv="2211.16175",
+    key="mao2024context",
+    journal="International Journal of Computer Vision",
+    volume="132",
+)
+LIPSUM_FT = Paper(
+    name="Lipsum-FT",
+    title="Lipsum-FT: Robust Fine-Tuning of Zero-Shot Models Using Random Text Guidance",
+    author="Nam, Giung and Heo, Byeongho and Lee, Juho",
+    venue="ICLR 2024",
+    arxiv="2404.00860",
+    key="nam2024lipsum",
+    booktitle=_ICLR,
+)
 
 
 @dataclass(frozen=True)
@@ -188,6 +226,35 @@ METHOD_FACTS = {
         "cross-entropy; it is the baseline of WiSE-FT.",
         (WISE_FT,),
         how="fine-tuned in the ordinary way (FT)",
+    ),
+    "lp": MethodFacts(
+        "LP",
+        "Linear probing keeps both towers frozen and trains a linear head on the image features with cross-entropy.",
+        (LP_FT,),
+        how="with a linear probe (LP)",
+    ),
+    "lp_ft": MethodFacts(
+        "LP-FT",
+        "LP-FT fits a linear head on the frozen features by logistic regression, and fine-tunes the image tower and that head "
+        "with cross-entropy.",
+        (LP_FT,),
+    ),
+    "l2_sp": MethodFacts(
+        "L2-SP",
+        "L2-SP is ordinary fine-tuning with a penalty on the squared distance of the weights from where they started.",
+        (L2_SP, LP_FT),
+    ),
+    "car_ft": MethodFacts(
+        "CAR-FT",
+        "CAR-FT is ordinary fine-tuning that keeps what the zero-shot model says of the context of each image: the "
+        "distribution over prompt templates.",
+        (CAR_FT,),
+    ),
+    "lipsum_ft": MethodFacts(
+        "Lipsum-FT",
+        "Lipsum-FT is ordinary fine-tuning that keeps the similarities of images to random texts at what the zero-shot model "
+        "gives.",
+        (LIPSUM_FT,),
     ),
     "wise_ft": MethodFacts(
         "WiSE-FT",

@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-from torch import nn
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
 from ..data.images import BadImages
+from ..data.transforms import ImageTransform
+from ..evaluation.collect import gather_rows, image_batches
 from ..modeling.captions import check_class_prompts
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import feature_fingerprints
+from ..modeling.features import encode, evaluation_mode
+from ..modeling.processes import failing_together
+from .distributed import rank, world_size
 from .streaming import check_stream, streamed_examples
 
 
@@ -23,7 +31,7 @@ def training_examples(
     dataset: Any, args: Any, processor: Any, bad_images: BadImages | None = None, levels: bool = True
 ) -> Any:
     """
-    The training examples of a benchmark, streamed or stored, or of a `datasets.Dataset`; other data sets pass as they are.
+    The training examples of a benchmark, streamed or stored; other data sets pass as they are.
 
     Args:
         dataset (`Any`): What the Trainer was given.
@@ -38,17 +46,6 @@ def training_examples(
         ValueError: If a benchmark comes without processor or may not be trained on, or a stream cannot be
             trained on as the arguments ask, or the examples of another data set have no pixels or no caption.
     """
-    if isinstance(dataset, (str, Path)):
-        raise ValueError(
-            f"`train_dataset={str(dataset)!r}` is a text; give load_benchmark({str(dataset)!r}, role='train')."
-        )
-    if isinstance(dataset, datasets.DatasetDict):
-        first = next(iter(dataset), "train")
-        raise ValueError(
-            f"`train_dataset` is a DatasetDict of {', '.join(map(repr, dataset))}; give one, such as [{first!r}]."
-        )
-    if isinstance(dataset, datasets.Dataset):
-        dataset = Benchmark.from_dataset(dataset, name="train", role="train")
     if not isinstance(dataset, Benchmark):
         check_stream(dataset, args)
         if levels:
@@ -71,6 +68,76 @@ def training_examples(
         return streamed_examples(dataset, processor, args, buffer=args.shuffle_buffer, **options)
     seed = args.seed if args.data_seed is None else args.data_seed
     return TrainingExamples.from_benchmark(dataset, processor, seed=seed, **options)
+
+
+def as_benchmark(dataset: Any) -> Any:
+    """A `datasets.Dataset` as a [`Benchmark`]; another `dataset` as it is. Raises ValueError for what is not one."""
+    if isinstance(dataset, (str, Path)):
+        raise ValueError(
+            f"`train_dataset={str(dataset)!r}` is a text; give load_benchmark({str(dataset)!r}, role='train')."
+        )
+    if isinstance(dataset, datasets.DatasetDict):
+        first = next(iter(dataset), "train")
+        raise ValueError(
+            f"`train_dataset` is a DatasetDict of {', '.join(map(repr, dataset))}; give one, such as [{first!r}]."
+        )
+    if isinstance(dataset, datasets.Dataset):
+        return Benchmark.from_dataset(dataset, name="train", role="train")
+    return dataset
+
+
+def embed_images(trainer: Any, dataset: Any) -> tuple[Tensor, Tensor]:
+    """
+    Encode all images that a Trainer was given, each once; every process must ask for it.
+
+    Args:
+        trainer ([`RobustTrainer`]): Whose model encodes, with its settings.
+        dataset (`Any`): What it was given: a [`Benchmark`], stored or streamed, whose images are prepared as in evaluation; or
+            rows of images and labels, which come as they do in the first pass.
+
+    Returns:
+        Two `torch.Tensor` on the CPU, the same in every process: unit-norm embeddings `(n, embed_dim)` and labels `(n,)`.
+
+    Raises:
+        ValueError: If a data set has no rows to ask for, or no labels.
+    """
+    model, state = trainer.model, PartialState()
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Benchmark) and not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"All training images are encoded before training, and this {type(dataset).__name__} has no rows to ask for; give a "
+            "`Benchmark`, a `datasets.Dataset`, or a head that is fitted already (`head=`)."
+        )
+    rows, embeds = [torch.empty(0, 2, dtype=torch.long)], [torch.empty(0, trainer.encoder.embed_dim, dtype=model.dtype)]
+    with failing_together("Encoding the training images", state), evaluation_mode(model), torch.no_grad():
+        for index, encoded, labels in _encoded(trainer, dataset):
+            if labels is None:
+                raise ValueError("The training images have no labels; name the label column.")
+            rows.append(torch.column_stack([index, labels.cpu()]))
+            embeds.append(encoded.cpu())
+    rows, embeds = gather_rows(torch.cat(rows), torch.cat(embeds), state=state)
+    return embeds, rows[:, 1].clone()
+
+
+def _encoded(trainer: Any, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """This process's batches: numbers of rows, embeddings, labels."""
+    args, model = trainer.args, trainer.model
+    if isinstance(dataset, Benchmark):
+        bad_images = None if trainer.bad_images is None else trainer.bad_images.of(f"the training set {dataset.name!r}")
+        yield from image_batches(
+            model,
+            dataset,
+            ImageTransform.from_processor(trainer.processing_class, train=False),
+            batch_size=args.eval_batch_size,
+            num_workers=args.dataloader_num_workers,
+            progress=not args.disable_tqdm,
+            bad_images=bad_images,
+        )
+        return
+    keyed = getattr(dataset, "keyed", False)
+    for index in torch.arange(len(dataset)).split(args.eval_batch_size)[rank() :: world_size()]:
+        batch = trainer.data_collator([dataset[(0, row) if keyed else row] for row in index.tolist()])
+        batch = trainer._prepare_inputs(batch)
+        yield index, encode(model, batch, captions=False).image_embeds, batch.get("labels")
 
 
 def _check_first_example(dataset: Any) -> None:

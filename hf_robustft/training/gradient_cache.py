@@ -31,7 +31,8 @@ from .gradient_shares import TermGradients
 Chunk = tuple[dict[str, Tensor], Tensor | None]
 
 CACHED_FEATURES_STAND_STILL = (
-    "Cached features do not follow encoders that train; train on images, or adapters alone (`CRoFTTrainer`)."
+    "Cached features do not follow encoders that train; train on images, or what sits on features alone (`CRoFTTrainer`, "
+    "`LinearProbeTrainer`)."
 )
 _BATCH_STATISTICS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..objectives.adapter_heads import ClipAdapterMixin, ClipAdapterSettings, TipAdapterMixin, TipAdapterSettings
+from ..objectives.adapter_heads import (
+    ClipAdapterMixin,
+    ClipAdapterSettings,
+    FrozenHeadMixin,
+    TipAdapterMixin,
+    TipAdapterSettings,
+)
+from ..objectives.context_distillation import ContextDistillationMixin, ContextDistillationSettings
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
 from ..objectives.croft import EnergyGradientMixin, FrozenEnergyGradientMixin
-from ..objectives.cross_entropy import CrossEntropyMixin
+from ..objectives.cross_entropy import CrossEntropyMixin, HeadSettings
 from ..objectives.energy_gradient import CRoFTSettings, JointCRoFTSettings
+from ..objectives.linear_probe import LinearProbeMixin, LinearProbeSettings
+from ..objectives.random_text import RandomTextMixin, RandomTextSettings
 from ..objectives.self_distillation import SelfDistillationMixin, SelfDistillationSettings
 from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
+from ..objectives.starting_weights import StartingWeightsMixin, StartingWeightsSettings
 from ..objectives.teacher import EMATeacherSettings, TeacherSettings, TrajectoryTeacherSettings
 from ..objectives.trajectory_distillation import TrajectoryDistillationMixin, TrajectoryDistillationSettings
 from .arguments import RunArguments
@@ -28,6 +38,16 @@ _ON_IMAGENET = {
     "warmup_steps": 0.02,
     "num_train_epochs": 10,
     "per_device_train_batch_size": 512,
+}
+#: What the runs on ImageNet have in common in the code of LP-FT.
+_OF_LP_FT = {
+    "optim": "sgd",
+    "optim_args": "momentum=0.9",
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.0,
+    "warmup_steps": 0,
+    "num_train_epochs": 10,
+    "per_device_train_batch_size": 128,
 }
 
 
@@ -96,6 +116,78 @@ class FineTuneTrainer(CrossEntropyMixin, RobustTrainer):
     idle_settings = ("bound_logit_scale", "preset")
 
 
+class LinearProbeTrainer(FrozenHeadMixin, RobustTrainer):
+    """
+    Linear probing (LP): cross-entropy of a linear head on frozen features; on images, or on features that
+    `cache_features` computed once.
+
+    `paper_settings` are those of the linear probe on ImageNet in the code of LP-FT (Kumar et al., ICLR 2022).
+    """
+
+    method = "lp"
+    defaults = {"learning_rate": 3e-2, "per_device_train_batch_size": 64}
+    idle_settings = FineTuneTrainer.idle_settings
+    paper_settings = {**_OF_LP_FT, "head_start": "zeros", "learning_rate": 0.1, "num_train_epochs": 5}
+
+
+class LPFTTrainer(LinearProbeMixin, FineTuneTrainer):
+    """
+    LP-FT: the head is fitted on the frozen features by logistic regression, then image tower and head are fine-tuned
+    (Kumar et al., ICLR 2022).
+
+    `paper_settings` are those of the authors' code for ImageNet, with the middle rate of its three (1e-5, 3e-5, 1e-4). For
+    that set alone the authors train the head by SGD (`--method lp --paper_settings`).
+    """
+
+    method = "lp_ft"
+    paper_settings = {**_OF_LP_FT, "learning_rate": 3e-5}
+    # The probe sets all of the head.
+    idle_settings = (*FineTuneTrainer.idle_settings, "head_start")
+
+
+class L2SPTrainer(StartingWeightsMixin, FineTuneTrainer):
+    """
+    Ordinary fine-tuning with a penalty on the distance from the starting weights (L2-SP, Li et al., ICML 2018).
+
+    Its weight, and `paper_settings`, are those of LP-FT's code (Kumar et al., ICLR 2022) for ImageNet, with the middle rate of
+    its three (1e-4, 3e-4, 1e-3).
+    """
+
+    method = "l2_sp"
+    paper_settings = {**_OF_LP_FT, "learning_rate": 3e-4, **paper_values(StartingWeightsSettings)}
+
+
+class CARFTTrainer(ContextDistillationMixin, FineTuneTrainer):
+    """
+    CAR-FT: ordinary fine-tuning that keeps the distribution of each image over contexts (Mao et al., IJCV 2024).
+
+    The weight of 1 and the direction of the divergence are recalled; the text of the paper was not at hand.
+    """
+
+    method = "car_ft"
+    paper_settings = {}
+
+
+class LipsumFTTrainer(RandomTextMixin, FineTuneTrainer):
+    """
+    Lipsum-FT: ordinary fine-tuning that keeps the logits of random texts (Nam et al., ICLR 2024).
+
+    `paper_settings` are those of the authors' code on ImageNet. There the rows of the head have unit norm at the start and are
+    multiplied by the logit scale, which the head has taken in here: the same function, and another step of the optimizer.
+    """
+
+    method = "lipsum_ft"
+    paper_settings = {
+        "learning_rate": 1e-5,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        "warmup_steps": 0.1,
+        "max_steps": 50_000,
+        "per_device_train_batch_size": 256,
+        **paper_values(RandomTextSettings),
+    }
+
+
 class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     """
     CRoFT: linear adapters on the features of a frozen CLIP, trained with the energy-gradient regulariser and learned
@@ -136,8 +228,9 @@ class ClipAdapterTrainer(ClipAdapterMixin, RobustTrainer):
 
     method = "clip_adapter"
     defaults = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
-    # The model is frozen, its logit scale too; the adapter has neither norms nor biases; the preset is that of others.
-    idle_settings = ("bound_logit_scale", "decay_all_parameters", "preset")
+    # The model is frozen, its logit scale too; the adapter has neither norms nor biases, and needs CLIP's own classifier; the
+    # preset is that of others.
+    idle_settings = ("bound_logit_scale", "decay_all_parameters", "head_start", "preset")
     paper_settings = {
         "learning_rate": 0.002,
         "optim": "sgd",
@@ -206,6 +299,11 @@ METHODS = {
         CaRotCRoFTTrainer,
         ClipAdapterTrainer,
         TipAdapterFTrainer,
+        LinearProbeTrainer,
+        LPFTTrainer,
+        L2SPTrainer,
+        CARFTTrainer,
+        LipsumFTTrainer,
     )
 }
 
@@ -223,6 +321,11 @@ class RobustTrainingArguments(
     CRoFTSettings,
     ClipAdapterSettings,
     TipAdapterSettings,
+    HeadSettings,
+    LinearProbeSettings,
+    StartingWeightsSettings,
+    ContextDistillationSettings,
+    RandomTextSettings,
     RunArguments,
 ):
     """

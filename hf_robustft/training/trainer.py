@@ -35,7 +35,7 @@ from .distributed import (
     gather_rows,
     same_start,
 )
-from .examples import check_captions, training_examples
+from .examples import as_benchmark, check_captions, embed_images, training_examples
 from .finished_folder import FinishedFolder
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
 from .gradient_shares import GradientShares
@@ -96,6 +96,7 @@ class RobustTrainer(
     summary: str = ""
     #: What is known of common images of the data sets; `train` finds it out where nobody has.
     image_check: ImageCheck | None = None
+    is_resuming = False
     #: What the method takes where nobody says otherwise, and the paper's settings; both by field of the arguments.
     defaults: dict[str, Any] = {}
     paper_settings: dict[str, Any] = {}
@@ -140,7 +141,7 @@ class RobustTrainer(
         self.validate_arguments(args)
         if args.label_smoothing_factor and not self.smooths_labels:
             raise ValueError(
-                f"`label_smoothing_factor={args.label_smoothing_factor}` is for a trained head (`--method ft`), which "
+                f"`label_smoothing_factor={args.label_smoothing_factor}` is for a trained head (such as `--method ft`'s), which "
                 f"{self.method!r} does not have; contrastive methods have `contrastive_label_smoothing`."
             )
         if args.load_best_model_at_end and args.save_only_model:
@@ -152,6 +153,7 @@ class RobustTrainer(
             benchmarks = as_benchmarks(eval_dataset)
             eval_dataset = {b.name: b for b in benchmarks} if isinstance(eval_dataset, Mapping) else eval_dataset
         self.train_benchmark = train_dataset if isinstance(train_dataset, Benchmark) else None
+        train_dataset = self._images = as_benchmark(train_dataset)
         # A user's collator may not know uint8 levels.
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
@@ -269,6 +271,7 @@ class RobustTrainer(
         self._window = LossWindow()
         for module in self.trainable_modules().values():
             module.zero_grad()
+        self.is_resuming = resume_from_checkpoint is not None
         self._check_images()
         check_launcher(self.args, self.trainable_modules())
         if not is_sharded(self.model):
@@ -363,6 +366,10 @@ class RobustTrainer(
         self.after_optimizer_step()
 
     # ---- Data --------------------------------------------------------------------------------------------------
+
+    def embed_training_images(self) -> tuple[Tensor, Tensor]:
+        """Unit-norm embeddings and labels of all training images, without random crops; see [`embed_images`]."""
+        return embed_images(self, self._images)
 
     def _check_images(self) -> None:
         """Say which evaluation sets hold training images."""

@@ -107,6 +107,8 @@ def test_what_is_compared_is_all_there(trained):
         # Beside the entries of the five steps, one of each measurement of the gradients.
         assert len(end_logs) == 5 + 2
         assert len([entry for entry in end_logs if any(key.startswith("gradient_share/") for key in entry)]) == 2
+        for name, term in {"l2_sp": "l2_sp", "car_ft": "context", "lipsum_ft": "random_text"}.items():
+            assert (f"loss/{term}" in terms) == (method == name)
         # A gradient of nothing would equal anything's. A key's bias moves no softmax.
         assert all(
             value.abs().max() > 1e-9 for name, value in gradients.items() if not name.endswith("k_proj.bias")

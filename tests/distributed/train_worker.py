@@ -40,8 +40,7 @@ class OneStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.optimizer_steps = 1
-        teacher = getattr(self.trainer, "teacher", None)
-        if teacher is not None:
+        for teacher in filter(None, (getattr(self.trainer, name, None) for name in ("teacher", "start"))):
             generator = torch.Generator().manual_seed(5)
             for parameter in teacher.parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
@@ -116,10 +115,10 @@ def work(job: dict, output: Path, processes: int) -> None:
     }
     args = RobustTrainingArguments(**{**defaults, **job.get("settings", {})})
     method, extra = job["method"], {}
-    if issubclass(METHODS[method], CrossEntropyMixin):
+    if issubclass(METHODS[method], CrossEntropyMixin) and method != "lp_ft":
         weight = torch.randn(4, 16, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
-    if "croft" in method:
+    if METHODS[method].needs_labels:
         extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
     if job.get("optimizer") == "given":
         extra["optimizers"] = (torch.optim.SGD(model.parameters(), lr=0.05), None)

@@ -31,7 +31,7 @@ def changed(source: str, diff: str) -> str:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The package and what its tests share, with the guide applied: two files and a test."""
-    root = tmp_path_factory.mktemp("with_l2_sp")
+    root = tmp_path_factory.mktemp("with_confidence_penalty")
     leave = shutil.ignore_patterns("assets", "__pycache__")
     shutil.copytree(REPOSITORY / "hf_robustft", root / "hf_robustft", ignore=leave)
     (root / "hf_robustft" / "assets").symlink_to(REPOSITORY / "hf_robustft" / "assets")
@@ -58,27 +58,27 @@ from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.training.methods import RobustTrainingArguments
 
 failed = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "tests/objectives"])
-facts = METHOD_FACTS["l2sp"]
-assert (facts.label, facts.papers[0].arxiv) == ("FLYP + L2-SP", "1802.01483")
-assert "l2_sp_weight (`float`, *optional*, defaults to 0.001):" in RobustTrainingArguments.__doc__
+facts = METHOD_FACTS["confident"]
+assert (facts.label, facts.papers[0].arxiv) == ("FT + confidence penalty", "1701.06548")
+assert "confidence_penalty_weight (`float`, *optional*, defaults to 0.1):" in RobustTrainingArguments.__doc__
 runpy.run_module("hf_robustft.cli.describe", run_name="__main__")
-for method, shown in (("l2sp", True), ("flyp", False)):
+for method, shown in (("confident", True), ("ft", False)):
     with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
         cli.main(["train", "--method", method, "--help"])
-    line = "--l2_sp_weight NUMBER             Weight of half the squared distance from the starting weights"
+    line = "--confidence_penalty_weight NUMBER Weight of the negative entropy of the predictions"
     assert (line in help.getvalue()) == shown and f"method {method}:" in help.getvalue(), help.getvalue()
 # A later process, which has made no Trainer, writes the card again.
 from hf_robustft.cli import calibrate
 from hf_robustft.publishing.metadata import write_robustft_json
 
-write_robustft_json("out", method="l2sp", class_names=["cat"], templates=["a {}."], settings={})
-del METHOD_FACTS["l2sp"], sys.modules["hf_robustft.training.methods"]
+write_robustft_json("out", method="confident", class_names=["cat"], templates=["a {}."], settings={})
+del METHOD_FACTS["confident"], sys.modules["hf_robustft.training.methods"]
 import hf_robustft.training
 
 del hf_robustft.training.methods
 calibrate.validation_set = calibrate.recalibrate = calibrate.summary = lambda *args, **options: ""
 calibrate.run(["out", "--dataset", "emoji_shift/validation", "--use_cpu"])
-assert METHOD_FACTS["l2sp"].label == "FLYP + L2-SP"
+assert METHOD_FACTS["confident"].label == "FT + confidence penalty"
 sys.exit(failed)
 """
 
@@ -92,17 +92,17 @@ def test_the_guide_passes_its_own_test_and_the_rest_follows_from_the_declaration
 
 
 def test_the_same_file_works_outside_the_package(tmp_path, monkeypatch):
-    (tmp_path / "starting_weights.py").write_text(OBJECTIVE)
+    (tmp_path / "confidence_penalty.py").write_text(OBJECTIVE)
     (tmp_path / "my_run.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     import my_run
 
-    from hf_robustft import FLYPTrainer
+    from hf_robustft import FineTuneTrainer
 
-    assert my_run.args.given == {"output_dir", "l2_sp_weight"}
-    my_run.L2SPTrainer.check_settings(my_run.args)
-    with pytest.raises(ValueError, match="`l2_sp_weight=0.01` .*'flyp' does not use it"):
-        FLYPTrainer.check_settings(my_run.args)
-    for name in ("my_run", "starting_weights"):
+    assert my_run.args.given == {"output_dir", "confidence_penalty_weight"}
+    my_run.ConfidentTrainer.check_settings(my_run.args)
+    with pytest.raises(ValueError, match="`confidence_penalty_weight=0.2` .*'ft' does not use it"):
+        FineTuneTrainer.check_settings(my_run.args)
+    for name in ("my_run", "confidence_penalty"):
         del sys.modules[name]

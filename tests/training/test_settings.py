@@ -74,6 +74,13 @@ OTHER = {
     "tip_beta": (4.0, {}),
     "tip_views": (2, {}),
     "decay_all_parameters": (True, {"weight_decay": 5.0}),
+    "head_start": ("zeros", {}),
+    "probe_inverse_penalty": (0.1, {}),
+    "l2_sp_weight": (1.0, {}),
+    "context_weight": (0.3, {}),
+    "random_text_weight": (0.3, {}),
+    "random_texts": (5, {}),
+    "random_text_length": (3, {}),
     "bound_logit_scale": (False, {}),
 }
 #: Shown elsewhere: by several processes, by a model at the bound, by prompts that a merge excludes, by images that can be
@@ -183,6 +190,7 @@ IDLE_SETTINGS = [
     ("croft", {"generator_steps": 0}, ["shift_alignment_weight", "energy_gradient_shifted"]),
     ("croft", {"generator_steps": 0, "generator_order": "clean"}, ["generator_learning_rate"]),
     ("croft", {"adapter_text_ratio": 0}, ["text_adapter_order"]),
+    ("lipsum_ft", {"random_text_weight": 0}, ["random_texts", "random_text_length"]),
     ("croft", {"lr_schedule": "epoch_cosine", "max_steps": -1}, ["warmup_steps"]),
     ("flyp", {"lr_scheduler_type": "constant"}, ["warmup_steps"]),
     ("flyp", {}, ["shuffle_buffer"]),
