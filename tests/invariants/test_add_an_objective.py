@@ -60,12 +60,12 @@ from hf_robustft.training.methods import RobustTrainingArguments
 failed = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "tests/objectives"])
 facts = METHOD_FACTS["confident"]
 assert (facts.label, facts.papers[0].arxiv) == ("FT + confidence penalty", "1701.06548")
-assert "confidence_penalty_weight (`float`, *optional*, defaults to 0.1):" in RobustTrainingArguments.__doc__
+assert "confidence_weight (`float`, *optional*, defaults to 0.1):" in RobustTrainingArguments.__doc__
 runpy.run_module("hf_robustft.cli.describe", run_name="__main__")
 for method, shown in (("confident", True), ("ft", False)):
     with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
         cli.main(["train", "--method", method, "--help"])
-    line = "--confidence_penalty_weight NUMBER Weight of the negative entropy of the predictions"
+    line = "--confidence_weight NUMBER        Weight of the negative entropy of the predictions"
     assert (line in help.getvalue()) == shown and f"method {method}:" in help.getvalue(), help.getvalue()
 # A later process, which has made no Trainer, writes the card again.
 from hf_robustft.cli import calibrate
@@ -100,9 +100,9 @@ def test_the_same_file_works_outside_the_package(tmp_path, monkeypatch):
 
     from hf_robustft import FineTuneTrainer
 
-    assert my_run.args.given == {"output_dir", "confidence_penalty_weight"}
+    assert my_run.args.given == {"output_dir", "confidence_weight"}
     my_run.ConfidentTrainer.check_settings(my_run.args)
-    with pytest.raises(ValueError, match="`confidence_penalty_weight=0.2` .*'ft' does not use it"):
+    with pytest.raises(ValueError, match="`confidence_weight=0.2` .*'ft' does not use it"):
         FineTuneTrainer.check_settings(my_run.args)
     for name in ("my_run", "confidence_penalty"):
         del sys.modules[name]
