@@ -14,6 +14,7 @@ e  zero-shot head of 80,000 prompts, trimmed over padded
 f  CRoFT epoch on cached features, over images
 g  metrics of 50,000 x 1,000 logits: seconds and memory
 h  2 processes over 1
+t  TRACER step over CaRot and FLYP steps
 i  reading a training picture over CLIPImageProcessor (more of it: data_path.py)
 gpu  images a second and utilisation on an accelerator, if there is one
 """
@@ -29,7 +30,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-ITEMS = {"a": "steps", "b": "steps", "c": "steps", "d": "memory", "e": "heads", "f": "croft", "g": "scores"}
+ITEMS = {"a": "steps", "b": "steps", "c": "steps", "t": "steps", "d": "memory", "e": "heads", "f": "croft", "g": "scores"}
 ITEMS |= {"h": "processes", "i": "pictures", "gpu": "gpu"}
 RESULTS = "speed.json"
 

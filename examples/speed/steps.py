@@ -57,7 +57,7 @@ def ours(
 
     Args:
         turn: Called before the first step and after each.
-        method (`str`): `"carot"` or `"flyp"`.
+        method (`str`): `"carot"`, `"tracer"` or `"flyp"`.
         model (`str`): Size of the model.
         batch (`int`): Pairs in a step of this process.
         device (`str`, *optional*, defaults to `"cpu"`): Where the pairs lie.
@@ -81,6 +81,7 @@ def ours(
                 # The teacher moves in every step, so that none of its texts is used again: the dearest case.
                 # Of methods that have a teacher, or train the scale.
                 "ema_update_every": Suggested(1, "the speed suite"),
+                "trajectory_update_every": Suggested(1, "the speed suite"),
                 "ema_end_momentum": Suggested(MOMENTUM, "the speed suite"),
                 "bound_logit_scale": Suggested(False, "the speed suite"),
                 "train_sampling_strategy": "sequential",
@@ -204,7 +205,10 @@ def reference(turn, model: str, batch: int, ema_update_every: int = 1, captions:
 
 
 def measure(options, progress, item: str) -> list[Row]:
-    """Rows of item a (over a bare loop), or of b (FLYP) or c (reference): captions that come again, and the dearest case."""
+    """
+    Rows of item a (over a bare loop), of b (FLYP) or c (reference), or of t (TRACER over both): captions that come again, and
+    the dearest case.
+    """
     common = {"model": options.model, "batch": options.batch}
     carot = {**common, "method": "carot"}
     if item == "a":
@@ -213,27 +217,36 @@ def measure(options, progress, item: str) -> list[Row]:
     # tokens as batches have on average.
     again = {"captions": options.batch}
     remembers = {**carot, **again, "ema_update_every": PUBLISHED_INTERVAL}
+    note = "captions that the teacher has seen since it moved"
+    new = "the teacher moves in every step, and must encode every caption"
+    if item == "t":
+        tracer, flyp = {**common, "method": "tracer"}, {**common, "method": "flyp"}
+        remembering = {**tracer, **again, "trajectory_update_every": PUBLISHED_INTERVAL}
+        return [
+            _row(options, progress, "t", "a CaRot step", remembering, ours, remembers, None, note),
+            _row(options, progress, "t flyp", "a FLYP step", remembering, ours, {**flyp, **again}, None, note),
+            _row(options, progress, "t flyp new", "a FLYP step", tracer, ours, flyp, None, new),
+        ]
     if item == "b":
         name, other, limit, settings = "a FLYP step", ours, 1.30, {**common, "method": "flyp"}
         slow, fast = settings, {**settings, **again}
     else:
         name, other, limit, slow = "a reference-style step", reference, 0.60, common
         fast = {**common, **again, "ema_update_every": PUBLISHED_INTERVAL}
-    note = "captions that the teacher has seen since it moved"
-    new = "the teacher moves in every step, and must encode every caption"
     return [
         _row(options, progress, item, name, remembers, other, fast, limit, note),
         _row(options, progress, f"{item} new", name, carot, other, slow, limit, new),
     ]
 
 
-def _row(options, progress, item, name, carot, function, settings, limit, note="") -> Row:
-    one = Contender(f"{item}: CaRot", ours, carot, options.threads)
+def _row(options, progress, item, name, measured, function, settings, limit, note="") -> Row:
+    label = METHODS[measured["method"]].label
+    one = Contender(f"{item}: {label}", ours, measured, options.threads)
     other = Contender(f"{item}: {name}", function, settings, options.threads)
     interleave([one, other], options.rounds, options.warm, progress)
     return Row(
         item,
-        f"CaRot step over {name}",
+        f"{label} step over {name}",
         one.median,
         other.median,
         "s",

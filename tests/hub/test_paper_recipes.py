@@ -62,12 +62,12 @@ def report_of(folder):
 
 def test_every_recipe_of_a_paper_is_run_here():
     run_here = {"imagenet-seen-unseen/croft", "pacs/croft", "vlcs/croft", "few-shot/croft"}
-    run_here |= {f"imagenet/{method}" for method in ("carot", "flyp", "ft", "wise_ft")}
+    run_here |= {f"imagenet/{method}" for method in ("carot", "tracer", "flyp", "ft", "wise_ft")}
     assert {name for name in recipes() if not name.startswith("emoji_shift/")} == run_here
 
 
 @pytest.mark.parametrize("model", BACKBONES)
-@pytest.mark.parametrize("method", ["carot", "flyp", "ft", "wise_ft"])
+@pytest.mark.parametrize("method", ["carot", "tracer", "flyp", "ft", "wise_ft"])
 def test_imagenet(hub, run, tmp_path, method, model):
     if method != "carot" and not model.endswith("base-patch16"):
         pytest.skip("the backbone changes nothing else; one method shows it")

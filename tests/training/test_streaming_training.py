@@ -12,7 +12,7 @@ from helpers import arguments, step_logs, tiny_processor
 from helpers.runs import Kill, Killed, assert_same_run, trainer_of, with_dropout
 from helpers.streams import benchmark, recorded
 
-from hf_robustft import CaRotTrainer, FLYPTrainer
+from hf_robustft import CaRotTrainer, FLYPTrainer, TRACERTrainer
 from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.training.streaming import StreamLoader
 
@@ -67,13 +67,13 @@ def test_a_pass_holds_every_row_once_where_batches_fill_it(tiny_clip, whole_run)
 
 
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
-@pytest.mark.parametrize(("workers", "step"), [(0, 8), (2, 10)])
-def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, data, tmp_path, workers, step):
+@pytest.mark.parametrize(("cls", "workers", "step"), [(CaRotTrainer, 0, 8), (CaRotTrainer, 2, 10), (TRACERTrainer, 0, 10)])
+def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, data, tmp_path, cls, workers, step):
     model = with_dropout(tiny_clip)
     settings = {"logging_steps": 3, "dataloader_num_workers": workers}
 
     def run(folder, **more):
-        trainer = trainer_of(CaRotTrainer, model, folder, **settings, **more)
+        trainer = trainer_of(cls, model, folder, **settings, **more)
         examples = StreamingExamples.from_benchmark(data["parquet"], tiny_processor(), seed=7, buffer=5)
         trainer.train_dataset = examples
         return trainer
