@@ -142,8 +142,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
                 # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
                 with replacing(output) as stage:
                     report.save_json(stage / EVALUATION_FILE)
-                    roles = {benchmark.name: benchmark.role for benchmark in benchmarks}
-                    pictures = draw_pictures(stage, report, scores=evaluator.scores, roles=roles, detector=detector)
+                    pictures = draw_pictures(stage, report, scores=evaluator.scores, detector=detector)
                     if logits is not None:
                         shutil.move(logits, stage / LOGITS)
         finally:

@@ -135,7 +135,6 @@ def draw_pictures(
     reports: EvaluationReport | Sequence[EvaluationReport],
     *,
     scores: Mapping[str, Mapping[str, Tensor]] | None = None,
-    roles: Mapping[str, str] | None = None,
     detector: OpenSetDetector | None = None,
 ) -> list[str]:
     """
@@ -146,8 +145,7 @@ def draw_pictures(
     Args:
         folder (`str` or `Path`): Folder of the checkpoint or of the results.
         reports ([`EvaluationReport`] or a sequence of one or two): The model, or the model before and after.
-        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), roles (`Mapping[str, str]`, *optional*):
-            `Evaluator.scores` and the role of each set, for `scores.png`.
+        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*): `Evaluator.scores`, for `scores.png`.
         detector ([`OpenSetDetector`], *optional*): The detector whose score and threshold `scores.png` shows; by default
             it shows the energy.
 
@@ -166,7 +164,8 @@ def draw_pictures(
     if after.shifts and any(result.role == "id" for result in after.results.values()):
         plot_shift(given, folder / SHIFT_FILE)
         written.append(SHIFT_FILE)
-    if after.open_set and scores and roles:
+    if after.open_set and scores:
+        roles = {name: result.role for name, result in after.results.items()} | dict.fromkeys(after.open_set, "open_set")
         score, threshold = (DEFAULT_SCORE, None) if detector is None else (detector.score, detector.threshold)
         plot_scores(scores, roles, folder / SCORES_FILE, score=score, threshold=threshold)
         written.append(SCORES_FILE)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -21,15 +23,17 @@ from ..evaluation.open_set import RECALL
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
+from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.heads import load_head
-from ..modeling.metadata import load_robustft_json, update_robustft_json
+from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
 from . import eval_results
-from .card_file import CARD_FILE, is_untouched
+from .card_file import CARD_FILE, RELIABILITY_FILE, is_untouched
 from .card_sections import draw_pictures
 from .metadata import write_robustft_json
-from .model_card import write_model_card
+from .model_card import refresh_model_card, write_model_card
+from .progress_card import write_progress_card
 from .run_folder import (
     EVALUATION_FILE,
     LOGITS,
@@ -134,13 +138,21 @@ def finish_checkpoint(
             f"Nothing says how the model for {folder} was made; give `trainer=...` after `trainer.train()`, or `method=...` "
             "with its `class_names` and `templates`."
         )
-    elif evaluator is None and validation is None:
+    elif model is None:
         if writes:
-            _write(folder, model, processor, detector=_fitted(detector), **facts)
+            settle(folder)
+        if writes and not any((folder / name).is_file() for name in _WEIGHTS):
+            raise FileNotFoundError(
+                f"There is no model in {folder}; give model and processor, or save the model there first."
+            )
+    if trainer is None and evaluator is None and validation is None:
+        if writes:
+            complete_folder(folder, model=model, processor=processor, detector=_fitted(detector), **facts)
         return facts.get("report")
     if model is not None:
         if writes:
-            _write(folder, model, processor, **{name: facts[name] for name in (*_OF_THE_MODEL, "head") if name in facts})
+            of_the_model = {name: facts[name] for name in (*_OF_THE_MODEL, "head") if name in facts}
+            complete_folder(folder, model=model, processor=processor, **of_the_model)
         if trainer is not None:
             # As `save_model` does with the trainer's own.
             trainer.drop_former_checkpoints()
@@ -192,8 +204,8 @@ def finish_checkpoint(
         sets.append(validation)
     if writes:
         # The temperature is in the weights.
-        changed = {"model": model, "processor": processor} if fold_temperature else {"model": None, "processor": None}
-        _write(folder, **{"data": sets, **facts, **changed})
+        changed = {"model": model, "processor": processor} if fold_temperature else {}
+        complete_folder(folder, **{"data": sets, **facts}, **changed)
     state.wait_for_everyone()
     if trainer is not None:
         trainer.note_finished(facts.get("report"))
@@ -213,97 +225,139 @@ def _fitted(detector: str | OpenSetDetector) -> OpenSetDetector | None:
     return detector if isinstance(detector, OpenSetDetector) else None
 
 
-def _write(
-    folder: Path,
-    model: PreTrainedModel | None,
-    processor: ProcessorMixin | None,
+def complete_folder(
+    folder: str | Path,
     *,
-    method: str,
+    model: PreTrainedModel | None = None,
+    processor: ProcessorMixin | None = None,
+    logit_scale: Tensor | None = None,
+    method: str | None = None,
     class_names: Sequence[str] = (),
     templates: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    head: ZeroShotHead | None = None,
     alpha: float | None = None,
+    image_hashes: Sequence[Mapping[str, Any]] = (),
+    label_names: Sequence[str] | None = None,
+    head: ZeroShotHead | None = None,
     cache: Mapping[str, Any] | None = None,
     temperature: TemperatureScaling | None = None,
     detector: OpenSetDetector | None = None,
     report: EvaluationReport | None = None,
     baseline: EvaluationReport | None = None,
+    earlier: Sequence[EvaluationReport] = (),
     scores: Mapping[str, Mapping[str, Tensor]] | None = None,
     logits_dir: str | Path | None = None,
     data: Sequence[Benchmark] = (),
-    image_hashes: Sequence[Mapping[str, Any]] = (),
-    label_names: Sequence[str] | None = None,
+    progress: Mapping[str, Any] | None = None,
+    stays: Sequence[str] = (),
     **card: Any,
 ) -> None:
-    """All that is known of a model into its folder, in one process."""
-    settings = dict(settings or {})
-    settle(folder)
+    """
+    Write all that is known of a model into its folder, in one process: what [`finish_checkpoint`] ends with.
+
+    Args:
+        folder (`str` or `Path`): The folder. What is in it and not written here goes, if it is ours.
+        model ([`~transformers.PreTrainedModel`], *optional*), processor ([`~transformers.CLIPProcessor`], *optional*): To
+            save; by default the model in the folder stays.
+        logit_scale (`torch.Tensor`, *optional*): To be put into the weights in the folder, whose every other byte stays.
+        method (`str`, *optional*), class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*), settings
+            (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
+            *optional*), label_names (`Sequence[str]`, *optional*): See `write_robustft_json`. Without a method
+            `robustft.json` stays, but for what is given, and the head too.
+        head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
+            ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
+        cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
+        report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
+        earlier (`Sequence[EvaluationReport]`, *optional*): Of other models, kept in `evaluation.json`.
+        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), logits_dir (`str` or `Path`, *optional*): Of the
+            same evaluation.
+        data (`Sequence[Benchmark]`, *optional*), card (`Any`, *optional*): What else `write_model_card` says. Without method
+            and data the card is written again from what `robustft.json` holds for it.
+        progress (`Mapping[str, Any]`, *optional*): For `write_progress_card`: that card is written, and the report is shown in
+            it alone.
+        stays (`Sequence[str]`, *optional*): Patterns of files that stay; pictures and card among them are not written.
+
+    Raises:
+        OSError: If the folder cannot be written.
+        ValueError: If facts do not fit each other.
+    """
+    folder = Path(folder)
     if (model is None) != (processor is None):
         raise ValueError("A model is saved with its processor; give both, or neither for the model in the folder.")
-    if model is None and not any((folder / name).is_file() for name in _WEIGHTS):
-        raise FileNotFoundError(
-            f"There is no model in {folder}; give model and processor, or save the model there first."
-        )
-    kept = () if model is not None else [name for name in MODEL_FILES if name != HEAD_FILE]
-    with replacing(folder, keep=kept) as stage:
+    # A model of another method had a head of its own.
+    kept = [] if model is not None else [name for name in MODEL_FILES if method is None or name != HEAD_FILE]
+    with replacing(folder, keep=[*kept, *stays]) as stage:
         if model is not None:
             model.save_pretrained(stage)
             processor.save_pretrained(stage)
-        write_robustft_json(
-            stage,
-            method=method,
-            class_names=class_names,
-            templates=templates,
-            settings=settings,
-            alpha=alpha,
-            head=ZERO_SHOT_HEAD if head is None else head.label,
-            image_hashes=image_hashes,
-            label_names=label_names,
-        )
+        if logit_scale is not None:
+            _save_logit_scale(folder, stage, logit_scale)
+        parts = {} if cache is None else {"cache": dict(cache)}
+        parts |= {} if temperature is None else {"detector": None, "temperature": temperature.to_dict()}
+        if method is None:
+            shutil.copy2(folder / METADATA_FILE, stage)
+            parts |= {"image_hashes": list(image_hashes)} if image_hashes else {}
+        else:
+            write_robustft_json(
+                stage,
+                method=method,
+                class_names=class_names,
+                templates=templates,
+                settings=dict(settings or {}),
+                alpha=alpha,
+                head=ZERO_SHOT_HEAD if head is None else head.label,
+                image_hashes=image_hashes,
+                label_names=label_names,
+            )
+        if parts:
+            update_robustft_json(stage, **parts)
         if head is not None:
             head.save_pretrained(stage)
-        if cache is not None:
-            update_robustft_json(stage, cache=dict(cache))
-        if temperature is not None:
-            update_robustft_json(stage, temperature=temperature.to_dict())
         if detector is not None:
             detector.save(stage)
         if logits_dir is not None and Path(logits_dir).is_dir():
             shutil.move(logits_dir, stage / LOGITS)
-        if report is not None:
-            _write_results(folder, stage, report, baseline, scores, detector, data)
-            write_model_card(
-                stage,
-                title=folder.resolve().name,
-                report=report,
-                baseline=baseline,
-                method=method,
-                data=data,
-                settings=settings,
-                alpha=alpha,
-                **card,
-            )
+        if report is not None and RELIABILITY_FILE not in stays:
+            reports = [report] if baseline is None or progress is not None else [baseline, report]
+            draw_pictures(stage, reports, scores=scores, detector=detector)
+        if report is not None and progress is None:
+            save_reports(stage / EVALUATION_FILE, [*earlier, *([] if baseline is None else [baseline]), report])
+        if (report is None and progress is None) or CARD_FILE in stays:
+            return
+        _show_the_card_what_stays(folder, stage, [*stays, *([HEAD_FILE] if method is None else [])])
+        if progress is not None:
+            write_progress_card(stage, report=report, **progress)
+        elif method is None and not data:
+            refresh_model_card(stage, report, baseline, title=folder.resolve().name)
+        else:
+            said = load_robustft_json(stage)
+            told = {name: said.get(name) for name in ("method", "settings", "alpha")} | {"title": folder.resolve().name}
+            write_model_card(stage, report=report, baseline=baseline, data=data, **told, **card)
 
 
-def _write_results(
-    folder: Path,
-    stage: Path,
-    report: EvaluationReport,
-    baseline: EvaluationReport | None,
-    scores: Mapping[str, Mapping[str, Tensor]] | None,
-    detector: OpenSetDetector | None,
-    data: Sequence[Benchmark],
-) -> None:
-    reports = [report] if baseline is None else [baseline, report]
-    save_reports(stage / EVALUATION_FILE, reports)
-    roles = {benchmark.name: benchmark.role for benchmark in data if benchmark.role != "train"}
-    draw_pictures(stage, reports, scores=scores, roles=roles, detector=detector)
-    # The writers of card and entries keep what people wrote, and must see it.
-    written = [folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml")]
-    for path in written:
-        ours = is_untouched if path.name == CARD_FILE else eval_results.is_ours
-        if path.is_file() and not ours(path):
-            target = stage / path.relative_to(folder)
+def _show_the_card_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -> None:
+    """Copy what the card speaks of, such as pictures, and what people wrote of card and entries, which their writers keep."""
+    written = (folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml"))
+    theirs = [path for path in written if path.is_file() and not (is_untouched if path.name == CARD_FILE else eval_results.is_ours)(path)]
+    for path in (*theirs, *(folder / name for name in stays)):
+        target = stage / path.relative_to(folder)
+        if path.is_file() and not target.exists():
             target.parent.mkdir(exist_ok=True)
             shutil.copy2(path, target)
+
+
+def _save_logit_scale(folder: Path, stage: Path, logit_scale: Tensor) -> None:
+    """Write again the one file of the weights that holds the logit scale."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name == HEAD_FILE:
+            continue
+        with safe_open(path, framework="pt") as file:
+            names, metadata = set(file.keys()), file.metadata()
+        if LOGIT_SCALE in names:
+            tensors = load_file(path)
+            tensors[LOGIT_SCALE] = logit_scale.detach().to("cpu", tensors[LOGIT_SCALE].dtype)
+            save_file(tensors, stage / path.name, metadata=metadata)
+            return
+    raise OSError(
+        f"No .safetensors file in {folder} holds `{LOGIT_SCALE}`; save the model there with save_pretrained first."
+    )

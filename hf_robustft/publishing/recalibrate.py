@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.benchmarks import Benchmark
@@ -22,20 +20,20 @@ from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.report import EvaluationReport, load_reports, save_reports
+from ..evaluation.report import EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
-from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.files import check_output_dir
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
-from ..modeling.zero_shot import HEAD_FILE
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from . import eval_results
 from .card_facts import CardFacts
-from .card_file import CARD_FILE
-from .card_sections import FOLDED_SINCE, draw_pictures
-from .model_card import refresh_model_card
-from .run_folder import EVALUATION_FILE, LOGITS, changing, has_trained_head, restore, settle
+from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
+from .card_sections import FOLDED_SINCE
+from .finish import complete_folder
+from .run_folder import EVALUATION_FILE, LOGITS, has_trained_head, settle
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -106,7 +104,6 @@ def recalibrate(
     """
     directory = Path(directory)
     if directory.is_dir():
-        restore(directory)
         settle(directory)
     facts = load_robustft_json(directory)
     check_output_dir(directory, "DIR")
@@ -162,24 +159,35 @@ def recalibrate(
     after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
     _record(temperature, fitted, logits, labels, before, after)
 
-    with changing(directory) as folder:
-        _save_logit_scale(directory, folder, logit_scale)
-        if head is not None:
-            head.save_pretrained(folder)
-        update_robustft_json(folder, detector=None, temperature=temperature.to_dict(), image_hashes=hashes)
-        if detector is not None:
-            detector.save(folder)
-        if after is not None:
-            reports = _with(reports, after, notes)
-            roles = {benchmark.name: benchmark.role for benchmark in evaluation}
-            draw_pictures(folder, reports[-2:], scores=evaluator.scores, roles=roles, detector=detector)
-        elif reports and abs(fitted - 1) > UNCHANGED:
-            earlier = reports[-1].settings.get(FOLDED_SINCE, 1.0)
-            reports[-1].settings[FOLDED_SINCE] = earlier * fitted
+    stays = [f"{LOGITS}/*"]
+    if after is not None:
+        reports = _with(reports, after, notes)
+    else:
+        stays += [RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE]
+        if reports and abs(fitted - 1) > UNCHANGED:
+            reports[-1].settings[FOLDED_SINCE] = reports[-1].settings.get(FOLDED_SINCE, 1.0) * fitted
             notes.append(f"{EVALUATION_FILE} was measured before; give --eval_datasets to measure again.")
-        if reports:
-            save_reports(folder / EVALUATION_FILE, reports)
-            _write_card(directory, folder, reports, notes)
+    has_card = bool(reports) and (directory / CARD_FILE).is_file()
+    if not has_card or CardFacts.load(directory) is None:
+        stays += [CARD_FILE, GENERATED_FILE, f"{eval_results.FOLDER}/*"]
+        notes += [
+            f"{CARD_FILE} is as it was: {METADATA_FILE} does not hold what it says beyond the results; write it again with "
+            "write_model_card."
+        ] * has_card
+    *earlier, baseline, report = [None, None, *reports]
+    complete_folder(
+        directory,
+        logit_scale=logit_scale,
+        image_hashes=hashes,
+        head=head,
+        temperature=temperature,
+        detector=detector,
+        report=report,
+        baseline=baseline,
+        earlier=[item for item in earlier if item is not None],
+        scores=None if evaluator is None else evaluator.scores,
+        stays=stays,
+    )
     if (directory / LOGITS).is_dir():
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     return Recalibration(temperature, fitted, detector, before, after, notes)
@@ -330,31 +338,3 @@ def _with(reports: list[EvaluationReport], after: EvaluationReport, notes: list[
         else:
             kept.append(report)
     return [*kept, after]
-
-
-def _write_card(directory: Path, folder: Path, reports: list[EvaluationReport], notes: list[str]) -> None:
-    if not (folder / CARD_FILE).is_file():
-        return
-    baseline = reports[-2] if len(reports) > 1 else None
-    if refresh_model_card(folder, reports[-1], baseline, title=directory.resolve().name) is None:
-        notes.append(
-            f"{CARD_FILE} is as it was: {METADATA_FILE} does not hold what it says beyond the results; write it again with "
-            "write_model_card."
-        )
-
-
-def _save_logit_scale(directory: Path, folder: Path, logit_scale: Tensor) -> None:
-    """Rewrite the one file of the weights that holds the logit scale; every other byte of the weights stays."""
-    for path in sorted(directory.glob("*.safetensors")):
-        if path.name == HEAD_FILE:
-            continue
-        with safe_open(path, framework="pt") as file:
-            names, metadata = set(file.keys()), file.metadata()
-        if LOGIT_SCALE in names:
-            tensors = load_file(path)
-            tensors[LOGIT_SCALE] = logit_scale.detach().to("cpu", tensors[LOGIT_SCALE].dtype)
-            save_file(tensors, folder / path.name, metadata=metadata)
-            return
-    raise OSError(
-        f"No .safetensors file in {directory} holds `{LOGIT_SCALE}`; save the model there with save_pretrained first."
-    )

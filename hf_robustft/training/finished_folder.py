@@ -13,16 +13,17 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport
 from ..publishing.card_file import CARD_FILE, is_untouched
-from ..publishing.card_sections import draw_pictures
-from ..publishing.finish import finish_checkpoint
+from ..publishing.finish import complete_folder, finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.metadata import METADATA_FILE, write_robustft_json
-from ..publishing.model_card import write_model_card
-from ..publishing.progress_card import is_progress_card, write_progress_card
+from ..publishing.progress_card import is_progress_card
+from ..publishing.run_folder import EVALUATION_FILE, LOGITS, RESULT_FILES
 from .benchmark_evaluation import as_benchmarks
 from .distributed import effective_precision
 from .schedules import FIRST_EPOCH_RATE, WITHOUT_WARMUP
 
+#: What a card calls the options of `Trainer.create_model_card`.
+_OF_THE_HUB = {"base_model": "finetuned_from", "licence": "license"}
 _PRECISION = {"fp32": "float32", "bf16": "bf16, mixed", "fp16": "fp16, mixed"}
 
 
@@ -128,20 +129,19 @@ class FinishedFolder:
             "log_history": self.state.log_history,
         }
 
-    def _write_progress_card(self, folder: Path) -> None:
+    def progress(self) -> dict[str, Any]:
+        """What the card of a run that goes on says of it, see `write_progress_card`."""
         losses = [(entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry]
-        write_progress_card(
-            folder,
-            title=(self.hub_model_id or folder.resolve().name).split("/")[-1],
-            method=self.method,
-            step=self.state.global_step,
-            total_steps=self.state.max_steps,
-            base_model=self.model.name_or_path or None,
-            trained_on=[self.train_benchmark.name] if self.train_benchmark is not None else [],
-            loss=losses[-1] if losses else None,
-            report=self.last_report,
-            evaluated_at=self._evaluated_at,
-        )
+        return {
+            "title": (self.hub_model_id or Path(self.args.output_dir).resolve().name).split("/")[-1],
+            "method": self.method,
+            "step": self.state.global_step,
+            "total_steps": self.state.max_steps,
+            "base_model": self.model.name_or_path or None,
+            "trained_on": [self.train_benchmark.name] if self.train_benchmark is not None else [],
+            "loss": losses[-1] if losses else None,
+            "evaluated_at": self._evaluated_at,
+        }
 
     def _named_classes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         source = self.train_benchmark if self.train_benchmark is not None else self.train_dataset
@@ -201,26 +201,18 @@ class FinishedFolder:
         old = card.is_file() and (card.stat().st_mtime < self._run_started or is_progress_card(folder))
         if card.is_file() and not (old and is_untouched(card)):
             return
-        metadata = folder / METADATA_FILE
+        metadata, facts = folder / METADATA_FILE, {}
         if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
-            self._write_metadata(folder)
+            facts = {**self._facts_of_the_model(), "head": self.head}
         data = [] if self.train_benchmark is None else [self.train_benchmark]
         data += [benchmark for benchmark in getattr(self, "_evaluated", ()) if benchmark not in data]
         if not data or not self._last_report_is_of_the_export():
-            self._write_progress_card(folder)
-            return
-        draw_pictures(folder, self.last_report)
-        write_model_card(
-            folder,
-            report=self.last_report,
-            method=self.method,
-            data=data,
-            settings=changed_arguments(self.args),
-            tags=getattr(self.model, "model_tags", None) or (),
-            **self._facts_of_the_run(),
-            **({"base_model": kwargs["finetuned_from"]} if kwargs.get("finetuned_from") else {}),
-            **({"licence": kwargs["license"]} if kwargs.get("license") else {}),
-        )
+            facts["progress"] = self.progress()
+        else:
+            facts |= {"data": data, "tags": getattr(self.model, "model_tags", None) or (), **self._facts_of_the_run()}
+            facts |= {name: kwargs[given] for name, given in _OF_THE_HUB.items() if kwargs.get(given)}
+        stays = (EVALUATION_FILE,) if self.last_report is not None else RESULT_FILES
+        complete_folder(folder, report=self.last_report, stays=[*stays, f"{LOGITS}/*"], **facts)
 
     def _last_report_is_of_the_export(self) -> bool:
         at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps

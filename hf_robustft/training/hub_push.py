@@ -19,7 +19,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..publishing.card_file import CARD_FILE, is_untouched
-from ..publishing.card_sections import draw_pictures
+from ..publishing.finish import complete_folder
 from ..publishing.folder import check_secrets, leaves, pictures
 from ..publishing.hub import Publication, open_repository, publish, summary, with_retries
 
@@ -189,9 +189,7 @@ class HubPusher:
                     (stage / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(written.parent / name, stage / name)
             return
-        if self.trainer.last_report is not None:
-            draw_pictures(stage, self.trainer.last_report)
-        self.trainer._write_progress_card(stage)
+        complete_folder(stage, report=self.trainer.last_report, progress=self.trainer.progress())
 
     # ---- At the end --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import shutil
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from hf_robustft.evaluation.report import TRAINED_HEAD, load_reports, save_repor
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
-from hf_robustft.publishing import recalibrate as module
+from hf_robustft.publishing import finish, run_folder
 from hf_robustft.publishing.card_sections import worse_under_shift
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
@@ -137,7 +139,10 @@ def test_a_second_run_finds_a_temperature_of_one_and_keeps_the_history(folder, s
     assert len(temperature["history"]) == 2 and set(temperature["sets"]) == {"photo", "sketch"}
     assert "temperature_folded_since" not in (folder / "evaluation.json").read_text()
     assert "were measured before" not in card + (folder / "README.md").read_text()
-    assert "(the product of 2 fits, the last one, fitted on 60 images" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "(the product of 2 fits, the last one, fitted on 60 images" in card
+    # Pictures stay, and the card goes on showing them.
+    assert "](reliability.png)" in card and "](shift.png)" in card and (folder / "shift.png").is_file()
 
 
 def test_with_evaluation_sets_everything_is_measured_anew(folder, sets):
@@ -287,10 +292,34 @@ def test_a_failure_leaves_the_folder_as_it_was(folder, sets, monkeypatch, where)
     def failing(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(module, where, failing)
+    monkeypatch.setattr(finish, where, failing)
     with pytest.raises(OSError, match="no space left"):
         fold(folder, sets["validation"], [sets["photo"], sets["sketch"]])
     assert digests(folder) == before
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_a_process_that_is_killed_while_files_are_moved_leaves_what_the_next_reader_finishes(
+    folder, sets, tmp_path, monkeypatch, moved
+):
+    whole, replace, calls = tmp_path / "whole" / "my-clip", os.replace, []
+    shutil.copytree(folder, whole)
+    fold(whole, sets["validation"], [sets["photo"]])
+
+    def dying(source, target):
+        if os.path.basename(os.path.dirname(source)) == run_folder.READY:
+            calls.append(target)
+            if len(calls) > moved:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(run_folder.os, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        fold(folder, sets["validation"], [sets["photo"]])
+    monkeypatch.setattr(run_folder.os, "replace", replace)
+    assert digests(folder) != digests(whole)
+    run_folder.settle(folder)
+    assert digests(folder) == digests(whole)
 
 
 def test_a_folder_without_card_and_evaluation_is_calibrated_too(folder, sets):
