@@ -71,7 +71,7 @@ def shortened(flags: list[str]) -> list[str]:
     more = "--use_cpu --disable_tqdm true".split()
     if "--eval_datasets" in flags:
         more += ["--skip_baseline"]
-    if "--finetuned_model" in flags:
+    if "--finetuned_model" in flags or "tip_adapter" in flags:
         return [*flags, *more]
     more += ["--report_to", "none", "--per_device_train_batch_size", "8"]
     more += ["--max_steps", "3" if "--resume_from_checkpoint" in flags else "2"]
