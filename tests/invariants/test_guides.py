@@ -134,7 +134,7 @@ def check_flags(command: str) -> None:
     called, flags = parts(command)
     if called in ("script", "train"):
         parse([*flags, "--use_cpu"])
-    sets = flags[flags.index("--eval_datasets") + 1 :]
+    sets = flags[flags.index("--eval_datasets") + 1 :] if "--eval_datasets" in flags else []
     for name in sets[: next((i for i, word in enumerate(sets) if word.startswith("--")), None)]:
         assert load_benchmark(name), name
 
