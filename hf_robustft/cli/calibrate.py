@@ -27,6 +27,7 @@ from .data_sets import (
     SETS,
     Known,
     ReadingOptions,
+    check_columns,
     evaluation_benchmarks,
     model_classes,
     validation_benchmark,
@@ -68,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         # The card is written again, and such a method is described by its Trainer class alone.
         from ..training import methods  # noqa: F401
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
+    check_columns([options.dataset, *options.eval_datasets], data)
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     found = recalibrate(
         options.directory,

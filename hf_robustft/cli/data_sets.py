@@ -182,6 +182,27 @@ def evaluation_benchmarks(
     return benchmarks, notes
 
 
+def check_columns(texts: Sequence[str | None], options: ReadingOptions) -> None:
+    """
+    Refuse --image_column and --label_column where none of the sets of a command has columns.
+
+    Args:
+        texts (`Sequence[str]`): All sets, as the command names them; `None` for one that is not given.
+        options ([`ReadingOptions`]): How data are read.
+
+    Raises:
+        ValueError: If all sets are class folders or go by a name of the registry.
+    """
+    given = _given(options, "image_column", "label_column")
+    specs = [Spec.parse(text) for text in texts if text is not None]
+    if given and not any(spec.has_columns for spec in specs):
+        raise ValueError(
+            f"`--{next(iter(given))} {next(iter(given.values()))}` names a column, but "
+            f"{quoted([spec.text for spec in specs])} "
+            "have none: class folders and names of the registry say themselves what is what; leave it out."
+        )
+
+
 def default_evaluation(train: str) -> list[str]:
     """What to measure on by default: the test sets of the suite that `train` names; none for your own data."""
     spec = Spec.parse(train)

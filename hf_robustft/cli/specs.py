@@ -18,7 +18,7 @@ from datasets import get_dataset_split_names
 from ..data.catalog.hub_copies import WDS_IMAGES
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import split_word
-from ..data.folders import folder_splits, holds_tars, tars
+from ..data.folders import folder_layout, folder_splits, holds_tars, tars
 from ..data.hub import is_hub_id, require_hub
 from ..data.messages import quoted
 from .first_look import nearest_role
@@ -76,6 +76,13 @@ class Spec:
         return re.sub(r"\s+", "-", stem) or "data"
 
     @property
+    def has_columns(self) -> bool:
+        """Whether the data have columns to name: own data that are not a folder of class folders."""
+        folder = Path(self.source).expanduser()
+        classes = folder.is_dir() and not holds_tars(folder) and folder_layout(folder)[0] == "classes"
+        return not self.registered and not classes
+
+    @property
     def folder(self) -> str | None:
         """The path of your own data, or of your own copy; None for a name of the registry alone."""
         return self.copy if self.registered else self.source
@@ -131,12 +138,15 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
         given (`dict[str, str]`): `image_column` and `label_column`, those that a user named.
 
     Returns:
-        `dict[str, str]`: The same; of a folder of tars, what is not given is what the files in its first tar are named for.
+        `dict[str, str]`: The same, or none for class folders, which have no columns; of a folder of tars, what is not given
+        is what the files in its first tar are named for.
 
     Raises:
         ValueError: If there is not one kind of image in the tar.
     """
     folder = Path(spec.source).expanduser()
+    if not spec.has_columns:
+        return {}
     if not folder.is_dir() or not holds_tars(folder) or len(given) == 2:
         return given
     return {**_tar_columns(folder, spec.source), **given}

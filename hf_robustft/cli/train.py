@@ -43,6 +43,7 @@ from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (
     Known,
+    check_columns,
     default_evaluation,
     evaluation_benchmarks,
     train_benchmark,
@@ -95,9 +96,10 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     processor = load_processor(model_args.model, option="--model")
     if model_args.finetuned_model is not None:
         load_processor(model_args.finetuned_model, option="--finetuned_model")
+    texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
+    check_columns([data_args.train_dataset, *texts], data_args)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
-    texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
     evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)

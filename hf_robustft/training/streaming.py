@@ -130,7 +130,8 @@ class StreamLoader:
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for the order of the data to be."""
-        examples, shards = self.examples, self.examples.stream.source.n_shards
+        examples, stream = self.examples, self.examples.stream
+        shards = stream.source.n_shards
         readers = self.processes * len(self.positions)
         return {
             "processes": self.processes,
@@ -140,7 +141,7 @@ class StreamLoader:
             "shuffle": examples.shuffle,
             "buffer": examples.buffer,
             "shards": shards,
-            "parts": parts_of_a_shard(shards, readers),
+            "parts": parts_of_a_shard(shards, readers, stream.counts),
         }
 
     def passes(self) -> int:

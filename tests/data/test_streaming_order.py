@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -86,11 +87,23 @@ def test_rows_are_shuffled_over_shards_by_windows_and_not_at_all_if_asked(stream
 
 def test_no_reader_falls_behind_by_more_than_a_part(streams):
     # Four shards for three readers: one of them gets two in a pass, another in the next.
-    readers = [Reader(streams["parquet"], reader, 3, seed=1) for reader in range(3)]
+    stream = dataclasses.replace(streams["parquet"], counts=None)
+    readers = [Reader(stream, reader, 3, seed=1) for reader in range(3)]
     given = [[reader.slot(turn)[0] for turn in range(28)] for reader in readers]
     counts = Counter(epoch for part in given for epoch in part)
     assert counts == dict.fromkeys(range(21), 4), "four shards in each pass, none of them late"
     assert parts_of_a_shard(4, 3) == 1 and parts_of_a_shard(1, 4) == 4 and parts_of_a_shard(3, 4) == 2
+
+
+def test_a_shard_with_more_than_its_share_is_cut_for_all_readers(streams):
+    counts = streams["parquet"].counts
+    assert counts == (5, 0, 9, 3) and parts_of_a_shard(4, 3, counts) == 3
+    assert parts_of_a_shard(4, 2, counts) == 1, "9 rows of 17 are little more than a half"
+    assert parts_of_a_shard(2, 4, (2, 20)) == 4 and parts_of_a_shard(2, 4, (10, 12)) == 2
+    assert parts_of_a_shard(2, 30, (2, 20)) == 15, "cut into 30, it would leave readers without a row"
+    readers = [Reader(streams["parquet"], reader, 3, seed=1, buffer=2) for reader in range(3)]
+    one_pass = [item.index for reader in readers for _, item in until(reader, 1)]
+    assert len(one_pass) == len(set(one_pass)) == 17
 
 
 @pytest.mark.same_bits("one image at a time, without products of matrices")

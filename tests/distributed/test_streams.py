@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_processor
-from helpers.streams import WRITERS, benchmark
+from helpers import tiny_config, tiny_processor
+from helpers.streams import WRITERS, Numbered, benchmark, recorded
 from launching import run_in
+from safetensors.torch import load_file
+from transformers import CLIPModel
 
+from hf_robustft.data.streams.order import Position
+from hf_robustft.data.streams.rows import ROW_BITS
 from hf_robustft.evaluation.collect import collect_logits
 
 WORKER = Path(__file__).with_name("stream_worker.py")
@@ -57,6 +61,43 @@ def test_two_processes_with_two_workers_score_each_image_once(tiny_clip, tmp_pat
         assert told["error"].startswith("OSError: benchmark 'short': 11 rows were read, but the data set itself says")
     assert "row 0 of shard 1" in results["broken"][1]["error"]
     assert results["broken"][0]["error"].startswith("RuntimeError: Evaluation on 'broken' failed in process 1")
+
+
+class Replayed(Numbered):
+    """Streaming examples in the order of given rows `(pass, row)`."""
+
+    order: list[tuple[int, int]] = []
+
+    def examples(self, reader=0, readers=1, position=None):
+        for epoch, index in self.order:
+            shard, row = index >> ROW_BITS, index & ((1 << ROW_BITS) - 1)
+            (_, example), *_ = self.stream.rows(shard, row)
+            yield Position(), self.example(example, epoch, index, "a row")
+
+
+def test_two_processes_over_unequal_shards_train_as_one_process_does(tmp_path):
+    # Dealt out whole, the short shard would come again and again while the long one is not half through.
+    folder = str(WRITERS["parquet"](tmp_path / "rows", (2, 22)))
+    settings = {"num_train_epochs": 2, "seed": 3, "learning_rate": 0.1, "optim": "sgd"}
+    job = {"name": "two", "kind": "parquet", "folder": folder}
+    job["train"] = {**settings, "per_device_train_batch_size": 3, "save_at": [8]}
+    found = run(tmp_path / "out", [job])["two"]
+    steps = [[tuple(row) for process in found for row in process["seen"][step]] for step in range(8)]
+    for first in (0, 4):
+        seen = [index for step in steps[first : first + 4] for _, index in step]
+        assert len(seen) == len(set(seen)) == 24, "each row once in a pass, as in one process"
+    torch.manual_seed(0)
+    model, described = CLIPModel(tiny_config()).eval(), benchmark("parquet", Path(folder), ())
+    alone = recorded(model, described, tmp_path / "one", **settings, per_device_train_batch_size=6)
+    for first in (0, 4):
+        assert len({index for step in alone[first : first + 4] for _, index in step}) == 24
+    Replayed.order = [row for step in steps for row in step]
+    again = {**settings, "per_device_train_batch_size": 6, "save_at": [8], "kind": Replayed}
+    assert recorded(model, described, tmp_path / "again", **again) == steps
+    places = tmp_path / "again", tmp_path / "out" / "two"
+    one, two = (load_file(place / "checkpoint-8" / "model.safetensors") for place in places)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
 
 
 #: Every second combination by default; each pair of combinations trains eight short runs in two processes.

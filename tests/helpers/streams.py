@@ -133,13 +133,13 @@ def recorded(
     model, described: Benchmark, folder: Path, resume: Path | None = None, save_at: Sequence[int] = (), **settings
 ) -> list[list[tuple]]:
     """The rows of each batch of a run of this process, resumed from a checkpoint if one is given."""
-    processor, buffer = tiny_processor(), settings.pop("buffer", 5)
+    processor, buffer, kind = tiny_processor(), settings.pop("buffer", 5), settings.pop("kind", Numbered)
     args = arguments(folder, **{"per_device_train_batch_size": 2, "logging_steps": 100, **settings})
     shuffle = args.train_sampling_strategy == "random"
     trainer = Recording(
         copy.deepcopy(model),
         args,
-        train_dataset=Numbered.from_benchmark(described, processor, seed=args.seed, shuffle=shuffle, buffer=buffer),
+        train_dataset=kind.from_benchmark(described, processor, seed=args.seed, shuffle=shuffle, buffer=buffer),
         processing_class=processor,
         data_collator=NumberedCollator(processor.tokenizer),
         callbacks=[SaveAt(save_at)],

@@ -12,6 +12,7 @@ from helpers.stub_hub import class_folders, quietly, table
 from hf_robustft.cli.data_sets import (
     DataOptions,
     Known,
+    check_columns,
     default_evaluation,
     evaluation_benchmarks,
     model_classes,
@@ -253,6 +254,22 @@ def test_tars_need_no_columns(tmp_path):
         rows = found.stream() if streaming else found.load()
         assert [row["label" if streaming else "cls"] for row in rows] == [3, 2, 1, 0]
     assert train_benchmark(f"{tmp_path}/own/test", DataOptions()).class_names == ("bee", "owl", "dog", "cat")
+
+
+def test_columns_are_those_of_the_sets_that_have_columns(tmp_path):
+    folders = str(write_folders(tmp_path / "photos", (8,)))
+    image_dataset(8).rename_columns({"image": "photo", "label": "kind"}).to_parquet(str(tmp_path / "more.parquet"))
+    given = {"image_column": "photo", "label_column": "kind"}
+    found, _ = measured(folders, str(tmp_path / "more.parquet"), known=KNOWN, **given)
+    assert [(item.image_column, item.label_column, len(item.load())) for item in found] == [
+        ("image", "label", 8),
+        ("photo", "kind", 8),
+    ]
+    assert len(train_benchmark(folders, DataOptions(**given)).load()) == 8
+    check_columns([folders, str(tmp_path / "more.parquet"), None], DataOptions(**given))
+    check_columns([folders, "emoji_shift"], DataOptions())
+    with pytest.raises(ValueError, match="--image_column photo.*'emoji_shift'"):
+        check_columns([folders, "emoji_shift", None], DataOptions(**given))
 
 
 def test_flags_of_the_job():

@@ -2,15 +2,16 @@
 """Which reader gets which rows of a stream, and in which order: pure functions of seed, pass and reader.
 
 The shards of all passes form one endless sequence, a new permutation of them for each pass, and are dealt out to the readers
-in turn, so no reader gets ahead by more than the difference of shard sizes. Where there are fewer shards than readers, each
-shard is cut into parts by row number (every n-th row), and the parts are dealt out. A reader shuffles the rows of a pass in
+in turn, so no reader gets ahead by more than the difference of shard sizes. Where there are fewer shards than readers, or one
+shard is known to hold far more than a reader's share, each shard is cut into parts by row number (every n-th row), and the
+parts are dealt out. A reader shuffles the rows of a pass in
 windows: it fills a buffer, and gives the buffer's rows in a random order while it fills the next. So where a reader stands
 is four small numbers (`Position`), from which it can go on without reading more than one window again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ import torch
 from .rows import RowStream
 
 DEFAULT_BUFFER = 1000
+#: How many times a reader's share of the rows a part of a shard may hold. Reading every shard in every reader costs more.
+_UNEVEN = 1.25
 
 
 class Position(NamedTuple):
@@ -48,9 +51,18 @@ class Item(NamedTuple):
     example: dict
 
 
-def parts_of_a_shard(shards: int, readers: int) -> int:
-    """Return into how many parts each of `shards` is cut so that each of `readers` gets one in every pass."""
-    return -(-readers // shards)
+def parts_of_a_shard(shards: int, readers: int, counts: Sequence[int] | None = None) -> int:
+    """
+    Return into how many parts each of `shards` is cut so that each of `readers` gets one in every pass.
+
+    Where a part would hold far more than a reader's share of the rows, by their `counts` in each shard, every reader gets a
+    part of every shard: with whole shards, some would read a short one again and again while another reads a long one.
+    """
+    parts = -(-readers // shards)
+    longest = max(counts or (0,))
+    if longest >= readers and longest / parts > _UNEVEN * sum(counts) / readers:
+        return readers
+    return parts
 
 
 def permutation(size: int, seed: int, *what: object) -> np.ndarray:
@@ -96,7 +108,7 @@ class Reader:
             raise ValueError(f"{stream.where} is empty: it has no shards; check the path, the split and any pattern.")
         self.stream, self.reader, self.readers, self.seed, self.shuffle = stream, reader, readers, seed, shuffle
         self.shards = stream.source.n_shards
-        self.parts = parts_of_a_shard(self.shards, readers)
+        self.parts = parts_of_a_shard(self.shards, readers, stream.counts)
         self.buffer = buffer if shuffle and stream.shuffles_in_windows else 1
         self.position = Position() if position is None else position
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))

@@ -226,6 +226,7 @@ class RowStream:
             told.
         local (`bool`, *optional*, defaults to `True`): Whether the images lie on this machine, so that reading them
             twice fetches nothing twice.
+        counts (`tuple[int, ...]`, *optional*): Stored rows of each shard, where they are known.
         place (`Mapping[str, str | None]`, *optional*): Where they are read from, as fields of a `Benchmark`.
     """
 
@@ -235,6 +236,7 @@ class RowStream:
     declared_by: str = ""
     certain: bool = True
     local: bool = True
+    counts: tuple[int, ...] | None = field(default=None, repr=False)
     place: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
@@ -311,5 +313,5 @@ def stream_of(
         return RowStream(source, rule, opened.declared, "the data set itself", local=local)
     counts = count_rows(opened) if local or (training and rows is None) else None
     if counts is not None:
-        return RowStream(source, rule, sum(counts), "the headers of its files", local=local)
+        return RowStream(source, rule, sum(counts), "the headers of its files", local=local, counts=counts)
     return RowStream(source, rule, rows, "" if rows is None else "the registry", certain, local)
