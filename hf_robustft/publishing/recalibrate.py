@@ -23,7 +23,7 @@ from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
-from ..modeling.checkpoint import load_checkpoint
+from ..modeling.checkpoint import load_checkpoint, load_processor
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.files import check_output_dir
 from ..modeling.heads import load_head
@@ -129,6 +129,11 @@ def recalibrate(
             f"There are {state.num_processes} processes, and each would write {directory}; calibrate in one, without "
             "accelerate launch."
         )
+    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    evaluator = None
+    if evaluation:
+        # Refuses sets that do not fit each other, before weights are read.
+        evaluator = Evaluator(evaluation, load_processor(directory), bad_images=bad_images, **options)
     device = state.device
     model, processor = load_checkpoint(directory, dtype=None)
     model = model.to(device)
@@ -139,8 +144,6 @@ def recalibrate(
             "them with dtype=torch.float32 and save them again first."
         )
     head = load_head(directory).to(device) if has_trained_head(directory, facts) else None
-    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    evaluator = Evaluator(evaluation, processor, bad_images=bad_images, **options) if evaluation else None
     bad = None if bad_images is None else bad_images.of(f"data set {validation.name!r}")
     logits, labels = collect_logits(model, validation, processor, head=head, bad_images=bad, **options)
     temperature = _fitted(facts, logits, labels)

@@ -32,6 +32,7 @@ ROWS = [
     ("calibrate", f"{CALIBRATE} --dataset broken.parquet", "broken.parquet"),
     ("calibrate", f"{CALIBRATE} --dataset other.parquet", "fox"),
     ("calibrate", f"{CALIBRATE} --dataset test.parquet --eval_datasets test.parquet", "--eval_datasets"),
+    ("calibrate", f"{CALIBRATE} --dataset held_out.parquet --eval_datasets other.parquet:open_set", "open set"),
 ]
 RIGHT = {
     "train": f"{TRAIN} --eval_datasets test.parquet held_out.parquet:validation other.parquet:open_set",

@@ -17,6 +17,8 @@ from hf_robustft import (
     interpolate_weights,
     pipeline,
 )
+from hf_robustft.evaluation.report import load_reports
+from hf_robustft.publishing.progress_card import is_progress_card
 
 
 @pytest.fixture
@@ -91,3 +93,20 @@ def test_a_temperature_that_nothing_is_fitted_on_cannot_be_folded(trainer, tmp_p
             **{name: found[name] for name in given},
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_the_trainers_own_card_comes_with_the_results_that_it_states(trainer, tmp_path):
+    folder = tmp_path / "out"
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    assert is_progress_card(folder) and not (folder / "evaluation.json").exists()
+    weights = (folder / "model.safetensors").read_bytes()
+    trainer.evaluate()
+    (folder / "notes.txt").write_text("mine")
+    trainer.create_model_card(license="mit", finetuned_from="owner/base")
+    (report,) = load_reports(folder / "evaluation.json")
+    assert report.results == trainer.last_report.results and (folder / "reliability.png").is_file()
+    card = (folder / "README.md").read_text()
+    assert not is_progress_card(folder) and "license: mit" in card and "base_model: owner/base" in card
+    assert (folder / "model.safetensors").read_bytes() == weights and (folder / "notes.txt").read_text() == "mine"
