@@ -6,8 +6,7 @@
     accelerate launch -m hf_robustft.cli train --recipe emoji_shift/flyp --seed 1
 
 With no argument: CaRot on Emoji Shift from the packaged checkpoint, nothing to download. Flags override
---config, which overrides the recipe (for emoji_shift the method's own), which overrides the defaults.
---method NAME --help shows the settings of a method.
+--config, then the recipe (for emoji_shift the method's own), then defaults. --method NAME --help has its own.
 """
 
 from __future__ import annotations

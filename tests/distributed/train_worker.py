@@ -40,7 +40,8 @@ class OneStep(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.optimizer_steps = 1
-        for teacher in filter(None, (getattr(self.trainer, name, None) for name in ("teacher", "start"))):
+        teacher = getattr(self.trainer, "teacher", None)
+        if teacher is not None:
             generator = torch.Generator().manual_seed(5)
             for parameter in teacher.parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
