@@ -9,6 +9,11 @@ First every method is trained at every learning rate with a seed of its own and 
 the rate with the best validation accuracy is used for the runs that are reported. One thread a job. A run whose
 result is already there is not repeated, so an interrupted comparison continues. Writes `comparison.json` and
 `comparison.md`.
+
+    python examples/compare_methods.py --ablations carot --seeds 0 1 2 --output outputs/ablations
+
+instead leaves the terms of a method out one by one, at the rate of its recipe or at each of `--learning_rates`, and writes
+`ablations-carot.md`.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hf_robustft.evaluation.open_set import shift_mean
 from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.hardware import describe_hardware
 
@@ -33,6 +39,28 @@ SELECTION_SEED = 100
 METHODS = ("zero_shot", "ft", "wise_ft", "flyp", "carot")
 NAMES = {method: METHOD_FACTS[method].label for method in METHODS}
 METRICS = ("accuracy", "ece", "nll")
+RATES = ("1e-4", "3e-4", "1e-3")
+_NO_CONSTRAINT = ["--orthogonality_weight", "0", "--cross_frobenius_weight", "0"]
+#: By method, the arguments of the runs that leave something out.
+ABLATIONS: dict[str, dict[str, list[str]]] = {
+    "carot": {
+        "CaRot": [],
+        "without orthogonality": ["--orthogonality_weight", "0"],
+        "without cross-Frobenius": ["--cross_frobenius_weight", "0"],
+        "without either constraint": _NO_CONSTRAINT,
+        "without self-distillation": ["--distillation_weight", "0"],
+        "contrastive loss alone (FLYP)": [*_NO_CONSTRAINT, "--distillation_weight", "0"],
+        "with a teacher that stands still": ["--ema_update_every", "0"],
+        "its teacher as the result": ["--export_weights", "teacher"],
+    },
+    "croft": {
+        "CRoFT": [],
+        "without energy gradient": ["--energy_gradient_weight", "0"],
+        "without alignment of shifted features": ["--shift_alignment_weight", "0"],
+        "without shifted features": ["--feature_shifts", "false"],
+        "adapters alone": ["--energy_gradient_weight", "0", "--feature_shifts", "false"],
+    },
+}
 
 
 def run(output: Path, arguments: list[str]) -> dict:
@@ -215,20 +243,81 @@ def summary_table(summary: dict, in_distribution: str) -> list[str]:
     return lines
 
 
+def run_ablations(output: Path, method: str, rate: str | None, seeds: list[int], jobs: int) -> dict[str, list[dict]]:
+    """Reports by ablation; without a `rate` at that of the recipe."""
+    start = ["--method", method, "--skip_baseline", "true", *([] if rate is None else ["--learning_rate", rate])]
+    if method == "croft":
+        start += ["--feature_cache", str(output / "cache")]
+
+    def one(task: tuple[str, int]) -> dict:
+        name, seed = task
+        folder = f"{method}-{rate or 'recipe'}-{name.replace(' ', '_')}-{seed}"
+        return run(output / folder, [*start, *ABLATIONS[method][name], "--seed", str(seed)])
+
+    tasks = [(name, seed) for name in ABLATIONS[method] for seed in seeds]
+    with ThreadPoolExecutor(jobs) as pool:
+        reports = dict(zip(tasks, pool.map(one, tasks), strict=True))
+    return {name: [reports[name, seed] for seed in seeds] for name in ABLATIONS[method]}
+
+
+def ablation_table(collected: dict[str, list[dict]]) -> list[str]:
+    """One row an ablation: in distribution, mean of the shifts, and unseen classes by the energy."""
+    single = len(next(iter(collected.values()))) == 1
+    columns = [
+        "noto accuracy %",
+        "noto ECE %",
+        "shift accuracy %",
+        "shift ECE %",
+        "shift NLL",
+        "AUROC %",
+        "AUROC shifts %",
+    ]
+    lines = [f"| run | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, reports in collected.items():
+        sets = summarise(reports)
+        own, shift = sets["noto"], sets["mean of shifts"]
+        rows = [next(iter(report["open_set"].values()))["scores"]["energy"] for report in reports]
+        aurocs = [[row["auroc"] for row in rows], [shift_mean(row)["auroc"] for row in rows]]
+        values = [own["accuracy"], own["ece"], shift["accuracy"], shift["ece"], shift["nll"]]
+        values += [(statistics.fmean(of), _deviation(of)) for of in aurocs]
+        cells = [_cell(value, column != "shift NLL", single) for value, column in zip(values, columns, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def compare_ablations(output: Path, method: str, rates: list[str] | None, seeds: list[int], jobs: int) -> str:
+    """The tables of the ablations of a method, and how they were made."""
+    command = f"python examples/compare_methods.py {shlex.join(sys.argv[1:])}"
+    lines = [f"# Emoji Shift: {METHOD_FACTS[method].label} without its parts", ""]
+    lines += [
+        f"`{command}` on {describe_hardware()}; mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+    ]
+    for rate in rates or [None]:
+        collected = run_ablations(output, method, rate, seeds, jobs)
+        lines += ["", f"## Learning rate {rate or 'of the recipe'}", "", *ablation_table(collected)]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Select, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="Folder of runs and tables.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="Seeds of the reported runs.")
-    parser.add_argument("--learning_rates", nargs="+", default=["1e-4", "3e-4", "1e-3"], help="Rates to choose from.")
+    parser.add_argument("--learning_rates", nargs="+", help=f"Rates to choose from; by default {', '.join(RATES)}.")
+    parser.add_argument("--ablations", choices=list(ABLATIONS), help="Leave the terms of this method out one by one.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time, one thread each.")
     args = parser.parse_args()
-    started = time.perf_counter()
-    selection = choose_learning_rates(args.output, args.learning_rates, args.jobs)
+    if args.ablations:
+        text = compare_ablations(args.output, args.ablations, args.learning_rates, args.seeds, args.jobs)
+        (args.output / f"ablations-{args.ablations}.md").write_text(text, encoding="utf-8")
+        print(text)
+        return
+    started, rates = time.perf_counter(), args.learning_rates or list(RATES)
+    selection = choose_learning_rates(args.output, rates, args.jobs)
     chosen = {method: max(found, key=found.get) for method, found in selection.items()}
     print("learning rates:", chosen, flush=True)
     collected = run_seeds(args.output, chosen, args.seeds, args.jobs)
-    by_rate = measure_selection_runs(args.output, args.learning_rates)
+    by_rate = measure_selection_runs(args.output, rates)
     summary = {method: summarise(collected[method]) for method in NAMES}
     seconds = time.perf_counter() - started
     written = args.output / "comparison.json"

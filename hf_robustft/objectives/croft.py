@@ -242,8 +242,9 @@ class CRoFTObjective(ObjectiveMixin):
             shifted = step.shifted
             if args.energy_gradient_shifted and args.generator_steps:
                 shifted = mixed_back(shifted, self.adapters.image_adapter, self.adapters.image_ratio)
-                alignment = same_class_alignment(step.shifted, step.image_rows, step.labels)
-                croft["shift_alignment"] = -args.shift_alignment_weight * alignment
+                if args.shift_alignment_weight:
+                    alignment = same_class_alignment(step.shifted, step.image_rows, step.labels)
+                    croft["shift_alignment"] = -args.shift_alignment_weight * alignment
                 rows = torch.cat([rows, step.shifted])
             croft["shift_classification"] = F.cross_entropy(
                 class_logits(shifted, step.class_embeds, step.scale), step.labels

@@ -175,6 +175,8 @@ def feature_shift_loss(
         `torch.Tensor`: Scalar.
     """
     classification = F.cross_entropy(class_logits(shifted, class_embeds, logit_scale), labels)
+    if not alignment_weight:
+        return classification
     return classification + alignment_weight * same_class_alignment(shifted, image_embeds, labels)
 
 
