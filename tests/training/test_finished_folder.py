@@ -19,7 +19,7 @@ def test_what_ran_is_stated_also_where_it_is_the_default(tmp_path):
         arguments(tmp_path, max_steps=1200, gradient_accumulation_steps=4, per_device_train_batch_size=8)
     )
     assert stated["Length"] == "1,200 steps" and stated["Batch"].endswith(" = 32")
-    assert stated["Not set by hand"] == "the tests: ema_update_every=1"
+    assert stated["Not set by hand"] == "the tests: trajectory_update_every=1, ema_update_every=1"
 
 
 @pytest.mark.parametrize(("warmup", "words"), [(0, "none"), (0.02, "2 % of the steps"), (30, "30 steps")])
