@@ -194,7 +194,8 @@ class TeacherMixin(ObjectiveMixin):
         weights = cls._weights()
         if any(getattr(args, name) for name in weights):
             return ""
-        return f"{' and '.join(f'`{name}=0`' for name in weights)} makes no teacher; set a weight"
+        made = "makes" if len(weights) == 1 else "make"
+        return f"{' and '.join(f'`{name}=0`' for name in weights)} {made} no teacher; set a weight"
 
     @classmethod
     def check_settings(cls, args) -> None:
@@ -241,7 +242,7 @@ class TeacherMixin(ObjectiveMixin):
             warnings.warn(
                 f"The teacher will be updated only {len(steps)} times in {total_steps} steps, fewer than "
                 f"`{setting}={getattr(self.args, setting):g}`; set it to {max(1, round(total_steps / 50))} for this "
-                "run, or to 0.02, the paper's fraction of any run.",
+                "run, or to 0.02, a fraction of any run.",
                 stacklevel=2,
             )
 

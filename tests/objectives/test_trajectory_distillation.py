@@ -242,13 +242,14 @@ def test_the_teacher_of_a_run(tiny_clip, tmp_path, cls, own):
 
 
 def test_another_length_or_kernel_is_another_run(tiny_clip, tmp_path):
-    trained(TRACERTrainer, tiny_clip, tmp_path, save_strategy="steps", save_steps=3)
-    written = str(tmp_path / "checkpoint-3")
-    with pytest.raises(ValueError, match="number of steps 6, this run has the number of steps 8") as caught:
-        trained(TRACERTrainer, tiny_clip, tmp_path / "longer", resume=written, max_steps=8)
+    short = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trained(TRACERTrainer, tiny_clip, tmp_path, **short)
+    written = str(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match="number of steps 2, this run has the number of steps 3") as caught:
+        trained(TRACERTrainer, tiny_clip, tmp_path / "longer", resume=written, max_steps=3)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="`trajectory_beta=0.5`, this run has `trajectory_beta=1.5`"):
-        trained(TRACERTrainer, tiny_clip, tmp_path / "other", resume=written, trajectory_beta=1.5)
-    trained(CaRotTrainer, tiny_clip, tmp_path / "carot", save_strategy="steps", save_steps=3)
-    with pytest.warns(UserWarning, match="6 steps, this one has 8"):
-        trained(CaRotTrainer, tiny_clip, tmp_path / "c", resume=str(tmp_path / "carot" / "checkpoint-3"), max_steps=8)
+        trained(TRACERTrainer, tiny_clip, tmp_path / "other", resume=written, max_steps=2, trajectory_beta=1.5)
+    trained(CaRotTrainer, tiny_clip, tmp_path / "carot", **short)
+    with pytest.warns(UserWarning, match="2 steps, this one has 3"):
+        trained(CaRotTrainer, tiny_clip, tmp_path / "c", resume=str(tmp_path / "carot" / "checkpoint-1"), max_steps=3)
