@@ -201,6 +201,7 @@ def make_cache(
     """
     if model_args.method != "tip_adapter":
         return {}
+    say(args, *args.described_origins())
     with unless_refused(args.output_dir):
         options = _caching(data_args, args, data.train, args.tip_views)
         head = TipAdapterHead.from_benchmark(

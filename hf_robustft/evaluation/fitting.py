@@ -150,6 +150,6 @@ def search_cache(
     with torch.no_grad():
         for name, value in found.items():
             getattr(head, name).fill_(value)
-    grids = {name: {"from": 0.1, "below": end, "values": count} for name, (end, count) in CACHE_GRID.items()}
+    grids = {name: {"first": values[0], "last": values[-1], "values": len(values)} for name, values in grid.items()}
     selector = {"selector": "accuracy", "accuracy": int(correct.max()) / n, "n": n, "fitted_on": validation.name}
     return {**found, **selector, "grid": grids}

@@ -169,6 +169,8 @@ def finish_checkpoint(
         values = " × ".join(str(grid["values"]) for grid in cache["grid"].values())
         chosen = f"{cache['alpha']:.3g} and {cache['beta']:.3g}, of {values} values those of the highest accuracy "
         chosen += f"({100 * cache['accuracy']:.1f} % of {cache['n']} images) on {cache['fitted_on']}"
+        if any(cache[name] >= grid["last"] for name, grid in cache["grid"].items()):
+            chosen += "; at the end of the grid, so that a larger value may be better"
         facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
     if validation is not None and found["detector"] is None:
         found["temperature"], found["detector"], notes = fit_on_validation(

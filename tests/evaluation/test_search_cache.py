@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor, tiny_tokenizer
+from helpers.forked import run_ranks
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
@@ -67,8 +68,7 @@ def test_the_search_is_that_of_every_pair(tiny_clip):
         search_cache(model, test, tiny_processor(), head, progress=False)
 
 
-@pytest.mark.parametrize("cls", [ClipAdapterTrainer, TipAdapterFTrainer])
-@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize(("cls", "fold"), [(ClipAdapterTrainer, False), (TipAdapterFTrainer, True)])
 def test_the_folder_the_evaluation_and_the_pipeline_have_one_head(tiny_clip, tmp_path, cls, fold):
     train, validation, test = sets()
     folder = tmp_path / "out"
@@ -101,13 +101,44 @@ def test_the_folder_the_evaluation_and_the_pipeline_have_one_head(tiny_clip, tmp
     assert type(load_head(tmp_path / "copy")) is type(head)
 
 
-def test_numbers_that_are_given_are_kept(tiny_clip, tmp_path):
-    train, validation, _ = sets()
-    args = arguments(tmp_path, max_steps=1, tip_views=1, tip_beta=1.0)
-    options = {"train_dataset": train, "eval_dataset": [validation], "processing_class": tiny_processor()}
-    trainer = TipAdapterFTrainer(tiny_clip, args, **options)
-    trainer.train()
-    finish_checkpoint(tmp_path, trainer=trainer)
-    head = load_head(tmp_path)
-    assert (head.alpha.item(), head.beta.item()) == (pytest.approx(1.17), 1.0)
-    assert "cache" not in json.loads((tmp_path / "robustft.json").read_text())
+@pytest.mark.parametrize("given", [{"tip_beta": 1.0}, {"tip_alpha": 1.17}, {"tip_views": 1}])
+def test_numbers_that_are_given_are_kept(tiny_clip, tmp_path, given):
+    args = arguments(tmp_path, **given)
+    trainer = TipAdapterFTrainer(tiny_clip, args, train_dataset=sets(4)[0], processing_class=tiny_processor())
+    assert trainer.searches_head == ("tip_views" in given)
+
+
+@pytest.mark.numbers
+def test_two_processes_find_what_one_finds(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    found = []
+    for processes in (1, 2):
+        run = run_ranks(processes, tmp_path / "worker.py", ACCELERATE_USE_CPU="true")
+        assert run.returncode == 0, run.stderr[-3000:]
+        found += [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == 3 and found[0] == found[1] == found[2] and found[0]["n"] == 13
+
+
+WORKER = """
+import json
+
+import torch
+from accelerate import PartialState
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor, tiny_tokenizer
+from transformers import CLIPModel
+
+from hf_robustft import Benchmark, TipAdapterHead
+from hf_robustft.evaluation.fitting import search_cache
+from hf_robustft.training.distributed import end_gloo
+
+PartialState()
+torch.manual_seed(0)
+model = CLIPModel(tiny_config()).double().eval()
+train, validation = (
+    Benchmark.from_dataset(image_dataset(n), name=role, role=role, templates=TEMPLATES)
+    for n, role in ((8, "train"), (13, "validation"))
+)
+head = TipAdapterHead.from_benchmark(model, train, tiny_processor(), views=0, progress=False)
+print(json.dumps(search_cache(model, validation, tiny_processor(), head, batch_size=4, progress=False)), flush=True)
+end_gloo()
+"""
