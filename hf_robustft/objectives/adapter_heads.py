@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..data.benchmarks import Benchmark
 from ..modeling.feature_cache import CachedFeatures, cache_features
 from ..modeling.features import encode, evaluation_mode, normalised
 from ..modeling.heads import ClipAdapterHead, TipAdapterHead
@@ -87,8 +88,8 @@ class TipAdapterMixin(FrozenHeadMixin):
     """
     Tip-Adapter-F: the head is a [`TipAdapterHead`] around the zero-shot classifier, whose keys train.
 
-    The keys are those of the training set: of a [`Benchmark`] `tip_views` random crops, of [`CachedFeatures`] all the views
-    they hold, and of another data set its examples as they come. Arguments as for [`CrossEntropyMixin`].
+    The keys are those of the training set: of a [`Benchmark`] or `datasets.Dataset` `tip_views` random crops, of
+    [`CachedFeatures`] all the views they hold, and of another data set its examples as they come. Arguments as for [`CrossEntropyMixin`].
 
     Raises:
         ValueError: As [`CrossEntropyMixin`], and if there are no labelled images to make keys of.
@@ -107,12 +108,12 @@ class TipAdapterMixin(FrozenHeadMixin):
 
     def _bank(self) -> tuple[Tensor, Tensor | None]:
         """Features `(views, images, embed_dim)` and labels of the training set."""
-        data, args = self.train_dataset, self.args
-        if self.train_benchmark is not None and not self.train_benchmark.streaming:
-            name = f"the training set {self.train_benchmark.name!r}"
+        data, args, benchmark = self.train_dataset, self.args, self.training_images
+        if isinstance(benchmark, Benchmark) and not benchmark.streaming:
+            name = f"the training set {benchmark.name!r}"
             data = cache_features(
                 self.model,
-                self.train_benchmark,
+                benchmark,
                 self.processing_class,
                 views=args.tip_views,
                 seed=args.seed if args.data_seed is None else args.data_seed,

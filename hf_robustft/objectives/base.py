@@ -33,8 +33,9 @@ class ObjectiveMixin:
     combine in any number. It may read `self.args`, `self.model` (never wrapped), `self.state`,
     `self.optimizer_steps` (real optimizer steps so far: those that a loss scaler skipped do not count) and `self.is_resuming`
     (whether a checkpoint will be loaded after `prepare_training`), encode a batch with another model through
-    `self.encode_global(model, batch)`, have all training images encoded by `self.embed_training_images()`, and use the
-    exported model within `self.exported_weights()`. It never names another mixin.
+    `self.encode_global(model, batch)`, look at what was given to train on (`self.training_images`, a `datasets.Dataset` as the
+    [`Benchmark`] that it becomes), have all training images encoded by `self.embed_training_images()`, and use the exported
+    model within `self.exported_weights()`. It never names another mixin.
 
     Attributes:
         needs_captions (`bool`, defaults to `False`):

@@ -153,7 +153,7 @@ class RobustTrainer(
             benchmarks = as_benchmarks(eval_dataset)
             eval_dataset = {b.name: b for b in benchmarks} if isinstance(eval_dataset, Mapping) else eval_dataset
         self.train_benchmark = train_dataset if isinstance(train_dataset, Benchmark) else None
-        train_dataset = self._images = as_benchmark(train_dataset)
+        train_dataset = self.training_images = as_benchmark(train_dataset)
         # A user's collator may not know uint8 levels.
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
@@ -369,7 +369,7 @@ class RobustTrainer(
 
     def embed_training_images(self) -> tuple[Tensor, Tensor]:
         """Unit-norm embeddings and labels of all training images, without random crops; see [`embed_images`]."""
-        return embed_images(self, self._images)
+        return embed_images(self, self.training_images)
 
     def _check_images(self) -> None:
         """Say which evaluation sets hold training images."""

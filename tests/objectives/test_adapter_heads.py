@@ -88,6 +88,13 @@ def test_other_data_sets_give_one_view_as_it_comes(tiny_clip, tmp_path):
     torch.testing.assert_close(part.keys, normalize(features.features[0, [3, 9]], dim=-1), rtol=0, atol=1e-6)
 
 
+def test_rows_of_images_have_the_keys_of_the_benchmark_that_they_become(tiny_clip, tmp_path):
+    for given in ({}, {"tip_views": 2}):
+        want = cached(tiny_clip, views=given.get("tip_views", 10), n=8).features.mean(dim=0)
+        keys = trainer_of(TipAdapterFTrainer, tiny_clip, tmp_path, image_dataset(8), **given).head.keys
+        torch.testing.assert_close(keys, normalize(want, dim=-1), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("cls", TRAINERS)
 def test_a_run_equals_a_loop_by_hand(tiny_clip, tmp_path, cls):
     model = tiny_clip.double()
