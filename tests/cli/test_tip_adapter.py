@@ -9,8 +9,10 @@ from helpers import image_dataset, tiny_processor
 from safetensors.torch import load_file
 
 from hf_robustft import Benchmark, TipAdapterHead, few_shot, load_dual_encoder, load_head
+from hf_robustft.cli import main
 from hf_robustft.cli.train import train
 from hf_robustft.cli.train_arguments import check_options, parse
+from hf_robustft.evaluation.report import load_reports
 
 
 @pytest.fixture
@@ -50,6 +52,11 @@ def test_the_folder_holds_the_cache_that_the_library_builds(place, capsys):
     assert all(
         torch.equal(value, weights[name]) for name, value in load_file(place / "clip" / "model.safetensors").items()
     )
+    more = ["--output_dir", f"{place}/again", "--use_cpu", "--disable_tqdm", "--batch_size", "16"]
+    assert main(["evaluate", f"{place}/out", "--eval_datasets", f"{place}/test.parquet:id", *more]) == 0
+    again = load_reports(place / "again" / "evaluation.json")[0].results["test"]
+    assert (again.head, again.accuracy) == ("Tip-Adapter cache", report.results["test"].accuracy)
+    assert again.nll == pytest.approx(report.results["test"].nll, rel=1e-5)
     card = (place / "out" / "README.md").read_text()
     assert "Tip-Adapter trains nothing" in card and "Alpha and beta of the cache" in card and "train.parquet" in card
 
