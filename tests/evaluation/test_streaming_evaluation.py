@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from hf_robustft import Evaluator
 from hf_robustft.data.images import BadImages
-from hf_robustft.data.streams import shards as stream_shards
+from hf_robustft.data.streams import rows as stream_rows
 from hf_robustft.data.streams.examples import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.collect import collect_logits
@@ -196,7 +196,7 @@ def test_parquet_is_read_by_the_thread_that_asks_alone(tmp_path, monkeypatch):
         return Watched(file)
 
     # Here, and where `datasets` reads.
-    monkeypatch.setattr(stream_shards, "xopen", watched, raising=False)
+    monkeypatch.setattr(stream_rows, "xopen", watched, raising=False)
     monkeypatch.setattr("datasets.streaming.xopen", watched)
     rows = benchmark("parquet", tmp_path, (9, 9)).row_stream().rows(1)
     assert [next(rows)[0] for _ in range(4)] == [0, 1, 2, 3]
