@@ -103,6 +103,8 @@ WRONG = {
     "class_templates_per_step": [-1, 2],
     "ema_update_every": [-1, 1.5, math.nan, math.inf],
     "trajectory_update_every": [-1, 1.5, math.nan],
+    "log_gradient_shares": [-1, 1.5, math.nan],
+    "l2_sp_weight": [-1.0, math.nan],
     "trajectory_beta": [0, -0.5, math.nan, 11],
     "batch_distillation_weight": [-1.0, math.nan],
     "feature_distillation_weight": [-1.0, math.inf],
