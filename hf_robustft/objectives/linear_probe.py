@@ -26,7 +26,7 @@ def fit_linear_probe(embeds: Tensor, labels: Tensor, n_classes: int, inverse_pen
     numbers, which the result takes in again, and a class without images gets a row of zeros.
 
     Args:
-        embeds (`torch.Tensor` of shape `(n, embed_dim)`): Embeddings.
+        embeds (`torch.Tensor` of shape `(n, embed_dim)`): Embeddings, on the CPU.
         labels (`torch.Tensor` of shape `(n,)`): Class indices.
         n_classes (`int`): Classes of the head.
         inverse_penalty (`float`, *optional*, defaults to 1.0): `C` of scikit-learn's `LogisticRegression`: the weight of the
@@ -45,14 +45,14 @@ def fit_linear_probe(embeds: Tensor, labels: Tensor, n_classes: int, inverse_pen
     mean, deviation = embeds.mean(), embeds.std(correction=0)
     # One of two classes is fitted as one row, and a softmax over two rows is the same with half of it in each.
     model = LogisticRegression(C=inverse_penalty, max_iter=_ITERATIONS)
-    model.fit(((embeds - mean) / deviation).cpu().numpy(), labels.cpu().numpy())
+    model.fit(((embeds - mean) / deviation).numpy(), labels.numpy())
     rows, constants = (torch.as_tensor(value, dtype=embeds.dtype) for value in (model.coef_, model.intercept_))
     if len(rows) == 1:
         rows, constants = torch.cat([-rows, rows]) / 2, torch.cat([-constants, constants]) / 2
     weight, bias = embeds.new_zeros(n_classes, embeds.shape[1]), embeds.new_zeros(n_classes)
     present = torch.as_tensor(model.classes_)
-    weight[present] = (rows / deviation.cpu()).to(embeds.device)
-    bias[present] = (constants - rows.sum(dim=1) * (mean / deviation).cpu()).to(embeds.device)
+    weight[present] = rows / deviation
+    bias[present] = constants - rows.sum(dim=1) * mean / deviation
     return weight, bias
 
 

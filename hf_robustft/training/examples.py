@@ -107,11 +107,14 @@ def embed_images(trainer: Any, dataset: Any) -> tuple[Tensor, Tensor]:
             f"All training images are encoded before training, and this {type(dataset).__name__} has no rows to ask for; give a "
             "`Benchmark`, a `datasets.Dataset`, or a head that is fitted already (`head=`)."
         )
+    unlabelled = "The training images have no labels, which the head is fitted on; name the label column."
+    if isinstance(dataset, Benchmark) and not dataset.class_names:
+        raise ValueError(unlabelled)
     rows, embeds = [torch.empty(0, 2, dtype=torch.long)], [torch.empty(0, trainer.encoder.embed_dim, dtype=model.dtype)]
     with failing_together("Encoding the training images", state), evaluation_mode(model), torch.no_grad():
         for index, encoded, labels in _encoded(trainer, dataset):
             if labels is None:
-                raise ValueError("The training images have no labels; name the label column.")
+                raise ValueError(unlabelled)
             rows.append(torch.column_stack([index, labels.cpu()]))
             embeds.append(encoded.cpu())
     rows, embeds = gather_rows(torch.cat(rows), torch.cat(embeds), state=state)

@@ -310,7 +310,13 @@ class Iterated(IterableDataset):
 def test_what_cannot_be_is_said_in_one_line(tiny_clip, tmp_path):
     batch = random_batch()
     batch.pop("labels")
+    captions = image_dataset(24).remove_columns("label").add_column("text", ["a cat."] * 24)
+    (tmp_path / "captions").mkdir()
+    captions.to_parquet(tmp_path / "captions" / "train.parquet")
+    stream = load_benchmark(str(tmp_path / "captions"), role="train", caption_column="text", streaming=True)
     cases = [
+        *((method, {"dataset": stream, "collator": None}, "`labels`|no labels") for method in ("lp", "lp_ft")),
+        ("lp", {"dataset": stream, "collator": None, "class_names": None}, "A head needs class names"),
         ("lp_ft", {"dataset": Iterated()}, "this Iterated has no rows"),
         ("lp", {"dataset": rows(batch)}, "needs `labels`"),
         ("lp_ft", {"dataset": rows(batch)}, "have no labels"),
