@@ -388,7 +388,8 @@ def _opened(kind: type[Benchmark], settings: dict) -> Benchmark:
         benchmark.open()
         return benchmark
     # Read first, without looking at the labels; then the description can be completed.
-    described = kind(**{**settings, "label_column": None})
+    of_classes = ("label_names", "projection")
+    described = kind(**{**settings, "label_column": None, **dict.fromkeys(of_classes)})
     where, naming = f"benchmark {described.name!r}", described.role != "open_set"
     rows = open_rows(described, naming) if described.dataset is None else described.dataset
     names = own_class_names(rows, label_column, where)
@@ -397,5 +398,6 @@ def _opened(kind: type[Benchmark], settings: dict) -> Benchmark:
             f"{where} has the single class {names[0]!r}, which cannot be told from others; choose another label_column "
             "(--label_column), or give class_names (--class_names on the command line)."
         )
-    described = replace(described, label_column=label_column, class_names=names)
+    later = {name: settings[name] for name in of_classes if name in settings}
+    described = replace(described, label_column=label_column, class_names=names, **later)
     return replace(described, opened=checked_rows(described, rows))
