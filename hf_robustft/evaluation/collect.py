@@ -93,7 +93,7 @@ def collect_logits(
                 model, processor, classes, benchmark.templates, batch_size=batch_size, sharded=True
             )
         else:
-            head = evaluation_head(head, model.device)
+            head = evaluation_head(head, model)
         rows = [torch.empty(0, 2, dtype=torch.long)]
         classes = len(benchmark.class_names) if known else len(head.weight)
         logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
@@ -214,10 +214,17 @@ def classify(head: nn.Module, embeds: Tensor) -> Tensor:
         return head(embeds.to(head.weight.dtype))
 
 
-def evaluation_head(head: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy of a trained `head` on a `device` to evaluate with: in float32 even if it was trained in half precision."""
+def evaluation_head(head: nn.Module, model: nn.Module) -> nn.Module:
+    """
+    Return a copy of a trained `head` to evaluate with, on the device of `model`: in float32 even if it was trained in half
+    precision.
+
+    Raises:
+        ValueError: If the model's embeddings are not of the head's dimension.
+    """
     head = copy.deepcopy(unwrapped(head)).eval()
-    return head.to(device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
+    head.check_model(model)
+    return head.to(model.device, torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
 
 
 def gather_rows(*tables: Tensor, state: PartialState) -> tuple[Tensor, ...]:

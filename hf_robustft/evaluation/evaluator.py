@@ -217,7 +217,7 @@ class Evaluator:
     def _heads(self, model: nn.Module, trained: ZeroShotHead | None) -> dict[str, tuple[nn.Module, str]]:
         """Return the head of each benchmark and its kind; one zero-shot head per list of classes and templates."""
         if trained is not None:
-            trained = evaluation_head(trained, model.device)
+            trained = evaluation_head(trained, model)
             closed = [item for item in self.benchmarks.values() if item.role != "open_set"]
             if all(trained.class_names not in head_classes(benchmark) for benchmark in closed):
                 raise ValueError(

@@ -186,6 +186,20 @@ class ZeroShotHead(nn.Module):
         embeds = features / features.norm(dim=-1, keepdim=True)
         return cls(logit_scale(model) * class_embeddings(embeds), class_names)
 
+    def check_model(self, model: nn.Module) -> None:
+        """
+        Refuse a `model`, possibly wrapped, whose embeddings are not of the head's dimension.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        wanted, given = self.weight.shape[1], DualEncoder.of(model).embed_dim
+        if wanted != given:
+            raise ValueError(
+                f"The head takes embeddings of {wanted} dimensions, and the model gives {given}; use the head that was trained "
+                "with this model."
+            )
+
     @torch.no_grad()
     def fold(self, temperature: float) -> None:
         """Divide all logits by a `temperature`, in place."""

@@ -123,17 +123,17 @@ class TipAdapterMixin(FrozenHeadMixin):
                 bad_images=None if self.bad_images is None else self.bad_images.of(name),
                 **({"crop": args.train_crop} if args.tip_views else {}),
             )
+        elif data is None or isinstance(data, IterableDataset) or not len(data):
+            raise ValueError(
+                "Tip-Adapter keeps a key for each training image, and there are none that can be counted: the training set "
+                "is missing, empty or a stream; give a stored one."
+            )
         else:
             refuse_idle(
                 args, ["tip_views"], "the keys are of the views that the training set holds; give a `Benchmark`"
             )
         if isinstance(data, CachedFeatures):
             return data.features, data.labels
-        if data is None or isinstance(data, IterableDataset) or not len(data):
-            raise ValueError(
-                "Tip-Adapter keeps a key for each training image, and there are none that can be counted: the training set "
-                "is missing, empty or a stream; give a stored one."
-            )
         return self._encoded(data)
 
     @torch.no_grad()

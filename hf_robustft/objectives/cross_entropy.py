@@ -61,7 +61,7 @@ class CrossEntropyMixin(ObjectiveMixin):
 
     Raises:
         ValueError: If there is neither a head nor class names and a tokenizer to build one from, a head and a `head_start`, or
-            the head is not linear.
+            the head is not linear or that of another model.
     """
 
     needs_labels = True
@@ -95,6 +95,7 @@ class CrossEntropyMixin(ObjectiveMixin):
             head = ZeroShotHead.from_model(self.model, self.processing_class, *self.classes, sharded=True)
         if head.kind != ZeroShotHead.kind:
             raise ValueError(f"`head` is a {type(head).__name__}; give a linear one to start from, a `ZeroShotHead`.")
+        head.check_model(self.model)
         self.head = self.make_head(head.to(self.args.device))
         self.encoder.text_side().requires_grad_(False)
         self.encoder.logit_scale.requires_grad_(False)

@@ -174,7 +174,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
                 f"The head has {len(head.class_names)} classes ({head.class_names[0]!r}, ...), which are not the "
                 f"{len(self.facts['class_names'])} of {METADATA_FILE}; give the head that was trained with this model."
             )
-        return evaluation_head(head, self.device)
+        return evaluation_head(head, self.model)
 
     def _detector(self, directory: Path, required: bool) -> OpenSetDetector | None:
         if "detector" in self.facts:

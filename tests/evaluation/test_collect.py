@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from helpers import CLASSES, TEMPLATES, assert_rounded, image_dataset, tiny_processor
+from helpers import CLASSES, TEMPLATES, arguments, assert_rounded, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator, unreadable, whole_arrays
 from safetensors.torch import load_file
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.modeling.zero_shot import ZeroShotHead
+from hf_robustft.training.methods import FineTuneTrainer
 
 pytestmark = pytest.mark.numbers
 
@@ -95,3 +96,15 @@ def test_bad_input_is_refused(tiny_clip):
     with pytest.raises(OSError, match="row 5"):
         collect(tiny_clip, unreadable(8, row=5))
     assert tiny_clip.training
+
+
+def test_a_head_for_embeddings_of_another_dimension_is_refused(tiny_clip, tmp_path):
+    head, chosen = ZeroShotHead(torch.randn(4, 8), CLASSES), benchmark("id")
+    for refuse in (
+        lambda: collect(tiny_clip, chosen, head=head),
+        lambda: evaluator([chosen]).evaluate(tiny_clip, head=head),
+        lambda: FineTuneTrainer(tiny_clip, arguments(tmp_path), train_dataset=image_dataset(4), head=head, processing_class=tiny_processor()),
+    ):
+        with pytest.raises(ValueError, match="8 dimensions, and the model gives 16") as caught:
+            refuse()
+        assert "\n" not in str(caught.value)

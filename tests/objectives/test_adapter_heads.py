@@ -173,7 +173,7 @@ def test_a_head_to_start_from_is_linear(tiny_clip, tmp_path):
         (ClipAdapterTrainer, "cached", {"clip_adapter_reduction": 3}, "reduction=3` does not divide the 16"),
         (TipAdapterFTrainer, "cached", {"tip_views": 2}, "`tip_views=2` was given and would do nothing"),
         (TipAdapterFTrainer, "unlabelled", {}, "Tip-Adapter.*labels"),
-        (TipAdapterFTrainer, "stream", {"max_steps": 1}, "Tip-Adapter keeps a key for each training image.*a stream"),
+        (TipAdapterFTrainer, "stream", {"max_steps": 1, "tip_views": 2}, "Tip-Adapter keeps a key for each training image.*a stream"),
         (TipAdapterFTrainer, "none", {}, "Tip-Adapter keeps a key for each training image.*missing"),
         (TipAdapterFTrainer, "cached", {"class_names": CLASSES[:3]}, "cached images are 0 to 3, and the head has 3"),
     ],
