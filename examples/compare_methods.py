@@ -124,7 +124,7 @@ def run_seeds(output: Path, chosen: dict[str, str], seeds: list[int], jobs: int)
         arguments = ["--learning_rate", chosen[method], "--seed", str(seed)]
         reports = {method: run(output / f"{method}-{seed}", ["--method", method, *arguments])}
         if method == "ft":
-            start = ["--method", "wise_ft", "--finetuned_model", str(output / f"ft-{seed}")]
+            start = ["--method", "wise_ft", "--merged_head", "rebuilt", "--finetuned_model", str(output / f"ft-{seed}")]
             reports["wise_ft"] = run(output / f"wise_ft-{seed}", [*start, "--seed", str(seed)])
         return reports
 

@@ -26,10 +26,10 @@ if __name__ == "__main__":
     # Before torch and Transformers, which take seconds: a mistyped flag is answered at once.
     first_look_or_exit("train", sys.argv[1:])
 
-from hf_robustft import EvaluationReport, finish_checkpoint, interpolate_weights, load_dual_encoder, pipeline
+from hf_robustft import EvaluationReport, finish_checkpoint, load_dual_encoder, pipeline
+from hf_robustft.cli.merging import MERGES, load_fine_tuned, merge
 from hf_robustft.cli.train import conclude, facts, load_data, make_cache, make_trainer
 from hf_robustft.cli.train_arguments import check, parse
-from hf_robustft.modeling.interpolation import check_interpolation
 from hf_robustft.training.hub_push import push_finished
 
 
@@ -49,24 +49,20 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` and `tip_adapter` train nothing.
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
     cache = make_cache(model_args, data_args, args, model, processor, data)
-    fine_tuned = None
-    if model_args.finetuned_model is not None:
-        fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
-        check_interpolation(model, fine_tuned)
+    fine_tuned = load_fine_tuned(model_args, model, data.train)
 
     # Baseline.
     baseline = None
     if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:
         baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
 
-    # Train. WiSE-FT saves the average of the weights before and after, the other methods the trained ones.
+    # Train. WiSE-FT and others save a function of the weights before and after, most methods the trained ones.
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    to_save = model if trainer is None else None
-    if model_args.method == "wise_ft":
-        to_save, _ = load_dual_encoder(model_args.model, option="--model")
-        tuned = trainer.model if fine_tuned is None else fine_tuned
-        to_save.load_state_dict(interpolate_weights(to_save, tuned, model_args.alpha))
+    to_save, known = None if trainer else model, facts(model_args, args, data, trainer)
+    if model_args.method in MERGES:
+        to_save, merged = merge(model_args, data, model, processor, fine_tuned, trainer)
+        known |= merged
 
     # Finish: save, fit temperature and detector, measure what was saved, write the card.
     report = finish_checkpoint(
@@ -82,7 +78,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
         command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(arguments)}".strip(),
-        **facts(model_args, args, data, trainer),
+        **known,
         **cache,
     )
     conclude(args, trainer, report, baseline, time.perf_counter() - started)

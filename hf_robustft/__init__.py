@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .data.catalog.sets import register_benchmark as register_benchmark
     from .data.few_shot import few_shot as few_shot
     from .data.images import BadImages as BadImages
+    from .evaluation.alpha_sweep import AlphaSweep as AlphaSweep
+    from .evaluation.alpha_sweep import sweep_alpha as sweep_alpha
     from .evaluation.collect import collect_logits as collect_logits
     from .evaluation.detector import OpenSetDetector as OpenSetDetector
     from .evaluation.evaluator import Evaluator as Evaluator
@@ -93,6 +95,7 @@ _ROOMS = {
     "objectives.starting_weights": ["StartingWeightsMixin"],
     "objectives.trajectory_distillation": ["TrajectoryDistillationMixin"],
     "objectives.croft": ["EnergyGradientMixin", "FrozenEnergyGradientMixin"],
+    "evaluation.alpha_sweep": ["AlphaSweep", "sweep_alpha"],
     "evaluation.collect": ["collect_logits"],
     "evaluation.detector": ["OpenSetDetector"],
     "evaluation.evaluator": ["Evaluator"],

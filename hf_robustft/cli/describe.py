@@ -19,9 +19,10 @@ from ..training.settings import declarations, declared_settings
 from . import COMMANDS
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
 from .each import SUITE
+from .merging import MERGES
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
-OF_METHODS = {"wise_ft": ("alpha", "finetuned_model")} | {
+OF_METHODS = {name: ("finetuned_model", "merged_head", *merge.options) for name, merge in MERGES.items()} | {
     name: ("feature_views", "feature_cache") for name, trainer in METHODS.items() if not trainer.trains_model
 }
 OF_METHODS["tip_adapter"] = ("tip_alpha", "tip_beta", "tip_views")
@@ -62,7 +63,8 @@ def describe() -> dict[str, Any]:
     for name in COMMANDS:
         module = import_module(f"{__package__}.{name}")
         commands[name] = _command(module.parser(), module.__doc__.strip(), places if name == "train" else None)
-    trainers = {**METHODS, "tip_adapter": None, "wise_ft": METHODS["ft"], "zero_shot": None}
+    trainers = {name: METHODS["ft"] if merge.alpha else None for name, merge in MERGES.items()}
+    trainers = {**METHODS, "tip_adapter": None, **trainers, "zero_shot": None}
     return {
         "transformers": transformers_version(),
         "sources": sources,

@@ -21,16 +21,14 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.benchmarks import Benchmark, asset_path
+from ..data.benchmarks import Benchmark
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
-from ..modeling.checkpoint_file import checkpoint_folder
+from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor, own_files
 from ..modeling.files import check_apart, check_output_dir, unless_refused
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
-from ..modeling.zero_shot import HEAD_FILE
 from ..publishing.card_sections import draw_pictures
 from ..publishing.run_folder import (
     EVALUATION_FILE,
@@ -97,7 +95,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     policy = data.policy()
     # The data before any weights.
     processor = load_processor(options.model, revision=options.revision, option="MODEL")
-    folder = _own_files(options.model, options.revision)
+    folder = own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
     check_columns([*options.eval_datasets, options.knn_bank], data)
@@ -206,13 +204,3 @@ def _own_detector(
         return None
     detector = OpenSetDetector.from_pretrained(folder)
     return detector if any(item.class_names == detector.class_names for item in benchmarks) else None
-
-
-def _own_files(name: str, revision: str | None) -> Path | None:
-    """The folder with what hf_robustft wrote beside the weights; None for a model on the Hub that it did not train."""
-    if name == "emoji_clip":
-        return asset_path(name)
-    try:
-        return checkpoint_folder(name, METADATA_FILE, HEAD_FILE, revision=revision)
-    except FileNotFoundError:
-        return None

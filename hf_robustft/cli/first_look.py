@@ -136,9 +136,10 @@ def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
 
     for name, value in values.items():
         action = parser.action_of(name)
-        if name in RANGES and action is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if value not in RANGES[name]:
-                raise UsageError(f"`--{name} {value}` {RANGES[name].problem}")
+        for item in value if isinstance(value, list) else [value]:
+            if name in RANGES and action is not None and isinstance(item, (int, float)) and not isinstance(item, bool):
+                if item not in RANGES[name]:
+                    raise UsageError(f"`--{name} {item}` {RANGES[name].problem}")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:
@@ -156,8 +157,8 @@ def _check_paths(command: str, values: dict[str, Any], registered: list[str]) ->
             check_model(values[name], f"--{name}" if command == "train" else name.upper() if name == "model" else "DIR",
                         hub=name == "model")  # fmt: skip
     for name in _FOLDERS:
-        if name in values:
-            check_model(values[name], f"--{name}", hub=True)
+        for folder in values.get(name, ()):
+            check_model(folder, f"--{name}", hub=True)
     for name in _DATA:
         given = values.get(name, [])
         for text in given if isinstance(given, list) else [given]:

@@ -30,14 +30,13 @@ from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.files import unless_refused
 from ..modeling.heads import TipAdapterHead
-from ..modeling.interpolation import check_interpolation, interpolate_weights
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.run_folder import drop_former, former_checkpoints, set_aside
 from ..training.finished_folder import changed_arguments
 from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
-from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.methods import RobustTrainingArguments
 from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (
@@ -50,6 +49,7 @@ from .data_sets import (
 )
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
+from .merging import MERGES, load_fine_tuned, merge, merges_head
 from .train_arguments import DataArguments, ModelArguments, check, parse, train_parser
 
 
@@ -64,6 +64,7 @@ class TrainingData:
         validation ([`Benchmark`], *optional*): In-distribution images that are not tested on, to fit on.
         evaluator ([`Evaluator`], *optional*): Of `evaluation`; `None` if that is empty.
         check ([`ImageCheck`]): Which images the sets have in common.
+        sweeper ([`Evaluator`], *optional*): Of `evaluation` and `validation`, for `--alpha_sweep`.
     """
 
     train: Benchmark
@@ -71,6 +72,7 @@ class TrainingData:
     validation: Benchmark | None
     evaluator: Evaluator | None
     check: ImageCheck
+    sweeper: Evaluator | None = None
 
 
 def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
@@ -93,8 +95,8 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
     processor = load_processor(model_args.model, option="--model")
-    if model_args.finetuned_model is not None:
-        load_processor(model_args.finetuned_model, option="--finetuned_model")
+    for source in model_args.finetuned_model:
+        load_processor(source, option="--finetuned_model")
     texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
     check_columns([data_args.train_dataset, *texts], data_args)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
@@ -102,33 +104,35 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
-    evaluator = None
-    if evaluation:
-        evaluator = Evaluator(
-            evaluation,
-            processor,
-            batch_size=args.eval_batch_size,
-            num_workers=args.dataloader_num_workers,
-            progress=not args.disable_tqdm,
-            bad_images=data_args.policy(),
-        )
+    reading = {
+        "batch_size": args.eval_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "progress": not args.disable_tqdm,
+        "bad_images": data_args.policy(),
+    }
+    evaluator = Evaluator(evaluation, processor, **reading) if evaluation else None
     if model_args.method == "zero_shot" and not evaluation:
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
     closed = [benchmark for benchmark in evaluation if benchmark.role != "open_set"]
-    if model_args.has_head and closed and all(train.class_names not in head_classes(item) for item in closed):
+    merged = merges_head(model_args)
+    if (model_args.has_head or merged) and closed and all(train.class_names not in head_classes(item) for item in closed):
         raise ValueError(
             f"`--method {model_args.method}` makes a head for the classes of the training set, which are those of no evaluation "
-            "set; give --eval_datasets with the same classes, or use --method flyp."
+            f"set; give --eval_datasets with the same classes, or {'--merged_head rebuilt' if merged else 'use --method flyp'}."
         )
+    if model_args.alpha_sweep and not evaluation:
+        raise ValueError("`--alpha_sweep` measures, and there is nothing to measure; give --eval_datasets.")
+    if model_args.select_alpha and validation is None:
+        raise ValueError("`--select_alpha` chooses on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
-    starts = [model_args.model, *([] if model_args.finetuned_model is None else [model_args.finetuned_model])]
-    earlier = [entry for source in starts for entry in image_hashes_of(source)]
+    earlier = [entry for source in (model_args.model, *model_args.finetuned_model) for entry in image_hashes_of(source)]
     seen = train if model_args.learns else None
     check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
     say(args, *(f"Note: {note}" for note in check.notes))
-    return TrainingData(train, evaluation, validation, evaluator, check)
+    sweeper = Evaluator(sets, processor, **reading) if model_args.alpha_sweep else None
+    return TrainingData(train, evaluation, validation, evaluator, check, sweeper)
 
 
 def make_trainer(
@@ -160,7 +164,7 @@ def make_trainer(
         if data_args.feature_views is not None:
             options = _caching(data_args, args, data.train, data_args.feature_views)
             train_dataset = cache_features(model.to(args.device), data.train, processor, **options)
-        trainer = METHODS["ft" if model_args.method == "wise_ft" else model_args.method](
+        trainer = model_args.trainer(
             model,
             args,
             train_dataset=train_dataset,
@@ -230,8 +234,6 @@ def facts(
     found = {"method": model_args.method, "base_model": model_args.model}
     if model_args.model == PACKAGED:
         found["base_model_note"] = "The checkpoint that comes with hf_robustft."
-    if model_args.method == "wise_ft":
-        found["alpha"] = model_args.alpha
     if trainer is not None:
         return found
     return found | {
@@ -310,10 +312,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
     check(model_args, data_args, args)
     data = load_data(model_args, data_args, args)
     model, processor = load_dual_encoder(model_args.model, option="--model")
-    fine_tuned = None
-    if model_args.finetuned_model is not None:
-        fine_tuned, _ = load_dual_encoder(model_args.finetuned_model, option="--finetuned_model")
-        check_interpolation(model, fine_tuned)
+    fine_tuned = load_fine_tuned(model_args, model, data.train)
     trainer = make_trainer(model_args, data_args, args, model, processor, data)
     cache = make_cache(model_args, data_args, args, model, processor, data)
     baseline = None
@@ -321,11 +320,10 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    saved = model if trainer is None else None
-    if model_args.method == "wise_ft":
-        saved, _ = load_dual_encoder(model_args.model, option="--model")
-        tuned = trainer.model if fine_tuned is None else fine_tuned
-        saved.load_state_dict(interpolate_weights(saved, tuned, model_args.alpha))
+    saved, known = None if trainer else model, facts(model_args, args, data, trainer)
+    if model_args.method in MERGES:
+        saved, merged = merge(model_args, data, model, processor, fine_tuned, trainer)
+        known |= merged
     report = finish_checkpoint(
         args.output_dir,
         trainer=trainer,
@@ -339,7 +337,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
         command=shlex.join([*train_program(args.world_size), *arguments]),
-        **facts(model_args, args, data, trainer),
+        **known,
         **cache,
     )
     conclude(args, trainer, report, baseline, time.perf_counter() - started)

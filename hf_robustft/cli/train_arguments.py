@@ -17,22 +17,22 @@ from transformers.trainer_utils import SchedulerType
 
 from ..evaluation.fitting import DETECTORS, check_fit
 from ..modeling.files import check_apart, check_output_dir
-from ..modeling.interpolation import check_alpha
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
 from ..training.given import RecordsGiven, Suggested
 from ..training.methods import METHODS, RobustTrainingArguments
 from .commands import CommandParser, option, quiet_if_asked
-from .config_file import read_config, read_recipe
+from .config_file import read_config, read_recipe, recipes
 from .data_sets import SETS, DataOptions, default_evaluation
 from .each import of_suite, suites_of
 from .first_look import resumed_folder
+from .merging import MERGE_OPTIONS, MERGEABLE, MERGES, check_merge, trained_method
 from .parser import Manners
 from .specs import Spec
 
 SUITE = "emoji_shift"
-CHOICES = (*METHODS, "tip_adapter", "wise_ft", "zero_shot")
+CHOICES = (*METHODS, "tip_adapter", *MERGES, "zero_shot")
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 _MEASURING = {
@@ -62,10 +62,29 @@ class ModelArguments(RecordsGiven):
     model: str = option(
         "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package.", "emoji_clip"
     )
-    finetuned_model: str | None = option(
-        "wise_ft: interpolate with this fine-tuned folder instead of training one.", None
+    finetuned_model: list[str] = option(
+        "wise_ft, lines: merge with this fine-tuned folder instead of training one. model_stock: two folders or more.", []
     )
+    finetune_with: str | None = option("wise_ft, lines: the method that trains what is merged; ft by default.", None)
     alpha: float = option("wise_ft: share of the fine-tuned weights, 0 (zero-shot) to 1 (fine-tuned).", 0.5)
+    lines_alpha: float = option("lines: share of the change that the first layer keeps; the last one keeps all.", 0.1)
+    lines_whole_projections: bool = option(
+        "lines: Keep all of the change of projections, logit scale and head too. In the paper it is that of the first layer.",
+        False,
+    )
+    merged_head: str | None = option(
+        "wise_ft, lines, model_stock: 'interpolated' merges trained heads like the weights, 'rebuilt' takes that of the merged "
+        "text tower. By default interpolated where there is a trained head.",
+        None,
+    )
+    alpha_sweep: list[float] = option(
+        "wise_ft, lines: measure the model at each of these alphas too. Without training again; into alpha_sweep.csv and "
+        "alpha_sweep.png.",
+        [],
+    )
+    select_alpha: bool = option(
+        "Save the alpha of --alpha_sweep with the best accuracy on the validation set, instead of the one given.", False
+    )
     paper_settings: bool = option(
         "Train by the settings of the method's paper, where you give none. See the guide on methods.", False
     )
@@ -80,7 +99,7 @@ class ModelArguments(RecordsGiven):
     @property
     def trains(self) -> bool:
         """Whether anything is trained."""
-        return self.method not in ("zero_shot", "tip_adapter") and self.finetuned_model is None
+        return self.method not in ("zero_shot", "tip_adapter") and not self.finetuned_model
 
     @property
     def learns(self) -> bool:
@@ -91,6 +110,11 @@ class ModelArguments(RecordsGiven):
     def has_head(self) -> bool:
         """Whether the method makes a head that is measured in place of class prompts."""
         return self.method == "tip_adapter" or issubclass(METHODS.get(self.method, object), CrossEntropyMixin)
+
+    @property
+    def trainer(self) -> type | None:
+        """The Trainer class; `None` for a method that trains nothing."""
+        return METHODS.get(trained_method(self.method, self.finetune_with))
 
     @property
     def changes_the_model(self) -> bool:
@@ -151,6 +175,8 @@ def train_parser(description: str | None = None) -> CommandParser:
     # A text for the dataclass, whose names Transformers refuses only after torch is loaded.
     parser.action_of("lr_scheduler_type").choices = [item.value for item in SchedulerType]
     parser.action_of("method").choices = list(CHOICES)
+    parser.action_of("finetune_with").choices = list(MERGEABLE)
+    parser.action_of("merged_head").choices = ["interpolated", "rebuilt"]
     parser.action_of("detector").choices = list(DETECTORS)
     return parser
 
@@ -206,15 +232,16 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
         chosen = read_recipe(parser, name, given.get("method"))
-    method = given.get("method", chosen.get("method", "carot"))
+    method, trains = (given.get(key, chosen.get(key, default)) for key, default in (("method", "carot"), ("finetune_with", None)))
     if given.get("paper_settings", False):
-        chosen, origin = paper_settings(method), f"paper of {method}"
+        chosen, origin = paper_settings(method, trains), f"paper of {method}"
     elif name is None and given.get("train_dataset", SUITE) == SUITE and method != "zero_shot":
-        name = f"{SUITE}/{method}"
-        chosen = read_recipe(parser, name)
+        own = trains is None and f"{SUITE}/{method}" in recipes()
+        name = f"{SUITE}/{method if own else trained_method(method, trains)}"
+        chosen = {**read_recipe(parser, name), "method": method}
     found = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
     if origin is None and chosen.pop("paper_settings", False):
-        found |= {key: Suggested(value, f"paper of {method}") for key, value in paper_settings(method).items()}
+        found |= {key: Suggested(value, f"paper of {method}") for key, value in paper_settings(method, trains).items()}
     return found | {key: Suggested(value, origin or f"recipe {name}") for key, value in chosen.items()}
 
 
@@ -237,10 +264,11 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
         )
     check_world_size(args.world_size)
     check_fit(model_args.detector, model_args.true_positive_rate)
-    check_alpha(model_args.alpha)
+    check_merge(model_args)
     if args.should_save:
         check_output_dir(args.output_dir)
-    inputs = {"--model": model_args.model, "--finetuned_model": model_args.finetuned_model}
+    inputs = {"--model": model_args.model}
+    inputs |= {f"--finetuned_model {source}": source for source in model_args.finetuned_model}
     inputs |= {f"--train_dataset {data_args.train_dataset}": Spec.parse(data_args.train_dataset).folder}
     inputs |= {f"--eval_datasets {text}": Spec.parse(text).folder for text in data_args.eval_datasets}
     check_apart(args.output_dir, inputs)
@@ -250,19 +278,16 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
     check_options(model_args, data_args, args)
 
 
-def trainer_of(method: str) -> type | None:
-    """The Trainer class behind `--method`; `None` for a method that trains nothing."""
-    return METHODS.get("ft" if method == "wise_ft" else method)
-
-
-def paper_settings(method: str) -> dict[str, Any]:
+def paper_settings(method: str, finetune_with: str | None = None) -> dict[str, Any]:
     """
-    The settings of a method's paper, its batch shared out over the processes that were started.
+    The settings of the paper of a method, or of the one that trains for it (`finetune_with`), its batch shared out over the
+    processes that were started.
 
     Raises:
         ValueError: If no paper describes the method, or the processes cannot share the batch.
     """
-    settings = dict(getattr(trainer_of(method), "paper_settings", {}))
+    trained = finetune_with or ("ft" if method == "wise_ft" else method)
+    settings = dict(getattr(METHODS.get(trained), "paper_settings", {}))
     if not settings:
         known = ", ".join(name for name, trainer in METHODS.items() if trainer.paper_settings)
         raise ValueError(
@@ -297,11 +322,11 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
     if data_args.feature_views == 0:
         _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
     if model_args.trains:
-        trainer = trainer_of(method)
+        trainer = model_args.trainer
         args.take_defaults(trainer.defaults, f"default of {trainer.method}")
         trainer.check_settings(args)
         return
-    what = "--finetuned_model is trained already" if method == "wise_ft" else f"{method} trains nothing"
+    what = "--finetuned_model is trained already" if model_args.finetuned_model else f"{method} trains nothing"
     caching = _CACHING if method == "tip_adapter" else set()
     if caching and not args.tip_views:
         _refuse(args, ["train_crop"], "--tip_views 0 keeps one view by the evaluation transform")
@@ -312,14 +337,15 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
 
 
 def _check_model_options(model_args: Any) -> None:
-    if model_args.method != "wise_ft":
-        _refuse(model_args, ["alpha", "finetuned_model"], f"it is for --method wise_ft, not {model_args.method}")
+    for name, methods in MERGE_OPTIONS.items():
+        if model_args.method not in methods:
+            _refuse(model_args, [name], f"it is for --method {', '.join(methods)}, not {model_args.method}")
     if model_args.detector == "none":
         _refuse(model_args, ["true_positive_rate"], "--detector none fits no detector")
 
 
 def _check_data_options(model_args: Any, data_args: Any) -> None:
-    method, trainer = model_args.method, trainer_of(model_args.method)
+    method, trainer = model_args.method, model_args.trainer
     if data_args.caption_column is not None:
         if trainer is None or trainer.needs_labels:
             why = "learns from class labels" if model_args.learns else "only measures"
@@ -351,5 +377,6 @@ def _refuse(options: Any, names: Sequence[str], reason: str) -> None:
     for name in names:
         value = getattr(options, name)
         if name in options.given and value is not False:
-            shown = "" if value is True else f" {getattr(value, 'value', value)}"
+            words = value if isinstance(value, list) else [getattr(value, "value", value)]
+            shown = "" if value is True else " " + " ".join(map(str, words))
             raise ValueError(f"`--{name}{shown}` would do nothing: {reason}; leave it out.")

@@ -199,6 +199,48 @@ def plot_scores(
     return _saved(figure, path, dpi)
 
 
+def plot_alpha_sweep(
+    reports: Mapping[float, EvaluationReport], path: str | Path, saved: float | None = None, dpi: int = 150
+) -> Path:
+    """
+    Draw the mean accuracy under shift against the accuracy in distribution, a point for each alpha, into one PNG.
+
+    Args:
+        reports (`Mapping[float, EvaluationReport]`): By the share of the fine-tuned weights, ascending.
+        path (`str` or `Path`): File to write, ending in `.png`.
+        saved (`float`, *optional*): The alpha of the model that is saved, which gets a ring.
+        dpi (`int`, *optional*, defaults to 150): Pixels per inch; the picture is 6 by 4.5 inches.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        ValueError: If there is no set in distribution or no shift, or the file is not a PNG.
+    """
+    path, first = _png(path), next(iter(reports.values()))
+    inside = next((result.name for result in first.results.values() if result.role == "id"), None)
+    if inside is None or not first.shifts:
+        raise ValueError("The picture needs a set in distribution and a shift; measure on such sets too.")
+    points = {a: (100 * r.results[inside].accuracy, 100 * r.shift_mean["accuracy"]) for a, r in reports.items()}
+    figure = _figure(6.0, 4.5)
+    axes = figure.subplots()
+    axes.plot(*zip(*points.values(), strict=True), color=EDGE, linewidth=1.2, zorder=1)
+    ends = {0.0: ("zero-shot", "s", BEFORE), 1.0: ("fine-tuned", "D", GAP)}
+    for alpha, point in points.items():
+        name, marker, colour = ends.get(alpha, (f"{alpha:g}", "o", AFTER))
+        axes.plot(*([value] for value in point), marker, color=colour, markersize=7, zorder=3)
+        axes.annotate(name, point, xytext=(6, 5), textcoords="offset points", fontsize=9)
+    if saved in points:
+        ring = {"markerfacecolor": "none", "markeredgecolor": THRESHOLD, "markersize": 14}
+        axes.plot(*([value] for value in points[saved]), "o", **ring, label=f"saved: alpha {saved:g}")
+        axes.legend(frameon=False, fontsize=9)
+    axes.margins(0.14)
+    axes.set_xlabel(f"accuracy in distribution ({_short(inside)}), %")
+    axes.set_ylabel(f"accuracy under shift (mean of {len(first.shifts)}), %")
+    _plain(axes, "both")
+    return _saved(figure, path, dpi)
+
+
 def _short(name: str, width: int = 32) -> str:
     """Return a name in one line of at most `width` letters; names differ at their ends, so the middle is left out."""
     name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())

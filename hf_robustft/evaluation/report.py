@@ -16,6 +16,8 @@ from .report_schema import check_report
 FORMAT = 1
 ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = ZeroShotHead.label
+#: Files of a sweep over the weights between two models.
+SWEEP_TABLE, SWEEP_PICTURE = "alpha_sweep.csv", "alpha_sweep.png"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
 ADDED = ("head_classes", "source", "unreadable", "predictions", "draws")
 DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")

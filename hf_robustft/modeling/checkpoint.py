@@ -28,7 +28,9 @@ from .checkpoint_check import (
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
 from .files import one_line
+from .metadata import METADATA_FILE
 from .tensor_files import HALVES, read_json_object
+from .zero_shot import HEAD_FILE
 
 PACKAGED = "emoji_clip"
 _SMALL_FILES = (
@@ -138,6 +140,24 @@ def _found(
         return here, _hub_folder(str(source), revision, token, weights) if here is None else here
     except OSError as error:
         raise type(error)(str(error) if option is None else f"`{option} {source}`: {error}") from error
+
+
+def own_files(source: str, revision: str | None = None) -> Path | None:
+    """
+    The folder with what hf_robustft wrote beside the weights of a checkpoint.
+
+    Args:
+        source (`str`), revision (`str`, *optional*): As for [`load_dual_encoder`].
+
+    Returns:
+        `Path`, *optional*: `None` for a model on the Hub that it did not train.
+    """
+    if source == PACKAGED:
+        return asset_path(source)
+    try:
+        return checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=revision)
+    except FileNotFoundError:
+        return None
 
 
 def local_folder_or_packaged(source: str | Path) -> Path | None:

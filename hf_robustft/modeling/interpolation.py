@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .dual_encoder import LOGIT_SCALE, PROJECTION_WEIGHTS, DualEncoder
+from .zero_shot import ZeroShotHead
 
 
 def interpolate_weights(
@@ -97,7 +98,8 @@ def lines(
     its tower, and `alpha` of whatever lies outside of layers: embeddings, final norms, projections and logit scale.
 
     Args:
-        start (`torch.nn.Module`): The model before fine-tuning.
+        start (`torch.nn.Module`): The model before fine-tuning; or the [`ZeroShotHead`] from which a head was trained, which
+            counts as a projection.
         fine_tuned (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model after fine-tuning, or its state dict.
         alpha (`float`, *optional*, defaults to 0.1): Share of the change in the first layers; 1 gives the fine-tuned model.
         whole_projections (`bool`, *optional*, defaults to `False`): Take projections and logit scale from the fine-tuned
@@ -107,14 +109,16 @@ def lines(
         `dict[str, torch.Tensor]`: A state dict, rounded as by `interpolate_weights`.
 
     Raises:
-        ValueError: If `alpha` is outside [0, 1], the model is not a dual encoder, or names, shapes or integer buffers
-            disagree.
+        ValueError: If `alpha` is outside [0, 1], the model is neither a dual encoder nor a head, or names, shapes or
+            integer buffers disagree.
     """
     check_alpha(alpha)
     first, second = check_interpolation(start, fine_tuned)
-    shares = {name: alpha + (1.0 - alpha) * depth for name, depth in DualEncoder.of(start).depths().items()}
+    is_head = isinstance(start, ZeroShotHead)
+    depths = {} if is_head else DualEncoder.of(start).depths()
+    shares = {name: alpha + (1.0 - alpha) * depth for name, depth in depths.items()}
     if whole_projections:
-        shares |= dict.fromkeys((*PROJECTION_WEIGHTS, LOGIT_SCALE), 1.0)
+        shares |= dict.fromkeys(first if is_head else (*PROJECTION_WEIGHTS, LOGIT_SCALE), 1.0)
     return {name: _mixed(value, second[name], shares.get(name, alpha)) for name, value in first.items()}
 
 
@@ -126,15 +130,15 @@ def _mixed(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     return mixed.to(end.dtype)
 
 
-def check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float, name: str = "alpha") -> None:
     """
-    Refuse an `alpha`, the share of the fine-tuned weights, that is not one.
+    Refuse an `alpha`, the share of the fine-tuned weights, that is not one; messages call it by its `name`.
 
     Raises:
         ValueError: If it lies outside [0, 1].
     """
     if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"`alpha={alpha}` lies outside [0, 1]; 0 is the zero-shot model, 1 the fine-tuned one.")
+        raise ValueError(f"`{name}={alpha}` lies outside [0, 1]; 0 is the zero-shot model, 1 the fine-tuned one.")
 
 
 def check_interpolation(

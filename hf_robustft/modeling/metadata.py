@@ -18,6 +18,7 @@ FORMAT = 1
 #: Parts that are there only where they were given, and their JSON types.
 OPTIONAL = {
     "alpha": (int, float),
+    "merge": dict,
     "head": str,
     "cache": dict,
     "temperature": dict,
@@ -77,7 +78,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
-        and, where they were given, `alpha`, `head`, `cache` (how its numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
+        and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `head`, `cache` (how its
+        numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
         data call the classes), `card` (what the model card says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).
 

@@ -105,6 +105,25 @@ TRACER = Paper(
     key="asadollahzadeh2026tracer",
     booktitle=_ICML.format("43rd"),
 )
+MODEL_STOCK = Paper(
+    name="Model Stock",
+    title="Model Stock: All we need is just a few fine-tuned models",
+    author="Jang, Dong-Hwan and Yun, Sangdoo and Han, Dongyoon",
+    venue="ECCV 2024",
+    arxiv="2403.19522",
+    key="jang2024model",
+    booktitle="Proceedings of the European Conference on Computer Vision",
+)
+LINES = Paper(
+    name="LiNeS",
+    title="LiNeS: Post-training Layer Scaling Prevents Forgetting and Enhances Model Merging",
+    author="Wang, Ke and Dimitriadis, Nikolaos and Favero, Alessandro and Ortiz-Jimenez, Guillermo and "
+    "Fleuret, François and Frossard, Pascal",
+    venue="ICLR 2025",
+    arxiv="2410.17146",
+    key="wang2025lines",
+    booktitle="International Conference on Learning Representations",
+)
 CROFT = Paper(
     name="CRoFT",
     title="CRoFT: Robust Fine-Tuning with Concurrent Optimization for OOD Generalization and Open-Set OOD Detection",
@@ -261,6 +280,20 @@ METHOD_FACTS = {
         "WiSE-FT interpolates the weights of the zero-shot and of a fine-tuned model.",
         (WISE_FT,),
         how="interpolated with its fine-tuned self (WiSE-FT)",
+    ),
+    "model_stock": MethodFacts(
+        "Model Stock",
+        "Model Stock merges several models that were fine-tuned from one start: each tensor lies between the start and their "
+        "mean, the nearer to the mean the more their changes agree in direction.",
+        (MODEL_STOCK,),
+        how="merged from its fine-tuned selves (Model Stock)",
+    ),
+    "lines": MethodFacts(
+        "LiNeS",
+        "LiNeS keeps a share of what fine-tuning changed that grows with depth, from alpha in the first layer of each tower to "
+        "all in the last, and alpha of what lies outside of layers.",
+        (LINES,),
+        how="drawn back to its start layer by layer after fine-tuning (LiNeS)",
     ),
     "croft": MethodFacts(
         "CRoFT",

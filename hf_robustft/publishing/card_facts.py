@@ -81,7 +81,7 @@ class CardFacts:
         emissions (`dict`, *optional*): `emissions` in grams and `source`, as the Hub spells them.
         eval_tasks (`dict[str, str]`): See `defined_tasks`.
         tags (`tuple[str, ...]`): For the metadata, besides the usual ones.
-        settings, base_model, base_model_note, hardware, wall_seconds, seed, alpha, licence, command, notes (*optional*):
+        settings, base_model, base_model_note, hardware, wall_seconds, seed, alpha, merge, licence, command, notes (*optional*):
             See `write_model_card`.
     """
 
@@ -96,6 +96,7 @@ class CardFacts:
     wall_seconds: float | None = None
     seed: int | None = None
     alpha: float | None = None
+    merge: dict[str, Any] = field(default_factory=dict)
     licence: str = "apache-2.0"
     command: str | None = None
     notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.findings import percent
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
-from ..evaluation.report import EvaluationReport
+from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import label, metric_texts, ordered, same_shifts
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import verdict
@@ -65,6 +65,7 @@ def results_section(
         "spectrum": _spectrum(report, baseline),
         "reliability_picture": (output_dir / RELIABILITY_FILE).is_file(),
         "shift_picture": bool(report.shifts) and (output_dir / SHIFT_FILE).is_file(),
+        "sweep_picture": (output_dir / SWEEP_PICTURE).is_file(),
         "shift_count": len(report.shifts),
         "shift_names": ", ".join(markdown_text(result.name) for result in report.shifts),
         "no_shift": not report.shifts,

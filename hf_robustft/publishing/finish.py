@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.benchmarks import Benchmark
+from ..evaluation.alpha_sweep import AlphaSweep
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation, search_cache
 from ..evaluation.open_set import RECALL
-from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport, save_reports
+from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_SCALE
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 #: What `robustft.json` says of a model, whether or not it was measured.
-_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "image_hashes", "label_names")
+_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names")
 
 
 def finish_checkpoint(
@@ -95,10 +96,11 @@ def finish_checkpoint(
         search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
             as the trainer's method has it: where neither was given.
         facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
-            `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
+            `merge`, `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
-            `write_model_card`. `report`, `scores`, `temperature`, `head` and `logits_dir` are what was measured or fitted
+            `write_model_card`. `sweep` is the [`AlphaSweep`] in which
+            alpha was varied. `report`, `scores`, `temperature`, `head` and `logits_dir` are what was measured or fitted
             elsewhere with this model.
 
     Returns:
@@ -238,10 +240,12 @@ def complete_folder(
     templates: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     alpha: float | None = None,
+    merge: Mapping[str, Any] | None = None,
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
     head: ZeroShotHead | None = None,
     cache: Mapping[str, Any] | None = None,
+    sweep: AlphaSweep | None = None,
     temperature: TemperatureScaling | None = None,
     detector: OpenSetDetector | None = None,
     report: EvaluationReport | None = None,
@@ -263,12 +267,13 @@ def complete_folder(
             save; by default the model in the folder stays.
         logit_scale (`torch.Tensor`, *optional*): To be put into the weights in the folder, whose every other byte stays.
         method (`str`, *optional*), class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*), settings
-            (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
+            (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), merge (`Mapping[str, Any]`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
             *optional*), label_names (`Sequence[str]`, *optional*): See `write_robustft_json`. Without a method
             `robustft.json` stays, but for what is given, and the head too.
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
+        sweep ([`AlphaSweep`], *optional*): Written and drawn beside the results; one in the folder stays without a method.
         report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
         earlier (`Sequence[EvaluationReport]`, *optional*): Of other models, kept in `evaluation.json`.
         scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), logits_dir (`str` or `Path`, *optional*): Of the
@@ -288,6 +293,8 @@ def complete_folder(
         raise ValueError("A model is saved with its processor; give both, or neither for the model in the folder.")
     # A model of another method had a head of its own.
     kept = [] if model is not None else [name for name in MODEL_FILES if method is None or name != HEAD_FILE]
+    if method is None:
+        stays = [*stays, *(name for name in (SWEEP_TABLE, SWEEP_PICTURE) if (folder / name).is_file())]
     with replacing(folder, keep=[*kept, *stays]) as stage:
         if model is not None:
             model.save_pretrained(stage)
@@ -310,6 +317,7 @@ def complete_folder(
                 head=ZERO_SHOT_HEAD if head is None else head.label,
                 image_hashes=image_hashes,
                 label_names=label_names,
+                merge=merge,
             )
         if parts:
             update_robustft_json(stage, **parts)
@@ -324,6 +332,8 @@ def complete_folder(
             draw_pictures(stage, reports, scores=scores, detector=detector)
         if report is not None and progress is None:
             save_reports(stage / EVALUATION_FILE, [*earlier, *([] if baseline is None else [baseline]), report])
+        if report is not None and sweep is not None:
+            sweep.save(stage, (merge or {}).get("alpha"))
         if (report is None and progress is None) or CARD_FILE in stays:
             return
         _show_the_card_what_stays(folder, stage, [*stays, *([HEAD_FILE] if method is None else [])])
@@ -333,7 +343,7 @@ def complete_folder(
             refresh_model_card(stage, report, baseline, title=folder.resolve().name)
         else:
             said = load_robustft_json(stage)
-            told = {name: said.get(name) for name in ("method", "settings", "alpha")} | {"title": folder.resolve().name}
+            told = {name: said.get(name) for name in ("method", "settings", "alpha", "merge")} | {"title": folder.resolve().name}
             write_model_card(stage, report=report, baseline=baseline, data=data, **told, **card)
 
 

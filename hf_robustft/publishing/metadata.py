@@ -26,6 +26,7 @@ def write_robustft_json(
     head: str | None = None,
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
+    merge: Mapping[str, Any] | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -43,6 +44,7 @@ def write_robustft_json(
             are recognised later.
         label_names (`Sequence[str]`, *optional*): What the training data call the classes, in the same order, where that
             differs; evaluation data may use these names too.
+        merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of.
 
     Returns:
         `Path`: The file.
@@ -65,6 +67,8 @@ def write_robustft_json(
     }
     if alpha is not None:
         content["alpha"] = float(alpha)
+    if merge:
+        content["merge"] = dict(merge)
     if head is not None:
         content["head"] = head
     if image_hashes:

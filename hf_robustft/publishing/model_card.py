@@ -57,6 +57,7 @@ def write_model_card(
     wall_seconds: float | None = None,
     seed: int | None = None,
     alpha: float | None = None,
+    merge: Mapping[str, Any] | None = None,
     licence: str = "apache-2.0",
     command: str | None = None,
     notes: Sequence[str] = (),
@@ -90,6 +91,7 @@ def write_model_card(
         base_model_note (`str`, *optional*): A sentence about it.
         hardware (`str`, *optional*), wall_seconds (`float`, *optional*), seed (`int`, *optional*): Facts of the training.
         alpha (`float`, *optional*): Share of the fine-tuned weights; needed for `"wise_ft"`.
+        merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of, as in `robustft.json`.
         licence (`str`, *optional*, defaults to `"apache-2.0"`): Licence of the weights, as the Hub spells it.
         command (`str`, *optional*): The command that trained the model.
         notes (`Sequence[str]`, *optional*): Sentences for the section on limits.
@@ -132,6 +134,7 @@ def write_model_card(
         wall_seconds=wall_seconds,
         seed=None if seed is None else int(seed),
         alpha=alpha,
+        merge=dict(merge or {}),
         licence=licence,
         command=command,
         notes=notes,
@@ -207,7 +210,7 @@ def _write(
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,
         method_summary=method.summary,
-        interpolation=_interpolation(facts.alpha, report),
+        merged=_merged(facts, report),
         run_facts=_run_facts(facts),
         settings=[(name, shown_value(value)) for name, value in facts.settings.items()],
         command=_command(facts.command) if facts.command else None,
@@ -280,20 +283,36 @@ def _full_name(item: SetFacts) -> str:
     return f"{markdown_text(item.suite)}: {name}" if item.suite else name
 
 
-def _interpolation(alpha: float | None, report: EvaluationReport) -> str | None:
-    if alpha is None:
+def _merged(facts: CardFacts, report: EvaluationReport) -> str | None:
+    """Return how the weights were merged, and from what."""
+    merge, alpha = facts.merge, facts.alpha
+    if alpha is None and not merge:
         return None
+    said = []
+    if alpha is not None:
+        said.append(f"Every weight is (1 - alpha) × zero-shot + alpha × fine-tuned, with alpha = {alpha:g}.")
+    elif "alpha" in merge:
+        outside = ", and all of the projections'" if merge.get("whole_projections") else ""
+        said.append(f"alpha = {merge['alpha']:g} of the change of the first layers is kept{outside}.")
+    if "trained_with" in merge:
+        said.append(f"The fine-tuned model was trained with {_method_facts(merge['trained_with']).label} in the same run.")
+    elif "fine_tuned" in merge:
+        said.append(f"Fine-tuned: {', '.join(map(code_span, merge['fine_tuned']))}.")
+    if merge.get("alpha_rule", "given") != "given":
+        said.append(f"This alpha has the {merge['alpha_rule']}.")
     words = {
-        ZERO_SHOT_HEAD: f"{ZERO_SHOT_HEAD}, rebuilt from the interpolated text tower; WiSE-FT's own code interpolates the "
-        "two models' heads instead",
-        TRAINED_HEAD: "the two models' heads, interpolated like the weights, as WiSE-FT's own code does",
+        ZERO_SHOT_HEAD: f"{ZERO_SHOT_HEAD}, rebuilt from the merged text tower",
+        TRAINED_HEAD: "the models' heads, merged like the weights",
     }
+    if alpha is not None:
+        words = {
+            ZERO_SHOT_HEAD: f"{ZERO_SHOT_HEAD}, rebuilt from the interpolated text tower; WiSE-FT's own code interpolates the "
+            "two models' heads instead",
+            TRAINED_HEAD: "the two models' heads, interpolated like the weights, as WiSE-FT's own code does",
+        }
     kinds = list(dict.fromkeys(result.head for result in report.results.values()))
-    head = " and ".join(words.get(kind, markdown_text(kind)) for kind in kinds)
-    return (
-        f"Every weight is (1 - alpha) × zero-shot + alpha × fine-tuned, with alpha = {alpha:g}. Head of the results "
-        f"above: {head}."
-    )
+    said.append(f"Head of the results above: {' and '.join(words.get(kind, markdown_text(kind)) for kind in kinds)}.")
+    return " ".join(said)
 
 
 def _run_facts(facts: CardFacts) -> list[str]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import ZERO_SHOT_HEAD
+from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
 from ..modeling.adapters import ADAPTERS_FILE
 from ..modeling.files import half_name
 from ..modeling.metadata import METADATA_FILE
@@ -50,7 +50,7 @@ MODEL_FILES = (
     *(*WEIGHT_FILES, *CONFIG_FILES),
     *("training_args.bin", "robustft_state.json", "robustft_state.safetensors"),
 )
-RESULT_FILES = (METADATA_FILE, EVALUATION_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE)
+RESULT_FILES = (METADATA_FILE, EVALUATION_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE, SWEEP_TABLE, SWEEP_PICTURE)
 #: Being written, and worth nothing yet.
 STAGE = ".robustft_new"
 #: Complete: once it has this name the new files count, and `settle` finishes what was interrupted.

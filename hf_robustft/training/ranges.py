@@ -18,7 +18,7 @@ _ONE_OR_MORE = """
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps batch_size knn_k shots
     save_total_limit dataloader_prefetch_factor
 """
-_SHARE = "alpha bad_images_threshold"
+_SHARE = "alpha lines_alpha alpha_sweep bad_images_threshold"
 
 
 class _StepsOrEpochs(Range):

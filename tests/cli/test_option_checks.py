@@ -3,10 +3,11 @@
 
 import pytest
 
+from hf_robustft.cli.merging import MERGES
 from hf_robustft.cli.train_arguments import check_options
 from hf_robustft.training.methods import METHODS
 
-ALL = (*METHODS, "wise_ft", "zero_shot")
+ALL = (*METHODS, *MERGES, "zero_shot")
 
 
 def checked(script, *flags):
@@ -31,6 +32,13 @@ OWN = ("--train_dataset", "my/images")
 REFUSED = [
     ("--alpha 0.3 --method ft", "--alpha 0.3.*wise_ft, not ft"),
     ("--finetuned_model x --method carot", "--finetuned_model x.*wise_ft"),
+    ("--finetuned_model x y --method carot", "--finetuned_model x y.*wise_ft, model_stock, lines, not carot"),
+    ("--merged_head rebuilt --method ft", "--merged_head rebuilt.*wise_ft, model_stock, lines, not ft"),
+    ("--lines_alpha 0.3 --method wise_ft", "--lines_alpha 0.3.*lines, not wise_ft"),
+    ("--finetune_with carot --method flyp", "--finetune_with carot.*wise_ft, lines, not flyp"),
+    ("--alpha_sweep 0 1 --method model_stock", "--alpha_sweep 0.0 1.0.*wise_ft, lines, not model_stock"),
+    ("--select_alpha --method model_stock", "--select_alpha.*wise_ft, lines, not model_stock"),
+    ("--method wise_ft --finetune_with carot --energy_gradient_weight 3", "energy_gradient_weight=3.0.*carot.*does not"),
     ("--detector none --true_positive_rate 0.9", "--true_positive_rate 0.9.*fits no detector"),
     ("--feature_views 2 --method flyp", "--feature_views.*use --method croft"),
     ("--feature_views 2 --method carot+croft", "--feature_views.*use --method croft"),
@@ -67,6 +75,7 @@ REFUSED = [
     ("--train_dataset x --eval_strategy epoch", "`--eval_strategy epoch` would do nothing.*--eval_datasets"),
     ("--train_dataset x --skip_baseline", "`--skip_baseline` would do nothing.*--eval_datasets"),
     ("--method zero_shot --paper_settings", "--paper_settings.*no paper"),
+    ("--method model_stock --paper_settings", "--paper_settings.*no paper"),
 ]
 
 
@@ -83,6 +92,7 @@ def test_what_would_be_ignored_is_refused(script, flags, message):
         "--method zero_shot --report_to none --save_strategy no --seed 3 --per_device_eval_batch_size 4",
         "--method zero_shot --push_to_hub --hub_model_id a/b --skip_baseline false",
         "--method wise_ft --alpha 0.3 --learning_rate 1e-3",
+        "--method lines --finetune_with carot --distillation_weight 1",
         "--method croft --train_crop croft",
         "--detector none",
         "--preset reference --max_grad_norm 1 --train_sampling_strategy sequential",
@@ -113,6 +123,7 @@ def test_paper_settings_share_the_batch(script, monkeypatch):
 
     assert paper_settings("flyp")["per_device_train_batch_size"] == 128
     assert paper_settings("wise_ft") == paper_settings("ft")
+    assert paper_settings("wise_ft", "carot") == paper_settings("carot")
 
 
 def test_the_origin_of_settings_is_printed(script):

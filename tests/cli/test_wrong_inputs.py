@@ -79,6 +79,8 @@ ROWS = [
     ("train --seed -1", "--seed"),
     ("train --shots 0", "--shots"),
     ("train --alpha 2", "--alpha"),
+    ("train --method wise_ft --alpha_sweep 0 0.5 1.5", "--alpha_sweep 1.5"),
+    ("train --method lines --lines_alpha -0.1", "--lines_alpha -0.1"),
     ("train --true_positive_rate 0", "--true_positive_rate"),
     ("train --streaming ture", "did you mean true"),
     ("train --disable_tqdm maybe", "`--disable_tqdm maybe` must be true or false"),
@@ -91,6 +93,10 @@ ROWS = [
     ("train --method carrot", "did you mean carot"),
     ("train --method CaRot", "did you mean carot"),
     ("train --method wise-ft", "did you mean wise_ft"),
+    ("train --method modelstock", "did you mean model_stock"),
+    ("train --method wise_ft --finetune_with carott", "did you mean carot"),
+    ("train --method wise_ft --finetune_with clip_adapter", "--finetune_with"),
+    ("train --method wise_ft --merged_head interpolate", "did you mean interpolated"),
     ("train --detector enrgy", "did you mean energy"),
     ("train --preset referense", "did you mean reference"),
     ("train --lr_scheduler_type cosin", "did you mean cosine"),
@@ -205,7 +211,7 @@ def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monk
     ("line", "fix"),
     [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
      and "report_to" not in row[0] and "--recipe" not in row[0]
-     and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--seed", "--max_steps"))
+     and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--lines_alpha", "--seed", "--max_steps"))
      and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
 )  # fmt: skip
 def test_transformers_parser_says_the_same(line, fix, tmp):

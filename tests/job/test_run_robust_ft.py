@@ -59,7 +59,7 @@ def test_every_method_leaves_a_checkpoint_its_report_and_its_card(script, base, 
     report = script.main(made(base, images, output, "--method", method))
     names = {path.name for path in output.iterdir()}
     assert FILES <= names
-    assert ("head.safetensors" in names) == (method == "ft")
+    assert ("head.safetensors" in names) == (method in ("ft", "wise_ft"))
     assert ("adapters.safetensors" in names) == ("croft" in method)
     printed = capsys.readouterr().out
     assert "1 process of" in printed and "test (ID)" in printed and "Total " in printed

@@ -221,6 +221,18 @@ def test_wise_ft_says_alpha_and_head(write):
         write(method="wise_ft")
 
 
+def test_a_merged_model_says_of_what(write):
+    merge = {"fine_tuned": ["ft-0", "ft-1"], "head": "interpolated"}
+    text = write(method="model_stock", base_model="a/b", merge=merge).read_text()
+    assert "Fine-tuned: `ft-0`, `ft-1`. Head of the results above:" in text and "jang2024model" in text
+    merge = {"trained_with": "carot", "head": "rebuilt", "alpha": 0.2, "alpha_rule": "best validation accuracy of 0.2, 1"}
+    text = write(method="lines", merge={**merge, "whole_projections": True}).read_text()
+    assert "alpha = 0.2 of the change of the first layers is kept, and all of the projections'." in text
+    assert "trained with CaRot in the same run. This alpha has the best validation accuracy of 0.2, 1." in text
+    text = write(method="wise_ft", alpha=0.2, merge={**merge, "alpha_rule": "given"}).read_text()
+    assert "with alpha = 0.2. The fine-tuned model was trained with CaRot in the same run. Head" in text
+
+
 def test_an_untrained_model_is_not_called_fine_tuned(write):
     path = write(report=report("zero-shot"), method="zero_shot", base_model="openai/clip-vit-base-patch16")
     text = path.read_text()

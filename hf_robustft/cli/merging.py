@@ -1,0 +1,283 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Methods that merge: their weights are a function of where fine-tuning started and of models that came of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from ..data.benchmarks import Benchmark
+from ..data.overlap import Sketch
+from ..evaluation.alpha_sweep import sweep_alpha
+from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from ..modeling.checkpoint import load_dual_encoder, own_files
+from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.zero_shot import ZeroShotHead
+from ..objectives.adapter_heads import FrozenHeadMixin
+from ..objectives.cross_entropy import CrossEntropyMixin
+from ..publishing.run_folder import has_trained_head
+from ..training.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Merge:
+    """
+    A method that merges.
+
+    Attributes:
+        weights (`Callable`): The state dict of start, fine-tuned ones, alpha and [`ModelArguments`]; of models and of heads.
+        options (`tuple[str, ...]`): Options that it reads besides `finetuned_model` and `merged_head`; the first is its
+            alpha. A method with one takes one fine-tuned model, which it can train.
+    """
+
+    weights: Callable[..., dict[str, Tensor]]
+    options: tuple[str, ...] = ()
+
+    @property
+    def alpha(self) -> str | None:
+        """The option that `--alpha_sweep` varies."""
+        return self.options[0] if self.options else None
+
+
+_OF_ONE = ("finetune_with", "alpha_sweep", "select_alpha")
+MERGES = {
+    "wise_ft": Merge(lambda start, tuned, alpha, _: interpolate_weights(start, *tuned, alpha), ("alpha", *_OF_ONE)),
+    "model_stock": Merge(lambda start, tuned, alpha, _: model_stock(start, tuned)),
+    "lines": Merge(
+        lambda start, tuned, alpha, options: lines(start, *tuned, alpha, whole_projections=options.lines_whole_projections),
+        ("lines_alpha", "lines_whole_projections", *_OF_ONE),
+    ),
+}
+#: The methods that can train what is merged: weights of the model, or a head as the zero-shot classifier is one.
+MERGEABLE = tuple(name for name, trainer in METHODS.items() if not issubclass(trainer, FrozenHeadMixin))
+#: By option, the methods that read it.
+MERGE_OPTIONS = {
+    name: tuple(method for method, merge in MERGES.items() if name in ("finetuned_model", "merged_head", *merge.options))
+    for name in ("finetuned_model", "merged_head", *dict.fromkeys(n for merge in MERGES.values() for n in merge.options))
+}
+
+
+def trained_method(method: str, finetune_with: str | None = None) -> str:
+    """The method that trains, where `method` may merge what another one has trained (`finetune_with`, by default ft)."""
+    return finetune_with or "ft" if method in MERGES else method
+
+
+def check_merge(options: Any) -> None:
+    """
+    Refuse what cannot be merged, before any weights or data are read.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+
+    Raises:
+        ValueError: By the name of the option.
+        OSError: If a folder claims a head that is not there.
+    """
+    check_alpha(options.alpha)
+    check_alpha(options.lines_alpha, "lines_alpha")
+    for alpha in options.alpha_sweep:
+        check_alpha(alpha, "alpha_sweep")
+    if options.select_alpha and not options.alpha_sweep:
+        raise ValueError("`--select_alpha` chooses among the values of `--alpha_sweep`; give those too.")
+    merge, sources = MERGES.get(options.method), options.finetuned_model
+    if merge is None:
+        return
+    shown = f"`--finetuned_model {' '.join(sources)}`"
+    if merge.alpha is None and len(sources) < 2:
+        raise ValueError(
+            f"`--method {options.method}` merges two runs or more, and there {'is one' if sources else 'is none'}; give their "
+            "folders by `--finetuned_model A B`."
+        )
+    if merge.alpha is not None and len(sources) > 1:
+        raise ValueError(f"{shown}: `--method {options.method}` takes one; use --method model_stock for several.")
+    places = [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
+    if len(set(places)) < len(places):
+        raise ValueError(f"{shown} names a run twice, and two equal models merge into that model; give runs of other seeds.")
+    if sources and options.finetune_with is not None:
+        raise ValueError(f"`--finetune_with {options.finetune_with}` would do nothing: {shown} is trained already; leave it out.")
+    facts = {source: _facts_of(source) for source in sources}
+    for what, value in (("base", _base), ("classes", lambda fact: fact.get("class_names"))):
+        found = {source: value(fact) for source, fact in facts.items() if value(fact)}
+        for source, other in found.items():
+            first = next(iter(found))
+            if other != found[first]:
+                raise ValueError(
+                    f"{shown}: {source} has another {what} than {first} ({_briefly(other)} and {_briefly(found[first])}, as their "
+                    f"{METADATA_FILE} says); merge runs of one start and one task."
+                )
+    images = {source: hashes for source, fact in facts.items() if len(hashes := _trained_on(fact))}
+    for source, hashes in images.items():
+        first = next(iter(images))
+        if not np.isin(hashes, images[first]).any():
+            raise ValueError(f"{shown}: {source} was trained on none of the images of {first}; merge runs on the same data.")
+    for source, fact in facts.items():
+        if fact.get("head", TRAINED_HEAD) not in (ZERO_SHOT_HEAD, TRAINED_HEAD):
+            raise ValueError(
+                f"`--finetuned_model {source}` is a model with a {fact['head']}, which nothing can be merged with; give one of "
+                f"{', '.join(MERGEABLE)}."
+            )
+    if sources or not issubclass(METHODS[trained_method(options.method, options.finetune_with)], CrossEntropyMixin):
+        heads = [source for source, fact in facts.items() if _has_head(source, fact)]
+        _check_heads(options, heads, [source for source in sources if source not in heads])
+
+
+def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str]) -> None:
+    if options.merged_head == "interpolated" and not with_head:
+        what = without[0] if without else f"--method {trained_method(options.method, options.finetune_with)}"
+        raise ValueError(f"`--merged_head interpolated`: {what} has no trained head; leave it out.")
+    if with_head and without and options.merged_head != "rebuilt":
+        raise ValueError(
+            f"`--finetuned_model {without[0]}` has no trained head, and {with_head[0]} has one; give --merged_head rebuilt, or runs "
+            "of one method."
+        )
+
+
+def merges_head(options: Any) -> bool:
+    """Whether the `options` of a method that merges ask for a trained head that is merged like the weights."""
+    if options.method not in MERGES or options.merged_head == "rebuilt":
+        return False
+    if not options.finetuned_model:
+        return issubclass(METHODS[trained_method(options.method, options.finetune_with)], CrossEntropyMixin)
+    return all(_has_head(source, _facts_of(source)) for source in options.finetuned_model)
+
+
+def _facts_of(source: str) -> dict[str, Any]:
+    folder = own_files(source)
+    return load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
+
+
+def _has_head(source: str, facts: dict[str, Any]) -> bool:
+    folder = own_files(source)
+    return folder is not None and has_trained_head(folder, facts)
+
+
+def _base(facts: dict[str, Any]) -> str | None:
+    return facts.get("card", {}).get("base_model")
+
+
+def _briefly(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else f"{len(value)}: {value[0]!r}, ..."
+
+
+def _trained_on(facts: dict[str, Any]) -> np.ndarray:
+    sketches = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ()) if entry.get("role") == "train"]
+    return np.concatenate([sketch.hashes for sketch in sketches]) if sketches else np.empty(0, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """
+    A model to merge.
+
+    Attributes:
+        source (`str`, *optional*): The name of its folder, or its id on the Hub; `None` if it was trained in this run.
+        weights (`dict[str, torch.Tensor]`): Its state dict.
+        head ([`ZeroShotHead`], *optional*): Its trained head, if that is merged too.
+    """
+
+    source: str | None
+    weights: dict[str, Tensor]
+    head: ZeroShotHead | None = None
+
+
+def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> list[FineTuned]:
+    """
+    The models of `--finetuned_model`.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+        start ([`~transformers.PreTrainedModel`]): The model that they were fine-tuned from.
+        train ([`Benchmark`]): Whose classes trained heads must have.
+
+    Raises:
+        ValueError: If one does not fit the start, or its head not the classes.
+        OSError: If one cannot be read.
+    """
+    with_head, found = merges_head(options), []
+    for source in options.finetuned_model:
+        model, _ = load_dual_encoder(source, option="--finetuned_model")
+        head = ZeroShotHead.from_pretrained(source) if with_head else None
+        try:
+            check_interpolation(start, model)
+        except ValueError as error:
+            raise ValueError(f"`--finetuned_model {source}` is not {options.model} fine-tuned: {error}") from None
+        if head is not None and head.class_names != train.class_names:
+            raise ValueError(
+                f"`--finetuned_model {source}` has a head for {len(head.class_names)} classes ({head.class_names[0]!r}, ...), which are "
+                f"not those of the training set {train.name!r}; give --train_dataset as it was trained, or --merged_head rebuilt."
+            )
+        name = Path(source).resolve().name if Path(source).exists() else source
+        found.append(FineTuned(name, model.state_dict(), head))
+    return found
+
+
+def merge(
+    options: Any,
+    data: Any,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    tuned: Sequence[FineTuned],
+    trainer: Any = None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """
+    The model of a method that merges.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+        data ([`TrainingData`]): The classes of heads, and what `--alpha_sweep` is measured on.
+        model ([`~transformers.PreTrainedModel`]): Where fine-tuning started; if there is a `trainer`, it is read again.
+        processor ([`~transformers.ProcessorMixin`]): Its processor.
+        tuned (`Sequence[FineTuned]`): What came of it; empty if there is a `trainer`.
+        trainer ([`RobustTrainer`], *optional*): What has trained, in this run.
+
+    Returns:
+        `tuple`: The model, and facts for [`finish_checkpoint`].
+    """
+    method, facts = MERGES[options.method], {}
+    start = model if trainer is None else load_dual_encoder(options.model, option="--model")[0]
+    start = start.to(PartialState().device)
+    if trainer is not None:
+        # As it would be saved.
+        with trainer.exported_weights() as trained:
+            tuned = [FineTuned(None, {name: value.clone() for name, value in trained.state_dict().items()}, trainer.head)]
+    weights, heads = [item.weights for item in tuned], None
+    if merges_head(options):
+        classes = data.train.class_names, data.train.templates
+        batch = {} if data.evaluator is None else {"batch_size": data.evaluator.batch_size}
+        zero_shot = ZeroShotHead.from_model(start, processor, *classes, sharded=True, **batch)
+        heads = zero_shot, [item.head.to(start.device) for item in tuned]
+    alpha, rule = getattr(options, method.alpha or "", None), "given"
+    if options.alpha_sweep:
+        pair = None if heads is None else (heads[0], *heads[1])
+        facts["sweep"] = sweep_alpha(
+            start, *weights, data.sweeper, options.alpha_sweep, heads=pair,
+            merge=lambda first, second, share: method.weights(first, [second], share, options),
+        )  # fmt: skip
+        if options.select_alpha:
+            alpha = facts["sweep"].best()
+            rule = f"best validation accuracy of {', '.join(f'{value:g}' for value in facts['sweep'].reports)}"
+        if PartialState().is_main_process:
+            print(facts["sweep"].table(alpha))
+    merged = copy.deepcopy(start)
+    merged.load_state_dict(method.weights(start, weights, alpha, options))
+    if heads is not None:
+        facts["head"] = copy.deepcopy(heads[0])
+        facts["head"].load_state_dict(method.weights(*heads, alpha, options))
+    told = {"trained_with": trainer.method} if trainer is not None else {"fine_tuned": [item.source for item in tuned]}
+    told["head"] = "rebuilt" if heads is None else "interpolated"
+    if alpha is not None:
+        told |= {"alpha": alpha, "alpha_rule": rule}
+    if options.method == "lines":
+        told["whole_projections"] = options.lines_whole_projections
+    if options.method == "wise_ft":
+        facts["alpha"] = alpha
+    return merged, facts | {"merge": told}
