@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -34,8 +34,10 @@ from datasets import DownloadConfig, Image
 from datasets.download.streaming_download_manager import xopen
 from scipy.special import bdtrc, betaincinv
 
-from .benchmarks import Benchmark
 from .streams.rows import RowStream
+
+if TYPE_CHECKING:
+    from .benchmarks import Benchmark
 
 HASH_BYTES = 6
 HASH_SPACE = 1 << (8 * HASH_BYTES)
@@ -212,6 +214,9 @@ def hash_images(
     Raises:
         ValueError, OSError: As [`Benchmark.open`].
     """
+    # Whoever reads `robustft.json`, and its sketches, needs no torch.
+    from .benchmarks import Benchmark
+
     if isinstance(source, Benchmark):
         name, role = name or source.name, role or source.role
         rows = source.open()
