@@ -13,12 +13,17 @@ result is already there is not repeated, so an interrupted comparison continues.
     python examples/compare_methods.py --ablations carot --seeds 0 1 2 --output outputs/ablations
 
 instead leaves the terms of a method out one by one, at the rate of its recipe or at each of `--learning_rates`, and writes
-`ablations-carot.md`.
+`ablations-carot.md`; and
+
+    python examples/compare_methods.py --methods tracer carot flyp ft wise_ft --learning_rates 1e-3 3e-4
+
+trains these methods at each rate, with nothing chosen, and writes `rates.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -26,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -243,21 +249,25 @@ def summary_table(summary: dict, in_distribution: str) -> list[str]:
     return lines
 
 
-def run_ablations(output: Path, method: str, rate: str | None, seeds: list[int], jobs: int) -> dict[str, list[dict]]:
-    """Reports by ablation; without a `rate` at that of the recipe."""
-    start = ["--method", method, "--skip_baseline", "true", *([] if rate is None else ["--learning_rate", rate])]
-    if method == "croft":
-        start += ["--feature_cache", str(output / "cache")]
+def run_variants(
+    output: Path, variants: dict[str, tuple[str, list[str]]], rate: str | None, seeds: list[int], jobs: int
+) -> dict[str, list[dict]]:
+    """
+    Reports by the name of a variant: the folder that its runs are called after, and its arguments, in which `{seed}` stands
+    for the seed. Without a `rate` at that of the recipe.
+    """
+    shared = ["--skip_baseline", "true"]
 
-    def one(task: tuple[str, int]) -> dict:
-        name, seed = task
-        folder = f"{method}-{rate or 'recipe'}-{name.replace(' ', '_')}-{seed}"
-        return run(output / folder, [*start, *ABLATIONS[method][name], "--seed", str(seed)])
+    def one(name: str, seed: int) -> dict:
+        folder, arguments = variants[name]
+        arguments = [*shared, *(text.replace("{seed}", str(seed)) for text in arguments), "--seed", str(seed)]
+        if rate is not None and "--finetuned_model" not in arguments:
+            arguments += ["--learning_rate", rate]
+        return run(output / f"{folder}-{rate or 'recipe'}-{seed}", arguments)
 
-    tasks = [(name, seed) for name in ABLATIONS[method] for seed in seeds]
     with ThreadPoolExecutor(jobs) as pool:
-        reports = dict(zip(tasks, pool.map(one, tasks), strict=True))
-    return {name: [reports[name, seed] for seed in seeds] for name in ABLATIONS[method]}
+        # One variant after the other: a later one may take the models of an earlier one.
+        return {name: list(pool.map(functools.partial(one, name), seeds)) for name in variants}
 
 
 def ablation_table(collected: dict[str, list[dict]]) -> list[str]:
@@ -285,15 +295,34 @@ def ablation_table(collected: dict[str, list[dict]]) -> list[str]:
     return lines
 
 
-def compare_ablations(output: Path, method: str, rates: list[str] | None, seeds: list[int], jobs: int) -> str:
-    """The tables of the ablations of a method, and how they were made."""
+def ablations(output: Path, method: str, rate: str | None = None) -> dict[str, tuple[str, list[str]]]:
+    """The variants of `run_variants` that leave parts of a method out, the same at each rate."""
+    start = ["--method", method]
+    if method == "croft":
+        start += ["--feature_cache", str(output / "cache")]
+    return {name: (f"{method}-{name.replace(' ', '_')}", [*start, *more]) for name, more in ABLATIONS[method].items()}
+
+
+def methods_at(output: Path, methods: list[str], rate: str) -> dict[str, tuple[str, list[str]]]:
+    """The variants of `run_variants` that are methods as they are; WiSE-FT takes the FT model of the same rate and seed."""
+    variants = {METHOD_FACTS[method].label: (method, ["--method", method]) for method in methods}
+    if "wise_ft" in methods:
+        merged = ["--method", "wise_ft", "--finetuned_model", str(output / f"ft-{rate}-{{seed}}")]
+        variants[METHOD_FACTS["wise_ft"].label] = ("wise_ft", merged)
+    return variants
+
+
+def compare_variants(
+    title: str, variants_at: Callable[[str | None], dict], output: Path, rates: list[str] | None, seeds: list[int], jobs: int
+) -> str:
+    """The tables of the variants at each rate, and how they were made."""
     command = f"python examples/compare_methods.py {shlex.join(sys.argv[1:])}"
-    lines = [f"# Emoji Shift: {METHOD_FACTS[method].label} without its parts", ""]
+    lines = [f"# Emoji Shift: {title}", ""]
     lines += [
         f"`{command}` on {describe_hardware()}; mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
     ]
     for rate in rates or [None]:
-        collected = run_ablations(output, method, rate, seeds, jobs)
+        collected = run_variants(output, variants_at(rate), rate, seeds, jobs)
         lines += ["", f"## Learning rate {rate or 'of the recipe'}", "", *ablation_table(collected)]
     return "\n".join(lines) + "\n"
 
@@ -306,10 +335,21 @@ def main() -> None:
     parser.add_argument("--learning_rates", nargs="+", help=f"Rates to choose from; by default {', '.join(RATES)}.")
     parser.add_argument("--ablations", choices=list(ABLATIONS), help="Leave the terms of this method out one by one.")
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time, one thread each.")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHOD_FACTS), help="Train these at each of --learning_rates.")
     args = parser.parse_args()
-    if args.ablations:
-        text = compare_ablations(args.output, args.ablations, args.learning_rates, args.seeds, args.jobs)
-        (args.output / f"ablations-{args.ablations}.md").write_text(text, encoding="utf-8")
+    if args.methods and (args.ablations or not args.learning_rates or "zero_shot" in args.methods):
+        parser.error("--methods takes methods that train, with --learning_rates and without --ablations")
+    if args.methods and "wise_ft" in args.methods and "ft" not in args.methods[: args.methods.index("wise_ft")]:
+        parser.error("wise_ft takes the models of ft: name ft before it")
+    if args.ablations or args.methods:
+        if args.ablations:
+            title, name = f"{METHOD_FACTS[args.ablations].label} without its parts", f"ablations-{args.ablations}.md"
+            variants = functools.partial(ablations, args.output, args.ablations)
+        else:
+            title, name = "methods at given rates", "rates.md"
+            variants = functools.partial(methods_at, args.output, args.methods)
+        text = compare_variants(title, variants, args.output, args.learning_rates, args.seeds, args.jobs)
+        (args.output / name).write_text(text, encoding="utf-8")
         print(text)
         return
     started, rates = time.perf_counter(), args.learning_rates or list(RATES)

@@ -429,9 +429,8 @@ def _pooled(scores: Mapping, roles: Mapping[str, str], score: str) -> dict[str, 
 
 
 def _limits(values: np.ndarray, threshold: float | None) -> tuple[float, float]:
-    low, high = values.min(), values.max()
-    if threshold is not None:
-        low, high = min(low, threshold), max(high, threshold)
+    held = values if threshold is None else np.append(values, threshold)
+    low, high = held.min(), held.max()
     # Scores that are all equal still need bins of some width.
     margin = 0.02 * (high - low) or max(abs(high), 1.0) * 1e-3
     return low - margin, high + margin

@@ -3,6 +3,7 @@
 
 import copy
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,6 +185,25 @@ def test_the_script_leaves_out_what_it_says(repository, tmp_path, monkeypatch):
         assert len(set(left.values())) == len(left) - 2 * (method == "carot")
         assert left[script.NAMES.get(method, "CRoFT")] == TERMS[method]
         assert min(left.values(), key=len) in ({"contrastive"}, {"classification"})
+
+
+def test_methods_are_trained_at_each_rate_and_wise_ft_takes_the_models_of_ft(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    script, runs = importlib.import_module("compare_methods"), {}
+    monkeypatch.setattr(script, "run", lambda output, arguments: runs.setdefault(output.name, arguments))
+    for rate in ("1e-3", "3e-4"):
+        variants = script.methods_at(tmp_path, ["tracer", "ft", "wise_ft"], rate)
+        collected = script.run_variants(tmp_path, variants, rate, [0, 1], 2)
+        assert [len(reports) for reports in collected.values()] == [2, 2, 2]
+    assert set(runs) == {f"{m}-{r}-{s}" for m in ("tracer", "ft", "wise_ft") for r in ("1e-3", "3e-4") for s in (0, 1)}
+    for name, flags in runs.items():
+        method, seed = name.split("-")[0], int(name[-1])
+        model_args, _, args = parse(["--output_dir", str(tmp_path / name), *flags])
+        assert (model_args.method, args.seed) == (method, seed)
+        if method == "wise_ft":
+            assert Path(flags[flags.index("--finetuned_model") + 1]).name == name.replace("wise_ft", "ft")
+        else:
+            assert args.learning_rate == float(name[len(method) + 1 : -2])
 
 
 def test_the_scripts_table(repository, monkeypatch):
