@@ -22,6 +22,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
+from ..data.class_projection import head_classes
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
@@ -116,10 +117,16 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         knn_k=10 if options.knn_k is None else options.knn_k,
         bad_images=policy,
     )
-    model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
     head = None
     if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
         head = load_head(folder)
+        closed = [benchmark for benchmark in benchmarks if benchmark.role != "open_set"]
+        if data.templates is not None and all(head.class_names in head_classes(benchmark) for benchmark in closed):
+            raise ValueError(
+                f"`--templates {data.templates}` would do nothing: the trained head of {options.model} classifies without prompts; "
+                "leave it out, or measure the prompts instead with --zero_shot."
+            )
+    model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
@@ -19,6 +20,7 @@ from ..data.overlap import Sketch
 from ..evaluation.alpha_sweep import sweep_alpha
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from ..modeling.checkpoint import load_dual_encoder, own_files
+from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
@@ -141,6 +143,17 @@ def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str])
         )
 
 
+def other_bases(options: Any) -> list[str]:
+    """Notes on each `--finetuned_model` of the `options` that says it was fine-tuned from another model than `--model`."""
+    bases = {source: _base(_facts_of(source)) for source in options.finetuned_model}
+    return [
+        f"{source} was fine-tuned from {base}, as its {METADATA_FILE} says, and is merged with `--model {options.model}`"
+        for source, base in bases.items()
+        # Of a folder the card keeps the name alone.
+        if base is not None and Path(base).name != Path(options.model).resolve().name
+    ]
+
+
 def merges_head(options: Any) -> bool:
     """Whether the `options` of a method that merges ask for a trained head that is merged like the weights."""
     if options.method not in MERGES or options.merged_head == "rebuilt":
@@ -207,9 +220,14 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
         model, _ = load_dual_encoder(source, option="--finetuned_model")
         head = ZeroShotHead.from_pretrained(source) if with_head else None
         try:
-            check_interpolation(start, model)
+            first, second = check_interpolation(start, model)
         except ValueError as error:
             raise ValueError(f"`--finetuned_model {source}` is not {options.model} fine-tuned: {error}") from None
+        if head is None and all(torch.equal(value, second[name]) for name, value in first.items() if name != LOGIT_SCALE):
+            raise ValueError(
+                f"`--finetuned_model {source}` has the weights of `--model {options.model}`, so there is nothing to merge; give the "
+                "model that it was fine-tuned from by --model, and the fine-tuned one by --finetuned_model."
+            )
         if head is not None and head.class_names != train.class_names:
             raise ValueError(
                 f"`--finetuned_model {source}` has a head for {len(head.class_names)} classes ({head.class_names[0]!r}, ...), which are "

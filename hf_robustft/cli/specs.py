@@ -16,11 +16,12 @@ from pathlib import Path
 from datasets import get_dataset_split_names
 
 from ..data.catalog.hub_copies import WDS_IMAGES
-from ..data.catalog.sets import registered_sets
+from ..data.catalog.sets import GROUPS, registered_sets
 from ..data.class_folders import split_word
 from ..data.folders import folder_layout, folder_splits, holds_tars, tars
 from ..data.hub import is_hub_id, require_hub
 from ..data.messages import quoted
+from .each import SUITE
 from .first_look import nearest_role
 
 ROLES = ("id", "validation", "shift", "open_set")
@@ -61,6 +62,12 @@ class Spec:
             place, role = text, None
         name, equals, copy = place.partition("=")
         suite, _, part = name.partition("/")
+        if (suite in GROUPS or SUITE in text) and not Path(place).expanduser().exists():
+            one = f"one of them, such as {GROUPS[suite].suites[0]}" if suite in GROUPS else "the name of one data set"
+            raise ValueError(
+                f"{text!r} stands for several data sets, one for each run of `hf-robustft train --train_dataset "
+                f"{{{','.join(GROUPS)}}}`; give {one}."
+            )
         if registered_sets(suite) is not None:
             if equals and not copy:
                 raise ValueError(f"{text!r}: the path of your copy is missing after '='; give it, or leave '=' out")

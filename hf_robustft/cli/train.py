@@ -49,7 +49,7 @@ from .data_sets import (
 )
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
-from .merging import MERGES, load_fine_tuned, merge, merges_head
+from .merging import MERGES, load_fine_tuned, merge, merges_head, other_bases
 from .train_arguments import DataArguments, ModelArguments, check, parse, train_parser
 
 
@@ -101,8 +101,15 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     check_columns([data_args.train_dataset, *texts], data_args)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
-    evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
-    say(args, *(f"Note: {note}." for note in notes))
+    try:
+        evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
+    except ValueError as error:
+        if "train_dataset" in data_args.given:
+            raise
+        raise ValueError(
+            f"{error} The classes are those of the default of --train_dataset, {data_args.train_dataset}: give your training images."
+        ) from error
+    say(args, *(f"Note: {note}." for note in [*other_bases(model_args), *notes]))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
     reading = {
         "batch_size": args.eval_batch_size,

@@ -83,8 +83,8 @@ class ContextDistillationMixin(StartingModelMixin):
             )
         if len(self.classes[1]) < 2:
             raise ValueError(
-                f"The contexts of CAR-FT are the prompt templates, and there is but one, {self.classes[1][0]!r}; give more, or "
-                "set `context_weight` to 0, which is `--method ft`."
+                f"The contexts of CAR-FT are the prompt templates, and there is but one, {self.classes[1][0]!r}; give more "
+                "(`--templates`, a file of them or imagenet-80), or set `context_weight` to 0, which is `--method ft`."
             )
 
     def needs_start(self) -> bool:

@@ -174,6 +174,8 @@ def finish_checkpoint(
         if any(cache[name] >= grid["last"] for name, grid in cache["grid"].items()):
             chosen += "; at the end of the grid, so that a larger value may be better"
         facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
+        if writes:
+            logger.warning("Alpha and beta of the cache: %s.", chosen)
     if validation is not None and found["detector"] is None:
         found["temperature"], found["detector"], notes = fit_on_validation(
             model,

@@ -25,6 +25,10 @@ ROWS = [
     ("train", f"{TRAIN} --eval_datasets emoji_shift/validation --method ft", "the same classes"),
     ("train", f"{TRAIN} --eval_datasets test.parquet --train_dataset captions.parquet", "label"),
     ("train", f"{TRAIN} --eval_datasets test.parquet --model nothing/here/at/all", "nothing/here"),
+    ("train", f"{TRAIN} --eval_datasets pacs", "pacs-art_painting"),
+    ("train", f"{TRAIN} --eval_datasets test.parquet {{suite}}", "--train_dataset"),
+    ("train", f"{TRAIN.replace('--train_dataset train.parquet', '')} --eval_datasets numbers.parquet", "--train_dataset"),
+    ("evaluate", f"{EVALUATE} --eval_datasets few-shot", "caltech101"),
     ("evaluate", f"{EVALUATE} --eval_datasets broken.parquet", "broken.parquet"),
     ("evaluate", f"{EVALUATE} --eval_datasets other.parquet", "fox"),
     ("evaluate", f"{EVALUATE} --eval_datasets test.parquet held_out.parquet:open_set", "open set"),
@@ -54,7 +58,8 @@ def place(tmp_path_factory):
         CLIPModel(tiny_config()).save_pretrained("base")
         tiny_processor().save_pretrained("base")
         write_robustft_json("base", method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
-        sets = {"train": (CLASSES, 12), "test": (CLASSES, 8), "held_out": (CLASSES, 8), "other": (("fox", "ant"), 6)}
+        sets = {"train": (CLASSES, 12), "test": (CLASSES, 8), "held_out": (CLASSES, 8), "other": (("fox", "ant"), 6),
+                "numbers": (("part 1", "part 2"), 6)}  # fmt: skip
         for seed, (name, (classes, n)) in enumerate(sets.items()):
             image_dataset(n, seed=seed, classes=classes).to_parquet(f"{name}.parquet")
         captions = image_dataset(4).remove_columns("label").add_column("caption", ["a cat"] * 4)

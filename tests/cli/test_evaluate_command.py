@@ -74,6 +74,10 @@ def test_a_trained_head_is_used_unless_prompts_are_asked_for(checkpoint, picture
     assert report.results["test"].accuracy == 5 / 20 and report.results["shift"].accuracy == 0
     report = run(command(checkpoint, pictures, "--zero_shot"))
     assert {item.head for item in report.results.values()} == {ZERO_SHOT_HEAD}
+    prompts = command(checkpoint, pictures, "--templates", "imagenet-croft-7")
+    with pytest.raises(ValueError, match="`--templates imagenet-croft-7` would do nothing.*--zero_shot"):
+        run(prompts)
+    assert {item.head for item in run([*prompts, "--zero_shot"]).results.values()} == {ZERO_SHOT_HEAD}
 
 
 def test_a_plain_model_takes_its_classes_from_the_data(checkpoint, pictures, tmp_path):

@@ -209,6 +209,18 @@ def test_what_cannot_be_merged_is_refused_by_name(place, monkeypatch):
     assert not (place / "refused").exists()
 
 
+def test_a_model_that_was_not_fine_tuned_is_refused_and_another_base_is_told(place, capsys):
+    def merged(name, source, *more):
+        return run(place, name, "--method", "wise_ft", "--finetuned_model", str(place / source), *more)
+
+    with pytest.raises(ValueError, match="nothing to merge.*--model"):
+        merged("same", "base")
+    merged("of-base", "ft-0")
+    assert "was fine-tuned from" not in capsys.readouterr().out
+    merged("of-another", "ft-0", "--model", str(place / "carot-0"))
+    assert f"{place / 'ft-0'} was fine-tuned from base" in capsys.readouterr().out
+
+
 def test_a_head_of_other_classes_and_a_model_with_other_layers_are_refused(place):
     config = tiny_config()
     config.vision_config.num_hidden_layers = 3

@@ -25,6 +25,7 @@ from ..prompts import label_key, read_text
 from ..streams.rows import OpenSplit, open_split
 
 WDS_IMAGES = ("webp", "jpg", "png", "jpeg")
+_OWN_COPY = "give path of your own copy (NAME=FOLDER on the command line)"
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,9 @@ def open_first(
     for repository in repositories:
         reason = "" if is_cached(repository.path) else out_of_reach()
         if reason:
-            raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {reason.rstrip('.')}.")
+            raise OSError(
+                f"{where}: {repository.path!r} cannot be loaded from the Hub: {reason.rstrip('.')}; {_OWN_COPY}."
+            )
         try:
             return open_repository(repository, label_names, streaming), repository
         except DatasetNotFoundError as error:
@@ -250,7 +253,7 @@ def open_first(
                 )
         except (OSError, RuntimeError, DatasetsError) as error:
             raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {_words(error)}.") from error
-    raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; give path of your own copy.")
+    raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; {_OWN_COPY}.")
 
 
 def _exists(path: str) -> bool:

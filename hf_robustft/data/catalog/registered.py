@@ -304,7 +304,7 @@ def require_copy(data: RegisteredData, where: str) -> None:
         raise OSError(
             f"{where}: no copy on the Hub is known; give path, a folder with "
             + (f"one folder per domain ({quoted(data.all_domains)}), each with " if data.all_domains else "")
-            + "one folder of images per class."
+            + "one folder of images per class (NAME=FOLDER on the command line)."
         )
 
 
