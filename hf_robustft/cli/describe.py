@@ -18,7 +18,7 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import declarations, declared_settings
 from . import COMMANDS
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
-from .each import SUITE
+from .first_look import SUITE
 from .merging import MERGES
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.

@@ -11,9 +11,8 @@ from typing import Any
 from ..data.catalog.sets import GROUPS
 from ..evaluation.report import EvaluationReport
 from ..training.given import Suggested
+from .first_look import SUITE
 
-#: Stands in a setting for the suite whose turn it is.
-SUITE = "{suite}"
 SUMMARY_FILE = "summary.csv"
 
 

@@ -20,6 +20,8 @@ from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice
 
+#: Stands in a setting for the suite whose turn it is, where `--train_dataset` names a group of them.
+SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",)}
@@ -149,6 +151,12 @@ def _check_trackers(given: Any, known: list[str]) -> None:
 
 
 def _check_paths(command: str, values: dict[str, Any], registered: list[str]) -> None:
+    # Of a group of suites the path of each run is known later.
+    values = {
+        name: [text for text in value if SUITE not in str(text)] if isinstance(value, list) else value
+        for name, value in values.items()
+        if SUITE not in str(value) or isinstance(value, list)
+    }
     for name in _FILES:
         if name in values and not Path(values[name]).expanduser().is_file():
             raise UsageError(f"`--{name} {values[name]}`: there is no such file{_beside(values[name])}")

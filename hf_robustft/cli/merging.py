@@ -225,8 +225,8 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
             raise ValueError(f"`--finetuned_model {source}` is not {options.model} fine-tuned: {error}") from None
         if head is None and all(torch.equal(value, second[name]) for name, value in first.items() if name != LOGIT_SCALE):
             raise ValueError(
-                f"`--finetuned_model {source}` has the weights of `--model {options.model}`, so there is nothing to merge; give the "
-                "model that it was fine-tuned from by --model, and the fine-tuned one by --finetuned_model."
+                f"`--finetuned_model {source}` has the weights of `--model {options.model}`, so there is nothing to merge: give "
+                "by --model what it was fine-tuned from, and by --finetuned_model a run that changed the weights."
             )
         if head is not None and head.class_names != train.class_names:
             raise ValueError(

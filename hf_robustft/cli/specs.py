@@ -21,8 +21,7 @@ from ..data.class_folders import split_word
 from ..data.folders import folder_layout, folder_splits, holds_tars, tars
 from ..data.hub import is_hub_id, require_hub
 from ..data.messages import quoted
-from .each import SUITE
-from .first_look import nearest_role
+from .first_look import SUITE, nearest_role
 
 ROLES = ("id", "validation", "shift", "open_set")
 

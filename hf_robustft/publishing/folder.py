@@ -177,7 +177,10 @@ def _check_presence(folder: str | Path, files: Mapping[str, Path]) -> None:
         "model.safetensors": (("model.safetensors", INDEX_FILE), "save the model there"),
         "tokenizer": (("tokenizer.json", "vocab.json"), processor),
         "image processor": (("preprocessor_config.json", "processor_config.json"), processor),
-        CARD_FILE: ((CARD_FILE,), "write the card with `write_model_card`, or your own README.md"),
+        CARD_FILE: (
+            (CARD_FILE,),
+            "a run with --eval_datasets writes the card; write it with `write_model_card` in Python, or your own README.md",
+        ),
     }
     for what, (names, advice) in needed.items():
         if not any(name in files for name in names):

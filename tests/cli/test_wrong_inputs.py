@@ -16,6 +16,7 @@ from hf_robustft.cli.describe import as_text, describe
 from hf_robustft.cli.description import FLAGS_FILE, Description
 from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_go_on, one_line, run
 from hf_robustft.cli.first_look import first_look
+from hf_robustft.cli.parser import UsageError
 from hf_robustft.cli.train_arguments import train_parser
 
 EVALUATE, CALIBRATE, PUBLISH = (
@@ -353,6 +354,10 @@ def test_what_only_the_loaders_can_tell_is_left_to_them(tmp_path, monkeypatch):
                  "rows.parquet", "./photos", "owner/name", "owner/name/test:shift", "imagenet-seen-unseen-seed7:id",
                  "imagenet-1k/train", "pacs-sketch=owner/mirror"):  # fmt: skip
         assert vars(first_look("evaluate", ["owner/model", "--eval_datasets", text]))["eval_datasets"] == [text]
+    runs = ["--method", "wise_ft", "--train_dataset", "pacs", "--finetuned_model", "./runs/flyp/{suite}"]
+    assert vars(first_look("train", [*runs, "--eval_datasets", "./{suite}/test"]))["finetuned_model"] == runs[-1:]
+    with pytest.raises(UsageError, match="nowhere"):
+        first_look("train", [*runs, "--eval_datasets", "{suite}", "./nowhere"])
 
 
 def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
