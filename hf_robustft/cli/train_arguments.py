@@ -63,22 +63,22 @@ class ModelArguments(RecordsGiven):
         "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package.", "emoji_clip"
     )
     finetuned_model: list[str] = option(
-        "wise_ft, lines: merge with this fine-tuned folder instead of training one. model_stock: two folders or more.", []
+        "Folders of fine-tuned runs to merge. One for wise_ft and lines, instead of training; two or more for model_stock.", []
     )
-    finetune_with: str | None = option("wise_ft, lines: the method that trains what is merged; ft by default.", None)
-    alpha: float = option("wise_ft: share of the fine-tuned weights, 0 (zero-shot) to 1 (fine-tuned).", 0.5)
-    lines_alpha: float = option("lines: share of the change that the first layer keeps; the last one keeps all.", 0.1)
+    finetune_with: str | None = option("The method that trains what is merged, ft by default. For wise_ft and lines.", None)
+    alpha: float = option("Share of the fine-tuned weights, from 0 to 1. For wise_ft: 0 is the zero-shot model.", 0.5)
+    lines_alpha: float = option("Share of the change that the first layer keeps. For lines; the last layer keeps all.", 0.1)
     lines_whole_projections: bool = option(
-        "lines: Keep all of the change of projections, logit scale and head too. In the paper it is that of the first layer.",
+        "Keep all of the change of projections, logit scale and head too. For lines; in the paper it is that of the first layer.",
         False,
     )
     merged_head: str | None = option(
-        "wise_ft, lines, model_stock: 'interpolated' merges trained heads like the weights, 'rebuilt' takes that of the merged "
-        "text tower. By default interpolated where there is a trained head.",
+        "'interpolated' merges trained heads, 'rebuilt' takes the text tower's. For wise_ft, lines and model_stock; by default "
+        "interpolated like the weights where there is a trained head.",
         None,
     )
     alpha_sweep: list[float] = option(
-        "wise_ft, lines: measure the model at each of these alphas too. Without training again; into alpha_sweep.csv and "
+        "Measure the model at each of these alphas too. For wise_ft and lines, without training again; into alpha_sweep.csv and "
         "alpha_sweep.png.",
         [],
     )
