@@ -20,6 +20,7 @@ from . import COMMANDS
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
 from .first_look import SUITE
 from .merging import MERGES
+from .train_arguments import CACHING, MEASURING
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
 OF_METHODS = {name: ("finetuned_model", "merged_head", *merge.options) for name, merge in MERGES.items()} | {
@@ -77,15 +78,20 @@ def describe() -> dict[str, Any]:
 
 
 def _method(name: str, trainer: Any) -> dict[str, Any]:
-    """What the help of `train` says of a method: its settings, and its defaults and the paper's values by setting."""
+    """What the help of `train` says of a method: its settings, what it refuses, and its defaults and the paper's values by setting."""
     settings = () if trainer is None else declared_settings(trainer) - set(trainer.idle_settings)
     own = paper_values(*declarations(RobustTrainingArguments).values())
     paper = {name: own[name] for name in sorted(settings) if name in own} | dict(getattr(trainer, "paper_settings", {}))
     if paper.get("preset") == "reference":
         paper = {**REFERENCE_PRESET, **paper}
+    idle = set() if getattr(trainer, "paper_settings", {}) else {"paper_settings"}
+    if trainer is None:
+        of_training = set(SHOWN["training"].split()) & set(RobustTrainingArguments.__dataclass_fields__)
+        idle |= of_training - MEASURING - (CACHING if name == "tip_adapter" else set())
     presets = ("preset",) if trainer is not None and "preset" not in trainer.idle_settings else ()
     return {
         "settings": sorted({*settings, *presets, *OF_METHODS.get(name, ())}),
+        "idle": sorted(idle),
         "defaults": dict(getattr(trainer, "defaults", {})),
         "paper": paper,
     }

@@ -104,7 +104,8 @@ class Description:
         """
         name = item["dest"]
         group = "method" if name in method["settings"] else group
-        if brief is not None and name not in method["settings"] and name not in SHOWN.get(group, "").split():
+        usual = name in SHOWN.get(group, "").split() and name not in method["idle"]
+        if brief is not None and name not in method["settings"] and not usual:
             item["help"] = argparse.SUPPRESS
             return group
         text, default, note = item.get("help") or "", method["defaults"].get(name, item["default"]), ""

@@ -35,7 +35,7 @@ SUITE = "emoji_shift"
 CHOICES = (*METHODS, "tip_adapter", *MERGES, "zero_shot")
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
-_MEASURING = {
+MEASURING = {
     "output_dir",
     "per_device_eval_batch_size",
     "dataloader_num_workers",
@@ -50,7 +50,7 @@ _MEASURING = {
     "ddp_timeout",
 }
 #: What `tip_adapter` reads beside: it trains nothing and keeps training images.
-_CACHING = {"tip_alpha", "tip_beta", "tip_views", "train_crop"}
+CACHING = {"tip_alpha", "tip_beta", "tip_views", "train_crop"}
 _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no"}
 
 
@@ -327,10 +327,10 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
         trainer.check_settings(args)
         return
     what = "--finetuned_model is trained already" if model_args.finetuned_model else f"{method} trains nothing"
-    caching = _CACHING if method == "tip_adapter" else set()
+    caching = CACHING if method == "tip_adapter" else set()
     if caching and not args.tip_views:
         _refuse(args, ["train_crop"], "--tip_views 0 keeps one view by the evaluation transform")
-    for name in sorted(args.given - _MEASURING - caching):
+    for name in sorted(args.given - MEASURING - caching):
         value = getattr(args, name)
         if not name.startswith("hub_") and not (name in _NOTHING and value == _NOTHING[name]):
             _refuse(args, [name], f"{what}, and this is a setting of training")

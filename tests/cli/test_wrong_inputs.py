@@ -274,6 +274,7 @@ def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, caps
     facts = METHODS[method]
     for name in set().union(*(other["settings"] for other in METHODS.values())):
         assert (name in shown) == (name in facts["settings"]), name
+    assert ("learning_rate" in shown) == (method not in ("tip_adapter", "model_stock", "zero_shot")) and "seed" in shown
     # Of a text that began with the methods it is for, their names were all that was left.
     assert not [text for name, text in shown.items() if name in facts["settings"] and text.split()[-1] in METHODS]
     for name, value in facts["paper"].items():
