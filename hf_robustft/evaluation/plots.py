@@ -65,8 +65,7 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         raise ValueError(f"The report of {after.model!r} has no results to draw; evaluate it on a data set first.")
     if before is not None:
         check_same_data(after, before)
-    results = ordered(after)
-    columns = min(COLUMNS, len(results))
+    results, columns = ordered(after), min(COLUMNS, len(after.results))
     rows = -(-len(results) // columns)
     figure = _figure(PANEL_WIDTH * columns, PANEL_HEIGHT * rows + 0.5)
     grid = figure.add_gridspec(rows, columns, wspace=0.06, hspace=0.06)
@@ -226,13 +225,14 @@ def plot_alpha_sweep(
     axes = figure.subplots()
     axes.plot(*zip(*points.values(), strict=True), color=EDGE, linewidth=1.2, zorder=1)
     ends = {0.0: ("zero-shot", "s", BEFORE), 1.0: ("fine-tuned", "D", GAP)}
-    for alpha, point in points.items():
+    for (alpha, point), after in zip(points.items(), [*list(points.values())[1:], (0.0, 0.0)], strict=True):
         name, marker, colour = ends.get(alpha, (f"{alpha:g}", "o", AFTER))
         axes.plot(*([value] for value in point), marker, color=colour, markersize=7, zorder=3)
-        axes.annotate(name, point, xytext=(6, 5), textcoords="offset points", fontsize=9)
+        # Beside the line: on the left where it rises, but for the first, which stands near the axis.
+        place, side = ((6, 5), "left") if after[1] <= point[1] else ((6, -12), "left") if alpha == 0 else ((-6, 5), "right")
+        axes.annotate(name, point, xytext=place, ha=side, textcoords="offset points", fontsize=9)
     if saved in points:
-        ring = {"markerfacecolor": "none", "markeredgecolor": THRESHOLD, "markersize": 14}
-        axes.plot(*([value] for value in points[saved]), "o", **ring, label=f"saved: alpha {saved:g}")
+        axes.plot(*([value] for value in points[saved]), "o", mfc="none", mec=THRESHOLD, ms=14, label=f"saved: alpha {saved:g}")
         axes.legend(frameon=False, fontsize=9)
     axes.margins(0.14)
     axes.set_xlabel(f"accuracy in distribution ({_short(inside)}), %")
