@@ -54,8 +54,10 @@ def test_one_machine(folder, tmp_path, name):
     assert any(key.startswith("teacher.") for key in load_file(tmp_path / "run" / "end.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_two_machines(folder, tmp_path):
+    """Twenty seconds of two cores: `python -m pytest -m slow tests/distributed/test_launch_files.py`."""
     if torch.accelerator.is_available():
         pytest.skip("the files' GPU processes are replaced by CPU processes only where there is no accelerator")
     with socket.socket() as free:

@@ -42,6 +42,13 @@ class Loop(TrainerCallback):
         self.steps.append(({name: norm / total for name, norm in norms.items()}, norms, others))
         self._sums = {}
 
+#: Of methods with one term, which has all of the gradient, flyp says it all: `python -m pytest -m slow` on this file for the
+#: others.
+ONE_TERM = ("ft", "lp", "lp_ft", "clip_adapter", "tip_adapter_f")
+ALL_METHODS = [
+    pytest.param(method, marks=[pytest.mark.slow] if method in ONE_TERM else []) for method in METHODS
+]
+
 
 def run(cls, model, folder, *, n=24, loop=None, **settings):
     """Train a copy of `model` for three steps of 8 pairs; a `loop` sees the terms of each micro-batch."""
@@ -85,7 +92,7 @@ def assert_shares(got, want, limit=1e-12):
 # ---- What is measured -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_shares_are_those_of_a_plain_loop(tiny_clip, tmp_path, method):
     # Two micro-batches a step, but for methods that step within a batch.
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2} if method != "croft" else {}
@@ -187,7 +194,11 @@ def steps(trainer):
 @pytest.mark.same_bits("the same run twice; only one of them looks at its gradients")
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [*((method, {}) for method in METHODS), ("carot+croft", {"contrastive_chunk_size": 3}), ("carot", {"bf16": True})],
+    [
+        *(pytest.param(*method.values, {}, marks=method.marks) for method in ALL_METHODS),
+        ("carot+croft", {"contrastive_chunk_size": 3}),
+        ("carot", {"bf16": True}),
+    ],
 )
 def test_training_is_the_same_to_the_last_bit(tiny_clip, tmp_path, method, settings):
     for module in tiny_clip.modules():
