@@ -118,7 +118,9 @@ def test_a_weight_of_zero_takes_its_term_alone_and_computes_nothing(
     got = first_terms(trainer)
     assert got.keys() == TERMS[method] - REMOVED[name]
     same = got.keys() - OTHER_SHIFTS.get(name, set()) | (got.keys() & {"classification"})
-    assert {term: got[term] for term in same} == {term: want[term] for term in same}
+    # Without CRoFT its class prompts are not encoded with the captions: a product of another size, which may round otherwise.
+    limit = 1e-6 if name == "croft_weight" else 0
+    assert {term: got[term] for term in same} == pytest.approx({term: want[term] for term in same}, rel=limit, abs=0)
 
 
 def state(trainer):
