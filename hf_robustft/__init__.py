@@ -8,6 +8,8 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     # For editors and type checkers; a test keeps it equal to the table below.
+    from .comparison.runs import Comparison as Comparison
+    from .comparison.runs import read_runs as read_runs
     from .data.benchmarks import Benchmark as Benchmark
     from .data.benchmarks import load_benchmark as load_benchmark
     from .data.catalog.sets import register_benchmark as register_benchmark
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from .training.trainer import RobustTrainer as RobustTrainer
 
 _ROOMS = {
+    "comparison.runs": ["Comparison", "read_runs"],
     "data.benchmarks": ["Benchmark", "load_benchmark"],
     "data.catalog.sets": ["register_benchmark"],
     "data.few_shot": ["few_shot"],

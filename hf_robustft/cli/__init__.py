@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft train | evaluate | calibrate | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | compare | calibrate | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .parser import UsageError, unknown_choice
 COMMANDS = {
     "train": "Fine-tune a CLIP model robustly, measure it before and after, and write it with its card.",
     "evaluate": "Measure accuracy, calibration and open-set detection of a CLIP checkpoint.",
+    "compare": "Set finished runs of several methods side by side, and say which is best.",
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }

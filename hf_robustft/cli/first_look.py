@@ -24,7 +24,7 @@ from .parser import Parser, UsageError, unknown_choice
 SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
-_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",)}
+_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "compare": ()}
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 _LAST = ("last", "true", "yes", "1")
 _NONE = ("none", "false", "no", "0")
@@ -51,7 +51,7 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"calibrate"` or `"publish"`.
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
 

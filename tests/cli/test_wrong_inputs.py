@@ -27,7 +27,7 @@ EVALUATE, CALIBRATE, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, calibrate, publish"),
+    ("", "train, evaluate, compare, calibrate, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -256,7 +256,7 @@ def test_help_is_quick_and_in_groups_with_defaults(command, repository):
         assert "(default: carot)" in done.stdout and "--adam_beta1" not in done.stdout
         everything, _ = seconds([sys.executable, *program, "--help_all"])
         assert "--adam_beta1" in everything.stdout and "(default: 0.9)" in everything.stdout
-    elif command != "publish":
+    elif command not in ("publish", "compare"):
         assert "--use_cpu" in done.stdout and "(default: 256)" in done.stdout
 
 

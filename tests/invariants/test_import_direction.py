@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "hf_robustft"
-ORDER = ("data", "modeling", "objectives", "evaluation", "publishing", "training", "cli")
+ORDER = ("data", "modeling", "objectives", "evaluation", "publishing", "training", "comparison", "cli")
 #: What the package root may give to a room: facts, not code of other rooms.
 ROOT_NAMES = {"__version__"}
 
@@ -112,6 +112,8 @@ def test_the_checker_passes_what_is_allowed(tmp_path):
         ("modeling/bad.py", "from hf_robustft import CaRotTrainer\n"),
         ("modeling/bad.py", "import hf_robustft\n"),
         ("training/bad.py", "from ..cli import main\n"),
+        ("training/bad.py", "from ..comparison.runs import read_runs\n"),
+        ("comparison/bad.py", "from ..cli import main\n"),
         ("kitchen/bad.py", "import os\n"),
     ],
 )

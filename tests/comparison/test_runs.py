@@ -1,0 +1,161 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Finished folders are told apart by what differs between them, and refused where they cannot be compared."""
+
+import json
+import re
+
+import pytest
+from helpers.finished import finished, hashes
+
+from hf_robustft.cli import main
+from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
+
+
+def labels(comparison):
+    return {candidate.label: [run.seed for run in runs] for candidate, runs in comparison.candidates.items()}
+
+
+def test_seeds_of_a_method_and_rate_are_one_candidate(tmp_path):
+    finished(tmp_path / "a", "flyp", 1e-3, 0)
+    for seed, accuracy in ((2, 0.9), (0, 0.8), (1, 0.7)):
+        finished(tmp_path / f"c{seed}", "carot", 3e-4, seed, (accuracy, 0.5, 0.4))
+    finished(tmp_path / "d", "carot", 1e-5, 0)
+    comparison = read_runs([tmp_path / name for name in ("a", "c2", "c0", "d", "c1", "../" + tmp_path.name + "/a")])
+    assert labels(comparison) == {"FLYP, 1e-3": [0], "CaRot, 1e-5": [0], "CaRot, 3e-4": [0, 1, 2]}
+    assert comparison.sets == {"photo": "id", "sketch": "shift", "cartoon": "shift"}
+    measured = comparison.measured(Candidate("carot", 3e-4))
+    assert measured["photo"] == pytest.approx({"accuracy": 0.8, "nll": 1.25, "ece": 0.0815, "brier": 0.625})
+    assert comparison.zero_shot is None and comparison.notes == []
+
+
+def test_other_settings_that_differ_are_the_variant(tmp_path):
+    job = {"disable_tqdm": True, "logging_steps": 3, "dataloader_num_workers": 2, "per_device_eval_batch_size": 7}
+    finished(tmp_path / "a", "tracer", settings={"teacher": "trajectory"})
+    finished(tmp_path / "b", "tracer", seed=1, settings={"teacher": "trajectory", **job})
+    # Its teacher is the arguments' default, so it is not among the settings.
+    finished(tmp_path / "c", "tracer")
+    finished(tmp_path / "d", "tracer", settings={"teacher": "trajectory", "weight_decay": 0.25})
+    comparison = read_runs([tmp_path / name for name in "abcd"])
+    assert labels(comparison) == {
+        "TRACER, 1e-3": [0, 1],
+        "TRACER (teacher ema), 1e-3": [0],
+        "TRACER (weight decay 0.25), 1e-3": [0],
+    }
+    assert labels(read_runs([tmp_path / "b"])) == {"TRACER, 1e-3": [1]}
+
+
+def test_what_was_made_of_a_given_run_has_its_rate_and_seed(tmp_path):
+    finished(tmp_path / "flyp-0", "flyp", 3e-4, 7)
+    for alpha in (0.5, 0.75):
+        merge = {"fine_tuned": ["flyp-0"], "alpha": alpha, "alpha_rule": "given"}
+        finished(tmp_path / f"w{alpha}", "wise_ft", None, 42, parts={"alpha": alpha, "merge": merge})
+    chosen = {"fine_tuned": ["flyp-0"], "alpha": 0.3, "alpha_rule": "best accuracy on validation"}
+    finished(tmp_path / "chosen", "wise_ft", None, 42, parts={"alpha": 0.3, "merge": chosen})
+    folders = [tmp_path / name for name in ("flyp-0", "w0.5", "w0.75", "chosen")]
+    assert labels(read_runs(folders)) == {
+        "FLYP, 3e-4": [7],
+        "WiSE-FT (alpha 0.5), 3e-4": [7],
+        "WiSE-FT (alpha 0.75), 3e-4": [7],
+        "WiSE-FT (alpha best accuracy on validation), 3e-4": [7],
+    }
+    assert labels(read_runs(folders[1:3])) == {"WiSE-FT (alpha 0.5)": [42], "WiSE-FT (alpha 0.75)": [42]}
+
+
+def test_zero_shot_is_a_run_of_its_own_or_a_baseline(tmp_path):
+    finished(tmp_path / "a", "carot", baseline=(0.6, 0.55, 0.5))
+    finished(tmp_path / "b", "flyp")
+    comparison = read_runs([tmp_path / "b", tmp_path / "a"])
+    assert comparison.measured(ZERO_SHOT)["photo"]["accuracy"] == 0.6
+    assert [run.candidate.method for run in comparison.runs] == ["flyp", "carot"]
+    finished(tmp_path / "z", "zero_shot", None, 42, (0.61, 0.5, 0.5))
+    comparison = read_runs([tmp_path / "a", tmp_path / "z"])
+    assert comparison.zero_shot.folder == tmp_path / "z" and comparison.zero_shot.seed is None
+    assert comparison.measured(ZERO_SHOT)["photo"]["accuracy"] == 0.61
+    with pytest.raises(ValueError, match="zero_shot"):
+        read_runs([tmp_path / "z"])
+
+
+def test_a_set_that_not_all_have_is_left_out_and_said(tmp_path):
+    finished(tmp_path / "a")
+    finished(tmp_path / "b", "flyp", accuracies=(0.9, 0.5), sets={"photo": "id", "sketch": "shift"})
+    comparison = read_runs([tmp_path / "a", tmp_path / "b"])
+    assert list(comparison.sets) == ["photo", "sketch"]
+    assert len(comparison.notes) == 1 and "cartoon" in comparison.notes[0] and "b did not" in comparison.notes[0]
+    finished(tmp_path / "b", "flyp", accuracies=(0.9,), sets={"other": "id"})
+    with pytest.raises(ValueError, match="cartoon, other, photo, sketch"):
+        read_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_the_same_run_twice_is_refused_by_both_names(tmp_path):
+    finished(tmp_path / "one")
+    finished(tmp_path / "two")
+    with pytest.raises(ValueError, match="one and .*two are both CaRot, 1e-3 with seed 0"):
+        read_runs([tmp_path / "one", tmp_path / "two"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hashed": {"train": hashes("train", "train", first=100)}}, "the training images"),
+        ({"hashed": {"sketch": hashes("sketch", "shift", first=100)}}, "the images of sketch"),
+        ({"classes": ("cat", "dog", "owl", "bat")}, "the classes"),
+        ({"n": 1000}, "the images of cartoon, the images of photo and the images of sketch"),
+        (
+            {"sets": {"photo": "id", "sketch": "id", "cartoon": "shift"}},
+            "the role of sketch (shift and id)",
+        ),
+        ({"card": {"base_model": "openai/clip-vit-base-patch16"}}, "emoji_clip and openai/clip-vit-base-patch16"),
+    ],
+)
+def test_other_data_are_refused_in_one_line(tmp_path, changes, said):
+    finished(tmp_path / "one")
+    finished(tmp_path / "two", "flyp", **changes)
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        read_runs([tmp_path / "one", tmp_path / "two"])
+    assert "one and " in str(error.value) and "two cannot" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_few_shots_may_differ_with_the_seed_alone(tmp_path):
+    shots = {"card": {"command": "hf-robustft train --shots 4"}}
+    other = {"train": hashes("train", "train", first=100)}
+    finished(tmp_path / "one", **shots)
+    finished(tmp_path / "two", seed=1, hashed=other, **shots)
+    assert labels(read_runs([tmp_path / "one", tmp_path / "two"])) == {"CaRot, 1e-3": [0, 1]}
+    finished(tmp_path / "two", "flyp", hashed=other, **shots)
+    with pytest.raises(ValueError, match="training images"):
+        read_runs([tmp_path / "one", tmp_path / "two"])
+
+
+def test_what_is_not_finished_or_not_ours_is_one_line(tmp_path):
+    folder = finished(tmp_path / "a")
+    evaluation = (folder / "evaluation.json").read_text()
+    for name, text, said in (
+        ("evaluation.json", None, "evaluation.json"),
+        ("evaluation.json", json.dumps({**json.loads(evaluation), "format": 0}), "format 0"),
+        ("robustft.json", None, "robustft.json"),
+    ):
+        if text is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(text)
+        with pytest.raises((OSError, ValueError), match=said) as error:
+            read_run(folder)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+        (folder / "evaluation.json").write_text(evaluation)
+    with pytest.raises(OSError, match="nowhere"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_a_rate_is_written_as_people_write_it():
+    rates = {1e-3: "1e-3", 3e-4: "3e-4", 0.00025: "2.5e-4", 1.0: "1e+0", 0.0003000001: "3e-4"}
+    assert {rate: rate_text(rate) for rate in rates} == rates
+
+
+def test_the_command_names_its_candidates(tmp_path, capsys):
+    finished(tmp_path / "a", "carot")
+    finished(tmp_path / "b", "flyp", seed=1)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    printed = capsys.readouterr().out
+    assert "CaRot, 1e-3" in printed and "FLYP, 1e-3" in printed
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err

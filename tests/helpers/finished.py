@@ -1,0 +1,65 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Finished folders of given numbers, without a model in them: what a comparison reads."""
+
+from pathlib import Path
+
+import numpy as np
+
+from helpers.reports import result
+from hf_robustft.data.overlap import HASH_SPACE, Sketch
+from hf_robustft.evaluation.report import EvaluationReport, save_reports
+from hf_robustft.modeling.metadata import update_robustft_json
+from hf_robustft.objectives.papers import METHOD_FACTS
+from hf_robustft.publishing.metadata import write_robustft_json
+
+SETS = {"photo": "id", "sketch": "shift", "cartoon": "shift"}
+CLASSES = ("cat", "dog", "owl", "bee")
+
+
+def hashes(name, role, images=1200, first=0):
+    """Fingerprints of a set; `first` tells sets of other images apart."""
+    return Sketch(name, role, np.arange(first, first + 8, dtype=np.uint64), HASH_SPACE, images, images).to_dict()
+
+
+def report(method, accuracies, sets=SETS, open_set=None, **changes):
+    given = zip(sets.items(), accuracies, strict=True)
+    results = {name: result(name, role, accuracy=accuracy, **changes) for (name, role), accuracy in given}
+    settings = {"n_bins": 15, "bootstrap_draws": 1000}
+    return EvaluationReport(METHOD_FACTS[method].label, results, settings=settings, open_set=open_set)
+
+
+def finished(
+    folder, method="carot", rate=1e-3, seed=0, accuracies=(0.9, 0.5, 0.4), baseline=None, settings=(), hashed=(), card=(), sets=SETS,
+    open_set=None, classes=CLASSES, parts=(), **changes,
+) -> Path:  # fmt: skip
+    """
+    Write a folder as a run leaves it, without its weights.
+
+    Args:
+        accuracies: Of the sets in the order of `sets`; other numbers of each set are in `changes`.
+        baseline: The accuracies of the zero-shot model, measured in the same run.
+        settings, card, parts: Further entries of `robustft.json`.
+        hashed: Fingerprints that take the place of the usual ones, by name.
+    """
+    rates = {} if rate is None else {"learning_rate": rate}
+    images = {
+        name: hashes(name, role, first=10 * place)
+        for place, (name, role) in enumerate({"train": "train", **sets}.items())
+    }
+    write_robustft_json(
+        folder,
+        method=method,
+        class_names=classes,
+        templates=("a {}.",),
+        settings={**rates, "seed": seed, **dict(settings)},
+        image_hashes=list((images | dict(hashed)).values()),
+        head="zero-shot prompts",
+    )
+    update_robustft_json(
+        folder, card={"method": method, "seed": seed, "base_model": "emoji_clip", **dict(card)}, **dict(parts)
+    )
+    reports = [report(method, accuracies, sets, open_set, **changes)]
+    if baseline is not None:
+        reports.insert(0, report("zero_shot", baseline, sets, open_set, **changes))
+    save_reports(Path(folder) / "evaluation.json", reports)
+    return Path(folder)
