@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     # For editors and type checkers; a test keeps it equal to the table below.
     from .comparison.runs import Comparison as Comparison
     from .comparison.runs import read_runs as read_runs
+    from .comparison.summary import load_comparison as load_comparison
+    from .comparison.summary import summarise as summarise
     from .data.benchmarks import Benchmark as Benchmark
     from .data.benchmarks import load_benchmark as load_benchmark
     from .data.catalog.sets import register_benchmark as register_benchmark
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "comparison.runs": ["Comparison", "read_runs"],
+    "comparison.summary": ["load_comparison", "summarise"],
     "data.benchmarks": ["Benchmark", "load_benchmark"],
     "data.catalog.sets": ["register_benchmark"],
     "data.few_shot": ["few_shot"],

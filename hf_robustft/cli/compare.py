@@ -3,15 +3,22 @@
 
     hf-robustft compare outputs/carot outputs/flyp outputs/tracer
 
-The folders are those of runs that were trained and measured on the same data, of any methods, rates and seeds.
+The folders are those of runs that were trained and measured on the same data, of any methods, rates and seeds. Prints who is
+ahead, by how much and whether chance explains it, with tables, and writes comparison.json, comparison.md and frontier.png.
 """
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..comparison.output import write_comparison
 from ..comparison.runs import read_runs
+from ..comparison.summary import summarise
+from ..comparison.tables import terminal_table
+from ..modeling.files import check_output_dir
 from .commands import CommandParser, option
 
 
@@ -20,6 +27,7 @@ class CompareOptions:
     """What is compared."""
 
     folders: list[str] = option("Folders of finished runs.", positional=True, metavar="DIR")
+    output_dir: str = option("Folder for the results.", "outputs/compare")
 
 
 def parser() -> CommandParser:
@@ -30,9 +38,10 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> int:
     """Carry out what `arguments` say; returns the exit code."""
     (options,) = parser().parse(arguments)
+    check_output_dir(options.output_dir)
     comparison = read_runs(options.folders)
-    for candidate, runs in comparison.candidates.items():
-        print(f"{candidate.label}: {len(runs)} run{'s' if len(runs) > 1 else ''}")
-    for note in comparison.notes:
-        print(f"Note: {note}")
+    summary = summarise(comparison, command=shlex.join(["hf-robustft", "compare", *arguments]))
+    files = write_comparison(summary, options.output_dir)
+    print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
+    print(f"Saved to {options.output_dir}: {', '.join(path.name for path in files)}")
     return 0

@@ -93,6 +93,10 @@ class FinishedRun:
     baseline: EvaluationReport | None = None
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    def measured(self, name: str) -> Mapping[str, Any]:
+        """The metrics of the set of this `name`, and `n`, its images."""
+        return vars(self.report.results[name])
+
 
 @dataclass
 class Comparison:
@@ -146,7 +150,7 @@ class Comparison:
             [self.zero_shot] if candidate == ZERO_SHOT and self.zero_shot is not None else self.candidates[candidate]
         )
         return {
-            name: {metric: float(np.mean([_measured(run, name)[metric] for run in runs])) for metric in METRICS}
+            name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in METRICS}
             for name, role in self.sets.items()
             if role != "open_set"
         }
@@ -242,10 +246,6 @@ def _sets(run: FinishedRun) -> dict[str, str]:
     found = {name: result.role for name, result in run.report.results.items()}
     found |= dict.fromkeys(run.report.open_set or (), "open_set")
     return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
-
-
-def _measured(run: FinishedRun, name: str) -> Mapping[str, float]:
-    return vars(run.report.results[name])
 
 
 def _rate(facts: Mapping[str, Any]) -> float | None:

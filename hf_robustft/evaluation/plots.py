@@ -67,7 +67,7 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         check_same_data(after, before)
     results, columns = ordered(after), min(COLUMNS, len(after.results))
     rows = -(-len(results) // columns)
-    figure = _figure(PANEL_WIDTH * columns, PANEL_HEIGHT * rows + 0.5)
+    figure = new_figure(PANEL_WIDTH * columns, PANEL_HEIGHT * rows + 0.5)
     grid = figure.add_gridspec(rows, columns, wspace=0.06, hspace=0.06)
     for index, result in enumerate(results):
         cell = grid[index // columns, index % columns].subgridspec(2, 1, height_ratios=(3.2, 1), hspace=0.05)
@@ -75,17 +75,17 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         lower = figure.add_subplot(cell[1], sharex=upper)
         _draw_reliability(upper, lower, result, None if before is None else before.results.get(result.name))
     handles = [
-        Patch(facecolor=AFTER, edgecolor=EDGE, label=_short(after.model, LEGEND_WIDTH)),
+        Patch(facecolor=AFTER, edgecolor=EDGE, label=short_name(after.model, LEGEND_WIDTH)),
         Patch(color=GAP, label="gap to mean confidence"),
         Patch(facecolor=AFTER, alpha=FAINT, label=f"fewer than {FEW} images"),
         Line2D([], [], color="black", linewidth=0.9, linestyle=DASHES, label="perfect calibration"),
     ]
     if before is not None:
-        earlier = _short(before.model, LEGEND_WIDTH)
+        earlier = short_name(before.model, LEGEND_WIDTH)
         handles.insert(0, Line2D([], [], color=BEFORE, marker="o", markersize=4.5, linewidth=1.1, label=earlier))
     # As many side by side as the panels leave room for.
     _add_legend(figure, handles, "outside upper center", columns=min(len(handles), 2 * columns - 1))
-    return _saved(figure, path, dpi)
+    return save_figure(figure, path, dpi)
 
 
 def plot_shift(reports: EvaluationReport | Sequence[EvaluationReport], path: str | Path, dpi: int = 150) -> Path:
@@ -116,21 +116,21 @@ def plot_shift(reports: EvaluationReport | Sequence[EvaluationReport], path: str
     if before is not None:
         check_same_data(after, before)
     results = [inside, *after.shifts]
-    figure = _figure(10.5, max(4.2, 1.9 + 0.42 * len(results)))
+    figure = new_figure(10.5, max(4.2, 1.9 + 0.42 * len(results)))
     scatter, bars = figure.subplots(1, 2, width_ratios=(1, 1.05))
     handles = _draw_accuracies(scatter, inside, after, before)
     _draw_errors(bars, results, before)
     square = {"linestyle": "none", "marker": "s", "markersize": 9}
     if before is not None:
-        name = f"{_short(before.model, LEGEND_WIDTH)} (left: hollow)"
+        name = f"{short_name(before.model, LEGEND_WIDTH)} (left: hollow)"
         handles.append(Line2D([], [], color=BEFORE_FILL, markeredgecolor=BEFORE, **square, label=name))
     handles += [
-        Line2D([], [], color=AFTER, markeredgecolor=EDGE, **square, label=_short(after.model, LEGEND_WIDTH)),
+        Line2D([], [], color=AFTER, markeredgecolor=EDGE, **square, label=short_name(after.model, LEGEND_WIDTH)),
         Line2D([], [], color=GAP, linewidth=2.2, label="noise floor of the ECE"),
         Line2D([], [], **_DIAGONAL, label="shift as good as ID"),
     ]
     _add_legend(figure, handles, "outside lower center", columns=min(4, len(handles)))
-    return _saved(figure, path, dpi, names=bars.get_yticklabels())
+    return save_figure(figure, path, dpi, names=bars.get_yticklabels())
 
 
 def plot_scores(
@@ -166,11 +166,11 @@ def plot_scores(
         ValueError: If there is no in-distribution or no open set, the score is unknown or missing, a number is not
             finite, or the file is not a PNG.
     """
-    path, name = _png(path), open_set_score(score).label
+    path, name = checked_png(path), open_set_score(score).label
     if threshold is not None and not np.isfinite(threshold):
         raise ValueError(f"The threshold is {threshold}, which no score can be compared with; give a finite number.")
     pooled = _pooled(scores, roles, score)
-    figure = _figure(SCORE_WIDTH, SCORE_PANEL_HEIGHT * len(pooled) + 1.2)
+    figure = new_figure(SCORE_WIDTH, SCORE_PANEL_HEIGHT * len(pooled) + 1.2)
     panels = figure.subplots(len(pooled), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     everything = np.concatenate([values for _, values in pooled.values()])
     edges = np.linspace(*_limits(everything, threshold), SCORE_BINS + 1)
@@ -195,7 +195,7 @@ def plot_scores(
         _add_legend(figure, handles, "outside upper right", columns=2)
     panels[-1].set_xlabel(f"{name}\nhigher: more like a known class", fontsize=10)
     figure.supylabel("share of the images", fontsize=10)
-    return _saved(figure, path, dpi)
+    return save_figure(figure, path, dpi)
 
 
 def plot_alpha_sweep(
@@ -216,12 +216,12 @@ def plot_alpha_sweep(
     Raises:
         ValueError: If there is no set in distribution or no shift, or the file is not a PNG.
     """
-    path, first = _png(path), next(iter(reports.values()))
+    path, first = checked_png(path), next(iter(reports.values()))
     inside = next((result.name for result in first.results.values() if result.role == "id"), None)
     if inside is None or not first.shifts:
         raise ValueError("The picture needs a set in distribution and a shift; measure on such sets too.")
     points = {a: (100 * r.results[inside].accuracy, 100 * r.shift_mean["accuracy"]) for a, r in reports.items()}
-    figure = _figure(6.0, 4.5)
+    figure = new_figure(6.0, 4.5)
     axes = figure.subplots()
     axes.plot(*zip(*points.values(), strict=True), color=EDGE, linewidth=1.2, zorder=1)
     ends = {0.0: ("zero-shot", "s", BEFORE), 1.0: ("fine-tuned", "D", GAP)}
@@ -235,14 +235,14 @@ def plot_alpha_sweep(
         axes.plot(*([value] for value in points[saved]), "o", mfc="none", mec=THRESHOLD, ms=14, label=f"saved: alpha {saved:g}")
         axes.legend(frameon=False, fontsize=9)
     axes.margins(0.14)
-    axes.set_xlabel(f"accuracy in distribution ({_short(inside)}), %")
+    axes.set_xlabel(f"accuracy in distribution ({short_name(inside)}), %")
     axes.set_ylabel(f"accuracy under shift (mean of {len(first.shifts)}), %")
-    _plain(axes, "both")
-    return _saved(figure, path, dpi)
+    plain_axes(axes, "both")
+    return save_figure(figure, path, dpi)
 
 
-def _short(name: str, width: int = 32) -> str:
-    """Return a name in one line of at most `width` letters; names differ at their ends, so the middle is left out."""
+def short_name(name: str, width: int = 32) -> str:
+    """Return a `name` in one line of at most `width` letters; names differ at their ends, so the middle is left out."""
     name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())
     if len(name) <= width:
         return name
@@ -250,7 +250,8 @@ def _short(name: str, width: int = 32) -> str:
     return f"{name[: width - 1 - end]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
 
 
-def _png(path: str | Path) -> Path:
+def checked_png(path: str | Path) -> Path:
+    """Return `path` as a `Path`. Raises ValueError if it does not end in .png."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"The picture is a PNG, but the file is called {path.name!r}; let the name end in .png.")
@@ -263,10 +264,11 @@ def _checked(
     given = [reports] if isinstance(reports, EvaluationReport) else list(reports)
     if not 1 <= len(given) <= 2:
         raise ValueError(f"There are {len(given)} reports to draw; give one, or one before and one after fine-tuning.")
-    return _png(path), given[0] if len(given) == 2 else None, given[-1]
+    return checked_png(path), given[0] if len(given) == 2 else None, given[-1]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, `width` by `height` inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -276,7 +278,8 @@ def _add_legend(figure: Figure, handles: list, place: str, columns: int) -> None
     figure.legend(handles=handles, loc=place, ncols=columns, frameon=False, fontsize=9)
 
 
-def _saved(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()) -> Path:
+def save_figure(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()) -> Path:
+    """Write a `figure` as the PNG `path` at `dpi`, its texts (and `names`, those of ticks) as they are, and return the path."""
     legends = [text for legend in figure.legends for text in legend.get_texts()]
     titles = [title for axes in figure.axes for title in (axes.title, axes.xaxis.label)]
     for text in (*legends, *titles, *names):
@@ -287,7 +290,8 @@ def _saved(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()) -> 
     return path
 
 
-def _plain(axes, grid: str) -> None:
+def plain_axes(axes, grid: str) -> None:
+    """Give `axes` the look of all pictures: no frame, and a pale `grid` (`"x"`, `"y"` or `"both"`) behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color="0.9", linewidth=0.7)
@@ -328,7 +332,7 @@ def _draw_reliability(upper, lower, result: DatasetResult, before: DatasetResult
         title = f"ECE {100 * before.ece:.1f}{ARROW}{100 * result.ece:.1f} % (floor {100 * result.ece_noise_floor:.1f})"
     # What tells its role stays, however long the name is.
     role = label(result).removeprefix(result.name)
-    upper.set_title(f"{_short(result.name, LEGEND_WIDTH)}{role}\n", fontsize=11, fontweight="bold")
+    upper.set_title(f"{short_name(result.name, LEGEND_WIDTH)}{role}\n", fontsize=11, fontweight="bold")
     upper.text(0.5, 1.03, f"{title}, n = {result.n:,}", transform=upper.transAxes, ha="center", fontsize=9)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.tick_params(labelbottom=False)
@@ -336,7 +340,7 @@ def _draw_reliability(upper, lower, result: DatasetResult, before: DatasetResult
     lower.set_ylim(bottom=0)
     lower.locator_params(axis="y", nbins=3)
     for axes in (upper, lower):
-        _plain(axes, "y")
+        plain_axes(axes, "y")
 
 
 def _interval(accuracy: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -377,13 +381,13 @@ def _draw_accuracies(axes, inside: DatasetResult, after: EvaluationReport, befor
             axes.annotate("", xy=end, xytext=origin, arrowprops=arrow, zorder=2)
             axes.plot(*([value] for value in origin), **style, markerfacecolor="white", zorder=3)
         axes.plot(*([value] for value in end), **style, zorder=3)
-        handles.append(Line2D([], [], **style, label=_short(result.name, LEGEND_WIDTH)))
+        handles.append(Line2D([], [], **style, label=short_name(result.name, LEGEND_WIDTH)))
     axes.plot([0, 100], [0, 100], **_DIAGONAL, zorder=1)
     axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy under shift, %")
-    axes.set_xlabel(f"accuracy in distribution ({_short(inside.name, LEGEND_WIDTH)}), %")
+    axes.set_xlabel(f"accuracy in distribution ({short_name(inside.name, LEGEND_WIDTH)}), %")
     axes.set_title("Accuracy", fontsize=11, fontweight="bold")
     axes.set_aspect("equal")
-    _plain(axes, "both")
+    plain_axes(axes, "both")
     return handles
 
 
@@ -397,13 +401,13 @@ def _draw_errors(axes, results: list[DatasetResult], before: EvaluationReport | 
         axes.plot([100 * result.ece_noise_floor] * 2, ends, color=GAP, linewidth=2.2, zorder=3)
         if earlier is not None:
             axes.barh(row - offset, 100 * earlier.ece, color=BEFORE_FILL, edgecolor=BEFORE, **style)
-    names = [f"{_short(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
+    names = [f"{short_name(result.name)}{' (ID)' if result.role == 'id' else ''}" for result in results]
     axes.set_yticks(range(len(results)), names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("expected calibration error, %")
     axes.set_title("Error of the confidence", fontsize=11, fontweight="bold")
-    _plain(axes, "x")
+    plain_axes(axes, "x")
 
 
 def _pooled(scores: Mapping, roles: Mapping[str, str], score: str) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -440,11 +444,11 @@ def _draw_histogram(axes, role: str, names: list[str], values: np.ndarray, edges
     share = np.histogram(values, edges)[0] / len(values)
     axes.stairs(share, edges, fill=True, color=ROLE_COLOURS[role], alpha=0.35)
     axes.stairs(share, edges, color=ROLE_COLOURS[role], linewidth=1.4)
-    sets = _short(names[0]) if len(names) == 1 else f"{len(names)} sets"
+    sets = short_name(names[0]) if len(names) == 1 else f"{len(names)} sets"
     what, wanted = _TITLES[role]
     title = axes.set_title(f"{what} ({sets}, n = {len(values):,}): {wanted}", loc="left", fontsize=10)
     title.set(color=ROLE_COLOURS[role], parse_math=False)
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.locator_params(axis="y", nbins=3)
-    _plain(axes, "y")
+    plain_axes(axes, "y")

@@ -7,7 +7,6 @@ import re
 import pytest
 from helpers.finished import finished, hashes
 
-from hf_robustft.cli import main
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
 
 
@@ -149,13 +148,3 @@ def test_what_is_not_finished_or_not_ours_is_one_line(tmp_path):
 def test_a_rate_is_written_as_people_write_it():
     rates = {1e-3: "1e-3", 3e-4: "3e-4", 0.00025: "2.5e-4", 1.0: "1e+0", 0.0003000001: "3e-4"}
     assert {rate: rate_text(rate) for rate in rates} == rates
-
-
-def test_the_command_names_its_candidates(tmp_path, capsys):
-    finished(tmp_path / "a", "carot")
-    finished(tmp_path / "b", "flyp", seed=1)
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    printed = capsys.readouterr().out
-    assert "CaRot, 1e-3" in printed and "FLYP, 1e-3" in printed
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "nowhere")]) == 2
-    assert "nowhere" in capsys.readouterr().err

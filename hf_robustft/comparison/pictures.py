@@ -1,0 +1,91 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The frontier of a comparison as a picture, in the style of the pictures of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.plots import (
+    BEFORE,
+    SHIFT_COLOURS,
+    SHIFT_MARKERS,
+    checked_png,
+    new_figure,
+    plain_axes,
+    save_figure,
+    short_name,
+)
+from .runs import rate_text
+
+
+def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) -> Path:
+    """
+    Draw the mean accuracy under shift against the accuracy in distribution into one PNG: a line for each method over its rates.
+
+    Of two lines the upper one is better whatever the rate. Bars are standard deviations over seeds; the rates stand beside the
+    points.
+
+    Args:
+        summary (`Mapping`): Of [`summarise`] or [`load_comparison`].
+        path (`str` or `Path`): File to write, ending in `.png`.
+        dpi (`int`, *optional*, defaults to 150): Pixels per inch; the picture is 7 by 5 inches.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        ValueError: If no set in distribution or no shift was measured, or the file is not a PNG.
+    """
+    path, rows = checked_png(path), summary["candidates"]
+    if not all(row["id_mean"] and row["shift_mean"] for row in rows):
+        raise ValueError("The picture needs a set in distribution and a shift; measure on such sets too.")
+    figure = new_figure(7.0, 5.0)
+    axes = figure.subplots()
+    lines: dict[str, list[Mapping]] = {}
+    for row in rows:
+        lines.setdefault(row["method_label"], []).append(row)
+    for place, (name, points) in enumerate(lines.items()):
+        turn, colour = divmod(place, len(SHIFT_COLOURS))
+        style = {"color": SHIFT_COLOURS[colour], "marker": SHIFT_MARKERS[(turn + colour) % len(SHIFT_MARKERS)]}
+        (x, xerr), (y, yerr) = (
+            zip(*(_value(point[mean]["accuracy"]) for point in points), strict=True)
+            for mean in ("id_mean", "shift_mean")
+        )
+        axes.errorbar(
+            x, y, yerr, xerr, **style, markersize=6, linewidth=1.3, elinewidth=0.8, label=short_name(name), zorder=3
+        )
+        for point, at in zip(points, zip(x, y, strict=True), strict=True):
+            if len(points) > 1 and point["learning_rate"] is not None:
+                axes.annotate(
+                    rate_text(point["learning_rate"]),
+                    at,
+                    xytext=(5, 4),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=style["color"],
+                )
+    if summary["baseline"] is not None:
+        at = [_value(summary["baseline"][mean]["accuracy"])[0] for mean in ("id_mean", "shift_mean")]
+        axes.plot(
+            *([value] for value in at), "*", color=BEFORE, markersize=13, label=summary["baseline"]["label"], zorder=2
+        )
+        axes.axhline(at[1], color=BEFORE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    names = {
+        role: [item["name"] for item in summary["data"]["sets"] if item["role"] == role] for role in ("id", "shift")
+    }
+    axes.set_xlabel(f"accuracy in distribution ({_sets(names['id'])}), %")
+    axes.set_ylabel(f"accuracy under shift ({_sets(names['shift'])}), %")
+    axes.margins(0.1)
+    plain_axes(axes, "both")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return save_figure(figure, path, dpi)
+
+
+def _value(spread: Mapping[str, Any]) -> tuple[float, float]:
+    return 100 * spread["mean"], 100 * (spread["sd"] or 0.0)
+
+
+def _sets(names: list[str]) -> str:
+    return f"mean of {len(names)}" if len(names) > 1 else short_name(names[0])

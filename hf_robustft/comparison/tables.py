@@ -1,0 +1,238 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A comparison as tables for the terminal and in markdown, from its summary alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION
+from ..publishing.text import markdown_text
+
+#: Before a difference that chance may explain.
+NOISE = "~"
+_DASH = "\N{EN DASH}"
+
+
+@dataclass
+class _Table:
+    """Title, header, rows (cells; those of the winner are bold) and the lines below."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    bold: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def terminal_table(summary: Mapping[str, Any], width: int = 100) -> str:
+    """
+    Lay out a comparison for the terminal: the winner in words, then the tables.
+
+    Args:
+        summary (`Mapping`): Of [`summarise`] or [`load_comparison`].
+        width (`int`, *optional*, defaults to 100): Columns of the terminal. Names are folded, and what does not fit stands in a
+            table of its own.
+
+    Returns:
+        `str`: Lines without a trailing newline.
+    """
+    output = StringIO()
+    console = Console(file=output, width=width, color_system=None, force_terminal=False, force_jupyter=False)
+    for line in summary["winner"]["words"].replace(". ", ".\n").splitlines():
+        console.print(Text(line))
+    for table in _tables(summary):
+        for part in _fitting(table, width):
+            console.print()
+            laid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(part.title), title_justify="left")
+            for place, name in enumerate(part.header):
+                laid.add_column(Text(name), justify="right" if place else "left", overflow="fold", no_wrap=bool(place))
+            for row in part.rows:
+                # Text, not str: rich reads [brackets] in a string as markup.
+                laid.add_row(*map(Text, row))
+            console.print(laid)
+            for line in part.notes:
+                console.print(Text(line))
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
+
+
+def markdown_table(summary: Mapping[str, Any]) -> str:
+    """Lay out a comparison in markdown: the winner in words, then the tables; `summary` as for [`terminal_table`]."""
+    parts = [markdown_text(summary["winner"]["words"])]
+    for table in _tables(summary):
+        lines = [_markdown_row(table.header), "|:--|" + "--:|" * (len(table.header) - 1)]
+        lines += [_markdown_row(row, bold=place == table.bold) for place, row in enumerate(table.rows)]
+        parts += [f"**{markdown_text(table.title)}**", "\n".join(lines)]
+        parts += ["  \n".join(map(markdown_text, table.notes))] if table.notes else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(cells: Sequence[str], bold: bool = False) -> str:
+    texts = [f"**{markdown_text(cell)}**" if bold and cell else markdown_text(cell) for cell in cells]
+    return f"| {' | '.join(texts)} |"
+
+
+def _tables(summary: Mapping[str, Any]) -> list[_Table]:
+    tables = [_accuracies(summary), _calibration(summary), *_open_sets(summary)]
+    tables[-1].notes += _notes(summary)
+    return tables
+
+
+def _rows(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    baseline = summary.get("baseline")
+    return [*([] if baseline is None else [baseline]), *summary["candidates"]]
+
+
+def _bold(summary: Mapping[str, Any]) -> int | None:
+    winner = summary["winner"]
+    labels = [row["label"] for row in _rows(summary)]
+    return labels.index(winner["candidate"]) if winner["is_clear"] else None
+
+
+def _names(summary: Mapping[str, Any], role: str) -> list[str]:
+    return [item["name"] for item in summary["data"]["sets"] if item["role"] == role]
+
+
+def _accuracies(summary: Mapping[str, Any]) -> _Table:
+    validation, ids, shifts = (_names(summary, role) for role in ("validation", "id", "shift"))
+    header, columns = ["accuracy %", "seeds"], []
+    for name in (*validation, *ids):
+        header.append(name)
+        columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get("accuracy")))
+    if shifts:
+        header.append("shifts" if len(shifts) > 1 else shifts[0])
+        columns.append(lambda row: _percent((row["shift_mean"] or {}).get("accuracy")))
+    where = "shifts" if shifts else "ID"
+    for key, name in (("against_zero_shot", "zero-shot"), ("against_flyp", "FLYP")):
+        if any(row.get(key) for row in summary["candidates"]):
+            header.append(f"{where} against {name}")
+            columns.append(lambda row, key=key: _difference(row.get(key), summary["decided_on"], "accuracy", 100, 1))
+    if len(shifts) > 1:
+        for name in shifts:
+            header.append(name)
+            columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get("accuracy")))
+    rows = [[row["label"], _seeds(row), *(column(row) for column in columns)] for row in _rows(summary)]
+    return _Table("Accuracy", header, rows, _bold(summary))
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    return str(len(row["seeds"])) if any(seed is not None for seed in row.get("seeds", ())) else _DASH
+
+
+def _calibration(summary: Mapping[str, Any]) -> _Table:
+    groups = [(mean, word) for mean, word in (("id_mean", "ID"), ("shift_mean", "shifts")) if _rows(summary)[-1][mean]]
+    header = ["ECE %, NLL", *(f"{word} {metric}" for metric in ("ECE %", "NLL") for _, word in groups)]
+    against = [(group, metric) for metric in ("ece", "nll") for group, _ in groups[-1:]]
+    if summary.get("baseline"):
+        header += [f"{groups[-1][1]} {metric} against zero-shot" for metric in ("ECE", "NLL")]
+    rows = []
+    for row in _rows(summary):
+        cells = [_percent((row[group] or {}).get("ece")) for group, _ in groups]
+        cells += [_spread((row[group] or {}).get("nll"), 1, 3) for group, _ in groups]
+        if summary.get("baseline"):
+            cells += [
+                _difference(
+                    row.get("against_zero_shot"),
+                    group,
+                    metric,
+                    100 if metric == "ece" else 1,
+                    1 if metric == "ece" else 3,
+                )
+                for group, metric in against
+            ]
+        rows.append([row["label"], *cells])
+    return _Table("Calibration", header, rows)
+
+
+def _open_sets(summary: Mapping[str, Any]) -> list[_Table]:
+    tables = []
+    for name in _names(summary, "open_set"):
+        scored = [(row, row["open_set"].get(name, {}).get(DEFAULT_SCORE)) for row in _rows(summary)]
+        keys = {"auroc": "ID AUROC %", "fpr95": "ID FPR95 %"}
+        keys |= {
+            "shifts_auroc": "shifts AUROC %",
+            "shifts_fpr95": "shifts FPR95 %",
+            "shifts_accepted": "shifts accepted %",
+        }
+        keys = {key: word for key, word in keys.items() if any(found and key in found for _, found in scored)}
+        if not keys:
+            continue
+        rows = [[row["label"], *(_percent((found or {}).get(key)) for key in keys)] for row, found in scored]
+        note = f"Score {DEFAULT_SCORE}. AUROC: how often an image of a known class scores higher than one of an unseen class. {FPR_CONVENTION}"
+        tables.append(_Table(f"Known or unknown: {name}", [DEFAULT_SCORE, *keys.values()], rows, notes=[note]))
+    return tables
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if any(len(row["seeds"]) > 1 for row in summary["candidates"]):
+        lines.append("±: standard deviation over seeds.")
+    if any(row.get("against_zero_shot") or row.get("against_flyp") for row in summary["candidates"]):
+        lines.append(
+            f"Differences are paired, with a 95 % interval; {NOISE} before one that cannot be told from noise. FLYP is that at the same rate."
+        )
+    shifts = len(_names(summary, "shift"))
+    lines.append(
+        f"Shifts: plain mean over {shifts} sets."
+        if shifts > 1
+        else ""
+        if shifts
+        else "No shift was measured: nothing is known of other images than those like the training images."
+    )
+    if summary.get("baseline") is None:
+        lines.append("Zero-shot was not measured: compare a run of zero_shot too, or train without --skip_baseline.")
+    return [*filter(None, lines), *(f"Note: {note}" for note in summary.get("notes", ()))]
+
+
+def _percent(spread: Mapping[str, Any] | None) -> str:
+    return _spread(spread, 100, 1)
+
+
+def _spread(spread: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+    if spread is None:
+        return _DASH
+    sd = "" if spread["sd"] is None else f" ±{scale * spread['sd']:.{digits}f}"
+    return f"{scale * spread['mean']:.{digits}f}{sd}"
+
+
+def _difference(against: Mapping[str, Any] | None, group: str, metric: str, scale: float, digits: int) -> str:
+    found = ((against or {}).get(group) or {}).get(metric)
+    if found is None:
+        return _DASH
+    mark = "" if found["beyond_noise"] else NOISE if found["beyond_noise"] is False else "?"
+    text = f"{mark}{scale * found['mean']:+.{digits}f}"
+    if found["se"] is None:
+        return text
+    return f"{text} ({scale * found['low']:+.{digits}f} to {scale * found['high']:+.{digits}f})"
+
+
+def _fitting(table: _Table, width: int) -> list[_Table]:
+    """Cut a table that is wider than the terminal between columns; each part begins with the names."""
+    widths = [max(len(row[place]) for row in (table.header, *table.rows)) + 2 for place in range(len(table.header))]
+    # Names are folded to a third of the terminal.
+    room = width - min(widths[0], width // 3 + 2)
+    parts: list[list[int]] = [[]]
+    for place in range(1, len(widths)):
+        if parts[-1] and sum(widths[item] for item in parts[-1]) + widths[place] > room:
+            parts.append([])
+        parts[-1].append(place)
+    chosen = [[0, *places] for places in parts]
+    titles = [table.title] + [f"{table.title} (continued)"] * (len(parts) - 1)
+    notes: Sequence[list[str]] = [[]] * (len(parts) - 1) + [table.notes]
+    return [
+        _Table(
+            title,
+            [table.header[i] for i in places],
+            [[row[i] for i in places] for row in table.rows],
+            table.bold,
+            list(lines),
+        )
+        for title, places, lines in zip(titles, chosen, notes, strict=True)
+    ]

@@ -1,0 +1,143 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The winner of a comparison in words, with its margin and how far chance alone moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..evaluation.findings import listed
+from .runs import Candidate
+
+#: Of candidates that cannot be told from the winner so many are named.
+NAMED = 3
+_WORDS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
+
+
+def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dict[str, Any]:
+    """
+    Say who is ahead, and who cannot be told from it.
+
+    Args:
+        summary (`Mapping`): Of `summarise`, with the differences against zero-shot and against the candidate of this `label`.
+        label (`str`): The candidate that `rule` has chosen, or the highest one.
+        rule (`str`, *optional*): The rule's name; without one, that it was chosen by what it is measured on is said.
+
+    Returns:
+        `dict[str, Any]`: The `winner` of the summary.
+    """
+    decided_on, rows = summary["decided_on"], {row["label"]: row for row in summary["candidates"]}
+    row, others = rows[label], {name: row for name, row in rows.items() if name != label}
+    gain = row.get("against_zero_shot", {}).get(decided_on)
+    lags = {name: other["against_winner"][decided_on]["accuracy"] for name, other in others.items()}
+    ties = [name for name, lag in lags.items() if not lag["beyond_noise"]]
+    better = [name for name, lag in lags.items() if lag["beyond_noise"] and lag["mean"] > 0]
+    ahead = gain is None or bool(gain["accuracy"]["beyond_noise"] and gain["accuracy"]["mean"] > 0)
+    where = _where(summary)
+    name, accuracy = spoken(row), f"{100 * row[decided_on]['accuracy']['mean']:.1f} %"
+    if rule is not None:
+        words = [f"The rule {rule} chooses {name}: {accuracy} {where}"]
+    elif ahead:
+        words = [f"{name} is ahead {where}: {accuracy}" if others else f"{name} has {accuracy} {where}"]
+    else:
+        words = [f"No candidate is ahead of zero-shot {where}: the highest, {name}, has {accuracy}"]
+    words[0] += "" if gain is None else f", {_gained(gain['accuracy'])}"
+    words.append(
+        _ties(
+            [spoken(rows[tie]) for tie in ties],
+            len(others),
+            unknown=[n for n, lag in lags.items() if lag["se"] is None],
+        )
+    )
+    if better:
+        words.append(
+            f"{listed([f'{spoken(rows[item])} ({points(lags[item])})' for item in better])} is better there, which the rule does not look at"
+        )
+    if gain is None:
+        words.append("Zero-shot was not measured, so what was gained is not known; compare a run of zero_shot too")
+    else:
+        words += _beside(summary, row, decided_on)
+    if rule is None and others:
+        words.append(
+            f"No rule chose it: it is the highest of {len(rows)} on the sets that it is measured on, which flatters it"
+        )
+    return {
+        "candidate": label,
+        "chosen_by": rule,
+        "is_clear": ahead and not ties and not better and gain is not None,
+        "ties": ties,
+        "words": " ".join(f"{part}." for part in words if part),
+    }
+
+
+def spoken(row: Mapping[str, Any]) -> str:
+    """Return the candidate of a `row` in a sentence: "CaRot at 3e-4"."""
+    rate = Candidate(row["method"], row["learning_rate"], row["variant"]).label.removeprefix(row["method_label"])
+    return row["method_label"] + rate.replace(", ", " at ")
+
+
+def points(difference: Mapping[str, Any]) -> str:
+    """Return a paired `difference` in percent with its interval: "+3.0, 95 % interval 2.1 to 3.9"."""
+    text = f"{100 * difference['mean']:+.1f}"
+    if difference["se"] is None:
+        return text
+    low, high = (f"{100 * difference[end]:.1f}" for end in ("low", "high"))
+    return f"{text}, 95 % interval {low} to {high}"
+
+
+def _where(summary: Mapping[str, Any]) -> str:
+    role = "shift" if summary["decided_on"] == "shift_mean" else "id"
+    names = [item["name"] for item in summary["data"]["sets"] if item["role"] == role]
+    sets = f"mean of {len(names)} sets" if len(names) > 1 else names[0]
+    return f"under shift ({sets})" if role == "shift" else f"in distribution ({sets})"
+
+
+def _gained(gain: Mapping[str, Any]) -> str:
+    value, _, interval = points(gain).partition(", ")
+    interval = f" ({interval})" if interval else ""
+    if gain["beyond_noise"] is None:
+        return f"{value} over zero-shot, and nothing says how far chance moves that"
+    if not gain["beyond_noise"]:
+        return f"which cannot be told from zero-shot: {value}{interval}"
+    return (
+        f"{value}{interval} over zero-shot"
+        if gain["mean"] > 0
+        else f"{value}{interval} against zero-shot, which is better"
+    )
+
+
+def _ties(names: list[str], others: int, unknown: list[str]) -> str:
+    if not others:
+        return ""
+    if unknown:
+        return "How far chance moves these differences is not known: the runs kept neither predictions nor bootstrap samples"
+    if not names:
+        return "No other can be taken for it by chance" if others > 1 else "The other cannot be taken for it by chance"
+    rest = len(names) - NAMED
+    shown = [*names[:NAMED], f"{rest} more"] if rest > 1 else names
+    return f"{listed(shown)} cannot be told from it"
+
+
+def _beside(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str) -> list[str]:
+    """What else became better or worse than zero-shot by more than noise."""
+    against, told = row["against_zero_shot"], []
+    groups = ["shift_mean", "id_mean"] if decided_on == "shift_mean" else ["id_mean"]
+    changes: dict[bool, list[str]] = {True: [], False: []}
+    for group in groups:
+        for metric, word in _WORDS.items():
+            if (group, metric) == (decided_on, "accuracy") or not against.get(group, {}).get(metric, {}).get(
+                "beyond_noise"
+            ):
+                continue
+            change = against[group][metric]["mean"]
+            text = f"{change:+.3f}" if metric == "nll" else f"{100 * change:+.1f}"
+            place = "" if decided_on == "id_mean" else " under shift" if group == "shift_mean" else " in distribution"
+            changes[(change > 0) == (metric == "accuracy")].append(f"{word}{place} {text}")
+    for good, word in ((True, "Better"), (False, "Worse")):
+        if changes[good]:
+            told.append(
+                f"{word} than zero-shot too: {listed(changes[good])}"
+                if good
+                else f"{word} than zero-shot: {listed(changes[good])}"
+            )
+    return told

@@ -1,0 +1,171 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`comparison.json`: its numbers are those of the reports, its words follow from them, and tables follow from it alone."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from helpers.finished import finished
+
+from hf_robustft import load_comparison, read_runs, summarise
+from hf_robustft.comparison.summary import save_comparison
+from hf_robustft.comparison.tables import markdown_table, terminal_table
+
+
+def draws(around, offset=0.0, spread=0.01, seed=0):
+    """Bootstrap samples of the accuracy: the same images for all, so that an `offset` moves each alike."""
+    noise = np.random.default_rng(seed).normal(0, spread, 50)
+    return {"accuracy": (around + offset + noise).tolist()}
+
+
+def of_shift(folders, rows, **changes):
+    """Runs whose two shifted sets have these accuracies; `rows`: name, method, rate, seed, accuracies."""
+    for name, method, rate, seed, accuracies in rows:
+        finished(folders / name, method, rate, seed, accuracies, draws=draws(0.0), **changes)
+    return read_runs([folders / name for name, *_ in rows])
+
+
+def candidate(summary, label):
+    return next(row for row in summary["candidates"] if row["label"] == label)
+
+
+def test_the_numbers_are_means_and_deviations_over_seeds(tmp_path):
+    rows = [
+        ("a", "carot", 1e-3, 0, (0.9, 0.5, 0.4)),
+        ("b", "carot", 1e-3, 1, (0.8, 0.7, 0.4)),
+        ("c", "flyp", 1e-3, 0, (0.7, 0.4, 0.2)),
+    ]
+    summary = summarise(
+        of_shift(tmp_path, rows, baseline=(0.6, 0.4, 0.3)), command=f"hf-robustft compare {tmp_path}/a"
+    )
+    carot = candidate(summary, "CaRot, 1e-3")
+    assert (carot["seeds"], carot["folders"], carot["method"], carot["learning_rate"]) == (
+        [0, 1],
+        ["a", "b"],
+        "carot",
+        1e-3,
+    )
+    assert carot["sets"]["photo"]["accuracy"] == {"mean": pytest.approx(0.85), "sd": pytest.approx(0.1 / math.sqrt(2))}
+    assert carot["sets"]["photo"]["n"] == 1200 and carot["sets"]["sketch"]["ece_noise_floor"]["mean"] == 0.0262
+    assert carot["shift_mean"]["accuracy"] == {"mean": pytest.approx(0.5), "sd": pytest.approx(0.1 / math.sqrt(2))}
+    assert candidate(summary, "FLYP, 1e-3")["id_mean"]["accuracy"] == {"mean": 0.7, "sd": None}
+    assert summary["baseline"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.35)
+    assert carot["against_zero_shot"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.15)
+    assert carot["against_flyp"]["sketch"]["accuracy"]["mean"] == pytest.approx(0.2)
+    assert "against_flyp" not in candidate(summary, "FLYP, 1e-3")
+    sets = [
+        {"name": name, "role": role, "n": 1200, "n_classes": 4}
+        for name, role in (("photo", "id"), ("sketch", "shift"), ("cartoon", "shift"))
+    ]
+    assert [{key: row[key] for key in sets[0]} for row in summary["data"]["sets"]] == sets
+    assert summary["data"]["classes"] == 4 and summary["decided_on"] == "shift_mean"
+    assert str(tmp_path) not in json.dumps(summary), "places on this machine stay here"
+
+
+def test_a_mean_is_over_the_sets_that_all_have(tmp_path):
+    finished(tmp_path / "a", accuracies=(0.9, 0.5, 0.1))
+    finished(tmp_path / "b", "flyp", accuracies=(0.9, 0.4), sets={"photo": "id", "sketch": "shift"})
+    summary = summarise(read_runs([tmp_path / "a", tmp_path / "b"]))
+    assert candidate(summary, "CaRot, 1e-3")["shift_mean"]["accuracy"]["mean"] == 0.5
+    assert len(summary["notes"]) == 1 and "cartoon" in summary["notes"][0]
+
+
+def test_differences_are_paired_and_hold_the_seeds(tmp_path):
+    """The spread of the samples is common to both and cancels; what is left of the images is that of the difference."""
+    own = np.random.default_rng(5).normal(0, 0.004, 50)
+    for name, method, seed, accuracy in (("a", "carot", 0, 0.50), ("b", "carot", 1, 0.52), ("c", "flyp", 0, 0.45)):
+        common = np.array(draws(accuracy, spread=0.1)["accuracy"])
+        samples = {"accuracy": (common + (own if method == "carot" else 0)).tolist()}
+        finished(tmp_path / name, method, seed=seed, accuracies=(0.9, accuracy, accuracy), draws=samples)
+    summary = summarise(read_runs([tmp_path / name for name in "abc"]))
+    found = candidate(summary, "CaRot, 1e-3")["against_flyp"]["shift_mean"]
+    error = math.sqrt(own.var(ddof=1) + np.var([0.50, 0.52], ddof=1) / 2)
+    assert found["accuracy"]["mean"] == pytest.approx(0.06) and found["accuracy"]["se"] == pytest.approx(error)
+    assert found["accuracy"]["low"] == pytest.approx(0.06 - 1.959964 * error) and found["accuracy"]["beyond_noise"]
+    assert found["brier"] == {"mean": 0.0, "se": None, "low": None, "high": None, "beyond_noise": None}
+
+
+#: Accuracy under shift of zero-shot, CaRot and FLYP; whether it is clear, and what is said.
+WINNERS = [
+    (0.40, 0.50, 0.45, True, "CaRot at 1e-3 is ahead under shift (mean of 2 sets): 50.0 %, +10.0 (95 % interval 10.0 to 10.0) over zero-shot."),
+    (0.40, 0.50, 0.50, False, "FLYP at 3e-4 cannot be told from it."),
+    (0.50, 0.50, 0.40, False, "No candidate is ahead of zero-shot under shift (mean of 2 sets): the highest, CaRot at 1e-3, has 50.0 %, which cannot be told from zero-shot: +0.0"),
+    (0.60, 0.50, 0.40, False, "-10.0 (95 % interval -10.0 to -10.0) against zero-shot, which is better."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("zero_shot", "carot", "flyp", "is_clear", "words"), WINNERS)
+def test_the_winner_has_margin_and_noise(tmp_path, zero_shot, carot, flyp, is_clear, words):
+    rows = [("a", "carot", 1e-3, 0, (0.9, carot, carot)), ("b", "flyp", 3e-4, 0, (0.9, flyp, flyp))]
+    summary = summarise(of_shift(tmp_path, rows, baseline=(0.9, zero_shot, zero_shot)))
+    winner = summary["winner"]
+    assert (winner["candidate"], winner["is_clear"], winner["chosen_by"]) == ("CaRot, 1e-3", is_clear, None)
+    assert words in winner["words"]
+    # Who chooses by the sets that are reported is told so.
+    assert "No rule chose it" in winner["words"]
+    bold = re.findall(r"^\| \*\*(.*?)\*\* ", markdown_table(summary), flags=re.M)
+    assert bold == (["CaRot, 1e-3"] if is_clear else [])
+
+
+def test_what_else_moved_is_said_with_its_direction(tmp_path):
+    samples = {key: [0.0, 0.001, 0.002] for key in ("accuracy", "ece", "nll")}
+    finished(tmp_path / "a", accuracies=(0.9, 0.5, 0.5), draws=samples)
+    finished(tmp_path / "z", "zero_shot", None, accuracies=(0.8, 0.4, 0.4), draws=samples, ece=0.02, nll=1.5)
+    words = summarise(read_runs([tmp_path / "a", tmp_path / "z"]))["winner"]["words"]
+    assert (
+        "Better than zero-shot too: NLL under shift -0.250, accuracy in distribution +10.0 and NLL in distribution -0.250."
+        in words
+    )
+    assert "Worse than zero-shot: ECE under shift +6.2 and ECE in distribution +6.2." in words
+
+
+def test_what_was_not_measured_is_said(tmp_path):
+    finished(tmp_path / "a", accuracies=(0.9,), sets={"photo": "id"})
+    finished(tmp_path / "b", "flyp", accuracies=(0.8,), sets={"photo": "id"})
+    summary = summarise(read_runs([tmp_path / "a", tmp_path / "b"]))
+    assert summary["decided_on"] == "id_mean" and summary["baseline"] is None
+    assert candidate(summary, "CaRot, 1e-3")["shift_mean"] is None
+    words = summary["winner"]["words"]
+    assert "in distribution (photo): 90.0 %" in words and "Zero-shot was not measured" in words
+    assert "neither predictions nor bootstrap samples" in words and not summary["winner"]["is_clear"]
+    for text in (terminal_table(summary), markdown_table(summary)):
+        assert "No shift was measured" in text and "Zero-shot was not measured" in text
+
+
+def test_tables_come_from_the_file_alone_and_fit_the_terminal(tmp_path):
+    rows = [
+        (f"{method}{rate}{seed}", method, rate, seed, (0.9, 0.5 + rate, 0.4))
+        for method in ("carot", "flyp")
+        for rate in (1e-3, 3e-4)
+        for seed in (0, 1)
+    ]
+    scores = {"energy": {"auroc": 0.8, "fpr95": 0.5, "shifts": {}}}
+    row = {"aupr_in": 0.8, "aupr_out": 0.8, "fpr95_nearest_recall": 0.5, "fpr95_percentile": 0.5}
+    row |= {"correct_only": {"auroc": 0.9, "fpr95_percentile": 0.4}}
+    scores["energy"] |= row | {
+        "shifts": {name: {"auroc": 0.7, "fpr95": 0.6, "accepted": 0.9} for name in ("sketch", "cartoon")}
+    }
+    open_set = {"unknown": {"n": 300, "id": "photo", "scores": scores}}
+    summary = summarise(of_shift(tmp_path, rows, baseline=(0.6, 0.4, 0.3), open_set=open_set))
+    path = save_comparison(summary, tmp_path / "out" / "comparison.json")
+    again = load_comparison(tmp_path / "out")
+    assert again == load_comparison(path) == summary
+    assert markdown_table(again) == markdown_table(summary)
+    for width in (72, 80, 100, 160):
+        text = terminal_table(again, width)
+        assert max(map(len, text.splitlines())) <= width
+        for cell in ("CaRot, 3e-4", "90.0 ±0.0", "cartoon", "shifts AUROC %", "70.0", "8.2 ±0.0"):
+            assert cell in " ".join(text.split()), (width, cell)
+
+
+def test_a_file_that_is_not_ours_is_refused(tmp_path):
+    with pytest.raises(OSError, match="no comparison"):
+        load_comparison(tmp_path)
+    for text, said in (("{", "not JSON"), ('{"format": 2}', "format 2"), ('{"format": 1}', "'data'")):
+        (tmp_path / "comparison.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            load_comparison(tmp_path)
+    with pytest.raises(ValueError, match="not finite"):
+        save_comparison({"format": math.nan}, tmp_path / "comparison.json")
