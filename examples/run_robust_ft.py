@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         true_positive_rate=model_args.true_positive_rate,
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
+        save_predictions=data_args.save_predictions,
         command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(arguments)}".strip(),
         **known,
         **cache,

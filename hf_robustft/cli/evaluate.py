@@ -23,6 +23,7 @@ from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
+from ..evaluation.benchmark_checks import with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
@@ -41,7 +42,15 @@ from ..publishing.run_folder import (
 )
 from ..training.image_check import check_images
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
-from .data_sets import SETS, DataOptions, check_columns, evaluation_benchmarks, model_classes, train_benchmark
+from .data_sets import (
+    SETS,
+    DataOptions,
+    check_columns,
+    evaluation_benchmarks,
+    model_classes,
+    train_benchmark,
+    validation_benchmark,
+)
 from .specs import Spec
 
 
@@ -62,6 +71,11 @@ class EvaluateOptions:
     )
     knn_k: int | None = option("Neighbour whose distance counts for knn; 10 by default.", None)
     save_logits: bool = option("Write the logits of each image too.", False)
+    save_predictions: bool = option(
+        "Write what the model says of each image into predictions.parquet too. The validation set of a suite is measured "
+        "for it.",
+        False,
+    )
 
 
 def parser() -> CommandParser:
@@ -117,6 +131,11 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         knn_k=10 if options.knn_k is None else options.knn_k,
         bad_images=policy,
     )
+    validation = None
+    if options.save_predictions:
+        found = (validation_benchmark(text, data, benchmarks) for text in options.eval_datasets)
+        validation = next((item for item in found if item is not None), None)
+        with_validation(evaluator.benchmarks, validation)
     head = None
     if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
         head = load_head(folder)
@@ -140,6 +159,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
                 head=None if head is None else head.to(state.device),
                 name=options.name or Path(options.model).name,
                 logits_dir=logits,
+                validation=validation,
             )
             if state.is_main_process:
                 # Its threshold is one of the logits of its own head.
@@ -151,6 +171,8 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
                     pictures = draw_pictures(stage, report, scores=evaluator.scores, detector=detector)
                     if logits is not None:
                         shutil.move(logits, stage / LOGITS)
+                    if options.save_predictions:
+                        evaluator.predictions.save(stage)
         finally:
             if logits is not None and state.is_main_process:
                 shutil.rmtree(logits, ignore_errors=True)

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
+from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
@@ -138,6 +139,8 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     seen = train if model_args.learns else None
     check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
     say(args, *(f"Note: {note}" for note in check.notes))
+    if data_args.save_predictions:
+        checked_benchmarks(sets)
     sweeper = Evaluator(sets, processor, **reading) if model_args.alpha_sweep else None
     return TrainingData(train, evaluation, validation, evaluator, check, sweeper)
 
@@ -343,6 +346,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         true_positive_rate=model_args.true_positive_rate,
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
+        save_predictions=data_args.save_predictions,
         command=shlex.join([*train_program(args.world_size), *arguments]),
         **known,
         **cache,

@@ -157,6 +157,11 @@ class DataArguments(RecordsGiven, DataOptions):
     )
     skip_baseline: bool = option("Do not measure the model before training.", False)
     save_logits: bool = option("Write the logits of every measured image into <output_dir>/logits.", False)
+    save_predictions: bool = option(
+        "Write what the model says of every image into <output_dir>/predictions.parquet. Validation images are measured "
+        "for it too.",
+        False,
+    )
 
 
 #: The parts of a command line, in the order in which `parse` gives them.
@@ -364,7 +369,7 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
     if method == "zero_shot":
         _refuse(data_args, ["skip_baseline"], "zero_shot measures nothing else")
     if not _measures(data_args):
-        _refuse(data_args, ["skip_baseline", "save_logits"], "nothing is measured without --eval_datasets")
+        _refuse(data_args, ["skip_baseline", "save_logits", "save_predictions"], "nothing is measured without --eval_datasets")
     if data_args.bad_images == "error":
         _refuse(data_args, ["bad_images_threshold"], "--bad_images error stops at the first one")
 

@@ -50,6 +50,26 @@ def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]
     return checked
 
 
+def with_validation(benchmarks: Mapping[str, Benchmark], validation: Benchmark | None) -> dict[str, Benchmark]:
+    """
+    Add validation images to the benchmarks that are measured.
+
+    Args:
+        benchmarks (`Mapping[str, Benchmark]`): From [`checked_benchmarks`].
+        validation ([`Benchmark`], *optional*): Images that may be among them already.
+
+    Returns:
+        `dict[str, Benchmark]`: All by name, the validation images last where they are added.
+
+    Raises:
+        ValueError: As [`checked_benchmarks`].
+    """
+    # By identity: benchmarks of rows in memory are equal when their descriptions are.
+    if validation is None or any(validation is item for item in benchmarks.values()):
+        return dict(benchmarks)
+    return checked_benchmarks([*benchmarks.values(), validation])
+
+
 def head_keys(
     benchmarks: Mapping[str, Benchmark], trained_classes: Sequence[str] | None = None
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None]:

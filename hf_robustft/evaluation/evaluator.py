@@ -22,7 +22,7 @@ from ..modeling.features import logit_scale
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
-from .benchmark_checks import check_bank, checked_benchmarks, head_keys
+from .benchmark_checks import check_bank, checked_benchmarks, head_keys, with_validation
 from .binning import check_n_bins
 from .collect import (
     data_source,
@@ -35,6 +35,7 @@ from .collect import (
 )
 from .image_numbers import MEASURED, ImageNumbers
 from .open_set import open_set_results
+from .predictions import Predictions, set_predictions
 from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
 from .spectrum import EmbeddingCovariance
@@ -89,6 +90,7 @@ class Evaluator:
         scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number per image,
             in the order of the data, higher for known classes. Only in-distribution, shifted and open sets that the head
             of the first in-distribution set classifies are included: a threshold does not serve two heads.
+        predictions ([`~evaluation.predictions.Predictions`]): After `evaluate`, what the model said of each image.
 
     Raises:
         ValueError: If the benchmarks cannot be evaluated together (see `checked_benchmarks`), the bank is evaluated too, or a
@@ -127,6 +129,7 @@ class Evaluator:
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
         self.knn_bank, self.knn_k, self.bad_images = knn_bank, knn_k, bad_images
         self.scores: dict[str, dict[str, Tensor]] = {}
+        self.predictions = Predictions({})
 
     def _first(self, role: str) -> Benchmark | None:
         return next((item for item in self.benchmarks.values() if item.role == role), None)
@@ -137,6 +140,7 @@ class Evaluator:
         head: ZeroShotHead | None = None,
         name: str = "model",
         logits_dir: str | Path | None = None,
+        validation: Benchmark | None = None,
     ) -> EvaluationReport:
         """
         Evaluate a model on all benchmarks.
@@ -152,6 +156,8 @@ class Evaluator:
                 each benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 for a float64
                 model), in the order of the data; `labels` int64 except for open sets; metadata with the names of the model
                 and the classes.
+            validation ([`Benchmark`], *optional*): Images that are measured too, for `predictions` alone; unless they are one
+                of the benchmarks, the report does not have them.
 
         Returns:
             [`EvaluationReport`]: The results.
@@ -163,13 +169,14 @@ class Evaluator:
                 than it declares, or the logits cannot be written.
         """
         model, state = unwrapped(model), PartialState()
-        self.scores = {}
-        results, scores, correct, unseen, spectrum = {}, {}, {}, {}, None
+        measured = with_validation(self.benchmarks, validation)
+        self.scores, self.predictions = {}, Predictions({})
+        results, scores, correct, unseen, predictions, spectrum = {}, {}, {}, {}, {}, None
         with evaluation_mode(model), torch.inference_mode():
-            heads = self._heads(model, head)
+            heads = self._heads(model, head, measured)
             scale = logit_scale(model).item()
             bank = self._bank_embeds(model, state)
-            for benchmark in self.benchmarks.values():
+            for benchmark in measured.values():
                 chosen, kind = heads[benchmark.name]
                 covariance = (
                     EmbeddingCovariance(DualEncoder.of(model).embed_dim) if benchmark is self._spectrum_of else None
@@ -182,7 +189,7 @@ class Evaluator:
                     knn_k=self.knn_k,
                     n_bins=self.n_bins,
                     covariance=covariance,
-                    keep_logits=logits_dir is not None,
+                    keep_logits=logits_dir is not None and benchmark.name in self.benchmarks,
                 )
                 bad, batches = self._batches(model, benchmark, labelled=numbers.labelled)
                 with failing_together(f"Evaluation on {benchmark.name!r}", state):
@@ -192,6 +199,12 @@ class Evaluator:
                 read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
                 if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
+                named = benchmark if numbers.labelled else chosen
+                predictions[benchmark.name] = set_predictions(
+                    benchmark.name, benchmark.role, columns, named.class_names, scores.get(benchmark.name, {})
+                )
+                if benchmark.name not in self.benchmarks:
+                    continue
                 if numbers.labelled:
                     read["head_classes"] = len(chosen.weight)
                     results[benchmark.name] = self._result(benchmark, kind, columns, numbers, read)
@@ -202,19 +215,21 @@ class Evaluator:
                     spectrum = {**covariance.summary(), "dataset": benchmark.name}
                 if logits_dir is not None:
                     facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
-                    named = benchmark if numbers.labelled else chosen
                     facts |= {"logit_scale": scale, "class_names": named.class_names}
                     with failing_together(f"Evaluation on {benchmark.name!r}", state):
                         if state.is_main_process:
                             save_logits(logits_dir, benchmark.name, kept, facts)
         # Copied outside inference mode, so that they are ordinary tensors.
         self.scores = {key: {of: values.clone() for of, values in row.items()} for key, row in scores.items()}
+        self.predictions = Predictions(predictions)
         open_set = self._open_set(correct)
         for of, read in unseen.items():
             open_set[of].update(read)
         return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set)
 
-    def _heads(self, model: nn.Module, trained: ZeroShotHead | None) -> dict[str, tuple[nn.Module, str]]:
+    def _heads(
+        self, model: nn.Module, trained: ZeroShotHead | None, measured: Mapping[str, Benchmark]
+    ) -> dict[str, tuple[nn.Module, str]]:
         """Return the head of each benchmark and its kind; one zero-shot head per list of classes and templates."""
         if trained is not None:
             trained = evaluation_head(trained, model)
@@ -226,7 +241,7 @@ class Evaluator:
                     "classes."
                 )
         built, heads = {}, {}
-        for name, key in head_keys(self.benchmarks, None if trained is None else trained.class_names).items():
+        for name, key in head_keys(measured, None if trained is None else trained.class_names).items():
             if key is None:
                 heads[name] = (trained, trained.label)
                 continue

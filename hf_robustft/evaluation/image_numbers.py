@@ -16,6 +16,7 @@ from .spectrum import EmbeddingCovariance
 
 MEASURED = ("confidence", "correct", "nll", "brier")
 LABELLED = (*MEASURED, "predicted", "label")
+UNLABELLED = ("confidence", "predicted")
 # Training and validation sets are neither known test images nor unseen ones.
 SCORED_ROLES = ("id", "shift", "open_set")
 
@@ -24,7 +25,7 @@ class ImageNumbers:
     """
     A table with one row per image, filled batch by batch in each process and merged at the end.
 
-    Its columns are the row number; confidence, correctness, NLL and Brier score, predicted class and label, except for an
+    Its columns are the row number; confidence and predicted class; correctness, NLL, Brier score and label, except for an
     open set; and the open-set scores, for the roles `id`, `shift` and `open_set`.
 
     For a benchmark with a projection, the logits of a head of the larger list of classes are projected before confidence
@@ -62,7 +63,7 @@ class ImageNumbers:
         self.scores: tuple[str, ...] = ()
         if benchmark.role in SCORED_ROLES:
             self.scores = available_scores(cosines=cosine_scale is not None, bank=bank is not None)
-        self.columns = ("index", *(LABELLED if self.labelled else ()), *self.scores)
+        self.columns = ("index", *(LABELLED if self.labelled else UNLABELLED), *self.scores)
         classes = len(benchmark.class_names) if self.labelled else len(head.weight)
         self.classwise = calibration.ClasswiseAccumulator(classes, n_bins) if self.labelled else None
         self._tables = [torch.empty(0, len(self.columns), dtype=torch.float64)]
@@ -91,6 +92,9 @@ class ImageNumbers:
                 # As `image_scores` breaks ties.
                 numbers |= {"predicted": probabilities.max(dim=1).indices.double(), "label": labels.cpu().double()}
                 self.classwise.update(probabilities, labels)
+            else:
+                confidence, predicted = logits.cpu().double().softmax(dim=1).max(dim=1)
+                numbers |= {"confidence": confidence, "predicted": predicted.double()}
             if self.covariance is not None:
                 self.covariance.update(embeds)
             numbers.update(self._open_set_scores(whole, embeds))

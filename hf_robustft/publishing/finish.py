@@ -17,10 +17,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.alpha_sweep import AlphaSweep
+from ..evaluation.benchmark_checks import with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation, search_cache
 from ..evaluation.open_set import RECALL
+from ..evaluation.predictions import Predictions
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
@@ -64,6 +66,7 @@ def finish_checkpoint(
     true_positive_rate: float = RECALL,
     fold_temperature: bool = False,
     save_logits: bool = False,
+    save_predictions: bool = False,
     search_head: bool | None = None,
     **facts: Any,
 ) -> EvaluationReport | None:
@@ -93,6 +96,8 @@ def finish_checkpoint(
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of validation images that the detector accepts.
         fold_temperature (`bool`, *optional*, defaults to `False`): Put the temperature into the weights before measuring.
         save_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every measured image in `logits`.
+        save_predictions (`bool`, *optional*, defaults to `False`): Keep what the model says of every measured image, and of
+            every validation image, in `predictions.parquet` (see `evaluation.predictions.load_predictions`).
         search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
             as the trainer's method has it: where neither was given.
         facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
@@ -100,16 +105,16 @@ def finish_checkpoint(
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
             `write_model_card`. `sweep` is the [`AlphaSweep`] in which
-            alpha was varied. `report`, `scores`, `temperature`, `head` and `logits_dir` are what was measured or fitted
-            elsewhere with this model.
+            alpha was varied. `report`, `scores`, `predictions`, `temperature`, `head` and `logits_dir` are what was measured
+            or fitted elsewhere with this model.
 
     Returns:
         [`EvaluationReport`]: The results; `None` if nothing was measured, and then there is no card.
 
     Raises:
         OSError: If there is no model in the folder and none is given, or the folder cannot be written.
-        ValueError: If facts do not fit each other, something cannot be fitted or measured, or a temperature is to be folded
-            that nothing is fitted on.
+        ValueError: If facts do not fit each other, something cannot be fitted or measured, a temperature is to be folded
+            that nothing is fitted on, or predictions are to be kept where nothing is measured.
 
     Example:
 
@@ -132,6 +137,10 @@ def finish_checkpoint(
     if fold_temperature and (validation is None or _fitted(detector) is not None):
         why = "there are no validation images to fit one on" if validation is None else "the given detector was fitted without it"
         raise ValueError(f"`fold_temperature` puts a temperature into the weights, and {why}; give `validation` alone, or leave it out.")
+    if save_predictions and evaluator is None:
+        raise ValueError("`save_predictions` keeps what is measured, and nothing is; give `evaluator`, or leave it out.")
+    if save_predictions:
+        with_validation(evaluator.benchmarks, validation)
     if trainer is not None:
         if model is None:
             trainer.save_model(str(folder), _internal_call=True)
@@ -200,8 +209,15 @@ def finish_checkpoint(
     state.wait_for_everyone()
     if evaluator is not None:
         name = METHOD_FACTS[facts["method"]].label if facts["method"] in METHOD_FACTS else facts["method"]
-        found["report"] = evaluator.evaluate(model, head=head, name=name, logits_dir=logits if save_logits else None)
+        found["report"] = evaluator.evaluate(
+            model,
+            head=head,
+            name=name,
+            logits_dir=logits if save_logits else None,
+            validation=validation if save_predictions else None,
+        )
         found |= {"scores": evaluator.scores, "logits_dir": logits}
+        found |= {"predictions": evaluator.predictions} if save_predictions else {}
     facts |= found
     train = facts.pop("train", None)
     sets = ([] if train is None else [train]) + ([] if evaluator is None else list(evaluator.benchmarks.values()))
@@ -254,6 +270,7 @@ def complete_folder(
     baseline: EvaluationReport | None = None,
     earlier: Sequence[EvaluationReport] = (),
     scores: Mapping[str, Mapping[str, Tensor]] | None = None,
+    predictions: Predictions | None = None,
     logits_dir: str | Path | None = None,
     data: Sequence[Benchmark] = (),
     progress: Mapping[str, Any] | None = None,
@@ -278,8 +295,9 @@ def complete_folder(
         sweep ([`AlphaSweep`], *optional*): Written and drawn beside the results; one in the folder stays without a method.
         report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
         earlier (`Sequence[EvaluationReport]`, *optional*): Of other models, kept in `evaluation.json`.
-        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), logits_dir (`str` or `Path`, *optional*): Of the
-            same evaluation.
+        scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), predictions
+            ([`~evaluation.predictions.Predictions`], *optional*), logits_dir (`str` or `Path`, *optional*): Of the same
+            evaluation.
         data (`Sequence[Benchmark]`, *optional*), card (`Any`, *optional*): What else `write_model_card` says. Without method
             and data the card is written again from what `robustft.json` holds for it.
         progress (`Mapping[str, Any]`, *optional*): For `write_progress_card`: that card is written, and the report is shown in
@@ -329,6 +347,8 @@ def complete_folder(
             detector.save(stage)
         if logits_dir is not None and Path(logits_dir).is_dir():
             shutil.move(logits_dir, stage / LOGITS)
+        if predictions is not None:
+            predictions.save(stage)
         if report is not None and RELIABILITY_FILE not in stays:
             reports = [report] if baseline is None or progress is not None else [baseline, report]
             draw_pictures(stage, reports, scores=scores, detector=detector)

@@ -20,6 +20,7 @@ from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
+from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
@@ -33,7 +34,7 @@ from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
-from .run_folder import EVALUATION_FILE, LOGITS, has_trained_head, settle
+from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head, settle
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -159,10 +160,14 @@ def recalibrate(
             "The temperature moves the scores of the open-set detector, which should not be refitted: it is removed.",
             stacklevel=2,
         )
-    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
+    keeps_predictions = (directory / PREDICTIONS_FILE).is_file()
+    # A test set may have been allowed, and then it is measured as such.
+    measures_it = evaluator is not None and validation.name in evaluator.benchmarks
+    unreported = validation if keeps_predictions and not measures_it else None
+    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported)
     _record(temperature, fitted, logits, labels, before, after)
 
-    stays = [f"{LOGITS}/*"]
+    stays = [*IMAGE_FILES]
     if after is not None:
         reports = _with(reports, after, notes)
     else:
@@ -189,10 +194,13 @@ def recalibrate(
         baseline=baseline,
         earlier=[item for item in earlier if item is not None],
         scores=None if evaluator is None else evaluator.scores,
+        predictions=evaluator.predictions if keeps_predictions and evaluator is not None else None,
         stays=stays,
     )
     if (directory / LOGITS).is_dir():
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
+    if keeps_predictions and evaluator is None:
+        notes.append(f"{PREDICTIONS_FILE} in {directory} holds the predictions before this temperature.")
     return Recalibration(temperature, fitted, detector, before, after, notes)
 
 

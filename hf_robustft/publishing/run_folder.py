@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
 from ..modeling.adapters import ADAPTERS_FILE
 from ..modeling.files import half_name
@@ -50,7 +51,12 @@ MODEL_FILES = (
     *(*WEIGHT_FILES, *CONFIG_FILES),
     *("training_args.bin", "robustft_state.json", "robustft_state.safetensors"),
 )
-RESULT_FILES = (METADATA_FILE, EVALUATION_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE, SWEEP_TABLE, SWEEP_PICTURE)
+RESULT_FILES = (
+    *(METADATA_FILE, EVALUATION_FILE, PREDICTIONS_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE),
+    *(SWEEP_TABLE, SWEEP_PICTURE),
+)
+#: What an evaluation keeps of each image.
+IMAGE_FILES = (f"{LOGITS}/*", PREDICTIONS_FILE)
 #: Being written, and worth nothing yet.
 STAGE = ".robustft_new"
 #: Complete: once it has this name the new files count, and `settle` finishes what was interrupted.

@@ -17,7 +17,7 @@ from ..publishing.finish import complete_folder, finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.metadata import METADATA_FILE, write_robustft_json
 from ..publishing.progress_card import is_progress_card
-from ..publishing.run_folder import EVALUATION_FILE, LOGITS, RESULT_FILES
+from ..publishing.run_folder import EVALUATION_FILE, IMAGE_FILES, RESULT_FILES
 from .benchmark_evaluation import as_benchmarks
 from .distributed import effective_precision
 from .schedules import FIRST_EPOCH_RATE, WITHOUT_WARMUP
@@ -212,7 +212,7 @@ class FinishedFolder:
             facts |= {"data": data, "tags": getattr(self.model, "model_tags", None) or (), **self._facts_of_the_run()}
             facts |= {name: kwargs[given] for name, given in _OF_THE_HUB.items() if kwargs.get(given)}
         stays = (EVALUATION_FILE,) if self.last_report is not None else RESULT_FILES
-        complete_folder(folder, report=self.last_report, stays=[*stays, f"{LOGITS}/*"], **facts)
+        complete_folder(folder, report=self.last_report, stays=[*stays, *IMAGE_FILES], **facts)
 
     def _last_report_is_of_the_export(self) -> bool:
         at_the_end = self._evaluated_at == self.state.global_step >= self.state.max_steps

@@ -18,6 +18,7 @@ from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.image_numbers import ImageNumbers
 from hf_robustft.evaluation.open_set import SCORES
+from hf_robustft.evaluation.predictions import load_predictions
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from hf_robustft.evaluation.spectrum import smallest_singular_value
 from hf_robustft.modeling.features import logit_scale
@@ -42,8 +43,11 @@ model = CLIPModel(tiny_config()).eval()
 # Five batches of four, and a single batch, so that the second process once has less and once has nothing.
 sets = [benchmark("id", 19), benchmark("shift", 3), benchmark("open_set", 10, classes=("ant", "fox"))]
 evaluator = Evaluator(sets, tiny_processor(), batch_size=4, knn_bank=benchmark("train", 13), knn_k=2)
-report = evaluator.evaluate(model, logits_dir=f"{sys.argv[1]}/{state.num_processes}-logits")
+report = evaluator.evaluate(
+    model, logits_dir=f"{sys.argv[1]}/{state.num_processes}-logits", validation=benchmark("validation", 9)
+)
 place = f"{sys.argv[1]}/{state.num_processes}-{state.process_index}"
+evaluator.predictions.save(place)
 report.save_json(place + ".json")
 flat = {f"{name}/{key}": values for name, row in evaluator.scores.items() for key, values in row.items()}
 logits, labels = collect_logits(model, sets[0], tiny_processor(), batch_size=4)
@@ -60,6 +64,13 @@ if state.num_processes == 2:
     except (OSError, RuntimeError) as error:
         print(f"<{state.process_index}: {type(error).__name__}, logits: {error}>")
 """
+
+
+def as_lists(values):
+    """Arrays, or a dict of them, as JSON types."""
+    if isinstance(values, dict):
+        return {key: as_lists(item) for key, item in values.items()}
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 @pytest.mark.numbers
@@ -283,6 +294,12 @@ def test_two_processes_equal_one(tmp_path):
     for tensors in pair:
         assert_rounded(tensors, alone)
     assert all(torch.equal(pair[0][key], pair[1][key]) for key in alone), "every process has the same bits"
+    kept = [load_predictions(tmp_path / name).sets for name in ("1-0", "2-0", "2-1")]
+    assert list(kept[0]) == ["id", "shift", "open_set", "validation"]
+    for name, alone in kept[0].items():
+        for key in vars(alone):
+            one, *pair = (vars(sets[name])[key] for sets in kept)
+            assert_rounded([*map(as_lists, pair)], [as_lists(one)] * 2, f"{key} of {name}")
     for name in ("id", "shift", "open_set"):
         saved = [load_file(tmp_path / f"{processes}-logits" / f"{name}.safetensors") for processes in (1, 2)]
         assert_rounded(saved[1], saved[0], name)

@@ -1,0 +1,197 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a model said of each image: `predictions.parquet`, from which every number of a report can be computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ..modeling.files import whole_file
+from .calibration import ece_from_confidence
+from .open_set import SCORES
+
+PREDICTIONS_FILE = "predictions.parquet"
+_FORMAT = b"1"
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_SCHEMA = pa.schema(
+    [
+        *(("set", _TEXT), ("role", _TEXT), ("row", pa.int64()), ("label", _TEXT), ("predicted", _TEXT)),
+        *((name, pa.float64()) for name in ("confidence", "nll", "brier", *SCORES)),
+        ("group", _TEXT),
+    ],
+    metadata={"format": _FORMAT},
+)
+
+
+@dataclass(frozen=True)
+class SetPredictions:
+    """
+    The predictions for one data set, in the order of its rows. Images that could not be read are missing.
+
+    Attributes:
+        name (`str`): Name of the data set.
+        role (`str`): `id`, `shift`, `validation`, `train` or `open_set`.
+        row (`np.ndarray` of shape `(n,)`): int64, the number of each image in the data, from 0; of a stream of several files
+            a number that sorts in the same order.
+        predicted (`np.ndarray` of shape `(n,)`): Names of the predicted classes.
+        confidence (`np.ndarray` of shape `(n,)`): float64, their probabilities.
+        label, nll, brier (`np.ndarray` of shape `(n,)`, *optional*): Names of the right classes, negative log-likelihoods and
+            Brier scores; `None` for an open set.
+        scores (`dict[str, np.ndarray]`): By name the open-set scores that were computed, higher for known classes.
+        group (`np.ndarray` of shape `(n,)`, *optional*): For each image what it was drawn together with, as text; `None` if
+            the data set names no column of groups.
+    """
+
+    name: str
+    role: str
+    row: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    label: np.ndarray | None = None
+    nll: np.ndarray | None = None
+    brier: np.ndarray | None = None
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    group: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is right, bool. Raises ValueError for an open set."""
+        if self.label is None:
+            raise ValueError(
+                f"The open set {self.name!r} has no labels, so no prediction is right or wrong; take its scores."
+            )
+        return self.predicted == self.label
+
+    def metrics(self, n_bins: int = 15) -> dict[str, float]:
+        """
+        Compute `accuracy`, `nll`, `ece` and `brier` as the report has them.
+
+        Args:
+            n_bins (`int`, *optional*, defaults to 15): Bins of the ECE.
+
+        Raises:
+            ValueError: For an open set.
+        """
+        correct = torch.from_numpy(self.correct)
+        return {
+            "accuracy": correct.double().mean().item(),
+            "nll": torch.from_numpy(self.nll).mean().item(),
+            "ece": ece_from_confidence(torch.from_numpy(self.confidence), correct, n_bins),
+            "brier": torch.from_numpy(self.brier).mean().item(),
+        }
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """
+    The predictions of one model.
+
+    Attributes:
+        sets (`dict[str, SetPredictions]`): By name of the data set, in the order in which they were measured.
+    """
+
+    sets: Mapping[str, SetPredictions]
+
+    def save(self, folder: str | Path) -> Path:
+        """
+        Write `predictions.parquet` into a `folder`, one row per image, and return its path.
+
+        Its columns are `set`, `role`, `row`, `label`, `predicted`, `confidence`, `nll`, `brier`, the open-set scores by their
+        names, and `group`; what was not computed is null. Numbers are float64, so that sums over them are those of the report.
+        """
+        parts = []
+        for item in self.sets.values():
+            columns = {**vars(item), **item.scores, "set": [item.name] * len(item), "role": [item.role] * len(item)}
+            arrays = [_array(columns.get(column.name), column.type, len(item)) for column in _SCHEMA]
+            parts.append(pa.table(arrays, schema=_SCHEMA))
+        path = Path(folder) / PREDICTIONS_FILE
+        with whole_file(path) as half:
+            pq.write_table(pa.concat_tables(parts).unify_dictionaries(), half)
+        return path
+
+
+def load_predictions(folder: str | Path) -> Predictions:
+    """
+    Read the `predictions.parquet` of a finished folder.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Returns:
+        [`Predictions`]: By data set.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is not one of ours.
+    """
+    path = Path(folder) / PREDICTIONS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {PREDICTIONS_FILE} in {folder}; train or evaluate with --save_predictions."
+        )
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); make it again with --save_predictions."
+        ) from None
+    if (table.schema.metadata or {}).get(b"format") != _FORMAT or table.schema.names != _SCHEMA.names:
+        raise ValueError(f"{path} has other columns than this version writes; make it again with --save_predictions.")
+    names = table["set"].to_numpy()
+    sets = {}
+    for name in dict.fromkeys(names.tolist()):
+        rows = table.filter(pa.array(names == name))
+        # A column is null for all images of a set or for none.
+        found = {key: _values(rows[key]) for key in _SCHEMA.names if not rows[key].null_count}
+        scores = {key: found.pop(key) for key in SCORES if key in found}
+        sets[name] = SetPredictions(found.pop("set")[0], found.pop("role")[0].item(), scores=scores, **found)
+    return Predictions(sets)
+
+
+def set_predictions(
+    name: str,
+    role: str,
+    columns: Mapping[str, Tensor],
+    class_names: tuple[str, ...],
+    scores: Mapping[str, Tensor],
+    group: np.ndarray | None = None,
+) -> SetPredictions:
+    """
+    The predictions for a data set, from what its evaluation kept.
+
+    Args:
+        name (`str`), role (`str`): Of the data set.
+        columns (`Mapping[str, torch.Tensor]`): Of `ImageNumbers.merged`.
+        class_names (`tuple[str, ...]`): The classes that were chosen between, in label order.
+        scores (`Mapping[str, torch.Tensor]`): By name the open-set scores to keep.
+        group (`np.ndarray`, *optional*): The group of each image.
+    """
+    names = np.array(class_names, dtype=str)
+    numbers = {key: columns[key].numpy().copy() for key in ("confidence", "nll", "brier") if key in columns}
+    text = {key: names[columns[key].long().numpy()] for key in ("predicted", "label") if key in columns}
+    kept = {key: values.numpy().copy() for key, values in scores.items()}
+    return SetPredictions(name, role, columns["index"].long().numpy(), **text, **numbers, scores=kept, group=group)
+
+
+def _array(values: np.ndarray | list | None, kind: pa.DataType, n: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(n, kind)
+    if kind == _TEXT:
+        return pa.array(np.asarray(values).tolist(), pa.string()).dictionary_encode()
+    return pa.array(values, kind)
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    text = pa.types.is_dictionary(column.type)
+    # Arrow's memory cannot be written, which torch warns of.
+    return np.array(column.to_pylist(), dtype=str) if text else column.to_numpy().copy()
