@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import gc
 import importlib.util
 import json
 import signal
@@ -28,6 +29,13 @@ GOLDEN = Path(__file__).with_name("golden")
 @pytest.fixture(autouse=True, scope="session")
 def threads():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """A Trainer starts with a whole garbage collection: what is imported stays out of it, half a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import run_in, run_ranks
+from helpers.forked import run_ranks
+from launching import run_in
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("train_worker.py")

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
 from helpers import CLASSES, assert_rounded, tiny_processor
+from helpers.forked import run_ranks
 from helpers.streams import benchmark, write_parquet, write_tars
 from safetensors.torch import load_file
 
@@ -214,7 +213,7 @@ def test_a_stream_that_was_not_read_to_its_end_ends_with_the_process_in_silence(
         "rows = chosen.row_stream().rows(0)\n"
         "next(rows)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_ranks(1, "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -44,13 +44,14 @@ class ForkServer:
     A process that has imported `modules` and forks on request.
 
     Args:
-        environment: Of the server, and of its children beside what a request gives.
+        environment: Of the server, and of its children beside what a request gives; a variable that is `None` is left out.
         modules: To be imported once.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, modules: Sequence[str] = PRELOADED):
+    def __init__(self, environment: Mapping[str, str | None] | None = None, modules: Sequence[str] = PRELOADED):
         paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-        self.environment = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)}
+        variables = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)}
+        self.environment = {name: value for name, value in variables.items() if value is not None}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "helpers.forked", *modules],
             env=self.environment,

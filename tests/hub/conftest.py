@@ -2,16 +2,13 @@
 """Fixtures of the tests against the loopback Hub. Clients read HF_ENDPOINT when imported, so they run in subprocesses."""
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.forked import ForkServer
 
-from hub.loopback import LoopbackHub
+from hub.loopback import LoopbackHub, own_port
 
-TESTS = Path(__file__).resolve().parents[1]
 #: Two cores that are busy with other things can take minutes for what takes seconds.
 SECONDS = 900
 
@@ -24,17 +21,18 @@ def hub():
 
 
 @pytest.fixture(scope="session")
-def run_with_hub_in():
-    """As `run_with_hub`, in a folder of one's own: `run_with_hub_in(folder, what, hub, ...)`."""
-
-    def run(folder, what, hub, token="hf_alice", check=True, **environment):
-        arguments = ["-c", what] if isinstance(what, str) else list(map(str, what))
-        left_out = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"}
-        settings = {
-            **{name: value for name, value in os.environ.items() if name not in left_out},
-            "HF_ENDPOINT": hub.url,
+def clients(tmp_path_factory):
+    """
+    Starts processes whose clients know the Hub. HF_ENDPOINT and HF_HOME count when clients are imported, which is once:
+    every Hub has the same address, and HF_HOME is a link to the folder of the test.
+    """
+    home = tmp_path_factory.mktemp("clients") / "hf"
+    server = ForkServer(
+        {
+            **dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE")),
+            "HF_ENDPOINT": f"http://127.0.0.1:{own_port()}",
             "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(Path(folder) / "hf"),
+            "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -42,12 +40,24 @@ def run_with_hub_in():
             # A proxy of this machine must not see what is meant for the loopback interface.
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
-            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]),
-            **({} if token is None else {"HF_TOKEN": token}),
-            **environment,
         }
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, env=settings, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    )
+    yield server, home
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def run_with_hub_in(clients):
+    """As `run_with_hub`, in a folder of one's own: `run_with_hub_in(folder, what, hub, ...)`."""
+
+    def run(folder, what, hub, token="hf_alice", check=True, **environment):
+        server, home = clients
+        assert hub is None or hub.url == server.environment["HF_ENDPOINT"]
+        (Path(folder) / "hf").mkdir(exist_ok=True)
+        home.unlink(missing_ok=True)
+        home.symlink_to(Path(folder) / "hf", target_is_directory=True)
+        environment |= {} if token is None else {"HF_TOKEN": token}
+        done = server.run(["-c", what] if isinstance(what, str) else what, cwd=folder, timeout=SECONDS, **environment)
         if check and done.returncode:
             raise AssertionError(f"exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
         return done

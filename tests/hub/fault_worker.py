@@ -13,21 +13,19 @@ import os
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from helpers import tiny_config, tiny_processor
+from huggingface_hub import snapshot_download
+from transformers import CLIPModel
+
+from hf_robustft.cli import main as command
+from hf_robustft.publishing.hub import publish
+from hf_robustft.publishing.progress_card import write_progress_card
 from hub.loopback import LoopbackHub
+from hub.push_worker import train
 
-HUB = LoopbackHub()
-# Clients read these when they are imported, further down.
-os.environ.update(HF_ENDPOINT=HUB.url, HF_TOKEN="hf_alice", HF_HUB_OFFLINE="0")
-
-from helpers import tiny_config, tiny_processor  # noqa: E402
-from huggingface_hub import snapshot_download  # noqa: E402
-from transformers import CLIPModel  # noqa: E402
-
-from hf_robustft.cli import main as command  # noqa: E402
-from hf_robustft.publishing.hub import publish  # noqa: E402
-from hf_robustft.publishing.progress_card import write_progress_card  # noqa: E402
-from hub.push_worker import train  # noqa: E402
+HUB = LoopbackHub(port=urlsplit(os.environ["HF_ENDPOINT"]).port)
 
 PLACES = {
     "create": "POST /api/repos/create",

@@ -12,6 +12,8 @@ transformers, private and gated repositories, a log of the requests, and faults 
 
 from __future__ import annotations
 
+import functools
+import socket
 import threading
 from http.server import ThreadingHTTPServer
 
@@ -26,10 +28,29 @@ TOKENS = {
 }
 
 
+@functools.cache
+def reserved() -> socket.socket:
+    """Keeps a free port of this machine for the Hubs of this process."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept
+
+
+def own_port() -> int:
+    """Where every Hub of this process listens, one at a time: clients read HF_ENDPOINT once, when they are imported."""
+    return reserved().getsockname()[1]
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_port = True
+
+
 class LoopbackHub:
     """The server. Large files are served from another origin (`localhost` beside `127.0.0.1`), where no token goes."""
 
-    def __init__(self, tokens=TOKENS, *, page_size: int = 1000, large_from: int = 100_000):
+    def __init__(self, tokens=TOKENS, *, page_size: int = 1000, large_from: int = 100_000, port: int | None = None):
         self.accounts = {token: Account.of(description) for token, description in tokens.items()}
         self.page_size, self.large_from = page_size, large_from
         self.repositories: dict[tuple[str, str], Repository] = {}
@@ -38,10 +59,9 @@ class LoopbackHub:
         self.log: list[Request] = []
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Protocol,), {"hub": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.objects_url = f"http://localhost:{self._server.server_address[1]}/objects"
+        port = own_port() if port is None else port
+        self._server = Server(("127.0.0.1", port), type("Bound", (Protocol,), {"hub": self}))
+        self.url, self.objects_url = f"http://127.0.0.1:{port}", f"http://localhost:{port}/objects"
 
     def __enter__(self) -> LoopbackHub:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

@@ -12,11 +12,8 @@ FAULTS = ("500", "503 twice", "429", "reset", "cut")
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory, run_with_hub_in):
-    from hub.loopback import LoopbackHub
-
     folder = tmp_path_factory.mktemp("faults")
-    with LoopbackHub() as unused:
-        done = run_with_hub_in(folder, ["-m", "hub.fault_worker", folder / "work"], unused)
+    done = run_with_hub_in(folder, ["-m", "hub.fault_worker", folder / "work"], hub=None)
     return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 
 

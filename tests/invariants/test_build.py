@@ -73,9 +73,17 @@ def test_the_source_archive_holds_what_a_clone_does(built, repository):
     assert SOURCES[0] < built["sources"].stat().st_size / 1e6 < SOURCES[1]
 
 
-@pytest.mark.parametrize("archive", ["wheel", "sources"])
+#: The wheel is built from the source archive: what the archive lacks, the wheel lacks.
+SOURCES_TOO = pytest.param("sources", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("archive", ["wheel", SOURCES_TOO])
 def test_each_works_in_an_environment_of_its_own(built, archive, repository, tmp_path):
-    """Only hf_robustft is in the new environment; the packages that it needs are this one's, without its own copy."""
+    """
+    Only hf_robustft is in the new environment; the packages that it needs are this one's, without its own copy.
+
+    The source archive: `python -m pytest tests/invariants/test_build.py -m slow -k environment_of_its_own`.
+    """
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-build-isolation", built[archive],

@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Texts in two processes: captions of different numbers under DDP, and class prompts shared out."""
 
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
 from helpers import CLASSES, TEMPLATES, random_batch, tiny_config, tiny_tokenizer
+from helpers.forked import run_ranks
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPModel
@@ -34,9 +37,10 @@ def shapes_seen(model):
     return shapes
 
 
-def work(rank, folder):
+def work(folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     model, batch, weights = model_and_batch()
     shapes = shapes_seen(model)
     own = slice(4 * rank, 4 * rank + 4)
@@ -62,7 +66,8 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=PROCESSES)
+    run = run_ranks(PROCESSES, __file__, folder)
+    assert run.returncode == 0, run.stderr[-8000:]
     return [load_file(folder / f"{rank}.safetensors") for rank in range(PROCESSES)]
 
 
@@ -94,3 +99,7 @@ def test_a_head_made_together_is_the_head_made_alone(results):
         torch.testing.assert_close(got, alone, rtol=0, atol=limit)
     one = prompt_features(model, tiny_tokenizer(), ["cat"], ["{}"])
     torch.testing.assert_close(first["one prompt"], one, rtol=0, atol=1e-12)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Ctrl-C and SIGTERM: the step ends, a checkpoint is written, and the run resumed from there is the uninterrupted one."""
 
+import itertools
 import os
 import shlex
 import signal
@@ -173,9 +174,17 @@ def test_a_signal_between_training_and_saving_says_that_training_had_ended(scrip
     assert not list((tmp_path / "out").glob("model*.safetensors"))
 
 
-@pytest.mark.parametrize("kind", ["script", "command"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("when", ["imports", "loading"])
+#: While it loads, either signal is answered by either program in the same place; the other two: `python -m pytest -m slow` here.
+OTHER_TWO = {("script", signal.SIGTERM, "loading"), ("command", signal.SIGINT, "loading")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "when"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case in OTHER_TWO else [])
+        for case in itertools.product(("script", "command"), (signal.SIGINT, signal.SIGTERM), ("imports", "loading"))
+    ],
+)
 def test_a_signal_before_training_says_that_nothing_was_trained(repository, job, tmp_path, kind, number, when):
     program = [str(repository / "examples" / "run_robust_ft.py")] if kind == "script" else ["-m", "hf_robustft.cli", "train"]
     process = subprocess.Popen(
