@@ -1,0 +1,84 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Comparing methods without choosing a rate: what one has under shift at the accuracy in distribution of another.
+
+Fine-tuning trades one for the other, and the learning rate says how much. A method is a line of points, one for each rate;
+of two methods the one whose line lies higher is better whatever the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+
+from .runs import Candidate
+from .selection import by_method
+
+
+class Point(NamedTuple):
+    """A candidate on the frontier: `id_accuracy`, and `value` under shift (an accuracy, an AUROC)."""
+
+    candidate: Candidate
+    id_accuracy: float
+    value: float
+
+
+def frontier(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """
+    The line of each method.
+
+    Args:
+        points (`Iterable[Point]`): One of each candidate.
+
+    Returns:
+        `dict[str, list[Point]]`: By method (see [`selection.line_of`]), by ascending rate.
+    """
+    of = {point.candidate: point for point in points}
+    return {method: [of[candidate] for candidate in items] for method, items in by_method(of).items()}
+
+
+def at_equal_id(points: Sequence[Point], id_accuracy: float) -> float | None:
+    """
+    The value of a line at an accuracy in distribution, interpolated between its two nearest points.
+
+    Args:
+        points (`Sequence[Point]`): A line. Points of the same accuracy count as their mean.
+        id_accuracy (`float`): Where.
+
+    Returns:
+        `float` or `None`: `None` outside of what the line spans, where there is nothing to compare with.
+    """
+    values: dict[float, list[float]] = {}
+    for point in points:
+        values.setdefault(point.id_accuracy, []).append(point.value)
+    places = sorted(values)
+    if not places or not places[0] <= id_accuracy <= places[-1]:
+        return None
+    return float(np.interp(id_accuracy, places, [fmean(values[place]) for place in places]))
+
+
+def shared_span(lines: Mapping[str, Sequence[Point]]) -> tuple[float, float] | None:
+    """The accuracies in distribution that every one of `lines` spans; `None` if there are none."""
+    spans = [[point.id_accuracy for point in line] for line in lines.values() if line]
+    if not spans:
+        return None
+    low, high = max(map(min, spans)), min(map(max, spans))
+    return (low, high) if low <= high else None
+
+
+def unseen_halves(classes: Sequence) -> np.ndarray:
+    """
+    Split images of unseen classes by class, so that what is chosen by one half is reported on the other.
+
+    Args:
+        classes (`Sequence`): The class of each image.
+
+    Returns:
+        `np.ndarray`: Whether each image is for validation: those of the first, third, fifth... class in the order in which
+        the classes appear. The others are for the test.
+    """
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(classes))}
+    return np.array([ranks[name] % 2 == 0 for name in classes], dtype=bool)

@@ -1,0 +1,408 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Rules that choose a learning rate and a method from what was measured, each with the sets that it looks at.
+
+No rule looks at a calibration error: it has a noise floor, and a model that is unsure of everything has a small one on
+shifted images. What a rule loses by what it does not look at is its *regret* against the best candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from .runs import Candidate
+
+#: The role of images of classes that a twin run did not train on, see [`data.held_out.hold_out_classes`].
+CONCEPTS = "concepts"
+#: Share of the best gain over zero-shot that `id_within` keeps.
+KEPT = 0.9
+#: The metrics of regret, and which way each is better.
+GREATER_IS_BETTER = {"accuracy": True, "nll": False}
+
+Measured = Mapping[str, Mapping[str, float]]
+Candidates = Mapping[Candidate, Measured]
+
+
+class NotLookedAt(LookupError):
+    """A rule has asked for a measurement that it says it does not look at."""
+
+
+class View(Mapping):
+    """
+    A mapping of which a rule sees a part; asking for any other key raises [`NotLookedAt`].
+
+    Args:
+        values (`Mapping`): All of it.
+        allowed (`Sequence[str]`): The keys that may be seen.
+        rule (`str`): Whose view it is, for messages.
+        of (`str`): Whose values these are, for messages.
+        inner (`Sequence[str]`, *optional*): The keys that may be seen of the values, where these are mappings.
+    """
+
+    def __init__(
+        self, values: Mapping, allowed: Sequence[str], rule: str, of: str, inner: Sequence[str] | None = None
+    ):
+        self._values, self._allowed, self._rule, self._of, self._inner = values, tuple(allowed), rule, of, inner
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._allowed:
+            raise NotLookedAt(f"The rule {self._rule!r} looks at {', '.join(self._allowed)}, not at {key!r}.")
+        if key not in self._values:
+            raise ValueError(
+                f"The rule {self._rule!r} looks at {key!r}, which was not measured for {self._of}; measure it, or choose "
+                "another rule."
+            )
+        value = self._values[key]
+        return value if self._inner is None else View(value, self._inner, self._rule, f"{self._of} on {key}")
+
+    def __iter__(self):
+        return iter(self._allowed)
+
+    def __len__(self) -> int:
+        return len(self._allowed)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    How a candidate is chosen.
+
+    Attributes:
+        name (`str`): `id`, `id_within`, `shift` (over all shifted sets in turn), `shift:<set>`, `concepts` or `oracle`.
+        says (`str`): The rule in words.
+        role (`str`): Of the sets that it looks at.
+        metrics (`tuple[str, ...]`): What it looks at of them.
+        within (`Callable`): From the views of a method's candidates, by ascending rate, and of the zero-shot model to the
+            number of the one that is chosen.
+        between (`Callable`): The same between the choices of several methods.
+        baseline (`bool`): Whether it looks at the zero-shot model's numbers too.
+        only (`str`, *optional*): The one set of its role that it looks at; all of them by default.
+        is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
+    """
+
+    name: str
+    says: str
+    role: str
+    metrics: tuple[str, ...]
+    within: Callable[[Sequence[View], View | None], int]
+    between: Callable[[Sequence[View], View | None], int]
+    baseline: bool = False
+    only: str | None = None
+    is_bound: bool = False
+
+    @property
+    def metric(self) -> str:
+        """What decides, in words."""
+        return " and ".join({"accuracy": "accuracy", "nll": "NLL"}[name] for name in self.metrics)
+
+    def looks_at(self, roles: Mapping[str, str]) -> tuple[str, ...]:
+        """
+        The sets that the rule looks at.
+
+        Args:
+            roles (`Mapping[str, str]`): The role of each set that was measured.
+
+        Raises:
+            ValueError: If there is no such set.
+        """
+        found = tuple(name for name, role in roles.items() if role == self.role)
+        if self.only is not None and self.only not in found:
+            known = f"its shifted sets are {', '.join(found)}" if found else "there are no shifted sets"
+            raise ValueError(f"The rule {self.name!r} looks at a shifted set that was not measured; {known}.")
+        if not found:
+            raise ValueError(f"The rule {self.name!r} looks at a set with the role {self.role}, and none was measured.")
+        return found if self.only is None else (self.only,)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    What a rule has chosen.
+
+    Attributes:
+        rule (`str`): Its name.
+        candidate ([`Candidate`]): Its choice over all methods.
+        looked_at (`tuple[str, ...]`): The sets that it has looked at.
+        by_method (`dict[str, Candidate]`): Its choice among the rates of each method, see [`line_of`].
+        metric (`str`): What decided, in words.
+    """
+
+    rule: str
+    candidate: Candidate
+    looked_at: tuple[str, ...]
+    by_method: dict[str, Candidate]
+    metric: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """
+    What a choice loses against the best candidate that there was, on the shifted sets that it was not made by.
+
+    Attributes:
+        rule (`str`): Its name, with the set it looked at.
+        method (`str`, *optional*): The method among whose candidates was chosen; `None` for all of them.
+        chosen ([`Candidate`]): The choice.
+        judged_on (`tuple[str, ...]`): The shifted sets.
+        accuracy, nll (`float`): The best mean over these sets that any candidate reaches, less that of the choice for
+            the accuracy, the other way round for the NLL: never below 0.
+    """
+
+    rule: str
+    method: str | None
+    chosen: Candidate
+    judged_on: tuple[str, ...]
+    accuracy: float
+    nll: float
+
+
+def _mean(view: View, metric: str) -> float:
+    return fmean(view[name][metric] for name in view)
+
+
+def _most_accurate(views: Sequence[View], baseline: View | None) -> int:
+    scores = [_mean(view, "accuracy") for view in views]
+    return scores.index(max(scores))
+
+
+def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
+    scores, start = [_mean(view, "accuracy") for view in views], _mean(baseline, "accuracy")
+    best = max(scores)
+    # Where nothing gains there is no gain to keep a share of.
+    least = start + KEPT * (best - start) if best > start else best
+    return next(index for index, score in enumerate(scores) if score >= least)
+
+
+def _best_ranks(views: Sequence[View], baseline: View | None) -> int:
+    """The smallest sum, over sets, of the ranks by accuracy and by NLL; equal values share the best rank of theirs."""
+    ranks = [0] * len(views)
+    for name in views[0]:
+        for metric, greater in GREATER_IS_BETTER.items():
+            values = [view[name][metric] for view in views]
+            for index, value in enumerate(values):
+                ranks[index] += sum(other > value if greater else other < value for other in values)
+    return ranks.index(min(ranks))
+
+
+_TIES = "ties go to the smaller rate"
+#: By name. `shift:<set>` is made by [`find_rule`].
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "id",
+            f"the best accuracy on the validation set, within a method and between methods; {_TIES}",
+            "validation",
+            ("accuracy",),
+            _most_accurate,
+            _most_accurate,
+        ),
+        Rule(
+            "id_within",
+            f"the smallest rate of a method that keeps {KEPT:.0%} of its best gain over zero-shot in accuracy on the "
+            "validation set; between the methods' choices, which no rate puts in order, the best accuracy there",
+            "validation",
+            ("accuracy",),
+            _smallest_within,
+            _most_accurate,
+            baseline=True,
+        ),
+        Rule(
+            "shift",
+            "one shifted set in turn is the validation set, by the sum of the ranks in accuracy and in NLL, and the "
+            f"others are reported; {_TIES}",
+            "shift",
+            ("accuracy", "nll"),
+            _best_ranks,
+            _best_ranks,
+        ),
+        Rule(
+            CONCEPTS,
+            "the sum of the ranks in accuracy and in NLL, by prompts among all classes, on the images of classes that a "
+            f"twin run was not trained on; {_TIES}",
+            CONCEPTS,
+            ("accuracy", "nll"),
+            _best_ranks,
+            _best_ranks,
+        ),
+        Rule(
+            "oracle",
+            f"the best mean accuracy on the shifted sets that are reported: an upper bound, not a choice; {_TIES}",
+            "shift",
+            ("accuracy",),
+            _most_accurate,
+            _most_accurate,
+            is_bound=True,
+        ),
+    )
+}
+
+
+def find_rule(name: str) -> Rule:
+    """
+    The rule of a name; `shift:<set>` looks at one shifted set.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    base, _, part = name.partition(":")
+    if base not in RULES or (":" in name and (base != "shift" or not part)):
+        raise ValueError(f"There is no rule {name!r}; choose one of {', '.join(RULES)} or shift:<set>.")
+    rule = RULES[base]
+    if not part:
+        return rule
+    says = rule.says.replace("one shifted set in turn", f"the shifted set {part}")
+    return replace(rule, name=name, says=says, only=part)
+
+
+def rotations(rule: str, roles: Mapping[str, str]) -> list[str]:
+    """The names of the rules that `rule` stands for: one for each shifted set of `roles` for `shift`, else itself."""
+    return [f"shift:{name}" for name in RULES["shift"].looks_at(roles)] if rule == "shift" else [rule]
+
+
+def line_of(candidate: Candidate) -> str:
+    """What rates are compared within: the method, and its variant, such as an alpha, which is a method of its own."""
+    return f"{candidate.method}, {candidate.variant}" if candidate.variant else candidate.method
+
+
+def by_method(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+    """The candidates of each method (see [`line_of`]) as they come, each by ascending learning rate."""
+    found: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        found.setdefault(line_of(candidate), []).append(candidate)
+    return {method: sorted(items, key=lambda item: item.learning_rate or 0.0) for method, items in found.items()}
+
+
+def choose(
+    rule: str | Rule,
+    candidates: Candidates,
+    roles: Mapping[str, str],
+    baseline: Measured | None = None,
+) -> Choice:
+    """
+    Choose by a rule, which is shown nothing but the sets and metrics that it says it looks at.
+
+    Args:
+        rule (`str` or [`Rule`]): A name of `RULES`, or `shift:<set>`.
+        candidates (`Mapping`): By candidate and set, `{"accuracy", "nll", ...}`: means over seeds.
+        roles (`Mapping[str, str]`): The role of each set: `id`, `shift`, `validation` or `concepts`.
+        baseline (`Mapping`, *optional*): The zero-shot model's numbers, by set. `id_within` needs them.
+
+    Returns:
+        [`Choice`]: Ties go to the smaller rate, and between methods to the one that comes first.
+
+    Raises:
+        ValueError: If there is no such rule or candidate, or what it looks at was not measured.
+    """
+    rule = find_rule(rule) if isinstance(rule, str) else rule
+    if not candidates:
+        raise ValueError("There is no candidate to choose; give at least one finished run.")
+    if rule.name == "shift" and sum(role == "shift" for role in roles.values()) > 1:
+        raise ValueError(f"The rule 'shift' chooses once for each set; choose one of {', '.join(rotations('shift', roles))}.")
+    sets = rule.looks_at(roles)
+    start = None
+    if rule.baseline:
+        if baseline is None:
+            raise ValueError(f"The rule {rule.name!r} looks at the zero-shot model, which was not measured; measure it.")
+        start = View(baseline, sets, rule.name, "the zero-shot model", rule.metrics)
+    views = {
+        candidate: View(measured, sets, rule.name, candidate.label, rule.metrics)
+        for candidate, measured in candidates.items()
+    }
+    picks = {
+        method: items[rule.within([views[item] for item in items], start)]
+        for method, items in by_method(candidates).items()
+    }
+    finalists = list(picks.values())
+    best = finalists[rule.between([views[item] for item in finalists], start)]
+    return Choice(rule.name, best, sets, picks, rule.metric)
+
+
+def shift_means(measured: Measured, sets: Sequence[str]) -> dict[str, float]:
+    """Accuracy and NLL of a candidate, averaged over `sets`, each counted once."""
+    return {metric: fmean(measured[name][metric] for name in sets) for metric in GREATER_IS_BETTER}
+
+
+def regret(
+    rule: str, candidates: Candidates, roles: Mapping[str, str], baseline: Measured | None = None
+) -> list[Loss]:
+    """
+    What the choices of a rule lose on the shifted sets that it does not look at.
+
+    Args:
+        rule (`str`), candidates (`Mapping`), roles (`Mapping[str, str]`), baseline (`Mapping`, *optional*): As for
+            [`choose`]. `shift` stands for all rotations.
+
+    Returns:
+        `list[Loss]`: For each rotation, one of each method against the best of its own candidates, and one over all methods.
+        The bound itself is judged by all sets; it loses nothing in accuracy, and may in NLL.
+
+    Raises:
+        ValueError: As [`choose`], or if no shifted set is left to be judged by.
+    """
+    losses = []
+    for name in rotations(rule, roles):
+        choice = choose(name, candidates, roles, baseline)
+        hidden = () if find_rule(name).is_bound else choice.looked_at
+        judged = tuple(item for item, role in roles.items() if role == "shift" and item not in hidden)
+        if not judged:
+            raise ValueError(f"The rule {name!r} looks at every shifted set, so none is left to judge it by.")
+        means = {candidate: shift_means(measured, judged) for candidate, measured in candidates.items()}
+        pools = {**by_method(candidates), None: list(candidates)}
+        for method, chosen in [*choice.by_method.items(), (None, choice.candidate)]:
+            pool = [means[candidate] for candidate in pools[method]]
+            lost = {
+                "accuracy": max(item["accuracy"] for item in pool) - means[chosen]["accuracy"],
+                "nll": means[chosen]["nll"] - min(item["nll"] for item in pool),
+            }
+            losses.append(Loss(name, method, chosen, judged, **lost))
+    return losses
+
+
+def summarise_regret(losses: Iterable[Loss]) -> dict[str | None, dict[str, float]]:
+    """
+    Mean and worst of the losses of one rule, over suites and rotations.
+
+    Args:
+        losses (`Iterable[Loss]`): Of all suites.
+
+    Returns:
+        `dict`: By method (`None` over all methods), `n` (how many losses), and `accuracy_mean`, `accuracy_worst`,
+        `nll_mean`, `nll_worst`.
+    """
+    found: dict[str | None, list[Loss]] = {}
+    for loss in losses:
+        found.setdefault(loss.method, []).append(loss)
+    return {
+        method: {
+            "n": len(items),
+            **{
+                f"{metric}_{name}": statistic(getattr(item, metric) for item in items)
+                for metric in GREATER_IS_BETTER
+                for name, statistic in (("mean", fmean), ("worst", max))
+            },
+        }
+        for method, items in found.items()
+    }
+
+
+def spread_over_rates(candidates: Candidates, roles: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """
+    How much a method depends on its learning rate: the range of its means over the shifted sets.
+
+    Args:
+        candidates (`Mapping`), roles (`Mapping[str, str]`): As for [`choose`].
+
+    Returns:
+        `dict`: By method, `rates` (how many candidates), and the greatest less the smallest `accuracy` and `nll`.
+    """
+    sets = [name for name, role in roles.items() if role == "shift"]
+    found = {}
+    for method, items in by_method(candidates).items():
+        means = [shift_means(candidates[item], sets) for item in items]
+        ranges = {key: max(mean[key] for mean in means) - min(mean[key] for mean in means) for key in GREATER_IS_BETTER}
+        found[method] = {"rates": len(items), **ranges}
+    return found
