@@ -24,6 +24,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
+from ..data.left_out import leave_out_classes
+from ..data.messages import quoted
 from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
@@ -66,6 +68,7 @@ class TrainingData:
         evaluator ([`Evaluator`], *optional*): Of `evaluation`; `None` if that is empty.
         check ([`ImageCheck`]): Which images the sets have in common.
         sweeper ([`Evaluator`], *optional*): Of `evaluation` and `validation`, for `--alpha_sweep`.
+        left_out (`dict`, *optional*): The `share` and `fold` of `--leave_out_classes`, and the names of the `classes`.
     """
 
     train: Benchmark
@@ -74,6 +77,7 @@ class TrainingData:
     evaluator: Evaluator | None
     check: ImageCheck
     sweeper: Evaluator | None = None
+    left_out: dict[str, Any] | None = None
 
 
 def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
@@ -98,7 +102,8 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     processor = load_processor(model_args.model, option="--model")
     for source in model_args.finetuned_model:
         load_processor(source, option="--finetuned_model")
-    texts = data_args.eval_datasets or default_evaluation(data_args.train_dataset)
+    leaves_out = data_args.leave_out_classes is not None
+    texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     check_columns([data_args.train_dataset, *texts], data_args)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
@@ -112,6 +117,18 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
         ) from error
     say(args, *(f"Note: {note}." for note in [*other_bases(model_args), *notes]))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
+    if leaves_out:
+        tests = [benchmark.name for benchmark in evaluation if benchmark.role != "validation"]
+        if tests:
+            raise ValueError(
+                f"`--leave_out_classes {data_args.leave_out_classes}` is to choose settings without a look at test sets, and "
+                f"--eval_datasets has {quoted(tests)}; give validation sets alone."
+            )
+        how = {"share": data_args.leave_out_classes, "fold": data_args.leave_out_fold}
+        train, unseen = leave_out_classes(train, validation, **how)
+        left_out = how | {"classes": [name for name in unseen.class_names if name not in train.class_names]}
+        say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
+        evaluation, validation = [unseen], None
     reading = {
         "batch_size": args.eval_batch_size,
         "num_workers": args.dataloader_num_workers,
@@ -125,7 +142,7 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
     closed = [benchmark for benchmark in evaluation if benchmark.role != "open_set"]
     merged = merges_head(model_args)
-    if (model_args.has_head or merged) and closed and all(train.class_names not in head_classes(item) for item in closed):
+    if (model_args.has_head or merged) and closed and not leaves_out and all(train.class_names not in head_classes(item) for item in closed):
         raise ValueError(
             f"`--method {model_args.method}` makes a head for the classes of the training set, which are those of no evaluation "
             f"set; give --eval_datasets with the same classes, or {'--merged_head rebuilt' if merged else 'use --method flyp'}."
@@ -142,7 +159,7 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
     if data_args.save_predictions:
         checked_benchmarks(sets)
     sweeper = Evaluator(sets, processor, **reading) if model_args.alpha_sweep else None
-    return TrainingData(train, evaluation, validation, evaluator, check, sweeper)
+    return TrainingData(train, evaluation, validation, evaluator, check, sweeper, left_out if leaves_out else None)
 
 
 def make_trainer(
@@ -169,6 +186,9 @@ def make_trainer(
     if not model_args.trains:
         return None
     closed = [benchmark for benchmark in data.evaluation if benchmark.role != "open_set"]
+    if data.left_out is not None and model_args.has_head:
+        # They have no place in the head.
+        closed = []
     bad_images, train_dataset = data_args.policy(), data.train
     with unless_refused(args.output_dir):
         if data_args.feature_views is not None:
@@ -241,7 +261,7 @@ def facts(
     model_args: ModelArguments, args: RobustTrainingArguments, data: TrainingData, trainer: RobustTrainer | None
 ) -> dict[str, Any]:
     """What `robustft.json` and the card say of a job (`model_args`, `args`, `data`) beyond what its `trainer` knows."""
-    found = {"method": model_args.method, "base_model": model_args.model}
+    found = {"method": model_args.method, "base_model": model_args.model, "left_out_classes": data.left_out}
     if model_args.model == PACKAGED:
         found["base_model_note"] = "The checkpoint that comes with hf_robustft."
     if trainer is not None:
@@ -342,7 +362,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         evaluator=data.evaluator,
         validation=data.validation,
         baseline=baseline,
-        detector=model_args.detector,
+        detector=model_args.detector if data.left_out is None else "none",
         true_positive_rate=model_args.true_positive_rate,
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,

@@ -142,6 +142,12 @@ class DataArguments(RecordsGiven, DataOptions):
         "Column of captions: train on image-caption pairs instead of class names.", None
     )
     shots: int | None = option("Train on that many images of each class. Drawn with --seed; all by default.", None)
+    leave_out_classes: float | None = option(
+        "Train without that share of the classes, and measure them alone. By prompts among the names of all classes, on their "
+        "training and validation images: a way to choose settings that looks at no test set. 0.2 is every fifth class.",
+        None,
+    )
+    leave_out_fold: int = option("Which classes --leave_out_classes leaves out: from 0, each class is in one fold.", 0)
     feature_views: int | None = option(
         "Compute the features of that many views once. Images are not encoded again in each epoch then; 0 is "
         "one view by the evaluation transform.",
@@ -322,6 +328,7 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
     method = model_args.method
     _check_model_options(model_args)
     _check_data_options(model_args, data_args)
+    _check_left_out(model_args, data_args)
     if not _measures(data_args) and "eval_strategy" in args.given and args.eval_strategy != "no":
         _refuse(args, ["eval_strategy"], "nothing is measured without --eval_datasets")
     if data_args.feature_views == 0:
@@ -374,8 +381,22 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
         _refuse(data_args, ["bad_images_threshold"], "--bad_images error stops at the first one")
 
 
+def _check_left_out(model_args: Any, data_args: Any) -> None:
+    if data_args.leave_out_classes is None:
+        _refuse(data_args, ["leave_out_fold"], "it says which classes --leave_out_classes leaves out")
+        return
+    given, trainer = f"`--leave_out_classes {data_args.leave_out_classes}`", model_args.trainer
+    if not model_args.trains or not (trainer.trains_model or not model_args.has_head):
+        why = "changes a head, which knows no other classes" if model_args.learns else "trains nothing"
+        raise ValueError(f"{given} asks what training leaves of other classes, and `--method {model_args.method}` {why}; leave it out.")
+    if data_args.caption_column is not None:
+        raise ValueError(f"{given}: image-caption pairs have no classes to leave out; leave it out.")
+    none_fitted = "--leave_out_classes fits nothing on validation images"
+    _refuse(model_args, ["detector", "true_positive_rate", "fold_temperature", "select_alpha"], none_fitted)
+
+
 def _measures(data_args: Any) -> bool:
-    return bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
+    return data_args.leave_out_classes is not None or bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
 
 
 def _refuse(options: Any, names: Sequence[str], reason: str) -> None:

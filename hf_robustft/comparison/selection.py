@@ -15,7 +15,7 @@ from typing import Any
 
 from .runs import Candidate
 
-#: The role of images of classes that a twin run did not train on, see [`data.held_out.hold_out_classes`].
+#: The role of images of classes that a twin run did not train on, see [`data.left_out.leave_out_classes`].
 CONCEPTS = "concepts"
 #: Share of the best gain over zero-shot that `id_within` keeps.
 KEPT = 0.9
@@ -264,7 +264,7 @@ def rotations(rule: str, roles: Mapping[str, str]) -> list[str]:
 
 
 def line_of(candidate: Candidate) -> str:
-    """What rates are compared within: the method, and its variant, such as an alpha, which is a method of its own."""
+    """What the rates of a `candidate` are compared within: its method, with its variant, which is a method of its own."""
     return f"{candidate.method}, {candidate.variant}" if candidate.variant else candidate.method
 
 
@@ -322,7 +322,7 @@ def choose(
 
 
 def shift_means(measured: Measured, sets: Sequence[str]) -> dict[str, float]:
-    """Accuracy and NLL of a candidate, averaged over `sets`, each counted once."""
+    """Accuracy and NLL of a candidate, from what was `measured`, averaged over `sets`, each counted once."""
     return {metric: fmean(measured[name][metric] for name in sets) for metric in GREATER_IS_BETTER}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import Benchmark
+from .columns import StoredRows
 from .messages import quoted
 from .randomness import example_rng
 
@@ -62,20 +63,8 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
             evaluated on, or a stream.
         OSError: the data cannot be read.
     """
-    if benchmark.evaluation_only:
-        raise ValueError(
-            f"benchmark {benchmark.name!r} may never be trained or tuned on, its licence says, so no shots are drawn from "
-            "it; choose another data set."
-        )
-    if not benchmark.class_names or benchmark.label_column is None:
-        raise ValueError(
-            f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
-            "and label_column, or train on all of it."
-        )
     _check_shots(shots)
-    names, rows = benchmark.class_names, benchmark.stored_rows()
-    dataset = rows.dataset
-    labels = np.asarray(dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
+    names, rows, labels = class_labels(benchmark, "so no shots are drawn from it")
     counts = np.bincount(labels, minlength=len(names))
     short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
     if short:
@@ -83,8 +72,43 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
             f"benchmark {benchmark.name!r} has fewer than {shots} images of {len(short)} of its {len(names)} classes, "
             f"{quoted(short)}; ask for at most {counts.min()} shots or leave these classes out."
         )
-    selected = dataset.select(few_shot_rows(labels, len(names), shots, seed))
     drawn = f"{shots} {'image' if shots == 1 else 'images'} of each class, drawn with seed {seed}"
+    return in_memory(benchmark, rows, few_shot_rows(labels, len(names), shots, seed), drawn)
+
+
+def class_labels(benchmark: Benchmark, consequence: str) -> tuple[tuple[str, ...], StoredRows, np.ndarray]:
+    """
+    What rows are drawn by.
+
+    Args:
+        benchmark ([`Benchmark`]): Data with class names and labels.
+        consequence (`str`): For the message on data that may not be trained on.
+
+    Returns:
+        `tuple`: The classes, the rows, and the class of each row.
+
+    Raises:
+        ValueError: No class labels, data that may only be evaluated on, or a stream.
+        OSError: The data cannot be read.
+    """
+    if benchmark.evaluation_only:
+        raise ValueError(
+            f"benchmark {benchmark.name!r} may never be trained or tuned on, its licence says, {consequence}; choose another "
+            "data set."
+        )
+    if not benchmark.class_names or benchmark.label_column is None:
+        raise ValueError(
+            f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
+            "and label_column, or train on all of it."
+        )
+    rows = benchmark.stored_rows()
+    labels = np.asarray(rows.dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
+    return benchmark.class_names, rows, labels
+
+
+def in_memory(benchmark: Benchmark, rows: StoredRows, chosen: np.ndarray, drawn: str) -> Benchmark:
+    """The `chosen` of the `rows` of a benchmark, as a selection in memory; `drawn` says in its note how they were."""
+    selected = rows.dataset.select(chosen)
     return replace(
         benchmark,
         path=None,

@@ -27,6 +27,7 @@ OPTIONAL = {
     "card": dict,
     "image_hashes": list,
     "label_names": list,
+    "left_out_classes": dict,
 }
 
 
@@ -80,7 +81,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
         and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `head`, `cache` (how its
         numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
-        data call the classes), `card` (what the model card says beyond the results) and `image_hashes` (see
+        data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
+        says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).
 
     Raises:

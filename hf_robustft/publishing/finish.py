@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 #: What `robustft.json` says of a model, whether or not it was measured.
-_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names")
+_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names", "left_out_classes")
 
 
 def finish_checkpoint(
@@ -101,7 +101,7 @@ def finish_checkpoint(
         search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
             as the trainer's method has it: where neither was given.
         facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
-            `merge`, `label_names` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
+            `merge`, `label_names`, `left_out_classes` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
             `write_model_card`. `sweep` is the [`AlphaSweep`] in which
@@ -209,9 +209,11 @@ def finish_checkpoint(
     state.wait_for_everyone()
     if evaluator is not None:
         name = METHOD_FACTS[facts["method"]].label if facts["method"] in METHOD_FACTS else facts["method"]
+        # A head knows nothing of classes that it was not trained on: their prompts judge.
+        measured = None if facts.get("left_out_classes") else head
         found["report"] = evaluator.evaluate(
             model,
-            head=head,
+            head=measured,
             name=name,
             logits_dir=logits if save_logits else None,
             validation=validation if save_predictions else None,
@@ -261,6 +263,7 @@ def complete_folder(
     merge: Mapping[str, Any] | None = None,
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
+    left_out_classes: Mapping[str, Any] | None = None,
     head: ZeroShotHead | None = None,
     cache: Mapping[str, Any] | None = None,
     sweep: AlphaSweep | None = None,
@@ -287,7 +290,7 @@ def complete_folder(
         logit_scale (`torch.Tensor`, *optional*): To be put into the weights in the folder, whose every other byte stays.
         method (`str`, *optional*), class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*), settings
             (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), merge (`Mapping[str, Any]`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
-            *optional*), label_names (`Sequence[str]`, *optional*): See `write_robustft_json`. Without a method
+            *optional*), label_names (`Sequence[str]`, *optional*), left_out_classes (`Mapping[str, Any]`, *optional*): See `write_robustft_json`. Without a method
             `robustft.json` stays, but for what is given, and the head too.
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
@@ -338,6 +341,7 @@ def complete_folder(
                 image_hashes=image_hashes,
                 label_names=label_names,
                 merge=merge,
+                left_out_classes=left_out_classes,
             )
         if parts:
             update_robustft_json(stage, **parts)

@@ -27,6 +27,7 @@ def write_robustft_json(
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
     merge: Mapping[str, Any] | None = None,
+    left_out_classes: Mapping[str, Any] | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -45,6 +46,8 @@ def write_robustft_json(
         label_names (`Sequence[str]`, *optional*): What the training data call the classes, in the same order, where that
             differs; evaluation data may use these names too.
         merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of.
+        left_out_classes (`Mapping[str, Any]`, *optional*): The `share` and `fold` of the classes that were left out of the
+            training, and their names as `classes`.
 
     Returns:
         `Path`: The file.
@@ -75,4 +78,6 @@ def write_robustft_json(
         content["image_hashes"] = [dict(entry) for entry in image_hashes]
     if label_names is not None:
         content["label_names"] = list(label_names)
+    if left_out_classes:
+        content["left_out_classes"] = dict(left_out_classes)
     return dump_robustft_json(output_dir, content)
