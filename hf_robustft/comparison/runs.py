@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.findings import listed
+from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
@@ -26,6 +27,7 @@ from ..publishing.run_folder import EVALUATION_FILE, settle
 METRICS = ("accuracy", "nll", "ece", "brier")
 #: Where runs are compared at all.
 _TESTS = ("id", "shift")
+_ROLES = ("id", "shift", "validation", "train", "open_set")
 #: Settings that change nothing in the trained model, or that tell apart the runs of one candidate.
 _OF_THE_JOB = re.compile(
     r"seed|data_seed|learning_rate|preset|use_cpu|disable_tqdm|report_to|export_weights|shard_teacher|fully_shard|full_determinism"
@@ -80,7 +82,7 @@ class FinishedRun:
         candidate ([`Candidate`]): The method at its rate.
         seed (`int`, *optional*): Of the training; `None` where nothing was trained.
         report ([`EvaluationReport`]): What was measured.
-        predictions (`Predictions`, *optional*): Of each image, where the run kept them.
+        predictions ([`~evaluation.predictions.Predictions`], *optional*): Of each image, where the run kept them.
         baseline ([`EvaluationReport`], *optional*): Of the model that it started from, where that was measured too.
         facts (`dict`): Its `robustft.json`.
     """
@@ -89,13 +91,28 @@ class FinishedRun:
     candidate: Candidate
     seed: int | None
     report: EvaluationReport
-    predictions: Any | None = None
+    predictions: Predictions | None = None
     baseline: EvaluationReport | None = None
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    _computed: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def measured(self, name: str) -> Mapping[str, Any]:
-        """The metrics of the set of this `name`, and `n`, its images."""
-        return vars(self.report.results[name])
+        """The metrics of the set of this `name`, and `n`, its images; those of a validation set come from the predictions."""
+        if name in self.report.results:
+            return vars(self.report.results[name])
+        if name not in self._computed:
+            found = self.predictions.sets[name]
+            self._computed[name] = {"n": len(found), **found.metrics(self.report.settings.get("n_bins", 15))}
+        return self._computed[name]
+
+    @property
+    def sets(self) -> dict[str, str]:
+        """The role of each set that was measured, as a `dict`: ID, shifts, validation, training images, open sets."""
+        found = {name: result.role for name, result in self.report.results.items()}
+        found |= dict.fromkeys(self.report.open_set or (), "open_set")
+        kept = {} if self.predictions is None else self.predictions.sets
+        found |= {name: item.role for name, item in kept.items() if item.role == "validation"}
+        return dict(sorted(found.items(), key=lambda item: _ROLES.index(item[1])))
 
 
 @dataclass
@@ -132,9 +149,14 @@ class Comparison:
     @property
     def sets(self) -> dict[str, str]:
         """The role of each set that all runs were measured on, as a `dict`: ID, shifts, validation, open sets."""
-        every = [*self.runs, *([] if self.zero_shot is None else [self.zero_shot])]
-        shared = [_sets(run) for run in every]
-        return {name: role for name, role in shared[0].items() if all(name in other for other in shared)}
+        first, *others = (run.sets for run in self.runs)
+        # A baseline that a run measured before its training knows of no validation images.
+        start = first if self.zero_shot is None else self.zero_shot.sets
+        return {
+            name: role
+            for name, role in first.items()
+            if all(name in other for other in others) and (name in start or role == "validation")
+        }
 
     def measured(self, candidate: Candidate) -> dict[str, dict[str, float]]:
         """
@@ -146,13 +168,12 @@ class Comparison:
         Returns:
             `dict[str, dict[str, float]]`: By set, without open sets: `accuracy`, `nll`, `ece` and `brier`, means over seeds.
         """
-        runs = (
-            [self.zero_shot] if candidate == ZERO_SHOT and self.zero_shot is not None else self.candidates[candidate]
-        )
+        start = candidate == ZERO_SHOT and self.zero_shot is not None
+        runs = [self.zero_shot] if start else self.candidates[candidate]
         return {
             name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in METRICS}
             for name, role in self.sets.items()
-            if role != "open_set"
+            if role != "open_set" and all(name in run.sets for run in runs)
         }
 
 
@@ -185,10 +206,9 @@ def read_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(
         folder=folder,
         candidate=Candidate(facts["method"], _rate(facts)),
-        seed=None
-        if facts["method"] == "zero_shot"
-        else (facts.get("card") or {}).get("seed", facts["settings"].get("seed")),
+        seed=None if facts["method"] == "zero_shot" else _seed(facts),
         report=reports[-1],
+        predictions=load_predictions(folder) if (folder / PREDICTIONS_FILE).is_file() else None,
         baseline=next((report for report in reports[:-1] if report.model == zero_shot), None),
         facts=facts,
     )
@@ -233,19 +253,12 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     comparison = Comparison(runs, zero_shots[0] if zero_shots else None)
     _check_data([*runs, *zero_shots])
     if not any(role in _TESTS for role in comparison.sets.values()):
-        sets = sorted({name for run in read for name, role in _sets(run).items() if role in _TESTS})
+        sets = sorted({name for run in read for name, role in run.sets.items() if role in _TESTS})
         raise ValueError(
             f"No set was measured in all of the {len(read)} folders (there are {', '.join(sets)}); measure them on the same sets."
         )
     comparison.notes += _left_out([*runs, *zero_shots], comparison.sets)
     return comparison
-
-
-def _sets(run: FinishedRun) -> dict[str, str]:
-    order = ("id", "shift", "validation", "train", "open_set")
-    found = {name: result.role for name, result in run.report.results.items()}
-    found |= dict.fromkeys(run.report.open_set or (), "open_set")
-    return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
 
 
 def _rate(facts: Mapping[str, Any]) -> float | None:
@@ -258,6 +271,10 @@ def _rate(facts: Mapping[str, Any]) -> float | None:
     from ..training.methods import RobustTrainingArguments
 
     return RobustTrainingArguments.__dataclass_fields__["learning_rate"].default
+
+
+def _seed(facts: Mapping[str, Any]) -> int | None:
+    return (facts.get("card") or {}).get("seed", facts["settings"].get("seed"))
 
 
 def _of_merged(runs: list[FinishedRun]) -> list[FinishedRun]:
@@ -363,7 +380,7 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     if all(trained) and trained[0] != trained[1] and not drawn:
         differing.append("the training images")
     images = [_images(run, ("id", "shift", "validation", "open_set")) for run in (one, two)]
-    sets = [_sets(run) for run in (one, two)]
+    sets = [run.sets for run in (one, two)]
     for name in sorted(set(images[0]) & set(images[1]) | set(sets[0]) & set(sets[1])):
         hashes, counts = [known.get(name) for known in images], [_count(run, name) for run in (one, two)]
         if sets[0].get(name, "") != sets[1].get(name, "") and all(name in known for known in sets):
@@ -386,8 +403,13 @@ def _count(run: FinishedRun, name: str) -> int | None:
 
 
 def _left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
-    missing: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for run in runs for name in _sets(run)):
-        if name not in shared:
-            missing[name] = list(dict.fromkeys(run.folder.name for run in runs if name not in _sets(run)))
-    return [f"{name} is left out: {listed(folders)} did not measure it." for name, folders in missing.items()]
+    notes = []
+    for name, role in {name: role for run in runs for name, role in run.sets.items()}.items():
+        if name in shared:
+            continue
+        without = listed(list(dict.fromkeys(run.folder.name for run in runs if name not in run.sets)))
+        kept = role == "validation"
+        notes.append(
+            f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
+        )
+    return notes

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from helpers.finished import finished, hashes
+from helpers.finished import finished, finished_with_predictions, hashes
 
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
 
@@ -148,3 +148,27 @@ def test_what_is_not_finished_or_not_ours_is_one_line(tmp_path):
 def test_a_rate_is_written_as_people_write_it():
     rates = {1e-3: "1e-3", 3e-4: "3e-4", 0.00025: "2.5e-4", 1.0: "1e+0", 0.0003000001: "3e-4"}
     assert {rate: rate_text(rate) for rate in rates} == rates
+
+
+def test_validation_images_are_measured_where_predictions_were_kept(tmp_path):
+    sets = {"photo": "id", "sketch": "shift", "held out": "validation"}
+    for seed, accuracy in ((0, 0.7), (1, 0.8)):
+        finished_with_predictions(
+            tmp_path / f"c{seed}", "carot", 1e-3, seed, (0.9, 0.5, accuracy), sets, baseline=(0.6, 0.4)
+        )
+    comparison = read_runs([tmp_path / "c0", tmp_path / "c1"])
+    assert comparison.sets == sets
+    measured = comparison.measured(Candidate("carot", 1e-3))
+    assert measured["held out"]["accuracy"] == pytest.approx(0.75) and set(measured["held out"]) == {
+        "accuracy",
+        "nll",
+        "ece",
+        "brier",
+    }
+    assert comparison.runs[0].measured("held out")["n"] == 120
+    # The baseline was measured before, and nobody kept its predictions.
+    assert set(comparison.measured(ZERO_SHOT)) == {"photo", "sketch"} and comparison.notes == []
+    (tmp_path / "c1" / "predictions.parquet").unlink()
+    comparison = read_runs([tmp_path / "c0", tmp_path / "c1"])
+    assert comparison.sets == {"photo": "id", "sketch": "shift"}
+    assert len(comparison.notes) == 1 and "--save_predictions" in comparison.notes[0] and "c1" in comparison.notes[0]

@@ -7,6 +7,7 @@ import numpy as np
 
 from helpers.reports import result
 from hf_robustft.data.overlap import HASH_SPACE, Sketch
+from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import EvaluationReport, save_reports
 from hf_robustft.modeling.metadata import update_robustft_json
 from hf_robustft.objectives.papers import METHOD_FACTS
@@ -21,16 +22,20 @@ def hashes(name, role, images=1200, first=0):
     return Sketch(name, role, np.arange(first, first + 8, dtype=np.uint64), HASH_SPACE, images, images).to_dict()
 
 
-def report(method, accuracies, sets=SETS, open_set=None, **changes):
+def report(method, accuracies, sets=SETS, open_set=None, numbers=None, **changes):
     given = zip(sets.items(), accuracies, strict=True)
-    results = {name: result(name, role, accuracy=accuracy, **changes) for (name, role), accuracy in given}
+    numbers = numbers or {}
+    results = {
+        name: result(name, role, **{"accuracy": accuracy, **changes, **numbers.get(name, {})})
+        for (name, role), accuracy in given
+    }
     settings = {"n_bins": 15, "bootstrap_draws": 1000}
     return EvaluationReport(METHOD_FACTS[method].label, results, settings=settings, open_set=open_set)
 
 
 def finished(
     folder, method="carot", rate=1e-3, seed=0, accuracies=(0.9, 0.5, 0.4), baseline=None, settings=(), hashed=(), card=(), sets=SETS,
-    open_set=None, classes=CLASSES, parts=(), **changes,
+    open_set=None, classes=CLASSES, parts=(), numbers=None, **changes,
 ) -> Path:  # fmt: skip
     """
     Write a folder as a run leaves it, without its weights.
@@ -39,6 +44,7 @@ def finished(
         accuracies: Of the sets in the order of `sets`; other numbers of each set are in `changes`.
         baseline: The accuracies of the zero-shot model, measured in the same run.
         settings, card, parts: Further entries of `robustft.json`.
+        numbers: Of single sets, by name.
         hashed: Fingerprints that take the place of the usual ones, by name.
     """
     rates = {} if rate is None else {"learning_rate": rate}
@@ -58,8 +64,45 @@ def finished(
     update_robustft_json(
         folder, card={"method": method, "seed": seed, "base_model": "emoji_clip", **dict(card)}, **dict(parts)
     )
-    reports = [report(method, accuracies, sets, open_set, **changes)]
+    reports = [report(method, accuracies, sets, open_set, numbers, **changes)]
     if baseline is not None:
         reports.insert(0, report("zero_shot", baseline, sets, open_set, **changes))
     save_reports(Path(folder) / "evaluation.json", reports)
+    return Path(folder)
+
+
+def predictions(accuracies, sets, seed=0, n=120, group=True):
+    """Predictions of made-up images, of which as many are right as `accuracies` say; two images of a group are alike in all runs."""
+    made = {}
+    for place, ((name, role), accuracy) in enumerate(zip(sets.items(), accuracies, strict=True)):
+        own, common = np.random.default_rng([seed, place]), np.random.default_rng(place)
+        ease = np.repeat(common.normal(size=n // 2), 2) + 0.5 * own.normal(size=n)
+        right = np.argsort(np.argsort(-ease)) < round(accuracy * n)
+        label = np.array(CLASSES)[np.arange(n) // 2 % len(CLASSES)]
+        other = np.array(CLASSES)[(np.arange(n) // 2 + 1) % len(CLASSES)]
+        confidence = own.uniform(0.3, 0.99, n)
+        nll = np.where(right, -np.log(confidence), 2 + own.uniform(size=n))
+        groups = np.array([f"drawing {row // 2}" for row in range(n)]) if group else None
+        made[name] = SetPredictions(
+            name,
+            role,
+            np.arange(n),
+            np.where(right, label, other),
+            confidence,
+            label,
+            nll,
+            (1 - confidence) ** 2,
+            {},
+            groups,
+        )
+    return Predictions(made)
+
+
+def finished_with_predictions(folder, method, rate, seed, accuracies, sets, **changes) -> Path:
+    """As [`finished`], with `predictions.parquet`: a validation set among `sets` is there, and not in the report."""
+    made = predictions(accuracies, sets, 0 if seed is None else seed + 1)
+    reported = {name: role for name, role in sets.items() if role != "validation"}
+    numbers = {name: made.sets[name].metrics() for name in reported}
+    finished(folder, method, rate, seed, [0.0] * len(reported), sets=reported, numbers=numbers, n=120, **changes)
+    made.save(folder)
     return Path(folder)
