@@ -4,7 +4,8 @@
     hf-robustft compare outputs/carot outputs/flyp outputs/tracer
 
 The folders are those of runs that were trained and measured on the same data, of any methods, rates and seeds. Prints who is
-ahead, by how much and whether chance explains it, with tables, and writes comparison.json, comparison.md and frontier.png.
+ahead, by how much and whether chance explains it, with tables, and writes comparison.json, comparison.md, frontier.png and
+comparison.html, a page that needs no network.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..modeling.files import write_whole
+from .html import write_html
 from .pictures import plot_frontier
 from .summary import COMPARISON_FILE, save_comparison
 from .tables import markdown_table
 
-MARKDOWN_FILE, FRONTIER_FILE = "comparison.md", "frontier.png"
+MARKDOWN_FILE, FRONTIER_FILE, PAGE_FILE = "comparison.md", "frontier.png", "comparison.html"
 
 
 def write_comparison(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -24,7 +25,7 @@ def write_comparison(summary: Mapping[str, Any], folder: str | Path) -> list[Pat
         folder (`str` or `Path`): Where; made if it does not exist.
 
     Returns:
-        `list[Path]`: `comparison.json`, `comparison.md` and, where ID and shifts were measured, `frontier.png`.
+        `list[Path]`: `comparison.json`, `comparison.md`, `comparison.html` and, where ID and shifts were measured, `frontier.png`.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -38,5 +39,5 @@ def write_comparison(summary: Mapping[str, Any], folder: str | Path) -> list[Pat
     else:
         # Of an earlier comparison in this folder.
         picture.unlink(missing_ok=True)
-    written.insert(1, write_whole(folder / MARKDOWN_FILE, text))
+    written[1:1] = [write_whole(folder / MARKDOWN_FILE, text), write_html(summary, folder / PAGE_FILE)]
     return written

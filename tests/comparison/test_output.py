@@ -28,7 +28,7 @@ def test_the_command_prints_and_writes_the_same(folders, tmp_path, capsys, monke
     out = tmp_path / "out"
     assert main(["compare", *map(str, folders), "--output_dir", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "comparison.md", "frontier.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.html", "comparison.json", "comparison.md", "frontier.png"]
     summary = load_comparison(out)
     words = " ".join(summary["winner"]["words"].split())
     assert words in " ".join(printed.split()) and "CaRot, 3e-4" in printed and "comparison.json" in printed
