@@ -30,7 +30,6 @@ import yaml
 from torch import Tensor
 
 from hf_robustft import CRoFTTrainer, RobustTrainingArguments, cache_features, load_benchmark, load_dual_encoder
-from hf_robustft.data.catalog.sets import asset_path
 from hf_robustft.evaluation.open_set import detection_metrics
 from hf_robustft.modeling.adapters import FeatureAdapters, near_unit
 from hf_robustft.modeling.zero_shot import prompt_features
@@ -157,7 +156,7 @@ def main() -> None:
         recipe.pop(name)
     recipe |= {"logging_steps": 1000, "log_gradient_shares": 0.1}
     recipe |= {} if asked.epochs is None else {"num_train_epochs": asked.epochs}
-    start = load_dual_encoder(str(asset_path("emoji_clip")))
+    start = load_dual_encoder("emoji_clip")
     data = cached(*start, views, asked.output / "cache")
     identity = FeatureAdapters(start[0].config.projection_dim)
     prompts = prompt_features(*start, data[0].class_names, data[0].templates)

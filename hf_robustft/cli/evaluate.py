@@ -23,11 +23,14 @@ from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
+from ..data.messages import quoted
+from ..data.packaged import CHECKPOINTS
 from ..evaluation.benchmark_checks import with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor, own_files
+from ..modeling.checkpoint import load_dual_encoder, load_processor, own_files
+from ..modeling.checkpoint_file import is_packaged
 from ..modeling.files import check_apart, check_output_dir, unless_refused
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
@@ -59,7 +62,9 @@ class EvaluateOptions:
     """What is measured, on what."""
 
     model: str = option(
-        "Folder or Hub id of a CLIP or MetaCLIP 2 model, or 'emoji_clip'.", positional=True, metavar="MODEL"
+        f"Folder or Hub id of a CLIP or MetaCLIP 2 model, or one of the package: {quoted(tuple(CHECKPOINTS))}.",
+        positional=True,
+        metavar="MODEL",
     )
     eval_datasets: list[str] = option(f"Sets to measure on. {SETS}", metavar="SET")
     output_dir: str = option("Folder for the results.", "outputs/evaluate")
@@ -198,7 +203,7 @@ def check_output(options: EvaluateOptions, is_main_process: bool = True) -> None
     check_apart(
         options.output_dir,
         {
-            "MODEL": None if options.model == PACKAGED else options.model,
+            "MODEL": None if is_packaged(options.model) else options.model,
             **{f"--eval_datasets {text}": Spec.parse(text).folder for text in options.eval_datasets},
         },
     )
@@ -209,7 +214,7 @@ def check_output(options: EvaluateOptions, is_main_process: bool = True) -> None
         )
     if is_main_process:
         check_output_dir(options.output_dir)
-        if Path(options.model).is_dir():
+        if Path(options.model).is_dir() and not is_packaged(options.model):
             settle(options.model)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.messages import closest, did_you_mean
+from ..data.messages import closest, did_you_mean, quoted
+from ..data.packaged import CHECKPOINTS, check_not_packaged
 from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice
@@ -186,7 +187,11 @@ def check_model(text: str, option: str, hub: bool) -> None:
         UsageError: If it is neither.
     """
     path = Path(text).expanduser()
-    if hub and text == "emoji_clip" or (path / "config.json").is_file():
+    if hub and text in CHECKPOINTS:
+        return
+    if not hub:
+        check_not_packaged(text, option)
+    if (path / "config.json").is_file():
         return
     if path.is_dir():
         nested = sorted(item.parent.name for item in path.glob("*/config.json"))
@@ -198,9 +203,10 @@ def check_model(text: str, option: str, hub: bool) -> None:
     if path.is_file():
         raise UsageError(f"`{option} {text}` is a file; give the folder of the checkpoint")
     if not hub or looks_local(text):
-        what = "give a folder that save_pretrained wrote" + (", a Hub id, or 'emoji_clip'" if hub else "")
+        more = f", a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}" if hub else ""
+        what = f"give a folder that save_pretrained wrote{more}"
         raise UsageError(f"`{option} {text}`: there is no checkpoint folder at that path{_beside(text) or '; ' + what}")
-    if "/" not in text and (near := closest(text, ["emoji_clip"])):
+    if "/" not in text and (near := closest(text, CHECKPOINTS)):
         raise UsageError(f"`{option} {text}` is unknown; did you mean {near[0]}?")
 
 

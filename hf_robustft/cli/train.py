@@ -26,10 +26,11 @@ from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
 from ..data.left_out import leave_out_classes
 from ..data.messages import quoted
+from ..data.packaged import CHECKPOINTS
 from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
-from ..modeling.checkpoint import PACKAGED, load_dual_encoder, load_processor
+from ..modeling.checkpoint import load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.files import unless_refused
 from ..modeling.heads import TipAdapterHead
@@ -262,8 +263,8 @@ def facts(
 ) -> dict[str, Any]:
     """What `robustft.json` and the card say of a job (`model_args`, `args`, `data`) beyond what its `trainer` knows."""
     found = {"method": model_args.method, "base_model": model_args.model, "left_out_classes": data.left_out}
-    if model_args.model == PACKAGED:
-        found["base_model_note"] = "The checkpoint that comes with hf_robustft."
+    if model_args.model in CHECKPOINTS:
+        found["base_model_note"] = CHECKPOINTS[model_args.model]
     if trainer is not None:
         return found
     return found | {

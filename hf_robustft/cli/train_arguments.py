@@ -15,6 +15,8 @@ from typing import Any
 
 from transformers.trainer_utils import SchedulerType
 
+from ..data.messages import quoted
+from ..data.packaged import CHECKPOINTS
 from ..evaluation.fitting import DETECTORS, check_fit
 from ..modeling.files import check_apart, check_output_dir
 from ..objectives.cross_entropy import CrossEntropyMixin
@@ -60,7 +62,7 @@ class ModelArguments(RecordsGiven):
 
     method: str = option(f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}.", "carot")
     model: str = option(
-        "A CLIP or MetaCLIP 2 model: a folder, or a Hub id. 'emoji_clip' comes with the package.", "emoji_clip"
+        f"A CLIP or MetaCLIP 2 model: a folder, a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}.", "emoji_clip"
     )
     finetuned_model: list[str] = option(
         "Folders of fine-tuned runs to merge. One for wise_ft and lines, instead of training; two or more for model_stock.", []

@@ -22,10 +22,8 @@ from torch import Tensor
 from .catalog.registered import RegisteredData, check_one_path, describe_registered, open_registered
 from .catalog.schema import ROLES
 from .catalog.sets import (
-    ASSETS,
     EVALUATION_ONLY_REPOSITORIES,
     REGISTRY,
-    asset_path,
     named_templates,
     registered_sets,
 )
@@ -33,6 +31,7 @@ from .class_projection import ClassProjection
 from .columns import StoredRows, own_class_names, require_column, require_dataset, say_unused
 from .messages import quoted, say_once
 from .own_data import checked_rows, describe_own_data, open_rows
+from .packaged import ASSETS, asset_path
 from .prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
 from .streams.rows import RowStream
 

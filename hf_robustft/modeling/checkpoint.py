@@ -12,7 +12,6 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from ..data.benchmarks import asset_path
 from ..data.transforms import ImageTransform
 from .checkpoint_check import (
     CONFIG_FILE,
@@ -25,14 +24,13 @@ from .checkpoint_check import (
     check_weights,
     refuse_misfits,
 )
-from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, local_folder
+from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
 from .files import one_line
 from .metadata import METADATA_FILE
 from .tensor_files import HALVES, read_json_object
 from .zero_shot import HEAD_FILE
 
-PACKAGED = "emoji_clip"
 _SMALL_FILES = (
     *IMAGE_PROCESSOR_FILES,
     *TOKENIZER_FILES,
@@ -58,7 +56,8 @@ def load_dual_encoder(
     pickled file is read and no code of the checkpoint is run.
 
     Args:
-        source (`str` or `Path`): A folder, an id on the Hub, or `"emoji_clip"`, the packaged checkpoint.
+        source (`str` or `Path`): A folder, an id on the Hub, or a checkpoint of the package: `"emoji_clip"`,
+            `"emoji_clip_carot"`.
         revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights. Half-precision ones become
             float32 with a warning: they are too coarse to be trained. `None` leaves them as they are.
@@ -94,7 +93,7 @@ def load_dual_encoder(
     model = _model(what, config, dtype="auto" if dtype is None else dtype, **options)
     if here is None:
         model.name_or_path = model.config._name_or_path = str(source)
-    if source != PACKAGED and dtype == torch.float32 and kinds & set(HALVES):
+    if not is_packaged(source) and dtype == torch.float32 and kinds & set(HALVES):
         half = "float16" if "F16" in kinds else "bfloat16"
         warnings.warn(f"The weights of {what} are in {half}; they are used in float32.", stacklevel=2)
     return model, processor
@@ -136,7 +135,7 @@ def _found(
 ) -> tuple[Path | None, Path]:
     """The local folder of a checkpoint, if it has one, and the folder in which its files are."""
     try:
-        here = local_folder_or_packaged(source)
+        here = local_folder(source)
         return here, _hub_folder(str(source), revision, token, weights) if here is None else here
     except OSError as error:
         raise type(error)(str(error) if option is None else f"`{option} {source}`: {error}") from error
@@ -152,25 +151,10 @@ def own_files(source: str, revision: str | None = None) -> Path | None:
     Returns:
         `Path`, *optional*: `None` for a model on the Hub that it did not train.
     """
-    if source == PACKAGED:
-        return asset_path(source)
     try:
         return checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=revision)
     except FileNotFoundError:
         return None
-
-
-def local_folder_or_packaged(source: str | Path) -> Path | None:
-    """The folder of a `source` as `local_folder` finds it; `"emoji_clip"` is the packaged checkpoint."""
-    if source != PACKAGED:
-        return local_folder(source)
-    if (Path(PACKAGED) / CONFIG_FILE).is_file():
-        warnings.warn(
-            f"{PACKAGED!r} is the packaged checkpoint, not the folder {PACKAGED} here; give ./{PACKAGED} for that.",
-            # One place for all callers: said once.
-            stacklevel=2,
-        )
-    return asset_path(PACKAGED)
 
 
 def _hub_folder(source: str, revision: str | None, token: str | bool | None, weights: bool) -> Path:

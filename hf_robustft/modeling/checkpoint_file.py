@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 from huggingface_hub import (
@@ -27,6 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from ..data.packaged import CHECKPOINTS, asset_path
 from .files import one_line
 
 #: Seconds for an answer of the Hub, and before it is asked a second and last time.
@@ -47,11 +49,20 @@ def local_folder(source: str | Path) -> Path | None:
     The folder that a checkpoint's name means, or `None` if it can only be an id on the Hub.
 
     Args:
-        source (`str` or `Path`): A path, or an id `owner/name`. What looks like a path is never asked of the Hub.
+        source (`str` or `Path`): A path, an id `owner/name`, or the name of a checkpoint of the package, which a folder here
+            does not hide. What looks like a path is never asked of the Hub.
 
     Raises:
         OSError: If it is a file, a path where there is no folder, or neither a path nor a Hub id.
     """
+    if is_packaged(source):
+        if (Path(source) / "config.json").is_file():
+            warnings.warn(
+                f"{source!r} is the packaged checkpoint, not the folder {source} here; give ./{source} for that.",
+                # One place for all callers: said once.
+                stacklevel=1,
+            )
+        return asset_path(source)
     name = os.fspath(source)
     path = Path(name).expanduser()
     if path.is_dir():
@@ -72,6 +83,11 @@ def local_folder(source: str | Path) -> Path | None:
             f"meant on the Hub, download it first by `hf download {name}`."
         )
     return None
+
+
+def is_packaged(source: str | Path) -> bool:
+    """Whether a `source` is the name of a checkpoint of the package; a `Path` is always a folder."""
+    return isinstance(source, str) and source in CHECKPOINTS
 
 
 def is_owner_and_name(name: str) -> bool:

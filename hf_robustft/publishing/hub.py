@@ -26,6 +26,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from ..data.packaged import check_not_packaged
 from .card_file import CARD_FILE, is_untouched
 from .folder import MODEL_FILES, check_files, chosen_files, matches
 from .run_folder import settle
@@ -104,13 +105,14 @@ def publish(
 
     Raises:
         OSError: If files are missing or cannot be read, or the Hub cannot be reached or refuses; the folder is as it was.
-        ValueError: If a file is unfit or contains an access token, a name is not valid, the card on the Hub was edited, or a
-            repository that should be private is public.
+        ValueError: If the folder is one of the package, a file is unfit or contains an access token, a name is not valid,
+            the card on the Hub was edited, or a repository that should be private is public.
     """
     if edited_card not in ("refuse", "keep", "overwrite"):
         raise ValueError(f"`edited_card={edited_card!r}` is unknown; choose refuse, keep or overwrite.")
     if retries < 0:
         raise ValueError(f"`retries={retries}` must be 0 or more.")
+    check_not_packaged(folder, "DIR")
     folder = Path(folder)
     validate_repo_id(repo_id)
     if folder.is_dir():

@@ -29,7 +29,7 @@ from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
-from ..modeling.checkpoint_file import checkpoint_folder, local_folder
+from ..modeling.checkpoint_file import checkpoint_folder, is_packaged, local_folder
 from ..modeling.dual_encoder import FAMILIES, DualEncoder
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
@@ -249,7 +249,8 @@ def pipeline(
     Load a fine-tuned checkpoint, ready to classify images with "unknown" as an answer.
 
     Args:
-        model (`str` or `Path`): The checkpoint's folder, or its id on the Hub.
+        model (`str` or `Path`): The checkpoint's folder, its id on the Hub, or `"emoji_clip_carot"`, which comes with the
+            package.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         token (`str` or `bool`, *optional*): Access token for a private repository.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Precision of the model. Evaluations and detectors use
@@ -280,8 +281,8 @@ def pipeline(
         directory = _hub_folder(source, revision, token)
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
-    if os.path.isdir(model):
-        settle(model)
+    elif not is_packaged(model):
+        settle(directory)
     clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
     return OpenSetImageClassificationPipeline(
         clip,

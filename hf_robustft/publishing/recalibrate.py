@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.benchmarks import Benchmark
 from ..data.images import BadImages
 from ..data.overlap import TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
+from ..data.packaged import check_not_packaged
 from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
@@ -100,9 +101,10 @@ def recalibrate(
 
     Raises:
         OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
-        ValueError: If the validation set is one to measure or train on, its classes are not the folder's, there is no best
-            temperature, or the precision of the weights cannot hold it.
+        ValueError: If the folder is one of the package, the validation set is one to measure or train on, its classes are
+            not the folder's, there is no best temperature, or the precision of the weights cannot hold it.
     """
+    check_not_packaged(directory, "DIR")
     directory = Path(directory)
     if directory.is_dir():
         settle(directory)

@@ -117,6 +117,7 @@ ROWS = [
     ("train --eval_datasets {tmp}/images:val", "images:validation"),
     ("train --eval_datasets {tmp}/images:Unseen", "images:open_set"),
     ("evaluate emoji-clip --eval_datasets emoji_shift", "did you mean emoji_clip"),
+    ("evaluate emoji_clip_carott --eval_datasets emoji_shift", "did you mean emoji_clip_carot"),
     # Paths
     ("train --model {tmp}/nowhere", "`--model"),
     ("train --model {tmp}/file.txt", "is a file"),
@@ -134,6 +135,8 @@ ROWS = [
     (f"{EVALUATE} --output_dir {{tmp}}/file.txt", "is a file"),
     ("calibrate {tmp}/nowhere --dataset emoji_shift", "`DIR"),
     ("publish {tmp}/nowhere --repo_id a/b", "`DIR"),
+    ("calibrate emoji_clip_carot --dataset emoji_shift", "copy it first"),
+    ("publish emoji_clip_carot --repo_id a/b", "copy it first"),
     # Config files
     ("train --config {tmp}/nowhere.yaml", "nowhere.yaml"),
     ("train --config {tmp}/god.yaml", "did you mean {tmp}/good.yaml"),

@@ -104,7 +104,7 @@ def test_unknown_name_lists_the_known_ones():
 def test_assets():
     assert asset_path("emoji_clip") == EMOJI_CLIP_DIR and (EMOJI_CLIP_DIR / "config.json").is_file()
     assert asset_path("emoji_shift") == EMOJI_SHIFT_DIR
-    with pytest.raises(ValueError, match="ships no 'other'; it ships 'emoji_clip', 'emoji_shift'"):
+    with pytest.raises(ValueError, match="ships no 'other'; it ships 'emoji_clip', 'emoji_clip_carot', 'emoji_shift'"):
         asset_path("other")
 
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What a card is written from, and its parts as the Hub's renderer sees them."""
 
+import re
+
 import datasets
 import torch
 from huggingface_hub import ModelCard
@@ -117,3 +119,14 @@ def run(blocks, folder, monkeypatch) -> list[dict]:
         namespaces.append({})
         exec(compile(block, "card", "exec"), namespaces[-1])
     return namespaces
+
+
+def table_of_results(card: str) -> dict[tuple[str, str], list[str]]:
+    """The cells of the first table of a card, in markdown, by set and model: images, accuracy, ECE, NLL, Brier."""
+    found, name = {}, None
+    table = card.partition("## Results")[2].partition("- (ID)")[0]
+    for line in re.findall(r"^\| (?!Set |:)(.*) \|$", table, re.MULTILINE):
+        first, model, *cells = (cell.strip() for cell in f" {line}".split("|"))
+        name = first.strip("*").removesuffix(" (ID)") if first else name
+        found[name, model.replace("\u2011", "-")] = cells
+    return found

@@ -26,6 +26,7 @@ from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.modeling.checkpoint import load_checkpoint
 assert not hf_robustft.__file__.startswith(sys.argv[1]), hf_robustft.__file__
 model, processor = load_checkpoint("emoji_clip")
+load_checkpoint("emoji_clip_carot")
 print(hf_robustft.__version__, type(model).__name__, len(load_benchmark("emoji_shift")["validation"].load()))
 """
 

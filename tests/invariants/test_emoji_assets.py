@@ -1,18 +1,30 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The shipped benchmark and checkpoint: sizes, counts, labels, licences, and that the scripts give these very views."""
+"""The shipped benchmark and checkpoints: sizes, counts, labels, licences, and that the scripts give these very files."""
 
 import hashlib
 import importlib
 import json
+import shutil
 import sys
+import warnings
 
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.cards import table_of_results
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor, pipeline
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor, pipeline
+
+import hf_robustft
+from hf_robustft import Evaluator, OpenSetDetector, load_benchmark, load_dual_encoder, publish
+from hf_robustft.data.packaged import CHECKPOINTS
+from hf_robustft.evaluation.report import load_reports
+from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.publishing.card_file import is_untouched
+from hf_robustft.publishing.recalibrate import recalibrate
 
 COUNTS = {
     "train": (200, 16),
@@ -37,6 +49,11 @@ def clip_dir(repository):
 
 
 @pytest.fixture(scope="module")
+def carot_dir(repository):
+    return repository / "hf_robustft" / "assets" / "emoji_clip_carot"
+
+
+@pytest.fixture(scope="module")
 def facts(shift_dir):
     return json.loads((shift_dir / "classes.json").read_text(encoding="utf-8"))
 
@@ -58,7 +75,7 @@ def scripts(repository):
     sys.path.insert(0, folder)
     yield importlib.import_module
     sys.path.remove(folder)
-    for name in ("common", "augment", "build_views", "build_tokenizer", "build_artwork", "pretrain", "trim_embedding"):
+    for name in ("common", "augment", "build_views", "build_tokenizer", "build_artwork", "pretrain", "trim_embedding", "package_checkpoint"):
         sys.modules.pop(name, None)
 
 
@@ -289,3 +306,103 @@ def test_trimming_keeps_similarities_and_narrows_the_embedding(scripts, tiny_cli
 def test_the_checkpoints_embedding_is_narrower_than_its_tower(clip_dir):
     config = json.loads((clip_dir / "config.json").read_text(encoding="utf-8"))
     assert config["projection_dim"] == 96 < config["vision_config"]["hidden_size"]
+
+
+# ---- emoji_clip_carot: the quick start's result ---------------------------------------------------------------------
+
+
+def test_the_quick_starts_result_is_small_whole_and_in_half_precision(carot_dir, facts):
+    assert sum(file.stat().st_size for file in carot_dir.rglob("*") if file.is_file()) < 4_000_000
+    stored = load_file(carot_dir / "model.safetensors")
+    # A logit scale in half precision could not hold a temperature.
+    assert {name for name, value in stored.items() if value.dtype != torch.float16} == {"logit_scale"}
+    assert stored["logit_scale"].dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, _ = load_dual_encoder("emoji_clip_carot")
+        plain = AutoModel.from_pretrained(carot_dir)
+    assert isinstance(plain, CLIPModel) and AutoProcessor.from_pretrained(carot_dir).tokenizer.eos_token_id == 2047
+    for (name, value), (_, other) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        assert value.dtype == torch.float32 and torch.equal(value, other) and torch.isfinite(value).all(), name
+        assert torch.equal(value, stored[name].float()), name
+    told = load_robustft_json(carot_dir)
+    assert told["class_names"] == facts["classes"] and told["templates"] == facts["templates"]
+    assert told["card"]["base_model"] == "emoji_clip" and "float16" in told["card"]["run"]["Weights"]
+    card = (carot_dir / "README.md").read_text(encoding="utf-8")
+    assert is_untouched(carot_dir / "README.md") and "\n# emoji_clip_carot\n" in card
+    assert {"reliability.png", "shift.png", "scores.png"} <= {path.name for path in carot_dir.iterdir()}
+
+
+@pytest.mark.numbers
+def test_the_numbers_of_its_card_are_those_of_its_weights(carot_dir):
+    model, processor = load_dual_encoder("emoji_clip_carot")
+    noto = load_benchmark("emoji_shift", "noto")
+    found = Evaluator([noto], processor, batch_size=256, progress=False).evaluate(model).results["noto"]
+    *_, written = load_reports(carot_dir / "evaluation.json")
+    told = written.results["noto"]
+    # Another processor may move an image or two of 2,000 across a border.
+    assert found.accuracy == pytest.approx(told.accuracy, abs=1.5e-3)
+    assert found.nll == pytest.approx(told.nll, rel=1e-3) and found.ece == pytest.approx(told.ece, abs=2e-3)
+    card = table_of_results((carot_dir / "README.md").read_text(encoding="utf-8"))
+    for name, result in written.results.items():
+        accuracy, ece, nll, brier = (cell.split()[0] for cell in card[name, written.model][1:])
+        assert (accuracy, ece) == (f"{100 * result.accuracy:.1f}", f"{100 * result.ece:.1f}")
+        assert (nll, brier) == (f"{result.nll:.3f}", f"{result.brier:.3f}")
+
+
+def test_it_goes_by_name_and_answers(carot_dir, sets, tmp_path, monkeypatch):
+    for i in range(0, 200, 20):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        sets["validation"][i]["image"].save(tmp_path / "pictures" / f"{i:03}.png")
+    monkeypatch.chdir(tmp_path)
+    answers = hf_robustft.pipeline("emoji_clip_carot")("pictures")
+    named = load_benchmark("emoji_shift", "validation").class_names
+    right = [row["nearest_class"] == named[sets["validation"]["label"][20 * i]] for i, row in enumerate(answers)]
+    assert sum(right) >= 8 and any(row["is_known"] for row in answers)
+    assert OpenSetDetector.from_pretrained("emoji_clip_carot").to_dict() == load_robustft_json(carot_dir)["detector"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_of_the_package_stays_as_it_is(name, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (name, repository / "hf_robustft" / "assets" / name):
+        with pytest.raises(ValueError, match=f"copy it first, cp -r .*{name} "):
+            recalibrate(folder, load_benchmark("emoji_shift", "validation"))
+        with pytest.raises(ValueError, match=f"copy it first, cp -r .*{name} "):
+            publish(folder, "me/clip", dry_run=True)
+
+
+def test_a_copy_can_be_published(carot_dir, tmp_path):
+    shutil.copytree(carot_dir, tmp_path / "mine")
+    published = publish(tmp_path / "mine", "me/clip", dry_run=True)
+    assert set(published.files) == {path.name for path in carot_dir.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_same_bytes_of_the_same_run(scripts, carot_dir, tmp_path):
+    """Two minutes: `python -m pytest -m slow tests/invariants/test_emoji_assets.py`. It is a finished folder itself."""
+    package = scripts("package_checkpoint").package
+    for work in ("a", "b"):
+        package(carot_dir, tmp_path / work / "emoji_clip_carot", progress=False)
+    first, second = (tmp_path / work / "emoji_clip_carot" for work in ("a", "b"))
+    assert {path.name for path in first.iterdir()} == {path.name for path in carot_dir.iterdir()}
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+    shipped, made = (load_reports(folder / "evaluation.json")[-1] for folder in (carot_dir, first))
+    for name, result in shipped.results.items():
+        assert made.results[name].accuracy == pytest.approx(result.accuracy, abs=1.5e-3)
+        assert made.results[name].nll == pytest.approx(result.nll, rel=1e-3)
+
+
+def test_rounding_keeps_scalars_and_refuses_what_overflows(scripts, tiny_clip, tmp_path):
+    halve = scripts("package_checkpoint").halve
+    tiny_clip.save_pretrained(tmp_path)
+    halve(tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {name for name, value in stored.items() if value.dtype == torch.float32} == {"logit_scale"}
+    assert CLIPModel.from_pretrained(tmp_path).dtype == torch.float32
+    with torch.no_grad():
+        tiny_clip.visual_projection.weight[0, 0] = 1e5
+    tiny_clip.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="visual_projection.weight"):
+        halve(tmp_path / "model.safetensors")

@@ -14,29 +14,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..messages import quoted
+from ..packaged import asset_path
 from ..prompts import label_key
 from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split, objectnet_set
 from .registered import described_sets
 from .schema import NAME, check_facts, facts
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
-
-
-def asset_path(name: str) -> Path:
-    """The folder of a data set or checkpoint that is shipped with the package ("emoji_shift", "emoji_clip").
-
-    Raises:
-        ValueError: the package ships nothing of that name.
-    """
-    known = sorted(entry.name for entry in ASSETS.iterdir() if entry.is_dir()) if ASSETS.is_dir() else []
-    if name not in known:
-        raise ValueError(f"The package ships no {name!r}; it ships {quoted(known, 20) or 'nothing: reinstall it'}.")
-    return ASSETS / name
 
 
 FEW_SHOT_SETS = (
