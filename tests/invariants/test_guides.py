@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from helpers import arguments, image_dataset, tiny_processor
+from helpers.cards import table_of_results
 from helpers.commands import blocks, commands, parts, run
 
 from hf_robustft import load_benchmark
 from hf_robustft.cli.train_arguments import parse
+from hf_robustft.publishing.card_file import is_untouched
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDES = sorted((REPOSITORY / "examples" / "guides").glob("*.md"))
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *GUIDES]
+CARDS = REPOSITORY / "model_cards"
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", CARDS / "README.md", *GUIDES]
 ANIMALS = (
     "dog",
     "cat",
@@ -193,3 +196,26 @@ def test_numbers_in_tables_are_those_of_the_comparisons(page):
             assert cells <= known, f"{method}: {sorted(cells - known)} in {page.name} only"
             compared += 1
     assert compared >= 6
+
+
+@pytest.mark.parametrize("card", sorted(CARDS.glob("*/README.md")), ids=lambda card: card.parent.name)
+def test_model_cards_are_as_their_runs_wrote_them(card):
+    text, folder = card.read_text(encoding="utf-8"), card.parent
+    assert is_untouched(card) and f"\n# {folder.name}\n" in text
+    shown = set(re.findall(r"\]\(([\w.]+\.png)\)", text))
+    assert shown == {path.name for path in folder.iterdir()} - {"README.md"}
+    assert f"]({folder.name}/README.md)" in (CARDS / "README.md").read_text(encoding="utf-8")
+    (command,) = (parts(command)[1] for command in commands(text) if "run_robust_ft.py" in command)
+    assert parse([*command, "--use_cpu"])[0].method == folder.name
+
+
+def test_the_quick_start_prints_what_its_card_says():
+    text = next(page for page in GUIDES if page.stem == "results").read_text(encoding="utf-8")
+    printed = re.search(r"^```\n(zero-shot → .*?)^```", text, re.DOTALL | re.MULTILINE)[1]
+    start, model = printed.splitlines()[0].split(" → ")
+    lines = {re.split(r"  +", line.strip())[0].removesuffix(" (ID)"): line for line in printed.splitlines() if line.strip()}
+    rows = table_of_results((CARDS / model.lower() / "README.md").read_text(encoding="utf-8"))
+    for name in {name for name, _ in rows}:
+        before, after = ([cell.replace("± ", "±") for cell in rows[name, who][1:]] for who in (start, model))
+        cells = [f"{old.split()[0]} → {new}" for old, new in zip(before, after, strict=True)]
+        assert re.split(r"  +", lines[name].strip())[1:] == cells, name
