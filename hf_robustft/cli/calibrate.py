@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         # The card is written again, and such a method is described by its Trainer class alone.
         from ..training import methods  # noqa: F401
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
-    check_columns([options.dataset, *options.eval_datasets], data)
+    check_columns([options.dataset, *options.eval_datasets], data, measured=options.eval_datasets)
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     found = recalibrate(
         options.directory,

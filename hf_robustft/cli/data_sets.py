@@ -38,6 +38,10 @@ class ReadingOptions:
 
     image_column: str | None = option("Column of the images in your own data.", None)
     label_column: str | None = option("Column of the labels in your own data.", None)
+    group_column: str | None = option(
+        "Column of what images of your own sets have in common, such as the patient. Standard errors then draw whole groups.",
+        None,
+    )
     class_names: str | None = option(
         "Text file of class names in label order, one per line. Or `label<TAB>name`, where the label is what your "
         "own data call the class.",
@@ -182,23 +186,29 @@ def evaluation_benchmarks(
     return benchmarks, notes
 
 
-def check_columns(texts: Sequence[str | None], options: ReadingOptions) -> None:
+def check_columns(
+    texts: Sequence[str | None], options: ReadingOptions, measured: Sequence[str] = ()
+) -> None:
     """
-    Refuse --image_column and --label_column where none of the sets of a command has columns.
+    Refuse --image_column, --label_column and --group_column where none of the sets of a command has columns.
 
     Args:
         texts (`Sequence[str]`): All sets, as the command names them; `None` for one that is not given.
         options ([`ReadingOptions`]): How data are read.
+        measured (`Sequence[str]`, *optional*): Those of them whose standard errors are told, for which groups count.
 
     Raises:
-        ValueError: If all sets are class folders or go by a name of the registry.
+        ValueError: If all sets are class folders or go by a name of the registry, or nothing is measured in groups.
     """
-    given = _given(options, "image_column", "label_column")
-    specs = [Spec.parse(text) for text in texts if text is not None]
-    if given and not any(spec.has_columns for spec in specs):
+    for names, of in ((("image_column", "label_column"), texts), (("group_column",), measured)):
+        given, specs = _given(options, *names), [Spec.parse(text) for text in of if text is not None]
+        if not given or any(spec.has_columns for spec in specs):
+            continue
+        named = f"`--{next(iter(given))} {next(iter(given.values()))}`"
+        if not specs:
+            raise ValueError(f"{named} is for the sets to measure on; give --eval_datasets, or leave it out.")
         raise ValueError(
-            f"`--{next(iter(given))} {next(iter(given.values()))}` names a column, but "
-            f"{quoted([spec.text for spec in specs])} "
+            f"{named} names a column, but {quoted([spec.text for spec in specs])} "
             "have none: class folders and names of the registry say themselves what is what; leave it out."
         )
 
@@ -271,7 +281,8 @@ def _suite(spec: Spec, options: ReadingOptions) -> list[Benchmark]:
 
 
 def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
-    role, columns = spec.role or "id", own_columns(spec, _given(options, "image_column", "label_column"))
+    given = _given(options, "image_column", "label_column", "group_column")
+    role, columns = spec.role or "id", own_columns(spec, given)
     split = own_split(spec, "test")
     if role == "open_set":
         label_column = columns.pop("label_column", "label")

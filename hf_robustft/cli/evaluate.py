@@ -118,7 +118,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     folder = own_files(options.model, options.revision)
     facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
     known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
-    check_columns([*options.eval_datasets, options.knn_bank], data)
+    check_columns([*options.eval_datasets, options.knn_bank], data, measured=options.eval_datasets)
     benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
         raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")

@@ -141,7 +141,7 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
 
     Args:
         spec ([`Spec`]): The data.
-        given (`dict[str, str]`): `image_column` and `label_column`, those that a user named.
+        given (`dict[str, str]`): `image_column`, `label_column` and `group_column`, those that a user named.
 
     Returns:
         `dict[str, str]`: The same, or none for class folders, which have no columns; of a folder of tars, what is not given
@@ -153,7 +153,7 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
     folder = Path(spec.source).expanduser()
     if not spec.has_columns:
         return {}
-    if not folder.is_dir() or not holds_tars(folder) or len(given) == 2:
+    if not folder.is_dir() or not holds_tars(folder) or {"image_column", "label_column"} <= set(given):
         return given
     return {**_tar_columns(folder, spec.source), **given}
 

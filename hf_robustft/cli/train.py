@@ -105,7 +105,7 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
         load_processor(source, option="--finetuned_model")
     leaves_out = data_args.leave_out_classes is not None
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
-    check_columns([data_args.train_dataset, *texts], data_args)
+    check_columns([data_args.train_dataset, *texts], data_args, measured=texts)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
     try:

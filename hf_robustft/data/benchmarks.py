@@ -68,6 +68,8 @@ class Benchmark:
             class names).
         label_names (`tuple[str, ...]`, *optional*): What the data set calls the classes, in the order of
             `class_names`, where that differs (folders such as n01440764).
+        group_column (`str`, *optional*): Column of what images have in common (the patient, the drawing), text or whole
+            numbers. Standard errors draw whole groups; by default each image by itself.
         suite (`str`, *optional*): The suite that the set belongs to.
         licence, source, note (`str`, *optional*): Facts for the model card.
         dataset (`Dataset`, *optional*): Rows held in memory instead of `path`.
@@ -103,6 +105,7 @@ class Benchmark:
     label_column: str | None = "label"
     caption_column: str | None = None
     label_names: tuple[str, ...] | None = None
+    group_column: str | None = None
     suite: str | None = None
     licence: str | None = None
     source: str | None = None
@@ -197,7 +200,8 @@ class Benchmark:
         where = f"benchmark {self.name!r}"
         if self.registered is None:
             return checked_rows(self, self.dataset if self.dataset is not None else open_rows(self))
-        rows = open_registered(self.registered, where, self.streaming, training=self.role == "train")
+        options = {"training": self.role == "train", "group_column": self.group_column}
+        rows = open_registered(self.registered, where, self.streaming, **options)
         if self.caption_column is not None:
             require_column(("image", "label"), self.caption_column, "caption_column", where)
         if isinstance(rows, StoredRows):
@@ -209,7 +213,7 @@ class Benchmark:
         Open the data and check what can be checked; the second call returns the same object.
 
         Returns:
-            [`StoredRows`], of which nothing but the label and caption columns has been read; or, with `streaming`,
+            [`StoredRows`], of which nothing but the columns of labels, captions and groups has been read; or, with `streaming`,
             [`RowStream`], of which no row has been read.
 
         Raises:

@@ -23,6 +23,7 @@ from .messages import quoted, say_once
 from .prompts import check_class_names, class_key, label_key
 from .randomness import example_rng
 
+_NO_GROUP = LabelFault("the group", "is missing: fill it in or leave the row out")
 _NO_TEXT = LabelFault("the caption", "has no text: write one or leave the row out")
 
 
@@ -35,6 +36,7 @@ class RowRule:
         where (`str`): Words for the data set, used in messages.
         image_column (`str`): The column of images.
         label_column, caption_column (`str`, *optional*): The columns of labels and captions; `None` for what is not read.
+        group_column (`str`, *optional*): The column of what images are drawn together with, text or whole numbers.
         label (`Callable`, *optional*): What a stored label means, such as a [`LabelRule`].
         positions (`tuple[int, ...]`, *optional*): For each label its class, or -1 for rows that are left out. By default the
             label itself.
@@ -50,6 +52,7 @@ class RowRule:
     image_column: str = "image"
     label_column: str | None = None
     caption_column: str | None = None
+    group_column: str | None = None
     label: Callable[[Any], int] | None = field(default=None, repr=False)
     positions: tuple[int, ...] | None = field(default=None, repr=False)
     domain_column: str | None = None
@@ -63,7 +66,8 @@ class RowRule:
     @property
     def columns(self) -> list[str]:
         """The columns that are read beside the image."""
-        return [name for name in (self.label_column, self.caption_column, self.domain_column) if name is not None]
+        names = (self.label_column, self.caption_column, self.domain_column, self.group_column)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def keeps_all(self) -> bool:
@@ -96,8 +100,8 @@ class RowRule:
         The class of each row of a data set (`None` without labels), and whether it is kept.
 
         Raises:
-            ValueError: For the first row whose label or caption is wrong, with the number of such rows; or for domains that
-                are not those of the data.
+            ValueError: For the first row whose label, caption or group is wrong, with the number of such rows; for domains that
+                are not those of the data; or for a single group.
         """
         classes, kept = None, np.ones(len(dataset), dtype=bool)
         stored = dataset.select_columns(self.columns).with_format("arrow")[:] if self.columns else None
@@ -109,6 +113,11 @@ class RowRule:
             chunks = stored[self.caption_column].chunks
             missing = np.concatenate([np.empty(0, dtype=bool), *map(_without_text, chunks)])
             refuse_rows(missing, lambda row: _NO_TEXT, self.caption_column, self.where)
+        if self.group_column is not None:
+            values = stored[self.group_column]
+            missing = values.is_null().to_numpy()
+            refuse_rows(missing, lambda row: _NO_GROUP, self.group_column, self.where)
+            check_groups(len(pc.unique(values)), self.group_column, self.where)
         if self.domain_column is not None:
             values = stored[self.domain_column].to_pylist()
             names = {value: self.domain_of(value) for value in dict.fromkeys(values)}
@@ -125,10 +134,11 @@ class RowRule:
 
     def __call__(self, shard: int, row: int, values: Mapping) -> dict | None:
         """
-        The example of a row as a stream gives it: `image` (encoded, or `None`), `label` and `caption` where they are read.
+        The example of a row as a stream gives it: `image` (encoded, or `None`), `label`, `caption` and `group` where they are
+        read.
 
         Raises:
-            ValueError: For a label, caption or domain that is wrong, with the row.
+            ValueError: For a label, caption, group or domain that is wrong, with the row.
         """
         example, place = {"image": values[self.image_column]}, f"row {row} of shard {shard} of {self.where}"
         column = self.label_column
@@ -141,6 +151,11 @@ class RowRule:
                 kind = pa.string() if value is None or isinstance(value, str) else pa.list_(pa.string())
                 if _without_text(pa.array([value], kind))[0]:
                     raise _NO_TEXT
+            column = self.group_column
+            if column is not None:
+                if values[column] is None:
+                    raise _NO_GROUP
+                example["group"] = str(values[column])
         except LabelFault as fault:
             raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}.") from None
         if example.get("label", 0) < 0:
@@ -162,7 +177,7 @@ class StoredRows:
 
     Args:
         dataset ([`~datasets.Dataset`]): Images that decode when read, labels that are integers of classes.
-        image_column, label_column, caption_column (`str`, *optional*): Its columns; `None` for what is not read.
+        image_column, label_column, caption_column, group_column (`str`, *optional*): Its columns; `None` for what is not read.
         place (`Mapping`, *optional*): Where it was read from, as fields of a [`Benchmark`].
     """
 
@@ -170,20 +185,21 @@ class StoredRows:
     image_column: str = "image"
     label_column: str | None = None
     caption_column: str | None = None
+    group_column: str | None = None
     place: Mapping[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def encoded(self) -> Dataset:
         """The rows with images still encoded, so that an unreadable file can be reported with its row."""
-        columns = [self.image_column, self.label_column, self.caption_column]
-        rows = self.dataset.select_columns([column for column in columns if column is not None])
+        columns = [self.image_column, self.label_column, self.caption_column, self.group_column]
+        rows = self.dataset.select_columns(list(dict.fromkeys(column for column in columns if column is not None)))
         return rows.cast_column(self.image_column, Image(decode=False))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], str]:
-        """`image` (encoded, or `None`), `label` and `caption` of a row where they are read, and words for where it is."""
+        """`image` (encoded, or `None`), `label`, `caption` and `group` of a row where they are read, and words for where it is."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} rows.")
         row, example = self.encoded[index], {}
@@ -194,6 +210,8 @@ class StoredRows:
         ):
             if column is not None:
                 example[name] = row[column]
+        if self.group_column is not None:
+            example["group"] = str(row[self.group_column])
         encoded = example["image"]
         return example, f"row {index}" + ("" if encoded is None else f" ({encoded.get('path') or 'stored bytes'})")
 
@@ -231,6 +249,24 @@ def require_column(columns: Iterable[str], column: str, option: str, where: str)
         raise ValueError(
             f"{where} has no column {column!r}; its columns are {quoted(list(columns), 20)}: "
             f"name the right one with {option} (--{option} on the command line)."
+        )
+
+
+def check_group_column(features: Mapping[str, Any], column: str | None, where: str) -> None:
+    """Refuse a `column` of groups that is not among those of the data `where`, or holds neither text nor whole numbers. Raises ValueError."""
+    if column is not None:
+        require_column(features, column, "group_column", where)
+        feature = features[column]
+        fits = is_text(feature) or holds_integers(feature)
+        _check_kind(feature, fits, column, where, "groups (text or whole numbers)", "group")
+
+
+def check_groups(count: int, column: str, where: str) -> None:
+    """Refuse a `column` of the data `where` that holds a `count` of one group: nothing can be resampled. Raises ValueError."""
+    if count < 2:
+        raise ValueError(
+            f"column {column!r} of {where} holds a single group, so nothing says how far chance moves a number; name another "
+            "column with group_column (--group_column on the command line), or leave it out."
         )
 
 
@@ -296,6 +332,7 @@ def row_rule(
     image_column: str = "image",
     label_column: str | None = "label",
     caption_column: str | None = None,
+    group_column: str | None = None,
     rule: LabelRule | None = None,
 ) -> RowRule:
     """
@@ -306,7 +343,8 @@ def row_rule(
         where (`str`): Words for the data set, used in messages.
         class_names (`Sequence[str]`, *optional*): The classes in label order; if empty, the label column is not read.
         own_names (`Sequence[str]`, *optional*): What the data set calls the same classes, where that differs.
-        image_column, label_column, caption_column (`str`, *optional*): The columns; `None` for one that does not matter.
+        image_column, label_column, caption_column, group_column (`str`, *optional*): The columns; `None` for one that does not
+            matter.
         rule ([`LabelRule`], *optional*): What the labels mean, where that is known better than by the names.
 
     Raises:
@@ -329,7 +367,8 @@ def row_rule(
         feature = features[caption_column]
         texts = is_text(feature.feature if isinstance(feature, (List, LargeList)) else feature)
         _check_kind(feature, texts, caption_column, where, "captions (text or lists of text)", "caption")
-    return RowRule(where, image_column, label_column, caption_column, label=rule)
+    check_group_column(features, group_column, where)
+    return RowRule(where, image_column, label_column, caption_column, group_column, label=rule)
 
 
 def check_dataset(
@@ -348,7 +387,7 @@ def check_dataset(
         [`StoredRows`]: The data set with images that decode when read and integer labels.
 
     Raises:
-        ValueError: The data set is empty, a column is missing or of another kind, or a label or caption is wrong.
+        ValueError: The data set is empty, a column is missing or of another kind, or a label, caption or group is wrong.
     """
     # Values must come back as stored, whatever output format or transform the caller has set for other uses.
     dataset = dataset.with_format(None)
@@ -369,4 +408,4 @@ def check_dataset(
             names = ClassLabel(names=list(check_class_names(class_names)))
             replaced = dataset.remove_columns(column).add_column(column, classes, feature=names)
             dataset = replaced.select_columns(dataset.column_names)
-    return StoredRows(dataset, rule.image_column, column, rule.caption_column)
+    return StoredRows(dataset, rule.image_column, column, rule.caption_column, rule.group_column)

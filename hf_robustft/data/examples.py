@@ -302,6 +302,7 @@ class EvaluationImages(Dataset):
             an error.
         border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image before the transform
             (ObjectNet: 2).
+        group_column (`str`, *optional*): Column of what images are drawn together with.
 
     Attributes:
         bad_images ([`BadImages`]): The policy, and the counter for whoever takes the batches (`BadImages.take`).
@@ -318,13 +319,15 @@ class EvaluationImages(Dataset):
         label_column: str | None = "label",
         bad_images: BadImages | None = None,
         border: int = 0,
+        group_column: str | None = None,
     ):
         if border < 0:
             raise ValueError(f"border is {border}; give the pixels to cut off on each side, at least 0.")
         check_transform(transform)
         where = "the evaluation data"
         require_dataset(dataset, where)
-        rows = check_dataset(dataset, where=where, image_column=image_column, label_column=label_column)
+        columns = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
+        rows = check_dataset(dataset, where=where, **columns)
         if label_column is not None:
             require_column(rows.dataset.features, label_column, "label_column", where)
             if not holds_integers(rows.dataset.features[label_column]):
@@ -340,7 +343,7 @@ class EvaluationImages(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`pixel_values` (3, size, size) as the transform gives them, and `label` int if there is a label column."""
+        """`pixel_values` (3, size, size) as the transform gives them; `label` int and `group` str if there are such columns."""
         row, where = self.rows[int(index)]
         try:
             example: dict[str, Any] = {"pixel_values": self.transform.decode(row["image"], None, where, self.border)}
@@ -350,6 +353,8 @@ class EvaluationImages(Dataset):
             return {UNREADABLE: [error.summary]}
         if "label" in row:
             example["label"] = int(row["label"])
+        if "group" in row:
+            example["group"] = row["group"]
         return example
 
 
@@ -370,7 +375,7 @@ def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items of `EvaluationImages`, or of `TrainingExamples` without their captions, to a batch.
 
     Returns:
-        `pixel_values` (batch, 3, size, size) and, if present, `labels` (batch,) int64. If any image could not be read,
+        `pixel_values` (batch, 3, size, size) and, if present, `labels` (batch,) int64 and `groups`, a list of texts. If any image could not be read,
         also `UNREADABLE`, a list of lines, and `kept`, (batch,) int64: which of the examples are left. The batch is empty,
         of shape (0, 3, 0, 0), if none is.
     """
@@ -380,6 +385,8 @@ def collate_images(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"pixel_values": torch.stack(pixels) if pixels else torch.empty(0, 3, 0, 0)}
     if not kept or "label" in examples[kept[0]]:
         batch["labels"] = torch.tensor([examples[position]["label"] for position in kept], dtype=torch.int64)
+    if kept and "group" in examples[kept[0]]:
+        batch["groups"] = [examples[position]["group"] for position in kept]
     if unreadable:
         batch |= {UNREADABLE: unreadable, "kept": torch.tensor(kept, dtype=torch.int64)}
     return batch

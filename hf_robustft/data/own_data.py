@@ -157,6 +157,7 @@ def checked_rows(
         "image_column": benchmark.image_column,
         "label_column": benchmark.label_column,
         "caption_column": benchmark.caption_column,
+        "group_column": benchmark.group_column,
         "rule": rule,
     }
     if not benchmark.streaming:

@@ -117,6 +117,7 @@ def image_batches(
     labelled: bool = True,
     progress: bool = True,
     bad_images: BadImages | None = None,
+    groups: dict[int, str] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """
     Encode this process's batches of a data set.
@@ -135,6 +136,8 @@ def image_batches(
         labelled (`bool`, *optional*, defaults to `True`): Whether to read the labels.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read;
             afterwards it holds what all processes counted. By default the first one is an error.
+        groups (`dict[int, str]`, *optional*): Filled with the group of each image, by the number that is yielded for it;
+            afterwards it holds those of all processes. By default groups are not read.
 
     Yields:
         `tuple`: Numbers `(batch,)` int64 that sort in the order of the data (row numbers, if it is not a stream),
@@ -156,7 +159,7 @@ def image_batches(
         "generator": torch.Generator().manual_seed(seed),
     }
     read = _streamed if benchmark.streaming else _stored
-    batches, total = read(benchmark, transform, batch_size, labelled, bad_images, options, state)
+    batches, total = read(benchmark, transform, batch_size, labelled, bad_images, groups is not None, options, state)
     quiet, counted = not (progress and state.is_main_process), 0
     for index, batch in tqdm(batches, desc=benchmark.name, disable=quiet, leave=False, total=total):
         counted += batch.pop("rows", 0)
@@ -165,6 +168,8 @@ def image_batches(
         # Rows whose images could be read.
         index = index[batch.pop("kept")] if "kept" in batch else index
         if len(index):
+            if groups is not None:
+                groups.update(zip(index.tolist(), batch.pop("groups"), strict=True))
             pixel_values = batch["pixel_values"].to(model.device, non_blocking=True)
             pixel_values = normalised(pixel_values, transform, model.dtype)
             yield index, encode_images(model, pixel_values), batch.get("labels")
@@ -175,16 +180,23 @@ def image_batches(
         bad_images.add(seen for process, seen in others if process != state.process_index)
     elif bad_images is not None:
         bad_images.finish()
+    if groups is not None and state.num_processes > 1:
+        for found in gather_object([dict(groups)]):
+            groups.update(found)
     if benchmark.streaming:
         doubt = check_count(benchmark.row_stream(), counted)
         if doubt is not None and state.is_main_process:
             warnings.warn(doubt, stacklevel=2)
 
 
-def _stored(benchmark, transform, batch_size, labelled, bad_images, options, state):
-    label_column = benchmark.label_column if labelled else None
+def _stored(benchmark, transform, batch_size, labelled, bad_images, grouped, options, state):
+    columns = {
+        "image_column": benchmark.image_column,
+        "label_column": benchmark.label_column if labelled else None,
+        "group_column": benchmark.group_column if grouped else None,
+    }
     images = EvaluationImages(
-        benchmark.load(), transform, benchmark.image_column, label_column, bad_images, benchmark.border
+        benchmark.load(), transform, bad_images=bad_images, border=benchmark.border, **columns
     )
     batches = torch.arange(len(images)).split(batch_size)[state.process_index :: state.num_processes]
     loader = DataLoader(
@@ -193,10 +205,10 @@ def _stored(benchmark, transform, batch_size, labelled, bad_images, options, sta
     return zip(batches, loader, strict=True), len(batches)
 
 
-def _streamed(benchmark, transform, batch_size, labelled, bad_images, options, state):
+def _streamed(benchmark, transform, batch_size, labelled, bad_images, grouped, options, state):
     place = {"process": state.process_index, "processes": state.num_processes}
     stream = benchmark.row_stream()
-    options_of = {"labelled": labelled, "border": benchmark.border, "bad_images": bad_images}
+    options_of = {"labelled": labelled, "grouped": grouped, "border": benchmark.border, "bad_images": bad_images}
     images = StreamedEvaluationImages(stream, transform, batch_size, **options_of, **place)
     loader = DataLoader(images, batch_size=None, collate_fn=_unchanged, **options)
     total = None if stream.examples is None else stream.examples // (batch_size * state.num_processes)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
+from ..data.columns import check_groups
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
@@ -76,7 +78,8 @@ class Evaluator:
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
         n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors and the reliability diagram.
-        bootstrap_draws (`int`, *optional*, defaults to 1000): Resamplings behind the standard errors.
+        bootstrap_draws (`int`, *optional*, defaults to 1000): Resamplings behind the standard errors: of images, or of whole
+            groups of them where a benchmark has a `group_column`.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and the noise floor.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
         knn_bank ([`Benchmark`], *optional*): Known images, such as the training set, for the score `knn`. Its embeddings
@@ -191,23 +194,28 @@ class Evaluator:
                     covariance=covariance,
                     keep_logits=logits_dir is not None and benchmark.name in self.benchmarks,
                 )
-                bad, batches = self._batches(model, benchmark, labelled=numbers.labelled)
+                groups: dict[int, str] | None = None if benchmark.group_column is None else {}
+                bad, batches = self._batches(model, benchmark, labelled=numbers.labelled, groups=groups)
                 with failing_together(f"Evaluation on {benchmark.name!r}", state):
                     for index, embeds, labels in batches:
                         numbers.update(index, embeds, labels)
                 columns, kept = numbers.merged(state)
+                group = None if groups is None else np.array([groups[row] for row in columns["index"].long().tolist()])
+                if group is not None:
+                    # Of a stream that is not known before it is read.
+                    check_groups(len(set(groups.values())), benchmark.group_column, f"benchmark {benchmark.name!r}")
                 read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
                 if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
                 named = benchmark if numbers.labelled else chosen
                 predictions[benchmark.name] = set_predictions(
-                    benchmark.name, benchmark.role, columns, named.class_names, scores.get(benchmark.name, {})
+                    benchmark.name, benchmark.role, columns, named.class_names, scores.get(benchmark.name, {}), group
                 )
                 if benchmark.name not in self.benchmarks:
                     continue
                 if numbers.labelled:
                     read["head_classes"] = len(chosen.weight)
-                    results[benchmark.name] = self._result(benchmark, kind, columns, numbers, read)
+                    results[benchmark.name] = self._result(benchmark, kind, columns, numbers, group, read)
                     correct[benchmark.name] = columns["correct"]
                 else:
                     unseen[benchmark.name] = read
@@ -252,11 +260,14 @@ class Evaluator:
             heads[name] = (built[key], ZERO_SHOT_HEAD)
         return heads
 
-    def _batches(self, model: nn.Module, benchmark: Benchmark, labelled: bool) -> tuple[BadImages | None, Iterator]:
+    def _batches(
+        self, model: nn.Module, benchmark: Benchmark, labelled: bool, groups: dict[int, str] | None = None
+    ) -> tuple[BadImages | None, Iterator]:
         """Return the count of images of a data set that cannot be read, and its encoded batches."""
         bad = None if self.bad_images is None else self.bad_images.of(f"data set {benchmark.name!r}")
         options = {name: getattr(self, name) for name in ("batch_size", "num_workers", "seed", "progress")}
-        return bad, image_batches(model, benchmark, self.transform, labelled=labelled, bad_images=bad, **options)
+        options |= {"labelled": labelled, "bad_images": bad, "groups": groups}
+        return bad, image_batches(model, benchmark, self.transform, **options)
 
     def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:
         """Return the embeddings of the whole bank in float64, or `None`. Raises ValueError if it is smaller than `knn_k`."""
@@ -277,11 +288,21 @@ class Evaluator:
         return gather_rows(torch.cat(rows), torch.cat(embeds), state=state)[1]
 
     def _result(
-        self, benchmark: Benchmark, kind: str, columns: dict[str, Tensor], numbers: ImageNumbers, read: dict
+        self,
+        benchmark: Benchmark,
+        kind: str,
+        columns: dict[str, Tensor],
+        numbers: ImageNumbers,
+        group: np.ndarray | None,
+        read: dict,
     ) -> DatasetResult:
         confidence, correct, nll, brier = (columns[key] for key in MEASURED)
         samples = bootstrap_draws(
-            confidence, correct, nll, brier, n_bins=self.n_bins, draws=self.bootstrap_draws, seed=self.seed
+            *(confidence, correct, nll, brier),
+            groups=group,
+            n_bins=self.n_bins,
+            draws=self.bootstrap_draws,
+            seed=self.seed,
         )
         errors = {key: float(values.std(ddof=1)) for key, values in samples.items()}
         return DatasetResult(
@@ -303,6 +324,7 @@ class Evaluator:
             reliability=calibration.reliability_bins(confidence, correct, self.n_bins),
             head=kind,
             predictions=_most_frequent(columns, benchmark.class_names),
+            n_groups=None if group is None else len(np.unique(group)),
             draws={key: samples[key][:KEPT_DRAWS].round(6).tolist() for key in ("accuracy", "ece", "nll")},
             **read,
         )

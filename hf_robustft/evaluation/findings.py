@@ -110,7 +110,7 @@ def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) 
     mean = sum(differences) / len(differences)
     variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
     if metric != "ece":
-        variance += (getattr(now, metric) - getattr(before, metric)) ** 2 / now.n
+        variance += (getattr(now, metric) - getattr(before, metric)) ** 2 / (now.n_groups or now.n)
     return math.sqrt(variance)
 
 

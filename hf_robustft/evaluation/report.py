@@ -19,7 +19,7 @@ TRAINED_HEAD = ZeroShotHead.label
 #: Files of a sweep over the weights between two models.
 SWEEP_TABLE, SWEEP_PICTURE = "alpha_sweep.csv", "alpha_sweep.png"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
-ADDED = ("head_classes", "source", "unreadable", "predictions", "draws")
+ADDED = ("head_classes", "source", "unreadable", "predictions", "n_groups", "draws")
 DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")
 
 
@@ -45,6 +45,7 @@ class DatasetResult:
         unreadable (`dict`, *optional*): Images that could not be read: `count`, `of` how many, and the `first` lines.
         predictions (`dict`, *optional*): The `class` that is predicted most often, its `share` of the predictions and its
             `label_share` of the images; `majority`, the most frequent class, and its `majority_share` of the images.
+        n_groups (`int`, *optional*): Groups of images that the bootstrap draws as a whole; `None` where it draws images.
         draws (`dict[str, list[float]]`, *optional*): Accuracy, ECE and NLL in the first bootstrap samples, by which two
             models are compared on the same images.
     """
@@ -70,6 +71,7 @@ class DatasetResult:
     source: dict[str, str] | None = None
     unreadable: dict | None = None
     predictions: dict | None = None
+    n_groups: int | None = None
     draws: dict[str, list[float]] | None = None
 
 

@@ -184,7 +184,7 @@ _RESULT = {
     **dict.fromkeys(("accuracy_se", "ece_se", "nll_se", "brier_se", "nll"), _NOT_NEGATIVE),
     "brier": ("a number from 0 to 2", lambda value: -_ROUNDING <= _number(value) <= 2.001),
     "head": _TEXT,
-    "head_classes": _optional(_COUNT),
+    **dict.fromkeys(("head_classes", "n_groups"), _optional(_COUNT)),
     "reliability": _keys(*_BINS),
     **_READ,
     "predictions": _optional(

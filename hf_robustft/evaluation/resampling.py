@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,7 +52,8 @@ def bootstrap_standard_error(
     confidence: Tensor, correct: Tensor, *values: Tensor | None, **options
 ) -> dict[str, float]:
     """
-    Compute standard errors from resampling the images with replacement (Efron 1979), all metrics on the same draws.
+    Compute standard errors from resampling the images, or groups of them, with replacement (Efron 1979), all metrics on the
+    same draws.
 
     They cover the choice of the test images only: neither the choice of the classes nor the seed of a training run.
 
@@ -76,30 +79,37 @@ def bootstrap_draws(
     nll: Tensor | None = None,
     brier: Tensor | None = None,
     *,
+    groups: np.ndarray | Sequence | None = None,
+    every_group: Sequence | None = None,
     n_bins: int = 15,
     draws: int = 1000,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> dict[str, np.ndarray]:
     """
     Compute the metrics in each bootstrap sample.
 
-    With the same seed and the same number of images two models get the same samples, so the differences of their draws
-    are those of a paired bootstrap.
+    With the same seed and the same number of images (or the same groups) two models get the same samples, so the differences
+    of their draws are those of a paired bootstrap. With `groups` whole groups are drawn with all of their images (the cluster
+    bootstrap, Field and Welsh 2007), and the metrics are over all images drawn.
 
     Args:
         confidence (`torch.Tensor` of shape `(n,)`): Probability of the predicted class, in [0, 1].
         correct (`torch.Tensor` of shape `(n,)`): Bool or 0/1, whether the prediction is right.
         nll (`torch.Tensor` of shape `(n,)`, *optional*): Negative log-likelihood of each image.
         brier (`torch.Tensor` of shape `(n,)`, *optional*): Brier score of each image.
+        groups (array or list of `n`, *optional*): The group of each image; by default each image by itself.
+        every_group (`Sequence`, *optional*): The groups to draw from, where they are more than those of these images, as when
+            several sets are resampled by the same draws. A sample without any image of this set is NaN.
         n_bins (`int`, *optional*, defaults to 15): Bins of the ECE.
         draws (`int`, *optional*, defaults to 1000): Bootstrap samples.
-        seed (`int`, *optional*, defaults to 0): Seed of numpy's generator.
+        seed (`int` or `Sequence[int]`, *optional*, defaults to 0): Seed of numpy's generator.
 
     Returns:
         `dict[str, np.ndarray]`: float64 of shape `(draws,)` for `accuracy`, `ece` and, where given, `nll`, `brier`.
 
     Raises:
-        ValueError: As `reliability_bins`, if `draws` is below 2, or if `nll` or `brier` are not n finite numbers.
+        ValueError: As `reliability_bins`, if `draws` is below 2, if `nll` or `brier` are not n finite numbers, or if there is
+            one group.
     """
     _check_draws(draws, least=2)
     confidence, correct = check_confidence(confidence, correct)
@@ -118,15 +128,58 @@ def bootstrap_draws(
     gaps[torch.arange(n), bin_indices(confidence, n_bins)] = correct.double() - confidence
     # Every average over a sample is linear in how often each image was drawn, so one matrix product serves all of them.
     columns = torch.column_stack([*per_image.values(), gaps]).numpy() / n
-    rng = np.random.default_rng(seed)
+    sizes = np.ones(n)
+    if groups is not None:
+        codes, units = group_codes(groups, every_group)
+        sizes = np.bincount(codes, minlength=units).astype(np.float64)
+        columns = np.column_stack([np.bincount(codes, column, minlength=units) for column in columns.T])
     samples = []
-    for size in _pieces(draws, n):
-        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
-        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        samples.append(times.astype(np.float64) @ columns)
+    for times in draw_counts(len(sizes), draws, seed):
+        # Of the same size as the data where all groups are, and then this divides by one.
+        with np.errstate(invalid="ignore"):
+            samples.append(times @ columns / ((times @ sizes) / n)[:, None])
     samples = np.concatenate(samples)
     found = {name: samples[:, k] for k, name in enumerate(per_image)}
     return {**found, "ece": np.abs(samples[:, len(per_image) :]).sum(axis=1)}
+
+
+def group_codes(groups: np.ndarray | Sequence, every_group: Sequence | None = None) -> tuple[np.ndarray, int]:
+    """
+    Number the groups of images, in the order of the groups' names: the order of the images does not matter.
+
+    Args:
+        groups (array or list): The group of each image.
+        every_group (`Sequence`, *optional*): All groups, where there are more.
+
+    Returns:
+        `tuple[np.ndarray, int]`: For each image the number of its group, and how many groups there are.
+
+    Raises:
+        ValueError: If there is one group alone.
+    """
+    groups = np.asarray(groups)
+    known = np.unique(groups if every_group is None else np.asarray(every_group))
+    if len(known) < 2:
+        raise ValueError("All images are of one group, so nothing says how far chance moves a number; leave groups out.")
+    return np.searchsorted(known, groups), len(known)
+
+
+def draw_counts(n: int, draws: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
+    """
+    Draw `n` units with replacement, `draws` times over.
+
+    Args:
+        n (`int`): Units, images or groups of images.
+        draws (`int`): Samples.
+        seed (`int` or `Sequence[int]`): Seed of numpy's generator.
+
+    Yields:
+        `np.ndarray` of shape `(some, n)`: float64, how often each unit is in each of the next few samples.
+    """
+    rng = np.random.default_rng(seed)
+    for size in _pieces(draws, n):
+        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def _check_draws(draws: int, least: int) -> None:

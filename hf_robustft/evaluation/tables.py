@@ -95,6 +95,16 @@ def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> Non
             )
 
 
+def choice_of_images(report: EvaluationReport) -> str:
+    """Say what the standard errors of a `report` are from: "the choice of images alone", and which of them are drawn together."""
+    groups = {result.name: result.n_groups for result in report.results.values() if result.n_groups is not None}
+    if not groups:
+        return "the choice of images alone"
+    alike = len(groups) == len(report.results) and len(set(groups.values())) == 1
+    words = f"{next(iter(groups.values())):,} in each set" if alike else ", ".join(f"{name}: {n:,}" for name, n in groups.items())
+    return f"the choice of images alone, drawn in whole groups ({words})"
+
+
 def _notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[str]:
     lines = []
     if baseline is not None:
@@ -105,7 +115,7 @@ def _notes(report: EvaluationReport, baseline: EvaluationReport | None) -> list[
     bins = f"{n_bins} equal-width bins over the whole set; " if n_bins else ""
     lines.append(
         f"ECE: {bins}in brackets its noise floor, the ECE of a perfectly calibrated model with the same confidences. "
-        f"±: one bootstrap standard error{f' ({draws} draws)' if draws else ''}, from the choice of images alone. "
+        f"±: one bootstrap standard error{f' ({draws} draws)' if draws else ''}, from {choice_of_images(report)}. "
         "NLL in nats; Brier score summed over classes, from 0 to 2."
     )
     heads = [_head_text(item) for item in (baseline, report) if item is not None]

@@ -16,7 +16,7 @@ from ..evaluation.findings import percent
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
-from ..evaluation.tables import label, metric_texts, ordered, same_shifts
+from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import verdict
 from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
@@ -58,6 +58,7 @@ def results_section(
     return {
         "rows": _table_rows(report, baseline, names),
         "draws": f" ({draws} draws)" if draws else "",
+        "choice_of_images": markdown_text(choice_of_images(report)),
         "n_bins": n_bins(results[0]),
         "heads": "; ".join(heads),
         "data_notes_of_results": _class_notes(report) + _unreadable_notes(report),

@@ -41,7 +41,7 @@ torch.manual_seed(0)
 state = PartialState(cpu=True)
 model = CLIPModel(tiny_config()).eval()
 # Five batches of four, and a single batch, so that the second process once has less and once has nothing.
-sets = [benchmark("id", 19), benchmark("shift", 3), benchmark("open_set", 10, classes=("ant", "fox"))]
+sets = [benchmark("id", 19, group_column="label"), benchmark("shift", 3), benchmark("open_set", 10, classes=("ant", "fox"))]
 evaluator = Evaluator(sets, tiny_processor(), batch_size=4, knn_bank=benchmark("train", 13), knn_k=2)
 report = evaluator.evaluate(
     model, logits_dir=f"{sys.argv[1]}/{state.num_processes}-logits", validation=benchmark("validation", 9)

@@ -84,7 +84,8 @@ WRITERS = {"parquet": write_parquet, "tar": write_tars, "folders": write_folders
 
 def benchmark(kind: str, folder: Path, sizes: Sequence[int], role: str = "train", **settings) -> Benchmark:
     """A benchmark of files of a kind, streamed unless `streaming=False`."""
-    path = folder if folder.is_dir() and any(folder.iterdir()) else WRITERS[kind](folder, sizes)
+    written = settings.pop("columns", {})
+    path = folder if folder.is_dir() and any(folder.iterdir()) else WRITERS[kind](folder, sizes, **written)
     columns = {"image_column": "png", "label_column": "cls"} if kind == "tar" else {}
     described = {
         "name": kind,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 
-from ..columns import RowRule, StoredRows, check_dataset
+from ..columns import RowRule, StoredRows, check_dataset, check_group_column
 from ..folders import folder_layout, folder_splits, load_folder
 from ..hub import is_hub_id
 from ..labels import LabelRule, holds_integers
@@ -82,7 +82,7 @@ def data_key(role: str) -> str:
 
 def said(described: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the facts of a benchmark or set, `described`, say about it beside its classes and copies."""
-    names = ("licence", "source", "note", "evaluation_only", "border")
+    names = ("licence", "source", "note", "evaluation_only", "border", "group_column")
     return {name: described[name] for name in names if name in described}
 
 
@@ -227,7 +227,11 @@ def check_one_path(sets: dict[str, dict], path: str, source: str) -> None:
 
 
 def open_registered(
-    data: RegisteredData, where: str, streaming: bool = False, training: bool = False
+    data: RegisteredData,
+    where: str,
+    streaming: bool = False,
+    training: bool = False,
+    group_column: str | None = None,
 ) -> StoredRows | RowStream:
     """
     The rows that a registered benchmark means.
@@ -239,10 +243,11 @@ def open_registered(
         where (`str`): Words for the benchmark, used in messages.
         streaming (`bool`, *optional*, defaults to `False`): Whether rows are read as they come.
         training (`bool`, *optional*, defaults to `False`): Whether the rows are to be trained on.
+        group_column (`str`, *optional*): Column of what images are drawn together with.
 
     Returns:
-        [`StoredRows`] with the columns "image" and "label", of which labels and domains have been read; or [`RowStream`],
-        whose rows are checked when they come.
+        [`StoredRows`] with the columns "image" and "label" and that of groups, of which labels, domains and groups have been
+        read; or [`RowStream`], whose rows are checked when they come.
 
     Raises:
         OSError: As [`open_first`].
@@ -263,10 +268,12 @@ def open_registered(
     if domain is not None and domain not in rows.features:
         raise ValueError(f"{where} has no column {domain!r} of domains; its columns are {quoted(list(rows.features))}.")
     streamed = not isinstance(rows, Dataset)
+    check_group_column(rows.features, group_column, where)
     rule = RowRule(
         where,
         image,
         label,
+        group_column=group_column,
         label=registered_rule(rows.features[label], data.label_names),
         positions=data.positions,
         domain_column=domain,
@@ -283,14 +290,15 @@ def open_registered(
         stream = stream_of(rows, rule, repository.rows, repository.rows_verified, training)
         return replace(stream, place=place)
     classes, kept = rule.by_column(rows)
-    rows = rows.select_columns([image])
+    rows = rows.select_columns([image] if group_column is None else [image, group_column])
     rows = rows if image == "image" else rows.rename_column(image, "image")
     # Labels go in before rows are chosen: a column cannot be added to a selection without copying its images.
     rows = rows.add_column("label", np.where(kept, classes, 0), feature=Value("int64"))
     rows = rows if kept.all() else rows.select(np.flatnonzero(kept))
     if streaming:
-        return replace(stream_of(rows, RowRule(where, "image", "label", label=int)), place=place)
-    return replace(check_dataset(rows, where=where), label_column="label", place=place)
+        rule = RowRule(where, "image", "label", group_column=group_column, label=int)
+        return replace(stream_of(rows, rule), place=place)
+    return replace(check_dataset(rows, where=where, group_column=group_column), label_column="label", place=place)
 
 
 def require_copy(data: RegisteredData, where: str) -> None:

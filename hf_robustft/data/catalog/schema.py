@@ -12,6 +12,7 @@ The facts of a benchmark that goes by name: one schema, for those of the package
 | `template_croft` | the benchmark | the template of CRoFT's paper |
 | `role` | a set | "train", "validation", "id", "shift" or "open_set" |
 | `copies` | a set | where the images are, in the order in which copies are tried: dicts of the fields of [`Repository`], of which `path` is a Hub id; or one dict whose `path` is a folder |
+| `group_column` | either | the column of what images are drawn together with, see [`Benchmark`] |
 | `licence`, `source`, `note` | either | texts for the model card |
 """
 
@@ -42,7 +43,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
     _SWITCH: lambda value: isinstance(value, bool),
     _COUNT: lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
 }
-_SAID = dict.fromkeys(("licence", "source", "note"), _TEXT)
+_SAID = dict.fromkeys(("licence", "source", "note", "group_column"), _TEXT)
 _BENCHMARK = {"classes": _LIST, "sets": _DICT, "templates": _TEXTS, "domains": _TEXTS, "evaluation_only": _SWITCH}
 _BENCHMARK |= {"border": _COUNT, "template_croft": _TEXT, **_SAID}
 _SET = {"role": _TEXT, "copies": _LIST, **_SAID}

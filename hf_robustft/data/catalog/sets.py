@@ -121,6 +121,8 @@ def _emoji_shift() -> dict[str, dict]:
             "templates": tuple(described["templates"]),
             "path": "parquet",
             "data_files": str(folder / f"{name}.parquet"),
+            # The drawing, of which a set has several views.
+            "group_column": "code_point",
             "suite": "emoji_shift",
             "licence": licence,
             "source": source,

@@ -160,6 +160,7 @@ class StreamedEvaluationImages(IterableDataset):
         transform ([`ImageTransform`]): An evaluation transform.
         batch_size (`int`): Images of a batch; the last one of each reader may have fewer.
         labelled (`bool`, *optional*, defaults to `True`): Whether to give the labels.
+        grouped (`bool`, *optional*, defaults to `False`): Whether to give the groups.
         process (`int`, *optional*, defaults to 0), processes (`int`, *optional*, defaults to 1): This process and
             their number.
         border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image first.
@@ -177,6 +178,7 @@ class StreamedEvaluationImages(IterableDataset):
         batch_size: int,
         *,
         labelled: bool = True,
+        grouped: bool = False,
         process: int = 0,
         processes: int = 1,
         border: int = 0,
@@ -185,7 +187,8 @@ class StreamedEvaluationImages(IterableDataset):
         check_transform(transform)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-        self.stream, self.transform, self.batch_size, self.labelled = stream, transform, batch_size, labelled
+        self.stream, self.transform, self.batch_size = stream, transform, batch_size
+        self.labelled, self.grouped = labelled, grouped
         self.process, self.processes, self.border = process, processes, border
         self.bad_images = counter(bad_images, stream.where, stream.examples)
 
@@ -194,7 +197,7 @@ class StreamedEvaluationImages(IterableDataset):
 
         Yields:
             `index` (batch,) int64, which sorts in the order of the data, `pixel_values` (batch, 3, size, size), `labels`
-            (batch,) int64 if asked for, and the lines of unreadable images. At last a batch without rows whose `rows` is
+            (batch,) int64 and `groups`, a list of texts, if asked for, and the lines of unreadable images. At last a batch without rows whose `rows` is
             the number of stored rows that the reader came by, of whatever class.
         """
         _leave_the_parent_process()
@@ -215,7 +218,7 @@ class StreamedEvaluationImages(IterableDataset):
                     raise
                 unreadable.append(error.summary)
                 continue
-            batch.append((index, pixels, example.get("label", -1)))
+            batch.append((index, pixels, example.get("label", -1), example.get("group")))
             if len(batch) == self.batch_size:
                 yield self._collated(batch, unreadable)
                 batch, unreadable = [], []
@@ -234,13 +237,15 @@ class StreamedEvaluationImages(IterableDataset):
 
     def _collated(self, batch: list[tuple], unreadable: list[str]) -> dict[str, Any]:
         size = self.transform.size
-        pixels = [pixels for _, pixels, _ in batch]
+        pixels = [pixels for _, pixels, *_ in batch]
         collated: dict[str, Any] = {
-            "index": torch.tensor([index for index, _, _ in batch], dtype=torch.int64),
+            "index": torch.tensor([index for index, *_ in batch], dtype=torch.int64),
             "pixel_values": torch.stack(pixels) if pixels else torch.empty(0, 3, size, size),
         }
         if self.labelled:
-            collated["labels"] = torch.tensor([label for _, _, label in batch], dtype=torch.int64)
+            collated["labels"] = torch.tensor([label for _, _, label, _ in batch], dtype=torch.int64)
+        if self.grouped:
+            collated["groups"] = [group for *_, group in batch]
         return {**collated, UNREADABLE: unreadable} if unreadable else collated
 
 

@@ -261,13 +261,15 @@ class RowStream:
             yield row, self.rule(shard, row, values)
 
     def dataset(self) -> IterableDataset:
-        """The stream as a data set with the columns `image` (encoded), and `label` and `caption` where they are read."""
+        """The stream as a data set with the columns `image` (encoded), and `label`, `caption` and `group` where they are read."""
         features = Features({"image": Image(decode=False)})
         if self.rule.label_column is not None:
             features["label"] = Value("int64")
         if self.rule.caption_column is not None:
             stored = self.source.dataset.features[self.rule.caption_column]
             features["caption"] = List(Value("string")) if not isinstance(stored, Value) else Value("string")
+        if self.rule.group_column is not None:
+            features["group"] = Value("string")
         # A list is what `datasets` divides over workers; as many parts as there are shards, within reason.
         parts = _parts(self.source.n_shards, 1024)
         return IterableDataset.from_generator(_examples, features, gen_kwargs={"stream": self, "shards": parts})
