@@ -102,6 +102,11 @@ class Predictions:
 
     sets: Mapping[str, SetPredictions]
 
+    @property
+    def labelled(self) -> dict[str, SetPredictions]:
+        """The sets that are no open sets, as a `dict`."""
+        return {name: item for name, item in self.sets.items() if item.label is not None}
+
     def save(self, folder: str | Path) -> Path:
         """
         Write `predictions.parquet` into a `folder`, one row per image, and return its path.

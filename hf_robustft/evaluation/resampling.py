@@ -160,7 +160,9 @@ def group_codes(groups: np.ndarray | Sequence, every_group: Sequence | None = No
     groups = np.asarray(groups)
     known = np.unique(groups if every_group is None else np.asarray(every_group))
     if len(known) < 2:
-        raise ValueError("All images are of one group, so nothing says how far chance moves a number; leave groups out.")
+        raise ValueError(
+            "All images are of one group, so nothing says how far chance moves a number; leave groups out."
+        )
     return np.searchsorted(known, groups), len(known)
 
 

@@ -1,0 +1,208 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What a mean hides: classes that gained or were forgotten, mistakes made with confidence, and what abstaining would save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.predictions import Predictions, SetPredictions
+from .statistics import DRAWS, LEVEL, Difference, mean_and_sd, of_the_same_images, paired_difference
+
+#: Points of a risk-coverage curve, at equal steps of coverage.
+POINTS = 100
+#: Mistakes that are shown.
+WORST = 12
+
+
+@dataclass(frozen=True)
+class Change:
+    """
+    The accuracy on a class, or on a set, before and after.
+
+    Attributes:
+        name (`str`): The class or set.
+        n (`int`): Its images.
+        before, after (`float`): The accuracy of zero-shot, and the mean over the seeds of the candidate.
+        difference ([`Difference`]): `after` less `before`, paired by image, with whole groups drawn together.
+    """
+
+    name: str
+    n: int
+    before: float
+    after: float
+    difference: Difference
+
+
+def per_class(
+    runs: Sequence[Predictions],
+    baseline: Predictions,
+    sets: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Change]:
+    """
+    Compare a candidate with another model class by class, over the images of several sets together.
+
+    Args:
+        runs (`Sequence[Predictions]`): The candidate, by seed.
+        baseline ([`Predictions`]): The other model, such as zero-shot.
+        sets (`Sequence[str]`): Names of sets with labels. A group is drawn together within a set: one artist's drawing of a
+            concept does not stand for another's.
+        draws (`int`, *optional*, defaults to 1000), seed (`int`, *optional*, defaults to 0): Of the bootstrap.
+
+    Returns:
+        `list[Change]`: The classes that there are images of, from the largest gain to the largest loss.
+
+    Raises:
+        ValueError: If two runs are not for the same images.
+    """
+    parts = [baseline.sets[name] for name in sets]
+    labels = np.concatenate([part.label for part in parts])
+    groups = np.concatenate([_units(part) for part in parts])
+    one, other = (np.concatenate([_correct(side, part) for part in parts], axis=1) for side in (runs, [baseline]))
+    changes = []
+    for name in np.unique(labels):
+        of = labels == name
+        found = paired_difference(one[:, of], other[:, of], groups[of], draws=draws, seed=seed)
+        changes.append(Change(str(name), int(of.sum()), float(other[:, of].mean()), float(one[:, of].mean()), found))
+    return sorted(changes, key=lambda change: (-change.difference.mean, change.name))
+
+
+def forgotten(
+    runs: Sequence[Predictions],
+    baseline: Predictions,
+    sets: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """
+    Find what a candidate has unlearned: sets and classes whose accuracy fell beyond noise.
+
+    Args:
+        runs (`Sequence[Predictions]`), baseline ([`Predictions`]), sets (`Sequence[str]`), draws (`int`, *optional*, defaults
+            to 1000), seed (`int`, *optional*, defaults to 0): As for [`per_class`].
+
+    Returns:
+        `dict`: `sets` and `classes`, lists of [`Change`] from the largest loss on; `judged`, classes with more than one group
+        of images, without which nothing can be told; and `by_chance`, how many of these would be listed if none had changed.
+
+    Raises:
+        ValueError: If two runs are not for the same images.
+    """
+    fallen = []
+    for name in sets:
+        part = baseline.sets[name]
+        after, before = _correct(runs, part), _correct([baseline], part)
+        found = paired_difference(after, before, part.group, draws=draws, seed=seed)
+        fallen.append(Change(name, after.shape[1], float(before.mean()), float(after.mean()), found))
+    classes = per_class(runs, baseline, sets, draws=draws, seed=seed)
+    judged = [change for change in classes if change.difference.beyond_noise is not None]
+    return {
+        "sets": _lost(fallen),
+        "classes": _lost(judged),
+        "judged": len(judged),
+        "by_chance": len(judged) * (1 - LEVEL) / 2,
+    }
+
+
+def risk_coverage(runs: Sequence[SetPredictions], points: int = POINTS) -> dict[str, Any]:
+    """
+    Compute what share of the predictions is wrong when only the most confident ones are kept.
+
+    Predictions of the same confidence are kept together: each of them counts with the share of them that is wrong, so that the
+    order of the images does not matter.
+
+    Args:
+        runs (`Sequence[SetPredictions]`): One set, by seed.
+        points (`int`, *optional*, defaults to 100): Points of the curve, at most.
+
+    Returns:
+        `dict`: `coverage`, ascending shares up to 1; `risk`, the mean over seeds of the share of wrong predictions among that
+        many; and `aurc`, `{"mean", "sd"}` over seeds of the area under the curve, the mean of the risk over all numbers of
+        images (Geifman and El-Yaniv 2017).
+
+    Raises:
+        ValueError: For an open set.
+    """
+    curves = np.array([_risks(run) for run in runs])
+    n = curves.shape[1]
+    kept = np.unique(np.ceil(np.arange(1, min(points, n) + 1) * n / min(points, n)).astype(int))
+    mean, sd = mean_and_sd(curves.mean(axis=1))
+    return {
+        "coverage": (kept / n).tolist(),
+        "risk": curves.mean(axis=0)[kept - 1].tolist(),
+        "aurc": {"mean": mean, "sd": sd},
+    }
+
+
+def worst_mistakes(runs: Sequence[SetPredictions], n: int = WORST) -> list[dict[str, Any]]:
+    """
+    Find the images that are misclassified with the highest confidence.
+
+    Of several seeds the mean counts, in which one that is right counts as 0; of a group of images the worst is shown.
+
+    Args:
+        runs (`Sequence[SetPredictions]`): One set, by seed, for the same images.
+        n (`int`, *optional*, defaults to 12): Mistakes, at most.
+
+    Returns:
+        `list[dict]`: From the worst on, `set`, `row` (its number in the data), `label`, `predicted` (the wrong class with the
+        most confidence over all seeds), `confidence` and `group`.
+
+    Raises:
+        ValueError: For an open set.
+    """
+    first = runs[0]
+    wrong = np.array([np.where(run.correct, 0.0, run.confidence) for run in runs])
+    blame = wrong.mean(axis=0)
+    shown: list[dict[str, Any]] = []
+    units = _units(first)
+    seen = set()
+    for place in sorted(np.flatnonzero(blame > 0), key=lambda place: (-blame[place], first.row[place])):
+        if len(shown) == n or units[place] in seen:
+            continue
+        seen.add(units[place])
+        of_class: dict[str, float] = {}
+        for run, confidence in zip(runs, wrong[:, place], strict=True):
+            predicted = str(run.predicted[place])
+            of_class[predicted] = of_class.get(predicted, 0.0) + confidence
+        shown.append(
+            {
+                "set": first.name,
+                "row": int(first.row[place]),
+                "label": str(first.label[place]),
+                "predicted": max(sorted(of_class), key=of_class.__getitem__),
+                "confidence": float(blame[place]),
+                "group": None if first.group is None else str(first.group[place]),
+            }
+        )
+    return shown
+
+
+def _correct(runs: Sequence[Predictions], reference: SetPredictions) -> np.ndarray:
+    """Whether each image of a set is classified rightly, as (seeds, n) numbers."""
+    return np.array([item.correct for item in of_the_same_images(runs, reference)], dtype=np.float64)
+
+
+def _units(item: SetPredictions) -> np.ndarray:
+    """What is drawn as one: the set with the group, or with the row, of each image."""
+    return np.array([f"{item.name}/{unit}" for unit in (item.row if item.group is None else item.group)])
+
+
+def _lost(changes: Sequence[Change]) -> list[Change]:
+    lost = [change for change in changes if change.difference.beyond_noise and change.difference.mean < 0]
+    return sorted(lost, key=lambda change: (change.difference.mean, change.name))
+
+
+def _risks(run: SetPredictions) -> np.ndarray:
+    """The share of wrong predictions among the k most confident ones, for k = 1, ..., n."""
+    wrong, order = ~run.correct, np.argsort(-run.confidence, kind="stable")
+    _, ties, counts = np.unique(-run.confidence[order], return_inverse=True, return_counts=True)
+    shares = np.bincount(ties, wrong[order]) / counts
+    return np.cumsum(shares[ties]) / np.arange(1, len(order) + 1)

@@ -1,0 +1,122 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Classes gained and forgotten, risk against coverage, and the worst mistakes, against loops over the images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.predictions import NAMES, predictions, set_of
+
+from hf_robustft.comparison.per_image import forgotten, per_class, risk_coverage, worst_mistakes
+from hf_robustft.comparison.statistics import paired_difference
+
+ARRAYS = ("row", "predicted", "confidence", "label", "nll", "brier", "group")
+
+
+def runs_of(*seeds, right=0.6, **more):
+    return [predictions(set_of("a", 60, seed, right, images=1, **more), set_of("b", 40, seed, right, images=2, **more)) for seed in seeds]
+
+
+def in_order(item, order):
+    return replace(item, **{key: getattr(item, key)[order] for key in ARRAYS})
+
+
+def test_classes_are_those_of_a_loop():
+    runs, (before,) = runs_of(1, 2), runs_of(3)
+    found = {change.name: change for change in per_class(runs, before, ["a", "b"], draws=50)}
+    assert set(found) == set(NAMES)
+    for name, change in found.items():
+        marks = [item.label == name for item in before.sets.values()]
+        after = np.array([np.concatenate([item.correct[of] for item, of in zip(run.sets.values(), marks, strict=True)]) for run in runs])
+        old = np.concatenate([item.correct[of] for item, of in zip(before.sets.values(), marks, strict=True)])
+        # The same group of another set is another drawing.
+        groups = [f"{item.name}/{group}" for item, of in zip(before.sets.values(), marks, strict=True) for group in item.group[of]]
+        assert (change.n, change.before, change.after) == (len(old), pytest.approx(old.mean()), pytest.approx(after.mean()))
+        assert vars(change.difference) == vars(paired_difference(after, old, groups, draws=50))
+    gains = [change.difference.mean for change in per_class(runs, before, ["a", "b"], draws=50)]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_what_was_forgotten_fell_beyond_noise():
+    (before,) = runs_of(3, right=0.9)
+
+    def without_owls(run):
+        return predictions(*(replace(item, predicted=np.where(item.label == "owl", "cat", item.label)) for item in run.sets.values()))
+
+    after = without_owls(before)
+    found = forgotten([after], before, ["a", "b"])
+    assert [change.name for change in found["classes"]] == ["owl"] and found["classes"][0].after == 0
+    assert (found["judged"], found["by_chance"]) == (4, pytest.approx(0.1))
+    worse = predictions(*(replace(item, predicted=np.roll(item.label, 1)) for item in before.sets.values()))
+    lost = forgotten([worse], before, ["a", "b"])["sets"]
+    assert {change.name for change in lost} == {"a", "b"}
+    assert [change.difference.mean for change in lost] == sorted(change.difference.mean for change in lost)
+    same = forgotten([before], before, ["a", "b"])
+    assert not same["sets"] and not same["classes"]
+
+
+def test_a_class_with_one_drawing_is_not_judged():
+    """Ten views of one drawing say nothing of how far chance moves its class."""
+    item = set_of("a", 40, images=1)
+    item = replace(item, group=item.label)
+    other = replace(item, predicted=np.roll(item.label, 1))
+    found = forgotten([predictions(other)], predictions(item), ["a"])
+    assert not found["classes"] and (found["judged"], found["by_chance"]) == (0, 0)
+    assert all(change.difference.beyond_noise is None for change in per_class([predictions(other)], predictions(item), ["a"]))
+
+
+def test_risk_is_that_of_the_most_confident():
+    runs = [set_of("a", 37, seed, images=1) for seed in (1, 2)]
+    found = risk_coverage(runs, points=37)
+    risks = [
+        [np.mean(~run.correct[np.argsort(-run.confidence)[:k]]) for k in range(1, 38)]
+        for run in runs
+    ]
+    assert found["risk"] == pytest.approx(np.mean(risks, axis=0)) and found["coverage"] == pytest.approx(np.arange(1, 38) / 37)
+    areas = np.mean(risks, axis=1)
+    assert found["aurc"] == {"mean": pytest.approx(areas.mean()), "sd": pytest.approx(areas.std(ddof=1))}
+    assert found["risk"][-1] == pytest.approx(np.mean([1 - run.correct.mean() for run in runs]))
+    few = risk_coverage(runs, points=5)
+    assert len(few["coverage"]) == 5 and few["coverage"][-1] == 1 and few["aurc"] == found["aurc"]
+    assert few["risk"] == pytest.approx([found["risk"][round(37 * share) - 1] for share in few["coverage"]])
+
+
+def test_ties_are_kept_together():
+    """The mean over all orders of what has the same confidence."""
+    item = set_of("a", 8, images=1)
+    item = replace(item, confidence=np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.2, 0.2, 0.1]))
+    rng, risks = np.random.default_rng(0), []
+    for _ in range(4000):
+        order = rng.permutation(8)
+        order = order[np.argsort(-item.confidence[order], kind="stable")]
+        risks.append(np.cumsum(~item.correct[order]) / np.arange(1, 9))
+    assert risk_coverage([item])["risk"] == pytest.approx(np.mean(risks, axis=0), abs=0.03)
+    mirrored = risk_coverage([in_order(item, slice(None, None, -1))])
+    assert mirrored["risk"] == pytest.approx(risk_coverage([item])["risk"], rel=1e-12)
+
+
+def test_the_worst_mistakes_come_with_their_rows():
+    """Rows are the numbers in the data, also where images before them could not be read; one of a group is shown."""
+    item = replace(set_of("a", 50, images=1, groups=20), row=np.arange(50) * 3 + 7)
+    wrong = sorted((-item.confidence[k], item.row[k], k) for k in range(50) if not item.correct[k])
+    want, groups = [], set()
+    for confidence, row, k in wrong:
+        if item.group[k] not in groups and len(want) < 5:
+            groups.add(item.group[k])
+            texts = {"label": item.label[k], "predicted": item.predicted[k], "group": item.group[k]}
+            want.append({"set": "a", "row": row, "confidence": pytest.approx(-confidence), **texts})
+    assert worst_mistakes([item], 5) == want
+    assert worst_mistakes([in_order(item, np.random.default_rng(0).permutation(50))], 5) == want
+    alone = replace(item, group=None)
+    assert [entry["row"] for entry in worst_mistakes([alone], 4)] == [row for _, row, _ in wrong[:4]]
+    assert worst_mistakes([alone], 4)[0]["group"] is None
+
+
+def test_mistakes_of_several_seeds_count_by_their_mean():
+    item = set_of("a", 3, images=1, groups=0)
+    label = np.array(["bee", "cat", "dog"])
+    first = replace(item, label=label, predicted=np.array(["cat", "owl", "dog"]), confidence=np.array([0.9, 0.6, 0.9]))
+    second = replace(item, label=label, predicted=np.array(["bee", "dog", "dog"]), confidence=np.array([0.9, 0.7, 0.9]))
+    found = worst_mistakes([first, second])
+    assert [(entry["row"], entry["predicted"]) for entry in found] == [(1, "dog"), (0, "cat")]
+    assert [entry["confidence"] for entry in found] == [pytest.approx(0.65), pytest.approx(0.45)]
