@@ -28,6 +28,7 @@ from ..data.packaged import CHECKPOINTS
 from ..evaluation.benchmark_checks import with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
+from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import EvaluationReport
 from ..modeling.checkpoint import load_dual_encoder, load_processor, own_files
 from ..modeling.checkpoint_file import is_packaged
@@ -183,7 +184,8 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
                 shutil.rmtree(logits, ignore_errors=True)
     if state.is_main_process:
         print(report.table())
-        print(f"Saved to {output}: {', '.join([EVALUATION_FILE, *pictures])}")
+        written = [EVALUATION_FILE, *([PREDICTIONS_FILE] if options.save_predictions else []), *pictures]
+        print(f"Saved to {output}: {', '.join(written)}")
     state.wait_for_everyone()
     return report
 
