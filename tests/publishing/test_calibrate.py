@@ -24,6 +24,7 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.predictions import load_predictions
 from hf_robustft.evaluation.report import TRAINED_HEAD, load_reports, save_reports
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -176,6 +177,22 @@ def test_without_evaluation_sets_the_card_says_that_its_numbers_are_from_before(
     assert marked.settings["temperature_folded_since"] == pytest.approx(found.fitted)
     fold(folder, sets["validation"], [sets["photo"], sets["sketch"]])
     assert "were measured before" not in (folder / "README.md").read_text()
+
+
+def test_predictions_are_those_after_the_temperature_or_said_to_be_from_before(folder, sets, tiny_clip):
+    measures = Evaluator([sets["photo"], sets["sketch"]], PROCESSOR, bootstrap_draws=2, progress=False)
+    measures.evaluate(tiny_clip, validation=sets["validation"])
+    old = measures.predictions.save(folder).read_bytes()
+    found = fold(folder, sets["validation"])
+    assert (folder / "predictions.parquet").read_bytes() == old
+    assert any("predictions.parquet" in note for note in found.notes)
+    found = fold(folder, sets["validation"], [sets["photo"], sets["sketch"]])
+    kept = load_predictions(folder).sets
+    assert list(kept) == ["photo", "sketch", "validation"] and not any("predictions" in note for note in found.notes)
+    assert kept["photo"].metrics()["nll"] == found.after.results["photo"].nll
+    # A test set that is allowed is measured as one, and once.
+    fold(folder, sets["photo"], [sets["photo"], sets["sketch"]], allow_test_set=True)
+    assert list(load_predictions(folder).sets) == ["photo", "sketch"]
 
 
 def test_an_edited_card_is_kept(folder, sets):
