@@ -23,16 +23,10 @@ from scipy.special import stdtrit
 
 from ..evaluation.predictions import Predictions, SetPredictions
 from ..evaluation.resampling import bootstrap_draws, draw_counts, group_codes
+from .runs import METRICS
 
 DRAWS = 1000
 LEVEL = 0.95
-METRICS = ("accuracy", "nll", "ece", "brier")
-#: Stands before every number that cannot be told from noise.
-NOISE_MARK = "~"
-NOISE_NOTE = (
-    f"{NOISE_MARK}: cannot be told from noise. The {100 * LEVEL:g} % interval of the paired difference, over the choice of "
-    "images (whole groups where a set has any) and over seeds, includes 0."
-)
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ def require_column(columns: Iterable[str], column: str, option: str, where: str)
 
 
 def check_group_column(features: Mapping[str, Any], column: str | None, where: str) -> None:
-    """Refuse a `column` of groups that is not among those of the data `where`, or holds neither text nor whole numbers. Raises ValueError."""
+    """Refuse a `column` of groups that is not among the `features` of the data `where`, or holds neither text nor whole numbers. Raises ValueError."""
     if column is not None:
         require_column(features, column, "group_column", where)
         feature = features[column]

@@ -15,19 +15,15 @@ from torch import Tensor
 
 from ..modeling.files import whole_file
 from .calibration import ece_from_confidence
-from .open_set import SCORES
 
 PREDICTIONS_FILE = "predictions.parquet"
 _FORMAT = b"1"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_SCHEMA = pa.schema(
-    [
-        *(("set", _TEXT), ("role", _TEXT), ("row", pa.int64()), ("label", _TEXT), ("predicted", _TEXT)),
-        *((name, pa.float64()) for name in ("confidence", "nll", "brier", *SCORES)),
-        ("group", _TEXT),
-    ],
-    metadata={"format": _FORMAT},
-)
+#: The columns with their types; the open-set scores stand before the last.
+_COLUMNS = {
+    **{"set": _TEXT, "role": _TEXT, "row": pa.int64(), "label": _TEXT, "predicted": _TEXT},
+    **{"confidence": pa.float64(), "nll": pa.float64(), "brier": pa.float64(), "group": _TEXT},
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class Predictions:
 
     @property
     def labelled(self) -> dict[str, SetPredictions]:
-        """The sets that are no open sets, as a `dict`."""
+        """All sets but open sets, as a `dict`."""
         return {name: item for name, item in self.sets.items() if item.label is not None}
 
     def save(self, folder: str | Path) -> Path:
@@ -114,11 +110,14 @@ class Predictions:
         Its columns are `set`, `role`, `row`, `label`, `predicted`, `confidence`, `nll`, `brier`, the open-set scores by their
         names, and `group`; what was not computed is null. Numbers are float64, so that sums over them are those of the report.
         """
+        scores = dict.fromkeys((score for item in self.sets.values() for score in item.scores), pa.float64())
+        kinds = {**{name: kind for name, kind in _COLUMNS.items() if name != "group"}, **scores, "group": _TEXT}
+        schema = pa.schema(kinds.items(), metadata={"format": _FORMAT})
         parts = []
         for item in self.sets.values():
             columns = {**vars(item), **item.scores, "set": [item.name] * len(item), "role": [item.role] * len(item)}
-            arrays = [_array(columns.get(column.name), column.type, len(item)) for column in _SCHEMA]
-            parts.append(pa.table(arrays, schema=_SCHEMA))
+            arrays = [_array(columns.get(name), kind, len(item)) for name, kind in kinds.items()]
+            parts.append(pa.table(arrays, schema=schema))
         path = Path(folder) / PREDICTIONS_FILE
         with whole_file(path) as half:
             pq.write_table(pa.concat_tables(parts).unify_dictionaries(), half)
@@ -150,16 +149,19 @@ def load_predictions(folder: str | Path) -> Predictions:
         raise ValueError(
             f"{path} cannot be read ({' '.join(str(error).split())}); make it again with --save_predictions."
         ) from None
-    if (table.schema.metadata or {}).get(b"format") != _FORMAT or table.schema.names != _SCHEMA.names:
+    kinds = {entry.name: entry.type for entry in table.schema}
+    ours = all(kinds.get(name) == kind for name, kind in _COLUMNS.items())
+    if (table.schema.metadata or {}).get(b"format") != _FORMAT or not ours:
         raise ValueError(f"{path} has other columns than this version writes; make it again with --save_predictions.")
     names = table["set"].to_numpy()
     sets = {}
     for name in dict.fromkeys(names.tolist()):
         rows = table.filter(pa.array(names == name))
         # A column is null for all images of a set or for none.
-        found = {key: _values(rows[key]) for key in _SCHEMA.names if not rows[key].null_count}
-        scores = {key: found.pop(key) for key in SCORES if key in found}
-        sets[name] = SetPredictions(found.pop("set")[0], found.pop("role")[0].item(), scores=scores, **found)
+        found = {key: _values(rows[key]) for key in kinds if not rows[key].null_count}
+        scores = {key: found.pop(key) for key in kinds if key in found and key not in _COLUMNS}
+        role = found.pop("role")[0].item()
+        sets[name] = SetPredictions(found.pop("set")[0].item(), role, scores=scores, **found)
     return Predictions(sets)
 
 

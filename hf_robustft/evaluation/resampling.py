@@ -148,7 +148,7 @@ def group_codes(groups: np.ndarray | Sequence, every_group: Sequence | None = No
     Number the groups of images, in the order of the groups' names: the order of the images does not matter.
 
     Args:
-        groups (array or list): The group of each image.
+        groups (`np.ndarray` or `Sequence`): The group of each image.
         every_group (`Sequence`, *optional*): All groups, where there are more.
 
     Returns:

@@ -10,6 +10,7 @@ from helpers.streams import benchmark as streamed
 
 from hf_robustft import Benchmark, load_benchmark, register_benchmark
 from hf_robustft.cli import main
+from hf_robustft.data.catalog.sets import REGISTRY
 from hf_robustft.evaluation.binning import bin_indices
 from hf_robustft.evaluation.report import EvaluationReport, load_reports
 from hf_robustft.evaluation.resampling import bootstrap_draws
@@ -137,7 +138,7 @@ def test_groups_that_cannot_be_drawn_are_refused_before_anything_is_read(tmp_pat
         evaluator([chosen]).evaluate(tiny_clip)
 
 
-def test_registered_sets_say_their_groups(tmp_path):
+def test_registered_sets_say_their_groups(tmp_path, monkeypatch):
     """Emoji Shift its drawings; your own as its facts do."""
     sets = load_benchmark("emoji_shift")
     assert {item.group_column for item in sets.values()} == {"code_point"}
@@ -145,6 +146,8 @@ def test_registered_sets_say_their_groups(tmp_path):
     grouped(8).to_parquet(tmp_path / "birds" / "test.parquet")
     facts = {"role": "id", "copies": [{"path": str(tmp_path / "birds")}]}
     described_set = {"classes": list(CLASSES), "group_column": "patient", "sets": {"test": facts}}
+    # Other tests read the registry.
+    monkeypatch.setitem(REGISTRY, "birds-of-patients", None)
     register_benchmark("birds-of-patients", described_set)
     for streaming in (False, True):
         found = load_benchmark("birds-of-patients", streaming=streaming)

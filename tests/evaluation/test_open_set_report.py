@@ -310,7 +310,7 @@ def test_a_score_that_is_added_to_the_table_is_everywhere(tiny_clip, tmp_path, m
     assert "| `entropy` | " in card and "`entropy` is minus the entropy of the probabilities" in card
     roles = {item.name: item.role for item in sets}
     drawn = []
-    monkeypatch.setattr(plots, "_saved", lambda figure, path, dpi: drawn.append(figure.axes[-1].get_xlabel()))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path, dpi, *_: drawn.append(figure.axes[-1].get_xlabel()))
     plots.plot_scores(judge.scores, roles, tmp_path / "scores.png", score="entropy")
     assert drawn[0].startswith("entropy, negated")
     # Without a bound on what rounding does to it no threshold is fitted.
