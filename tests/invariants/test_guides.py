@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """README and guides: each command and each Python block runs as printed, in few steps; links lead somewhere; numbers are those of the cards."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -219,3 +220,13 @@ def test_the_quick_start_prints_what_its_card_says():
         before, after = ([cell.replace("± ", "±") for cell in rows[name, who][1:]] for who in (start, model))
         cells = [f"{old.split()[0]} → {new}" for old, new in zip(before, after, strict=True)]
         assert re.split(r"  +", lines[name].strip())[1:] == cells, name
+
+
+def test_the_table_of_the_quick_start_is_put_in_its_place(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "examples")
+    with_table = importlib.import_module("make_model_cards").with_table
+    page = "text\n\n```\nother\n```\n\n```\nzero-shot → Old\n\n set\n```\n\nmore\n"
+    changed = with_table(page, "zero-shot → New")
+    assert changed == page.replace("Old\n\n set", "New") and with_table(changed, "zero-shot → New") == changed
+    with pytest.raises(ValueError, match="0 listings"):
+        with_table("nothing", "zero-shot → New")
