@@ -35,7 +35,6 @@ from hf_robustft import (
     load_head,
 )
 
-pytestmark = pytest.mark.numbers
 TRAINERS = (ClipAdapterTrainer, TipAdapterFTrainer)
 
 
@@ -52,6 +51,7 @@ def trainer_of(cls, model, folder, dataset=None, **settings):
     )
 
 
+@pytest.mark.numbers
 def test_tip_adapter_f_starts_as_tip_adapter(tiny_clip, tmp_path):
     """From images and from cached features; its first loss is that of the cache as it was built."""
     zero_shot = ZeroShotHead.from_model(tiny_clip, tiny_tokenizer(), CLASSES, TEMPLATES)
@@ -71,6 +71,7 @@ def test_tip_adapter_f_starts_as_tip_adapter(tiny_clip, tmp_path):
     assert not torch.equal(trainer.head.keys, tip.keys)
 
 
+@pytest.mark.numbers
 def test_other_data_sets_give_one_view_as_it_comes(tiny_clip, tmp_path):
     batch = random_batch(12)
     names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
@@ -88,6 +89,7 @@ def test_other_data_sets_give_one_view_as_it_comes(tiny_clip, tmp_path):
     torch.testing.assert_close(part.keys, normalize(features.features[0, [3, 9]], dim=-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.numbers
 def test_rows_of_images_have_the_keys_of_the_benchmark_that_they_become(tiny_clip, tmp_path):
     for given in ({}, {"tip_views": 2}):
         want = cached(tiny_clip, views=given.get("tip_views", 10), n=8).features.mean(dim=0)
@@ -95,6 +97,7 @@ def test_rows_of_images_have_the_keys_of_the_benchmark_that_they_become(tiny_cli
         torch.testing.assert_close(keys, normalize(want, dim=-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("cls", TRAINERS)
 def test_a_run_equals_a_loop_by_hand(tiny_clip, tmp_path, cls):
     model = tiny_clip.double()

@@ -31,7 +31,6 @@ from hf_robustft.objectives.random_text import random_text_loss, random_texts
 from hf_robustft.objectives.starting_weights import starting_weights_penalty
 from hf_robustft.training.methods import METHODS
 
-pytestmark = pytest.mark.numbers
 BASELINES = ("lp", "lp_ft", "l2_sp", "car_ft", "lipsum_ft")
 #: The term of each method, and its setting.
 TERMS = {
@@ -77,6 +76,7 @@ def unit(*shape, seed=0):
 # ---- Definitions --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_l2_sp_by_hand():
     start = [normal(3, 4), normal(5)]
     weights = [(value + normal(*value.shape, seed=1)).requires_grad_() for value in start]
@@ -89,6 +89,7 @@ def test_l2_sp_by_hand():
         torch.testing.assert_close(weight.grad, 2 * (weight.detach() - value), rtol=0, atol=1e-14)
 
 
+@pytest.mark.numbers
 def test_context_distillation_by_hand():
     logits, start = normal(6, 3).requires_grad_(), normal(6, 3, seed=1)
     loss = context_distillation_loss(logits, start)
@@ -100,6 +101,7 @@ def test_context_distillation_by_hand():
     assert context_distillation_loss(start, start).abs() < 1e-15
 
 
+@pytest.mark.numbers
 def test_contexts_are_templates_averaged_over_classes():
     prompts = normal(4, 3, 5)
     contexts = []
@@ -109,6 +111,7 @@ def test_contexts_are_templates_averaged_over_classes():
     np.testing.assert_allclose(context_embeddings(prompts).numpy(), contexts, rtol=0, atol=1e-15)
 
 
+@pytest.mark.numbers
 def test_random_text_loss_by_hand():
     images, start, texts, scale = unit(6, 5).requires_grad_(), unit(6, 5, seed=1), unit(7, 5, seed=2), torch.tensor(20.0).double()
     loss = random_text_loss(images, start, texts, scale)
@@ -134,6 +137,7 @@ def test_random_texts_are_a_function_of_seed_and_step(tiny_clip, tmp_path):
     assert set(drawn[:, 1:-1].flatten().tolist()) == set(range(62))
 
 
+@pytest.mark.numbers
 def test_the_linear_probe_is_where_its_objective_is_flat():
     embeds, labels = unit(60, 5), torch.arange(60) % 3
     # A class without images, and one that moves the mean.
@@ -152,6 +156,7 @@ def test_the_linear_probe_is_where_its_objective_is_flat():
     torch.testing.assert_close(head(embeds)[:, :3], want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.numbers
 def test_the_linear_probe_of_two_classes_and_of_one():
     embeds, labels = unit(40, 5), torch.arange(40) % 2
     weight, bias = fit_linear_probe(embeds, labels, 2)
@@ -168,6 +173,7 @@ def test_the_linear_probe_of_two_classes_and_of_one():
 # ---- Runs ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("method", TERMS)
 def test_a_run_equals_a_loop_by_hand(tiny_clip, tmp_path, method):
     model, batch = tiny_clip.double(), random_batch(24, dtype=torch.float64)
@@ -220,6 +226,7 @@ def test_a_weight_of_0_is_ft_and_a_great_one_holds_back(tiny_clip, tmp_path, met
     assert 0 < values[1] < 0.9 * values[0]
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("method", BASELINES)
 def test_a_resumed_run_is_the_uninterrupted_one(tiny_clip, tmp_path, method, monkeypatch):
     settings = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
@@ -235,6 +242,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_clip, tmp_path, method, mon
     assert same(whole, again) and step_logs(again) == step_logs(whole)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if trainer.smooths_labels])
 def test_label_smoothing_is_that_of_the_definition(tiny_clip, tmp_path, method):
     batch = random_batch(dtype=torch.float64)
@@ -252,6 +260,7 @@ def test_label_smoothing_is_that_of_the_definition(tiny_clip, tmp_path, method):
 # ---- The head -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_lp_trains_the_head_alone_on_images_and_on_cached_features(tiny_clip, tmp_path):
     data = Benchmark.from_dataset(image_dataset(24), name="train", role="train", templates=TEMPLATES)
     features = cache_features(tiny_clip, data, tiny_processor(), views=2, seed=7, progress=False)
@@ -273,6 +282,7 @@ def test_lp_trains_the_head_alone_on_images_and_on_cached_features(tiny_clip, tm
         trainer_of("lp", tiny_clip, tmp_path, features, collator=None)
 
 
+@pytest.mark.numbers
 def test_lp_ft_starts_from_the_probe_of_stored_streamed_and_bare_rows(tiny_clip, tmp_path):
     dataset = image_dataset(24)
     stored = Benchmark.from_dataset(dataset, name="train", role="train", templates=TEMPLATES)

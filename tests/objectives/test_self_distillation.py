@@ -2,11 +2,11 @@
 """The distillation loss, the momentum schedule, and the teacher: where it lives, when and how far it moves."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import arguments, assert_golden, random_batch, rows, stack, step_logs, tolerance
+from helpers.walking import Walking
 from torch import nn
 
 from hf_robustft import CaRotTrainer, SelfDistillationMixin
@@ -19,20 +19,8 @@ from hf_robustft.objectives.teacher import ema_momentum, update_teacher
 pytestmark = pytest.mark.numbers
 
 
-class Alone(SelfDistillationMixin):
-    """The mixin without a Trainer; `step()` stands for one optimizer step of `total` in all."""
-
-    def __init__(self, model, args, total):
-        self.model, self.args, self.optimizer_steps = model, args, 0
-        self.state = SimpleNamespace(max_steps=total)
-        self.prepare_training(total)
-
-    def step(self):
-        self.optimizer_steps += 1
-        self.after_optimizer_step()
-
-    def encode_global(self, model, batch):
-        return encode(model, batch)
+class Alone(Walking, SelfDistillationMixin):
+    """The mixin without a Trainer."""
 
 
 def logits(data, case, who, dtype):

@@ -2,11 +2,11 @@
 """The teacher that averages the whole trajectory, and TRACER's two terms of distillation from it."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import arguments, random_batch, rows, stack, step_logs
+from helpers.walking import Walking
 from torch import nn
 from transformers import TrainerCallback
 
@@ -19,20 +19,8 @@ from hf_robustft.objectives.trajectory_distillation import batch_softmax_distill
 pytestmark = pytest.mark.numbers
 
 
-class Alone(TrajectoryDistillationMixin):
-    """The mixin without a Trainer; `step()` stands for one optimizer step of `total` in all."""
-
-    def __init__(self, model, args, total):
-        self.model, self.args, self.optimizer_steps = model, args, 0
-        self.state = SimpleNamespace(max_steps=total)
-        self.prepare_training(total)
-
-    def step(self):
-        self.optimizer_steps += 1
-        self.after_optimizer_step()
-
-    def encode_global(self, model, batch):
-        return encode(model, batch)
+class Alone(Walking, TrajectoryDistillationMixin):
+    """The mixin without a Trainer."""
 
 
 def trajectory(tmp_path, **settings):
