@@ -39,16 +39,16 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     arguments = sys.argv[1:] if arguments is None else arguments
 
     # Flags over --config over a recipe over the defaults. What no run can do, or would ignore, is refused here.
-    model_args, data_args, args = parse(arguments)
-    check(model_args, data_args, args)
+    command = model_args, data_args, args = parse(arguments)
+    check(*command)
 
     # Load: every set of images as a `Benchmark`, whatever it is stored as; and once they are known to fit, the model.
-    data = load_data(model_args, data_args, args)
+    data = load_data(command)
     model, processor = load_dual_encoder(model_args.model, option="--model")
 
     # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` and `tip_adapter` train nothing.
-    trainer = make_trainer(model_args, data_args, args, model, processor, data)
-    cache = make_cache(model_args, data_args, args, model, processor, data)
+    trainer = make_trainer(command, model, processor, data)
+    cache = make_cache(command, model, processor, data)
     fine_tuned = load_fine_tuned(model_args, model, data.train)
 
     # Baseline.
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     # Train. WiSE-FT and others save a function of the weights before and after, most methods the trained ones.
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    to_save, known = None if trainer else model, facts(model_args, args, data, trainer)
+    to_save, known = None if trainer else model, facts(command, data, trainer)
     if model_args.method in MERGES:
         to_save, merged = merge(model_args, data, model, processor, fine_tuned, trainer)
         known |= merged

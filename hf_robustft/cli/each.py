@@ -49,22 +49,22 @@ def of_suite(values: Mapping[str, Any], suite: str) -> dict[str, Any]:
         `dict[str, Any]`: `train_dataset` is the suite, `output_dir` a folder in the one given, and `{suite}` stands for the
         suite in all texts.
     """
-    name = suite.partition("=")[0]
-
-    def named(value: Any) -> Any:
-        if isinstance(value, Suggested):
-            return Suggested(named(value.value), value.origin)
-        if isinstance(value, list):
-            return [named(item) for item in value]
-        return value.replace(SUITE, suite if value == SUITE else name) if isinstance(value, str) else value
-
-    own = {key: named(value) for key, value in values.items()}
+    name, own = suite.partition("=")[0], {key: for_suite(value, suite) for key, value in values.items()}
     output = own["output_dir"]
     if isinstance(output, Suggested):
         own["output_dir"] = Suggested(str(Path(output.value) / name), output.origin)
     else:
         own["output_dir"] = str(Path(output) / name)
     return own | {"train_dataset": suite}
+
+
+def for_suite(value: Any, suite: str) -> Any:
+    """The `value` of a setting in the run of a `suite`, for which `{suite}` stands in texts."""
+    if isinstance(value, Suggested):
+        return Suggested(for_suite(value.value, suite), value.origin)
+    if isinstance(value, list):
+        return [for_suite(item, suite) for item in value]
+    return value.replace(SUITE, suite if value == SUITE else suite.partition("=")[0]) if isinstance(value, str) else value
 
 
 def check_group(group: str, args: Any) -> None:

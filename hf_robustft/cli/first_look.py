@@ -79,7 +79,7 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     values = {**config, **flags}
     if "recipe" in values:
         values = {**read_recipe(parser, values["recipe"], values.get("method")), **values}
-    _check_numbers(parser, values)
+    check_numbers(parser, values)
     _check_trackers(values.get("report_to"), description.facts["trackers"])
     if values.get("fp16") and values.get("use_cpu"):
         raise UsageError("`--fp16` needs an accelerator, and `--use_cpu` uses none; leave one of them out, or use --bf16")
@@ -134,7 +134,17 @@ def last_checkpoint(output_dir: str, since: float = 0.0) -> str | None:
     return str(steps[max(steps)]) if steps else None
 
 
-def _check_numbers(parser: Parser, values: dict[str, Any]) -> None:
+def check_numbers(parser: Parser, values: dict[str, Any]) -> None:
+    """
+    Refuse numbers out of their range.
+
+    Args:
+        parser ([`Parser`]): Whose flags they are.
+        values (`dict[str, Any]`): The settings, by name.
+
+    Raises:
+        UsageError: By the name of the flag.
+    """
     from ..training.ranges import RANGES
 
     for name, value in values.items():

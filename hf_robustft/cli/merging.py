@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from ..data.benchmarks import Benchmark
 from ..data.overlap import Sketch
 from ..evaluation.alpha_sweep import sweep_alpha
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_dual_encoder, own_files
+from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
-from ..modeling.zero_shot import ZeroShotHead
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.adapter_heads import FrozenHeadMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import has_trained_head
@@ -143,15 +146,32 @@ def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str])
         )
 
 
-def other_bases(options: Any) -> list[str]:
-    """Notes on each `--finetuned_model` of the `options` that says it was fine-tuned from another model than `--model`."""
-    bases = {source: _base(_facts_of(source)) for source in options.finetuned_model}
-    return [
-        f"{source} was fine-tuned from {base}, as its {METADATA_FILE} says, and is merged with `--model {options.model}`"
-        for source, base in bases.items()
+def notes_on_models(options: Any) -> list[str]:
+    """
+    Notes on the models of a command: a `--finetuned_model` that says it was fine-tuned from another model than `--model`, or
+    whose temperature leaves its weights before they are merged, and what of `--model` no run starts from.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+    """
+    notes = []
+    for source in options.finetuned_model:
+        facts = _facts_of(source)
+        base, folded = _base(facts), _folded(facts)
         # Of a folder the card keeps the name alone.
-        if base is not None and Path(base).name != Path(options.model).resolve().name
-    ]
+        if base is not None and Path(base).name != Path(options.model).resolve().name:
+            notes.append(f"{source} was fine-tuned from {base}, as its {METADATA_FILE} says, and is merged with `--model {options.model}`")
+        if folded != 1:
+            notes.append(f"{source} is merged as it was trained: the temperature {folded:.4g}, folded in since, is taken out of its weights")
+    with suppress(OSError):  # of the Hub, which cannot be asked what it has beside weights that are in the cache
+        folder = checkpoint_folder(options.model, METADATA_FILE)
+        facts = load_robustft_json(folder) if (folder / METADATA_FILE).is_file() else {}
+        head = facts.get("head", TRAINED_HEAD if (folder / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
+        if head != ZERO_SHOT_HEAD:
+            notes.append(f"`--model {options.model}` has a {head}, which is left out: its towers and its prompts are the start")
+        if _folded(facts) != 1:
+            notes.append(f"`--model {options.model}` has the temperature {_folded(facts):.4g} in its logit scale, from which this starts")
+    return notes
 
 
 def merges_head(options: Any) -> bool:
@@ -171,6 +191,10 @@ def _facts_of(source: str) -> dict[str, Any]:
 def _has_head(source: str, facts: dict[str, Any]) -> bool:
     folder = own_files(source)
     return folder is not None and has_trained_head(folder, facts)
+
+
+def _folded(facts: dict[str, Any]) -> float:
+    return facts.get("temperature", {}).get("folded", 1.0)
 
 
 def _base(facts: dict[str, Any]) -> str | None:
@@ -219,6 +243,10 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
     for source in options.finetuned_model:
         model, _ = load_dual_encoder(source, option="--finetuned_model")
         head = ZeroShotHead.from_pretrained(source) if with_head else None
+        folded = _folded(_facts_of(source))
+        if folded != 1:
+            # Beside a start without it, or runs with others, a share of it would stay.
+            TemperatureScaling(1 / folded).fold_into(model, head)
         try:
             first, second = check_interpolation(start, model)
         except ValueError as error:

@@ -53,8 +53,8 @@ from .data_sets import (
 )
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
-from .merging import MERGES, load_fine_tuned, merge, merges_head, other_bases
-from .train_arguments import DataArguments, ModelArguments, check, parse, train_parser
+from .merging import MERGES, load_fine_tuned, merge, merges_head, notes_on_models
+from .train_arguments import DataArguments, TrainCommand, check, parse, train_parser
 
 
 @dataclass
@@ -81,14 +81,13 @@ class TrainingData:
     left_out: dict[str, Any] | None = None
 
 
-def load_data(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> TrainingData:
+def load_data(command: TrainCommand) -> TrainingData:
     """
     The data sets that a command line names, before any weights are read. Sets with training images among them are refused;
     see `check_images`.
 
     Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
-            the command line.
+        command ([`TrainCommand`]): The command line.
 
     Returns:
         [`TrainingData`]
@@ -97,6 +96,7 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
         ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
         OSError: If a data set cannot be read, or there is no such model.
     """
+    model_args, data_args, args = command
     processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
@@ -116,7 +116,9 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
         raise ValueError(
             f"{error} The classes are those of the default of --train_dataset, {data_args.train_dataset}: give your training images."
         ) from error
-    say(args, *(f"Note: {note}." for note in [*other_bases(model_args), *notes]))
+    dropped = data_args.origins.get("eval_datasets") if not data_args.eval_datasets else None
+    notes = [*notes_on_models(model_args), *([] if dropped is None else [dropped]), *notes]
+    say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
     if leaves_out:
         tests = [benchmark.name for benchmark in evaluation if benchmark.role != "validation"]
@@ -164,19 +166,13 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Robust
 
 
 def make_trainer(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: RobustTrainingArguments,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    data: TrainingData,
+    command: TrainCommand, model: PreTrainedModel, processor: ProcessorMixin, data: TrainingData
 ) -> RobustTrainer | None:
     """
     The Trainer of the method, `None` where nothing is trained. With `--feature_views` it trains on features, cached here.
 
     Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
-            the command line.
+        command ([`TrainCommand`]): The command line.
         model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): What is trained.
         data ([`TrainingData`]): On what.
 
@@ -184,6 +180,7 @@ def make_trainer(
         ValueError: If settings, model and data do not fit together. Nothing is left in the output folder then.
         OSError: If images cannot be read, or the checkpoint to resume from is not whole.
     """
+    model_args, data_args, args = command
     if not model_args.trains:
         return None
     closed = [benchmark for benchmark in data.evaluation if benchmark.role != "open_set"]
@@ -211,19 +208,13 @@ def make_trainer(
 
 
 def make_cache(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: RobustTrainingArguments,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    data: TrainingData,
+    command: TrainCommand, model: PreTrainedModel, processor: ProcessorMixin, data: TrainingData
 ) -> dict[str, Any]:
     """
     The head of `--method tip_adapter`, which keeps training images instead of training.
 
     Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RobustTrainingArguments`]): The parts of
-            the command line.
+        command ([`TrainCommand`]): The command line.
         model ([`~transformers.PreTrainedModel`]), processor ([`~transformers.ProcessorMixin`]): What encodes the images.
         data ([`TrainingData`]): Which images.
 
@@ -234,6 +225,7 @@ def make_cache(
         ValueError: If the training set is a stream or has no labels.
         OSError: If an image cannot be read.
     """
+    model_args, data_args, args = command
     if model_args.method != "tip_adapter":
         return {}
     say(args, *args.described_origins())
@@ -258,10 +250,9 @@ def _caching(data_args: DataArguments, args: RobustTrainingArguments, train: Ben
     }
 
 
-def facts(
-    model_args: ModelArguments, args: RobustTrainingArguments, data: TrainingData, trainer: RobustTrainer | None
-) -> dict[str, Any]:
-    """What `robustft.json` and the card say of a job (`model_args`, `args`, `data`) beyond what its `trainer` knows."""
+def facts(command: TrainCommand, data: TrainingData, trainer: RobustTrainer | None) -> dict[str, Any]:
+    """What `robustft.json` and the card say of a job (its `command` and `data`) beyond what its `trainer` knows."""
+    model_args, _, args = command
     found = {"method": model_args.method, "base_model": model_args.model, "left_out_classes": data.left_out}
     if model_args.model in CHECKPOINTS:
         found["base_model_note"] = CHECKPOINTS[model_args.model]
@@ -335,23 +326,23 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
         OSError: If something cannot be read or written.
     """
     started = time.perf_counter()
-    model_args, data_args, args = parse(arguments, suite)
+    command = model_args, data_args, args = parse(arguments, suite)
     suites = suites_of(data_args.train_dataset)
     if suites:
         check_group(data_args.train_dataset, args)
         return train_each(arguments, suites, args)
-    check(model_args, data_args, args)
-    data = load_data(model_args, data_args, args)
+    check(*command)
+    data = load_data(command)
     model, processor = load_dual_encoder(model_args.model, option="--model")
     fine_tuned = load_fine_tuned(model_args, model, data.train)
-    trainer = make_trainer(model_args, data_args, args, model, processor, data)
-    cache = make_cache(model_args, data_args, args, model, processor, data)
+    trainer = make_trainer(command, model, processor, data)
+    cache = make_cache(command, model, processor, data)
     baseline = None
     if data.evaluator is not None and model_args.changes_the_model and not data_args.skip_baseline:
         baseline = data.evaluator.evaluate(model.to(args.device), name="zero-shot")
     if trainer is not None:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    saved, known = None if trainer else model, facts(model_args, args, data, trainer)
+    saved, known = None if trainer else model, facts(command, data, trainer)
     if model_args.method in MERGES:
         saved, merged = merge(model_args, data, model, processor, fine_tuned, trainer)
         known |= merged

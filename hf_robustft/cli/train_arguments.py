@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers.trainer_utils import SchedulerType
 
@@ -27,8 +27,8 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe, recipes
 from .data_sets import SETS, DataOptions, default_evaluation
-from .each import of_suite, suites_of
-from .first_look import resumed_folder
+from .each import for_suite, of_suite, suites_of
+from .first_look import check_numbers, resumed_folder
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES, check_merge, trained_method
 from .parser import Manners
 from .specs import Spec
@@ -172,7 +172,22 @@ class DataArguments(RecordsGiven, DataOptions):
     )
 
 
-#: The parts of a command line, in the order in which `parse` gives them.
+class TrainCommand(NamedTuple):
+    """
+    A command line that was read. Each part knows what was given.
+
+    Attributes:
+        model_args ([`ModelArguments`]): What to fine-tune, and how.
+        data_args ([`DataArguments`]): On which data.
+        args ([`RobustTrainingArguments`]): Settings of the Trainer.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    args: RobustTrainingArguments
+
+
+#: The parts of a command line, in the order of [`TrainCommand`].
 PARTS = (ModelArguments, DataArguments, RobustTrainingArguments)
 
 
@@ -194,9 +209,7 @@ def train_parser(description: str | None = None) -> CommandParser:
     return parser
 
 
-def parse(
-    arguments: Sequence[str] | None = None, suite: str | None = None
-) -> tuple[ModelArguments, DataArguments, RobustTrainingArguments]:
+def parse(arguments: Sequence[str] | None = None, suite: str | None = None) -> TrainCommand:
     """
     Read a command line: flags over a YAML file over a recipe over the defaults.
 
@@ -205,7 +218,7 @@ def parse(
         suite (`str`, *optional*): The one whose turn it is, where `--train_dataset` stands for several.
 
     Returns:
-        `tuple`: [`ModelArguments`], [`DataArguments`] and [`RobustTrainingArguments`]. Each knows what was given.
+        [`TrainCommand`]: The three parts.
 
     Raises:
         ValueError: For what cannot be read, or no run can have.
@@ -216,15 +229,18 @@ def parse(
         action.default = argparse.SUPPRESS
     flags = vars(parser.parse_args(arguments))
     given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
+    # Those of `RobustTrainingArguments` it checks itself.
+    check_numbers(parser, {f.name: given[f.name] for f in fields(DataArguments) if f.name in given})
     values = {**suggestions(parser, given), **given}
     values = values if suite is None else of_suite(values, suite)
     if "resume_from_checkpoint" in values:
         output = values["output_dir"]
         folder = output.value if isinstance(output, Suggested) else output
         values["resume_from_checkpoint"] = resumed_folder(values["resume_from_checkpoint"], folder)
-    parts = tuple(part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS)
-    quiet_if_asked(parts[2])
-    return parts
+    parts = (part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS)
+    command = TrainCommand(*parts)
+    quiet_if_asked(command.args)
+    return command
 
 
 def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
@@ -245,6 +261,7 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
         chosen = read_recipe(parser, name, given.get("method"))
+    chosen, dropped = _on_other_data(chosen, given)
     method, trains = (given.get(key, chosen.get(key, default)) for key, default in (("method", "carot"), ("finetune_with", None)))
     if given.get("paper_settings", False):
         chosen, origin = paper_settings(method, trains), f"paper of {method}"
@@ -255,7 +272,23 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
     found = {"output_dir": Suggested(f"outputs/{method}", f"method {method}")}
     if origin is None and chosen.pop("paper_settings", False):
         found |= {key: Suggested(value, f"paper of {method}") for key, value in paper_settings(method, trains).items()}
-    return found | {key: Suggested(value, origin or f"recipe {name}") for key, value in chosen.items()}
+    found |= {key: Suggested(value, origin or f"recipe {name}") for key, value in chosen.items()}
+    if dropped:
+        why = f"recipe {name} measures on {', '.join(dropped)}, left out for {given['train_dataset']}: --eval_datasets names yours"
+        found["eval_datasets"] = Suggested([], why)
+    return found
+
+
+def _on_other_data(recipe: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A recipe for the training data that are given, and what it measured on and does not any more."""
+    data, own = str(given.get("train_dataset", "")), recipe.get("train_dataset")
+    name = data.partition("=")[0].partition("/")[0]
+    if not name or own is None or name == own:
+        return recipe, []
+    if name in suites_of(own):
+        return {key: for_suite(value, data) for key, value in recipe.items()}, []
+    dropped = [] if "eval_datasets" in given else recipe.get("eval_datasets", [])
+    return {key: value for key, value in recipe.items() if key != "eval_datasets"}, dropped
 
 
 def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> None:

@@ -20,9 +20,8 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 
 from .catalog.registered import RegisteredData, check_one_path, describe_registered, open_registered
-from .catalog.schema import ROLES
+from .catalog.schema import EVALUATION_ONLY_REPOSITORIES, ROLES
 from .catalog.sets import (
-    EVALUATION_ONLY_REPOSITORIES,
     REGISTRY,
     named_templates,
     registered_sets,

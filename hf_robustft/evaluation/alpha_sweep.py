@@ -66,7 +66,7 @@ class AlphaSweep:
     def save(self, directory: str | Path, saved: float | None = None) -> list[Path]:
         """
         Write `alpha_sweep.csv`, all metrics as fractions, and where there is a set in distribution and a shift
-        `alpha_sweep.png`.
+        `alpha_sweep.png`. The column `temperature` is 1: none was folded into these models, whatever the folder says of its own.
 
         Args:
             directory (`str` or `Path`): The folder.
@@ -80,8 +80,8 @@ class AlphaSweep:
         names = list(dict.fromkeys(name for row in metrics.values() for name in row))
         with whole_file(path) as half, open(half, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["alpha", *names])
-            writer.writerows([alpha, *(row.get(name) for name in names)] for alpha, row in metrics.items())
+            writer.writerow(["alpha", "temperature", *names])
+            writer.writerows([alpha, 1.0, *(row.get(name) for name in names)] for alpha, row in metrics.items())
         first = next(iter(self.reports.values()))
         if _first(first, "id") is None or not first.shifts:
             return [path]

@@ -117,7 +117,8 @@ def search_cache(
         reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
 
     Returns:
-        `dict[str, Any]`: JSON values for `robustft.json`: what was chosen, its accuracy, on which images and grid.
+        `dict[str, Any]`: JSON values for `robustft.json`: what was chosen, its accuracy, on which images and grid. There `alpha`
+            is that of the folder's head: a temperature that is folded in later divides it, as all of the logits.
 
     Raises:
         ValueError: If the set has no labels, or is not one to choose on.

@@ -201,6 +201,9 @@ def finish_checkpoint(
         notes = [
             "No set with the role validation: neither a temperature nor an open-set detector was fitted."
         ] * missing
+    if fold_temperature and "cache" in found:
+        found["cache"]["alpha"] = head.alpha.item()
+        facts["run"]["Alpha and beta of the cache"] += f"; the folded temperature makes alpha {head.alpha.item():.3g}"
     for note in notes if writes else ():
         logger.warning(note)
     logits = folder / LOGITS_STAGE

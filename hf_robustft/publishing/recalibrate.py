@@ -22,7 +22,7 @@ from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.predictions import PREDICTIONS_FILE
-from ..evaluation.report import EvaluationReport, load_reports
+from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import load_checkpoint, load_processor
@@ -190,6 +190,7 @@ def recalibrate(
         logit_scale=logit_scale,
         image_hashes=hashes,
         head=head,
+        cache=facts["cache"] | {"alpha": head.alpha.item()} if "cache" in facts else None,
         temperature=temperature,
         detector=detector,
         report=report,
@@ -199,6 +200,8 @@ def recalibrate(
         predictions=evaluator.predictions if keeps_predictions and evaluator is not None else None,
         stays=stays,
     )
+    if (directory / SWEEP_TABLE).is_file():
+        notes.append(f"{SWEEP_TABLE} in {directory} is of models without this temperature, as its column says.")
     if (directory / LOGITS).is_dir():
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     if keeps_predictions and evaluator is None:

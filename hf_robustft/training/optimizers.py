@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
@@ -188,7 +189,17 @@ class CompleteOptimizer:
         if self.lr_scheduler is None and self.args.lr_schedule == "epoch_cosine":
             self.lr_scheduler = epoch_cosine_schedule(optimizer, num_training_steps, int(self.args.num_train_epochs))
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self._created_lr_scheduler and isinstance(scheduler, LambdaLR) and not any(
+            factor(step) for factor in scheduler.lr_lambdas for step in range(num_training_steps)
+        ):
+            warnings.warn(
+                f"The learning rate is 0 in every step of this run of {num_training_steps}, so that nothing will be learned: "
+                f"Transformers' schedule starts its warm-up (`warmup_steps={self.args.warmup_steps:g}`) at 0. Give "
+                "--warmup_steps 0, or more steps.",
+                stacklevel=2,
+            )
+        return scheduler
 
     def _all_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         extra = (p for module in self.trainable_modules().values() for p in module.parameters())

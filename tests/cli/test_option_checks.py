@@ -28,6 +28,15 @@ def test_ones_own_data_pass_without_settings(script, method):
     checked(script, "--method", method, "--train_dataset", "my/images", "--eval_datasets", "my/tests")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [("--shots 0", "--shots 0` must be 1 or more"), ("--feature_views -1 --method croft", "--feature_views -1` must be 0 or more")],
+)
+def test_numbers_are_checked_for_python_as_for_the_command(script, flags, message):
+    with pytest.raises(ValueError, match=message):
+        script.parse(["--use_cpu", *flags.split()])
+
+
 OWN = ("--train_dataset", "my/images")
 REFUSED = [
     ("--alpha 0.3 --method ft", "--alpha 0.3.*wise_ft, not ft"),

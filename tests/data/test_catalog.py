@@ -279,6 +279,14 @@ GOOD = {"classes": ["heron", "coot"], "sets": {"test": {"role": "id", "copies": 
             {**GOOD, "sets": {"test": {"role": "id", "copies": [{"path": "x", "splits": "test"}]}}},
             "A copy of set 'test' of benchmark 'birds' has an unknown fact 'splits'; did you mean split",
         ),
+        *(
+            ("birds", {**GOOD, **facts, "sets": {"mine": {"role": role, "copies": [{"path": path}]}}}, message)
+            for facts, role, path, message in (
+                ({"evaluation_only": True}, "train", "me/birds", "benchmark 'birds' may never be trained or tuned on, its licence says, but its role is 'train'"),
+                ({"evaluation_only": True}, "validation", "me/birds", "but its role is 'validation'; give it 'id', 'shift'"),
+                ({}, "train", "timm/ObjectNet", "may never be trained or tuned on"),
+            )
+        ),
     ],
 )
 def test_facts_that_do_not_fit_are_refused_in_one_line(own_names, name, described, message):

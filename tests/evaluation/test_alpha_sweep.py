@@ -73,7 +73,7 @@ def test_best_is_by_validation_and_files_hold_all_metrics(models, evaluator, tmp
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     for row, (alpha, report) in zip(rows, sweep.reports.items(), strict=True):
-        assert {key: float(value) for key, value in row.items()} == {"alpha": alpha, **report.metrics()}
+        assert {key: float(value) for key, value in row.items()} == {"alpha": alpha, "temperature": 1, **report.metrics()}
     assert Image.open(picture).size == (900, 675)
     lines_of_table = sweep.table(saved=0.5).splitlines()
     assert len(lines_of_table) == 4 and [line.lstrip().startswith("*") for line in lines_of_table] == [False, False, True, False]

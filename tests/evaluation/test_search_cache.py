@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Alpha and beta of a cache are chosen on validation images; folder, evaluation and pipeline have one and the same head."""
 
+import dataclasses
 import json
 
 import pytest
@@ -23,6 +24,7 @@ from hf_robustft import (
 )
 from hf_robustft.evaluation.fitting import search_cache
 from hf_robustft.evaluation.report import load_reports
+from hf_robustft.publishing.recalibrate import recalibrate
 
 
 def sets(n=16):
@@ -89,8 +91,8 @@ def test_the_folder_the_evaluation_and_the_pipeline_have_one_head(tiny_clip, tmp
     assert f"belong to a {head.label},** which is in `head.safetensors`" in card and "unchanged encoder" in card
     assert ("cache" in facts) == (cls is TipAdapterFTrainer) == ("Alpha and beta of the cache" in card)
     if cls is TipAdapterFTrainer:
-        factor = facts["temperature"]["folded"]
-        assert head.alpha.item() == pytest.approx(facts["cache"]["alpha"] / factor, rel=1e-6)
+        assert facts["temperature"]["folded"] != 1 and facts["cache"]["alpha"] == head.alpha.item()
+        assert f"makes alpha {head.alpha.item():.3g}" in card
         assert facts["cache"]["fitted_on"] == "validation" and facts["cache"]["grid"]["beta"]["values"] == 200
     logits = load_file(folder / "logits" / "id.safetensors")["logits"].double()
     probabilities = (logits / facts["temperature"]["temperature"]).softmax(dim=1)
@@ -99,6 +101,12 @@ def test_the_folder_the_evaluation_and_the_pipeline_have_one_head(tiny_clip, tmp
     assert [row["probability"] for row in answers] == pytest.approx(probabilities.amax(dim=1).tolist(), rel=1e-4)
     pipeline(folder).save_pretrained(tmp_path / "copy")
     assert type(load_head(tmp_path / "copy")) is type(head)
+    if cls is TipAdapterFTrainer:
+        # Each image six times: another temperature.
+        rows = validation.load()
+        recalibrate(folder, dataclasses.replace(validation, dataset=rows.select([*range(6)] * 6)), progress=False)
+        facts, folded = json.loads((folder / "robustft.json").read_text()), load_head(folder)
+        assert facts["cache"]["alpha"] == folded.alpha.item() != head.alpha.item()
 
 
 @pytest.mark.parametrize("given", [{"tip_beta": 1.0}, {"tip_alpha": 1.17}, {"tip_views": 1}])

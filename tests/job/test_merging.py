@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import torch
-from helpers import CLASSES, image_dataset, tiny_config, tiny_processor
+from helpers import CLASSES, assert_rounded, image_dataset, tiny_config, tiny_processor
+from helpers.forked import run_ranks
 from PIL import Image
 from transformers import CLIPModel
 
-from hf_robustft import ZeroShotHead, interpolate_weights, lines, load_dual_encoder, model_stock
-from hf_robustft.cli.train import train
+from hf_robustft import ZeroShotHead, cli, interpolate_weights, lines, load_dual_encoder, model_stock
+from hf_robustft.cli.train import load_data, train
+from hf_robustft.cli.train_arguments import parse
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -112,6 +114,44 @@ def test_what_is_trained_in_the_run_is_merged_as_what_is_given(place):
         assert facts["method"] == "wise_ft" and facts["alpha"] == 0.4 and facts["merge"]["trained_with"] == method
 
 
+@pytest.fixture(scope="module")
+def folded(place):
+    """`ft-0` with a temperature folded in."""
+    flags = ["--method", "ft", *STEPS, "--seed", "0", "--fold_temperature"]
+    run(place, "ft-folded", *flags, measured=True)
+    assert abs(load_robustft_json(place / "ft-folded")["temperature"]["folded"] - 1) > 0.01
+    return str(place / "ft-folded")
+
+
+def assert_near(folder, model, head):
+    for found, wanted in ((weights(folder), model), (ZeroShotHead.from_pretrained(folder), head)):
+        for name, value in found.state_dict().items():
+            torch.testing.assert_close(value, wanted[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_folded_temperature_is_taken_out_before_models_are_merged(place, folded, capsys):
+    start, names = weights(place / "base"), ("ft-0", "ft-1")
+    tuned, heads = zip(*((weights(place / name), ZeroShotHead.from_pretrained(place / name)) for name in names), strict=True)
+    zero_shot = zero_shot_head(place, load_robustft_json(folded))
+    told = f"{folded} is merged as it was trained: the temperature "
+    run(place, "half", "--method", "wise_ft", "--alpha", "0.5", "--finetuned_model", folded)
+    assert told in capsys.readouterr().out
+    assert_near(place / "half", *(interpolate_weights(*pair, 0.5) for pair in ((start, tuned[0]), (zero_shot, heads[0]))))
+    run(place, "both", "--method", "model_stock", "--finetuned_model", folded, str(place / "ft-1"))
+    assert told in capsys.readouterr().out
+    assert_near(place / "both", model_stock(start, tuned), model_stock(zero_shot, heads))
+
+
+def test_what_a_run_does_not_start_from_is_said(place, folded, capsys):
+    for model, told in ((folded, 2), (str(place / "carot-0"), 0), (str(place / "base"), 0)):
+        load_data(parse(["--model", model, "--train_dataset", str(place / "train"), *QUIET]))
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"Note: `--model {model}`")]
+        assert len(notes) == told
+    load_data(parse(["--model", folded, "--train_dataset", str(place / "train"), *QUIET]))
+    printed = capsys.readouterr().out
+    assert "has a trained linear head, which is left out" in printed and "in its logit scale" in printed
+
+
 # ---- The sweep ---------------------------------------------------------------------------------------------------
 
 
@@ -134,9 +174,31 @@ def test_a_sweep_is_written_and_chooses_on_validation(place, capsys):
     card = (folder / "README.md").read_text()
     assert "](alpha_sweep.png)" in card and "best validation accuracy of 0, 0.5, 1" in card
     assert (folder / "alpha_sweep.png").is_file() and f"* {best:g}" in capsys.readouterr().out
+    # A temperature that is folded in later is not in the table, which says so.
+    assert {row["temperature"] for row in rows.values()} == {"1.0"}
+    table = (folder / "alpha_sweep.csv").read_bytes()
+    assert cli.main(["calibrate", str(folder), "--dataset", str(place / "validation"), "--use_cpu", "--disable_tqdm"]) == 0
+    assert "alpha_sweep.csv" in capsys.readouterr().out and (folder / "alpha_sweep.csv").read_bytes() == table
     # Nothing of it stays when another model takes the place.
     run(place, "sweep", *flags[:4])
     assert load_robustft_json(folder)["alpha"] == 0.5 and not list(folder.glob("alpha_sweep*"))
+
+
+def test_two_processes_merge_as_one_does(place):
+    flags = ["--method", "wise_ft", "--finetuned_model", str(place / "ft-0"), "--alpha_sweep", "0", "1", "--select_alpha"]
+    flags += ["--skip_baseline", "--eval_datasets", f"{place / 'validation'}:validation"]
+    run(place, "alone", *flags)
+    command = ["--model", place / "base", "--train_dataset", place / "train", *QUIET, *flags]
+    ended = run_ranks(2, "-m", "hf_robustft.cli", "train", *command, "--output_dir", place / "together")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert_equal(place / "together", weights(place / "alone").state_dict())
+    # Two processes make the prompts of the zero-shot head by halves.
+    torch.testing.assert_close(logits(place / "together"), logits(place / "alone"), rtol=1e-5, atol=1e-5)
+    found, wanted = (load_robustft_json(place / name) for name in ("together", "alone"))
+    assert found["merge"] == wanted["merge"] and found["alpha"] == wanted["alpha"]
+    for got, want in zip(*(load_reports(place / name / "evaluation.json") for name in ("together", "alone")), strict=True):
+        assert_rounded(got.metrics(), want.metrics())
+    assert ended.stdout.count("alpha  ") == 1, "one process prints"
 
 
 # ---- Model Stock and LiNeS ---------------------------------------------------------------------------------------

@@ -135,11 +135,11 @@ def test_a_config_file_is_overridden_by_flags(script, tmp_path):
 
 
 def test_the_default_run_is_carot_on_emoji_shift(script, capsys):
-    model_args, data_args, args = script.parse(["--use_cpu"])
+    command = model_args, data_args, args = script.parse(["--use_cpu"])
     assert (model_args.method, model_args.model, data_args.train_dataset) == ("carot", "emoji_clip", "emoji_shift")
     assert args.num_train_epochs == 10 and args.per_device_train_batch_size == 128
     assert args.origins["num_train_epochs"] == "recipe emoji_shift/carot"
-    data = script.load_data(model_args, data_args, args)
+    data = script.load_data(command)
     assert [item.role for item in data.evaluation] == ["id", "shift", "shift", "shift", "shift", "open_set"]
     assert data.train.role == "train" and data.validation.name == "validation"
 

@@ -8,7 +8,7 @@ from helpers import CLASSES, image_dataset, tiny_processor
 
 from hf_robustft import cli
 from hf_robustft.cli.config_file import RECIPES, recipes
-from hf_robustft.cli.train import train
+from hf_robustft.cli.train import load_data, train
 from hf_robustft.cli.train_arguments import CHOICES, parse
 from hf_robustft.training.trainer import RobustTrainer
 
@@ -71,6 +71,22 @@ def test_a_recipe_is_asked_for_by_name(tmp_path):
     with pytest.raises(ValueError, match="did you mean emoji_shift/carot"):
         parse(["--use_cpu", "--recipe", "emoji_shift/carrot"])
     assert RECIPES.parent.name == "hf_robustft"
+
+
+def test_a_recipe_on_other_data_measures_where_it_is_told_to(flags, capsys):
+    at = flags.index("--eval_datasets")
+    own = [*flags[:at], *flags[at + 4 :], "--recipe", "imagenet/flyp"]
+    command = parse(own)
+    assert command.data_args.eval_datasets == [] and command.args.origins["lr_schedule"] == "paper of flyp"
+    data = load_data(command)
+    assert data.evaluator is None and "Note: recipe imagenet/flyp measures on imagenet-1k, " in capsys.readouterr().out
+    assert [item.name for item in load_data(parse([*flags, "--recipe", "imagenet/flyp"])).evaluation] == ["test", "held_out", "other"]
+    assert "measures on" not in capsys.readouterr().out
+    kept = parse(["--use_cpu", "--recipe", "imagenet/flyp", "--train_dataset", "imagenet-1k=/data/imagenet"]).data_args
+    assert kept.eval_datasets[:2] == ["imagenet-1k", "imagenet-v2"]
+    # One suite of a group is not other data, and is what {suite} stands for.
+    one = parse(["--use_cpu", "--recipe", "vlcs/croft", "--train_dataset", "vlcs-sun=/data/VLCS"])
+    assert one.data_args.eval_datasets[0] == "vlcs-sun=/data/VLCS" and one.args.output_dir == "outputs/croft"
 
 
 def test_the_run_without_settings_says_which_recipe_it_takes(tmp_path, monkeypatch, capsys):

@@ -2,11 +2,14 @@
 """The learning rate of every step and the order of every epoch."""
 
 import math
+import warnings
 
 import pytest
 import torch
+from helpers import arguments, random_batch, rows, stack
 from torch import nn
 
+from hf_robustft import FLYPTrainer
 from hf_robustft.training.schedules import (
     EpochSampler,
     epoch_cosine_learning_rate,
@@ -77,6 +80,26 @@ def test_every_group_follows_its_own_peak():
 
 def test_a_peak_of_zero_stays_zero():
     assert torch.equal(scheduled(4, 2, 0.0, groups=1), torch.zeros(4, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_steps": 1, "warmup_steps": 0.1}, True),
+        ({"max_steps": 2, "warmup_steps": 1}, False),
+        ({"max_steps": 1, "warmup_steps": 0}, False),
+        ({"max_steps": 1, "warmup_steps": 0.1, "lr_schedule": "reference"}, False),
+    ],
+)
+def test_a_run_whose_every_rate_is_zero_says_so_before_it_trains(tiny_clip, tmp_path, settings, says):
+    trainer = FLYPTrainer(
+        tiny_clip, arguments(tmp_path, **settings), train_dataset=rows(random_batch(16)), data_collator=stack
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.create_optimizer_and_scheduler(settings["max_steps"])
+    told = [str(warning.message) for warning in caught if "learning rate is 0 in every step" in str(warning.message)]
+    assert len(told) == says and all("--warmup_steps 0" in text and "\n" not in text for text in told)
 
 
 def sampler(**settings):

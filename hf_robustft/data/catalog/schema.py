@@ -33,6 +33,7 @@ from .hub_copies import Repository
 #: What a benchmark and its sets may be called: as much as a command line can tell from `/`, `=` and `:`.
 NAME = r"\w[\w.-]*"
 ROLES = ("train", "validation", "id", "shift", "open_set")
+EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
 _TEXT, _TEXTS, _LIST, _DICT = "a text", "a list of texts", "a list", "a dict"
 _SWITCH, _COUNT = "True or False", "a whole number of at least 0"
 _IS: dict[str, Callable[[Any], bool]] = {
@@ -85,6 +86,22 @@ def check_facts(name: str, described: Mapping[str, Any]) -> None:
         if not isinstance(key, str) or not re.fullmatch(NAME, key):
             raise ValueError(f"{place} has a name of other characters than letters, digits, '-', '_' and '.'; give another one.")
         check_sets(place, described_set)
+        check_licence(place, described_set, described.get("evaluation_only", False))
+
+
+def check_licence(where: str, described: Mapping[str, Any], evaluation_only: bool) -> None:
+    """
+    Check that data which may only be evaluated on has no other role; `where` and `described` are as for [`check_sets`].
+
+    Raises:
+        ValueError: If the set is to be trained or tuned on, and the benchmark is `evaluation_only`, or a copy is known to be.
+    """
+    known = any(str(copy["path"]).lower() in EVALUATION_ONLY_REPOSITORIES for copy in described["copies"])
+    if described["role"] in ("train", "validation") and (evaluation_only or known):
+        raise ValueError(
+            f"{where} may never be trained or tuned on, its licence says, but its role is {described['role']!r}; give it "
+            "'id', 'shift' or 'open_set', or leave it out."
+        )
 
 
 def check_sets(where: str, described: Mapping[str, Any]) -> None:

@@ -22,9 +22,6 @@ from .imagenet import imagenet_1k, imagenet_set, imagenet_shifts, imagenet_split
 from .registered import described_sets
 from .schema import NAME, check_facts, facts
 
-EVALUATION_ONLY_REPOSITORIES = ("clip-benchmark/wds_objectnet", "timm/objectnet", "timm/objectnet-720p-in1k")
-
-
 FEW_SHOT_SETS = (
     "caltech101",
     "oxford-pets",
