@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.plots import FEW
+from ..evaluation.plots import FEW, short_name
 
 #: Of a picture with axes, in units of the drawing. The page sets text at most `FONT` units high.
 WIDTH, HEIGHT, FONT = 480.0, 380.0, 15.0
@@ -42,7 +42,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[float], start: float, end: float, share: float = 0.08) -> Scale:
-        """The scale that shows all `values` with a margin, a `share` of their range, on both sides."""
+        """Return the scale from `start` to `end` that shows all `values`, with a `share` of their range as margin on both sides."""
         values = list(values)
         low, high = min(values), max(values)
         margin = share * (high - low) or max(abs(low), 1e-3) * share
@@ -101,6 +101,9 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, x_form: str, y
         lines (`Sequence[Line]`): The lines, the most important one last (it is drawn on top and named first).
         x_label, y_label (`str`): What the axes show.
         x_form, y_form (`str`): How the page writes their numbers, for the ticks.
+
+    Returns:
+        [`Chart`]: The picture.
     """
     points = [point for line in lines for point in line.points]
     x = Scale.around((float(point.x) for point in points), LEFT, WIDTH - RIGHT)
@@ -149,18 +152,9 @@ def reliability_chart(bins: Any) -> dict[str, Any]:
 
 
 def text_width(text: str, font: float = FONT) -> float:
-    """About how wide `text` is, in the units of `font`; ideographs are twice as wide as letters."""
+    """Return about how wide `text` is, in the units of `font`, its height; ideographs are twice as wide as letters."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return font * (0.55 * (len(text) - wide) + 1.05 * wide)
-
-
-def shortened(text: str, width: int = 22) -> str:
-    """`text` in at most `width` letters; names differ at their ends, so the middle is left out."""
-    text = " ".join(str(text).split())
-    if len(text) <= width:
-        return text
-    end = (width - 1) // 2
-    return f"{text[: width - 1 - end]}\N{HORIZONTAL ELLIPSIS}{text[-end:]}"
 
 
 def _name(lines: Sequence[Line]) -> None:
@@ -170,10 +164,10 @@ def _name(lines: Sequence[Line]) -> None:
     for line in reversed(lines):
         if line.colour is None or not line.named:
             continue
-        text = shortened(line.name)
+        text = short_name(line.name, NAME)
         width, best = text_width(text), None
         order = sorted(range(len(line.drawn)), key=lambda index: (not line.points[index].chosen, -index))
-        for rank, index in enumerate(order):
+        for rank, index in enumerate(order[:PLACES]):
             px, py = line.drawn[index]
             for side, (dx, dy, anchor) in enumerate(_PLACES):
                 # Outside of the ring round what was chosen.
@@ -209,6 +203,10 @@ _PLACES = (
     (-8, -8, "end"),
     (-8, 18, "end"),
 )
+
+
+#: Points of a line that its label may stand beside, and letters of a label.
+PLACES, NAME = 6, 22
 
 
 def _marks(drawn: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

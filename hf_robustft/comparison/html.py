@@ -34,6 +34,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "percent": lambda value: f"{100 * value:.1f}",
     "points": lambda value: f"{100 * value:+.1f}",
     "share": lambda value: f"{100 * value:.0f}",
+    "tenths": lambda value: f"{value:.1f}",
     "nats": lambda value: f"{value:.3f}",
     "nats-change": lambda value: f"{value:+.3f}",
     "count": lambda value: f"{value:,}",
@@ -44,7 +45,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
 
 
 def written(value: Any, form: str) -> str:
-    """`value` as the page writes it, in one of `FORMS`; a dash where there is none."""
+    """Return `value` as the page writes it, in a `form` of `FORMS`; a dash where there is none."""
     if value is None:
         return MISSING
     text = FORMS[form](value)
@@ -104,7 +105,7 @@ class Node:
 
 
 def shown(node: Node, form: str) -> Markup:
-    """The number of a node for the page, with its address; filter `as` of the template."""
+    """Return what a `node` holds for the page, in a `form` of `FORMS` and with its address; the filter `as` of the templates."""
     if node.raw is None:
         return Markup('<span class="none">{}</span>').format(MISSING)
     return Markup('<data value="{}" data-path="{}" data-form="{}">{}</data>').format(
@@ -113,7 +114,7 @@ def shown(node: Node, form: str) -> Markup:
 
 
 def tick(value: float, scale: charts.Scale, form: str) -> str:
-    """A tick's number: as many decimals as the distance between the ticks needs."""
+    """Return a tick's `value` on a `scale`, in a `form`: with as many decimals as the distance between the ticks needs."""
     ticks = scale.ticks
     factor = 100 if form in ("percent", "points", "share") else 1
     step = factor * (ticks[1] - ticks[0]) if len(ticks) > 1 else 1
@@ -347,6 +348,12 @@ def _risk_chart(s: Node, compared: list[Node], name: str) -> charts.Chart | None
     return charts.line_chart(lines[::-1], "share of images kept, %", "wrong among them, %", "percent", "percent")
 
 
+def _reach(items: Iterable[Node]) -> float:
+    """How far from zero the differences of `items` go, with their intervals."""
+    ends = [item.difference[key].raw for item in items for key in ("mean", "low", "high")]
+    return max((abs(end) for end in ends if end is not None), default=0.0) or 1.0
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -354,6 +361,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "as": shown,
         "tick": tick,
+        "reach": _reach,
         "gains": lambda items: [item for item in items if item.difference["mean"].raw > 0],
         "losses": lambda items: [item for item in items if item.difference["mean"].raw < 0],
         "by_set": lambda items: [list(group) for _, group in groupby(items, key=lambda item: item.set.raw)],

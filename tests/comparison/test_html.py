@@ -23,6 +23,7 @@ VOID = {"meta", "input", "br", "img", "link", "hr"}
 FORMS = {
     "percent": lambda value: format(value * 100, ".1f"),
     "points": lambda value: format(value * 100, "+.1f"),
+    "tenths": lambda value: format(value, ".1f"),
     "nats": lambda value: format(value, ".3f"),
     "nats-change": lambda value: format(value, "+.3f"),
     "count": lambda value: format(value, ",d"),
@@ -106,6 +107,18 @@ def check_numbers(page, summary):
             assert float(attributes["data-at"]) == pytest.approx(place(chart["data-y-scale"], accuracy), abs=0.02)
             assert shown(summary, attributes["data-bar"], "percent") in text
             points += 1
+        if "data-change" in attributes:
+            change = at(summary, attributes["data-change"])
+            assert float(attributes["width"]) == pytest.approx(
+                75 * abs(change) / float(attributes["data-reach"]), abs=0.006
+            )
+            points += 1
+        if "data-from-x" in attributes:
+            x, y = (at(summary, attributes[f"data-from-{axis}"].rpartition("/")[0]) for axis in "xy")
+            spots = [[place(chart[f"data-{axis}-scale"], value) for value in of] for axis, of in (("x", x), ("y", y))]
+            drawn = [list(map(float, spot.split())) for spot in attributes["d"].removeprefix("M").split("L")]
+            assert np.transpose(drawn) == pytest.approx(np.array(spots), abs=0.02)
+            points += 1
     # Whatever has decimals is a number of the summary, or a tick.
     assert not re.findall(r"\d\.\d", " ".join(page.words))
     return len(texts), points
@@ -181,7 +194,7 @@ HOSTILE = (
     ],
 )  # fmt: skip
 def test_the_page_is_sound_and_says_what_is_missing(tmp_path, arguments, said):
-    summary, page = made(tmp_path, **{"rates": (3e-4, 1e-3), "methods": ("flyp", "carot"), "draws": 20, **arguments})
+    summary, page = made(tmp_path, **{"rates": (3e-4,), "methods": ("flyp", "carot"), "draws": 20, **arguments})
     check_numbers(page, summary)
     words = " ".join(text for tag, _, text in page.elements if tag == "body")
     assert said in words or said == "no-rule"

@@ -128,7 +128,8 @@ def made_up_comparison(
         unseen = {name: _unknown(rng, shifts, auroc) for name in open_sets} or None
         report = EvaluationReport(candidate.label, results, settings={"n_bins": 15}, open_set=unseen)
         rate = candidate.learning_rate
-        folder = Path(f"{candidate.method}-{rate}-{number}")
+        # A file system takes no longer names, and no slash.
+        folder = Path(f"{candidate.method.replace('/', '')[:40]}-{rate}-{number}")
         return FinishedRun(folder, candidate, number, report, Predictions(kept) if kept else None, facts=facts)
 
     runs = []
