@@ -14,6 +14,7 @@ from ..data.catalog.registered import check_one_path
 from ..data.catalog.sets import named_templates, registered_sets
 from ..data.class_matching import load_matched, shared_classes
 from ..data.class_projection import head_classes
+from ..data.hold_out import NAMES, hold_out
 from ..data.images import DEFAULT_THRESHOLD, POLICIES, BadImages
 from ..data.messages import quoted
 from ..data.prompts import read_names_and_templates
@@ -235,6 +236,38 @@ def validation_benchmark(train: str, options: ReadingOptions, benchmarks: Sequen
     sets = registered_sets(spec.source)
     part = next((key for key, described in sets.items() if described["role"] == "validation"), None)
     return None if part is None else load_benchmark(spec.source, part, **_registered(spec, options))
+
+
+def held_out(
+    train: Benchmark, benchmarks: Sequence[Benchmark], validation: Benchmark | None, share: float
+) -> tuple[Benchmark, list[Benchmark], Benchmark]:
+    """
+    Hold images out of the training set for what is missing: validation images, and test images like the training data.
+
+    Args:
+        train ([`Benchmark`]): The training set.
+        benchmarks (`Sequence[Benchmark]`): The sets to measure on.
+        validation ([`Benchmark`], *optional*): The validation set, if there is one.
+        share (`float`): Of the images of each class, for each of the two.
+
+    Returns:
+        `tuple`: The training set without these images, all sets to measure on, and the validation set.
+
+    Raises:
+        ValueError: If nothing is missing, or as `hold_out`.
+    """
+    missing = [] if validation is not None else ["validation"]
+    missing += [] if any(benchmark.role == "id" for benchmark in benchmarks) else ["id"]
+    if not missing:
+        raise ValueError(
+            f"`--hold_out {share:g}` would do nothing: there are validation images and test images like the training data; leave it out."
+        )
+    names = [NAMES[role] for role in missing if any(benchmark.name == NAMES[role] for benchmark in benchmarks)]
+    if names:
+        raise ValueError(f"`--hold_out {share:g}` makes a set {names[0]!r}, and an evaluation set has that name; rename its folder.")
+    train, *held = hold_out(train, share, missing)
+    found = dict(zip(missing, held, strict=True))
+    return train, [*([found["id"]] if "id" in found else []), *benchmarks], found.get("validation", validation)
 
 
 def model_classes(

@@ -19,6 +19,7 @@ FORMAT = 1
 OPTIONAL = {
     "alpha": (int, float),
     "merge": dict,
+    "selection": dict,
     "head": str,
     "cache": dict,
     "temperature": dict,
@@ -52,7 +53,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
-        parts (`Any`, *optional*): JSON values by name: `alpha`, `head`, `cache`, `temperature`, `detector`, `adapters`,
+        parts (`Any`, *optional*): JSON values by name: `alpha`, `selection`, `head`, `cache`, `temperature`, `detector`, `adapters`,
             `card`, `image_hashes`.
 
     Returns:
@@ -79,7 +80,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
-        and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `head`, `cache` (how its
+        and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
+        grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see

@@ -105,7 +105,7 @@ def finish_checkpoint(
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
             `write_model_card`. `sweep` is the [`AlphaSweep`] in which
-            alpha was varied. `report`, `scores`, `predictions`, `temperature`, `head` and `logits_dir` are what was measured
+            alpha was varied. `selection` says by which rule method and rate were chosen. `report`, `scores`, `predictions`, `temperature`, `head` and `logits_dir` are what was measured
             or fitted elsewhere with this model.
 
     Returns:
@@ -269,6 +269,7 @@ def complete_folder(
     left_out_classes: Mapping[str, Any] | None = None,
     head: ZeroShotHead | None = None,
     cache: Mapping[str, Any] | None = None,
+    selection: Mapping[str, Any] | None = None,
     sweep: AlphaSweep | None = None,
     temperature: TemperatureScaling | None = None,
     detector: OpenSetDetector | None = None,
@@ -298,6 +299,8 @@ def complete_folder(
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
+        selection (`Mapping[str, Any]`, *optional*): How method and rate were chosen, for `robustft.json` and card: `rule` (its
+            name), `says`, `looked_at`, `grid`, `seeds` and `chosen`.
         sweep ([`AlphaSweep`], *optional*): Written and drawn beside the results; one in the folder stays without a method.
         report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
         earlier (`Sequence[EvaluationReport]`, *optional*): Of other models, kept in `evaluation.json`.
@@ -328,6 +331,7 @@ def complete_folder(
         if logit_scale is not None:
             _save_logit_scale(folder, stage, logit_scale)
         parts = {} if cache is None else {"cache": dict(cache)}
+        parts |= {} if selection is None else {"selection": dict(selection)}
         parts |= {} if temperature is None else {"detector": None, "temperature": temperature.to_dict()}
         if method is None:
             shutil.copy2(folder / METADATA_FILE, stage)

@@ -211,6 +211,7 @@ def _write(
         trained=method.trains,
         method_summary=method.summary,
         merged=_merged(facts, report),
+        selected=_selected(output_dir),
         run_facts=_run_facts(facts),
         settings=[(name, shown_value(value)) for name, value in facts.settings.items()],
         command=_command(facts.command) if facts.command else None,
@@ -281,6 +282,23 @@ def _base_name(base_model: str) -> str:
 def _full_name(item: SetFacts) -> str:
     name = markdown_text(item.name)
     return f"{markdown_text(item.suite)}: {name}" if item.suite else name
+
+
+def _selected(folder: Path) -> str | None:
+    """Return by which rule method and rate were chosen, from which candidates, as the `robustft.json` of a `folder` says."""
+    record = load_robustft_json(folder).get("selection") if (folder / METADATA_FILE).is_file() else None
+    if not record:
+        return None
+    rates = [f"{name} at {', '.join(f'{rate:g}' for rate in rates)}" if rates else name for name, rates in record["grid"].items()]
+    seeds = ", ".join(map(str, record["seeds"]))
+    said = (
+        f"Method and learning rate were chosen by the rule {code_span(record['rule'])}: {markdown_text(record['says'])}. It looked at "
+        f"{', '.join(map(markdown_text, record['looked_at']))} alone, and chose from {markdown_text('; '.join(rates))}, with seed"
+        f"{'s' if len(record['seeds']) > 1 else ''} {seeds}."
+    )
+    if "instead_of" in record:
+        said += f" It chose {markdown_text(record['instead_of'])}, but {markdown_text(record['why'])}, so there was no training."
+    return said
 
 
 def _merged(facts: CardFacts, report: EvaluationReport) -> str | None:

@@ -1,0 +1,86 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Held-out images: parts of each class that do not meet, the same for every run; and what lies beside a folder."""
+
+import numpy as np
+import pytest
+from helpers import CLASSES, TEMPLATES, image_dataset
+from PIL import Image
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.beside import sets_beside, sets_within, split_purpose
+from hf_robustft.data.hold_out import held_out_rows, hold_out
+
+LABELS = np.array([0, 2, 1, 1, 0, 2, 0, 1, 2, 2, 0, 1, 1, 0, 0, 2, 1, 0, 2, 2])
+
+
+def numbered(n=40, **options):
+    """A benchmark whose rows know their number."""
+    rows = image_dataset(n).add_column("row", list(range(n)))
+    return Benchmark.from_dataset(rows, **{"name": "own", "role": "train", "templates": TEMPLATES, **options})
+
+
+def test_each_class_gives_the_same_share_to_each_part_and_no_row_is_in_two():
+    train, validation, test = hold_out(numbered(), 0.2)
+    rows = [set(part.load()["row"][:]) for part in (train, validation, test)]
+    assert [len(part) for part in rows] == [24, 8, 8] and set.union(*rows) == set(range(40))
+    for part, size in ((train, 6), (validation, 2), (test, 2)):
+        assert np.bincount(part.load()["label"][:]).tolist() == [size] * 4
+    assert (train.name, train.role) == ("own", "train") and train.class_names == validation.class_names == CLASSES
+    assert (validation.name, validation.role, test.name, test.role) == ("validation", "validation", "held-out", "id")
+    assert "20 %" in validation.note and "held out" in test.note
+    # A validation set alone is the same one.
+    assert set(hold_out(numbered(), 0.2, ["validation"])[1].load()["row"][:]) == rows[1]
+
+
+def test_the_draw_depends_on_the_data_alone_and_is_stored():
+    drawn = held_out_rows(LABELS, 3, 0.2, 2)
+    # Stored: other versions of Python and NumPy must draw the same.
+    assert [part.tolist() for part in drawn[1:]] == [[1, 7, 14], [2, 6, 15]]
+    # A class that grows takes nothing from another one.
+    other = held_out_rows(np.append(LABELS, [1] * 20), 3, 0.2, 2)
+    for before, after in zip(drawn[1:], other[1:], strict=True):
+        assert [row for row in before if LABELS[row] != 1] == [row for row in after if row < 20 and LABELS[row] != 1]
+
+
+def test_what_cannot_be_held_out_is_refused_by_name():
+    with pytest.raises(ValueError, match="hold_out=0.3"):
+        hold_out(numbered(), 0.3)
+    with pytest.raises(ValueError, match="'cat: 2', 'dog: 2'"):
+        hold_out(numbered(8), 0.25)
+    with pytest.raises(ValueError, match="class labels"):
+        hold_out(Benchmark.from_dataset(image_dataset(8), name="x", role="train", label_column=None, class_names=None, caption_column=None), 0.2)
+
+
+def pictures(root, *classes, n=1):
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for index in range(n):
+            Image.new("RGB", (4, 4), (index, 0, 0)).save(root / name / f"{index}.png")
+
+
+def test_folders_of_the_same_classes_beside_one_are_its_sets(tmp_path):
+    pictures(tmp_path / "photo", "cat", "dog", "owl")
+    pictures(tmp_path / "sketch", "Cat", "dog")
+    pictures(tmp_path / "test", "cat", "dog", "owl")
+    pictures(tmp_path / "val", "cat", "dog", "owl")
+    pictures(tmp_path / "train", "cat", "dog", "owl")
+    pictures(tmp_path / "zoo", "cat", "dog", "lion")
+    pictures(tmp_path / "cars", "bmw", "vw")
+    pictures(tmp_path, "flat")
+    found = sets_beside(tmp_path / "photo", ["cat", "dog", "owl"])
+    assert found.sets == {str(tmp_path / "sketch"): "shift", str(tmp_path / "test"): "id", str(tmp_path / "val"): "validation"}
+    (note,) = found.notes
+    assert "zoo" in note and "lion" in note
+    assert not sets_beside(tmp_path / "cars", ["bmw", "vw"]).sets
+    assert [split_purpose(name) for name in ("train_images", "Test", "dev", "photo")] == ["train", "id", "validation", None]
+
+
+def test_folders_of_the_same_classes_within_one_are_told_from_classes(tmp_path):
+    pictures(tmp_path / "photo", "cat", "dog")
+    pictures(tmp_path / "sketch", "cat", "dog", "owl")
+    assert [path.name for path in sets_within(tmp_path)] == ["photo", "sketch"]
+    assert sets_within(tmp_path / "photo") == []
+    # Two classes by year are classes.
+    pictures(tmp_path / "by_year" / "cat", "2023", "2024")
+    pictures(tmp_path / "by_year" / "dog", "2024", "2025")
+    assert sets_within(tmp_path / "by_year") == []
