@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from compare_methods import SELECTION_SEED, run
+from ablations import SELECTION_SEED, run
 from open_set_tables import (
     COMBINED_ENERGY_WEIGHT,
     CROFT_CHOICE_SHOTS,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
-from compare_methods import SELECTION_SEED
+from ablations import SELECTION_SEED
 
 from hf_robustft.evaluation.open_set import FPR_CONVENTION
 from hf_robustft.objectives.papers import METHOD_FACTS

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from importlib import import_module
 
@@ -16,7 +17,7 @@ from .parser import UsageError, unknown_choice
 COMMANDS = {
     "train": "Fine-tune a CLIP model robustly, measure it before and after, and write it with its card.",
     "evaluate": "Measure accuracy, calibration and open-set detection of a CLIP checkpoint.",
-    "compare": "Set finished runs of several methods side by side, and say which is best.",
+    "compare": "Train several methods at several rates and seeds, or take finished runs, and say which is best.",
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     go_on = None
     if given[:1] == ["train"]:
         go_on = how_to_go_on(train_program(int(os.environ.get("WORLD_SIZE", 1))), given[1:])
+    elif given[:1] == ["compare"]:
+        go_on = lambda _: f"Go on with: {shlex.join(['hf-robustft', *given])}"  # noqa: E731
     return run(lambda: _carry_out(given), go_on, leaving=arguments is None)
 
 

@@ -18,7 +18,7 @@ class CommandParser(Manners, HfArgumentParser):
     """
     Transformers' parser of dataclasses with the manners of this package.
 
-    A field whose metadata hold `"positional": True` is an argument without a flag.
+    A field whose metadata hold `"positional": True` is an argument without a flag; a list with a default may be left out.
     """
 
     def __init__(self, *args, **kwargs):
@@ -29,7 +29,8 @@ class CommandParser(Manners, HfArgumentParser):
         """As `argparse` has it; `positional` drops the dashes."""
         if not positional:
             return super().add_argument(*names, **kwargs)
-        del kwargs["required"]
+        if not kwargs.pop("required", False):
+            kwargs["nargs"] = "*"
         return super().add_argument(names[0].removeprefix("--"), **kwargs)
 
     def parse(self, arguments: Sequence[str]) -> tuple[Any, ...]:

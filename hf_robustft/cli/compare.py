@@ -1,48 +1,140 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Set finished runs of several methods side by side: which is best on these data, by how much, and how sure that is.
+"""Which method for your data: train several at several rates and seeds, and set them side by side.
 
+    hf-robustft compare
+    hf-robustft compare --train_dataset my_images/photo --methods carot flyp tracer --seeds 0 1 2
     hf-robustft compare outputs/carot outputs/flyp outputs/tracer
 
-The folders are those of runs that were trained and measured on the same data, of any methods, rates and seeds. Prints who is
-ahead, by how much and whether chance explains it, with tables, and writes comparison.json, comparison.md, frontier.png and
+With nothing given: all methods on Emoji Shift. On your own folder, folders of the same classes beside it are measured as
+shifts, and images are held out to validate and test on where there are none. Any other flag of `hf-robustft train` is passed on
+to the runs. They are child processes, each in a folder of <output_dir>/runs with a log; the same command goes on where it
+was stopped. Or give folders of runs that were trained and measured on the same data. Prints who is ahead, by how much and
+whether chance explains it, with tables, and writes comparison.json, comparison.md, frontier.png and
 comparison.html, a page that needs no network.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ..comparison.output import write_comparison
-from ..comparison.runs import read_runs
+from ..comparison.runs import Comparison, read_runs
+from ..comparison.selection import find_rule
 from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
 from ..modeling.files import check_output_dir
 from .commands import CommandParser, option
+from .compare_plan import COMPARABLE, Passed, plan
+from .compare_runs import carry_out, model_bytes, slots
+from .merging import MERGEABLE
+from .parser import UsageError
+from .passed_on import parted
+from .train_arguments import train_parser
+
+#: What finished runs can be compared with.
+_OF_RESULTS = ("__output_dir", "__rule")
 
 
 @dataclass(kw_only=True)
 class CompareOptions:
     """What is compared."""
 
-    folders: list[str] = option("Folders of finished runs.", positional=True, metavar="DIR")
-    output_dir: str = option("Folder for the results.", "outputs/compare")
+    folders: list[str] = option("Folders of finished runs, instead of training.", [], positional=True, metavar="DIR")
+    methods: list[str] = option(
+        "Methods to compare; by default all that fit the data. wise_ft, lines and model_stock merge the runs of another one.", []
+    )
+    learning_rates: list[float] = option("Rates of every method that trains; by default three around that of each.", [])
+    seeds: list[int] = option("Seeds of each method at each rate.", [0, 1])
+    finetune_with: str | None = option("The method whose runs are merged, ft by default.", None)
+    rule: str | None = option(
+        "How a rate and a method are chosen: id, id_within, shift:<set> or oracle. By default by validation images, where there are any.",
+        None,
+    )
+    jobs: int | None = option("Runs at once; by default one for each GPU, or for each core that the memory has room for.", None)
+    output_dir: str = option("Folder for the results, and for the runs in it.", "outputs/compare")
+    dry_run: bool = option("Print the commands of the runs, and make none.", False)
 
 
 def parser() -> CommandParser:
     """The parser of `hf-robustft compare`."""
-    return CommandParser(CompareOptions, prog="hf-robustft compare", description=__doc__)
+    found = CommandParser(CompareOptions, prog="hf-robustft compare", description=__doc__)
+    found.action_of("methods").choices = list(COMPARABLE)
+    found.action_of("finetune_with").choices = list(MERGEABLE)
+    return found
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out what `arguments` say; returns the exit code."""
-    (options,) = parser().parse(arguments)
+    """
+    Carry out what `arguments` say; returns the exit code: 1 if a run failed.
+
+    Raises:
+        ValueError, OSError: As [`compare_methods`] and `read_runs`.
+    """
+    own, passed = parted(arguments, parser(), train_parser())
+    (options,) = parser().parse(own)
     check_output_dir(options.output_dir)
-    comparison = read_runs(options.folders)
-    summary = summarise(comparison, command=shlex.join(["hf-robustft", "compare", *arguments]))
+    if not options.folders:
+        return compare_methods(options, passed, arguments)[1]
+    words = [word for _, group in passed for word in group] + own
+    flags = [word for word in words if word.startswith("--")]
+    given = next((flag for flag in flags if flag.partition("=")[0].replace("-", "_") not in _OF_RESULTS), None)
+    if given is not None:
+        raise UsageError(f"`{given}` is for runs that are to be made, and {options.folders[0]} is finished; leave one of them out")
+    conclude(options, read_runs(options.folders), arguments)
+    return 0
+
+
+def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence[str]) -> tuple[dict[str, Any] | None, int]:
+    """
+    Make the runs that are missing, and compare all of them.
+
+    Args:
+        options ([`CompareOptions`]): Which runs.
+        passed (`Passed`): What else each is given.
+        arguments (`Sequence[str]`): The command line behind `hf-robustft compare`.
+
+    Returns:
+        `tuple`: The summary of the runs that there are, `None` without any or after a dry run; and the exit status, 1 if a run failed.
+
+    Raises:
+        ValueError: If something that was given cannot be, before the first run.
+        OSError: If data cannot be read, or results cannot be written.
+    """
+    runs = Path(options.output_dir) / "runs"
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("`hf-robustft compare` starts processes of its own; start it without a launcher")
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"`--jobs {options.jobs}` must be at least 1")
+    made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with)
+    if options.rule is not None:
+        find_rule(options.rule).looks_at(made.roles)
+    at_once = slots(options.jobs, "use_cpu" in dict(passed), model_bytes(made.model))
+    outcome = carry_out(made, runs, at_once, options.dry_run)
+    if outcome is None:
+        return None, 0
+    finished = [run.name for run in made.runs if run.name in outcome.seconds]
+    lacking, summary = [f"{name}: {why}" for name, why in outcome.failed.items()], None
+    if any(run.method != "zero_shot" for run in made.runs if run.name in outcome.seconds):
+        comparison = read_runs([runs / name for name in finished])
+        if lacking:
+            comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
+        summary = conclude(options, comparison, arguments)
+    for line in lacking:
+        print(f"error: {line}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
+    return summary, 1 if lacking else 0
+
+
+def conclude(options: CompareOptions, comparison: Comparison, arguments: Sequence[str]) -> dict[str, Any]:
+    """Print the tables of a `comparison` and write its files, as the `options` say; `arguments` are the command line. Returns the summary."""
+    summary = summarise(comparison, options.rule, command=shlex.join(["hf-robustft", "compare", *arguments]))
     files = write_comparison(summary, options.output_dir)
     print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
     print(f"Saved to {options.output_dir}: {', '.join(path.name for path in files)}")
-    return 0
+    return summary

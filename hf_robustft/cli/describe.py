@@ -37,6 +37,7 @@ BRIEF = {
     "gradient_accumulation_steps": "Batches per optimizer step",
     "optim": "The optimizer",
     "max_grad_norm": "Clip gradients at this norm; 0: off",
+    "hold_out": "Share of each class to validate on, and again to test on",
     "seed": "Of order, crops, prompts and few shots",
     "bf16": "Mixed precision",
     "activation_checkpointing": "Less memory for one more forward pass",

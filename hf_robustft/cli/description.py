@@ -28,7 +28,7 @@ TYPES = {"boolean": boolean, "number": number, "whole number": whole_number}
 SHOWN = {
     "method": "method recipe paper_settings",
     "model": "model",
-    "data": """train_dataset caption_column image_column label_column class_names templates shots streaming bad_images
+    "data": """train_dataset caption_column image_column label_column class_names templates shots hold_out streaming bad_images
         allow_overlap""",
     "evaluation": "eval_datasets detector true_positive_rate fold_temperature skip_baseline per_device_eval_batch_size",
     "training": """output_dir config learning_rate num_train_epochs max_steps per_device_train_batch_size

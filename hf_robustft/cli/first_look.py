@@ -20,6 +20,7 @@ from ..data.packaged import CHECKPOINTS, check_not_packaged
 from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice
+from .passed_on import parted
 
 #: Stands in a setting for the suite whose turn it is, where `--train_dataset` names a group of them.
 SUITE = "{suite}"
@@ -70,7 +71,11 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
         description = Description(describe())
     if description is None:
         return None
-    parser = description.parser(command, "--help_all" in arguments, _word_behind("--method", arguments) or "carot")
+    parser = description.parser(command, "--help_all" in arguments, word_behind("--method", arguments) or "carot")
+    if command == "compare":
+        arguments, passed = parted(arguments, parser, description.parser("train", "--help_all" in arguments))
+        if passed:
+            first_look("train", [word for _, words in passed for word in words])
     parser.prog = prog or parser.prog
     # Help shows the defaults; what was not given stays None here.
     nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
@@ -96,8 +101,8 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     return argparse.Namespace(**values)
 
 
-def _word_behind(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value of a flag before anything is parsed, for the help."""
+def word_behind(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return the value of a `flag` among the `arguments` before anything is parsed."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     return next((word for before, word in zip(words, words[1:], strict=False) if before == flag), None)
 

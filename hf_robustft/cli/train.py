@@ -48,13 +48,15 @@ from .data_sets import (
     check_columns,
     default_evaluation,
     evaluation_benchmarks,
+    held_out,
     train_benchmark,
     validation_benchmark,
 )
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
+from .first_look import word_behind
 from .merging import MERGES, load_fine_tuned, merge, merges_head, notes_on_models
-from .train_arguments import DataArguments, TrainCommand, check, parse, train_parser
+from .train_arguments import AUTO, DataArguments, TrainCommand, check, parse, train_parser
 
 
 @dataclass
@@ -107,7 +109,8 @@ def load_data(command: TrainCommand) -> TrainingData:
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     check_columns([data_args.train_dataset, *texts], data_args, measured=texts)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
-    train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
+    if data_args.shots is not None and data_args.hold_out is None:
+        train = few_shot(train, data_args.shots, args.seed)
     try:
         evaluation, notes = evaluation_benchmarks(texts, data_args, Known.of(train))
     except ValueError as error:
@@ -132,6 +135,11 @@ def load_data(command: TrainCommand) -> TrainingData:
         left_out = how | {"classes": [name for name in unseen.class_names if name not in train.class_names]}
         say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
+    if data_args.hold_out is not None:
+        train, evaluation, validation = held_out(train, evaluation, validation, data_args.hold_out)
+        sizes = {item.name: len(item.load()) for item in (train, *evaluation, validation) if item.dataset is not None}
+        say(args, f"Held out of training by class: {', '.join(f'{name} {size} images' for name, size in sizes.items())}")
+        train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
     reading = {
         "batch_size": args.eval_batch_size,
         "num_workers": args.dataloader_num_workers,
@@ -395,7 +403,13 @@ def train_each(arguments: Sequence[str], suites: Sequence[str], args: RobustTrai
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out what `arguments` say; returns the exit code."""
-    train(arguments)
+    if word_behind("--method", arguments) == AUTO:
+        # It starts this command for each run.
+        from .auto import train_chosen
+
+        train_chosen(arguments)
+    else:
+        train(arguments)
     return 0
 
 

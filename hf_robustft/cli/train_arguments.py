@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from transformers.trainer_utils import SchedulerType
 
+from ..data.hold_out import check_share
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.fitting import DETECTORS, check_fit
@@ -35,6 +36,8 @@ from .specs import Spec
 
 SUITE = "emoji_shift"
 CHOICES = (*METHODS, "tip_adapter", *MERGES, "zero_shot")
+#: Stands for a comparison; see `cli.auto`.
+AUTO = "auto"
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 MEASURING = {
@@ -60,7 +63,10 @@ _NOTHING = {"report_to": [], "save_strategy": "no", "eval_strategy": "no", "logg
 class ModelArguments(RecordsGiven):
     """What to fine-tune, and how."""
 
-    method: str = option(f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}.", "carot")
+    method: str = option(
+        f"{', '.join((*CHOICES, AUTO))}. The last compares several and keeps the one that a rule chooses.",
+        "carot",
+    )
     model: str = option(
         f"A CLIP or MetaCLIP 2 model: a folder, a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}.", "emoji_clip"
     )
@@ -144,6 +150,11 @@ class DataArguments(RecordsGiven, DataOptions):
         "Column of captions: train on image-caption pairs instead of class names.", None
     )
     shots: int | None = option("Train on that many images of each class. Drawn with --seed; all by default.", None)
+    hold_out: float | None = option(
+        "Keep this share of the images of each class out of training, to validate on, and as much again to test on. Where no "
+        "such sets are given; the same images with every --seed, at most 0.25.",
+        None,
+    )
     leave_out_classes: float | None = option(
         "Train without that share of the classes, and measure them alone. By prompts among the names of all classes, on their "
         "training and validation images: a way to choose settings that looks at no test set. 0.2 is every fifth class.",
@@ -202,7 +213,7 @@ def train_parser(description: str | None = None) -> CommandParser:
     )
     # A text for the dataclass, whose names Transformers refuses only after torch is loaded.
     parser.action_of("lr_scheduler_type").choices = [item.value for item in SchedulerType]
-    parser.action_of("method").choices = list(CHOICES)
+    parser.action_of("method").choices = [*CHOICES, AUTO]
     parser.action_of("finetune_with").choices = list(MERGEABLE)
     parser.action_of("merged_head").choices = ["interpolated", "rebuilt"]
     parser.action_of("detector").choices = list(DETECTORS)
@@ -229,6 +240,8 @@ def parse(arguments: Sequence[str] | None = None, suite: str | None = None) -> T
         action.default = argparse.SUPPRESS
     flags = vars(parser.parse_args(arguments))
     given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
+    if given.get("method") == AUTO:
+        raise ValueError(f"`--method {AUTO}` compares methods, which `hf-robustft train --method {AUTO}` does; name a method here.")
     # Those of `RobustTrainingArguments` it checks itself.
     check_numbers(parser, {f.name: given[f.name] for f in fields(DataArguments) if f.name in given})
     values = {**suggestions(parser, given), **given}
@@ -393,12 +406,14 @@ def _check_model_options(model_args: Any) -> None:
 
 def _check_data_options(model_args: Any, data_args: Any) -> None:
     method, trainer = model_args.method, model_args.trainer
+    if data_args.hold_out is not None:
+        check_share(data_args.hold_out)
     if data_args.caption_column is not None:
         if trainer is None or trainer.needs_labels:
             why = "learns from class labels" if model_args.learns else "only measures"
             others = " or ".join(name for name, other in METHODS.items() if not other.needs_labels)
             raise ValueError(f"`--caption_column`: `--method {method}` {why}; train on captions with {others}.")
-        _refuse(data_args, ["shots"], "image-caption pairs have no classes to draw them from")
+        _refuse(data_args, ["shots", "hold_out"], "image-caption pairs have no classes to draw them from")
     if data_args.feature_views is not None and (trainer is None or trainer.trains_model):
         raise ValueError(
             f"`--feature_views` caches the features of a frozen model, and `--method {method}` does not train on them; "
@@ -426,12 +441,14 @@ def _check_left_out(model_args: Any, data_args: Any) -> None:
         raise ValueError(f"{given} asks what training leaves of other classes, and `--method {model_args.method}` {why}; leave it out.")
     if data_args.caption_column is not None:
         raise ValueError(f"{given}: image-caption pairs have no classes to leave out; leave it out.")
+    _refuse(data_args, ["hold_out"], "--leave_out_classes measures the classes that are left out")
     none_fitted = "--leave_out_classes fits nothing on validation images"
     _refuse(model_args, ["detector", "true_positive_rate", "fold_temperature", "select_alpha"], none_fitted)
 
 
 def _measures(data_args: Any) -> bool:
-    return data_args.leave_out_classes is not None or bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
+    given = (data_args.leave_out_classes, data_args.hold_out)
+    return given != (None, None) or bool(data_args.eval_datasets or default_evaluation(data_args.train_dataset))
 
 
 def _refuse(options: Any, names: Sequence[str], reason: str) -> None:

@@ -81,7 +81,7 @@ class SingularValueSettings(ObjectiveSettings):
         0.2, "Weight of the (un-squared) norm of W Wᵀ - I of the visual projection.", paper=0.2, range=WEIGHT
     )
     cross_frobenius_weight: float = setting(
-        0.05, "Weight of the norm of the product of both projections.", paper=0.05, range=WEIGHT
+        0.05, "Weight of the norm of the projections' product.", paper=0.05, range=WEIGHT
     )
 
 

@@ -3,7 +3,6 @@
 
 import copy
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.zero_shot import prompt_features
 from hf_robustft.objectives import croft, energy_gradient, self_distillation, singular_value
 from hf_robustft.objectives.energy_gradient import class_logits
+from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.training.methods import METHODS
 
 CAROT = {"contrastive", "orthogonality", "cross_frobenius", "self_distillation"}
@@ -172,7 +172,7 @@ def test_croft_without_its_terms_trains_plain_adapters(tiny_clip, tmp_path):
 
 def test_the_script_leaves_out_what_it_says(repository, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "examples"))
-    script = importlib.import_module("compare_methods")
+    script = importlib.import_module("ablations")
     for method, ablations in script.ABLATIONS.items():
         left = {}
         for name, flags in ablations.items():
@@ -185,32 +185,13 @@ def test_the_script_leaves_out_what_it_says(repository, tmp_path, monkeypatch):
             left[name] = frozenset(TERMS[method].difference(*off))
         # Two of CaRot's rows say something of its teacher, and leave no term out.
         assert len(set(left.values())) == len(left) - 2 * (method == "carot")
-        assert left[script.NAMES.get(method, "CRoFT")] == TERMS[method]
+        assert left[METHOD_FACTS[method].label] == TERMS[method]
         assert min(left.values(), key=len) in ({"contrastive"}, {"classification"})
-
-
-def test_methods_are_trained_at_each_rate_and_wise_ft_takes_the_models_of_ft(repository, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "examples"))
-    script, runs = importlib.import_module("compare_methods"), {}
-    monkeypatch.setattr(script, "run", lambda output, arguments: runs.setdefault(output.name, arguments))
-    for rate in ("1e-3", "3e-4"):
-        variants = script.methods_at(tmp_path, ["tracer", "ft", "wise_ft"], rate)
-        collected = script.run_variants(tmp_path, variants, rate, [0, 1], 2)
-        assert [len(reports) for reports in collected.values()] == [2, 2, 2]
-    assert set(runs) == {f"{m}-{r}-{s}" for m in ("tracer", "ft", "wise_ft") for r in ("1e-3", "3e-4") for s in (0, 1)}
-    for name, flags in runs.items():
-        method, seed = name.split("-")[0], int(name[-1])
-        model_args, _, args = parse(["--output_dir", str(tmp_path / name), *flags])
-        assert (model_args.method, args.seed) == (method, seed)
-        if method == "wise_ft":
-            assert Path(flags[flags.index("--finetuned_model") + 1]).name == name.replace("wise_ft", "ft")
-        else:
-            assert args.learning_rate == float(name[len(method) + 1 : -2])
 
 
 def test_the_scripts_table(repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "examples"))
-    script = importlib.import_module("compare_methods")
+    script = importlib.import_module("ablations")
 
     def report(accuracy):
         numbers = {"accuracy": accuracy, "ece": 0.05, "nll": 2.0, "ece_noise_floor": 0.01}

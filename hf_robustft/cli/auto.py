@@ -1,0 +1,137 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+`hf-robustft train --method auto`: a comparison with a small budget, which ends with the folder of the method and rate that the
+rule chose.
+
+Compared are CaRot, TRACER, FLYP and WiSE-FT of FT, at three rates and one seed: the methods that train the whole model and are
+meant to keep what it could, one without any such means, and a merge that costs nothing beyond ordinary fine-tuning, which is
+compared along with it. Heads on frozen features are left to `hf-robustft compare`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..comparison.schedule import RECORD_FILE
+from ..evaluation.predictions import PREDICTIONS_FILE
+from ..evaluation.report import EvaluationReport, load_reports
+from ..modeling.files import check_output_dir
+from ..publishing.card_file import SCORES_FILE
+from ..publishing.finish import complete_folder
+from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
+from .commands import CommandParser, option
+from .compare import CompareOptions, compare_methods
+from .parser import UsageError
+from .passed_on import parted
+from .train_arguments import train_parser
+
+METHODS = ("carot", "tracer", "flyp", "wise_ft")
+COMPARISON = "comparison"
+
+
+@dataclass(kw_only=True)
+class AutoOptions:
+    """What is not passed on to the runs."""
+
+    method: str = option("auto.", "auto")
+    output_dir: str = option("Folder of the run.", "outputs/auto")
+    seed: int = option("Of all runs.", 0)
+
+
+def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
+    """
+    Compare, choose, and complete the folder of the choice.
+
+    Args:
+        arguments (`Sequence[str]`): The command line behind `hf-robustft train`.
+
+    Returns:
+        [`EvaluationReport`]: The results of the choice.
+
+    Raises:
+        ValueError: If something that was given cannot be, or no run could be made.
+        OSError: If data cannot be read, or results cannot be written.
+    """
+    for word in arguments:
+        if word.partition("=")[0].replace("-", "_") == "__learning_rate":
+            raise UsageError("`--learning_rate` is what `--method auto` chooses; leave it out, or name a method")
+    own, passed = parted(arguments, CommandParser(AutoOptions), train_parser())
+    (options,) = CommandParser(AutoOptions).parse(own)
+    output = Path(options.output_dir)
+    check_output_dir(output)
+    compared = CompareOptions(methods=list(METHODS), seeds=[options.seed], output_dir=str(output / COMPARISON))
+    words = [word for _, group in passed for word in group]
+    same = ["--methods", *METHODS, "--seeds", str(options.seed), *words, "--output_dir", compared.output_dir]
+    summary, status = compare_methods(compared, passed, same)
+    if summary is None or summary.get("rule") is None:
+        raise ValueError(f"Nothing could be chosen; the logs of the runs are in {output / COMPARISON / 'runs'}")
+    name, record, words = choice(summary)
+    report = complete_chosen(output, name, record)
+    print(words + (" Some runs failed and were not compared." if status else ""))
+    print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file()))}")
+    return report
+
+
+def choice(summary: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
+    """
+    What a comparison comes to.
+
+    Args:
+        summary (`Mapping`): Of [`summarise`], with a rule.
+
+    Returns:
+        `tuple`: The name of the run's folder; the record of the selection, for `robustft.json` and card; and words. The zero-shot
+        model is chosen where the rule's choice is worse on the validation images in accuracy, by more than noise.
+    """
+    rule = summary["rule"]
+    row = next(row for row in summary["candidates"] if row["label"] == rule["chosen"])
+    validation = [item["name"] for item in summary["data"]["sets"] if item["role"] == "validation"]
+    worse = [
+        (name, difference)
+        for name in validation
+        if (difference := row.get("against_zero_shot", {}).get(name, {}).get("accuracy")) and difference["beyond_noise"] and difference["mean"] < 0
+    ]
+    record = {
+        "rule": rule["name"],
+        "says": rule["says"],
+        "looked_at": list(rule["looked_at"]),
+        "grid": dict(rule["grid"]),
+        "seeds": list(rule["seeds"]),
+        "chosen": row["label"],
+    }
+    words = f"Chosen by the rule {rule['name']}: {row['label']} ({rule['says']}; it looked at {', '.join(rule['looked_at'])})."
+    if not worse:
+        return row["folders"][0], record, words
+    name, difference = worse[0]
+    why = f"on {name} its accuracy is {-100 * difference['mean']:.1f} points below that of the zero-shot model, which is more than noise"
+    return "zero_shot", {**record, "chosen": "zero-shot", "instead_of": row["label"], "why": why}, f"{words} But {why}: that is kept instead."
+
+
+def complete_chosen(output: Path, name: str, record: Mapping[str, Any]) -> EvaluationReport:
+    """
+    Make `output` the folder of the chosen run.
+
+    Args:
+        output (`Path`): The folder; the runs are in `comparison/runs`.
+        name (`str`): Of the run.
+        record (`Mapping`): Of the selection.
+
+    Returns:
+        [`EvaluationReport`]: Its results.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    runs = output / COMPARISON / "runs"
+    with replacing(output) as stage:
+        shutil.copytree(runs / name, stage, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD_FILE, "checkpoint-*"))
+    report = load_reports(output / EVALUATION_FILE)[-1]
+    start = runs / "zero_shot" / EVALUATION_FILE
+    baseline = load_reports(start)[-1] if name != "zero_shot" and start.is_file() else None
+    stays = [SCORES_FILE, PREDICTIONS_FILE, f"{LOGITS}/*"]
+    complete_folder(output, report=report, baseline=baseline, selection=record, stays=stays)
+    return report

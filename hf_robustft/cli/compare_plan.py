@@ -1,0 +1,403 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The runs of a comparison: which methods at which rates and seeds, on which data, and what `hf-robustft train` is given for each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from datasets import get_dataset_split_names
+
+from ..comparison.runs import rate_text
+from ..comparison.schedule import Run
+from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
+from ..data.catalog.sets import registered_sets
+from ..data.class_folders import visible_folders
+from ..data.folders import folder_layout, folder_splits, holds_tars
+from ..data.hub import is_hub_id
+from ..data.messages import quoted
+from ..modeling.checkpoint import PACKAGED
+from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.settings import unused_settings
+from .config_file import read_config, read_recipe, recipes
+from .data_sets import MEASURED
+from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
+from .parser import UsageError
+from .specs import Spec, own_split
+from .train import TrainingData, load_data
+from .train_arguments import CACHING, MEASURING, SUITE, ModelArguments, TrainCommand, check, parse, train_parser
+
+#: Trained, kept as a cache, and derived from the runs of another method: what is compared by default.
+DEFAULT = (*METHODS, "tip_adapter", *(name for name, merge in MERGES.items() if merge.alpha))
+COMPARABLE = (*METHODS, "tip_adapter", *MERGES)
+#: Shares of the central rate. Validation on new images of the training data prefers high rates, so one that it has chosen, such
+#: as that of a recipe of the package, is the highest of three; around a paper's, or a method's own default, there is a higher one.
+BELOW, AROUND = (1 / 10, 1 / 3, 1), (1 / 3, 1, 10 / 3)
+#: Where nobody says how long to train: at least so many passes over the data and optimizer steps of the usual batch.
+EPOCHS, STEPS, BATCH = 10, 300, 64
+#: Of each class, for validation and again for testing, where there is nothing else; and views of each image for methods that train
+#: on the features of a frozen model.
+HELD_OUT, VIEWS = 0.2, 4
+#: What changes no number of a run, or is told by its data.
+_NOT_OF_THE_RUN = (
+    *("train_dataset", "eval_datasets", "output_dir", "logging_dir", "run_name", "feature_cache", "disable_tqdm", "use_cpu"),
+    *("dataloader_num_workers", "dataloader_prefetch_factor", "report_to", "skip_baseline", "save_predictions", "save_logits"),
+    *("finetuned_model", "log_level", "class_names", "templates"),
+)
+Passed = Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass
+class Plan:
+    """
+    A comparison before it begins.
+
+    Attributes:
+        runs (`list[Run]`): In the order in which they are begun.
+        rates (`dict[str, list[float]]`): By method that trains.
+        seeds (`list[int]`): Of the runs of each.
+        roles (`dict[str, str]`): Of the sets that are measured, the validation set included.
+        notes (`list[str]`): What was decided, in sentences.
+        model (`str`): Where all start.
+    """
+
+    runs: list[Run]
+    rates: dict[str, list[float]]
+    seeds: list[int]
+    roles: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    model: str = PACKAGED
+
+
+def plan(
+    methods: Sequence[str], rates: Sequence[float], seeds: Sequence[int], output: str | Path, passed: Passed, finetune_with: str | None = None
+) -> Plan:
+    """
+    Decide on the runs, and refuse before the first what any of them could not do.
+
+    Args:
+        methods (`Sequence[str]`): Of `COMPARABLE`; empty for those that fit the data.
+        rates (`Sequence[float]`): For every method that trains; empty for three around each method's own.
+        seeds (`Sequence[int]`): For every rate.
+        output (`str` or `Path`): The folder of the comparison.
+        passed (`Passed`): What else is given to the runs: settings of training, each with its words.
+        finetune_with (`str`, *optional*): Whose models are merged, ft by default.
+
+    Returns:
+        [`Plan`]
+
+    Raises:
+        ValueError: By the name of the option, or of the data.
+        OSError: If data cannot be read.
+    """
+    return _Planner(methods, rates, seeds, Path(output), passed, finetune_with).plan()
+
+
+class _Planner:
+    def __init__(self, methods, rates, seeds, output, passed, finetune_with):
+        self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
+        self.notes: list[str] = []
+        self.epochs: dict[str, int] = {}
+        self.passed = {name: list(words) for name, words in self._with_config(passed)}
+        self.merged = finetune_with or "ft"
+        captions = "caption_column" in self.passed
+        fitting = [name for name in DEFAULT if not captions or name in METHODS and not METHODS[name].needs_labels]
+        self.methods = list(dict.fromkeys(methods)) or fitting
+        self.derived = [name for name in self.methods if name in MERGES]
+        if captions and self.derived:
+            raise UsageError(f"`--methods {self.derived[0]}` learns nothing from captions; leave it or `--caption_column` out")
+        if finetune_with is not None and not self.derived:
+            raise UsageError(f"`--finetune_with {finetune_with}` would do nothing: none of --methods merges; add wise_ft or lines")
+        if "model_stock" in self.derived and len(self.seeds) < 2:
+            raise UsageError("`--methods model_stock` merges the runs of several seeds; give --seeds 0 1")
+        if self.derived and self.merged not in MERGEABLE:
+            raise UsageError(f"`--finetune_with {self.merged}` cannot be merged; choose of {', '.join(MERGEABLE)}")
+        if self.derived and self.merged not in self.methods:
+            self.methods.insert(0, self.merged)
+            self.notes.append(f"{self.merged} is trained too, as {' and '.join(self.derived)} merge it")
+
+    def plan(self) -> Plan:
+        zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
+        self._choose_data()
+        self._check_passed()
+        parts = {}
+        for method in (*self.methods, *zero_shot):
+            parts[method] = self._parse(method)
+        first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
+        data = self._look_at(parts[first])
+        self._choose_length(parts, data)
+        chosen = {name: self._rates_of(name, *parts[name][::2]) for name in self.methods if name in METHODS}
+        # What was just decided is among the settings, and refused where a method cannot have it.
+        for method in self.epochs:
+            parts[method] = self._parse(method)
+        self.settings = {name: {**_settings(parts[name][: 3 if name in METHODS else 2]), **_told(data)} for name in parts}
+        runs = [self._run(name, None, None) for name in zero_shot]
+        for seed in self.seeds:
+            for method in self.methods:
+                if method in METHODS:
+                    runs += [self._run(method, rate, seed) for rate in chosen[method]]
+                elif method == "tip_adapter":
+                    runs.append(self._run(method, None, seed))
+                elif method != "model_stock":
+                    runs += [self._run(method, rate, seed) for rate in chosen[self.merged]]
+        if "model_stock" in self.derived:
+            runs += [self._run("model_stock", rate, None) for rate in chosen[self.merged]]
+        return Plan(runs, chosen, self.seeds, _roles(data), self.notes, parts[first][0].model)
+
+    def _parse(self, method: str) -> TrainCommand:
+        """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""
+        command = parse([*self._words(method), "--output_dir", str(self.output / "runs" / method)])
+        check(*command)
+        return command
+
+    # ---- What runs are given ---------------------------------------------------------------------------------------
+
+    def _with_config(self, passed: Passed) -> list[tuple[str, list[str]]]:
+        """The settings of a YAML file as if they were flags; flags come after it."""
+        found = []
+        for name, words in passed:
+            if name != "config":
+                found.append((name, list(words)))
+                continue
+            values = read_config(train_parser(), words[0].partition("=")[2] or words[-1])
+            found = [(key, [f"--{key}", *_texts(value)]) for key, value in values.items()] + found
+            if unfit := [key for key in values if key in ("method", "learning_rate", "seed", "output_dir")]:
+                raise UsageError(f"`--config` sets {unfit[0]}, which is not the same for all runs; leave it out there")
+        return found
+
+    def _reads(self, method: str, name: str) -> bool:
+        """Whether the runs of a method take a setting of training, as derived from others where it merges."""
+        trainer = METHODS.get(method)
+        if name in MERGE_OPTIONS:
+            return method in MERGE_OPTIONS[name]
+        if name in ("feature_views", "feature_cache"):
+            return trainer is not None and not trainer.trains_model
+        if name == "paper_settings":
+            return bool(getattr(trainer, "paper_settings", {}))
+        if name == "shots":
+            return trainer is not None or method == "tip_adapter"
+        if name == "caption_column":
+            return trainer is not None
+        if name in RobustTrainingArguments.__dataclass_fields__:
+            if trainer is None:
+                return name in MEASURING or method == "tip_adapter" and name in CACHING
+            return name not in unused_settings(trainer, RobustTrainingArguments)
+        return True
+
+    def _check_passed(self) -> None:
+        """Refuse a setting that none of the methods reads, and say which read one that others do not."""
+        for name, words in self.passed.items():
+            readers = [method for method in self.methods if self._reads(method, name)]
+            if not readers:
+                raise UsageError(f"`{' '.join(words)}` would do nothing: none of --methods {' '.join(self.methods)} reads it; leave it out")
+            training = name in RobustTrainingArguments.__dataclass_fields__
+            others = [method for method in self.methods if method not in readers and not (training and method not in METHODS)]
+            if others:
+                self.notes.append(f"`{' '.join(words)}` is for {', '.join(readers)}, not for {', '.join(others)}")
+
+    def _words(self, method: str) -> list[str]:
+        words = [word for name, given in self.passed.items() if self._reads(method, name) for word in given]
+        trainer = METHODS.get(method)
+        if method != "zero_shot" and "caption_column" not in self.passed:
+            words += ["--skip_baseline"]
+        if trainer is not None and "save_strategy" not in self.passed:
+            words += ["--save_strategy", "no"]
+        if trainer is not None and not trainer.trains_model and "streaming" not in self.passed:
+            if "feature_views" not in self.passed and not self._has_recipe(method):
+                words += ["--feature_views", str(VIEWS)]
+            if "feature_cache" not in self.passed:
+                words += ["--feature_cache", str(self.output / "features")]
+        if method in self.epochs:
+            words += ["--num_train_epochs", str(self.epochs[method])]
+        if "disable_tqdm" not in self.passed:
+            words += ["--disable_tqdm"]
+        return ["--method", method, *words, "--save_predictions"]
+
+    def _has_recipe(self, method: str) -> bool:
+        return self._value("train_dataset", SUITE) == SUITE and "paper_settings" not in self.passed and f"{SUITE}/{method}" in recipes()
+
+    def _values(self, name: str) -> list[str]:
+        """The values that a setting was given, as texts."""
+        flag, *values = self.passed.get(name, [""])
+        return [*([flag.partition("=")[2]] if "=" in flag else []), *values]
+
+    def _value(self, name: str, default: Any) -> Any:
+        return next(iter(self._values(name)), default)
+
+    def _run(self, method: str, rate: float | None, seed: int | None) -> Run:
+        words, settings, needs = self._words(method), dict(self.settings[method]), ()
+        if method in MERGES:
+            needs = tuple(_name(self.merged, rate, item) for item in (self.seeds if seed is None else [seed]))
+            words += ["--finetuned_model", *(str(self.output / "runs" / name) for name in needs)]
+            settings["finetuned_model"] = list(needs)
+        elif rate is not None:
+            words += ["--learning_rate", rate_text(rate)]
+            settings["learning_rate"] = rate
+        if seed is not None:
+            words += ["--seed", str(seed)]
+            settings["seed"] = seed
+        return Run(_name(method, rate, seed), method, tuple(words), settings, needs)
+
+    # ---- Data ------------------------------------------------------------------------------------------------------
+
+    def _choose_data(self) -> None:
+        """Sets to measure on, and images to hold out, where nobody gave any."""
+        train = self._value("train_dataset", SUITE)
+        spec = Spec.parse(train)
+        texts = self._values("eval_datasets")
+        if not texts and not spec.registered:
+            texts = self._own_sets(spec)
+            if texts:
+                self.passed["eval_datasets"] = ["--eval_datasets", *texts]
+        if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
+            return
+        roles = {role for text in texts or [train] for role in _roles_of(text)}
+        if spec.registered:
+            # Its own validation set serves whatever is measured.
+            roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}
+        missing = [words for role, words in (("validation", "to validate on"), ("id", "to test on")) if role not in roles]
+        if missing:
+            self.passed["hold_out"] = ["--hold_out", str(HELD_OUT)]
+            self.notes.append(
+                f"There are no images {' or '.join(missing)}: {100 * HELD_OUT:g} % of the training images of each class are held out for "
+                f"{'each' if len(missing) > 1 else 'that'}, the same in every run; give --eval_datasets, or --hold_out"
+            )
+
+    def _own_sets(self, spec: Spec) -> list[str]:
+        folder = Path(spec.source).expanduser()
+        if spec.part is not None or folder.is_file():
+            return []
+        if not folder.is_dir():
+            splits = get_dataset_split_names(spec.source) if is_hub_id(spec.source) else ()
+        elif holds_tars(folder) or folder_layout(folder)[0] != "classes" or folder_layout(folder)[1]:
+            splits = folder_splits(folder)
+        elif inner := sets_within(folder):
+            names = [path.name for path in inner]
+            raise UsageError(
+                f"`--train_dataset {spec.text}` holds {len(names)} folders of the same classes, {quoted(names)}; choose the one to train "
+                f"on, such as --train_dataset {inner[0]}: the others are measured then"
+            )
+        else:
+            return self._beside(spec, folder)
+        purposes = {split: split_purpose(str(split)) for split in splits if split != own_split(spec, "train")}
+        found = {f"{spec.source}/{split}": purpose for split, purpose in purposes.items() if purpose in ("id", "validation")}
+        if found:
+            self.notes.append(f"Measured on the splits {', '.join(found)}; give --eval_datasets to choose")
+        return [_with_role(path, role) for path, role in found.items()]
+
+    def _beside(self, spec: Spec, folder: Path) -> list[str]:
+        classes = classes_in(folder) or {path.name: path.name for path in visible_folders(folder)}
+        found = sets_beside(folder, list(classes.values()))
+        self.notes += found.notes
+        if found.sets:
+            roles = {role: [path for path, other in found.sets.items() if other == role] for role in ("id", "validation", "shift")}
+            words = {"id": "to test on", "validation": "to validate on", "shift": "as shifts"}
+            told = "; ".join(f"{', '.join(paths)} {words[role]}" for role, paths in roles.items() if paths)
+            self.notes.append(f"Beside {spec.source} lie folders of the same classes, which are measured: {told}. Give --eval_datasets to choose")
+        return [_with_role(path, role) for path, role in found.sets.items()]
+
+    def _look_at(self, command: TrainCommand) -> TrainingData:
+        """The data of all runs, opened and compared once before the first; what is said of them is kept for the notes."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            data = load_data(command)
+        # The first line is on the device of a run.
+        self.notes += [line.removeprefix("Note: ").rstrip(".") for line in said.getvalue().splitlines()[1:]]
+        if data.evaluator is None:
+            raise UsageError("Nothing is measured; give --eval_datasets")
+        return data
+
+    # ---- Length and rates --------------------------------------------------------------------------------------------
+
+    def _choose_length(self, parts: Mapping[str, TrainCommand], data: TrainingData) -> None:
+        """Passes over the data where neither a user, a recipe nor a paper says how many."""
+        names = [name for name in self.methods if name in METHODS]
+        lengths = {"num_train_epochs", "max_steps"}
+        if lengths & set(self.passed) or data.train.streaming or not names:
+            return
+        open_ = [name for name in names if not lengths & set(parts[name][2].origins)]
+        if not open_:
+            return
+        images = len(data.train.load())
+        epochs = max(EPOCHS, math.ceil(STEPS / max(images // BATCH, 1)))
+        # Of a recipe or a paper the own length stays.
+        self.epochs = dict.fromkeys(open_, epochs)
+        of = "" if len(open_) == len(names) else f" of {', '.join(open_)}"
+        self.notes.append(
+            f"Each run{of} sees each of the {images} training images {epochs} times: {EPOCHS} times, or for small sets as often as gives "
+            f"{STEPS} steps of {BATCH}; give --num_train_epochs or --max_steps"
+        )
+
+    def _rates_of(self, method: str, model_args: ModelArguments, args: RobustTrainingArguments) -> list[float]:
+        if self.rates:
+            return sorted(set(self.rates))
+        centre, origin = args.learning_rate, args.origins.get("learning_rate", "")
+        if not origin.startswith(("recipe", "paper")) and model_args.model == PACKAGED and f"{SUITE}/{method}" in recipes():
+            # The packaged checkpoint is small, and takes rates a hundred times those of the papers.
+            centre, origin = read_recipe(train_parser(), f"{SUITE}/{method}")["learning_rate"], "recipe"
+        shares = BELOW if origin.startswith("recipe") else AROUND
+        return [float(f"{share * centre:.0e}") for share in shares]
+
+
+def _name(method: str, rate: float | None, seed: int | None) -> str:
+    return "-".join([method, *([] if rate is None else [rate_text(rate)]), *([] if seed is None else [str(seed)])])
+
+
+def _with_role(path: str, role: str) -> str:
+    return path if role == "id" else f"{path}:{role}"
+
+
+def _roles_of(text: str) -> list[str]:
+    spec = Spec.parse(text)
+    if not spec.registered:
+        return [spec.role or "id"]
+    sets = registered_sets(spec.source)
+    keys = [spec.part] if spec.part in sets else [key for key, item in sets.items() if item["role"] in MEASURED]
+    return [spec.role or sets[key]["role"] for key in keys]
+
+
+def _roles(data: TrainingData) -> dict[str, str]:
+    sets = [*data.evaluation, *([] if data.validation is None else [data.validation])]
+    return {benchmark.name: benchmark.role for benchmark in sets}
+
+
+def _told(data: TrainingData) -> dict[str, str]:
+    """The data of a comparison as settings of its runs: each set with its role, size and a digest of its images."""
+    found = {}
+    for entry in data.check.hashes:
+        digest = hashlib.sha256(f"{entry['read']} {entry['blake2b_48']}".encode()).hexdigest()[:8]
+        size = "" if entry.get("images") is None else f"{entry['images']} images, "
+        found[f"the {entry['role']} data {entry['name']}"] = f"({size}{digest})"
+    names = "\n".join((*data.train.class_names, *data.train.templates))
+    found["the classes and prompts"] = f"({len(data.train.class_names)} classes, {hashlib.sha256(names.encode()).hexdigest()[:8]})"
+    return found
+
+
+def _settings(parts: Iterable[Any]) -> dict[str, Any]:
+    """The settings of a run that are not at their defaults, as JSON values."""
+    found = {}
+    for part in parts:
+        default = type(part)() if not isinstance(part, RobustTrainingArguments) else type(part)(output_dir="")
+        for item in fields(part):
+            value, usual = (_plain(getattr(owner, item.name)) for owner in (part, default))
+            if item.name not in _NOT_OF_THE_RUN and (value or None) != (usual or None):
+                found[item.name] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else json.loads(json.dumps(value, default=str))
+
+
+def _texts(value: Any) -> list[str]:
+    """A setting as the words of a command line."""
+    items = value if isinstance(value, list) else [value]
+    return [json.dumps(item) if isinstance(item, (dict, bool)) else str(item) for item in items]

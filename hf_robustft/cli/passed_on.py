@@ -1,0 +1,64 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which words of `hf-robustft compare` are its own, and which are passed on to each `hf-robustft train`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.messages import closest
+from .parser import Manners, UsageError
+
+#: Flags of one run, and what there is in their place.
+_FOR_ONE = {"method": "methods", "learning_rate": "learning_rates", "seed": "seeds"}
+_REFUSED = {
+    "recipe": "it holds the settings of one method; methods take those of emoji_shift by themselves, --paper_settings those of papers",
+    "finetuned_model": "what is merged is what this comparison trains; see --finetune_with",
+    "resume_from_checkpoint": "it goes on where it was stopped by itself: give the same command again",
+    "push_to_hub": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
+    "hub_model_id": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
+    "skip_baseline": "the zero-shot model is measured once",
+    "save_predictions": "each run saves its predictions",
+}
+HELP = ("-h", "--help")
+
+
+def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """
+    Part a command line.
+
+    Args:
+        arguments (`Sequence[str]`): The words behind `hf-robustft compare`.
+        own ([`Manners`]): The parser of its own flags.
+        train ([`Manners`]): The parser of `hf-robustft train`.
+
+    Returns:
+        `tuple`: The words for `own`; and of each flag of training its name as a setting, and its words.
+
+    Raises:
+        UsageError: For a flag that neither has, or one that a comparison of many runs cannot take.
+    """
+    groups: list[list[str]] = [[]]
+    for word in arguments:
+        if word.startswith("--") and len(word) > 2 or word == "-h":
+            groups.append([])
+        groups[-1].append(word)
+    mine, passed = groups[0], []
+    names = {parser: {flag.removeprefix("--") for flag in parser.flags()} for parser in (own, train)}
+    for group in groups[1:]:
+        flag = group[0].partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        positive = name.removeprefix("no_") if name not in names[train] else name
+        if flag in HELP or name in names[own]:
+            mine += group
+        elif name in _FOR_ONE:
+            raise UsageError(f"`{flag}` is for one run; give --{_FOR_ONE[name]}")
+        elif name in _REFUSED:
+            raise UsageError(f"`{flag}` cannot be given to a comparison: {_REFUSED[name]}")
+        elif positive in names[train]:
+            passed.append((positive, group))
+        else:
+            known = names[own] | names[train] - _FOR_ONE.keys() - _REFUSED.keys()
+            near = closest(flag, [f"--{item}" for item in sorted(known)])
+            more = f"did you mean {' or '.join(near)}?" if near else "`hf-robustft compare --help` lists what there is"
+            raise UsageError(f"`{flag}` is unknown; {more}")
+    return mine, passed

@@ -1,0 +1,86 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`hf-robustft train --method auto`: what is chosen, and the folder that it ends with."""
+
+import pytest
+from helpers.finished import CLASSES, SETS, finished
+
+from hf_robustft import cli
+from hf_robustft.cli.auto import choice, complete_chosen
+from hf_robustft.evaluation.report import load_reports
+from hf_robustft.modeling.metadata import load_robustft_json
+
+RULE = {
+    "name": "id_within",
+    "says": "the smallest rate that keeps most",
+    "looked_at": ["validation"],
+    "grid": {"FLYP": [1e-4, 1e-3], "WiSE-FT": [1e-3]},
+    "seeds": [0],
+    "chosen": "FLYP, 1e-3",
+}
+
+
+def summary(mean, beyond_noise):
+    """A comparison whose rule chose FLYP, which differs from zero-shot on the validation images."""
+    difference = {"mean": mean, "se": 0.01, "low": mean - 0.02, "high": mean + 0.02, "beyond_noise": beyond_noise}
+    rows = [{"label": "WiSE-FT, 1e-3", "folders": ["wise_ft-1e-3-0"]}, {"label": "FLYP, 1e-3", "folders": ["flyp-1e-3-0"]}]
+    for row in rows:
+        row["against_zero_shot"] = {"validation": {"accuracy": difference}, "photo": {"accuracy": {**difference, "mean": -1.0}}}
+    sets = [{"name": "photo", "role": "id"}, {"name": "validation", "role": "validation"}]
+    return {"rule": RULE, "candidates": rows, "data": {"sets": sets}}
+
+
+@pytest.mark.parametrize(("mean", "beyond_noise", "name"), [(0.1, True, "flyp-1e-3-0"), (-0.1, False, "flyp-1e-3-0"), (-0.1, True, "zero_shot")])
+def test_the_choice_of_the_rule_is_kept_unless_it_is_worse_than_zero_shot_beyond_noise(mean, beyond_noise, name):
+    folder, record, words = choice(summary(mean, beyond_noise))
+    assert folder == name and "FLYP, 1e-3" in words and "id_within" in words
+    assert record["rule"] == "id_within" and record["looked_at"] == ["validation"] and record["grid"] == RULE["grid"]
+    assert record["chosen"] == ("zero-shot" if name == "zero_shot" else "FLYP, 1e-3")
+    assert ("10.0 points below" in words) == (name == "zero_shot") == (record.get("instead_of") == "FLYP, 1e-3")
+
+
+@pytest.fixture
+def output(tmp_path):
+    """A comparison of which two runs are finished, in the folder of a former run."""
+    runs = tmp_path / "comparison" / "runs"
+    sets = [{"name": name, "role": role, "n_classes": 4} for name, role in {"train": "train", **SETS}.items()]
+    for name, method in (("flyp-1e-3-0", "flyp"), ("zero_shot", "zero_shot")):
+        card = {"sets": sets, "command": f"hf-robustft train --method {method}"}
+        finished(runs / name, method, None if method == "zero_shot" else 1e-3, 0, (0.9 if method == "flyp" else 0.8, 0.5, 0.4), card=card)
+        (runs / name / "run.json").write_text("{}")
+    (tmp_path / "head.safetensors").write_text("of a former run")
+    (tmp_path / "mine.txt").write_text("notes")
+    return tmp_path
+
+
+def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output):
+    record = choice(summary(0.1, True))[1]
+    report = complete_chosen(output, "flyp-1e-3-0", record)
+    facts, reports = load_robustft_json(output), load_reports(output / "evaluation.json")
+    assert facts["method"] == "flyp" and facts["selection"] == record and list(facts["class_names"]) == list(CLASSES)
+    # Before and after, though the run measured itself alone.
+    assert [item.model for item in reports] == ["zero-shot", "FLYP"] and reports[-1].to_dict() == report.to_dict()
+    card = (output / "README.md").read_text(encoding="utf-8")
+    for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "seed 0"):
+        assert words in card
+    assert not (output / "run.json").exists() and not (output / "head.safetensors").exists()
+    assert (output / "mine.txt").is_file() and (output / "comparison" / "runs" / "flyp-1e-3-0" / "evaluation.json").is_file()
+
+
+def test_where_nothing_was_better_the_folder_is_the_zero_shot_model_and_says_why(output):
+    name, record, _ = choice(summary(-0.1, True))
+    complete_chosen(output, name, record)
+    facts = load_robustft_json(output)
+    assert facts["method"] == "zero_shot" and facts["selection"]["instead_of"] == "FLYP, 1e-3"
+    assert [item.model for item in load_reports(output / "evaluation.json")] == ["zero-shot"]
+    assert "10.0 points below" in (output / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [("--learning_rate 1e-3", "--learning_rate"), ("--push_to_hub", "publish"), ("--finetuned_model x", "--finetuned_model"), ("--alpha 2", "alpha")],
+)
+def test_what_auto_decides_by_itself_is_refused(command, named, tmp_path, capsys):
+    assert cli.main(["train", "--method", "auto", *command.split(), "--output_dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and named in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("**/*.log"))

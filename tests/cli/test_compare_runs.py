@@ -1,0 +1,228 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`hf-robustft compare` that trains: which runs there are, what each is given, and what is said before and after them."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import CLASSES, image_dataset
+
+from hf_robustft import cli
+from hf_robustft.cli import compare_runs
+from hf_robustft.cli.compare import parser
+from hf_robustft.cli.compare_plan import DEFAULT, STEPS, plan
+from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
+from hf_robustft.cli.config_file import read_recipe
+from hf_robustft.cli.passed_on import parted
+from hf_robustft.cli.train_arguments import parse, train_parser
+from hf_robustft.training.methods import METHODS
+
+
+def class_folder(root: Path, n: int, seed: int) -> None:
+    """`n` pictures of four classes."""
+    for index, row in enumerate(image_dataset(n, seed)):
+        folder = root / CLASSES[row["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        row["image"].save(folder / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A folder of three styles of the same classes."""
+    root = tmp_path_factory.mktemp("own") / "my"
+    for seed, (style, n) in enumerate((("photo", 80), ("sketch", 16), ("cartoon", 16))):
+        class_folder(root / style, n, seed)
+    return root
+
+
+def planned(output, command: str, methods=(), **options):
+    """The plan of a comparison whose runs are passed a command line."""
+    _, passed = parted(shlex.split(command), parser(), train_parser())
+    return plan(methods, options.get("rates", ()), options.get("seeds", (0,)), output, passed, options.get("finetune_with"))
+
+
+def words_of(made, name):
+    return next(list(run.arguments) for run in made.runs if run.name == name)
+
+
+def value(words, flag):
+    return words[words.index(flag) + 1]
+
+
+def test_own_images_alone_are_enough(own, tmp_path):
+    made = planned(tmp_path, f"--train_dataset {own / 'photo'}", ["carot", "wise_ft", "croft"], seeds=(0, 1))
+    assert made.roles == {"held-out": "id", "cartoon": "shift", "sketch": "shift", "validation": "validation"}
+    assert [run.name for run in made.runs][0] == "zero_shot" and len(made.runs) == 1 + 2 * (3 + 3 + 3 + 3)
+    told = "\n".join(made.notes)
+    assert "sketch" in told and "20 %" in told and "ft is trained too" in told and f"{STEPS} steps" in told
+    # 80 images, 16 held out twice: 48 are trained on, in one batch of the usual 64.
+    assert "each of the 48 training images 300 times" in told
+    for name in ("zero_shot", "carot-1e-3-1", "wise_ft-1e-3-1"):
+        words = words_of(made, name)
+        assert value(words, "--hold_out") == "0.2"
+        at = words.index("--eval_datasets")
+        assert words[at + 1 : at + 3] == [f"{own / style}:shift" for style in ("cartoon", "sketch")]
+    carot, wise, croft = (words_of(made, name) for name in ("carot-1e-3-1", "wise_ft-1e-3-1", "croft-2e-3-0"))
+    assert value(carot, "--num_train_epochs") == "300" and value(carot, "--seed") == "1"
+    assert value(wise, "--finetuned_model") == str(tmp_path / "runs" / "ft-1e-3-1") and "--num_train_epochs" not in wise
+    assert next(run.needs for run in made.runs if run.name == "wise_ft-1e-3-1") == ("ft-1e-3-1",)
+    # Frozen features are computed once for all rates.
+    assert value(croft, "--feature_views") == "4" and value(croft, "--feature_cache") == str(tmp_path / "features")
+
+
+def test_what_every_run_is_given_its_own_parser_takes(own, tmp_path):
+    made = planned(tmp_path, f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2")
+    assert {run.method for run in made.runs} == {*DEFAULT, "zero_shot"}
+    for run in made.runs:
+        model_args, data_args, args = parse([*run.arguments, "--output_dir", str(tmp_path / "x")])
+        assert model_args.method == run.method
+        if run.method in METHODS:
+            assert args.weight_decay == 0.2 and args.num_train_epochs == 2 and "weight_decay" in args.given
+            assert run.settings["learning_rate"] == args.learning_rate and run.settings["seed"] == args.seed
+        elif run.method in ("wise_ft", "lines"):
+            assert "weight_decay" not in args.given and (run.method != "wise_ft" or model_args.alpha == 0.3)
+    assert any("`--alpha 0.3` is for wise_ft" in note for note in made.notes)
+    assert len({run.name for run in made.runs}) == len(made.runs)
+
+
+def test_rates_are_those_of_the_recipe_and_below_or_around_those_of_the_paper(own, tmp_path):
+    made = planned(tmp_path, "", ["carot", "lp"])
+    # Its recipes say how long to train, too.
+    assert "--num_train_epochs" not in words_of(made, "carot-1e-3-0") and not made.notes
+    on_suite = made.rates
+    for method, rates in on_suite.items():
+        recipe = read_recipe(train_parser(), f"emoji_shift/{method}")["learning_rate"]
+        assert rates == pytest.approx([recipe / 10, recipe / 3, recipe], rel=0.2)
+    # The packaged checkpoint has its own, on any data, unless the paper's are asked for.
+    train = f"--train_dataset {own / 'photo'}"
+    assert planned(tmp_path, train, ["carot"]).rates == {"carot": on_suite["carot"]}
+    paper = planned(tmp_path, f"{train} --paper_settings --per_device_train_batch_size 8", ["carot", "ft"]).rates
+    assert paper == {"carot": [3e-6, 1e-5, 3e-5], "ft": [1e-5, 3e-5, 1e-4]}
+    assert planned(tmp_path, train, ["carot", "lp"], rates=[1e-3, 1e-4]).rates == {"carot": [1e-4, 1e-3], "lp": [1e-4, 1e-3]}
+
+
+def test_the_length_is_left_to_whoever_says_one(own, tmp_path):
+    train = f"--train_dataset {own / 'photo'}"
+    for given in ("--max_steps 3", "--paper_settings"):
+        made = planned(tmp_path, f"{train} {given}", ["flyp"])
+        assert not any("training images" in note and "times" in note for note in made.notes)
+
+
+def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_path):
+    def settings(root, command=""):
+        made = planned(tmp_path, f"--train_dataset {root / 'photo'} {command}", ["flyp"], rates=[1e-3])
+        return next(run.settings for run in made.runs if run.method == "flyp")
+
+    other = shutil.copytree(own, tmp_path / "elsewhere" / "my")
+    assert settings(other) == settings(own)
+    (other / "photo" / CLASSES[0] / "0.png").unlink()
+    before, after = settings(own), settings(other)
+    assert {name for name in before if before[name] != after[name]} >= {"the train data train"}
+    changed = settings(own, "--weight_decay 0.3 --num_train_epochs 300")
+    assert {name for name in changed if changed.get(name) != before.get(name)} == {"weight_decay"}
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("--train_dataset {own}", "--train_dataset {own}/cartoon"),
+        ("--train_dataset={own}/photo --eval_datasets={own}/sketch:shift --hold_out 0.3", "hold_out"),
+        ("--seed 3", "--seeds"),
+        ("--learning_rate 1e-3", "--learning_rates"),
+        ("--method carot", "--methods"),
+        ("--mthods carot", "did you mean --methods?"),
+        ("--methods crott", "did you mean croft"),
+        ("--push_to_hub", "hf-robustft publish"),
+        ("--resume_from_checkpoint last", "the same command"),
+        ("--num_train_epochs three", "must be a number"),
+        ("--learning_rates fast", "must be a number"),
+        ("--methods carot --alpha 0.3", "none of --methods carot"),
+        ("--methods carot --finetune_with flyp", "none of --methods merges"),
+        ("--methods model_stock --seeds 0", "--seeds 0 1"),
+        ("--methods carot --caption_column text --shots 3", "shots"),
+        ("--jobs 0", "at least 1"),
+        ("{own} --methods carot", "is finished"),
+        ("{own} --weight_decay 0.1", "is finished"),
+        ("--train_dataset pacs", "pacs-"),
+    ],
+)
+def test_what_no_run_can_do_is_one_line_before_the_first(own, tmp_path, capsys, command, named):
+    words = shlex.split(command.format(own=own))
+    assert cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert named.format(own=own) in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
+    words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
+    assert cli.main(["compare", *words, "--dry_run", "--output_dir", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.split(line)[:4] for line in lines] == [["hf-robustft", "train", "--method", name] for name in ("zero_shot", "flyp")]
+    assert "--learning_rate 1e-3 --seed 3" in lines[1] and lines[1].endswith(f"--output_dir {tmp_path}/out/runs/flyp-1e-3-3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, capsys, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.exit('error: out of luck')\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(compare_runs.sys, "executable", str(program))
+    words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
+    assert cli.main(["compare", *words, "--jobs", "2", "--output_dir", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert "2 runs: seed 3, 2 at once; time: known after the first runs; about 12 MB of disk" in out
+    assert "flyp-1e-3-3: FAILED: out of luck" in out
+    assert [line.partition(": out of luck")[0] for line in err.splitlines()] == ["error: zero_shot", "error: flyp-1e-3-3"]
+    assert str(tmp_path / "out" / "runs" / "flyp-1e-3-3.log") in err
+
+
+def test_as_many_runs_at_once_as_devices_or_cores_and_memory(monkeypatch):
+    monkeypatch.setattr(compare_runs, "_gpus", lambda: ["3", "5"])
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None)] == ["3", "5"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3)] == ["3", "5", "3"]
+    monkeypatch.setattr(compare_runs.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(compare_runs, "_free_memory", lambda: 10 * 10**9)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert slots(None, use_cpu=True) == [{"OMP_NUM_THREADS": "1"}] * 8
+    # A model of 600 MB in float32 takes ten times that, beside what is imported.
+    assert slots(None, use_cpu=True, weights=600 * 10**6) == [{"OMP_NUM_THREADS": "8"}]
+    assert slots(4, use_cpu=True, weights=600 * 10**6) == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert model_bytes("emoji_clip") == pytest.approx(6e6, rel=0.1) and model_bytes("openai/clip-vit-base-patch16") is None
+    assert [size_in_words(size) for size in (10, 6.1e6, 1.44e9)] == ["1 MB", "6 MB", "1.4 GB"]
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_stopped_twice_goes_on_where_it_was(own, tmp_path):
+    """Real runs of two steps, by `pytest -m slow tests/cli/test_compare_runs.py`: a minute or two."""
+    words = f"--train_dataset {own / 'photo'} --methods flyp wise_ft --learning_rates 1e-3 --seeds 0 --max_steps 2 --jobs 1 --use_cpu"
+    command = [sys.executable, "-m", "hf_robustft.cli", "compare", *words.split(), "--output_dir", str(tmp_path)]
+
+    def stopped_after(finished, number):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if line.startswith(f"[{finished}/4]"):
+                    process.send_signal(number)
+                    break
+            return process.wait(), process.stderr.read()
+
+    status, error = stopped_after(1, signal.SIGTERM)
+    assert status == 143 and "1 of 4 runs are finished" in error and "Go on with: hf-robustft compare --train_dataset" in error
+    assert stopped_after(2, signal.SIGKILL)[0] == -signal.SIGKILL
+    records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json")}
+    kept = {name: (tmp_path / "runs" / name / "run.json").stat().st_mtime_ns for name, found in records.items() if "seconds" in found}
+    assert len(kept) == 2
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "4 runs, of which 2 are finished" in done.stdout, done.stderr
+    assert {name: (tmp_path / "runs" / name / "run.json").stat().st_mtime_ns for name in kept} == kept
+    summary = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["label"] for row in summary["candidates"]] == ["FT, 1e-3", "FLYP, 1e-3", "WiSE-FT, 1e-3"]
+    assert summary["baseline"] is not None and (tmp_path / "comparison.md").is_file()
+    # All of them finished: nothing is made again.
+    done = subprocess.run([*command, "--dry_run"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == ""
