@@ -23,7 +23,7 @@ from ..data.class_folders import visible_folders
 from ..data.folders import folder_layout, folder_splits, holds_tars
 from ..data.hub import is_hub_id
 from ..data.messages import quoted
-from ..modeling.checkpoint import PACKAGED
+from ..data.packaged import CHECKPOINTS
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import unused_settings
 from .config_file import read_config, read_recipe, recipes
@@ -73,7 +73,7 @@ class Plan:
     seeds: list[int]
     roles: dict[str, str]
     notes: list[str] = field(default_factory=list)
-    model: str = PACKAGED
+    model: str = "emoji_clip"
 
 
 def plan(
@@ -339,7 +339,7 @@ class _Planner:
         if self.rates:
             return sorted(set(self.rates))
         centre, origin = args.learning_rate, args.origins.get("learning_rate", "")
-        if not origin.startswith(("recipe", "paper")) and model_args.model == PACKAGED and f"{SUITE}/{method}" in recipes():
+        if not origin.startswith(("recipe", "paper")) and model_args.model in CHECKPOINTS and f"{SUITE}/{method}" in recipes():
             # The packaged checkpoint is small, and takes rates a hundred times those of the papers.
             centre, origin = read_recipe(train_parser(), f"{SUITE}/{method}")["learning_rate"], "recipe"
         shares = BELOW if origin.startswith("recipe") else AROUND

@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..comparison.runs import rate_text
 from ..comparison.schedule import Outcome, Run, Schedule, in_words
-from ..data.catalog.sets import asset_path
-from ..modeling.checkpoint import PACKAGED
+from ..data.packaged import CHECKPOINTS, asset_path
 from ..modeling.checkpoint_file import local_folder
 from .compare_plan import Plan
 
@@ -66,7 +65,7 @@ def _free_memory() -> int | None:
 def model_bytes(model: str) -> int | None:
     """Bytes of the weights of a `model` in float32, as a run saves them; `None` of one that is not on this machine."""
     with suppress(OSError, SafetensorError):
-        folder = asset_path(model) if model == PACKAGED else local_folder(model)
+        folder = asset_path(model) if model in CHECKPOINTS else local_folder(model)
         total = 0
         for path in folder.glob("*.safetensors") if folder is not None else ():
             with safe_open(path, framework="pt") as file:
