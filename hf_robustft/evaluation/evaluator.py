@@ -200,11 +200,13 @@ class Evaluator:
                     for index, embeds, labels in batches:
                         numbers.update(index, embeds, labels)
                 columns, kept = numbers.merged(state)
-                group = None if groups is None else np.array([groups[row] for row in columns["index"].long().tolist()])
-                if group is not None:
+                group, n_groups = None, None
+                if groups is not None:
+                    group = np.array([groups[row] for row in columns["index"].long().tolist()])
+                    n_groups = len(set(groups.values()))
                     # Of a stream that is not known before it is read.
-                    check_groups(len(set(groups.values())), benchmark.group_column, f"benchmark {benchmark.name!r}")
-                read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
+                    check_groups(n_groups, benchmark.group_column, f"benchmark {benchmark.name!r}")
+                read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad), "n_groups": n_groups}
                 if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
                 named = benchmark if numbers.labelled else chosen
@@ -324,7 +326,6 @@ class Evaluator:
             reliability=calibration.reliability_bins(confidence, correct, self.n_bins),
             head=kind,
             predictions=_most_frequent(columns, benchmark.class_names),
-            n_groups=None if group is None else len(np.unique(group)),
             draws={key: samples[key][:KEPT_DRAWS].round(6).tolist() for key in ("accuracy", "ece", "nll")},
             **read,
         )

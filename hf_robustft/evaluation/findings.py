@@ -29,7 +29,7 @@ BEYOND = 2.0
 ALPHA = 0.05
 #: How often a model that knows nothing may pass for one that is better than chance; two standard errors.
 ALPHA_CHANCE = 0.0228
-#: Sets with fewer images are called small; with fewer than `FEWEST` nothing is compared.
+#: Sets with fewer images, or groups of them, are called small; with fewer than `FEWEST` nothing is compared.
 SMALL, FEWEST = 100, 30
 #: From this share of one class among the answers on a model is said to know no other class, if the share of the class
 #: among the images is lower by at least the second number.
@@ -80,7 +80,8 @@ def at_chance(result: DatasetResult) -> bool:
     if chance >= 1:
         return False
     # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.
-    return bdtrc(round(result.accuracy * result.n) - 1, result.n, chance) > ALPHA_CHANCE
+    n = result.n_drawn
+    return bdtrc(round(result.accuracy * n) - 1, n, chance) > ALPHA_CHANCE
 
 
 def one_class(result: DatasetResult) -> bool:
@@ -110,7 +111,7 @@ def error_of_difference(now: DatasetResult, before: DatasetResult, metric: str) 
     mean = sum(differences) / len(differences)
     variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
     if metric != "ece":
-        variance += (getattr(now, metric) - getattr(before, metric)) ** 2 / (now.n_groups or now.n)
+        variance += (getattr(now, metric) - getattr(before, metric)) ** 2 / now.n_drawn
     return math.sqrt(variance)
 
 
@@ -121,7 +122,7 @@ def comparisons(report: EvaluationReport, baseline: EvaluationReport | None) -> 
             now.name, metric, getattr(before, metric), getattr(now, metric), error_of_difference(now, before, metric)
         )
         for now, before in _common(report, baseline)
-        if now.n >= FEWEST
+        if now.n_drawn >= FEWEST
         for metric in _METRICS
     ]
 
@@ -172,7 +173,7 @@ def sentences(
     lines = []
     for result in tests:
         if at_chance(result):
-            few = ", which cannot be told from chance with so few images" if result.n < SMALL else ""
+            few = ", which cannot be told from chance with so few images" if result.n_drawn < SMALL else ""
             lines.append(
                 f"No better than chance on {text(result.name)}: {percent(result.accuracy)} of {result.n:,} images are right"
                 f"{few}, and {_known_nothing(result, text)}."
@@ -192,10 +193,14 @@ def sentences(
                 parts.append(f"{_WORDS[metric]} on {listed([_change(change, text) for change in of])}")
         name = (model or text)(baseline.model)
         lines.append(f"Worse than {name}, {by_more(len(comparisons(report, baseline)))}: {'; '.join(parts)}.")
-    small = [result for result in tests if result.n < SMALL]
+    small = [result for result in tests if result.n_drawn < SMALL]
     if small:
         sets = listed(
-            [f"{text(result.name)} ({result.n}, ±{100 * result.accuracy_se:.1f} points)" for result in small]
+            [
+                f"{text(result.name)} ({result.n}{f' in {result.n_groups} groups' if result.n_groups else ''}, "
+                f"±{100 * result.accuracy_se:.1f} points)"
+                for result in small
+            ]
         )
         lines.append(f"Too few images to tell small differences: {sets}.")
     return lines

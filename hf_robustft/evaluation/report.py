@@ -74,6 +74,11 @@ class DatasetResult:
     n_groups: int | None = None
     draws: dict[str, list[float]] | None = None
 
+    @property
+    def n_drawn(self) -> int:
+        """Images, or groups of them, that chance draws: how many independent ones there are."""
+        return self.n_groups or self.n
+
 
 @dataclass
 class EvaluationReport:
@@ -88,8 +93,8 @@ class EvaluationReport:
         logit_scale (`float`, *optional*): The model's learned scale, exponentiated.
         settings (`dict`): What the numbers depend on besides model and data: bins, draws, seed, versions.
         open_set (`dict`, *optional*): By set of unseen classes, how well each score tells known images from unseen ones:
-            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, and `source` and `unreadable` as of the other
-            sets. `None` if there was no such set.
+            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, and `source`, `unreadable` and `n_groups` as of the
+            other sets. `None` if there was no such set.
     """
 
     model: str

@@ -165,7 +165,7 @@ _COUNT: Kind = ("a whole number of at least 1", _count)
 _SHARE: Kind = ("a number from 0 to 1", _share)
 _POSITIVE: Kind = ("a number above 0", lambda value: _number(value) > 0)
 _NOT_NEGATIVE: Kind = ("a number of at least 0", lambda value: _number(value) >= 0)
-#: Where images came from, and those that were left out.
+#: Where images came from, those that were left out, and how many belong together.
 _READ = {
     "source": _optional(
         ("texts by name, a path among them", lambda value: "path" in value and _texts(value.values()))
@@ -173,6 +173,7 @@ _READ = {
     "unreadable": _optional(
         ("count, of, and a list of lines as first", lambda value: _unreadable(value) and _texts(value["first"]))
     ),
+    "n_groups": _optional(_COUNT),
 }
 _BINS = ("lower", "upper", "count", "confidence", "accuracy")
 _PREDICTIONS = {"class": _TEXT, "majority": _TEXT, "share": _SHARE, "label_share": _SHARE, "majority_share": _SHARE}
@@ -184,7 +185,7 @@ _RESULT = {
     **dict.fromkeys(("accuracy_se", "ece_se", "nll_se", "brier_se", "nll"), _NOT_NEGATIVE),
     "brier": ("a number from 0 to 2", lambda value: -_ROUNDING <= _number(value) <= 2.001),
     "head": _TEXT,
-    **dict.fromkeys(("head_classes", "n_groups"), _optional(_COUNT)),
+    "head_classes": _optional(_COUNT),
     "reliability": _keys(*_BINS),
     **_READ,
     "predictions": _optional(

@@ -129,7 +129,7 @@ def warning_sentence(report: EvaluationReport, baseline: EvaluationReport | None
         if known is None or score not in facts["scores"] or facts["id"] not in report.results:
             continue
         now, was = facts["scores"][score]["auroc"], known["auroc"]
-        sizes = report.results[facts["id"]].n, facts["n"]
+        sizes = report.results[facts["id"]].n_drawn, facts.get("n_groups") or facts["n"]
         error = math.hypot(_auroc_error(now, *sizes), _auroc_error(was, *sizes))
         compared.append(Change(name, "auroc", was, now, error))
     worse = [

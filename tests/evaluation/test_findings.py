@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What is called worse is worse, and what chance does is seldom called so: by simulated logits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,10 @@ from hf_robustft.evaluation.report import DatasetResult, EvaluationReport, load_
 from hf_robustft.evaluation.resampling import bootstrap_draws
 
 
-def measured(logits, labels, name="photo", role="id") -> DatasetResult:
+def measured(logits, labels, name="photo", role="id", groups=None) -> DatasetResult:
     """As `Evaluator` measures, from logits."""
     scores, probabilities = calibration.image_scores(logits, labels)
-    samples = bootstrap_draws(**scores, draws=KEPT_DRAWS)
+    samples = bootstrap_draws(**scores, draws=KEPT_DRAWS, groups=groups)
     predicted = probabilities.max(dim=1).indices
     names = tuple(map(str, range(logits.shape[1])))
     rest = dict.fromkeys(("adaptive_ece", "classwise_ece", "ece_noise_floor"), 0.0)
@@ -32,6 +34,7 @@ def measured(logits, labels, name="photo", role="id") -> DatasetResult:
         brier=scores["brier"].mean().item(),
         reliability=calibration.reliability_bins(scores["confidence"], scores["correct"]),
         predictions=_most_frequent({"predicted": predicted, "label": labels}, names),
+        n_groups=None if groups is None else len(np.unique(groups)),
         draws={key: samples[key].round(6).tolist() for key in ("accuracy", "ece", "nll")},
         **{f"{key}_se": float(values.std(ddof=1)) for key, values in samples.items()},
         **rest,
@@ -186,6 +189,29 @@ def test_few_images_are_called_few():
     assert worse(few[1], few[0]) == []
     said = sentences(few[1], few[0])
     assert said[-1].startswith("Too few images to tell small differences: photo (24, ±")
+
+
+def test_ten_views_of_a_drawing_are_one_drawing():
+    """What is told of a set in which each image comes ten times, and that says so, is what is told of the images."""
+    logits, labels = models(60, 3, signal=(1.5, 0.3))
+    once = [measured(item, labels) for item in logits]
+    groups = np.repeat(np.arange(60), 10)
+    tens = [measured(item.repeat_interleave(10, 0), labels.repeat_interleave(10), groups=groups) for item in logits]
+    for metric in ("accuracy", "ece", "nll"):
+        assert error_of_difference(*tens, metric) == pytest.approx(error_of_difference(*once, metric), rel=1e-4)
+    found = [
+        {(change.metric, change.set) for change in worse(*(EvaluationReport("m", {"photo": item}) for item in side[::-1]))}
+        for side in (once, tens)
+    ]
+    assert found[0] == found[1] and found[0]
+    said = sentences(EvaluationReport("m", {"photo": tens[0]}))
+    assert any("photo (600 in 60 groups, ±" in line for line in said)
+    # Thirty of a hundred right of five classes are beyond chance, three groups of ten are not.
+    nothing = torch.eye(5).double()[torch.zeros(100, dtype=torch.long)]
+    right = torch.tensor([0] * 30 + [1, 2, 3, 4, 1, 2, 3] * 10)
+    few = np.arange(100) % 10
+    assert not at_chance(dataclasses.replace(measured(nothing, right), predictions=None))
+    assert at_chance(dataclasses.replace(measured(nothing, right, groups=few), predictions=None))
 
 
 def test_the_same_words_stand_in_the_terminal_and_the_file(tmp_path):
