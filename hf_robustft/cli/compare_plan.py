@@ -45,6 +45,8 @@ EPOCHS, STEPS, BATCH = 10, 300, 64
 #: Of each class, for validation and again for testing, where there is nothing else; and views of each image for methods that train
 #: on the features of a frozen model.
 HELD_OUT, VIEWS = 0.2, 4
+#: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
+ALPHAS = (0.2, 0.4, 0.6, 0.8)
 #: What changes no number of a run, or is told by its data.
 _NOT_OF_THE_RUN = (
     *("train_dataset", "eval_datasets", "output_dir", "logging_dir", "run_name", "feature_cache", "disable_tqdm", "use_cpu"),
@@ -214,6 +216,8 @@ class _Planner:
                 words += ["--feature_views", str(VIEWS)]
             if "feature_cache" not in self.passed:
                 words += ["--feature_cache", str(self.output / "features")]
+        if method == "wise_ft" and "alpha_sweep" not in self.passed:
+            words += ["--alpha_sweep", *map(str, ALPHAS)]
         if method in self.epochs:
             words += ["--num_train_epochs", str(self.epochs[method])]
         if "disable_tqdm" not in self.passed:

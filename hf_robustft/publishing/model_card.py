@@ -289,7 +289,8 @@ def _selected(folder: Path) -> str | None:
     record = load_robustft_json(folder).get("selection") if (folder / METADATA_FILE).is_file() else None
     if not record:
         return None
-    rates = [f"{name} at {', '.join(f'{rate:g}' for rate in rates)}" if rates else name for name, rates in record["grid"].items()]
+    grid = {name: ", ".join(f"{rate:g}" for rate in rates if rate is not None) for name, rates in record["grid"].items()}
+    rates = [f"{name} at {rates}" if rates else name for name, rates in grid.items()]
     seeds = ", ".join(map(str, record["seeds"]))
     said = (
         f"Method and learning rate were chosen by the rule {code_span(record['rule'])}: {markdown_text(record['says'])}. It looked at "

@@ -13,7 +13,7 @@ RULE = {
     "name": "id_within",
     "says": "the smallest rate that keeps most",
     "looked_at": ["validation"],
-    "grid": {"FLYP": [1e-4, 1e-3], "WiSE-FT": [1e-3]},
+    "grid": {"FLYP": [1e-4, 1e-3], "WiSE-FT": [1e-3], "Tip-Adapter": [None]},
     "seeds": [0],
     "chosen": "FLYP, 1e-3",
 }
@@ -60,7 +60,7 @@ def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output)
     # Before and after, though the run measured itself alone.
     assert [item.model for item in reports] == ["zero-shot", "FLYP"] and reports[-1].to_dict() == report.to_dict()
     card = (output / "README.md").read_text(encoding="utf-8")
-    for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "seed 0"):
+    for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "Tip-Adapter, with seed", "seed 0"):
         assert words in card
     assert not (output / "run.json").exists() and not (output / "head.safetensors").exists()
     assert (output / "mine.txt").is_file() and (output / "comparison" / "runs" / "flyp-1e-3-0" / "evaluation.json").is_file()
