@@ -30,6 +30,7 @@ from .config_file import read_config, read_recipe, recipes
 from .data_sets import MEASURED
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
 from .parser import UsageError
+from .passed_on import refusal
 from .specs import Spec, own_split
 from .train import TrainingData, load_data
 from .train_arguments import CACHING, MEASURING, SUITE, ModelArguments, TrainCommand, check, parse, train_parser
@@ -169,9 +170,11 @@ class _Planner:
                 found.append((name, list(words)))
                 continue
             values = read_config(train_parser(), words[0].partition("=")[2] or words[-1])
+            for key in values:
+                why = refusal(key) if key != "output_dir" else "is given to the comparison by its own flag"
+                if why is not None:
+                    raise UsageError(f"`--config` sets {key}, which {why}")
             found = [(key, [f"--{key}", *_texts(value)]) for key, value in values.items()] + found
-            if unfit := [key for key in values if key in ("method", "learning_rate", "seed", "output_dir")]:
-                raise UsageError(f"`--config` sets {unfit[0]}, which is not the same for all runs; leave it out there")
         return found
 
     def _reads(self, method: str, name: str) -> bool:

@@ -15,11 +15,19 @@ _REFUSED = {
     "finetuned_model": "what is merged is what this comparison trains; see --finetune_with",
     "resume_from_checkpoint": "it goes on where it was stopped by itself: give the same command again",
     "push_to_hub": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
-    "hub_model_id": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
     "skip_baseline": "the zero-shot model is measured once",
     "save_predictions": "each run saves its predictions",
 }
 HELP = ("-h", "--help")
+
+
+def refusal(name: str) -> str | None:
+    """Why a setting of this `name` is not passed on, and what to do; `None` if it is."""
+    if name in _FOR_ONE:
+        return f"is for one run; give --{_FOR_ONE[name]}"
+    # A token would be in the command line of each run.
+    why = _REFUSED.get("push_to_hub" if name.startswith("hub_") else name)
+    return None if why is None else f"cannot be given to a comparison: {why}"
 
 
 def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -50,10 +58,8 @@ def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list
         positive = name.removeprefix("no_") if name not in names[train] else name
         if flag in HELP or name in names[own]:
             mine += group
-        elif name in _FOR_ONE:
-            raise UsageError(f"`{flag}` is for one run; give --{_FOR_ONE[name]}")
-        elif name in _REFUSED:
-            raise UsageError(f"`{flag}` cannot be given to a comparison: {_REFUSED[name]}")
+        elif (why := refusal(positive)) is not None:
+            raise UsageError(f"`{flag}` {why}")
         elif positive in names[train]:
             passed.append((positive, group))
         else:

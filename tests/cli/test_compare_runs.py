@@ -113,6 +113,18 @@ def test_the_length_is_left_to_whoever_says_one(own, tmp_path):
         assert not any("training images" in note and "times" in note for note in made.notes)
 
 
+def test_a_file_of_settings_is_passed_on_below_the_flags(own, tmp_path):
+    config = tmp_path / "more.yaml"
+    config.write_text(f"train_dataset: {own / 'photo'}\nweight_decay: 0.3\nmax_steps: 5\nadam_beta2: 0.9\n")
+    made = planned(tmp_path, f"--config {config} --weight_decay 0.2", ["flyp"], rates=[1e-3])
+    _, _, args = parse([*words_of(made, "flyp-1e-3-0"), "--output_dir", str(tmp_path / "x")])
+    assert (args.weight_decay, args.max_steps, args.adam_beta2) == (0.2, 5, 0.9)
+    for line, named in (("seed: 3", "--seeds"), ("hub_token: secret", "publish"), ("output_dir: x", "output_dir")):
+        config.write_text(line)
+        with pytest.raises(ValueError, match=named):
+            planned(tmp_path, f"--config {config}", ["flyp"])
+
+
 def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_path):
     def settings(root, command=""):
         made = planned(tmp_path, f"--train_dataset {root / 'photo'} {command}", ["flyp"], rates=[1e-3])
@@ -138,6 +150,7 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
         ("--mthods carot", "did you mean --methods?"),
         ("--methods crott", "did you mean croft"),
         ("--push_to_hub", "hf-robustft publish"),
+        ("--hub_token secret", "hf-robustft publish"),
         ("--resume_from_checkpoint last", "the same command"),
         ("--num_train_epochs three", "must be a number"),
         ("--learning_rates fast", "must be a number"),
