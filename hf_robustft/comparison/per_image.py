@@ -14,6 +14,8 @@ from .statistics import DRAWS, LEVEL, Difference, mean_and_sd, of_the_same_image
 
 #: Points of a risk-coverage curve, at equal steps of coverage.
 POINTS = 100
+#: Two drawings of a class that are both lost would be beyond noise, since no sample of them differs from another.
+FEWEST = 3
 #: Mistakes that are shown.
 WORST = 12
 
@@ -25,13 +27,14 @@ class Change:
 
     Attributes:
         name (`str`): The class or set.
-        n (`int`): Its images.
+        n, units (`int`): Its images, and the groups that they fall into: as many where each image is its own.
         before, after (`float`): The accuracy of zero-shot, and the mean over the seeds of the candidate.
         difference ([`Difference`]): `after` less `before`, paired by image, with whole groups drawn together.
     """
 
     name: str
     n: int
+    units: int
     before: float
     after: float
     difference: Difference
@@ -69,7 +72,7 @@ def per_class(
     for name in np.unique(labels):
         of = labels == name
         found = paired_difference(one[:, of], other[:, of], groups[of], draws=draws, seed=seed)
-        changes.append(Change(str(name), int(of.sum()), float(other[:, of].mean()), float(one[:, of].mean()), found))
+        changes.append(_change(str(name), one[:, of], other[:, of], groups[of], found))
     return sorted(changes, key=lambda change: (-change.difference.mean, change.name))
 
 
@@ -89,8 +92,8 @@ def forgotten(
             to 1000), seed (`int`, *optional*, defaults to 0): As for [`per_class`].
 
     Returns:
-        `dict`: `sets` and `classes`, lists of [`Change`] from the largest loss on; `judged`, classes with more than one group
-        of images, without which nothing can be told; and `by_chance`, how many of these would be listed if none had changed.
+        `dict`: `sets` and `classes`, lists of [`Change`] from the largest loss on; `judged`, how many classes have images of
+        enough groups, three, for anything to be told; and `by_chance`, how many of these would be listed if none had changed.
 
     Raises:
         ValueError: If two runs are not for the same images.
@@ -100,9 +103,9 @@ def forgotten(
         part = baseline.sets[name]
         after, before = _correct(runs, part), _correct([baseline], part)
         found = paired_difference(after, before, part.group, draws=draws, seed=seed)
-        fallen.append(Change(name, after.shape[1], float(before.mean()), float(after.mean()), found))
+        fallen.append(_change(name, after, before, _units(part), found))
     classes = per_class(runs, baseline, sets, draws=draws, seed=seed)
-    judged = [change for change in classes if change.difference.beyond_noise is not None]
+    judged = [change for change in classes if change.units >= FEWEST]
     return {
         "sets": _lost(fallen),
         "classes": _lost(judged),
@@ -188,6 +191,10 @@ def worst_mistakes(runs: Sequence[SetPredictions], n: int = WORST) -> list[dict[
 def _correct(runs: Sequence[Predictions], reference: SetPredictions) -> np.ndarray:
     """Whether each image of a set is classified rightly, as (seeds, n) numbers."""
     return np.array([item.correct for item in of_the_same_images(runs, reference)], dtype=np.float64)
+
+
+def _change(name: str, after: np.ndarray, before: np.ndarray, groups: np.ndarray, found: Difference) -> Change:
+    return Change(name, after.shape[1], len(np.unique(groups)), float(before.mean()), float(after.mean()), found)
 
 
 def _units(item: SetPredictions) -> np.ndarray:

@@ -31,7 +31,8 @@ def test_classes_are_those_of_a_loop():
         old = np.concatenate([item.correct[of] for item, of in zip(before.sets.values(), marks, strict=True)])
         # The same group of another set is another drawing.
         groups = [f"{item.name}/{group}" for item, of in zip(before.sets.values(), marks, strict=True) for group in item.group[of]]
-        assert (change.n, change.before, change.after) == (len(old), pytest.approx(old.mean()), pytest.approx(after.mean()))
+        assert (change.n, change.units) == (len(old), len(set(groups)))
+        assert (change.before, change.after) == (pytest.approx(old.mean()), pytest.approx(after.mean()))
         assert vars(change.difference) == vars(paired_difference(after, old, groups, draws=50))
     gains = [change.difference.mean for change in per_class(runs, before, ["a", "b"], draws=50)]
     assert gains == sorted(gains, reverse=True)
@@ -56,13 +57,18 @@ def test_what_was_forgotten_fell_beyond_noise():
 
 
 def test_a_class_with_one_drawing_is_not_judged():
-    """Ten views of one drawing say nothing of how far chance moves its class."""
+    """Ten views of one drawing say nothing of how far chance moves its class, and two drawings nothing that can be relied on."""
     item = set_of("a", 40, images=1)
     item = replace(item, group=item.label)
     other = replace(item, predicted=np.roll(item.label, 1))
     found = forgotten([predictions(other)], predictions(item), ["a"])
     assert not found["classes"] and (found["judged"], found["by_chance"]) == (0, 0)
     assert all(change.difference.beyond_noise is None for change in per_class([predictions(other)], predictions(item), ["a"]))
+    for drawings, lost in ((2, []), (3, ["bee", "cat", "dog", "owl"])):
+        group = np.array([f"{name} {k % drawings}" for k, name in enumerate(item.label)])
+        item, other = replace(item, predicted=item.label, group=group), replace(item, predicted=np.full(40, "fox"), group=group)
+        found = forgotten([predictions(other)], predictions(item), ["a"])
+        assert sorted(change.name for change in found["classes"]) == lost and found["judged"] == len(lost)
 
 
 def test_risk_is_that_of_the_most_confident():
