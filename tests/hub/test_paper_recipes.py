@@ -6,6 +6,7 @@ Slow, for the ImageNet heads of 1000 classes: `python -m pytest -m slow tests/hu
 """
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from helpers import tiny_config
 from transformers import CLIPModel, CLIPProcessor
 
+from hf_robustft import RobustTrainingArguments
 from hf_robustft.cli.config_file import recipes
 from hf_robustft.data.benchmarks import asset_path
 from hf_robustft.data.catalog.schema import facts
@@ -92,7 +94,11 @@ def test_seen_and_unseen_classes_of_imagenet(hub, run, tmp_path):
     assert {result.n_classes for result in report.results.values()} == {402}
     (unseen,) = report.open_set.values()
     assert unseen["n"] == 598
-    assert json.loads((tmp_path / "out" / "robustft.json").read_text())["settings"]["energy_gradient_reduction"] == "sum"
+    # A setting at its default is not written down.
+    settings = {field.name: field.default for field in dataclasses.fields(RobustTrainingArguments)}
+    settings |= json.loads((tmp_path / "out" / "robustft.json").read_text())["settings"]
+    weights = settings["energy_gradient_weight"], settings["shift_alignment_weight"]
+    assert settings["energy_gradient_reduction"] == "sum" and weights == (5, 1)
 
 
 def seed_open_sets(hub):
