@@ -75,7 +75,7 @@ def scripts(repository):
     sys.path.insert(0, folder)
     yield importlib.import_module
     sys.path.remove(folder)
-    for name in ("common", "augment", "build_views", "build_tokenizer", "build_artwork", "pretrain", "trim_embedding", "package_checkpoint"):
+    for name in ("common", "augment", "build_views", "build_rotations", "build_tokenizer", "build_artwork", "pretrain", "trim_embedding", "package_checkpoint"):
         sys.modules.pop(name, None)
 
 
@@ -190,6 +190,23 @@ def test_a_patch_hides_one_rectangle_and_changes_nothing_else(scripts, monkeypat
         assert least - 1 <= min(height, width) and max(height, width) <= most + 1
         patch = shown[1][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert (patch == patch[0, 0]).all()
+
+
+def test_rotations_show_another_artist_by_the_same_views(scripts, tmp_path, monkeypatch):
+    module, views = scripts("build_rotations"), scripts("build_views")
+    artists = {style: {code: np.full((64, 64, 3), 9 * i + j, dtype=np.uint8) for j, code in enumerate("abc")} for i, style in enumerate(("noto", "twemoji"))}  # fmt: skip
+    monkeypatch.setattr(module, "choose_concepts", lambda artwork, seed, n_classes, n_open: (["a", "b"], ["c"], {}))
+    monkeypatch.setattr(module, "load_concepts", lambda artwork: {code: {"name": code * 3} for code in "abc"})
+    monkeypatch.setattr(module, "load_style", lambda artwork, style: style)
+    monkeypatch.setattr(module, "first_drawings", artists.get)
+    argv = ["build_rotations.py", "--artwork", "art", "--output", str(tmp_path / "out"), "--styles", "noto", "twemoji"]
+    monkeypatch.setattr(sys, "argv", argv)
+    module.main()
+    for style, drawings in artists.items():
+        views.write_views(tmp_path / "train", drawings, ["a", "b"], ["aaa", "bbb"], 2026, "train", 16)
+        assert (tmp_path / "out" / style / "train.parquet").read_bytes() == (tmp_path / "train").read_bytes()
+        assert pq.read_metadata(tmp_path / "out" / style / "open_set.parquet").num_rows == 14
+        assert pq.read_metadata(tmp_path / "out" / style / "validation.parquet").num_rows == 10
 
 
 def test_recorded_parameters_are_those_of_the_script(scripts, facts):
