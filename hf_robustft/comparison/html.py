@@ -251,10 +251,16 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> lis
 
 
 def _compared(rows: list[Node], winner: Node | None) -> list[Node]:
-    """The few rows whose pictures stand side by side: zero-shot, the winner, and FLYP (what the rule chose, or at the rate of the winner)."""
-    flyp = [row for row in rows if row.method == "flyp" and row is not winner]
-    flyp.sort(key=lambda row: (not row.chosen_by_rule, winner is None or row.learning_rate != winner.learning_rate))
-    return [*(row for row in rows if not row.method), *([] if winner is None else [winner]), *flyp[:1]]
+    """The few rows whose pictures stand side by side: zero-shot, the winner and FLYP, or the next best where FLYP has won."""
+    others = [row for row in rows if row.method and row is not winner]
+    if winner is not None and winner.method != "flyp":
+        others = [row for row in others if row.method == "flyp"]
+    elif winner is not None:
+        others = [row for row in others if row.method != "flyp"]
+    place = "shift_mean" if any(row.shift_mean for row in others) else "id_mean"
+    # The one that the rule chose among its rates, else the highest.
+    others.sort(key=lambda row: (not row.chosen_by_rule, -(row[place].accuracy.mean.raw or 0.0)))
+    return [*(row for row in rows if not row.method), *([] if winner is None else [winner]), *others[:1]]
 
 
 def _colours(rows: list[Node], winner: Node | None) -> dict[str, int]:
@@ -361,6 +367,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "as": shown,
         "tick": tick,
+        "several_rates": lambda pairs: any(range["rates"].raw > 1 for _, range in pairs),
         "reach": _reach,
         "gains": lambda items: [item for item in items if item.difference["mean"].raw > 0],
         "losses": lambda items: [item for item in items if item.difference["mean"].raw < 0],
