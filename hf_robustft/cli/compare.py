@@ -29,6 +29,7 @@ from ..comparison.runs import Comparison, read_runs
 from ..comparison.selection import find_rule
 from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
+from ..data.benchmarks import Benchmark
 from ..modeling.files import check_output_dir
 from .commands import CommandParser, option
 from .compare_plan import COMPARABLE, Passed, plan
@@ -125,16 +126,28 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
         comparison = read_runs([runs / name for name in finished])
         if lacking:
             comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
-        summary = conclude(options, comparison, arguments)
+        summary = conclude(options, comparison, arguments, made.benchmarks)
     for line in lacking:
         print(f"error: {line}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
     return summary, 1 if lacking else 0
 
 
-def conclude(options: CompareOptions, comparison: Comparison, arguments: Sequence[str]) -> dict[str, Any]:
-    """Print the tables of a `comparison` and write its files, as the `options` say; `arguments` are the command line. Returns the summary."""
+def conclude(
+    options: CompareOptions, comparison: Comparison, arguments: Sequence[str], benchmarks: Sequence[Benchmark] = ()
+) -> dict[str, Any]:
+    """
+    Print the tables of a comparison, and write its files.
+
+    Args:
+        options ([`CompareOptions`]), comparison ([`Comparison`]): What is compared, and by which rule.
+        arguments (`Sequence[str]`): The command line.
+        benchmarks (`Sequence[Benchmark]`, *optional*): The sets of the test, for pictures of the worst mistakes.
+
+    Returns:
+        `dict[str, Any]`: The summary.
+    """
     summary = summarise(comparison, options.rule, command=shlex.join(["hf-robustft", "compare", *arguments]))
-    files = write_comparison(summary, options.output_dir)
+    files = write_comparison(summary, options.output_dir, benchmarks)
     print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
     print(f"Saved to {options.output_dir}: {', '.join(path.name for path in files)}")
     return summary

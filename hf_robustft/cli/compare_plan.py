@@ -17,6 +17,7 @@ from datasets import get_dataset_split_names
 
 from ..comparison.runs import rate_text
 from ..comparison.schedule import Run
+from ..data.benchmarks import Benchmark
 from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import visible_folders
@@ -69,6 +70,7 @@ class Plan:
         roles (`dict[str, str]`): Of the sets that are measured, the validation set included.
         notes (`list[str]`): What was decided, in sentences.
         model (`str`): Where all start.
+        benchmarks (`list[Benchmark]`): The sets of the test.
     """
 
     runs: list[Run]
@@ -77,6 +79,7 @@ class Plan:
     roles: dict[str, str]
     notes: list[str] = field(default_factory=list)
     model: str = "emoji_clip"
+    benchmarks: list[Benchmark] = field(default_factory=list)
 
 
 def plan(
@@ -152,7 +155,7 @@ class _Planner:
                     runs += [self._run(method, rate, seed) for rate in chosen[self.merged]]
         if "model_stock" in self.derived:
             runs += [self._run("model_stock", rate, None) for rate in chosen[self.merged]]
-        return Plan(runs, chosen, self.seeds, _roles(data), self.notes, parts[first][0].model)
+        return Plan(runs, chosen, self.seeds, _roles(data), self.notes, parts[first][0].model, list(data.evaluation))
 
     def _parse(self, method: str) -> TrainCommand:
         """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""
