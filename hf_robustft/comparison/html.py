@@ -232,7 +232,9 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> lis
     """What was not measured, or too little, to be sure of the choice."""
     doubts = []
     if not s.rule and len(s.candidates) > 1:
-        doubts.append("Let a rule choose that does not look at the sets of the test: measure validation images (--save_predictions).")
+        doubts.append(
+            "Let a rule choose that does not look at the sets of the test: measure validation images (--save_predictions)."
+        )
     if not s.baseline:
         doubts.append("Measure the zero-shot model: compare a run of zero_shot too, or train without --skip_baseline.")
     if not names["shift"]:
