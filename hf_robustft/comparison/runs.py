@@ -9,6 +9,7 @@ Finished folders as runs of candidates: read, told apart, and refused where they
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +20,7 @@ import numpy as np
 
 from ..evaluation.findings import listed
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
-from ..evaluation.report import EvaluationReport, load_reports
+from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, settle
@@ -85,6 +86,8 @@ class FinishedRun:
         predictions ([`~evaluation.predictions.Predictions`], *optional*): Of each image, where the run kept them.
         baseline ([`EvaluationReport`], *optional*): Of the model that it started from, where that was measured too.
         facts (`dict`): Its `robustft.json`.
+        sweep (`dict[float, dict[str, float]]`): By alpha the metrics on the way from zero-shot to fine-tuned weights, where the
+            run has varied it.
     """
 
     folder: Path
@@ -94,6 +97,7 @@ class FinishedRun:
     predictions: Predictions | None = None
     baseline: EvaluationReport | None = None
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    sweep: dict[float, dict[str, float]] = field(default_factory=dict, repr=False)
     _computed: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def measured(self, name: str) -> Mapping[str, Any]:
@@ -211,6 +215,7 @@ def read_run(folder: str | Path) -> FinishedRun:
         predictions=load_predictions(folder) if (folder / PREDICTIONS_FILE).is_file() else None,
         baseline=next((report for report in reports[:-1] if report.model == zero_shot), None),
         facts=facts,
+        sweep=_sweep(folder / SWEEP_TABLE),
     )
 
 
@@ -271,6 +276,14 @@ def _rate(facts: Mapping[str, Any]) -> float | None:
     from ..training.methods import RobustTrainingArguments
 
     return RobustTrainingArguments.__dataclass_fields__["learning_rate"].default
+
+
+def _sweep(path: Path) -> dict[float, dict[str, float]]:
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return {row.pop("alpha"): row for row in rows}
 
 
 def _seed(facts: Mapping[str, Any]) -> int | None:

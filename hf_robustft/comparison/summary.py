@@ -10,7 +10,8 @@ Keys, of which those are missing that nothing is known of:
 - `decided_on`: `"shift_mean"`, or `"id_mean"` where no shift was measured.
 - `baseline`: the zero-shot model, as a candidate without a rate; `None` if it was not measured.
 - `candidates`: a list, methods as they came and rates ascending, of
-  `{"method", "method_label", "label", "learning_rate", "variant", "seeds", "folders", "chosen_by_rule"}`, and
+  `{"method", "method_label", "label", "learning_rate", "variant", "seeds", "folders", "chosen_by_rule"}`;
+  `chosen_by_rule` is whether it is the rule's choice among the rates of its method, and
   - `sets`: by set `{"n", "accuracy", "nll", "ece", "ece_noise_floor", "brier"}`, each metric as `{"mean", "sd"}` over seeds
     (`sd` is `None` for one seed); the validation set is among them where predictions were kept;
   - `id_mean`, `shift_mean`: the same metrics, averaged over the sets of that role; `None` without one;
@@ -18,8 +19,21 @@ Keys, of which those are missing that nothing is known of:
   - `against_zero_shot`, `against_flyp`, `against_winner`: by set, or `shift_mean` and `id_mean`, and metric, a paired difference
     `{"mean", "se", "low", "high", "beyond_noise"}`: the candidate less the other. `se`, `low`, `high` and `beyond_noise` are
     `None` where nothing says how far chance moves it. FLYP is that at the same rate.
+- `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label)}`; `None`
+  where nothing was measured that a rule may look at.
+- `choices`: what each rule would choose, by its name, see [`choices.choices`]. `oracle` looks at what is reported: a bound, not a
+  result (`is_bound`).
+- `frontier`: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`; `curves`: by label points
+  `[ID accuracy, shift accuracy, alpha]` between zero-shot and fine-tuned weights.
+- `equal_id`: at some accuracies in distribution `{"id", "accuracy", "nll", "auroc"}`, by `method_label` what is reached under shift.
+- `spread_over_rates`: by `method_label` `{"rates", "accuracy", "nll"}`, the greatest less the smallest mean over shifts.
 - `winner`: `{"candidate" (a label), "chosen_by" (a rule, or None), "is_clear", "ties" (labels), "words"}`. It is clear if it is
   ahead of zero-shot, and of every other candidate, by more than noise.
+- Of what the rule chose among the rates of each method, or of each method's highest candidate, where predictions were kept:
+  `per_class` (by label the classes of the sets decided on, `{"name", "n", "units", "before", "after", "difference"}` against zero-shot),
+  `forgotten` (by label what fell beyond noise: `sets` and `classes` as before, `judged`, `by_chance`) and `risk_coverage` (by label,
+  zero-shot too, and set `{"coverage", "risk", "aurc"}`); `worst_mistakes`: a list of `{"set", "row", "label", "predicted",
+  "confidence", "group"}` of the winner, from each set decided on.
 - `reliability`: by label (`"zero-shot"` for the baseline) and set, the bins of the first seed.
 
 Rates, accuracies and errors of calibration are fractions, NLL is in nats.
@@ -38,14 +52,16 @@ from .. import __version__
 from ..evaluation.open_set import shift_mean
 from ..modeling.files import write_whole
 from ..publishing.text import one_line, public_command
+from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
+from .details import details
+from .differences import MEANS, Differences
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
+from .selection import find_rule
+from .statistics import mean_and_sd
 from .winner import find_winner
 
 FORMAT = 1
 COMPARISON_FILE = "comparison.json"
-#: Means over the sets of a role.
-MEANS = {"id_mean": "id", "shift_mean": "shift"}
-_Z = 1.959964
 
 
 def summarise(comparison: Comparison, rule: str | None = None, command: str | None = None) -> dict[str, Any]:
@@ -54,7 +70,9 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
 
     Args:
         comparison ([`Comparison`]): Of [`read_runs`].
-        rule (`str`, *optional*): By which a candidate is chosen, a name of `selection.RULES`.
+        rule (`str`, *optional*): By which a candidate is chosen, a name of `selection.RULES` or `shift:<set>`. By default
+            `id_within` or `id`, where validation images were measured; else the highest candidate is named, and that no rule chose
+            it.
         command (`str`, *optional*): That made the comparison.
 
     Returns:
@@ -63,7 +81,14 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
     Raises:
         ValueError: If the rule is unknown, or looks at a set that was not measured.
     """
-    sets, candidates, zero_shot = comparison.sets, comparison.candidates, comparison.zero_shot
+    candidates, zero_shot = comparison.candidates, comparison.zero_shot
+    rule = usable_rule(comparison) if rule is None else rule
+    chosen = None if rule is None else rule_of(rule, comparison)
+    # A shifted set that has chosen says nothing more about the choice.
+    sets = {
+        name: "validation" if rule and not find_rule(rule).is_bound and name in chosen["looked_at"] else role
+        for name, role in comparison.sets.items()
+    }
     roles = {mean: [name for name, role in sets.items() if role == of] for mean, of in MEANS.items()}
     decided_on = "shift_mean" if roles["shift_mean"] else "id_mean"
     cards = [run.facts.get("card") or {} for run in comparison.runs]
@@ -74,30 +99,37 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         "hardware": list(dict.fromkeys(card["hardware"] for card in cards if card.get("hardware"))),
         "seconds": sum(card.get("wall_seconds") or 0.0 for card in cards),
         "notes": list(comparison.notes),
-        "data": _data(comparison),
+        "data": _data(comparison, sets),
         "decided_on": decided_on,
+        "rule": chosen,
         "baseline": None if zero_shot is None else {"label": ZERO_SHOT.label, **_numbers([zero_shot], sets)},
         "candidates": [{**_named(candidate, runs), **_numbers(runs, sets)} for candidate, runs in candidates.items()],
     }
+    differences = Differences(comparison, sets)
     flyp = {candidate.learning_rate: runs for candidate, runs in candidates.items() if candidate.method == "flyp"}
     for row, (candidate, runs) in zip(summary["candidates"], candidates.items(), strict=True):
         if zero_shot is not None:
-            row["against_zero_shot"] = _against(runs, [zero_shot], sets)
+            row["against_zero_shot"] = differences.against(runs, [zero_shot])
         if candidate.method != "flyp" and candidate.learning_rate in flyp:
-            row["against_flyp"] = _against(runs, flyp[candidate.learning_rate], sets)
-    best = _highest(summary["candidates"], decided_on)
+            row["against_flyp"] = differences.against(runs, flyp[candidate.learning_rate])
+    best = _highest(summary["candidates"], decided_on) if chosen is None else chosen["chosen"]
     of_best = next(runs for candidate, runs in candidates.items() if candidate.label == best)
     for row, runs in zip(summary["candidates"], candidates.values(), strict=True):
         if runs is not of_best:
-            row["against_winner"] = _against(runs, of_best, sets)
-    summary["winner"] = find_winner(summary, best, None)
-    shown = {ZERO_SHOT.label: zero_shot} if zero_shot is not None else {}
-    shown |= {candidate.label: runs[0] for candidate, runs in candidates.items()}
-    closed = [name for name, role in sets.items() if role in MEANS.values()]
-    summary["reliability"] = {
-        label: {name: run.report.results[name].reliability for name in closed} for label, run in shown.items()
-    }
-    return summary
+            row["against_winner"] = differences.against(runs, of_best)
+        row["chosen_by_rule"] = chosen is not None and row["label"] in chosen["by_method"].values()
+    summary["choices"] = choices(comparison)
+    summary["frontier"], summary["curves"] = lines(summary["candidates"]), curves(comparison)
+    summary["equal_id"] = at_equal_ids(summary["candidates"])
+    summary["spread_over_rates"] = spread(comparison)
+    summary["winner"] = find_winner(summary, best, None if chosen is None or find_rule(rule).is_bound else rule)
+    shown = (
+        [row["label"] for row in summary["candidates"] if row["chosen_by_rule"] or row["label"] == best]
+        if chosen
+        else _best_of_methods(summary)
+    )
+    summary["reliability"] = _reliability(comparison, sets)
+    return summary | details(comparison, sets, shown, best, decided_on)
 
 
 def save_comparison(summary: Mapping[str, Any], path: str | Path) -> Path:
@@ -142,16 +174,17 @@ def load_comparison(path: str | Path) -> dict[str, Any]:
     return summary
 
 
-def _data(comparison: Comparison) -> dict[str, Any]:
+def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
     first = comparison.runs[0]
     card = first.facts.get("card") or {}
     entries = {entry["name"]: entry for entry in card.get("sets", ())}
     rows = []
-    for name, role in comparison.sets.items():
-        result, unseen = first.report.results.get(name), (first.report.open_set or {}).get(name, {})
-        row = {"name": name, "role": role, "n": unseen.get("n") if result is None else result.n}
-        row["n_classes"] = entries.get(name, {}).get("n_classes") if result is None else result.n_classes
-        rows.append(row)
+    for name, role in sets.items():
+        images = first.report.open_set[name] if role == "open_set" else first.measured(name)
+        kept = None if first.predictions is None else first.predictions.sets.get(name)
+        groups = None if kept is None or kept.group is None else len(np.unique(kept.group))
+        n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes"))
+        rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
     train = next((entry for entry in entries.values() if entry.get("role") == "train"), None)
     return {"train": train, "classes": len(first.facts.get("class_names", ())), "sets": rows}
 
@@ -170,14 +203,14 @@ def _named(candidate: Candidate, runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return dict(zip(("mean", "sd"), mean_and_sd(values), strict=True))
 
 
 def _numbers(runs: Sequence[FinishedRun], sets: Mapping[str, str]) -> dict[str, Any]:
     """What runs of a candidate reach: of each set, of the means over sets, and of open sets."""
     found: dict[str, Any] = {"sets": {}}
     for name, role in sets.items():
-        if role != "open_set":
+        if role != "open_set" and all(name in run.sets for run in runs):
             results = [run.measured(name) for run in runs]
             metrics = [metric for metric in (*METRICS, "ece_noise_floor") if metric in results[0]]
             spreads = {metric: _spread([result[metric] for result in results]) for metric in metrics}
@@ -212,48 +245,18 @@ def _open_set(results: Sequence[Mapping]) -> dict[str, Any]:
     return found
 
 
-def _against(
-    runs: Sequence[FinishedRun], others: Sequence[FinishedRun], sets: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
-    """The paired differences of two candidates, by set or mean, and metric."""
-    groups = {name: [name] for name, role in sets.items() if role in MEANS.values()}
-    groups |= {
-        mean: names for mean, of in MEANS.items() if (names := [name for name, role in sets.items() if role == of])
-    }
-    return {
-        group: {metric: _difference(runs, others, names, metric) for metric in METRICS}
-        for group, names in groups.items()
-    }
+def _reliability(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    runs = {} if comparison.zero_shot is None else {ZERO_SHOT.label: comparison.zero_shot}
+    runs |= {candidate.label: of[0] for candidate, of in comparison.candidates.items()}
+    tested = [name for name, role in sets.items() if role in MEANS.values()]
+    return {label: {name: run.report.results[name].reliability for name in tested} for label, run in runs.items()}
 
 
-def _difference(
-    runs: Sequence[FinishedRun], others: Sequence[FinishedRun], names: Sequence[str], metric: str
-) -> dict[str, Any]:
-    """
-    The difference of a metric's mean over sets, and how far the choice of images and seeds moves it.
-
-    The bootstrap samples that reports keep are of the same images in all runs, so their differences are paired.
-    """
-    means = [
-        [float(np.mean([run.measured(name)[metric] for name in names])) for run in side] for side in (runs, others)
-    ]
-    mean = float(np.mean(means[0]) - np.mean(means[1]))
-    found = {"mean": mean, "se": None, "low": None, "high": None, "beyond_noise": None}
-    draws = [[_draws(run, names, metric) for run in side] for side in (runs, others)]
-    flat = [item for side in draws for item in side]
-    if all(item is not None and item.shape == flat[0].shape for item in flat):
-        variance = np.var(np.mean(draws[0], axis=0) - np.mean(draws[1], axis=0), ddof=1)
-        variance += sum(np.var(side, ddof=1) / len(side) for side in means if len(side) > 1)
-        found["se"] = se = float(np.sqrt(variance))
-        found |= {"low": mean - _Z * se, "high": mean + _Z * se, "beyond_noise": abs(mean) > _Z * se}
-    return found
-
-
-def _draws(run: FinishedRun, names: Sequence[str], metric: str) -> np.ndarray | None:
-    each = [(run.report.results[name].draws or {}).get(metric) for name in names]
-    if any(item is None or len(item) != len(each[0]) for item in each):
-        return None
-    return np.mean(each, axis=0)
+def _best_of_methods(summary: Mapping[str, Any]) -> list[str]:
+    methods: dict[str, list[Mapping]] = {}
+    for row in summary["candidates"]:
+        methods.setdefault(row["method_label"], []).append(row)
+    return [_highest(rows, summary["decided_on"]) for rows in methods.values()]
 
 
 def _highest(rows: Sequence[Mapping], decided_on: str) -> str:

@@ -15,9 +15,15 @@ from rich.text import Text
 
 from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION
 from ..publishing.text import markdown_text
+from .runs import rate_text
+from .statistics import LEVEL
 
 #: Before a difference that chance may explain.
-NOISE = "~"
+NOISE_MARK = "~"
+NOISE_NOTE = (
+    f"{NOISE_MARK}: cannot be told from noise. The {100 * LEVEL:g} % interval of the paired difference, over the choice of images "
+    "(whole groups where a set has any) and over seeds, includes 0."
+)
 _DASH = "\N{EN DASH}"
 
 
@@ -82,7 +88,7 @@ def _markdown_row(cells: Sequence[str], bold: bool = False) -> str:
 def _tables(summary: Mapping[str, Any]) -> list[_Table]:
     tables = [_accuracies(summary), _calibration(summary), *_open_sets(summary)]
     tables[-1].notes += _notes(summary)
-    return tables
+    return [*tables, *_at_equal_id(summary), *_rates(summary), *_rules(summary)]
 
 
 def _rows(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -170,25 +176,85 @@ def _open_sets(summary: Mapping[str, Any]) -> list[_Table]:
     return tables
 
 
+def _at_equal_id(summary: Mapping[str, Any]) -> list[_Table]:
+    rows = summary.get("equal_id") or []
+    methods = list(rows[0]["accuracy"]) if rows else []
+    if len(methods) < 2:
+        return []
+    cells = [
+        [f"{100 * row['id']:g}", *(_number(row["accuracy"][method], 100, 1) for method in methods)] for row in rows
+    ]
+    note = "Interpolated between the rates of each method: what it reaches under shift at the same accuracy in distribution, whatever the rate."
+    return [
+        _Table(
+            "Accuracy under shift at equal accuracy in distribution", ["ID accuracy %", *methods], cells, notes=[note]
+        )
+    ]
+
+
+def _rates(summary: Mapping[str, Any]) -> list[_Table]:
+    spreads = {name: item for name, item in (summary.get("spread_over_rates") or {}).items() if item["rates"] > 1}
+    if not spreads:
+        return []
+    by_method = (summary.get("rule") or {}).get("by_method", {})
+    rates = {
+        row["label"]: _DASH if row["learning_rate"] is None else rate_text(row["learning_rate"])
+        for row in summary["candidates"]
+    }
+    rows = [
+        [name, str(item["rates"]), f"{100 * item['accuracy']:.1f}", f"{item['nll']:.3f}"]
+        for name, item in spreads.items()
+    ]
+    header = ["how much the rate matters", "rates", "shifts accuracy", "shifts NLL"]
+    if by_method:
+        header.append(f"chosen by {summary['rule']['name']}")
+        rows = [[*row, rates.get(by_method.get(row[0]), _DASH)] for row in rows]
+    note = "The best mean over the shifts of any rate less the worst: what a wrong rate can cost."
+    return [_Table("Dependence on the rate", header, rows, notes=[note])]
+
+
+def _rules(summary: Mapping[str, Any]) -> list[_Table]:
+    found = summary.get("choices") or {}
+    if len(summary["candidates"]) < 2 or not found:
+        return []
+    rows = []
+    for name, item in found.items():
+        lost = item["regret"] or {}
+        words = f"{name} (a bound)" if item["is_bound"] else name
+        rows.append([words, item["overall"], _number(lost.get("accuracy"), 100, 1), _number(lost.get("nll"), 1, 3)])
+    says = {}
+    for name, item in found.items():
+        base, _, part = name.partition(":")
+        says[f"{base}:<set>" if part else base] = (
+            item["says"].replace(f"the shifted set {part}", "the shifted set <set>") if part else item["says"]
+        )
+    lines = [f"{name}: {text}." for name, text in says.items()]
+    note = "Lost: accuracy and NLL against the best candidate, on the shifted sets that the rule does not look at."
+    return [
+        _Table(
+            "What each rule would choose", ["rule", "choice", "accuracy lost", "NLL lost"], rows, notes=[note, *lines]
+        )
+    ]
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return _DASH if value is None else f"{scale * value:.{digits}f}"
+
+
 def _notes(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if any(len(row["seeds"]) > 1 for row in summary["candidates"]):
         lines.append("±: standard deviation over seeds.")
     if any(row.get("against_zero_shot") or row.get("against_flyp") for row in summary["candidates"]):
-        lines.append(
-            f"Differences are paired, with a 95 % interval; {NOISE} before one that cannot be told from noise. FLYP is that at the same rate."
-        )
+        lines += ["Differences are paired, with their 95 % interval; FLYP is that at the same rate.", NOISE_NOTE]
     shifts = len(_names(summary, "shift"))
-    lines.append(
-        f"Shifts: plain mean over {shifts} sets."
-        if shifts > 1
-        else ""
-        if shifts
-        else "No shift was measured: nothing is known of other images than those like the training images."
-    )
+    if shifts > 1:
+        lines.append(f"Shifts: plain mean over {shifts} sets.")
+    elif not shifts:
+        lines.append("No shift was measured: nothing is known of other images than those like the training images.")
     if summary.get("baseline") is None:
         lines.append("Zero-shot was not measured: compare a run of zero_shot too, or train without --skip_baseline.")
-    return [*filter(None, lines), *(f"Note: {note}" for note in summary.get("notes", ()))]
+    return [*lines, *(f"Note: {note}" for note in summary.get("notes", ()))]
 
 
 def _percent(spread: Mapping[str, Any] | None) -> str:
@@ -206,7 +272,7 @@ def _difference(against: Mapping[str, Any] | None, group: str, metric: str, scal
     found = ((against or {}).get(group) or {}).get(metric)
     if found is None:
         return _DASH
-    mark = "" if found["beyond_noise"] else NOISE if found["beyond_noise"] is False else "?"
+    mark = "" if found["beyond_noise"] else NOISE_MARK if found["beyond_noise"] is False else "?"
     text = f"{mark}{scale * found['mean']:+.{digits}f}"
     if found["se"] is None:
         return text

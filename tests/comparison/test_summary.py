@@ -4,12 +4,15 @@
 import json
 import math
 import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from helpers.finished import finished
+from helpers.finished import finished, finished_with_predictions
 
 from hf_robustft import load_comparison, read_runs, summarise
+from hf_robustft.comparison.runs import Comparison
+from hf_robustft.comparison.statistics import Sampled, difference, paired_difference
 from hf_robustft.comparison.summary import save_comparison
 from hf_robustft.comparison.tables import markdown_table, terminal_table
 
@@ -72,7 +75,7 @@ def test_a_mean_is_over_the_sets_that_all_have(tmp_path):
     assert len(summary["notes"]) == 1 and "cartoon" in summary["notes"][0]
 
 
-def test_differences_are_paired_and_hold_the_seeds(tmp_path):
+def test_without_predictions_differences_are_those_of_the_samples_in_the_reports(tmp_path):
     """The spread of the samples is common to both and cancels; what is left of the images is that of the difference."""
     own = np.random.default_rng(5).normal(0, 0.004, 50)
     for name, method, seed, accuracy in (("a", "carot", 0, 0.50), ("b", "carot", 1, 0.52), ("c", "flyp", 0, 0.45)):
@@ -81,10 +84,129 @@ def test_differences_are_paired_and_hold_the_seeds(tmp_path):
         finished(tmp_path / name, method, seed=seed, accuracies=(0.9, accuracy, accuracy), draws=samples)
     summary = summarise(read_runs([tmp_path / name for name in "abc"]))
     found = candidate(summary, "CaRot, 1e-3")["against_flyp"]["shift_mean"]
-    error = math.sqrt(own.var(ddof=1) + np.var([0.50, 0.52], ddof=1) / 2)
-    assert found["accuracy"]["mean"] == pytest.approx(0.06) and found["accuracy"]["se"] == pytest.approx(error)
-    assert found["accuracy"]["low"] == pytest.approx(0.06 - 1.959964 * error) and found["accuracy"]["beyond_noise"]
+    expected = difference(Sampled(np.array([0.50, 0.52]), own, 1200), Sampled(np.array([0.45]), 0 * own, 1200))
+    assert found["accuracy"] == pytest.approx(asdict(expected))
     assert found["brier"] == {"mean": 0.0, "se": None, "low": None, "high": None, "beyond_noise": None}
+
+
+SETS = {"photo": "id", "sketch": "shift", "cartoon": "shift", "held out": "validation"}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A method at three rates and two seeds, of which validation prefers the highest, and FLYP; shifts prefer the lowest."""
+    folder = tmp_path_factory.mktemp("runs")
+    rates = {1e-4: (0.80, 0.60, 0.50, 0.80), 3e-4: (0.85, 0.55, 0.45, 0.89), 1e-3: (0.90, 0.50, 0.40, 0.90)}
+    for rate, accuracies in rates.items():
+        for seed in (0, 1):
+            finished_with_predictions(folder / f"c{rate}-{seed}", "carot", rate, seed, accuracies, SETS)
+    finished_with_predictions(folder / "f", "flyp", 3e-4, 0, (0.8, 0.45, 0.4, 0.85), SETS)
+    finished_with_predictions(folder / "z", "zero_shot", None, None, (0.6, 0.45, 0.5, 0.6), SETS)
+    comparison = read_runs(sorted(folder.iterdir()))
+    return comparison, summarise(comparison)
+
+
+def test_a_rule_chooses_by_validation_images_alone(compared):
+    comparison, summary = compared
+    assert summary["rule"]["name"] == "id_within" and summary["rule"]["looked_at"] == ["held out"]
+    assert summary["rule"]["grid"] == {"CaRot": [1e-4, 3e-4, 1e-3], "FLYP": [3e-4]} and summary["rule"]["seeds"] == [
+        0,
+        1,
+    ]
+    # 90 % of the gain from 0.6 to 0.9 is 0.87: 3e-4 is the smallest rate that keeps it.
+    assert summary["winner"]["candidate"] == "CaRot, 3e-4" and summary["winner"]["chosen_by"] == "id_within"
+    assert [row["label"] for row in summary["candidates"] if row["chosen_by_rule"]] == ["CaRot, 3e-4", "FLYP, 3e-4"]
+    words = summary["winner"]["words"]
+    assert (
+        words.startswith("The rule id_within chooses CaRot at 3e-4: 50.0 % under shift")
+        and "No rule chose it" not in words
+    )
+    assert "CaRot at 1e-4" in words and "which the rule does not look at" in words
+    assert {name: item["overall"] for name, item in summary["choices"].items()} == {
+        "id": "CaRot, 1e-3",
+        "id_within": "CaRot, 3e-4",
+        "shift:sketch": "CaRot, 1e-4",
+        "shift:cartoon": "CaRot, 1e-4",
+        "oracle": "CaRot, 1e-4",
+    }
+    lost = summary["choices"]["id"]["regret"]
+    assert lost["accuracy"] == pytest.approx(0.1) and lost["judged_on"] == ["sketch", "cartoon"]
+    assert [name for name, item in summary["choices"].items() if item["is_bound"]] == ["oracle"]
+    with pytest.raises(ValueError, match="no rule 'best'"):
+        summarise(comparison, rule="best")
+
+
+def test_a_shifted_set_that_chose_is_not_reported_as_a_shift(compared):
+    comparison = Comparison(compared[0].runs[:3], compared[0].zero_shot)
+    summary = summarise(comparison, rule="shift:sketch")
+    roles = {item["name"]: item["role"] for item in summary["data"]["sets"]}
+    assert roles == {"photo": "id", "sketch": "validation", "cartoon": "shift", "held out": "validation"}
+    assert candidate(summary, "CaRot, 1e-4")["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.5)
+    assert "under shift (cartoon)" in summary["winner"]["words"]
+    # The bound looks at what is reported, so it stays a bound.
+    bound = summarise(comparison, rule="oracle")
+    assert bound["winner"]["chosen_by"] is None and "No rule chose it" in bound["winner"]["words"]
+
+
+def test_differences_are_those_of_the_predictions(compared):
+    comparison, summary = compared
+    found = candidate(summary, "CaRot, 1e-4")["against_zero_shot"]["sketch"]["accuracy"]
+    runs = [run.predictions.sets["sketch"] for run in comparison.runs if run.candidate.label == "CaRot, 1e-4"]
+    start = comparison.zero_shot.predictions.sets["sketch"]
+    expected = paired_difference([run.correct for run in runs], start.correct, start.group)
+    assert found["mean"] == pytest.approx(expected.mean) == pytest.approx(0.15)
+    assert found["se"] == pytest.approx(expected.se, rel=0.15), "other draws of the same groups"
+    alone = paired_difference([run.correct for run in runs], start.correct)
+    assert abs(found["se"] - expected.se) < abs(alone.se - expected.se), "groups are drawn together"
+
+
+def test_what_is_known_of_each_image_is_there_or_missing(compared):
+    comparison, summary = compared
+    assert list(summary["per_class"]) == ["CaRot, 3e-4", "FLYP, 3e-4"] == list(summary["forgotten"])
+    row = next(row for row in summary["per_class"]["CaRot, 3e-4"] if row["name"] == "owl")
+    assert (row["n"], row["units"]) == (60, 30) and set(row) == {"name", "n", "units", "before", "after", "difference"}
+    assert set(summary["risk_coverage"]) == {"zero-shot", "CaRot, 3e-4", "FLYP, 3e-4"}
+    assert set(summary["risk_coverage"]["zero-shot"]) == {"photo", "sketch", "cartoon"}
+    assert {item["set"] for item in summary["worst_mistakes"]} == {"sketch", "cartoon"}
+    assert all(item["groups"] == 60 for item in summary["data"]["sets"])
+    json.dumps(summary, allow_nan=False)
+    start = replace(comparison.zero_shot, predictions=None)
+    left = summarise(Comparison(comparison.runs[-2:], start))
+    assert "per_class" not in left and set(left["risk_coverage"]) == {"CaRot, 1e-3", "FLYP, 3e-4"}
+    # Without its validation images nobody knows what was gained on them.
+    assert left["rule"]["name"] == "id"
+
+
+def test_methods_are_compared_at_equal_accuracy_in_distribution(tmp_path):
+    rows = [
+        *(("carot", rate, (inside, shift, shift)) for rate, inside, shift in ((1e-4, 0.80, 0.60), (1e-3, 0.90, 0.40))),
+        *(("flyp", rate, (inside, shift, shift)) for rate, inside, shift in ((1e-4, 0.84, 0.44), (1e-3, 0.92, 0.36))),
+        ("ft", 1e-4, (0.86, 0.5, 0.5)),
+    ]
+    for method, rate, accuracies in rows:
+        finished(tmp_path / f"{method}{rate}", method, rate, 0, accuracies)
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())))
+    assert [row["id"] for row in summary["equal_id"]] == [0.84, 0.86, 0.88, 0.9]
+    assert summary["equal_id"][1]["accuracy"] == {"CaRot": pytest.approx(0.48), "FLYP": pytest.approx(0.42)}
+    assert summary["frontier"]["CaRot"] == [[0.8, 0.6, 1.25, 1e-4], [0.9, 0.4, 1.25, 1e-3]]
+    assert summary["spread_over_rates"]["CaRot"] == {"rates": 2, "accuracy": pytest.approx(0.2), "nll": 0.0}
+    assert summary["spread_over_rates"]["FT"]["rates"] == 1
+
+
+def test_a_sweep_of_alpha_is_a_curve(tmp_path):
+    for seed in (0, 1):
+        folder = finished(tmp_path / f"w{seed}", "wise_ft", 1e-3, seed)
+        (folder / "alpha_sweep.csv").write_text(
+            "alpha,photo/accuracy,sketch/accuracy,cartoon/accuracy\n"
+            f"0.0,0.6,0.5,0.3\n1.0,{0.8 + 0.1 * seed},0.4,0.2\n"
+        )  # fmt: skip
+    curves = summarise(read_runs([tmp_path / "w0", tmp_path / "w1"]))["curves"]
+    assert curves == {
+        "WiSE-FT, 1e-3": [
+            [pytest.approx(0.6), pytest.approx(0.4), 0.0],
+            [pytest.approx(0.85), pytest.approx(0.3), 1.0],
+        ]
+    }
 
 
 #: Accuracy under shift of zero-shot, CaRot and FLYP; whether it is clear, and what is said.

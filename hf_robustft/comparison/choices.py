@@ -1,0 +1,222 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What the rules choose in a comparison, and what methods reach at equal accuracy in distribution, as JSON types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ..evaluation.open_set import DEFAULT_SCORE
+from .frontier import Point, at_equal_id, frontier
+from .runs import ZERO_SHOT, Candidate, Comparison
+from .selection import RULES, choose, find_rule, regret, rotations, spread_over_rates
+
+#: The rules that choose where none is named, first those that can be judged by more.
+USUAL_RULES = ("id_within", "id")
+#: Steps between the accuracies in distribution at which methods are compared.
+_STEPS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+_FEWEST_PLACES, _MOST_PLACES = 3, 8
+
+
+def usable_rule(comparison: Comparison) -> str | None:
+    """The first of the usual rules whose sets were measured in this `comparison`; `None` if there is none."""
+    for rule in USUAL_RULES:
+        try:
+            choose(rule, *_measured(comparison))
+        except ValueError:
+            continue
+        return rule
+    return None
+
+
+def choices(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """
+    What each rule chooses, of those whose sets were measured.
+
+    Args:
+        comparison ([`Comparison`]): The runs.
+
+    Returns:
+        `dict`: By rule, `shift:<set>` for each shifted set: `says`, `is_bound`, `looked_at`, `metric`, `overall` (a label),
+        `by_method` (labels by `method_label`), and `regret`: of the choice over all methods, on the shifted sets that the rule
+        does not look at, `{"judged_on", "accuracy", "nll"}`; `None` where there is none.
+    """
+    candidates, roles, baseline = _measured(comparison)
+    found = {}
+    for name in (
+        item for rule in RULES if rule != "shift" or "shift" in roles.values() for item in rotations(rule, roles)
+    ):
+        try:
+            choice = choose(name, candidates, roles, baseline)
+        except ValueError:
+            # Nothing of what it looks at was measured.
+            continue
+        try:
+            lost = next(loss for loss in regret(name, candidates, roles, baseline) if loss.method is None)
+        except ValueError:
+            lost = None
+        rule = find_rule(name)
+        found[name] = {
+            "says": rule.says,
+            "is_bound": rule.is_bound,
+            "looked_at": list(choice.looked_at),
+            "metric": choice.metric,
+            "overall": choice.candidate.label,
+            "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
+            "regret": lost and {"judged_on": list(lost.judged_on), "accuracy": lost.accuracy, "nll": lost.nll},
+        }
+    return found
+
+
+def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
+    """
+    A rule and what it chose from.
+
+    Args:
+        name (`str`): Of the rule.
+        comparison ([`Comparison`]): The runs.
+
+    Returns:
+        `dict`: `name`, `says`, `looked_at`, `grid` (rates by `method_label`), `seeds`, `chosen` (a label) and `by_method` (labels by
+        `method_label`).
+
+    Raises:
+        ValueError: If there is no such rule, or what it looks at was not measured.
+    """
+    choice = choose(name, *_measured(comparison))
+    grid: dict[str, list[float | None]] = {}
+    for candidate in comparison.candidates:
+        grid.setdefault(candidate.method_label, []).append(candidate.learning_rate)
+    return {
+        "name": name,
+        "says": find_rule(name).says,
+        "looked_at": list(choice.looked_at),
+        "grid": grid,
+        "seeds": sorted({run.seed for run in comparison.runs if run.seed is not None}),
+        "chosen": choice.candidate.label,
+        "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
+    }
+
+
+def spread(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """By `method_label` how much a method of this `comparison` depends on the rate, see `spread_over_rates`; without shifts empty."""
+    candidates, roles, _ = _measured(comparison)
+    if "shift" not in roles.values():
+        return {}
+    names = {}
+    for candidate in candidates:
+        (key,) = spread_over_rates({candidate: candidates[candidate]}, roles)
+        names[key] = candidate.method_label
+    return {names[key]: values for key, values in spread_over_rates(candidates, roles).items()}
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[list[float | None]]]:
+    """The frontier of the `rows` of a summary: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`."""
+    found: dict[str, list[list[float | None]]] = {}
+    for row in rows:
+        if row["id_mean"] and row["shift_mean"]:
+            point = [
+                row["id_mean"]["accuracy"]["mean"],
+                *(row["shift_mean"][key]["mean"] for key in ("accuracy", "nll")),
+            ]
+            found.setdefault(row["method_label"], []).append([*point, row["learning_rate"]])
+    return found
+
+
+def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """
+    What methods reach under shift at the same accuracy in distribution, interpolated between their rates.
+
+    Args:
+        rows (`Sequence[Mapping]`): The candidates of a summary.
+
+    Returns:
+        `list[dict]`: At round accuracies that at least two methods span, `id`, and by `method_label` the `accuracy` and `nll` under
+        shift and the `auroc` of shifted images against the first set of unseen classes; `None` outside of what a method spans.
+    """
+    values = {
+        "accuracy": lambda row: row["shift_mean"]["accuracy"]["mean"],
+        "nll": lambda row: row["shift_mean"]["nll"]["mean"],
+    }
+    if rows and all(_auroc(row) is not None for row in rows):
+        values["auroc"] = _auroc
+    rows = [row for row in rows if row["id_mean"] and row["shift_mean"]]
+    drawn = {}
+    for metric, value in values.items():
+        points = [
+            Point(
+                Candidate(row["method"], row["learning_rate"], row["variant"]),
+                row["id_mean"]["accuracy"]["mean"],
+                value(row),
+            )
+            for row in rows
+        ]
+        drawn[metric] = {line[0].candidate.method_label: line for line in frontier(points).values()}
+    spans = sorted(
+        (min(point.id_accuracy for point in line), max(point.id_accuracy for point in line))
+        for line in drawn["accuracy"].values()
+        if len(line) > 1
+    )
+    return [
+        {
+            "id": place,
+            **{
+                metric: {name: at_equal_id(line, place) for name, line in of.items() if len(line) > 1}
+                for metric, of in drawn.items()
+            },
+        }
+        for place in _places(spans)
+    ]
+
+
+def curves(comparison: Comparison) -> dict[str, list[list[float]]]:
+    """
+    The accuracies on the way from the zero-shot weights to the fine-tuned ones, where a run has varied alpha.
+
+    Args:
+        comparison ([`Comparison`]): The runs.
+
+    Returns:
+        `dict`: By label points `[ID accuracy, shift accuracy, alpha]`, means over seeds.
+    """
+    sets = [[name for name, of in comparison.sets.items() if of == role] for role in ("id", "shift")]
+    found = {}
+    for candidate, runs in comparison.candidates.items() if all(sets) else ():
+        points: dict[float, list[list[float]]] = {}
+        for run in runs:
+            for alpha, metrics in run.sweep.items():
+                points.setdefault(alpha, []).append(
+                    [fmean(metrics[f"{name}/accuracy"] for name in names) for names in sets]
+                )
+        if points:
+            found[candidate.label] = [
+                [*map(fmean, zip(*pairs, strict=True)), alpha] for alpha, pairs in sorted(points.items())
+            ]
+    return found
+
+
+def _measured(comparison: Comparison) -> tuple[dict, dict[str, str], dict | None]:
+    """What rules are shown: candidates, roles and baseline."""
+    candidates = {candidate: comparison.measured(candidate) for candidate in comparison.candidates}
+    roles = {name: role for name, role in comparison.sets.items() if role != "open_set"}
+    return candidates, roles, None if comparison.zero_shot is None else comparison.measured(ZERO_SHOT)
+
+
+def _auroc(row: Mapping[str, Any]) -> float | None:
+    for scores in row["open_set"].values():
+        return scores.get(DEFAULT_SCORE, {}).get("shifts_auroc", {}).get("mean")
+    return None
+
+
+def _places(spans: Sequence[tuple[float, float]]) -> list[float]:
+    for step in _STEPS:
+        numbers = range(round(1 / step) + 1)
+        places = [
+            round(number * step, 6)
+            for number in numbers
+            if sum(low <= round(number * step, 6) <= high for low, high in spans) > 1
+        ]
+        if len(places) >= _FEWEST_PLACES:
+            return places[:: -(-len(places) // _MOST_PLACES)]
+    return []

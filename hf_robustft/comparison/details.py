@@ -1,0 +1,60 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What is known image by image of the chosen candidates: classes, what was forgotten, abstaining, the worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .per_image import forgotten, per_class, risk_coverage, worst_mistakes
+from .runs import Comparison, FinishedRun
+
+#: Mistakes that are kept of each set.
+MISTAKES = 6
+
+
+def details(
+    comparison: Comparison, sets: Mapping[str, str], shown: Sequence[str], winner: str, decided_on: str
+) -> dict[str, Any]:
+    """
+    Look into the predictions of some candidates.
+
+    Args:
+        comparison ([`Comparison`]): The runs.
+        sets (`Mapping[str, str]`): Their sets, and the role that each has here.
+        shown (`Sequence[str]`): The labels of the candidates.
+        winner (`str`): The label of the one whose mistakes are shown.
+        decided_on (`str`): `"shift_mean"` or `"id_mean"`: by which sets classes are compared.
+
+    Returns:
+        `dict`: Those of the keys `per_class`, `forgotten`, `risk_coverage` and `worst_mistakes` of which something is known; the
+        first three by label.
+    """
+    tested = [name for name, role in sets.items() if role in ("id", "shift")]
+    deciding = [name for name, role in sets.items() if role == decided_on.removesuffix("_mean")]
+    runs = {candidate.label: of for candidate, of in comparison.candidates.items() if candidate.label in shown}
+    runs = {
+        label: [run.predictions for run in of] for label, of in runs.items() if all(_kept(run, tested) for run in of)
+    }
+    start = comparison.zero_shot
+    start = start.predictions if start is not None and _kept(start, tested) else None
+    found: dict[str, Any] = {"per_class": {}, "forgotten": {}, "risk_coverage": {}, "worst_mistakes": []}
+    for label, of in runs.items():
+        if start is not None:
+            found["per_class"][label] = [asdict(change) for change in per_class(of, start, deciding)]
+            fell = forgotten(of, start, tested)
+            found["forgotten"][label] = {
+                **fell,
+                **{key: [asdict(change) for change in fell[key]] for key in ("sets", "classes")},
+            }
+    for label, of in {**({} if start is None else {comparison.zero_shot.candidate.label: [start]}), **runs}.items():
+        found["risk_coverage"][label] = {name: risk_coverage([one.sets[name] for one in of]) for name in tested}
+    if winner in runs:
+        for name in deciding:
+            found["worst_mistakes"] += worst_mistakes([one.sets[name] for one in runs[winner]], MISTAKES)
+    return {key: value for key, value in found.items() if value}
+
+
+def _kept(run: FinishedRun, names: Sequence[str]) -> bool:
+    return run.predictions is not None and all(name in run.predictions.sets for name in names)
