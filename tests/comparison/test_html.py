@@ -241,3 +241,28 @@ def test_small_pictures_are_of_the_rows_that_are_named(tmp_path):
         assert kind == "data:image/webp;base64" and max(picture.size) == 24
         whole = shift.load()[row]["image"].convert("RGB").resize(picture.size, Image.Resampling.BICUBIC)
         assert np.abs(np.asarray(whole, float) - np.asarray(picture.convert("RGB"), float)).mean() < 12
+
+
+def test_what_each_image_says_is_on_the_page(tmp_path):
+    classes = tuple(f"class {number}" for number in range(8))
+    arguments = {
+        "methods": ("flyp", "carot"),
+        "rates": (1e-3,),
+        "seeds": (0,),
+        "draws": 20,
+        "classes": classes,
+        "shifts": {"sketch": 0.5},
+    }
+    summary, page = made(tmp_path, **arguments, predictions=True)
+    texts, points = check_numbers(page, summary)
+    assert points > 100 and page.all("rect", **{"class": "up"}) and page.all("rect", **{"class": "down"})
+    assert {"Classes that gained and lost", "What was forgotten", "The worst mistakes"} <= {
+        text for _, _, text in page.all("h2")
+    }
+    worst = summary["worst_mistakes"][0]
+    assert not page.all("img") and worst["predicted"] in page.all("ul", **{"class": "mistakes"})[0][2]
+    picture = "data:image/webp;base64,AAAA"
+    text = write_html(summary, tmp_path / "comparison.html", {(worst["set"], worst["row"]): picture}).read_text(
+        encoding="utf-8"
+    )
+    assert [attributes["src"] for _, attributes, _ in check_sound(text).all("img")] == [picture]
