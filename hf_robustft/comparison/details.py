@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .differences import kept
 from .per_image import forgotten, per_class, risk_coverage, worst_mistakes
-from .runs import Comparison, FinishedRun
+from .runs import Comparison
 
 #: Mistakes that are kept of each set.
 MISTAKES = 6
@@ -35,10 +36,10 @@ def details(
     deciding = [name for name, role in sets.items() if role == decided_on.removesuffix("_mean")]
     runs = {candidate.label: of for candidate, of in comparison.candidates.items() if candidate.label in shown}
     runs = {
-        label: [run.predictions for run in of] for label, of in runs.items() if all(_kept(run, tested) for run in of)
+        label: [run.predictions for run in of] for label, of in runs.items() if all(kept(run, tested) for run in of)
     }
     start = comparison.zero_shot
-    start = start.predictions if start is not None and _kept(start, tested) else None
+    start = start.predictions if start is not None and kept(start, tested) else None
     found: dict[str, Any] = {"per_class": {}, "forgotten": {}, "risk_coverage": {}, "worst_mistakes": []}
     for label, of in runs.items():
         if start is not None:
@@ -54,7 +55,3 @@ def details(
         for name in deciding:
             found["worst_mistakes"] += worst_mistakes([one.sets[name] for one in runs[winner]], MISTAKES)
     return {key: value for key, value in found.items() if value}
-
-
-def _kept(run: FinishedRun, names: Sequence[str]) -> bool:
-    return run.predictions is not None and all(name in run.predictions.sets for name in names)

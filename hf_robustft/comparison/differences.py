@@ -18,7 +18,7 @@ MEANS = {"id_mean": "id", "shift_mean": "shift"}
 
 class Differences:
     """
-    Differences of all metrics, of each test set and of the means over sets.
+    Differences of all metrics, of each test set, of the means over sets, and of validation sets where predictions were kept.
 
     Two candidates whose runs kept predictions are compared by these. Others are compared by the bootstrap samples that reports
     keep: they are of the same images in all runs with as many.
@@ -34,12 +34,9 @@ class Differences:
         self.groups |= {mean: names for mean, names in means.items() if names}
         self.tested = [name for name in self.groups if name not in MEANS]
         self._sampled: dict[tuple, dict[str, dict[str, Sampled]]] = {}
-        # The images that the first run with predictions has seen; other runs must have the same.
-        every = [*comparison.runs, *([] if comparison.zero_shot is None else [comparison.zero_shot])]
-        kept = next((run for run in every if self._kept(run)), None)
-        self._bootstrap = kept and Bootstrap(
-            {name: kept.predictions.sets[name] for name in self.tested}, n_bins=kept.report.settings.get("n_bins", 15)
-        )
+        self._validation = [name for name, role in sets.items() if role == "validation" and name not in self.tested]
+        self._runs = [*comparison.runs, *([] if comparison.zero_shot is None else [comparison.zero_shot])]
+        self._bootstraps: dict[tuple[str, ...], Bootstrap] = {}
 
     def against(self, runs: Sequence[FinishedRun], others: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
         """
@@ -51,29 +48,48 @@ class Differences:
         Returns:
             `dict`: By set or mean, and metric, [`statistics.Difference`] as a mapping: `runs` less `others`.
         """
-        by_image = all(map(self._kept, (*runs, *others)))
-        sides = [self._sample(side, by_image) for side in (runs, others)]
+        both = (*runs, *others)
+        by_image = all(kept(run, self.tested) for run in both)
+        sides = [self._sample(side, self.tested, by_image) for side in (runs, others)]
+        groups = dict(self.groups)
+        if self._validation and all(kept(run, self._validation) for run in both):
+            groups |= {name: [name] for name in self._validation}
+            sides = [
+                side | self._sample(of, self._validation, True) for side, of in zip(sides, (runs, others), strict=True)
+            ]
         found: dict[str, dict[str, Any]] = {}
-        for group, names in self.groups.items():
+        for group, names in groups.items():
             found[group] = {}
             for metric in METRICS:
                 pair = [[side[name][metric] for name in names] for side in sides]
                 found[group][metric] = asdict(_difference(*pair))
         return found
 
-    def _kept(self, run: FinishedRun) -> bool:
-        return run.predictions is not None and all(name in run.predictions.sets for name in self.tested)
-
-    def _sample(self, runs: Sequence[FinishedRun], by_image: bool) -> dict[str, dict[str, Sampled]]:
-        key = (by_image, *(id(run) for run in runs))
+    def _sample(
+        self, runs: Sequence[FinishedRun], names: Sequence[str], by_image: bool
+    ) -> dict[str, dict[str, Sampled]]:
+        key = (by_image, *names, *(id(run) for run in runs))
         if key not in self._sampled:
             if by_image:
-                self._sampled[key] = self._bootstrap.sample([run.predictions for run in runs])
+                self._sampled[key] = self._bootstrap(tuple(names)).sample([run.predictions for run in runs])
             else:
                 self._sampled[key] = {
-                    name: {metric: _of_reports(runs, name, metric) for metric in METRICS} for name in self.tested
+                    name: {metric: _of_reports(runs, name, metric) for metric in METRICS} for name in names
                 }
         return self._sampled[key]
+
+    def _bootstrap(self, names: tuple[str, ...]) -> Bootstrap:
+        """The draws of some sets: of the images that the first run with predictions has seen; other runs must have the same."""
+        if names not in self._bootstraps:
+            first = next(run for run in self._runs if kept(run, names))
+            sets = {name: first.predictions.sets[name] for name in names}
+            self._bootstraps[names] = Bootstrap(sets, n_bins=first.report.settings.get("n_bins", 15))
+        return self._bootstraps[names]
+
+
+def kept(run: FinishedRun, names: Sequence[str]) -> bool:
+    """Return whether a `run` kept predictions of all sets of these `names`."""
+    return run.predictions is not None and all(name in run.predictions.sets for name in names)
 
 
 def _of_reports(runs: Sequence[FinishedRun], name: str, metric: str) -> Sampled:

@@ -16,7 +16,7 @@ Keys, of which those are missing that nothing is known of:
     (`sd` is `None` for one seed); the validation set is among them where predictions were kept;
   - `id_mean`, `shift_mean`: the same metrics, averaged over the sets of that role; `None` without one;
   - `open_set`: by set of unseen classes and score `{"auroc", "fpr95", "shifts_auroc", "shifts_fpr95", "shifts_accepted"}`;
-  - `against_zero_shot`, `against_flyp`, `against_winner`: by set, or `shift_mean` and `id_mean`, and metric, a paired difference
+  - `against_zero_shot`, `against_flyp`, `against_winner`: by set (validation too, where both kept predictions), or `shift_mean` and `id_mean`, and metric, a paired difference
     `{"mean", "se", "low", "high", "beyond_noise"}`: the candidate less the other. `se`, `low`, `high` and `beyond_noise` are
     `None` where nothing says how far chance moves it. FLYP is that at the same rate.
 - `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label)}`; `None`

@@ -155,6 +155,8 @@ def test_differences_are_those_of_the_predictions(compared):
     start = comparison.zero_shot.predictions.sets["sketch"]
     expected = paired_difference([run.correct for run in runs], start.correct, start.group)
     assert found["mean"] == pytest.approx(expected.mean) == pytest.approx(0.15)
+    gained = candidate(summary, "CaRot, 1e-4")["against_zero_shot"]["held out"]["accuracy"]
+    assert gained["mean"] == pytest.approx(0.2) and gained["beyond_noise"]
     assert found["se"] == pytest.approx(expected.se, rel=0.15), "other draws of the same groups"
     alone = paired_difference([run.correct for run in runs], start.correct)
     assert abs(found["se"] - expected.se) < abs(alone.se - expected.se), "groups are drawn together"
