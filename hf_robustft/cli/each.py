@@ -67,6 +67,27 @@ def for_suite(value: Any, suite: str) -> Any:
     return value.replace(SUITE, suite if value == SUITE else suite.partition("=")[0]) if isinstance(value, str) else value
 
 
+def on_other_data(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """
+    A recipe for the training data that are given: one suite of its group, or data whose sets it cannot name.
+
+    Args:
+        recipe (`Mapping[str, Any]`): The settings of the recipe.
+        given (`Mapping[str, Any]`): The settings that a user gave.
+
+    Returns:
+        `tuple`: The settings, and the sets that the recipe measures on and that are left out for other data.
+    """
+    data, own = str(given.get("train_dataset", "")), recipe.get("train_dataset")
+    name = data.partition("=")[0].partition("/")[0]
+    if not name or own is None or name == own:
+        return dict(recipe), []
+    if name in suites_of(own):
+        return {key: for_suite(value, data) for key, value in recipe.items()}, []
+    dropped = [] if "eval_datasets" in given else recipe.get("eval_datasets", [])
+    return {key: value for key, value in recipe.items() if key != "eval_datasets"}, dropped
+
+
 def check_group(group: str, args: Any) -> None:
     """
     Refuse what several runs cannot share.

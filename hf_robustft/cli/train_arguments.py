@@ -28,7 +28,7 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe, recipes
 from .data_sets import SETS, DataOptions, default_evaluation
-from .each import for_suite, of_suite, suites_of
+from .each import of_suite, on_other_data, suites_of
 from .first_look import check_numbers, resumed_folder
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES, check_merge, trained_method
 from .parser import Manners
@@ -274,7 +274,7 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
         chosen = read_recipe(parser, name, given.get("method"))
-    chosen, dropped = _on_other_data(chosen, given)
+    chosen, dropped = on_other_data(chosen, given)
     method, trains = (given.get(key, chosen.get(key, default)) for key, default in (("method", "carot"), ("finetune_with", None)))
     if given.get("paper_settings", False):
         chosen, origin = paper_settings(method, trains), f"paper of {method}"
@@ -290,18 +290,6 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
         why = f"recipe {name} measures on {', '.join(dropped)}, left out for {given['train_dataset']}: --eval_datasets names yours"
         found["eval_datasets"] = Suggested([], why)
     return found
-
-
-def _on_other_data(recipe: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A recipe for the training data that are given, and what it measured on and does not any more."""
-    data, own = str(given.get("train_dataset", "")), recipe.get("train_dataset")
-    name = data.partition("=")[0].partition("/")[0]
-    if not name or own is None or name == own:
-        return recipe, []
-    if name in suites_of(own):
-        return {key: for_suite(value, data) for key, value in recipe.items()}, []
-    dropped = [] if "eval_datasets" in given else recipe.get("eval_datasets", [])
-    return {key: value for key, value in recipe.items() if key != "eval_datasets"}, dropped
 
 
 def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrainingArguments) -> None:
