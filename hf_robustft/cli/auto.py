@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison.schedule import RECORD_FILE
-from ..evaluation.predictions import PREDICTIONS_FILE
+from ..comparison.statistics import paired_difference
+from ..evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
 from ..modeling.files import check_output_dir
 from ..publishing.card_file import SCORES_FILE
@@ -69,32 +70,52 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
     summary, status = compare_methods(compared, passed, same)
     if summary is None or summary.get("rule") is None:
         raise ValueError(f"Nothing could be chosen; the logs of the runs are in {output / COMPARISON / 'runs'}")
-    name, record, words = choice(summary)
+    runs, chosen = output / COMPARISON / "runs", _chosen(summary)["folders"][0]
+    start = runs / "zero_shot"
+    name, record, words = choice(summary, worse_than(runs / chosen, start) if (start / PREDICTIONS_FILE).is_file() else None)
     report = complete_chosen(output, name, record)
     print(words + (" Some runs failed and were not compared." if status else ""))
     print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file()))}")
     return report
 
 
-def choice(summary: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
+def worse_than(run: Path, start: Path) -> tuple[str, float] | None:
+    """
+    Whether a model is worse than another on validation images, by more than noise.
+
+    Args:
+        run (`Path`), start (`Path`): The folders of both, with their predictions.
+
+    Returns:
+        `tuple`: The name of the set, and how much accuracy it loses there; `None` if it does not.
+    """
+    one, other = load_predictions(run).sets, load_predictions(start).sets
+    for name, found in one.items():
+        if found.role == "validation" and name in other:
+            difference = paired_difference(found.correct, other[name].correct, found.group)
+            if difference.beyond_noise and difference.mean < 0:
+                return name, -difference.mean
+    return None
+
+
+def _chosen(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next(row for row in summary["candidates"] if row["label"] == summary["rule"]["chosen"])
+
+
+def choice(summary: Mapping[str, Any], worse: tuple[str, float] | None) -> tuple[str, dict[str, Any], str]:
     """
     What a comparison comes to.
 
     Args:
         summary (`Mapping`): Of [`summarise`], with a rule.
+        worse (`tuple`, *optional*): Of [`worse_than`], for the rule's choice and the zero-shot model.
 
     Returns:
         `tuple`: The name of the run's folder; the record of the selection, for `robustft.json` and card; and words. The zero-shot
         model is chosen where the rule's choice is worse on the validation images in accuracy, by more than noise.
     """
     rule = summary["rule"]
-    row = next(row for row in summary["candidates"] if row["label"] == rule["chosen"])
-    validation = [item["name"] for item in summary["data"]["sets"] if item["role"] == "validation"]
-    worse = [
-        (name, difference)
-        for name in validation
-        if (difference := row.get("against_zero_shot", {}).get(name, {}).get("accuracy")) and difference["beyond_noise"] and difference["mean"] < 0
-    ]
+    row = _chosen(summary)
     record = {
         "rule": rule["name"],
         "says": rule["says"],
@@ -104,10 +125,10 @@ def choice(summary: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
         "chosen": row["label"],
     }
     words = f"Chosen by the rule {rule['name']}: {row['label']} ({rule['says']}; it looked at {', '.join(rule['looked_at'])})."
-    if not worse:
+    if worse is None:
         return row["folders"][0], record, words
-    name, difference = worse[0]
-    why = f"on {name} its accuracy is {-100 * difference['mean']:.1f} points below that of the zero-shot model, which is more than noise"
+    name, lost = worse
+    why = f"on {name} its accuracy is {100 * lost:.1f} points below that of the zero-shot model, which is more than noise"
     return "zero_shot", {**record, "chosen": "zero-shot", "instead_of": row["label"], "why": why}, f"{words} But {why}: that is kept instead."
 
 

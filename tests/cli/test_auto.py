@@ -1,11 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`hf-robustft train --method auto`: what is chosen, and the folder that it ends with."""
 
+import numpy as np
 import pytest
 from helpers.finished import CLASSES, SETS, finished
 
 from hf_robustft import cli
-from hf_robustft.cli.auto import choice, complete_chosen
+from hf_robustft.cli.auto import choice, complete_chosen, worse_than
+from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 
@@ -19,23 +21,36 @@ RULE = {
 }
 
 
-def summary(mean, beyond_noise):
-    """A comparison whose rule chose FLYP, which differs from zero-shot on the validation images."""
-    difference = {"mean": mean, "se": 0.01, "low": mean - 0.02, "high": mean + 0.02, "beyond_noise": beyond_noise}
+def summary():
+    """A comparison whose rule chose FLYP."""
     rows = [{"label": "WiSE-FT, 1e-3", "folders": ["wise_ft-1e-3-0"]}, {"label": "FLYP, 1e-3", "folders": ["flyp-1e-3-0"]}]
-    for row in rows:
-        row["against_zero_shot"] = {"validation": {"accuracy": difference}, "photo": {"accuracy": {**difference, "mean": -1.0}}}
-    sets = [{"name": "photo", "role": "id"}, {"name": "validation", "role": "validation"}]
-    return {"rule": RULE, "candidates": rows, "data": {"sets": sets}}
+    return {"rule": RULE, "candidates": rows}
 
 
-@pytest.mark.parametrize(("mean", "beyond_noise", "name"), [(0.1, True, "flyp-1e-3-0"), (-0.1, False, "flyp-1e-3-0"), (-0.1, True, "zero_shot")])
-def test_the_choice_of_the_rule_is_kept_unless_it_is_worse_than_zero_shot_beyond_noise(mean, beyond_noise, name):
-    folder, record, words = choice(summary(mean, beyond_noise))
+@pytest.mark.parametrize(("worse", "name"), [(None, "flyp-1e-3-0"), (("validation", 0.1), "zero_shot")])
+def test_the_choice_of_the_rule_is_kept_unless_it_is_worse_than_zero_shot(worse, name):
+    folder, record, words = choice(summary(), worse)
     assert folder == name and "FLYP, 1e-3" in words and "id_within" in words
     assert record["rule"] == "id_within" and record["looked_at"] == ["validation"] and record["grid"] == RULE["grid"]
     assert record["chosen"] == ("zero-shot" if name == "zero_shot" else "FLYP, 1e-3")
     assert ("10.0 points below" in words) == (name == "zero_shot") == (record.get("instead_of") == "FLYP, 1e-3")
+
+
+def test_worse_is_what_validation_images_say_beyond_noise(tmp_path):
+    def kept(name, right, role="validation"):
+        n = len(right)
+        said = np.where(right, "cat", "dog")
+        item = SetPredictions("held", role, np.arange(n), said, np.ones(n), np.full(n, "cat"), np.ones(n), np.ones(n))
+        (tmp_path / name).mkdir()
+        Predictions({"held": item}).save(tmp_path / name)
+        return tmp_path / name
+
+    start = kept("start", np.arange(200) < 160)
+    assert worse_than(kept("worse", np.arange(200) < 120), start) == ("held", pytest.approx(0.2))
+    assert worse_than(kept("noise", np.arange(200) < 159), start) is None
+    assert worse_than(kept("better", np.arange(200) < 190), start) is None
+    # What a test set says is not looked at.
+    assert worse_than(kept("tested", np.arange(200) < 50, "id"), start) is None
 
 
 @pytest.fixture
@@ -53,7 +68,7 @@ def output(tmp_path):
 
 
 def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output):
-    record = choice(summary(0.1, True))[1]
+    record = choice(summary(), None)[1]
     report = complete_chosen(output, "flyp-1e-3-0", record)
     facts, reports = load_robustft_json(output), load_reports(output / "evaluation.json")
     assert facts["method"] == "flyp" and facts["selection"] == record and list(facts["class_names"]) == list(CLASSES)
@@ -67,7 +82,7 @@ def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output)
 
 
 def test_where_nothing_was_better_the_folder_is_the_zero_shot_model_and_says_why(output):
-    name, record, _ = choice(summary(-0.1, True))
+    name, record, _ = choice(summary(), ("validation", 0.1))
     complete_chosen(output, name, record)
     facts = load_robustft_json(output)
     assert facts["method"] == "zero_shot" and facts["selection"]["instead_of"] == "FLYP, 1e-3"
