@@ -26,11 +26,13 @@ from typing import Any
 
 from ..comparison.output import write_comparison
 from ..comparison.runs import Comparison, read_runs
-from ..comparison.selection import find_rule
+from ..comparison.selection import find_rule, sets_of_choice
 from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark
+from ..data.beside import classes_in, sets_within
 from ..modeling.files import check_output_dir
+from ..modeling.metadata import METADATA_FILE
 from .commands import CommandParser, option
 from .compare_plan import COMPARABLE, Passed, plan
 from .compare_runs import carry_out, model_bytes, slots
@@ -84,6 +86,9 @@ def run(arguments: Sequence[str]) -> int:
     if not options.folders:
         return compare_methods(options, passed, arguments)[1]
     words = [word for _, group in passed for word in group] + own
+    for folder in map(Path, options.folders):
+        if folder.is_dir() and not (folder / METADATA_FILE).is_file() and (classes_in(folder) or sets_within(folder)):
+            raise UsageError(f"{folder} is a folder of images, not of a finished run; to train on them, give --train_dataset {folder}")
     flags = [word for word in words if word.startswith("--")]
     given = next((flag for flag in flags if flag.partition("=")[0].replace("-", "_") not in _OF_RESULTS), None)
     if given is not None:
@@ -113,9 +118,10 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
         raise UsageError("`hf-robustft compare` starts processes of its own; start it without a launcher")
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"`--jobs {options.jobs}` must be at least 1")
+    rule = None if options.rule is None else find_rule(options.rule)
     made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with)
-    if options.rule is not None:
-        find_rule(options.rule).looks_at(made.roles)
+    if rule is not None:
+        sets_of_choice(rule, made.roles)
     at_once = slots(options.jobs, "use_cpu" in dict(passed), model_bytes(made.model))
     outcome = carry_out(made, runs, at_once, options.dry_run)
     if outcome is None:

@@ -22,8 +22,9 @@ from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import visible_folders
 from ..data.folders import folder_layout, folder_splits, holds_tars
-from ..data.hub import is_hub_id
+from ..data.hub import require_hub
 from ..data.messages import quoted
+from ..data.own_data import from_hub
 from ..data.packaged import CHECKPOINTS
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import unused_settings
@@ -108,6 +109,8 @@ def plan(
 
 class _Planner:
     def __init__(self, methods, rates, seeds, output, passed, finetune_with):
+        if long := [rate for rate in rates if float(rate_text(rate)) != rate]:
+            raise UsageError(f"`--learning_rates {long[0]}` has more than three digits, and runs are named by three; round it to {rate_text(long[0])}")
         self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
         self.notes: list[str] = []
         self.epochs: dict[str, int] = {}
@@ -127,7 +130,7 @@ class _Planner:
             raise UsageError(f"`--finetune_with {self.merged}` cannot be merged; choose of {', '.join(MERGEABLE)}")
         if self.derived and self.merged not in self.methods:
             self.methods.insert(0, self.merged)
-            self.notes.append(f"{self.merged} is trained too, as {' and '.join(self.derived)} merge it")
+            self.notes.append(f"{self.merged} is trained too: {' and '.join(self.derived)} merge{'s' * (len(self.derived) == 1)} it")
 
     def plan(self) -> Plan:
         zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
@@ -285,7 +288,8 @@ class _Planner:
         if spec.part is not None or folder.is_file():
             return []
         if not folder.is_dir():
-            splits = get_dataset_split_names(spec.source) if is_hub_id(spec.source) else ()
+            require_hub(spec.source)
+            splits = from_hub(get_dataset_split_names, spec.source)
         elif holds_tars(folder) or folder_layout(folder)[0] != "classes" or folder_layout(folder)[1]:
             splits = folder_splits(folder)
         elif inner := sets_within(folder):

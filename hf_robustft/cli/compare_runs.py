@@ -104,7 +104,7 @@ def announce(plan: Plan, schedule: Schedule, at_once: int) -> list[str]:
     room = "disk: known after the first run" if disk is None else f"about {size_in_words(disk)} of disk"
     kept = f", of which {finished} {'is' if finished == 1 else 'are'} finished" if finished else ""
     seeds = f"seeds {', '.join(map(str, plan.seeds))}" if len(plan.seeds) > 1 else f"seed {plan.seeds[0]}"
-    lines.append(f"{all_} runs{kept}: {seeds}, {at_once} at once; {time}; {room}")
+    lines.append(f"{all_} runs{kept}, {at_once} at once; {seeds}; {time}; {room}")
     folder = next(path for path in (schedule.folder, *schedule.folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if disk is not None and disk > free:

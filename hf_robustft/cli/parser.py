@@ -269,10 +269,7 @@ class Manners:
         flags = self.flags()
         if self._looks_like_a_flag(text):
             names = [*flags, *(flag for flag in self._option_string_actions if flag.startswith("--no_"))]
-            known = _ELSEWHERE.get(name.replace("-", "_").removeprefix("__"), ())
-            near = [flag for flag in known if flag in flags] or closest(name, names)
-            more = f"; did you mean {' or '.join(near)}?" if near else f"; {self._where()}"
-            return UsageError(f"`{name}` is unknown{more}")
+            return unknown_flag(name, names, self._where())
         if equals and (near := closest(name, flags, 1)):
             return UsageError(f"{shown(text)} belongs to no flag; did you mean {near[0]} {shown(value)}?")
         if near := [flag for flag in flags if flag[2:] == text.replace("-", "_")]:
@@ -327,7 +324,7 @@ _ELSEWHERE = {
     "evaluation_strategy": ("--eval_strategy",),
     "no_cuda": ("--use_cpu",),
     "cpu": ("--use_cpu",),
-    "lr": ("--learning_rate",),
+    "lr": ("--learning_rate", "--learning_rates"),
     "wd": ("--weight_decay",),
     "epochs": ("--num_train_epochs",),
     "steps": ("--max_steps",),
@@ -342,6 +339,13 @@ _ELSEWHERE = {
     "out": ("--output_dir",),
     "resume": ("--resume_from_checkpoint",),
 }
+
+
+def unknown_flag(name: str, flags: Sequence[str], where: str) -> UsageError:
+    """The error where the flag `name` is not among `flags`; `where` says what lists them, for a name like none."""
+    near = [flag for flag in _ELSEWHERE.get(name.replace("-", "_").removeprefix("__"), ()) if flag in flags] or closest(name, flags)
+    more = f"did you mean {' or '.join(near)}?" if near else where
+    return UsageError(f"`{name}` is unknown; {more}")
 
 
 def unknown_choice(what: str, word: str, names: Sequence[str]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.messages import closest
-from .parser import Manners, UsageError
+from .parser import Manners, UsageError, unknown_flag
 
 #: Flags of one run, and what there is in their place.
 _FOR_ONE = {"method": "methods", "learning_rate": "learning_rates", "seed": "seeds"}
@@ -16,6 +15,7 @@ _REFUSED = {
     "resume_from_checkpoint": "it goes on where it was stopped by itself: give the same command again",
     "push_to_hub": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
     "skip_baseline": "the zero-shot model is measured once",
+    "leave_out_classes": "a run that leaves classes out measures them and no test set; give it to `hf-robustft train`",
     "save_predictions": "each run saves its predictions",
 }
 HELP = ("-h", "--help")
@@ -64,7 +64,5 @@ def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list
             passed.append((positive, group))
         else:
             known = names[own] | names[train] - _FOR_ONE.keys() - _REFUSED.keys()
-            near = closest(flag, [f"--{item}" for item in sorted(known)])
-            more = f"did you mean {' or '.join(near)}?" if near else "`hf-robustft compare --help` lists what there is"
-            raise UsageError(f"`{flag}` is unknown; {more}")
+            raise unknown_flag(flag, [f"--{item}" for item in sorted(known)], "`hf-robustft compare --help` lists what there is")
     return mine, passed

@@ -263,6 +263,18 @@ def rotations(rule: str, roles: Mapping[str, str]) -> list[str]:
     return [f"shift:{name}" for name in RULES["shift"].looks_at(roles)] if rule == "shift" else [rule]
 
 
+def sets_of_choice(rule: Rule, roles: Mapping[str, str]) -> tuple[str, ...]:
+    """
+    The sets that a `rule` looks at to choose once.
+
+    Raises:
+        ValueError: If there are none among those of these `roles`, or the rule chooses once for each of several.
+    """
+    if rule.name == "shift" and len(names := rotations("shift", roles)) > 1:
+        raise ValueError(f"The rule 'shift' chooses once for each set; choose one of {', '.join(names)}.")
+    return rule.looks_at(roles)
+
+
 def line_of(candidate: Candidate) -> str:
     """What the rates of a `candidate` are compared within: its method, with its variant, which is a method of its own."""
     return f"{candidate.method}, {candidate.variant}" if candidate.variant else candidate.method
@@ -300,9 +312,7 @@ def choose(
     rule = find_rule(rule) if isinstance(rule, str) else rule
     if not candidates:
         raise ValueError("There is no candidate to choose; give at least one finished run.")
-    if rule.name == "shift" and sum(role == "shift" for role in roles.values()) > 1:
-        raise ValueError(f"The rule 'shift' chooses once for each set; choose one of {', '.join(rotations('shift', roles))}.")
-    sets = rule.looks_at(roles)
+    sets = sets_of_choice(rule, roles)
     start = None
     if rule.baseline:
         if baseline is None:

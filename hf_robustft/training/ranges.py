@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..objectives.settings import Range
 
-_POSITIVE = "learning_rate num_train_epochs adam_epsilon logging_steps save_steps eval_steps"
+_POSITIVE = "learning_rate learning_rates num_train_epochs adam_epsilon logging_steps save_steps eval_steps"
 _NOT_NEGATIVE = """
     weight_decay max_grad_norm warmup_steps eval_delay dataloader_num_workers num_workers data_seed retries
     feature_views
@@ -33,7 +33,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(_NOT_NEGATIVE.split(), Range("must be 0 or more")),
     **dict.fromkeys(_ONE_OR_MORE.split(), Range("must be 1 or more", low=1)),
     **dict.fromkeys(_SHARE.split(), Range("must lie between 0 and 1", high=1)),
-    "seed": Range("must lie between 0 and 2**32 - 1", high=2**32 - 1),
+    **dict.fromkeys(("seed", "seeds"), Range("must lie between 0 and 2**32 - 1", high=2**32 - 1)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Range("must lie in [0, 1)", high=1, below=True)),
     "true_positive_rate": Range("must lie in (0, 1]", high=1, above=True),
     "max_steps": _StepsOrEpochs("must be 1 or more, or -1 to train for --num_train_epochs", low=1),

@@ -159,8 +159,22 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
         ("--methods model_stock --seeds 0", "--seeds 0 1"),
         ("--methods carot --caption_column text --shots 3", "shots"),
         ("--jobs 0", "at least 1"),
-        ("{own} --methods carot", "is finished"),
-        ("{own} --weight_decay 0.1", "is finished"),
+        ("outputs/carot --methods carot", "is finished"),
+        ("outputs/carot --weight_decay 0.1", "is finished"),
+        ("{own}/photo", "--train_dataset {own}/photo"),
+        ("{own} --methods carot", "--train_dataset {own}"),
+        ("--train_dataset {own}/phoot", "{own}/phoot"),
+        ("--train_dataset photo/one", "photo/one"),
+        ("--learning_rates 1e-3 -1", "--learning_rates -1"),
+        ("--learning_rates 0", "--learning_rates 0"),
+        ("--learning_rates 1.0001e-3 1.0002e-3", "--learning_rates 0.0010001"),
+        ("--seeds 0 -1", "--seeds -1"),
+        ("--lr 3e-4", "did you mean --learning_rates?"),
+        ("--model_name_or_path emoji_clip_carot", "did you mean --model?"),
+        ("--leave_out_classes 0.2", "hf-robustft train"),
+        ("--rule oracel", "oracle"),
+        ("--rule shift:nothere --train_dataset {own}/photo", "cartoon, sketch"),
+        ("--rule shift --train_dataset {own}/photo", "shift:cartoon"),
         ("--train_dataset pacs", "pacs-"),
     ],
 )
@@ -189,7 +203,7 @@ def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, caps
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
     assert cli.main(["compare", *words, "--jobs", "2", "--output_dir", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
-    assert "2 runs: seed 3, 2 at once; time: known after the first runs; about 12 MB of disk" in out
+    assert "2 runs, 2 at once; seed 3; time: known after the first runs; about 12 MB of disk" in out
     assert "flyp-1e-3-3: FAILED: out of luck" in out
     assert [line.partition(": out of luck")[0] for line in err.splitlines()] == ["error: zero_shot", "error: flyp-1e-3-3"]
     assert str(tmp_path / "out" / "runs" / "flyp-1e-3-3.log") in err
