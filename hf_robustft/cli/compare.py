@@ -87,7 +87,11 @@ def run(arguments: Sequence[str]) -> int:
         return compare_methods(options, passed, arguments)[1]
     words = [word for _, group in passed for word in group] + own
     for folder in map(Path, options.folders):
-        if folder.is_dir() and not (folder / METADATA_FILE).is_file() and (classes_in(folder) or sets_within(folder)):
+        if (folder / METADATA_FILE).is_file() or not folder.is_dir():
+            continue
+        if inner := next((path for path in (folder, folder / "runs") if any(path.glob(f"*/{METADATA_FILE}"))), None):
+            raise UsageError(f"{folder} holds several runs; give their folders, {inner}/*/")
+        if classes_in(folder) or sets_within(folder):
             raise UsageError(f"{folder} is a folder of images, not of a finished run; to train on them, give --train_dataset {folder}")
     flags = [word for word in words if word.startswith("--")]
     given = next((flag for flag in flags if flag.partition("=")[0].replace("-", "_") not in _OF_RESULTS), None)

@@ -281,7 +281,8 @@ def _difference(against: Mapping[str, Any] | None, group: str, metric: str, scal
 
 def _fitting(table: _Table, width: int) -> list[_Table]:
     """Cut a table that is wider than the terminal between columns; each part begins with the names."""
-    widths = [max(len(row[place]) for row in (table.header, *table.rows)) + 2 for place in range(len(table.header))]
+    # Two spaces of padding and the line between columns.
+    widths = [max(len(row[place]) for row in (table.header, *table.rows)) + 3 for place in range(len(table.header))]
     # Names are folded to a third of the terminal.
     room = width - min(widths[0], width // 3 + 2)
     parts: list[list[int]] = [[]]

@@ -135,9 +135,6 @@ def _beside(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str)
             changes[(change > 0) == (metric == "accuracy")].append(f"{word}{place} {text}")
     for good, word in ((True, "Better"), (False, "Worse")):
         if changes[good]:
-            told.append(
-                f"{word} than zero-shot too: {listed(changes[good])}"
-                if good
-                else f"{word} than zero-shot: {listed(changes[good])}"
-            )
+            too = " too" if good and against[decided_on]["accuracy"]["beyond_noise"] and against[decided_on]["accuracy"]["mean"] > 0 else ""
+            told.append(f"{word} than zero-shot{too}: {listed(changes[good])}")
     return told

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import CLASSES, image_dataset
+from PIL import Image
 
 from hf_robustft import cli
 from hf_robustft.cli import compare_runs
@@ -184,6 +185,16 @@ def test_what_no_run_can_do_is_one_line_before_the_first(own, tmp_path, capsys, 
     error = capsys.readouterr().err
     assert named.format(own=own) in error and error.startswith("error: ") and error.count("\n") == 1
     assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_who_gives_the_folder_of_several_runs_is_told_to_give_theirs(tmp_path, capsys):
+    run = tmp_path / "runs" / "carot-1e-3-0"
+    run.mkdir(parents=True)
+    (run / "robustft.json").touch()
+    Image.new("RGB", (8, 8)).save(run / "reliability.png")
+    for folder in (tmp_path, run.parent):
+        assert cli.main(["compare", str(folder), "--output_dir", str(tmp_path / "out")]) == 2
+        assert f"{run.parent}/*/" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):

@@ -243,6 +243,10 @@ def test_what_else_moved_is_said_with_its_direction(tmp_path):
         in words
     )
     assert "Worse than zero-shot: ECE under shift +6.2 and ECE in distribution +6.2." in words
+    # Of a candidate that loses accuracy nothing else is better "too".
+    finished(tmp_path / "b", accuracies=(0.7, 0.3, 0.3), draws=samples)
+    words = summarise(read_runs([tmp_path / "b", tmp_path / "z"]))["winner"]["words"]
+    assert "Better than zero-shot: NLL under shift -0.250 and NLL in distribution -0.250." in words
 
 
 def test_what_was_not_measured_is_said(tmp_path):
@@ -282,6 +286,9 @@ def test_tables_come_from_the_file_alone_and_fit_the_terminal(tmp_path):
         assert max(map(len, text.splitlines())) <= width
         for cell in ("CaRot, 3e-4", "90.0 ±0.0", "cartoon", "shifts AUROC %", "70.0", "8.2 ±0.0"):
             assert cell in " ".join(text.split()), (width, cell)
+    for width in range(72, 140):
+        headers = [line for line in terminal_table(again, width).splitlines() if line.lstrip().startswith(("accurac", "ECE"))]
+        assert headers and all(line.lstrip().startswith(("accuracy % ", "ECE %, NLL ")) for line in headers), (width, headers)
 
 
 def test_a_file_that_is_not_ours_is_refused(tmp_path):
