@@ -27,6 +27,7 @@ from ..data.messages import quoted
 from ..data.own_data import from_hub
 from ..data.packaged import CHECKPOINTS
 from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.ranges import RANGES
 from ..training.settings import unused_settings
 from .config_file import read_config, read_recipe, recipes
 from .data_sets import MEASURED
@@ -109,6 +110,9 @@ def plan(
 
 class _Planner:
     def __init__(self, methods, rates, seeds, output, passed, finetune_with):
+        for name, values in (("learning_rates", rates), ("seeds", seeds)):
+            if outside := [value for value in values if value not in RANGES[name]]:
+                raise UsageError(f"`--{name} {outside[0]}` {RANGES[name].problem}")
         if long := [rate for rate in rates if float(rate_text(rate)) != rate]:
             raise UsageError(f"`--learning_rates {long[0]}` has more than three digits, and runs are named by three; round it to {rate_text(long[0])}")
         self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output

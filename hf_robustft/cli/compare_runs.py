@@ -137,6 +137,9 @@ def carry_out(plan: Plan, folder: Path, at_once: Sequence[Mapping[str, str]], dr
     say = lambda line: print(line, flush=True)  # noqa: E731
     schedule = Schedule(folder, plan.runs, command, at_once, say, terminal)
     if dry_run:
+        # Beside the commands, which may be piped to a shell, what was decided, and which folders are left out.
+        for note in plan.notes:
+            print(f"Note: {note}.", file=sys.stderr)
         for run in schedule.pending:
             say(shlex.join(["hf-robustft", "train", *command_of(run, folder / run.name)]))
         return None

@@ -21,6 +21,7 @@ import numpy as np
 from ..evaluation.findings import listed
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
+from ..evaluation.tables import unreadable_line
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, settle
@@ -263,6 +264,7 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
             f"No set was measured in all of the {len(read)} folders (there are {', '.join(sets)}); measure them on the same sets."
         )
     comparison.notes += _left_out([*runs, *zero_shots], comparison.sets)
+    comparison.notes += _unreadable(runs, comparison.sets)
     return comparison
 
 
@@ -425,4 +427,15 @@ def _left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[st
         notes.append(
             f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
         )
+    return notes
+
+
+def _unreadable(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
+    """Runs on the same images leave out the same ones."""
+    notes = []
+    for name in shared:
+        found = [run.report.results[name].unreadable for run in runs if name in run.report.results]
+        found += [run.report.open_set[name].get("unreadable") for run in runs if name in (run.report.open_set or {})]
+        if worst := max(filter(None, found), key=lambda item: item["count"], default=None):
+            notes.append(unreadable_line(name, worst))
     return notes

@@ -159,11 +159,14 @@ def _data_notes(report: EvaluationReport) -> list[str]:
     lines = [f"Images: {', '.join(places)}."] if places else []
     for name, _, found in results:
         if found is not None:
-            first = "; ".join(found["first"][:3]) + ("; ..." if found["count"] > 3 else "")
-            lines.append(
-                f"{name}: {found['count']:,} of {found['of']:,} images cannot be read and are left out: {first}."
-            )
+            lines.append(unreadable_line(name, found))
     return lines
+
+
+def unreadable_line(name: str, found: Mapping) -> str:
+    """Say which images of the set of this `name` could not be read, of what a report has `found` of them."""
+    first = "; ".join(found["first"][:3]) + ("; ..." if found["count"] > 3 else "")
+    return f"{name}: {found['count']:,} of {found['of']:,} images cannot be read and are left out: {first}."
 
 
 def _head_text(report: EvaluationReport) -> str:

@@ -200,7 +200,10 @@ def test_who_gives_the_folder_of_several_runs_is_told_to_give_theirs(tmp_path, c
 def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
     assert cli.main(["compare", *words, "--dry_run", "--output_dir", str(tmp_path / "out")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    # What was decided is said beside them.
+    assert "sketch" in err and all(line.startswith("Note: ") for line in err.splitlines())
     assert [shlex.split(line)[:4] for line in lines] == [["hf-robustft", "train", "--method", name] for name in ("zero_shot", "flyp")]
     assert "--learning_rate 1e-3 --seed 3" in lines[1] and lines[1].endswith(f"--output_dir {tmp_path}/out/runs/flyp-1e-3-3")
     assert not (tmp_path / "out").exists()

@@ -172,3 +172,11 @@ def test_validation_images_are_measured_where_predictions_were_kept(tmp_path):
     comparison = read_runs([tmp_path / "c0", tmp_path / "c1"])
     assert comparison.sets == {"photo": "id", "sketch": "shift"}
     assert len(comparison.notes) == 1 and "--save_predictions" in comparison.notes[0] and "c1" in comparison.notes[0]
+
+
+def test_images_that_no_run_could_read_are_told(tmp_path):
+    unreadable = {"count": 2, "of": 105, "first": ["row 75 (star/00.png): the file is empty", "row 76 (star/01.png): the file is empty"]}
+    for folder, method in (("a", "carot"), ("b", "flyp")):
+        finished(tmp_path / folder, method, numbers={"sketch": {"unreadable": unreadable}})
+    (note,) = read_runs([tmp_path / "a", tmp_path / "b"]).notes
+    assert "sketch: 2 of 105 images cannot be read" in note and "star/00.png" in note
