@@ -275,7 +275,7 @@ class _Planner:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
             return
-        roles = {role for text in texts or [train] for role in _roles_of(text)}
+        roles = {role for text in texts or ([train] if spec.registered else []) for role in _roles_of(text)}
         if spec.registered:
             # Its own validation set serves whatever is measured.
             roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}

@@ -76,6 +76,13 @@ def test_own_images_alone_are_enough(own, tmp_path):
     assert value(croft, "--feature_views") == "4" and value(croft, "--feature_cache") == str(tmp_path / "features")
 
 
+def test_a_folder_alone_is_validated_and_tested_on_images_held_out(own, tmp_path):
+    alone = shutil.copytree(own / "photo", tmp_path / "alone" / "photo")
+    made = planned(tmp_path, f"--train_dataset {alone}", ["flyp"])
+    assert made.roles == {"held-out": "id", "validation": "validation"}
+    assert "to validate on or to test on" in made.notes[0]
+
+
 def test_what_every_run_is_given_its_own_parser_takes(own, tmp_path):
     made = planned(tmp_path, f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2")
     assert {run.method for run in made.runs} == {*DEFAULT, "zero_shot"}
