@@ -41,8 +41,9 @@ from .train_arguments import CACHING, MEASURING, SUITE, ModelArguments, TrainCom
 #: Trained, kept as a cache, and derived from the runs of another method: what is compared by default.
 DEFAULT = (*METHODS, "tip_adapter", *(name for name, merge in MERGES.items() if merge.alpha))
 COMPARABLE = (*METHODS, "tip_adapter", *MERGES)
-#: Shares of the central rate. Validation on new images of the training data prefers high rates, so one that it has chosen, such
-#: as that of a recipe of the package, is the highest of three; around a paper's, or a method's own default, there is a higher one.
+#: Rates of the packaged checkpoints, which are small, from which most of their recipes were chosen; and shares of a rate: below
+#: that of another recipe, or around a paper's or a method's own default.
+PACKAGED_RATES = (1e-4, 3e-4, 1e-3)
 BELOW, AROUND = (1 / 10, 1 / 3, 1), (1 / 3, 1, 10 / 3)
 #: Where nobody says how long to train: at least so many passes over the data and optimizer steps of the usual batch.
 EPOCHS, STEPS, BATCH = 10, 300, 64
@@ -275,7 +276,7 @@ class _Planner:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
             return
-        roles = {role for text in texts or ([train] if spec.registered else []) for role in _roles_of(text)}
+        roles = {role for text in texts or [train] for role in _roles_of(text)}
         if spec.registered:
             # Its own validation set serves whatever is measured.
             roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}
@@ -360,6 +361,8 @@ class _Planner:
         if not origin.startswith(("recipe", "paper")) and model_args.model in CHECKPOINTS and f"{SUITE}/{method}" in recipes():
             # The packaged checkpoint is small, and takes rates a hundred times those of the papers.
             centre, origin = read_recipe(train_parser(), f"{SUITE}/{method}")["learning_rate"], "recipe"
+        if origin.startswith("recipe") and model_args.model in CHECKPOINTS and centre in PACKAGED_RATES:
+            return list(PACKAGED_RATES)
         shares = BELOW if origin.startswith("recipe") else AROUND
         return [float(f"{share * centre:.0e}") for share in shares]
 

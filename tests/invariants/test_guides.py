@@ -220,6 +220,11 @@ def test_the_quick_start_prints_what_its_card_says():
         before, after = ([cell.replace("± ", "±") for cell in rows[name, who][1:]] for who in (start, model))
         cells = [f"{old.split()[0]} → {new}" for old, new in zip(before, after, strict=True)]
         assert re.split(r"  +", lines[name].strip())[1:] == cells, name
+    inside, shifts = (re.findall(r"([\d.]+) → ([\d.]+)", lines[name]) for name in ("noto", "mean of 4 shifts"))
+    told = rows_of(PAGES[0])
+    for row, side in (("before", 0), ("after", 1)):
+        (cells,) = told[row]
+        assert cells == {inside[0][side], *(pair[side] for pair in shifts[:3])}
 
 
 def test_the_table_of_the_quick_start_is_put_in_its_place(monkeypatch):
