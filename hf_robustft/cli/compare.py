@@ -138,7 +138,7 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
             comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
         summary = conclude(options, comparison, arguments, made.benchmarks)
     for line in lacking:
-        print(f"error: {line}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
+        print(f"error: {line.rstrip('.')}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
     return summary, 1 if lacking else 0
 
 

@@ -209,7 +209,7 @@ def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
 
 def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, capsys, monkeypatch):
     program = tmp_path / "python"
-    program.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.exit('error: out of luck')\n")
+    program.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.exit('error: out of luck.')\n")
     program.chmod(0o755)
     monkeypatch.setattr(compare_runs.sys, "executable", str(program))
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
@@ -218,7 +218,7 @@ def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, caps
     assert "2 runs, 2 at once; seed 3; time: known after the first runs; about 12 MB of disk" in out
     assert "flyp-1e-3-3: FAILED: out of luck" in out
     assert [line.partition(": out of luck")[0] for line in err.splitlines()] == ["error: zero_shot", "error: flyp-1e-3-3"]
-    assert str(tmp_path / "out" / "runs" / "flyp-1e-3-3.log") in err
+    assert f"out of luck; its log: {tmp_path / 'out' / 'runs' / 'flyp-1e-3-3.log'}" in err
 
 
 def test_as_many_runs_at_once_as_devices_or_cores_and_memory(monkeypatch):
