@@ -42,17 +42,16 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
     else:
         words = [f"No candidate is ahead of zero-shot {where}: the highest, {name}, has {accuracy}"]
     words[0] += "" if gain is None else f", {_gained(gain['accuracy'])}"
+    if better:
+        named = listed([f"{spoken(rows[item])} ({points(lags[item])})" for item in better])
+        words.append(f"{named} {'is' if len(better) == 1 else 'are'} better there, which the rule does not look at")
     words.append(
         _ties(
             [spoken(rows[tie]) for tie in ties],
-            len(others),
+            len(others) - len(better),
             unknown=[n for n, lag in lags.items() if lag["se"] is None],
         )
     )
-    if better:
-        words.append(
-            f"{listed([f'{spoken(rows[item])} ({points(lags[item])})' for item in better])} is better there, which the rule does not look at"
-        )
     if gain is None:
         words.append("Zero-shot was not measured, so what was gained is not known; compare a run of zero_shot too")
     else:
@@ -77,11 +76,11 @@ def spoken(row: Mapping[str, Any]) -> str:
 
 
 def points(difference: Mapping[str, Any]) -> str:
-    """Return a paired `difference` in percent with its interval: "+3.0, 95 % interval 2.1 to 3.9"."""
+    """Return a paired `difference` in percent with its interval: "+3.0, 95 % interval +2.1 to +3.9"."""
     text = f"{100 * difference['mean']:+.1f}"
     if difference["se"] is None:
         return text
-    low, high = (f"{100 * difference[end]:.1f}" for end in ("low", "high"))
+    low, high = (f"{100 * difference[end]:+.1f}" for end in ("low", "high"))
     return f"{text}, 95 % interval {low} to {high}"
 
 
@@ -112,7 +111,7 @@ def _ties(names: list[str], others: int, unknown: list[str]) -> str:
     if unknown:
         return "How far chance moves these differences is not known: the runs kept neither predictions nor bootstrap samples"
     if not names:
-        return "No other can be taken for it by chance" if others > 1 else "The other cannot be taken for it by chance"
+        return f"{'Every other candidate' if others > 1 else 'The other candidate'} is behind it by more than chance explains"
     rest = len(names) - NAMED
     shown = [*names[:NAMED], f"{rest} more"] if rest > 1 else names
     return f"{listed(shown)} cannot be told from it"

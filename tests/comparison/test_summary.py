@@ -213,7 +213,7 @@ def test_a_sweep_of_alpha_is_a_curve(tmp_path):
 
 #: Accuracy under shift of zero-shot, CaRot and FLYP; whether it is clear, and what is said.
 WINNERS = [
-    (0.40, 0.50, 0.45, True, "CaRot at 1e-3 is ahead under shift (mean of 2 sets): 50.0 %, +10.0 (95 % interval 10.0 to 10.0) over zero-shot."),
+    (0.40, 0.50, 0.45, True, "CaRot at 1e-3 is ahead under shift (mean of 2 sets): 50.0 %, +10.0 (95 % interval +10.0 to +10.0) over zero-shot."),
     (0.40, 0.50, 0.50, False, "FLYP at 3e-4 cannot be told from it."),
     (0.50, 0.50, 0.40, False, "No candidate is ahead of zero-shot under shift (mean of 2 sets): the highest, CaRot at 1e-3, has 50.0 %, which cannot be told from zero-shot: +0.0"),
     (0.60, 0.50, 0.40, False, "-10.0 (95 % interval -10.0 to -10.0) against zero-shot, which is better."),
