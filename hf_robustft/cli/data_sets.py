@@ -239,7 +239,11 @@ def validation_benchmark(train: str, options: ReadingOptions, benchmarks: Sequen
 
 
 def held_out(
-    train: Benchmark, benchmarks: Sequence[Benchmark], validation: Benchmark | None, share: float
+    train: Benchmark,
+    benchmarks: Sequence[Benchmark],
+    validation: Benchmark | None,
+    share: float,
+    group_column: str | None = None,
 ) -> tuple[Benchmark, list[Benchmark], Benchmark]:
     """
     Hold images out of the training set for what is missing: validation images, and test images like the training data.
@@ -249,6 +253,7 @@ def held_out(
         benchmarks (`Sequence[Benchmark]`): The sets to measure on.
         validation ([`Benchmark`], *optional*): The validation set, if there is one.
         share (`float`): Of the images of each class, for each of the two.
+        group_column (`str`, *optional*): As for `hold_out`.
 
     Returns:
         `tuple`: The training set without these images, all sets to measure on, and the validation set.
@@ -265,7 +270,7 @@ def held_out(
     names = [NAMES[role] for role in missing if any(benchmark.name == NAMES[role] for benchmark in benchmarks)]
     if names:
         raise ValueError(f"`--hold_out {share:g}` makes a set {names[0]!r}, and an evaluation set has that name; rename its folder.")
-    train, *held = hold_out(train, share, missing)
+    train, *held = hold_out(train, share, missing, group_column)
     found = dict(zip(missing, held, strict=True))
     return train, [*([found["id"]] if "id" in found else []), *benchmarks], found.get("validation", validation)
 

@@ -107,7 +107,8 @@ def load_data(command: TrainCommand) -> TrainingData:
         load_processor(source, option="--finetuned_model")
     leaves_out = data_args.leave_out_classes is not None
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
-    check_columns([data_args.train_dataset, *texts], data_args, measured=texts)
+    measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
+    check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
     if data_args.shots is not None and data_args.hold_out is None:
         train = few_shot(train, data_args.shots, args.seed)
@@ -136,7 +137,7 @@ def load_data(command: TrainCommand) -> TrainingData:
         say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
     if data_args.hold_out is not None:
-        train, evaluation, validation = held_out(train, evaluation, validation, data_args.hold_out)
+        train, evaluation, validation = held_out(train, evaluation, validation, data_args.hold_out, data_args.group_column)
         sizes = {item.name: len(item.load()) for item in (train, *evaluation, validation) if item.dataset is not None}
         say(args, f"Held out of training by class: {', '.join(f'{name} {size} images' for name, size in sizes.items())}")
         train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .benchmarks import Benchmark
+from .columns import check_group_column
 from .few_shot import class_labels, in_memory
 from .messages import quoted
 from .randomness import example_rng
@@ -30,7 +31,9 @@ def check_share(share: float) -> None:
         )
 
 
-def held_out_rows(labels: np.ndarray, n_classes: int, share: float, parts: int) -> tuple[np.ndarray, ...]:
+def held_out_rows(
+    labels: np.ndarray, n_classes: int, share: float, parts: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
     """
     Draw rows of each class, without replacement.
 
@@ -39,23 +42,33 @@ def held_out_rows(labels: np.ndarray, n_classes: int, share: float, parts: int) 
         n_classes (`int`): Number of classes.
         share (`float`): Of the rows of each class that each part takes, rounded down, but at least one row and at most [`MOST`].
         parts (`int`): How many parts.
+        groups (`np.ndarray`, *optional*): What rows have in common, of shape (n,). The rows of a group stay together, and count
+            for the class of the first; a part takes groups until it has its share.
 
     Returns:
         `tuple`: Row numbers in ascending order: those that stay, then those of each part. Which they are depends on the
-        class and the number of each row alone.
+        class and the number of each row (of the first of its group) alone.
     """
+    together: dict[object, list[int]] = {}
+    for row, group in enumerate(range(len(labels)) if groups is None else groups.tolist()):
+        together.setdefault(group, []).append(row)
     drawn: list[list[int]] = [[] for _ in range(parts + 1)]
     for label in range(n_classes):
-        rows = np.flatnonzero(labels == label).tolist()
-        rows.sort(key=lambda row, label=label: (example_rng(SEED, label, row, "hold-out").random(), row))
-        size = min(max(floor_share(share, len(rows)), 1), MOST) if rows else 0
-        for part in range(parts):
-            drawn[part + 1] += rows[part * size : (part + 1) * size]
-        drawn[0] += rows[parts * size :]
+        units = [rows for rows in together.values() if labels[rows[0]] == label]
+        units.sort(key=lambda rows, label=label: (example_rng(SEED, label, rows[0], "hold-out").random(), rows[0]))
+        size = min(max(floor_share(share, sum(map(len, units))), 1), MOST) if units else 0
+        for part in range(1, parts + 1):
+            taken = 0
+            while units and taken < size:
+                drawn[part] += units[0]
+                taken += len(units.pop(0))
+        drawn[0] += [row for rows in units for row in rows]
     return tuple(np.sort(np.array(rows, dtype=np.int64)) for rows in drawn)
 
 
-def hold_out(benchmark: Benchmark, share: float, roles: Sequence[str] = ("validation", "id")) -> tuple[Benchmark, ...]:
+def hold_out(
+    benchmark: Benchmark, share: float, roles: Sequence[str] = ("validation", "id"), group_column: str | None = None
+) -> tuple[Benchmark, ...]:
     """
     Part a training set: the greater part stays, and the same share of the images of each class becomes a set of each role.
 
@@ -63,31 +76,45 @@ def hold_out(benchmark: Benchmark, share: float, roles: Sequence[str] = ("valida
         benchmark ([`Benchmark`]): Data with class names and labels that are not streamed.
         share (`float`): Of the images of each class, for each of the roles; at most a quarter.
         roles (`Sequence[str]`, *optional*, defaults to `("validation", "id")`): What the sets are for.
+        group_column (`str`, *optional*): Column of what images have in common, by default the benchmark's. No group is in two
+            of the sets.
 
     Returns:
         `tuple`: The training set without these images, and a set for each role. No image is copied, and the draw depends on
         nothing but the data.
 
     Raises:
-        ValueError: For another share, data without class labels, a stream, data that may not be trained on, or a class with too
-            few images, which is named.
+        ValueError: For another share, data without class labels or the column of groups, a stream, data that may not be
+            trained on, or a class with too few images or groups, which is named.
         OSError: If the data cannot be read.
     """
     check_share(share)
     names, rows, labels = class_labels(benchmark, "so nothing is held out of it")
     counts = np.bincount(labels, minlength=len(names))
+    groups, units, kind = None, counts, "images"
+    column = group_column or benchmark.group_column
+    if column is not None:
+        check_group_column(rows.dataset.features, column, f"the training set {benchmark.name!r}")
+        groups = np.asarray(rows.dataset.with_format("numpy", columns=[column])[:][column])
+        units = np.bincount(labels[np.unique(groups, return_index=True)[1]], minlength=len(names))
+        kind = f"groups ({column})"
     # A class may have no image at all, and then trains on none.
-    short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if 0 < count <= len(roles)]
+    short = [
+        f"{name}: {unit}"
+        for name, unit, count in zip(names, units.tolist(), counts.tolist(), strict=True)
+        if count and unit <= len(roles)
+    ]
     if short:
         raise ValueError(
-            f"benchmark {benchmark.name!r} has too few images of {len(short)} of its {len(names)} classes to hold out one for each of "
-            f"{' and '.join(roles)}: {quoted(short)}; add images, leave these classes out, or give sets of your own."
+            f"benchmark {benchmark.name!r} has too few {kind} of {len(short)} of its {len(names)} classes to hold out one for each of "
+            f"{' and '.join(roles)}: {quoted(short)}; add images, leave these classes out, or give sets of your own with --eval_datasets."
         )
-    stays, *parts = held_out_rows(labels, len(names), share, len(roles))
+    stays, *parts = held_out_rows(labels, len(names), share, len(roles), groups)
     percent = f"{100 * share:g} % of the images of each class{f' (at most {MOST})' if counts.max() * share > MOST else ''}"
     training = in_memory(benchmark, rows, stays, f"without {percent} for each of {' and '.join(roles)}, drawn by class")
     found = []
     for role, part in zip(roles, parts, strict=True):
         drawn = in_memory(benchmark, rows, part, f"{percent} of the training data, held out of training")
-        found.append(replace(drawn, name=NAMES[role], role=role, opened=drawn.open()))
+        opened = replace(drawn.open(), group_column=column)
+        found.append(replace(drawn, name=NAMES[role], role=role, group_column=column, opened=opened))
     return training, *found

@@ -42,6 +42,25 @@ def test_the_draw_depends_on_the_data_alone_and_is_stored():
         assert [row for row in before if LABELS[row] != 1] == [row for row in after if row < 20 and LABELS[row] != 1]
 
 
+def test_what_images_have_in_common_stays_together():
+    # Views of ten drawings, interleaved: 1, 2, 3 or 4 of a drawing.
+    rows = image_dataset(40)
+    groups = [f"{label} {number % 10}" for number, label in enumerate(rows["label"])]
+    own = Benchmark.from_dataset(rows.add_column("drawing", groups), name="own", role="train", templates=TEMPLATES)
+    parts = hold_out(own, 0.25, group_column="drawing")
+    of = [set(part.load()["drawing"][:]) for part in parts]
+    assert not (of[0] & of[1] or of[0] & of[2] or of[1] & of[2]) and set.union(*of) == set(groups)
+    assert sum(len(part.load()) for part in parts) == 40
+    for part in parts[1:]:
+        assert np.bincount(part.load()["label"][:], minlength=4).min() >= 2
+        assert part.group_column == "drawing" and part.stored_rows().group_column == "drawing"
+    with pytest.raises(ValueError, match=r"'patient'.*group_column"):
+        hold_out(own, 0.25, group_column="patient")
+    single = own.dataset.add_column("one", [f"{label}" for label in rows["label"]])
+    with pytest.raises(ValueError, match=r"groups \(one\).*'cat: 1'"):
+        hold_out(Benchmark.from_dataset(single, name="own", role="train", templates=TEMPLATES), 0.25, group_column="one")
+
+
 def test_what_cannot_be_held_out_is_refused_by_name():
     with pytest.raises(ValueError, match="hold_out=0.3"):
         hold_out(numbered(), 0.3)
