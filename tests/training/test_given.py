@@ -140,7 +140,7 @@ def test_flags_over_config_over_recipe_over_defaults(script, tmp_path):
     assert args.origins["per_device_train_batch_size"] == "recipe emoji_shift/flyp"
     assert args.weight_decay == 0.1 and "weight_decay" not in args.origins
     _, _, args = script.parse(["--use_cpu"])
-    assert args.given == {"use_cpu"} and args.output_dir == "outputs/carot" and args.learning_rate == 1e-3
+    assert args.given == {"use_cpu"} and args.output_dir == "outputs/carot" and args.learning_rate == 1e-4
     _, _, args = script.parse(["--use_cpu", "--preset", "reference", "--max_grad_norm", "1.0"])
     assert args.max_grad_norm == 1.0 and args.lr_schedule == "reference"
 
