@@ -26,7 +26,7 @@ from typing import Any
 
 from ..comparison.output import write_comparison
 from ..comparison.runs import Comparison, read_runs
-from ..comparison.selection import find_rule, sets_of_choice
+from ..comparison.selection import CONCEPTS, find_rule, sets_of_choice
 from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark
@@ -57,7 +57,8 @@ class CompareOptions:
     seeds: list[int] = option("Seeds of each method at each rate.", [0, 1])
     finetune_with: str | None = option("The method whose runs are merged, ft by default.", None)
     rule: str | None = option(
-        "How a rate and a method are chosen: id, id_within, shift:<set> or oracle. By default by validation images, where there are any.",
+        "How a rate and a method are chosen: id, id_within, concepts, shift:<set> or oracle. concepts trains each run of the first seed "
+        "twice, the second time without every fifth class, and asks for these. By default by validation images, where there are any.",
         None,
     )
     jobs: int | None = option("Runs at once; by default one for each GPU, or for each core that the memory has room for.", None)
@@ -123,7 +124,8 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"`--jobs {options.jobs}` must be at least 1")
     rule = None if options.rule is None else find_rule(options.rule)
-    made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with)
+    twins = rule is not None and rule.name == CONCEPTS
+    made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with, twins)
     if rule is not None:
         sets_of_choice(rule, made.roles)
     at_once = slots(options.jobs, "use_cpu" in dict(passed), model_bytes(made.model))
@@ -132,13 +134,16 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
         return None, 0
     finished = [run.name for run in made.runs if run.name in outcome.seconds]
     lacking, summary = [f"{name}: {why}" for name, why in outcome.failed.items()], None
-    if any(run.method != "zero_shot" for run in made.runs if run.name in outcome.seconds):
-        comparison = read_runs([runs / name for name in finished])
-        if lacking:
-            comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
-        summary = conclude(options, comparison, arguments, made.benchmarks)
-    for line in lacking:
-        print(f"error: {line.rstrip('.')}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
+    trained = [run for run in made.runs if run.method != "zero_shot" and "leave_out_classes" not in run.settings]
+    try:
+        if any(run.name in outcome.seconds for run in trained):
+            comparison = read_runs([runs / name for name in finished])
+            if lacking:
+                comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
+            summary = conclude(options, comparison, arguments, made.benchmarks)
+    finally:
+        for line in lacking:
+            print(f"error: {line.rstrip('.')}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
     return summary, 1 if lacking else 0
 
 

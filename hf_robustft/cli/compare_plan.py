@@ -4,25 +4,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import get_dataset_split_names
 
+from ..comparison.concepts import twin_flags
 from ..comparison.runs import rate_text
 from ..comparison.schedule import Run
+from ..comparison.selection import CONCEPTS
 from ..data.benchmarks import Benchmark
 from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import visible_folders
 from ..data.folders import folder_layout, folder_splits, holds_tars
 from ..data.hub import require_hub
+from ..data.left_out import LEFT_OUT, leave_out_classes
 from ..data.messages import quoted
 from ..data.own_data import from_hub
 from ..data.packaged import CHECKPOINTS
@@ -34,6 +37,7 @@ from .data_sets import MEASURED
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
 from .parser import UsageError
 from .passed_on import refusal
+from .run_settings import settings_of, told_of
 from .specs import Spec, own_split
 from .train import TrainingData, load_data
 from .train_arguments import CACHING, MEASURING, SUITE, ModelArguments, TrainCommand, check, parse, train_parser
@@ -52,12 +56,8 @@ EPOCHS, STEPS, BATCH = 10, 300, 64
 HELD_OUT, VIEWS = 0.2, 4
 #: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
 ALPHAS = (0.2, 0.4, 0.6, 0.8)
-#: What changes no number of a run, or is told by its data.
-_NOT_OF_THE_RUN = (
-    *("train_dataset", "eval_datasets", "output_dir", "logging_dir", "run_name", "feature_cache", "disable_tqdm", "use_cpu"),
-    *("dataloader_num_workers", "dataloader_prefetch_factor", "report_to", "skip_baseline", "save_predictions", "save_logits"),
-    *("finetuned_model", "log_level", "class_names", "templates"),
-)
+#: What is fitted or drawn on sets that a run has not which leaves classes out.
+_NOT_OF_TWINS = ("eval_datasets", "group_column", "detector", "true_positive_rate", "fold_temperature")
 Passed = Sequence[tuple[str, Sequence[str]]]
 
 
@@ -86,7 +86,13 @@ class Plan:
 
 
 def plan(
-    methods: Sequence[str], rates: Sequence[float], seeds: Sequence[int], output: str | Path, passed: Passed, finetune_with: str | None = None
+    methods: Sequence[str],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    output: str | Path,
+    passed: Passed,
+    finetune_with: str | None = None,
+    twins: bool = False,
 ) -> Plan:
     """
     Decide on the runs, and refuse before the first what any of them could not do.
@@ -98,6 +104,8 @@ def plan(
         output (`str` or `Path`): The folder of the comparison.
         passed (`Passed`): What else is given to the runs: settings of training, each with its words.
         finetune_with (`str`, *optional*): Whose models are merged, ft by default.
+        twins (`bool`, *optional*, defaults to `False`): Whether the runs of the first seed are made again without a part of the
+            classes, for the rule `concepts`.
 
     Returns:
         [`Plan`]
@@ -106,7 +114,7 @@ def plan(
         ValueError: By the name of the option, or of the data.
         OSError: If data cannot be read.
     """
-    return _Planner(methods, rates, seeds, Path(output), passed, finetune_with).plan()
+    return _Planner(methods, rates, seeds, Path(output), passed, finetune_with).plan(twins)
 
 
 class _Planner:
@@ -137,7 +145,9 @@ class _Planner:
             self.methods.insert(0, self.merged)
             self.notes.append(f"{self.merged} is trained too: {' and '.join(self.derived)} merge{'s' * (len(self.derived) == 1)} it")
 
-    def plan(self) -> Plan:
+    def plan(self, twins: bool) -> Plan:
+        if twins and "caption_column" in self.passed:
+            raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and captions have none; choose another rule")
         zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
         self._choose_data()
         self._check_passed()
@@ -151,7 +161,7 @@ class _Planner:
         # What was just decided is among the settings, and refused where a method cannot have it.
         for method in self.epochs:
             parts[method] = self._parse(method)
-        self.settings = {name: {**_settings(parts[name][: 3 if name in METHODS else 2]), **_told(data)} for name in parts}
+        self.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told_of(data)} for name in parts}
         runs = [self._run(name, None, None) for name in zero_shot]
         for seed in self.seeds:
             for method in self.methods:
@@ -163,7 +173,35 @@ class _Planner:
                     runs += [self._run(method, rate, seed) for rate in chosen[self.merged]]
         if "model_stock" in self.derived:
             runs += [self._run("model_stock", rate, None) for rate in chosen[self.merged]]
-        return Plan(runs, chosen, self.seeds, _roles(data), self.notes, parts[first][0].model, list(data.evaluation))
+        roles = _roles(data)
+        if twins:
+            runs += self._twins(parts, chosen, data)
+            roles[LEFT_OUT] = CONCEPTS
+        return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
+
+    def _twins(self, parts: Mapping[str, TrainCommand], rates: Mapping[str, Sequence[float]], data: TrainingData) -> list[Run]:
+        """Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others."""
+        able = [name for name in rates if parts[name][0].judged_by_prompts]
+        if not able:
+            raise UsageError(f"`--rule {CONCEPTS}` asks for classes that were not trained on, and --methods {' '.join(self.methods)} know no others")
+        # What no twin can do is refused before the first run.
+        leave_out_classes(data.train, data.validation)
+        others = [name for name in self.methods if name not in able]
+        self.notes.append(
+            f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
+            + (f", which does not choose among {', '.join(others)}: heads know no other classes, and merges have no twin" if others else "")
+        )
+        twin = copy(self)
+        twin.passed = {name: words for name, words in self.passed.items() if name not in _NOT_OF_TWINS}
+        texts = [text for text in self._values("eval_datasets") if text and set(_roles_of(text)) == {"validation"}]
+        twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
+        twin.passed["leave_out_classes"] = twin_flags()
+        twin.settings = {name: {**settings_of(twin._parse(name)), **told_of(data)} for name in able}
+        runs = [twin._run(name, rate, self.seeds[0]) for name in able for rate in rates[name]]
+        runs = [replace(run, name=f"{run.name}-left-out") for run in runs]
+        # One of them measures the zero-shot model on these classes, too.
+        runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))
+        return runs
 
     def _parse(self, method: str) -> TrainCommand:
         """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""
@@ -387,35 +425,6 @@ def _roles_of(text: str) -> list[str]:
 def _roles(data: TrainingData) -> dict[str, str]:
     sets = [*data.evaluation, *([] if data.validation is None else [data.validation])]
     return {benchmark.name: benchmark.role for benchmark in sets}
-
-
-def _told(data: TrainingData) -> dict[str, str]:
-    """The data of a comparison as settings of its runs: each set with its role, size and a digest of its images."""
-    found = {}
-    for entry in data.check.hashes:
-        digest = hashlib.sha256(f"{entry['read']} {entry['blake2b_48']}".encode()).hexdigest()[:8]
-        size = "" if entry.get("images") is None else f"{entry['images']} images, "
-        found[f"the {entry['role']} data {entry['name']}"] = f"({size}{digest})"
-    names = "\n".join((*data.train.class_names, *data.train.templates))
-    found["the classes and prompts"] = f"({len(data.train.class_names)} classes, {hashlib.sha256(names.encode()).hexdigest()[:8]})"
-    return found
-
-
-def _settings(parts: Iterable[Any]) -> dict[str, Any]:
-    """The settings of a run that are not at their defaults, as JSON values."""
-    found = {}
-    for part in parts:
-        default = type(part)() if not isinstance(part, RobustTrainingArguments) else type(part)(output_dir="")
-        for item in fields(part):
-            value, usual = (_plain(getattr(owner, item.name)) for owner in (part, default))
-            if item.name not in _NOT_OF_THE_RUN and (value or None) != (usual or None):
-                found[item.name] = value
-    return found
-
-
-def _plain(value: Any) -> Any:
-    value = getattr(value, "value", value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else json.loads(json.dumps(value, default=str))
 
 
 def _texts(value: Any) -> list[str]:

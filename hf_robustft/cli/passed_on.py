@@ -15,7 +15,7 @@ _REFUSED = {
     "resume_from_checkpoint": "it goes on where it was stopped by itself: give the same command again",
     "push_to_hub": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
     "skip_baseline": "the zero-shot model is measured once",
-    "leave_out_classes": "a run that leaves classes out measures them and no test set; give it to `hf-robustft train`",
+    "leave_out_classes": "a run that leaves classes out measures them and no test set; --rule concepts trains such runs, or give it to `hf-robustft train`",
     "save_predictions": "each run saves its predictions",
 }
 HELP = ("-h", "--help")

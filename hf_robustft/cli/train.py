@@ -131,16 +131,17 @@ def load_data(command: TrainCommand) -> TrainingData:
                 f"`--leave_out_classes {data_args.leave_out_classes}` is to choose settings without a look at test sets, and "
                 f"--eval_datasets has {quoted(tests)}; give validation sets alone."
             )
-        how = {"share": data_args.leave_out_classes, "fold": data_args.leave_out_fold}
-        train, unseen = leave_out_classes(train, validation, **how)
-        left_out = how | {"classes": [name for name in unseen.class_names if name not in train.class_names]}
-        say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
-        evaluation, validation = [unseen], None
     if data_args.hold_out is not None:
         train, evaluation, validation = held_out(train, evaluation, validation, data_args.hold_out, data_args.group_column)
         sizes = {item.name: len(item.load()) for item in (train, *evaluation, validation) if item.dataset is not None}
         say(args, f"Held out of training by class: {', '.join(f'{name} {size} images' for name, size in sizes.items())}")
         train = train if data_args.shots is None else few_shot(train, data_args.shots, args.seed)
+    if leaves_out:
+        how = {"share": data_args.leave_out_classes, "fold": data_args.leave_out_fold}
+        train, unseen = leave_out_classes(train, validation, **how)
+        left_out = how | {"classes": [name for name in unseen.class_names if name not in train.class_names]}
+        say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
+        evaluation, validation = [unseen], None
     reading = {
         "batch_size": args.eval_batch_size,
         "num_workers": args.dataloader_num_workers,

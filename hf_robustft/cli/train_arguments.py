@@ -120,6 +120,11 @@ class ModelArguments(RecordsGiven):
         return self.method == "tip_adapter" or issubclass(METHODS.get(self.method, object), CrossEntropyMixin)
 
     @property
+    def judged_by_prompts(self) -> bool:
+        """Whether what is trained can be asked for other classes than it was trained on."""
+        return self.trains and (self.trainer.trains_model or not self.has_head)
+
+    @property
     def trainer(self) -> type | None:
         """The Trainer class; `None` for a method that trains nothing."""
         return METHODS.get(trained_method(self.method, self.finetune_with))
@@ -337,15 +342,12 @@ def paper_settings(method: str, finetune_with: str | None = None) -> dict[str, A
     settings = dict(getattr(METHODS.get(trained), "paper_settings", {}))
     if not settings:
         known = ", ".join(name for name, trainer in METHODS.items() if trainer.paper_settings)
-        raise ValueError(
-            f"`--paper_settings`: no paper has settings for `--method {method}`; it is for {known}, wise_ft."
-        )
+        raise ValueError(f"`--paper_settings`: no paper has settings for `--method {method}`; it is for {known}, wise_ft.")
     name = "per_device_train_batch_size"
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if settings[name] % processes:
         raise ValueError(
-            f"`--paper_settings`: {processes} processes cannot share the paper's batch of {settings[name]} equally; start "
-            f"another number, or give --{name}."
+            f"`--paper_settings`: {processes} processes cannot share the paper's batch of {settings[name]} equally; start another number, or give --{name}."
         )
     return {**settings, name: settings[name] // processes}
 
@@ -423,13 +425,12 @@ def _check_left_out(model_args: Any, data_args: Any) -> None:
     if data_args.leave_out_classes is None:
         _refuse(data_args, ["leave_out_fold"], "it says which classes --leave_out_classes leaves out")
         return
-    given, trainer = f"`--leave_out_classes {data_args.leave_out_classes}`", model_args.trainer
-    if not model_args.trains or not (trainer.trains_model or not model_args.has_head):
+    given = f"`--leave_out_classes {data_args.leave_out_classes}`"
+    if not model_args.judged_by_prompts:
         why = "changes a head, which knows no other classes" if model_args.learns else "trains nothing"
         raise ValueError(f"{given} asks what training leaves of other classes, and `--method {model_args.method}` {why}; leave it out.")
     if data_args.caption_column is not None:
         raise ValueError(f"{given}: image-caption pairs have no classes to leave out; leave it out.")
-    _refuse(data_args, ["hold_out"], "--leave_out_classes measures the classes that are left out")
     none_fitted = "--leave_out_classes fits nothing on validation images"
     _refuse(model_args, ["detector", "true_positive_rate", "fold_temperature", "select_alpha"], none_fitted)
 

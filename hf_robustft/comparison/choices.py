@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import DEFAULT_SCORE
+from .concepts import with_concepts
 from .frontier import Point, at_equal_id, frontier
 from .runs import ZERO_SHOT, Candidate, Comparison
 from .selection import RULES, choose, find_rule, regret, rotations, spread_over_rates
@@ -78,22 +80,25 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
         comparison ([`Comparison`]): The runs.
 
     Returns:
-        `dict`: `name`, `says`, `looked_at`, `grid` (rates by `method_label`), `seeds`, `chosen` (a label) and `by_method` (labels by
-        `method_label`).
+        `dict`: `name`, `says`, `looked_at`, `grid` (rates by `method_label`) and `seeds` of the runs that it looked at, `chosen` (a
+        label) and `by_method` (labels by `method_label`).
 
     Raises:
         ValueError: If there is no such rule, or what it looks at was not measured.
     """
-    choice = choose(name, *_measured(comparison))
+    candidates, roles, baseline = _measured(comparison)
+    choice = choose(name, candidates, roles, baseline)
     grid: dict[str, list[float | None]] = {}
-    for candidate in comparison.candidates:
-        grid.setdefault(candidate.method_label, []).append(candidate.learning_rate)
+    for candidate, sets in candidates.items():
+        if all(item in sets for item in choice.looked_at):
+            grid.setdefault(candidate.method_label, []).append(candidate.learning_rate)
+    runs = [run for fold in comparison.twins for run in fold.runs] if LEFT_OUT in choice.looked_at else comparison.runs
     return {
         "name": name,
         "says": find_rule(name).says,
         "looked_at": list(choice.looked_at),
         "grid": grid,
-        "seeds": sorted({run.seed for run in comparison.runs if run.seed is not None}),
+        "seeds": sorted({run.seed for run in runs if run.seed is not None}),
         "chosen": choice.candidate.label,
         "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
     }
@@ -200,7 +205,13 @@ def _measured(comparison: Comparison) -> tuple[dict, dict[str, str], dict | None
     """What rules are shown: candidates, roles and baseline."""
     candidates = {candidate: comparison.measured(candidate) for candidate in comparison.candidates}
     roles = {name: role for name, role in comparison.sets.items() if role != "open_set"}
-    return candidates, roles, None if comparison.zero_shot is None else comparison.measured(ZERO_SHOT)
+    baseline = None if comparison.zero_shot is None else comparison.measured(ZERO_SHOT)
+    if comparison.twins:
+        folds = [fold.candidates for fold in comparison.twins]
+        twinned = {item: sets for item, sets in candidates.items() if all(item in fold for fold in folds)}
+        found, roles, baseline = with_concepts(twinned, roles, baseline, *comparison.twins)
+        candidates |= found
+    return candidates, roles, baseline
 
 
 def _auroc(row: Mapping[str, Any]) -> float | None:

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """
 What the rule `concepts` looks at: each candidate has a twin, trained with the same settings on a part of the classes and
-measured on the others.
+measured on the others. `read_runs` finds the twins among the folders that it is given, and `hf-robustft compare --rule concepts`
+trains them.
 
 >>> flags = twin_flags()  # for `hf-robustft train`, beside the candidate's own flags; no test sets are given
 >>> candidates, roles, baseline = with_concepts(candidates, roles, baseline, read_runs(twin_folders))
@@ -32,7 +33,7 @@ def twin_flags(share: float = 0.2, fold: int = 0) -> list[str]:
 
 def is_twin(run: FinishedRun) -> bool:
     """Whether a `run` was trained on a part of the classes."""
-    return "left_out_classes" in run.facts
+    return run.fold is not None
 
 
 def with_concepts(

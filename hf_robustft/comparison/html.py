@@ -192,7 +192,7 @@ def thumbnails(
 
 def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
     """What the templates are given: the summary, and what follows from it."""
-    names: dict[str, list[str]] = {role: [] for role in ("id", "shift", "validation", "open_set")}
+    names: dict[str, list[str]] = {role: [] for role in ("id", "shift", "validation", "concepts", "open_set")}
     for item in s.data.sets:
         names.setdefault(item.role.raw, []).append(item.name.raw)
     candidates = list(s.candidates)
@@ -206,6 +206,7 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
         "shifts": names["shift"],
         "open_sets": names["open_set"],
         "validation": names["validation"],
+        "concepts": names["concepts"],
         "rows": rows,
         "winner": winner,
         "doubts": _doubts(s, names, winner),

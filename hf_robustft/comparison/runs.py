@@ -21,15 +21,16 @@ import numpy as np
 from ..evaluation.findings import listed
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
-from ..evaluation.tables import unreadable_line
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, settle
+from .same_data import check_data, check_twins, left_out, unreadable
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 #: Where runs are compared at all.
 _TESTS = ("id", "shift")
 _ROLES = ("id", "shift", "validation", "train", "open_set")
+_BATCH = "per_device_train_batch_size"
 #: Settings that change nothing in the trained model, or that tell apart the runs of one candidate.
 _OF_THE_JOB = re.compile(
     r"seed|data_seed|learning_rate|preset|use_cpu|disable_tqdm|report_to|export_weights|shard_teacher|fully_shard|full_determinism"
@@ -101,6 +102,12 @@ class FinishedRun:
     sweep: dict[float, dict[str, float]] = field(default_factory=dict, repr=False)
     _computed: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
+    @property
+    def fold(self) -> tuple[float, int] | None:
+        """The share and number of the classes that a twin was not trained on, see [`concepts`]; `None` of any other run."""
+        found = self.facts.get("left_out_classes")
+        return None if found is None else (found["share"], found["fold"])
+
     def measured(self, name: str) -> Mapping[str, Any]:
         """The metrics of the set of this `name`, and `n`, its images; those of a validation set come from the predictions."""
         if name in self.report.results:
@@ -129,11 +136,13 @@ class Comparison:
         runs (`list[FinishedRun]`): Of everything but the zero-shot model.
         zero_shot ([`FinishedRun`], *optional*): The model before fine-tuning.
         notes (`list[str]`): What is left out, in sentences.
+        twins (`list[Comparison]`): Of runs with the same settings on a part of the classes, one for each fold, see [`concepts`].
     """
 
     runs: list[FinishedRun]
     zero_shot: FinishedRun | None = None
     notes: list[str] = field(default_factory=list)
+    twins: list[Comparison] = field(default_factory=list)
 
     @property
     def candidates(self) -> dict[Candidate, list[FinishedRun]]:
@@ -225,7 +234,8 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     Read finished folders that are to be compared.
 
     Folders of one method and rate that differ in the seed alone are runs of one [`Candidate`]. The zero-shot model is that of a
-    run of `zero_shot`, or the baseline that a run measured before its training.
+    run of `zero_shot`, or the baseline that a run measured before its training. Runs that left classes out of their training are
+    kept aside as `twins` of those that did not; where all did, they are what is compared.
 
     Args:
         folders (`Iterable[str | Path]`): Of `train` or [`finish_checkpoint`], of whatever methods.
@@ -239,8 +249,19 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     """
     paths = {Path(folder).resolve(): Path(folder) for folder in folders}
     read = _of_merged([read_run(folder) for folder in paths.values()])
-    runs = _with_variants([run for run in read if run.candidate.method != "zero_shot"])
+    trained = _with_variants([run for run in read if run.candidate.method != "zero_shot"])
     zero_shots = [run for run in read if run.candidate.method == "zero_shot"]
+    runs, twins = ([run for run in trained if (run.fold is not None) == is_twin] for is_twin in (False, True))
+    if not runs and not zero_shots:
+        return _compared(trained, [])
+    comparison = _compared(runs, zero_shots)
+    if twins:
+        check_twins(runs[0], twins)
+        _pair(comparison, twins)
+    return comparison
+
+
+def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Comparison:
     if not runs:
         raise ValueError("There is no trained model to compare; give folders of finished runs besides zero_shot.")
     seen: dict[Any, FinishedRun] = {}
@@ -257,15 +278,36 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
             replace(with_baseline, candidate=ZERO_SHOT, seed=None, report=with_baseline.baseline, predictions=None)
         ]
     comparison = Comparison(runs, zero_shots[0] if zero_shots else None)
-    _check_data([*runs, *zero_shots])
+    check_data([*runs, *zero_shots])
     if not any(role in _TESTS for role in comparison.sets.values()):
-        sets = sorted({name for run in read for name, role in run.sets.items() if role in _TESTS})
+        every = [*runs, *zero_shots]
+        sets = sorted({name for run in every for name, role in run.sets.items() if role in _TESTS})
         raise ValueError(
-            f"No set was measured in all of the {len(read)} folders (there are {', '.join(sets)}); measure them on the same sets."
+            f"No set was measured in all of the {len(every)} folders (there are {', '.join(sets)}); measure them on the same sets."
         )
-    comparison.notes += _left_out([*runs, *zero_shots], comparison.sets)
-    comparison.notes += _unreadable(runs, comparison.sets)
+    comparison.notes += left_out([*runs, *zero_shots], comparison.sets)
+    comparison.notes += unreadable(runs, comparison.sets)
     return comparison
+
+
+def _pair(comparison: Comparison, twins: Sequence[FinishedRun]) -> None:
+    """Give a `comparison` the `twins` of its candidates, and say which have none in a fold, and which are of no candidate."""
+    candidates = comparison.candidates
+    if strays := [twin.folder.name for twin in twins if twin.candidate not in candidates]:
+        comparison.notes.append(f"Left classes out of their training, and no other run here is like them otherwise: {', '.join(strays)}.")
+    folds: dict[Any, list[FinishedRun]] = {}
+    for twin in twins:
+        if twin.candidate in candidates:
+            folds.setdefault(twin.fold, []).append(twin)
+    paired = [_compared(folds[fold], []) for fold in sorted(folds)]
+    comparison.notes += [note for fold in paired for note in fold.notes]
+    without = [item for item in candidates if any(item not in fold.candidates for fold in paired)]
+    if len(without) < len(candidates):
+        comparison.twins = paired
+    if without:
+        whole = {item.method_label for item in candidates if item not in without}
+        names = dict.fromkeys(item.label if item.method_label in whole else item.method_label for item in without)
+        comparison.notes.append(f"The rule concepts does not choose among {listed(list(names))}, of which no run left classes out.")
 
 
 def _rate(facts: Mapping[str, Any]) -> float | None:
@@ -329,6 +371,14 @@ def _told(run: FinishedRun) -> dict[str, Any]:
 
 def _with_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     told = [_told(run) for run in runs]
+    for run, own in zip(runs, told, strict=True):
+        alike = [item for other, item in zip(runs, told, strict=True) if other.fold is None and other.candidate.method == run.candidate.method]
+        if run.fold is not None and alike:
+            # A twin has no validation images to fit a temperature on, and fewer to train on: they may be less than a batch.
+            if all("folded_temperature" in item for item in alike):
+                own["folded_temperature"] = True
+            if own.get(_BATCH, 0) < min(item.get(_BATCH, 0) for item in alike) == max(item.get(_BATCH, 0) for item in alike):
+                own[_BATCH] = alike[0][_BATCH]
     named = []
     for run, own in zip(runs, told, strict=True):
         method = run.candidate.method
@@ -364,78 +414,3 @@ def _words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
-
-
-def _check_data(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs whose data differ from those of the first."""
-    first = runs[0]
-    for run in runs[1:]:
-        differing = _differences(first, run)
-        if differing:
-            raise ValueError(
-                f"{first.folder} and {run.folder} cannot be compared: they differ in {listed(differing)}; give runs on the same data."
-            )
-
-
-def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
-    differing = [
-        words
-        for words, key in (("the classes", "class_names"), ("the prompts", "templates"))
-        if one.facts.get(key) != two.facts.get(key)
-    ]
-    bases = [(run.facts.get("card") or {}).get("base_model") for run in (one, two)]
-    if all(bases) and bases[0] != bases[1]:
-        differing.append(f"the model they start from ({bases[0]} and {bases[1]})")
-    trained = [_images(run, ("train",)) for run in (one, two)]
-    # Few shots are drawn with the seed.
-    drawn = (
-        all("--shots" in (run.facts.get("card") or {}).get("command", "") for run in (one, two))
-        and one.seed != two.seed
-    )
-    if all(trained) and trained[0] != trained[1] and not drawn:
-        differing.append("the training images")
-    images = [_images(run, ("id", "shift", "validation", "open_set")) for run in (one, two)]
-    sets = [run.sets for run in (one, two)]
-    for name in sorted(set(images[0]) & set(images[1]) | set(sets[0]) & set(sets[1])):
-        hashes, counts = [known.get(name) for known in images], [_count(run, name) for run in (one, two)]
-        if sets[0].get(name, "") != sets[1].get(name, "") and all(name in known for known in sets):
-            differing.append(f"the role of {name} ({sets[0][name]} and {sets[1][name]})")
-        elif (all(hashes) and hashes[0] != hashes[1]) or (None not in counts and counts[0] != counts[1]):
-            differing.append(f"the images of {name}")
-    return differing
-
-
-def _images(run: FinishedRun, roles: Sequence[str]) -> dict[str, tuple]:
-    """Fingerprints of the images of each set, by name."""
-    entries = [entry for entry in run.facts.get("image_hashes", ()) if entry["role"] in roles]
-    return {entry["name"]: (entry.get("images"), entry["read"], entry["blake2b_48"]) for entry in entries}
-
-
-def _count(run: FinishedRun, name: str) -> int | None:
-    if name in run.report.results:
-        return run.report.results[name].n
-    return (run.report.open_set or {}).get(name, {}).get("n")
-
-
-def _left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
-    notes = []
-    for name, role in {name: role for run in runs for name, role in run.sets.items()}.items():
-        if name in shared:
-            continue
-        without = listed(list(dict.fromkeys(run.folder.name for run in runs if name not in run.sets)))
-        kept = role == "validation"
-        notes.append(
-            f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
-        )
-    return notes
-
-
-def _unreadable(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
-    """Runs on the same images leave out the same ones."""
-    notes = []
-    for name in shared:
-        found = [run.report.results[name].unreadable for run in runs if name in run.report.results]
-        found += [run.report.open_set[name].get("unreadable") for run in runs if name in (run.report.open_set or {})]
-        if worst := max(filter(None, found), key=lambda item: item["count"], default=None):
-            notes.append(unreadable_line(name, worst))
-    return notes

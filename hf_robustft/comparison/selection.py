@@ -81,6 +81,7 @@ class Rule:
         baseline (`bool`): Whether it looks at the zero-shot model's numbers too.
         only (`str`, *optional*): The one set of its role that it looks at; all of them by default.
         is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
+        is_partial (`bool`): Whether it chooses among those candidates that were measured on its sets, where not all were.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Rule:
     baseline: bool = False
     only: str | None = None
     is_bound: bool = False
+    is_partial: bool = False
 
     @property
     def metric(self) -> str:
@@ -113,7 +115,8 @@ class Rule:
             known = f"its shifted sets are {', '.join(found)}" if found else "there are no shifted sets"
             raise ValueError(f"The rule {self.name!r} looks at a shifted set that was not measured; {known}.")
         if not found:
-            raise ValueError(f"The rule {self.name!r} looks at a set with the role {self.role}, and none was measured.")
+            more = "" if self.role != CONCEPTS else "; --rule concepts trains what it looks at, as does `hf-robustft train --leave_out_classes 0.2`"
+            raise ValueError(f"The rule {self.name!r} looks at a set with the role {self.role}, and none was measured{more}.")
         return found if self.only is None else (self.only,)
 
 
@@ -227,6 +230,8 @@ RULES: dict[str, Rule] = {
             ("accuracy", "nll"),
             _best_ranks,
             _best_ranks,
+            # A head knows no other classes, so there is no twin of its method.
+            is_partial=True,
         ),
         Rule(
             "oracle",
@@ -313,6 +318,8 @@ def choose(
     if not candidates:
         raise ValueError("There is no candidate to choose; give at least one finished run.")
     sets = sets_of_choice(rule, roles)
+    if rule.is_partial:
+        candidates = {item: measured for item, measured in candidates.items() if all(name in measured for name in sets)} or candidates
     start = None
     if rule.baseline:
         if baseline is None:

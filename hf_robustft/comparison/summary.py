@@ -13,14 +13,15 @@ Keys, of which those are missing that nothing is known of:
   `{"method", "method_label", "label", "learning_rate", "variant", "seeds", "folders", "chosen_by_rule"}`;
   `chosen_by_rule` is whether it is the rule's choice among the rates of its method, and
   - `sets`: by set `{"n", "accuracy", "nll", "ece", "ece_noise_floor", "brier"}`, each metric as `{"mean", "sd"}` over seeds
-    (`sd` is `None` for one seed); the validation set is among them where predictions were kept;
+    (`sd` is `None` for one seed); the validation set is among them where predictions were kept, and `left_out_classes`, of the role
+    `concepts`, where there are twins: what those reach on the classes that they were not trained on, see [`concepts`];
   - `id_mean`, `shift_mean`: the same metrics, averaged over the sets of that role; `None` without one;
   - `open_set`: by set of unseen classes and score `{"auroc", "fpr95", "shifts_auroc", "shifts_fpr95", "shifts_accepted"}`;
   - `against_zero_shot`, `against_flyp`, `against_winner`: by set (validation too, where both kept predictions), or `shift_mean` and `id_mean`, and metric, a paired difference
     `{"mean", "se", "low", "high", "beyond_noise"}`: the candidate less the other. `se`, `low`, `high` and `beyond_noise` are
     `None` where nothing says how far chance moves it. FLYP is that at the same rate.
 - `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label)}`; `None`
-  where nothing was measured that a rule may look at.
+  where nothing was measured that a rule may look at. Of `concepts` grid and seeds are those of the twins.
 - `choices`: what each rule would choose, by its name, see [`choices.choices`]. `oracle` looks at what is reported: a bound, not a
   result (`is_bound`).
 - `frontier`: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`; `curves`: by label points
@@ -49,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import shift_mean
 from ..modeling.files import write_whole
 from ..publishing.text import one_line, public_command
@@ -56,7 +58,7 @@ from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usab
 from .details import details
 from .differences import MEANS, Differences
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
-from .selection import find_rule
+from .selection import CONCEPTS, find_rule
 from .statistics import mean_and_sd
 from .winner import find_winner
 
@@ -105,6 +107,9 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         "baseline": None if zero_shot is None else {"label": ZERO_SHOT.label, **_numbers([zero_shot], sets)},
         "candidates": [{**_named(candidate, runs), **_numbers(runs, sets)} for candidate, runs in candidates.items()],
     }
+    for row, candidate in ((summary["baseline"], ZERO_SHOT), *zip(summary["candidates"], candidates, strict=True)):
+        if row is not None and (of_twins := _of_twins(comparison, candidate)):
+            row["sets"][LEFT_OUT] = of_twins
     differences = Differences(comparison, sets)
     flyp = {candidate.learning_rate: runs for candidate, runs in candidates.items() if candidate.method == "flyp"}
     for row, (candidate, runs) in zip(summary["candidates"], candidates.items(), strict=True):
@@ -185,6 +190,10 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
         groups = None if kept is None or kept.group is None else len(np.unique(kept.group))
         n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes"))
         rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
+    if comparison.twins:
+        n = sum(fold.runs[0].measured(LEFT_OUT)["n"] for fold in comparison.twins)
+        n_classes = len({name for fold in comparison.twins for name in fold.runs[0].facts[LEFT_OUT]["classes"]})
+        rows.append({"name": LEFT_OUT, "role": CONCEPTS, "n": n, "n_classes": n_classes, "groups": None})
     train = next((entry for entry in entries.values() if entry.get("role") == "train"), None)
     return {"train": train, "classes": len(first.facts.get("class_names", ())), "sets": rows}
 
@@ -229,6 +238,17 @@ def _numbers(runs: Sequence[FinishedRun], sets: Mapping[str, str]) -> dict[str, 
         if role == "open_set"
     }
     return found
+
+
+def _of_twins(comparison: Comparison, candidate: Candidate) -> dict[str, Any] | None:
+    """What the twins of a candidate reach on the classes that they were not trained on: a mean over folds of means over seeds."""
+    every = [[fold.zero_shot] if candidate == ZERO_SHOT else fold.candidates.get(candidate, [None]) for fold in comparison.twins]
+    if not every or None in (run for runs in every for run in runs):
+        return None
+    results = [[run.measured(LEFT_OUT) for run in runs] for runs in every]
+    spreads = {metric: [_spread([item[metric] for item in fold]) for fold in results] for metric in METRICS}
+    found = {metric: of[0] if len(of) == 1 else {"mean": float(np.mean([item["mean"] for item in of])), "sd": None} for metric, of in spreads.items()}
+    return {"n": sum(fold[0]["n"] for fold in results), **found}
 
 
 def _open_set(results: Sequence[Mapping]) -> dict[str, Any]:

@@ -107,9 +107,9 @@ def _names(summary: Mapping[str, Any], role: str) -> list[str]:
 
 
 def _accuracies(summary: Mapping[str, Any]) -> _Table:
-    validation, ids, shifts = (_names(summary, role) for role in ("validation", "id", "shift"))
+    validation, concepts, ids, shifts = (_names(summary, role) for role in ("validation", "concepts", "id", "shift"))
     header, columns = ["accuracy %", "seeds"], []
-    for name in (*validation, *ids):
+    for name in (*validation, *concepts, *ids):
         header.append(name)
         columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get("accuracy")))
     if shifts:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 from helpers import CLASSES, image_dataset
+from helpers.finished import finished, finished_twin
 from PIL import Image
 
 from hf_robustft import cli
-from hf_robustft.cli import compare_runs
+from hf_robustft.cli import compare, compare_runs
 from hf_robustft.cli.compare import parser
 from hf_robustft.cli.compare_plan import DEFAULT, STEPS, plan
 from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
 from hf_robustft.cli.config_file import read_recipe
 from hf_robustft.cli.passed_on import parted
-from hf_robustft.cli.train_arguments import parse, train_parser
+from hf_robustft.cli.train_arguments import check_options, parse, train_parser
+from hf_robustft.comparison.schedule import Outcome
 from hf_robustft.training.methods import METHODS
 
 
@@ -44,7 +46,7 @@ def own(tmp_path_factory) -> Path:
 def planned(output, command: str, methods=(), **options):
     """The plan of a comparison whose runs are passed a command line."""
     _, passed = parted(shlex.split(command), parser(), train_parser())
-    return plan(methods, options.get("rates", ()), options.get("seeds", (0,)), output, passed, options.get("finetune_with"))
+    return plan(methods, options.get("rates", ()), options.get("seeds", (0,)), output, passed, options.get("finetune_with"), options.get("twins", False))
 
 
 def words_of(made, name):
@@ -175,6 +177,8 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
         ("--rule shift:nothere --train_dataset {own}/photo", "cartoon, sketch"),
         ("--rule shift --train_dataset {own}/photo", "shift:cartoon"),
         ("--train_dataset pacs", "pacs-"),
+        ("--rule concepts --methods lp --train_dataset {own}/photo", "--methods lp"),
+        ("--rule concepts --methods flyp --caption_column text --train_dataset {own}/photo", "captions"),
     ],
 )
 def test_what_no_run_can_do_is_one_line_before_the_first(own, tmp_path, capsys, command, named):
@@ -205,6 +209,69 @@ def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
     assert [shlex.split(line)[:4] for line in lines] == [["hf-robustft", "train", "--method", name] for name in ("zero_shot", "flyp")]
     assert "--learning_rate 1e-3 --seed 3" in lines[1] and lines[1].endswith(f"--output_dir {tmp_path}/out/runs/flyp-1e-3-3")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_rule_concepts_trains_a_twin_of_each_run_that_can_be_asked_for_other_classes(own, tmp_path):
+    given = f"--train_dataset {own / 'photo'} --max_steps 5 --detector msp --fold_temperature"
+    methods = ["lp", "carot", "wise_ft"]
+    made = planned(tmp_path, given, methods, rates=[1e-3, 1e-4], seeds=(3, 4), twins=True)
+    twins = [run for run in made.runs if run.name.endswith("-left-out")]
+    assert [run.name for run in twins] == [f"{name}-{rate}-3-left-out" for name in ("ft", "carot") for rate in ("1e-4", "1e-3")]
+    assert made.roles["left_out_classes"] == "concepts" and made.runs[-4:] == twins
+    without = planned(tmp_path, given, methods, rates=[1e-3, 1e-4], seeds=(3, 4))
+    assert [run for run in made.runs if run not in twins] == without.runs and "left_out_classes" not in without.roles
+    (note,) = [note for note in made.notes if "--rule concepts" in note]
+    assert "ft, carot" in note and "seed 3" in note and "lp, wise_ft" in note
+    for run in twins:
+        model_args, data_args, args = parse([*run.arguments, "--output_dir", str(tmp_path / "x")])
+        check_options(model_args, data_args, args)
+        assert (data_args.leave_out_classes, data_args.leave_out_fold, args.seed, args.max_steps) == (0.2, 0, 3, 5)
+        assert data_args.eval_datasets == [] and data_args.hold_out == 0.2 and data_args.skip_baseline == (run is not twins[0])
+        original = next(item for item in made.runs if item.name == run.name.removesuffix("-left-out"))
+        assert run.method == original.method and run.settings["learning_rate"] == args.learning_rate
+        differing = {name for name in {**run.settings, **original.settings} if run.settings.get(name) != original.settings.get(name)}
+        assert differing == {"leave_out_classes", "detector", "fold_temperature"}
+    # Of sets to measure on the twins are given those to validate on.
+    given = f"--train_dataset {own / 'photo'} --max_steps 5 --hold_out 0.2 --eval_datasets {own / 'sketch'}:validation {own / 'cartoon'}:shift"
+    made = planned(tmp_path, given, ["carot"], rates=[1e-3], twins=True)
+    words = words_of(made, "carot-1e-3-0-left-out")
+    at = words.index("--eval_datasets")
+    assert words[at + 1] == f"{own / 'sketch'}:validation" and words[at + 2].startswith("--")
+    (own / "two").mkdir()
+    for name in CLASSES[:2]:
+        shutil.copytree(own / "photo" / name, own / "two" / name)
+    try:
+        with pytest.raises(ValueError, match="two at least"):
+            planned(tmp_path, f"--train_dataset {own / 'two'} --max_steps 5", ["carot"], twins=True)
+    finally:
+        shutil.rmtree(own / "two")
+
+
+@pytest.mark.parametrize("lost", [["carot-1e-3-0-left-out"], ["carot-1e-4-0-left-out", "carot-1e-3-0-left-out"], ["carot-1e-4-0", "carot-1e-3-0"]])
+def test_of_twins_that_failed_the_rest_is_compared(own, tmp_path, capsys, monkeypatch, lost):
+    def carry_out(plan, runs, *_):
+        for run in plan.runs:
+            rate = run.settings.get("learning_rate")
+            if run.name.endswith("-left-out"):
+                finished_twin(runs / run.name, run.method, rate)
+            elif run.method != "zero_shot":
+                finished(runs / run.name, run.method, rate)
+            else:
+                finished(runs / run.name, "zero_shot", None, None)
+        return Outcome({run.name: 1.0 for run in plan.runs if run.name not in lost}, dict.fromkeys(lost, "out of luck"))
+
+    monkeypatch.setattr(compare, "carry_out", carry_out)
+    words = ["--train_dataset", str(own / "photo"), "--methods", "carot", "--learning_rates", "1e-4", "1e-3", "--seeds", "0", "--rule", "concepts"]
+    status = cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if "out of luck" in line] == [line for line in err.splitlines() if "its log" in line]
+    assert [line.split()[1] for line in err.splitlines() if "out of luck" in line] == [f"{name}:" for name in lost]
+    if len(lost) == 1:
+        summary = json.loads((tmp_path / "out" / "comparison.json").read_text())
+        assert status == 1 and summary["rule"]["grid"] == {"CaRot": [1e-4]} and summary["rule"]["chosen"] == "CaRot, 1e-4"
+        assert any("CaRot, 1e-3" in note and "concepts" in note for note in summary["notes"])
+    else:
+        assert status == (2 if lost[0].endswith("left-out") else 1) and not (tmp_path / "out" / "comparison.json").exists()
 
 
 def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, capsys, monkeypatch):

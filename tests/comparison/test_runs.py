@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from helpers.finished import finished, finished_with_predictions, hashes
+from helpers.finished import finished, finished_twin, finished_with_predictions, hashes
 
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
 
@@ -180,3 +180,54 @@ def test_images_that_no_run_could_read_are_told(tmp_path):
         finished(tmp_path / folder, method, numbers={"sketch": {"unreadable": unreadable}})
     (note,) = read_runs([tmp_path / "a", tmp_path / "b"]).notes
     assert "sketch: 2 of 105 images cannot be read" in note and "star/00.png" in note
+
+
+def test_runs_that_left_classes_out_are_kept_aside_as_twins(tmp_path):
+    for rate in (1e-4, 1e-3):
+        finished(tmp_path / f"c{rate}", "carot", rate)
+        finished_twin(tmp_path / f"c{rate}-left-out", "carot", rate, accuracy=100 * rate, baseline=(0.7,))
+        finished_twin(tmp_path / f"c{rate}-second", "carot", rate, fold=1, accuracy=0.4)
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert labels(comparison) == {"CaRot, 1e-4": [0], "CaRot, 1e-3": [0]} and comparison.notes == []
+    assert set(comparison.sets) == {"photo", "sketch", "cartoon"}
+    first, second = comparison.twins
+    assert labels(first) == labels(second) == labels(comparison)
+    assert first.measured(Candidate("carot", 1e-3))["left_out_classes"]["accuracy"] == pytest.approx(0.1)
+    assert first.measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.7 and second.zero_shot is None
+
+
+def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):
+    """Alone among twins, that of another teacher would pass for that of the usual one."""
+    finished(tmp_path / "ema", "tracer")
+    finished(tmp_path / "trajectory", "tracer", settings={"teacher": "trajectory"})
+    finished_twin(tmp_path / "ema-left-out", "tracer", 1e-3)
+    folded = {"parts": {"temperature": {"value": 1.0, "folded": 1.2}}}
+    finished(tmp_path / "folded", "carot", settings={"per_device_train_batch_size": 48}, **folded)
+    finished(tmp_path / "lp", "lp")
+    # Its training images are fewer, and no whole batch of the usual size.
+    finished_twin(tmp_path / "carot-left-out", "carot", 1e-3, settings={"per_device_train_batch_size": 36})
+    finished_twin(tmp_path / "stray", "ft", 1e-3)
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert set(labels(comparison.twins[0])) == {"TRACER (teacher ema), 1e-3", "CaRot, 1e-3"}
+    strays, without = comparison.notes
+    assert "stray" in strays and "left-out" not in strays
+    assert "TRACER and LP" in without or "LP and TRACER" in without
+
+
+def test_twins_on_other_data_or_without_any_run_are_said_in_one_line(tmp_path):
+    finished(tmp_path / "one")
+    for changes, said in (
+        ({"classes": ("dog", "owl", "bat")}, "the classes"),
+        ({"card": {"base_model": "openai/clip-vit-base-patch16"}}, "openai/clip-vit-base-patch16"),
+    ):
+        finished_twin(tmp_path / "twin", "carot", 1e-3, **changes)
+        with pytest.raises(ValueError, match=f"one and .*twin cannot.*{said}") as error:
+            read_runs([tmp_path / "one", tmp_path / "twin"])
+        assert "\n" not in str(error.value)
+    finished_twin(tmp_path / "twin", "carot", 1e-4)
+    comparison = read_runs([tmp_path / "one", tmp_path / "twin"])
+    assert comparison.twins == [] and len(comparison.notes) == 1 and "twin" in comparison.notes[0]
+    for name in ("a", "b"):
+        finished_twin(tmp_path / name, "carot", 1e-3)
+    with pytest.raises(ValueError, match="a and .*b are both CaRot, 1e-3 with seed 0"):
+        read_runs([tmp_path / name for name in ("one", "a", "b")])

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from helpers.finished import finished, finished_with_predictions
+from helpers.finished import finished, finished_twin, finished_with_predictions
 
 from hf_robustft import load_comparison, read_runs, summarise
 from hf_robustft.comparison.runs import Comparison
@@ -146,6 +146,52 @@ def test_a_shifted_set_that_chose_is_not_reported_as_a_shift(compared):
     # The bound looks at what is reported, so it stays a bound.
     bound = summarise(comparison, rule="oracle")
     assert bound["winner"]["chosen_by"] is None and "No rule chose it" in bound["winner"]["words"]
+
+
+def test_the_rule_concepts_looks_at_twins_and_chooses_among_their_runs(tmp_path):
+    shifts = {("carot", 1e-4): 0.5, ("carot", 1e-3): 0.4, ("flyp", 1e-4): 0.45, ("lp", 1e-3): 0.6}
+    for (method, rate), accuracy in shifts.items():
+        for seed in (0, 1):
+            finished(tmp_path / f"{method}{rate}-{seed}", method, rate, seed, (0.8, accuracy, accuracy), baseline=(0.6, 0.4, 0.4))
+    left_out = {("carot", 1e-4, 0): 0.6, ("carot", 1e-4, 1): 0.7, ("carot", 1e-3, 0): 0.3, ("flyp", 1e-4, 0): 0.64}
+    for (method, rate, seed), accuracy in left_out.items():
+        start = {"baseline": (0.71,)} if method == "flyp" else {}
+        finished_twin(tmp_path / f"{method}{rate}-{seed}-left-out", method, rate, seed, accuracy, **start)
+    folders = sorted(tmp_path.iterdir())
+    comparison = read_runs(folders)
+    summary = summarise(comparison, "concepts")
+    rule = summary["rule"]
+    assert (rule["looked_at"], rule["seeds"]) == (["left_out_classes"], [0, 1])
+    assert rule["grid"] == {"CaRot": [1e-4, 1e-3], "FLYP": [1e-4]} and rule["by_method"] == {"CaRot": "CaRot, 1e-4", "FLYP": "FLYP, 1e-4"}
+    assert summary["winner"]["candidate"] == "CaRot, 1e-4" and summary["winner"]["chosen_by"] == "concepts"
+    # It loses against all candidates, those that it does not choose among too.
+    assert summary["choices"]["concepts"]["regret"]["accuracy"] == pytest.approx(0.1)
+    assert summary["choices"]["concepts"]["regret"]["judged_on"] == ["sketch", "cartoon"]
+    found = candidate(summary, "CaRot, 1e-4")
+    assert found["sets"]["left_out_classes"]["accuracy"] == {"mean": pytest.approx(0.65), "sd": pytest.approx(0.1 / math.sqrt(2))}
+    assert found["id_mean"]["accuracy"]["mean"] == 0.8 and summary["baseline"]["sets"]["left_out_classes"]["accuracy"]["mean"] == 0.71
+    assert "left_out_classes" not in candidate(summary, "LP, 1e-3")["sets"]
+    assert {"name": "left_out_classes", "role": "concepts", "n": 300, "n_classes": 1, "groups": None} in summary["data"]["sets"]
+    assert any("LP" in note and "concepts" in note for note in summary["notes"])
+    table = markdown_table(summary)
+    assert "left_out_classes" in table and "65.0 ±7.1" in table and "a twin run was not trained on" in table
+    json.dumps(summary, allow_nan=False)
+    # Without it being asked for, another rule chooses, and what it would choose is told.
+    assert summarise(comparison)["rule"] is None and summarise(comparison)["choices"]["concepts"] == summary["choices"]["concepts"]
+    without = read_runs([folder for folder in folders if "left-out" not in folder.name])
+    with pytest.raises(ValueError, match="'concepts'.*--leave_out_classes") as error:
+        summarise(without, "concepts")
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_several_folds_count_each_fold_once(tmp_path):
+    finished(tmp_path / "a", "carot", 1e-3)
+    for name, seed, fold, accuracy in (("b", 0, 0, 0.2), ("c", 1, 0, 0.4), ("d", 0, 1, 0.5)):
+        finished_twin(tmp_path / name, "carot", 1e-3, seed, accuracy, fold)
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())), "concepts")
+    found = candidate(summary, "CaRot, 1e-3")["sets"]["left_out_classes"]
+    assert found["accuracy"] == {"mean": pytest.approx(0.4), "sd": None} and found["n"] == 600
+    assert summary["data"]["sets"][-1]["n_classes"] == 2 and summary["data"]["sets"][-1]["n"] == 600
 
 
 def test_differences_are_those_of_the_predictions(compared):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.reports import result
+from hf_robustft.data.left_out import LEFT_OUT
 from hf_robustft.data.overlap import HASH_SPACE, Sketch
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import EvaluationReport, save_reports
@@ -69,6 +70,14 @@ def finished(
         reports.insert(0, report("zero_shot", baseline, sets, open_set, **changes))
     save_reports(Path(folder) / "evaluation.json", reports)
     return Path(folder)
+
+
+def finished_twin(folder, method, rate, seed=0, accuracy=0.5, fold=0, **changes) -> Path:
+    """As [`finished`], of a run that left one of the classes out of its training and was measured on it."""
+    left_out = {"share": 0.25, "fold": fold, "classes": [CLASSES[fold]]}
+    changes = {"sets": {LEFT_OUT: "id"}, "classes": [name for name in CLASSES if name != CLASSES[fold]]} | changes
+    hashed = {"train": hashes("train", "train", images=900, first=500 + fold)}
+    return finished(folder, method, rate, seed, (accuracy,), parts={"left_out_classes": left_out}, hashed=hashed, n=300, **changes)
 
 
 def predictions(accuracies, sets, seed=0, n=120, group=True):

@@ -7,7 +7,7 @@ import pytest
 from helpers import CLASSES, image_dataset, tiny_processor
 
 from hf_robustft import Evaluator, load_benchmark, load_checkpoint
-from hf_robustft.cli.train import train
+from hf_robustft.cli.train import load_data, train
 from hf_robustft.cli.train_arguments import check_options, parse
 from hf_robustft.data.left_out import leave_out_classes
 from hf_robustft.evaluation.report import load_reports
@@ -60,6 +60,23 @@ def test_a_test_set_is_not_looked_at(place):
     with pytest.raises(ValueError, match="--leave_out_classes 0.5.*'held'"):
         train(command(place, "--method", "flyp", validation=":shift"))
     assert not (place / "out").exists()
+
+
+def test_images_that_are_held_out_to_test_on_are_not_looked_at(place):
+    """As a run of the same data holds them out: of the classes that are left out, its training and validation images are measured."""
+    words = ["--model", place / "base", "--train_dataset", place / "train", "--hold_out", "0.25", "--output_dir", place / "out", *QUIET]
+    words = list(map(str, words))
+    whole, part = load_data(parse(words)), load_data(parse([*words, "--leave_out_classes", "0.5"]))
+    (tested,), (measured,) = whole.evaluation, part.evaluation
+
+    def images(benchmark):
+        rows = benchmark.stored_rows()
+        return {image.tobytes() for image in rows.dataset[rows.image_column][:]}
+
+    assert (whole.validation.name, measured.name, part.validation) == ("validation", "left_out_classes", None)
+    seen = images(part.train) | images(measured)
+    assert images(whole.train) <= seen <= images(whole.train) | images(whole.validation)
+    assert images(tested) and not images(tested) & seen
 
 
 @pytest.mark.parametrize(

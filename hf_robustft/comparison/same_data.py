@@ -1,0 +1,100 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Whether runs were trained and measured on the same data, and what is not compared because it was not measured in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..evaluation.findings import listed
+from ..evaluation.tables import unreadable_line
+
+if TYPE_CHECKING:
+    from .runs import FinishedRun
+
+
+def check_data(runs: Sequence[FinishedRun]) -> None:
+    """Refuse `runs` whose data differ from those of the first. Raises ValueError then."""
+    first = runs[0]
+    for run in runs[1:]:
+        differing = _differences(first, run)
+        if differing:
+            raise ValueError(
+                f"{first.folder} and {run.folder} cannot be compared: they differ in {listed(differing)}; give runs on the same data."
+            )
+
+
+def check_twins(run: FinishedRun, twins: Sequence[FinishedRun]) -> None:
+    """Refuse `twins` that start elsewhere than a `run`, or whose classes and those that they leave out are not all of its own. Raises ValueError then."""
+    names = run.facts["class_names"]
+    for twin in twins:
+        whole = {*twin.facts["class_names"], *twin.facts["left_out_classes"]["classes"]} == set(names)
+        # Its images are fewer, and of another set.
+        changes = {"class_names": names if whole else twin.facts["class_names"], "image_hashes": ()}
+        check_data([run, replace(twin, facts=twin.facts | changes)])
+
+
+def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
+    differing = [
+        words
+        for words, key in (("the classes", "class_names"), ("the prompts", "templates"))
+        if one.facts.get(key) != two.facts.get(key)
+    ]
+    bases = [(run.facts.get("card") or {}).get("base_model") for run in (one, two)]
+    if all(bases) and bases[0] != bases[1]:
+        differing.append(f"the model they start from ({bases[0]} and {bases[1]})")
+    trained = [_images(run, ("train",)) for run in (one, two)]
+    # Few shots are drawn with the seed.
+    drawn = (
+        all("--shots" in (run.facts.get("card") or {}).get("command", "") for run in (one, two))
+        and one.seed != two.seed
+    )
+    if all(trained) and trained[0] != trained[1] and not drawn:
+        differing.append("the training images")
+    images = [_images(run, ("id", "shift", "validation", "open_set")) for run in (one, two)]
+    sets = [run.sets for run in (one, two)]
+    for name in sorted(set(images[0]) & set(images[1]) | set(sets[0]) & set(sets[1])):
+        hashes, counts = [known.get(name) for known in images], [_count(run, name) for run in (one, two)]
+        if sets[0].get(name, "") != sets[1].get(name, "") and all(name in known for known in sets):
+            differing.append(f"the role of {name} ({sets[0][name]} and {sets[1][name]})")
+        elif (all(hashes) and hashes[0] != hashes[1]) or (None not in counts and counts[0] != counts[1]):
+            differing.append(f"the images of {name}")
+    return differing
+
+
+def _images(run: FinishedRun, roles: Sequence[str]) -> dict[str, tuple]:
+    """Fingerprints of the images of each set, by name."""
+    entries = [entry for entry in run.facts.get("image_hashes", ()) if entry["role"] in roles]
+    return {entry["name"]: (entry.get("images"), entry["read"], entry["blake2b_48"]) for entry in entries}
+
+
+def _count(run: FinishedRun, name: str) -> int | None:
+    if name in run.report.results:
+        return run.report.results[name].n
+    return (run.report.open_set or {}).get(name, {}).get("n")
+
+
+def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
+    """Sentences on the sets of some `runs` that are not among those `shared` by all."""
+    notes = []
+    for name, role in {name: role for run in runs for name, role in run.sets.items()}.items():
+        if name in shared:
+            continue
+        without = listed(list(dict.fromkeys(run.folder.name for run in runs if name not in run.sets)))
+        kept = role == "validation"
+        notes.append(
+            f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
+        )
+    return notes
+
+
+def unreadable(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
+    """Sentences on images of the `shared` sets that could not be read; `runs` on the same images leave out the same ones."""
+    notes = []
+    for name in shared:
+        found = [run.report.results[name].unreadable for run in runs if name in run.report.results]
+        found += [run.report.open_set[name].get("unreadable") for run in runs if name in (run.report.open_set or {})]
+        if worst := max(filter(None, found), key=lambda item: item["count"], default=None):
+            notes.append(unreadable_line(name, worst))
+    return notes
