@@ -57,7 +57,7 @@ HELD_OUT, VIEWS = 0.2, 4
 #: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
 ALPHAS = (0.2, 0.4, 0.6, 0.8)
 #: What is fitted or drawn on sets that a run has not which leaves classes out.
-_NOT_OF_TWINS = ("eval_datasets", "group_column", "detector", "true_positive_rate", "fold_temperature")
+_NOT_OF_TWINS = ("eval_datasets", "detector", "true_positive_rate", "fold_temperature")
 Passed = Sequence[tuple[str, Sequence[str]]]
 
 
@@ -192,7 +192,9 @@ class _Planner:
             + (f", which does not choose among {', '.join(others)}: heads know no other classes, and merges have no twin" if others else "")
         )
         twin = copy(self)
-        twin.passed = {name: words for name, words in self.passed.items() if name not in _NOT_OF_TWINS}
+        # Where images are held out, groups say which.
+        drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
+        twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
         texts = [text for text in self._values("eval_datasets") if text and set(_roles_of(text)) == {"validation"}]
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()

@@ -247,6 +247,14 @@ def test_the_rule_concepts_trains_a_twin_of_each_run_that_can_be_asked_for_other
         shutil.rmtree(own / "two")
 
 
+def test_a_twin_holds_out_the_groups_that_its_run_holds_out(tmp_path):
+    rows = image_dataset(48, 0)
+    rows.add_column("person", [f"{label}, {index // 8}" for index, label in enumerate(rows["label"])]).to_parquet(tmp_path / "own.parquet")
+    made = planned(tmp_path, f"--train_dataset {tmp_path / 'own.parquet'} --max_steps 5 --group_column person", ["carot"], rates=[1e-3], twins=True)
+    for name in ("carot-1e-3-0", "carot-1e-3-0-left-out"):
+        assert value(words_of(made, name), "--group_column") == "person" and "--hold_out" in words_of(made, name)
+
+
 @pytest.mark.parametrize("lost", [["carot-1e-3-0-left-out"], ["carot-1e-4-0-left-out", "carot-1e-3-0-left-out"], ["carot-1e-4-0", "carot-1e-3-0"]])
 def test_of_twins_that_failed_the_rest_is_compared(own, tmp_path, capsys, monkeypatch, lost):
     def carry_out(plan, runs, *_):
