@@ -250,14 +250,16 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     paths = {Path(folder).resolve(): Path(folder) for folder in folders}
     read = _of_merged([read_run(folder) for folder in paths.values()])
     trained = _with_variants([run for run in read if run.candidate.method != "zero_shot"])
-    zero_shots = [run for run in read if run.candidate.method == "zero_shot"]
-    runs, twins = ([run for run in trained if (run.fold is not None) == is_twin] for is_twin in (False, True))
+    start = [run for run in read if run.candidate.method == "zero_shot"]
+    (runs, twins), (zero_shots, zero_twins) = (
+        ([run for run in of if run.fold is None], [run for run in of if run.fold is not None]) for of in (trained, start)
+    )
     if not runs and not zero_shots:
-        return _compared(trained, [])
+        return _compared(twins, zero_twins)
     comparison = _compared(runs, zero_shots)
     if twins:
-        check_twins(runs[0], twins)
-        _pair(comparison, twins)
+        check_twins(runs[0], [*twins, *zero_twins])
+        _pair(comparison, twins, zero_twins)
     return comparison
 
 
@@ -290,8 +292,8 @@ def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Compari
     return comparison
 
 
-def _pair(comparison: Comparison, twins: Sequence[FinishedRun]) -> None:
-    """Give a `comparison` the `twins` of its candidates, and say which have none in a fold, and which are of no candidate."""
+def _pair(comparison: Comparison, twins: Sequence[FinishedRun], zero_twins: Sequence[FinishedRun]) -> None:
+    """Give a `comparison` the twins of its candidates and of zero-shot; say which have none in a fold, and which are of none."""
     candidates = comparison.candidates
     if strays := [twin.folder.name for twin in twins if twin.candidate not in candidates]:
         comparison.notes.append(f"Left classes out of their training, and no other run here is like them otherwise: {', '.join(strays)}.")
@@ -299,7 +301,7 @@ def _pair(comparison: Comparison, twins: Sequence[FinishedRun]) -> None:
     for twin in twins:
         if twin.candidate in candidates:
             folds.setdefault(twin.fold, []).append(twin)
-    paired = [_compared(folds[fold], []) for fold in sorted(folds)]
+    paired = [_compared(folds[fold], [run for run in zero_twins if run.fold == fold]) for fold in sorted(folds)]
     comparison.notes += [note for fold in paired for note in fold.notes]
     without = [item for item in candidates if any(item not in fold.candidates for fold in paired)]
     if len(without) < len(candidates):

@@ -230,7 +230,7 @@ RULES: dict[str, Rule] = {
             ("accuracy", "nll"),
             _best_ranks,
             _best_ranks,
-            # A head knows no other classes, so there is no twin of its method.
+            # A head cannot label other classes, so its method has no twin.
             is_partial=True,
         ),
         Rule(

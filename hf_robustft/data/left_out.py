@@ -93,7 +93,7 @@ def leave_out_classes(
         parts.append(_chosen(of_validation, np.asarray(of_validation.dataset[of_validation.label_column][:]), out, names))
     shown = concatenate_datasets(parts)
     if not len(shown):
-        raise ValueError(f"There is no image of the classes that are left out, {quoted([names[i] for i in out])}; choose another fold.")
+        raise ValueError(f"The classes that are left out, {quoted([names[i] for i in out])}, have no images; choose another fold.")
     folds = f"fold {fold} of {round(1 / share)}"
     measured = Benchmark(
         name=LEFT_OUT,

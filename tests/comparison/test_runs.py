@@ -194,6 +194,12 @@ def test_runs_that_left_classes_out_are_kept_aside_as_twins(tmp_path):
     assert labels(first) == labels(second) == labels(comparison)
     assert first.measured(Candidate("carot", 1e-3))["left_out_classes"]["accuracy"] == pytest.approx(0.1)
     assert first.measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.7 and second.zero_shot is None
+    # The zero-shot model may be measured on these classes by itself.
+    finished_twin(tmp_path / "zero-second", "zero_shot", None, fold=1, accuracy=0.6)
+    both = read_runs(sorted(tmp_path.iterdir()))
+    assert both.zero_shot is None and both.twins[1].measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.6
+    alone = read_runs(sorted(tmp_path.glob("*-second")))
+    assert labels(alone) == labels(both) and alone.measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.6
 
 
 def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):
