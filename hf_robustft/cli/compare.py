@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comparison.output import write_comparison
+from ..comparison.output import check_unclaimed, places, write_comparison
 from ..comparison.runs import Comparison, read_runs
 from ..comparison.selection import CONCEPTS, find_rule, sets_of_choice
 from ..comparison.summary import summarise
@@ -98,6 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     given = next((flag for flag in flags if flag.partition("=")[0].replace("-", "_") not in _OF_RESULTS), None)
     if given is not None:
         raise UsageError(f"`{given}` is for runs that are to be made, and {options.folders[0]} is finished; leave one of them out")
+    check_unclaimed(options.output_dir, options.folders)
     conclude(options, read_runs(options.folders), arguments)
     return 0
 
@@ -128,13 +129,14 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with, twins)
     if rule is not None:
         sets_of_choice(rule, made.roles)
+    trained = [run for run in made.runs if run.method != "zero_shot" and "leave_out_classes" not in run.settings]
+    check_unclaimed(options.output_dir, [runs / run.name for run in trained])
     at_once = slots(options.jobs, "use_cpu" in dict(passed), model_bytes(made.model))
     outcome = carry_out(made, runs, at_once, options.dry_run)
     if outcome is None:
         return None, 0
     finished = [run.name for run in made.runs if run.name in outcome.seconds]
     lacking, summary = [f"{name}: {why}" for name, why in outcome.failed.items()], None
-    trained = [run for run in made.runs if run.method != "zero_shot" and "leave_out_classes" not in run.settings]
     try:
         if any(run.name in outcome.seconds for run in trained):
             comparison = read_runs([runs / name for name in finished])
@@ -162,6 +164,7 @@ def conclude(
         `dict[str, Any]`: The summary.
     """
     summary = summarise(comparison, options.rule, command=shlex.join(["hf-robustft", "compare", *arguments]))
+    summary["places"] = places([run.folder for run in comparison.runs], options.output_dir)
     files = write_comparison(summary, options.output_dir, benchmarks)
     print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
     print(f"Saved to {options.output_dir}: {', '.join(path.name for path in files)}")

@@ -36,7 +36,7 @@ from .config_file import read_config, read_recipe, recipes
 from .data_sets import MEASURED
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
 from .parser import UsageError
-from .passed_on import refusal
+from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
 from .specs import Spec, own_split
 from .train import TrainingData, load_data
@@ -221,6 +221,7 @@ class _Planner:
                 found.append((name, list(words)))
                 continue
             values = read_config(train_parser(), words[0].partition("=")[2] or words[-1])
+            values = {key: value for key, value in values.items() if not is_given_anyway(key, value)}
             for key in values:
                 why = refusal(key) if key != "output_dir" else "is given to the comparison by its own flag"
                 if why is not None:

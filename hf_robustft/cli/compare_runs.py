@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 
 from ..comparison.runs import rate_text
@@ -23,6 +24,11 @@ from .compare_plan import Plan
 #: Memory of a process that trains: what it imports, and so many times the weights (gradients, moments, teacher, activations).
 _BASE_BYTES, _COPIES = 1.2e9, 10
 _BYTES_OF_A_WEIGHT = 4
+#: What says which devices of a kind a process sees: as `accelerate launch --gpu_ids` does. Others are one device, as MPS is.
+_VISIBLE = {
+    **{"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES", "mlu": "MLU_VISIBLE_DEVICES"},
+    **{"musa": "MUSA_VISIBLE_DEVICES", "sdaa": "SDAA_VISIBLE_DEVICES", "hpu": "HABANA_VISIBLE_MODULES", "neuron": "NEURON_RT_VISIBLE_CORES"},
+}
 
 
 def slots(jobs: int | None, use_cpu: bool = False, weights: int | None = None) -> list[dict[str, str]]:
@@ -30,16 +36,17 @@ def slots(jobs: int | None, use_cpu: bool = False, weights: int | None = None) -
     The environment of each run that is made at once.
 
     Args:
-        jobs (`int`, *optional*): How many; by default one for each GPU, or for each core that the memory has room for.
-        use_cpu (`bool`, *optional*, defaults to `False`): Whether GPUs are left alone.
+        jobs (`int`, *optional*): How many; by default one for each accelerator, or for each core that the memory has room for.
+        use_cpu (`bool`, *optional*, defaults to `False`): Whether accelerators are left alone.
         weights (`int`, *optional*): Bytes of the model.
 
     Returns:
-        `list[dict[str, str]]`: `CUDA_VISIBLE_DEVICES` of each, in turn; without GPUs `OMP_NUM_THREADS`, unless that is set already.
+        `list[dict[str, str]]`: `CUDA_VISIBLE_DEVICES` of each, or what other accelerators have in its place, in turn; without any
+        `OMP_NUM_THREADS`, unless that is set already.
     """
-    gpus = [] if use_cpu else _gpus()
-    if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} for index in range(jobs or len(gpus))]
+    devices = [] if use_cpu else _accelerators()
+    if devices:
+        return [devices[index % len(devices)] for index in range(jobs or len(devices))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = _free_memory()
     room = cores if memory is None else max(int(memory // (_BASE_BYTES + _COPIES * (weights or 0))), 1)
@@ -48,10 +55,16 @@ def slots(jobs: int | None, use_cpu: bool = False, weights: int | None = None) -
     return [{"OMP_NUM_THREADS": threads}] * jobs
 
 
-def _gpus() -> list[str]:
-    count = torch.cuda.device_count()
-    visible = [item.strip() for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item.strip()]
-    return (visible or [str(index) for index in range(count)])[:count]
+def _accelerators() -> list[dict[str, str]]:
+    """Of each accelerator the environment of a process that sees it alone. Starts none of them: the runs need their memory."""
+    kind = PartialState().device.type
+    if kind == "cpu":
+        return []
+    if kind not in _VISIBLE:
+        return [{}]
+    count, variable = getattr(torch, kind).device_count(), _VISIBLE[kind]
+    visible = [item.strip() for item in os.environ.get(variable, "").split(",") if item.strip()]
+    return [{variable: name} for name in (visible or [str(index) for index in range(count)])[:count]]
 
 
 def _free_memory() -> int | None:

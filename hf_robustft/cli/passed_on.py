@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from .parser import Manners, UsageError, unknown_flag
+from .parser import Manners, UsageError, boolean, unknown_flag
 
 #: Flags of one run, and what there is in their place.
 _FOR_ONE = {"method": "methods", "learning_rate": "learning_rates", "seed": "seeds"}
@@ -16,8 +17,10 @@ _REFUSED = {
     "push_to_hub": "no folder is the result before the comparison is done; publish one by `hf-robustft publish`",
     "skip_baseline": "the zero-shot model is measured once",
     "leave_out_classes": "a run that leaves classes out measures them and no test set; --rule concepts trains such runs, or give it to `hf-robustft train`",
-    "save_predictions": "each run saves its predictions",
+    "save_predictions": "rules and tables look at the predictions, so each run saves them",
 }
+#: What each run is given in any case, so that it may be asked for.
+_ALWAYS = "save_predictions"
 HELP = ("-h", "--help")
 
 
@@ -28,6 +31,14 @@ def refusal(name: str) -> str | None:
     # A token would be in the command line of each run.
     why = _REFUSED.get("push_to_hub" if name.startswith("hub_") else name)
     return None if why is None else f"cannot be given to a comparison: {why}"
+
+
+def is_given_anyway(name: str, value: Any) -> bool:
+    """Whether a setting of this `name` has this `value`, true or the text of it, in each run whoever asks for it."""
+    try:
+        return name == _ALWAYS and boolean(value)
+    except (ValueError, AttributeError):
+        return False
 
 
 def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -53,11 +64,13 @@ def parted(arguments: Sequence[str], own: Manners, train: Manners) -> tuple[list
     mine, passed = groups[0], []
     names = {parser: {flag.removeprefix("--") for flag in parser.flags()} for parser in (own, train)}
     for group in groups[1:]:
-        flag = group[0].partition("=")[0]
+        flag, equals, value = group[0].partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         positive = name.removeprefix("no_") if name not in names[train] else name
         if flag in HELP or name in names[own]:
             mine += group
+        elif is_given_anyway(name, value if equals else next(iter(group[1:]), True)):
+            continue
         elif (why := refusal(positive)) is not None:
             raise UsageError(f"`{flag}` {why}")
         elif positive in names[train]:

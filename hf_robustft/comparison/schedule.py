@@ -100,14 +100,14 @@ def finished_runs(folder: str | Path, runs: Sequence[Run]) -> dict[str, float]:
                 f"{place} was not made by a comparison, and a run of this one would be written there; move it away, or give "
                 "another --output_dir."
             )
-        if "seconds" not in record or not all((place / name).is_file() for name in (METADATA_FILE, EVALUATION_FILE)):
-            continue
+        finished = "seconds" in record and all((place / name).is_file() for name in (METADATA_FILE, EVALUATION_FILE))
         if differing := _differing(record["settings"], run.settings):
             raise ValueError(
-                f"{place} was made with {'; '.join(differing)}: nothing is overwritten; give another --output_dir, or the same "
-                "settings and data."
+                f"{place} was {'made' if finished else 'begun'} with {'; '.join(differing)}: nothing is overwritten; give another "
+                f"--output_dir, or the same settings and data{'' if finished else ', or remove it, since it is not finished'}."
             )
-        found[run.name] = float(record["seconds"])
+        if finished:
+            found[run.name] = float(record["seconds"])
     return found
 
 

@@ -5,6 +5,7 @@ What a comparison found, as one mapping of JSON types: `comparison.json`, the on
 Keys, of which those are missing that nothing is known of:
 
 - `format` (1), `hf_robustft` (the version), `command`, `hardware` (a list), `seconds` (of all runs), `notes` (sentences).
+- `places`: where the command line found the runs, see [`output.places`], by which it tells another comparison from this one.
 - `data`: `train` (the entry of the card, or `None`), `classes`, `sets`: a list of `{"name", "role", "n", "n_classes", "groups"}`;
   `groups` is how many units are drawn in a bootstrap, `None` where each image is its own.
 - `decided_on`: `"shift_mean"`, or `"id_mean"` where no shift was measured.

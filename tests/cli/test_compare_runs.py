@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import CLASSES, image_dataset
 from helpers.finished import finished, finished_twin
 from PIL import Image
@@ -199,6 +201,46 @@ def test_who_gives_the_folder_of_several_runs_is_told_to_give_theirs(tmp_path, c
         assert f"{run.parent}/*/" in capsys.readouterr().err
 
 
+def test_predictions_may_be_asked_for_since_each_run_saves_them(own, tmp_path, capsys):
+    config = tmp_path / "more.yaml"
+    config.write_text(f"save_predictions: true\ntrain_dataset: {own / 'photo'}\nmax_steps: 5\n")
+    without = planned(tmp_path, f"--train_dataset {own / 'photo'} --max_steps 5", ["flyp"], rates=[1e-3])
+    for given in ("--save_predictions", "--save_predictions=yes", "--save-predictions true"):
+        made = planned(tmp_path, f"--train_dataset {own / 'photo'} --max_steps 5 {given}", ["flyp"], rates=[1e-3])
+        assert made.runs == without.runs and words_of(made, "flyp-1e-3-0").count("--save_predictions") == 1
+    assert planned(tmp_path, f"--config {config}", ["flyp"], rates=[1e-3]).runs == without.runs
+    for given in ("--no_save_predictions", "--save_predictions false", "--save_predictions=0"):
+        assert cli.main(["train", "--method", "auto", *given.split(), "--output_dir", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "save_predictions" in error and "look at the predictions" in error and error.count("\n") == 1
+
+
+def test_a_comparison_of_other_runs_is_not_overwritten(own, tmp_path, capsys):
+    out, words = tmp_path / "out", ["compare", "--train_dataset", str(own / "photo"), "--learning_rates", "1e-3", "--seeds", "0", "--max_steps", "5"]
+    made = [finished(out / "runs" / f"{name}-1e-3-0", name) for name in ("flyp", "carot")]
+    finished(other := tmp_path / "elsewhere" / "flyp-1e-3-0", "flyp")
+    assert cli.main(["compare", *map(str, made), "--output_dir", str(out)]) == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    capsys.readouterr()
+    for refused in (["compare", str(other)], ["compare", str(made[0])], [*words, "--methods", "flyp"], [*words, "--methods", "flyp", "--dry_run"]):
+        assert cli.main([*refused, "--output_dir", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert "`--output_dir" in error and "-1e-3-0" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    # Of the same runs, and of more, it is made again.
+    assert cli.main([*words, "--methods", "carot", "flyp", "lp", "--dry_run", "--output_dir", str(out)]) == 2
+    assert "was not made by a comparison" in capsys.readouterr().err
+    assert cli.main(["compare", *map(str, [*made, finished(tmp_path / "lp", "lp")]), "--output_dir", str(out)]) == 0
+    assert len(json.loads((out / "comparison.json").read_text())["candidates"]) == 3
+    (out / "comparison.json").write_text("{}")
+    for left in ("comparison.json", "comparison.md"):
+        capsys.readouterr()
+        assert cli.main(["compare", *map(str, made), "--output_dir", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert "`--output_dir" in error and left in error and error.count("\n") == 1
+        (out / "comparison.json").unlink(missing_ok=True)
+
+
 def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
     assert cli.main(["compare", *words, "--dry_run", "--output_dir", str(tmp_path / "out")]) == 0
@@ -296,10 +338,25 @@ def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, caps
     assert f"out of luck; its log: {tmp_path / 'out' / 'runs' / 'flyp-1e-3-3.log'}" in err
 
 
-def test_as_many_runs_at_once_as_devices_or_cores_and_memory(monkeypatch):
-    monkeypatch.setattr(compare_runs, "_gpus", lambda: ["3", "5"])
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(None)] == ["3", "5"]
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(3)] == ["3", "5", "3"]
+@pytest.mark.parametrize(
+    ("kind", "variable"),
+    [("cuda", "CUDA_VISIBLE_DEVICES"), ("xpu", "ZE_AFFINITY_MASK"), ("npu", "ASCEND_RT_VISIBLE_DEVICES"), ("mlu", "MLU_VISIBLE_DEVICES")],
+)
+def test_each_run_sees_one_accelerator_of_those_that_accelerate_finds(monkeypatch, kind, variable):
+    monkeypatch.setattr(compare_runs, "PartialState", lambda: SimpleNamespace(device=SimpleNamespace(type=kind)))
+    monkeypatch.setattr(torch, kind, SimpleNamespace(device_count=lambda: 2), raising=False)
+    monkeypatch.delenv(variable, raising=False)
+    assert slots(None) == [{variable: "0"}, {variable: "1"}] and slots(3) == [{variable: "0"}, {variable: "1"}, {variable: "0"}]
+    monkeypatch.setenv(variable, "3, 5")
+    assert [slot[variable] for slot in slots(None)] == ["3", "5"] and "OMP_NUM_THREADS" in slots(1, use_cpu=True)[0]
+
+
+def test_an_accelerator_that_has_no_number_is_one(monkeypatch):
+    monkeypatch.setattr(compare_runs, "PartialState", lambda: SimpleNamespace(device=SimpleNamespace(type="mps")))
+    assert slots(None) == [{}] and slots(2) == [{}, {}]
+
+
+def test_as_many_runs_at_once_as_cores_and_memory_where_there_is_no_accelerator(monkeypatch):
     monkeypatch.setattr(compare_runs.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(compare_runs, "_free_memory", lambda: 10 * 10**9)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -82,7 +82,7 @@ def test_what_is_finished_is_kept_and_what_is_half_made_is_made_again(tmp_path):
     runs = [Run("ft", "ft", settings={"learning_rate": 1e-3, "data": "a"}), Run("flyp", "flyp")]
     scheduled(tmp_path, runs[:1])[0].carry_out()
     (tmp_path / "flyp").mkdir()
-    (tmp_path / "flyp" / "run.json").write_text('{"settings": {"learning_rate": 5}}')
+    (tmp_path / "flyp" / "run.json").write_text('{"settings": {}}')
     (tmp_path / "flyp" / "checkpoint-3").mkdir()
     before = (tmp_path / "ft" / "run.json").stat().st_mtime_ns
     made, _, begun = scheduled(tmp_path, runs)
@@ -110,6 +110,15 @@ def test_a_folder_of_other_settings_or_data_is_refused_and_stays(tmp_path, setti
         scheduled(tmp_path, [Run("new", "ft"), Run("ft", "ft", settings=settings)])
     assert all(words in str(caught.value) for words in (str(tmp_path / "ft"), *named))
     assert {path: path.read_bytes() for path in (tmp_path / "ft").iterdir()} == before
+
+
+def test_a_half_made_run_of_other_settings_is_refused_and_stays(tmp_path):
+    (tmp_path / "ft" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "ft" / "run.json").write_text('{"settings": {"learning_rate": 0.001}}')
+    with pytest.raises(ValueError, match="--output_dir") as caught:
+        scheduled(tmp_path, [Run("ft", "ft", settings={"learning_rate": 3e-4})])
+    assert all(words in str(caught.value) for words in (str(tmp_path / "ft"), "learning_rate 0.001", "0.0003", "not finished"))
+    assert (tmp_path / "ft" / "checkpoint-3").is_dir()
 
 
 def test_a_folder_that_no_comparison_made_is_refused_and_stays(tmp_path):
