@@ -1,0 +1,184 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Verdicts on claims, where the truth is known; the numbers below them are those of the comparison's other tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.finished import predictions, report
+
+from hf_robustft.comparison.claims import (
+    CANNOT_TELL,
+    DEPENDS,
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    Claim,
+    Measurements,
+    auroc_draws,
+    judge,
+    verdict_of,
+)
+from hf_robustft.comparison.differences import Differences
+from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
+from hf_robustft.comparison.statistics import Difference, paired_difference
+from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.predictions import Predictions, SetPredictions
+from hf_robustft.evaluation.resampling import draw_counts
+
+SETS = {"photo": "id", "sketch": "shift", "cartoon": "shift"}
+RATES = (1e-4, 1e-3)
+#: Accuracies on the three sets by method and rate: A is better than B under shift at both rates, and as good in distribution; C is
+#: better than B at the lower rate, worse at the higher.
+TRUTH = {
+    ("a", 1e-4): (0.80, 0.70, 0.60), ("a", 1e-3): (0.90, 0.68, 0.58),
+    ("b", 1e-4): (0.80, 0.50, 0.40), ("b", 1e-3): (0.90, 0.30, 0.20),
+    ("c", 1e-4): (0.82, 0.70, 0.60), ("c", 1e-3): (0.98, 0.10, 0.05),
+}  # fmt: skip
+
+
+def run(method, rate, seed, accuracies, variant="", singular=None):
+    made = predictions(accuracies, SETS, 0 if seed is None else seed + 1, n=400)
+    found = report("carot", accuracies, SETS)
+    found.spectrum = None if singular is None else {"smallest_singular_value": singular}
+    return FinishedRun(Path(f"{method}-{rate}-{seed}"), Candidate(method, rate, variant), seed, found, made)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    runs = [run(*of, seed, accuracies) for of, accuracies in TRUTH.items() for seed in (0, 1, 2)]
+    return Comparison(runs, run(*(ZERO_SHOT.method, None), None, (0.6, 0.55, 0.45)))
+
+
+@pytest.fixture(scope="module")
+def measurements(comparison):
+    return Measurements(comparison, {"a": 1e-3, "b": 1e-4}, draws=200)
+
+
+@pytest.mark.parametrize(
+    ("interval", "sign", "margin", "expected"),
+    [
+        ((0.1, 0.3), 1, 0, HOLDS), ((0.1, 0.3), -1, 0, FAILS), ((-0.3, -0.1), -1, 0, HOLDS), ((-0.1, 0.3), 1, 0, CANNOT_TELL),
+        ((0.0, 0.3), 1, 0, CANNOT_TELL), ((-0.005, 0.3), 1, 0.01, HOLDS), ((-0.3, -0.02), 1, 0.01, FAILS),
+        ((-0.3, -0.005), 1, 0.01, CANNOT_TELL), ((-0.3, 0.005), -1, 0.01, HOLDS), ((None, None), 1, 0, CANNOT_TELL),
+    ],
+)  # fmt: skip
+def test_the_whole_interval_decides(interval, sign, margin, expected):
+    assert verdict_of(Difference(0.0, None, *interval, None), sign, margin) == expected
+
+
+@pytest.mark.parametrize(
+    ("better", "than", "metrics", "expected"),
+    [
+        ("a", "b", {"shift accuracy": 0.0}, HOLDS),
+        ("b", "a", {"shift accuracy": 0.0}, FAILS),
+        ("a", "b", {"ID accuracy": 0.0}, CANNOT_TELL),
+        ("a", "b", {"ID accuracy": 0.05}, HOLDS),
+        ("c", "b", {"shift accuracy": 0.0}, DEPENDS),
+        ("b", "zero_shot", {"shift accuracy": 0.0}, FAILS),
+        ("a", "zero_shot", {"shift accuracy": 0.0, "ID accuracy": 0.0, "shift NLL": 0.0}, HOLDS),
+        ("b", "zero_shot", {"ID accuracy": 0.0, "shift accuracy": 0.0}, FAILS),
+        ("a", "d", {"shift accuracy": 0.0}, NOT_TESTED),
+        ("a", "a: no weight decay", {"shift accuracy": 0.0}, NOT_TESTED),
+        ("a", "b", {"smallest singular value": 0.0}, NOT_TESTED),
+        ("a", "b", {"shift AUROC": 0.0}, NOT_TESTED),
+    ],
+)
+def test_verdicts_where_the_truth_is_known(measurements, better, than, metrics, expected):
+    judged = judge(Claim("so it is", better, than, metrics), measurements)
+    assert judged.verdict == expected and bool(judged.why) == (expected == NOT_TESTED)
+    if expected != NOT_TESTED:
+        assert [(item.place, item.metric) for item in judged.outcomes] == [(place, name) for place in ("1e-4", "1e-3") for name in metrics]
+
+
+def test_differences_are_those_of_the_comparison(comparison, measurements):
+    judged = judge(Claim("so it is", "a", "b", {"shift accuracy": 0, "shift ECE": 0, "ID NLL": 0}), Measurements(comparison))
+    expected = Differences(comparison, comparison.sets).against(*(comparison.candidates[Candidate(name, 1e-4)] for name in "ab"))
+    for outcome, (group, metric) in zip(judged.outcomes, (("shift_mean", "accuracy"), ("shift_mean", "ece"), ("id_mean", "nll")), strict=False):
+        assert vars(outcome.difference) == pytest.approx(expected[group][metric], rel=1e-9)
+
+
+def test_at_the_rates_that_were_chosen(measurements):
+    judged = judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0, "ID accuracy": 0.0}, "chosen"), measurements)
+    assert judged.verdict == HOLDS and {item.place for item in judged.outcomes} == {"1e-3 and 1e-4"}
+    assert [item.difference.mean for item in judged.outcomes] == pytest.approx([0.63 - 0.45, 0.1])
+    assert judge(Claim("so it is", "a", "c", {"shift accuracy": 0.0}, "chosen"), measurements).verdict == NOT_TESTED
+
+
+def test_at_equal_accuracy_in_distribution(measurements):
+    """C leads A nowhere, and is ahead of B where both have 86 %: on its line between 82 and 98 %."""
+    judged = judge(Claim("so it is", "c", "b", {"shift accuracy": 0.0}, "equal_id"), measurements)
+    place = (0.82 + 0.90) / 2
+    lines = [np.interp(place, at, values) for at, values in (((0.82, 0.98), (0.65, 0.075)), ((0.8, 0.9), (0.45, 0.25)))]
+    (outcome,) = judged.outcomes
+    assert outcome.place == "at 86.0 %" and outcome.difference.mean == pytest.approx(lines[0] - lines[1])
+    assert judged.verdict == HOLDS and outcome.difference.low < outcome.difference.mean < outcome.difference.high
+    assert judge(Claim("so it is", "a", "zero_shot", {"shift accuracy": 0.0}, "equal_id"), measurements).verdict == NOT_TESTED
+
+
+def test_the_spread_over_rates_is_smaller(measurements):
+    judged = judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, "spread"), measurements)
+    assert judged.verdict == HOLDS and judged.outcomes[0].difference.mean == pytest.approx(0.02 - 0.2)
+    assert judge(Claim("so it is", "b", "a", {"shift accuracy": 0.0}, "spread"), measurements).verdict == FAILS
+
+
+def test_a_singular_value_is_compared_over_seeds_alone():
+    def measured(ones, others):
+        runs = [run("a", 1e-3, seed, TRUTH["a", 1e-3], singular=10.0**value) for seed, value in enumerate(ones)]
+        runs += [run("a", 1e-3, seed, TRUTH["a", 1e-3], "orthogonality weight 0", 10.0**value) for seed, value in enumerate(others)]
+        claim = Claim("so it is", "a", "a: orthogonality weight 0", {"smallest singular value": 0.0})
+        return judge(claim, Measurements(Comparison(runs), draws=20))
+
+    judged = measured((-4.0, -4.1, -3.9), (-5.0, -5.1, -5.2))
+    assert judged.verdict == HOLDS and judged.outcomes[0].difference.mean == pytest.approx(1.1)
+    gap = paired_difference([[-4.0], [-4.1], [-3.9]], [[-5.0], [-5.1], [-5.2]])
+    assert gap.mean == pytest.approx(1.1) and gap.se is None, "of one image nothing is known; seeds remain"
+    assert judged.outcomes[0].difference.se == pytest.approx(np.sqrt(2 * 0.01 / 3))
+    assert measured((-4.0,), (-5.0,)).verdict == CANNOT_TELL
+
+
+def unlabelled(rng, name, groups, shift=0.0):
+    # Rounded, so that some are alike.
+    scores = np.round(rng.normal(shift, 1, len(groups)), 1)
+    return SetPredictions(name, "open_set", np.arange(len(groups)), groups, scores, scores={"energy": scores}, group=np.array(groups))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_auroc_is_resampled_in_whole_groups_of_known_and_unseen(grouped):
+    rng = np.random.default_rng(0)
+    known = unlabelled(rng, "known", [f"k{rng.integers(6)}" for _ in range(40)], 0.5)
+    unseen = unlabelled(rng, "unseen", [f"u{rng.integers(5)}" for _ in range(30)])
+    if not grouped:
+        known, unseen = (SetPredictions(**{**vars(item), "group": None}) for item in (known, unseen))
+    value, sampled = auroc_draws(known, unseen, draws=10)
+    scores = [item.scores["energy"] for item in (known, unseen)]
+    assert value == pytest.approx(detection_metrics(*scores)["auroc"], abs=1e-12)
+    units = [np.arange(len(item)) if item.group is None else np.unique(item.group, return_inverse=True)[1] for item in (known, unseen)]
+    times = [next(draw_counts(of.max() + 1, 10, [0, place])).astype(int)[:, of] for place, of in enumerate(units)]
+    for draw in range(10):
+        drawn = [np.repeat(values, of[draw]) for values, of in zip(scores, times, strict=True)]
+        assert sampled[draw] == pytest.approx(detection_metrics(*drawn)["auroc"], abs=1e-12)
+
+
+def test_unseen_classes_are_told_apart():
+    rng, groups = np.random.default_rng(1), [f"g{i // 2}" for i in range(400)]
+
+    def seen(method, shift, seed):
+        made = run(method, 1e-3, seed, TRUTH["a", 1e-3])
+        sets = {name: SetPredictions(**{**vars(item), "scores": {"energy": rng.normal(shift, 1, 400)}}) for name, item in made.predictions.sets.items()}
+        made.predictions = Predictions(sets | {"unseen": unlabelled(rng, "unseen", groups)})
+        made.report.open_set = {"unseen": {"n": 400}}
+        return made
+
+    of = Measurements(Comparison([seen(name, shift, seed) for name, shift in (("a", 2.0), ("b", 1.0)) for seed in (0, 1)]), draws=50)
+    judged = judge(Claim("so it is", "a", "b", {"shift AUROC": 0.0, "ID AUROC": 0.0}), of)
+    assert judged.verdict == HOLDS and all(0.1 < item.difference.mean < 0.3 for item in judged.outcomes)
+
+
+def test_runs_without_predictions_are_not_judged(comparison):
+    bare = Comparison([FinishedRun(item.folder, item.candidate, item.seed, item.report) for item in comparison.runs])
+    assert judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}), Measurements(bare)).verdict == NOT_TESTED
+    with pytest.raises(ValueError, match="'best'"):
+        judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, "best"), Measurements(bare))
+    with pytest.raises(ValueError, match="shift error"):
+        judge(Claim("so it is", "a", "b", {"shift error": 0.0}), Measurements(bare))
