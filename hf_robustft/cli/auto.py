@@ -18,6 +18,7 @@ from typing import Any
 
 from ..comparison.schedule import RECORD_FILE
 from ..comparison.statistics import paired_difference
+from ..comparison.winner import may_be_chance
 from ..evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
 from ..modeling.files import check_output_dir
@@ -126,6 +127,10 @@ def choice(summary: Mapping[str, Any], worse: tuple[str, float] | None) -> tuple
     }
     words = f"Chosen by the rule {rule['name']}: {row['label']} ({rule['says']}; it looked at {', '.join(rule['looked_at'])})."
     if worse is None:
+        if doubt := may_be_chance(summary):
+            record["doubt"], words = doubt, f"{words} {doubt}."
+        if summary["winner"]["zero_shot_is_better"]:
+            words += " On the sets of the test, which the rule does not look at, the zero-shot model is better."
         return row["folders"][0], record, words
     name, lost = worse
     why = f"on {name} its accuracy is {100 * lost:.1f} points below that of the zero-shot model, which is more than noise"

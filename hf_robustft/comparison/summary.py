@@ -21,16 +21,17 @@ Keys, of which those are missing that nothing is known of:
   - `against_zero_shot`, `against_flyp`, `against_winner`: by set (validation too, where both kept predictions), or `shift_mean` and `id_mean`, and metric, a paired difference
     `{"mean", "se", "low", "high", "beyond_noise"}`: the candidate less the other. `se`, `low`, `high` and `beyond_noise` are
     `None` where nothing says how far chance moves it. FLYP is that at the same rate.
-- `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label)}`; `None`
-  where nothing was measured that a rule may look at. Of `concepts` grid and seeds are those of the twins.
+- `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label), "chance"}`; `None`
+  where nothing was measured that a rule may look at. Of `concepts` grid and seeds are those of the twins. `chance` is what cannot be
+  told from the choice by what the rule looked at, `{"n" (images), "others", "ties" (labels)}`, see [`chance`].
 - `choices`: what each rule would choose, by its name, see [`choices.choices`]. `oracle` looks at what is reported: a bound, not a
   result (`is_bound`).
 - `frontier`: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`; `curves`: by label points
   `[ID accuracy, shift accuracy, alpha]` between zero-shot and fine-tuned weights.
 - `equal_id`: at some accuracies in distribution `{"id", "accuracy", "nll", "auroc"}`, by `method_label` what is reached under shift.
 - `spread_over_rates`: by `method_label` `{"rates", "accuracy", "nll"}`, the greatest less the smallest mean over shifts.
-- `winner`: `{"candidate" (a label), "chosen_by" (a rule, or None), "is_clear", "ties" (labels), "words"}`. It is clear if it is
-  ahead of zero-shot, and of every other candidate, by more than noise.
+- `winner`: `{"candidate" (a label), "chosen_by" (a rule, or None), "is_clear", "ties", "better" (labels), "zero_shot_is_better",
+  "words"}`. It is clear if it is ahead of zero-shot, and of every other candidate, by more than noise.
 - Of what the rule chose among the rates of each method, or of each method's highest candidate, where predictions were kept:
   `per_class` (by label the classes of the sets decided on, `{"name", "n", "units", "before", "after", "difference"}` against zero-shot),
   `forgotten` (by label what fell beyond noise: `sets` and `classes` as before, `judged`, `by_chance`) and `risk_coverage` (by label,
@@ -55,6 +56,7 @@ from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import shift_mean
 from ..modeling.files import write_whole
 from ..publishing.text import one_line, public_command
+from .chance import chance_of_choice
 from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
 from .details import details
 from .differences import MEANS, Differences
@@ -124,6 +126,8 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         if runs is not of_best:
             row["against_winner"] = differences.against(runs, of_best)
         row["chosen_by_rule"] = chosen is not None and row["label"] in chosen["by_method"].values()
+    if chosen is not None and not find_rule(rule).is_bound:
+        chosen["chance"] = chance_of_choice(comparison, chosen)
     summary["choices"] = choices(comparison)
     summary["frontier"], summary["curves"] = lines(summary["candidates"]), curves(comparison)
     summary["equal_id"] = at_equal_ids(summary["candidates"])

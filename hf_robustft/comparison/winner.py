@@ -33,9 +33,12 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
     ties = [name for name, lag in lags.items() if not lag["beyond_noise"]]
     better = [name for name, lag in lags.items() if lag["beyond_noise"] and lag["mean"] > 0]
     ahead = gain is None or bool(gain["accuracy"]["beyond_noise"] and gain["accuracy"]["mean"] > 0)
+    behind = gain is not None and bool(gain["accuracy"]["beyond_noise"]) and not ahead
     where = _where(summary)
     name, accuracy = spoken(row), f"{100 * row[decided_on]['accuracy']['mean']:.1f} %"
-    if rule is not None:
+    if rule is not None and behind:
+        words = [f"Zero-shot is better {where} than what the rule {rule} chooses, {name}: {accuracy}"]
+    elif rule is not None:
         words = [f"The rule {rule} chooses {name}: {accuracy} {where}"]
     elif ahead:
         words = [f"{name} is ahead {where}: {accuracy}" if others else f"{name} has {accuracy} {where}"]
@@ -52,6 +55,8 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
             unknown=[n for n, lag in lags.items() if lag["se"] is None],
         )
     )
+    if rule is not None:
+        words.append(may_be_chance(summary))
     if gain is None:
         words.append("Zero-shot was not measured, so what was gained is not known; compare a run of zero_shot too")
     else:
@@ -65,8 +70,20 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
         "chosen_by": rule,
         "is_clear": ahead and not ties and not better and gain is not None,
         "ties": ties,
+        "better": better,
+        "zero_shot_is_better": behind,
         "words": " ".join(f"{part}." for part in words if part),
     }
+
+
+def may_be_chance(summary: Mapping[str, Any]) -> str:
+    """Return what a `summary` knows of whether chance made the rule's choice, without a full stop; empty where it did not."""
+    chance = (summary["rule"] or {}).get("chance") or {"ties": ()}
+    ties, names = chance["ties"], {row["label"]: spoken(row) for row in summary["candidates"]}
+    if not ties:
+        return ""
+    who = listed([names[tie] for tie in ties]) if len(ties) <= NAMED else f"{len(ties)} of the {chance['others']} other candidates"
+    return f"Chance may have made this choice: on the {chance['n']:,} images that the rule looked at, {who} cannot be told from it"
 
 
 def spoken(row: Mapping[str, Any]) -> str:

@@ -297,6 +297,8 @@ def _selected(folder: Path) -> str | None:
         f"{', '.join(map(markdown_text, record['looked_at']))} alone, and chose from {markdown_text('; '.join(rates))}, with seed"
         f"{'s' if len(record['seeds']) > 1 else ''} {seeds}."
     )
+    if "doubt" in record:
+        said += f" {markdown_text(record['doubt'])}."
     if "instead_of" in record:
         said += f" It chose {markdown_text(record['instead_of'])}, but {markdown_text(record['why'])}, so there was no training."
     return said

@@ -23,8 +23,12 @@ RULE = {
 
 def summary():
     """A comparison whose rule chose FLYP."""
-    rows = [{"label": "WiSE-FT, 1e-3", "folders": ["wise_ft-1e-3-0"]}, {"label": "FLYP, 1e-3", "folders": ["flyp-1e-3-0"]}]
-    return {"rule": RULE, "candidates": rows}
+    named = [("wise_ft", "WiSE-FT"), ("flyp", "FLYP")]
+    rows = [
+        {"label": f"{label}, 1e-3", "method": name, "method_label": label, "learning_rate": 1e-3, "variant": "", "folders": [f"{name}-1e-3-0"]}
+        for name, label in named
+    ]
+    return {"rule": dict(RULE), "candidates": rows, "winner": {"zero_shot_is_better": False}}
 
 
 @pytest.mark.parametrize(("worse", "name"), [(None, "flyp-1e-3-0"), (("validation", 0.1), "zero_shot")])
@@ -34,6 +38,15 @@ def test_the_choice_of_the_rule_is_kept_unless_it_is_worse_than_zero_shot(worse,
     assert record["rule"] == "id_within" and record["looked_at"] == ["validation"] and record["grid"] == RULE["grid"]
     assert record["chosen"] == ("zero-shot" if name == "zero_shot" else "FLYP, 1e-3")
     assert ("10.0 points below" in words) == (name == "zero_shot") == (record.get("instead_of") == "FLYP, 1e-3")
+
+
+def test_the_last_words_say_that_chance_may_have_chosen():
+    found = summary()
+    found["rule"]["chance"] = {"n": 21, "others": 1, "ties": ["WiSE-FT, 1e-3"]}
+    found["winner"]["zero_shot_is_better"] = True
+    _, record, words = choice(found, None)
+    assert record["doubt"].endswith("on the 21 images that the rule looked at, WiSE-FT at 1e-3 cannot be told from it")
+    assert record["doubt"] in words and "the zero-shot model is better" in words and "doubt" not in choice(found, ("validation", 0.1))[1]
 
 
 def test_worse_is_what_validation_images_say_beyond_noise(tmp_path):
@@ -68,14 +81,14 @@ def output(tmp_path):
 
 
 def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output):
-    record = choice(summary(), None)[1]
+    record = {**choice(summary(), None)[1], "doubt": "Chance may have made this choice: on the 21 images"}
     report = complete_chosen(output, "flyp-1e-3-0", record)
     facts, reports = load_robustft_json(output), load_reports(output / "evaluation.json")
     assert facts["method"] == "flyp" and facts["selection"] == record and list(facts["class_names"]) == list(CLASSES)
     # Before and after, though the run measured itself alone.
     assert [item.model for item in reports] == ["zero-shot", "FLYP"] and reports[-1].to_dict() == report.to_dict()
     card = (output / "README.md").read_text(encoding="utf-8")
-    for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "Tip-Adapter, with seed", "seed 0"):
+    for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "Tip-Adapter, with seed", "seed 0", "on the 21 images"):
         assert words in card
     assert not (output / "run.json").exists() and not (output / "head.safetensors").exists()
     assert (output / "mine.txt").is_file() and (output / "comparison" / "runs" / "flyp-1e-3-0" / "evaluation.json").is_file()

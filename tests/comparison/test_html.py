@@ -204,6 +204,19 @@ def test_the_page_is_sound_and_says_what_is_missing(tmp_path, arguments, said):
     assert all("data-x-scale" not in chart or text.strip() for tag, chart, text in page.elements if tag == "svg")
 
 
+def test_the_heading_names_zero_shot_where_that_is_better(tmp_path):
+    def heading(**winner):
+        changes = {"better": [], "zero_shot_is_better": False, **winner}
+        _, page = made(tmp_path, lambda summary: summary["winner"].update(changes), methods=("flyp", "carot"), rates=(1e-3,), seeds=(0,), draws=20)
+        (found,) = page.all("p", **{"class": "name"})
+        return " ".join(found[2].split()), "better" in "".join(text for _, attributes, text in page.elements if attributes.get("class") == "warning")
+
+    said, warned = heading(zero_shot_is_better=True, candidate="FLYP, 1e-3")
+    assert said.startswith("Zero-shot is better under shift than FLYP, 1e-3") and warned
+    said, warned = heading(better=["CaRot, 1e-3"], candidate="FLYP, 1e-3")
+    assert said.startswith("FLYP, 1e-3") and not warned
+
+
 def test_labels_of_lines_do_not_cover_each_other():
     lines = [
         Line(

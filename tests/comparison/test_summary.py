@@ -15,6 +15,7 @@ from hf_robustft.comparison.runs import Comparison
 from hf_robustft.comparison.statistics import Sampled, difference, paired_difference
 from hf_robustft.comparison.summary import save_comparison
 from hf_robustft.comparison.tables import markdown_table, terminal_table
+from hf_robustft.comparison.winner import may_be_chance
 
 
 def draws(around, offset=0.0, spread=0.01, seed=0):
@@ -136,6 +137,35 @@ def test_a_rule_chooses_by_validation_images_alone(compared):
         summarise(comparison, rule="best")
 
 
+def test_what_cannot_be_told_from_the_choice_by_what_the_rule_looked_at_is_said(compared):
+    comparison, summary = compared
+    values = {
+        candidate.label: [run.predictions.sets["held out"].correct for run in runs] for candidate, runs in comparison.candidates.items()
+    }
+    chosen, groups = values.pop("CaRot, 3e-4"), comparison.runs[0].predictions.sets["held out"].group
+    expected = [label for label, right in values.items() if not paired_difference(right, chosen, groups).beyond_noise]
+    assert summary["rule"]["chance"] == {"n": 120, "others": 3, "ties": expected} and expected == ["CaRot, 1e-3", "FLYP, 3e-4"]
+    said = "on the 120 images that the rule looked at, CaRot at 1e-3 and FLYP at 3e-4 cannot be told from it."
+    for text in (summary["winner"]["words"], markdown_table(summary), " ".join(terminal_table(summary).split())):
+        assert said in text
+    # More than a few are counted, and of none nothing is said.
+    many = {**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": ["CaRot, 1e-3"] * 5}}}
+    assert "on the 21 images that the rule looked at, 5 of the 9 other candidates cannot" in may_be_chance(many)
+    assert may_be_chance({**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": []}}}) == may_be_chance({**summary, "rule": None}) == ""
+    # Nothing is a choice that looks at what it is judged by.
+    assert "chance" not in summarise(comparison, "oracle")["rule"]
+
+
+def test_a_choice_that_is_worse_than_zero_shot_is_not_what_is_said_first(tmp_path):
+    for method, accuracies in (("carot", (0.9, 0.4, 0.3, 0.9)), ("flyp", (0.9, 0.35, 0.3, 0.8)), ("zero_shot", (0.6, 0.8, 0.7, 0.6))):
+        rate, seed = (None, None) if method == "zero_shot" else (1e-3, 0)
+        finished_with_predictions(tmp_path / method, method, rate, seed, accuracies, SETS)
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())))
+    assert summary["winner"]["candidate"] == "CaRot, 1e-3" and summary["winner"]["zero_shot_is_better"]
+    first = "Zero-shot is better under shift (mean of 2 sets) than what the rule id_within chooses, CaRot at 1e-3: 35.0 %, -40.0"
+    assert summary["winner"]["words"].startswith(first) and terminal_table(summary, 160).startswith(first)
+
+
 def test_a_shifted_set_that_chose_is_not_reported_as_a_shift(compared):
     comparison = Comparison(compared[0].runs[:3], compared[0].zero_shot)
     summary = summarise(comparison, rule="shift:sketch")
@@ -162,6 +192,8 @@ def test_the_rule_concepts_looks_at_twins_and_chooses_among_their_runs(tmp_path)
     summary = summarise(comparison, "concepts")
     rule = summary["rule"]
     assert (rule["looked_at"], rule["seeds"]) == (["left_out_classes"], [0, 1])
+    # Their folders kept nothing by which they could be told apart.
+    assert rule["chance"] == {"n": 300, "others": 2, "ties": ["CaRot, 1e-3", "FLYP, 1e-4"]}
     assert rule["grid"] == {"CaRot": [1e-4, 1e-3], "FLYP": [1e-4]} and rule["by_method"] == {"CaRot": "CaRot, 1e-4", "FLYP": "FLYP, 1e-4"}
     assert summary["winner"]["candidate"] == "CaRot, 1e-4" and summary["winner"]["chosen_by"] == "concepts"
     # It loses against all candidates, those that it does not choose among too.

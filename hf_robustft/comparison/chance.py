@@ -1,0 +1,38 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Whether chance may have made a rule's choice: what cannot be told from it on the images that the rule looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..data.left_out import LEFT_OUT
+from .differences import Differences
+from .runs import Comparison
+from .selection import find_rule
+
+
+def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Compare the choice of a rule with what else it could have chosen, by the metrics and on the sets that it looked at.
+
+    Args:
+        comparison ([`Comparison`]): The runs.
+        rule (`Mapping`): Of [`choices.rule_of`].
+
+    Returns:
+        `dict`: `n`, how many images the rule looked at; `others`, how many candidates it did not choose; and `ties`, the labels
+        of those that differ from the choice by no more than noise in each metric that it looks at.
+    """
+    looked_at, metrics, n = rule["looked_at"], find_rule(rule["name"]).metrics, 0
+    apart: dict[str, bool] = {}
+    for part in comparison.twins if LEFT_OUT in looked_at else [comparison]:
+        of = {candidate.label: runs for candidate, runs in part.candidates.items()}
+        chosen = of.pop(rule["chosen"])
+        n += sum(chosen[0].measured(name)["n"] for name in looked_at)
+        # Whatever they are to others, these are the sets that decide here.
+        differences = Differences(part, dict.fromkeys(looked_at, "id"))
+        for label, runs in of.items():
+            found = differences.against(runs, chosen)["id_mean"]
+            apart[label] = apart.get(label, False) or any(found[metric]["beyond_noise"] for metric in metrics)
+    return {"n": n, "others": len(apart), "ties": [label for label, told in apart.items() if not told]}
