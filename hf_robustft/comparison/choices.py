@@ -144,7 +144,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "accuracy": lambda row: row["shift_mean"]["accuracy"]["mean"],
         "nll": lambda row: row["shift_mean"]["nll"]["mean"],
     }
-    if rows and all(_auroc(row) is not None for row in rows):
+    if any(_auroc(row) is not None for row in rows):
         values["auroc"] = _auroc
     rows = [row for row in rows if row["id_mean"] and row["shift_mean"]]
     drawn = {}
@@ -156,6 +156,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 value(row),
             )
             for row in rows
+            if value(row) is not None
         ]
         drawn[metric] = {line[0].candidate.method_label: line for line in frontier(points).values()}
     spans = sorted(

@@ -10,6 +10,7 @@ from typing import Any
 from .differences import kept
 from .per_image import forgotten, per_class, risk_coverage, worst_mistakes
 from .runs import Comparison
+from .unknown import choose_score
 
 #: Mistakes that are kept of each set.
 MISTAKES = 6
@@ -29,18 +30,20 @@ def details(
         decided_on (`str`): `"shift_mean"` or `"id_mean"`: by which sets classes are compared.
 
     Returns:
-        `dict`: Those of the keys `per_class`, `forgotten`, `risk_coverage` and `worst_mistakes` of which something is known; the
-        first three by label.
+        `dict`: Those of the keys `per_class`, `forgotten`, `risk_coverage`, `score_choice` and `worst_mistakes` of which something
+        is known; all but the last by label.
     """
     tested = [name for name, role in sets.items() if role in ("id", "shift")]
     deciding = [name for name, role in sets.items() if role == decided_on.removesuffix("_mean")]
+    shifts = [name for name, role in sets.items() if role == "shift"]
+    unseen = {name: comparison.runs[0].report.open_set[name]["id"] for name, role in sets.items() if role == "open_set"}
     runs = {candidate.label: of for candidate, of in comparison.candidates.items() if candidate.label in shown}
     runs = {
         label: [run.predictions for run in of] for label, of in runs.items() if all(kept(run, tested) for run in of)
     }
     start = comparison.zero_shot
     start = start.predictions if start is not None and kept(start, tested) else None
-    found: dict[str, Any] = {"per_class": {}, "forgotten": {}, "risk_coverage": {}, "worst_mistakes": []}
+    found: dict[str, Any] = {"per_class": {}, "forgotten": {}, "risk_coverage": {}, "score_choice": {}, "worst_mistakes": []}
     for label, of in runs.items():
         if start is not None:
             found["per_class"][label] = [asdict(change) for change in per_class(of, start, deciding)]
@@ -51,6 +54,8 @@ def details(
             }
     for label, of in {**({} if start is None else {comparison.zero_shot.candidate.label: [start]}), **runs}.items():
         found["risk_coverage"][label] = {name: risk_coverage([one.sets[name] for one in of]) for name in tested}
+        chosen = {name: choose_score(of, name, known, shifts) for name, known in unseen.items()}
+        found["score_choice"] |= {label: {name: item for name, item in chosen.items() if item}} if any(chosen.values()) else {}
     if winner in runs:
         for name in deciding:
             found["worst_mistakes"] += worst_mistakes([one.sets[name] for one in runs[winner]], MISTAKES)

@@ -67,18 +67,3 @@ def shared_span(lines: Mapping[str, Sequence[Point]]) -> tuple[float, float] | N
         return None
     low, high = max(map(min, spans)), min(map(max, spans))
     return (low, high) if low <= high else None
-
-
-def unseen_halves(classes: Sequence) -> np.ndarray:
-    """
-    Split images of unseen classes by class, so that what is chosen by one half is reported on the other.
-
-    Args:
-        classes (`Sequence`): The class of each image.
-
-    Returns:
-        `np.ndarray`: Whether each image is for validation: those of the first, third, fifth... class in the order in which
-        the classes appear. The others are for the test.
-    """
-    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(classes))}
-    return np.array([ranks[name] % 2 == 0 for name in classes], dtype=bool)

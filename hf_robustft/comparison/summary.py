@@ -35,7 +35,8 @@ Keys, of which those are missing that nothing is known of:
 - Of what the rule chose among the rates of each method, or of each method's highest candidate, where predictions were kept:
   `per_class` (by label the classes of the sets decided on, `{"name", "n", "units", "before", "after", "difference"}` against zero-shot),
   `forgotten` (by label what fell beyond noise: `sets` and `classes` as before, `judged`, `by_chance`) and `risk_coverage` (by label,
-  zero-shot too, and set `{"coverage", "risk", "aurc"}`); `worst_mistakes`: a list of `{"set", "row", "label", "predicted",
+  zero-shot too, and set `{"coverage", "risk", "aurc"}`), `score_choice` (by label, zero-shot too, and set of unseen classes: the
+  open-set score chosen on one half of the classes, and its AUROC on the other, see [`unknown.choose_score`]); `worst_mistakes`: a list of `{"set", "row", "label", "predicted",
   "confidence", "group"}` of the winner, from each set decided on.
 - `reliability`: by label (`"zero-shot"` for the baseline) and set, the bins of the first seed.
 

@@ -57,7 +57,9 @@ def terminal_table(summary: Mapping[str, Any], width: int = 100) -> str:
     for table in _tables(summary):
         for part in _fitting(table, width):
             console.print()
-            laid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(part.title), title_justify="left")
+            # As the title of the table it would be folded to the width of that.
+            console.print(Text(part.title))
+            laid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
             for place, name in enumerate(part.header):
                 laid.add_column(Text(name), justify="right" if place else "left", overflow="fold", no_wrap=bool(place))
             for row in part.rows:
@@ -88,6 +90,7 @@ def _markdown_row(cells: Sequence[str], bold: bool = False) -> str:
 def _tables(summary: Mapping[str, Any]) -> list[_Table]:
     tables = [_accuracies(summary), _calibration(summary), *_open_sets(summary)]
     tables[-1].notes += _notes(summary)
+    tables += _scores(summary)
     return [*tables, *_at_equal_id(summary), *_rates(summary), *_rules(summary)]
 
 
@@ -177,19 +180,42 @@ def _open_sets(summary: Mapping[str, Any]) -> list[_Table]:
 
 
 def _at_equal_id(summary: Mapping[str, Any]) -> list[_Table]:
-    rows = summary.get("equal_id") or []
-    methods = list(rows[0]["accuracy"]) if rows else []
-    if len(methods) < 2:
-        return []
-    cells = [
-        [f"{100 * row['id']:g}", *(_number(row["accuracy"][method], 100, 1) for method in methods)] for row in rows
-    ]
-    note = "Interpolated between the rates of each method: what it reaches under shift at the same accuracy in distribution, whatever the rate."
-    return [
-        _Table(
-            "Accuracy under shift at equal accuracy in distribution", ["ID accuracy %", *methods], cells, notes=[note]
+    rows, tables = summary.get("equal_id") or [], []
+    unseen = next(iter(_names(summary, "open_set")), None)
+    for metric, title in (
+        ("accuracy", "Accuracy under shift at equal accuracy in distribution"),
+        ("auroc", f"AUROC under shift against {unseen}, score {DEFAULT_SCORE}, at equal accuracy in distribution"),
+    ):
+        methods = list(rows[0].get(metric) or ()) if rows else []
+        if len(methods) < 2:
+            continue
+        cells = [[f"{100 * row['id']:g}", *(_number(row[metric][method], 100, 1) for method in methods)] for row in rows]
+        tables.append(_Table(title, ["ID accuracy %", *methods], cells))
+    if tables:
+        tables[-1].notes.append(
+            "Interpolated between the rates of each method: what it reaches under shift at the same accuracy in distribution, whatever "
+            "the rate."
         )
-    ]
+    return tables
+
+
+def _scores(summary: Mapping[str, Any]) -> list[_Table]:
+    found, tables = summary.get("score_choice") or {}, []
+    for name in _names(summary, "open_set"):
+        items = {label: of[name] for label, of in found.items() if name in of}
+        rows = []
+        for label, item in items.items():
+            best, usual = (item["scores"].get(score) or {} for score in (item["chosen"], DEFAULT_SCORE))
+            rows.append([label, item["chosen"], *(_percent(of.get(key)) for key in ("auroc", "shifts_auroc") for of in (best, usual))])
+        if rows:
+            first = next(iter(items.values()))
+            header = ["AUROC %", "chosen", "ID", f"ID, {DEFAULT_SCORE}", "shifts", f"shifts, {DEFAULT_SCORE}"]
+            note = (
+                f"Chosen for each candidate by its AUROC on one half ({first['validation']:,} images of unseen classes), and measured on the "
+                f"other ({first['test']:,}), beside {DEFAULT_SCORE}, which was not chosen."
+            )
+            tables.append(_Table(f"Which score for {name}", header, rows, notes=[note]))
+    return tables
 
 
 def _rates(summary: Mapping[str, Any]) -> list[_Table]:

@@ -272,6 +272,9 @@ def test_what_each_image_says_is_on_the_page(tmp_path):
     assert {"Classes that gained and lost", "What was forgotten", "The worst mistakes"} <= {
         text for _, _, text in page.all("h2")
     }
+    # Which score is chosen, and what both give on the other half.
+    score = summary["score_choice"]["zero-shot"]["unseen"]["chosen"]
+    assert page.all("data", **{"data-path": f"/score_choice/zero-shot/unseen/scores/{score}/shifts_auroc/mean"})
     worst = summary["worst_mistakes"][0]
     assert not page.all("img") and worst["predicted"] in page.all("ul", **{"class": "mistakes"})[0][2]
     picture = "data:image/webp;base64,AAAA"

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from hf_robustft.comparison.frontier import Point, at_equal_id, frontier, shared_span, unseen_halves
+from hf_robustft.comparison.frontier import Point, at_equal_id, frontier, shared_span
 from hf_robustft.comparison.runs import Candidate
 from hf_robustft.comparison.selection import (
     RULES,
@@ -262,10 +262,3 @@ def test_interpolation_at_equal_accuracy_is_that_of_brute_force():
     assert at_equal_id(twice, 0.5) == pytest.approx(0.3)
     lines = {"a": [Point(Candidate("a", 1), 0.2, 0), Point(Candidate("a", 2), 0.6, 0)], "b": twice}
     assert shared_span(lines) == (0.5, 0.5) and shared_span({}) is None
-
-
-def test_unseen_classes_are_split_by_class():
-    classes = ["z", "z", "b", "q", "b", "a"]
-    assert unseen_halves(classes).tolist() == [True, True, False, True, False, False]
-    labels = [label for label in range(150) for _ in range(14)]
-    assert unseen_halves(labels).tolist() == [label % 2 == 0 for label in labels]

@@ -31,6 +31,14 @@ def of_shift(folders, rows, **changes):
     return read_runs([folders / name for name, *_ in rows])
 
 
+def unseen_classes(score, shifted):
+    """What a report says of a set of unseen classes, which shifted images are told from by this AUROC."""
+    row = {"aupr_in": 0.8, "aupr_out": 0.8, "fpr95_nearest_recall": 0.5, "fpr95_percentile": 0.5}
+    row |= {"auroc": 0.8, "fpr95": 0.5, "correct_only": {"auroc": 0.9, "fpr95_percentile": 0.4}}
+    row["shifts"] = {name: {"auroc": shifted, "fpr95": 0.6, "accepted": 0.9} for name in ("sketch", "cartoon")}
+    return {"n": 300, "id": "photo", "scores": {score: row}}
+
+
 def candidate(summary, label):
     return next(row for row in summary["candidates"] if row["label"] == label)
 
@@ -263,11 +271,16 @@ def test_methods_are_compared_at_equal_accuracy_in_distribution(tmp_path):
         *(("flyp", rate, (inside, shift, shift)) for rate, inside, shift in ((1e-4, 0.84, 0.44), (1e-3, 0.92, 0.36))),
         ("ft", 1e-4, (0.86, 0.5, 0.5)),
     ]
-    for method, rate, accuracies in rows:
-        finished(tmp_path / f"{method}{rate}", method, rate, 0, accuracies)
+    for number, (method, rate, accuracies) in enumerate(rows):
+        # One was measured by another score alone.
+        unseen = unseen_classes("msp" if method == "ft" else "energy", 0.7 + 0.04 * number)
+        finished(tmp_path / f"{method}{rate}", method, rate, 0, accuracies, open_set={"new": unseen})
     summary = summarise(read_runs(sorted(tmp_path.iterdir())))
     assert [row["id"] for row in summary["equal_id"]] == [0.84, 0.86, 0.88, 0.9]
     assert summary["equal_id"][1]["accuracy"] == {"CaRot": pytest.approx(0.48), "FLYP": pytest.approx(0.42)}
+    assert summary["equal_id"][1]["auroc"] == {"CaRot": pytest.approx(0.724), "FLYP": pytest.approx(0.79)}
+    for text in (terminal_table(summary), markdown_table(summary)):
+        assert re.search(r"AUROC under shift against new, score energy, at equal accuracy in distribution.*\n 86 +72.4 +79.0 *\n|\| 86 \| 72.4 \| 79.0 \|", text, re.S)
     assert summary["frontier"]["CaRot"] == [[0.8, 0.6, 1.25, 1e-4], [0.9, 0.4, 1.25, 1e-3]]
     assert summary["spread_over_rates"]["CaRot"] == {"rates": 2, "accuracy": pytest.approx(0.2), "nll": 0.0}
     assert summary["spread_over_rates"]["FT"]["rates"] == 1
@@ -347,13 +360,7 @@ def test_tables_come_from_the_file_alone_and_fit_the_terminal(tmp_path):
         for rate in (1e-3, 3e-4)
         for seed in (0, 1)
     ]
-    scores = {"energy": {"auroc": 0.8, "fpr95": 0.5, "shifts": {}}}
-    row = {"aupr_in": 0.8, "aupr_out": 0.8, "fpr95_nearest_recall": 0.5, "fpr95_percentile": 0.5}
-    row |= {"correct_only": {"auroc": 0.9, "fpr95_percentile": 0.4}}
-    scores["energy"] |= row | {
-        "shifts": {name: {"auroc": 0.7, "fpr95": 0.6, "accepted": 0.9} for name in ("sketch", "cartoon")}
-    }
-    open_set = {"unknown": {"n": 300, "id": "photo", "scores": scores}}
+    open_set = {"unknown": unseen_classes("energy", 0.7)}
     summary = summarise(of_shift(tmp_path, rows, baseline=(0.6, 0.4, 0.3), open_set=open_set))
     path = save_comparison(summary, tmp_path / "out" / "comparison.json")
     again = load_comparison(tmp_path / "out")

@@ -3,6 +3,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,12 @@ def _predictions(rng, name, role, accuracy, classes, per_class=12):
     )
 
 
+def _with_scores(rng, item, lift):
+    """The same, with scores that tell known classes by so much."""
+    luck = np.random.default_rng(rng.getrandbits(32))
+    return replace(item, scores={name: share * lift + luck.normal(size=len(item)) for name, share in (("msp", 0.5), ("energy", 1.0))})
+
+
 def _unknown(rng, shifts, auroc):
     scores = {}
     for rank, score in enumerate(("msp", "mcm", "max_logit", "energy")):
@@ -125,6 +132,10 @@ def made_up_comparison(
             kept = {name: _predictions(rng, name, role, accuracies[name], classes) for name, role in roles.items()}
             for name, item in kept.items():
                 vars(results[name]).update(item.metrics(), n=len(item))
+                kept[name] = _with_scores(rng, item, 1.0)
+            for name in open_sets:
+                item = _predictions(rng, name, "open_set", 0.5, classes)
+                kept[name] = _with_scores(rng, replace(item, label=None, nll=None, brier=None), 0.0)
         unseen = {name: _unknown(rng, shifts, auroc) for name in open_sets} or None
         report = EvaluationReport(candidate.label, results, settings={"n_bins": 15}, open_set=unseen)
         rate = candidate.learning_rate
