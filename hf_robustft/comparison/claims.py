@@ -41,8 +41,7 @@ class Claim:
 
     Attributes:
         says (`str`): In one sentence.
-        better, than (`str`): Methods, such as `"carot"` and `"zero_shot"`. `"carot: distillation weight 0"` is a method whose
-            runs differ from the others by this, as `Candidate.variant` words it.
+        better, than (`str`): Methods, such as `"carot"` and `"zero_shot"`, or names of `parts` of [`Measurements`].
         metrics (`Mapping[str, float]`): By name of `BETTER` in what the first is said to be better: higher accuracy, AUROC and
             singular value, lower ECE and NLL; and by how much it may be worse where it is said to keep it (0.01 is a point).
         at (`str`, *optional*, defaults to `"rates"`): Where it is tested: at each of the `"rates"` that both have; at the one that
@@ -71,11 +70,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The `verdict` on a `claim` and its `outcomes`; without these, `why` it was not tested."""
+    """The `verdict` on a `claim`, that at each of the `places`, and its `outcomes`; without these, `why` it was not tested."""
 
     claim: Claim
     verdict: str
-    outcomes: Sequence[Outcome] = field(default_factory=tuple)
+    outcomes: Sequence[Outcome] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
     why: str = ""
 
 
@@ -96,8 +96,8 @@ def verdict_of(found: Difference, sign: int = 1, margin: float = 0.0) -> str:
 
 def judge(claim: Claim, measurements: Measurements) -> Judgement:
     """
-    Judge a claim. At a place it holds if all metrics hold, and fails if one does. Over places it holds, or fails, if it does so
-    at one and the contrary at none; to hold it must not be left open at any.
+    Judge a claim. At a place it holds if it holds for all metrics, and fails if it fails for one. Over places it holds if it holds at
+    all of them; it fails if it fails at one and holds at none.
 
     Args:
         claim ([`Claim`]): What is said.
@@ -118,7 +118,7 @@ def judge(claim: Claim, measurements: Measurements) -> Judgement:
     if missing:
         return Judgement(claim, NOT_TESTED, why=f"no run of {' or '.join(missing)} with predictions")
     places = _PLACES[claim.at](measurements, (claim.better, claim.than), lines)
-    outcomes, by_place = [], []
+    outcomes, by_place = [], {}
     for place, (one, other) in places.items():
         if not all(metric in one and metric in other for metric in claim.metrics):
             continue
@@ -128,14 +128,13 @@ def judge(claim: Claim, measurements: Measurements) -> Judgement:
             sign = -1 if claim.at == "spread" else BETTER[metric]
             found.append(Outcome(place, metric, gap, verdict_of(gap, sign, margin)))
         verdicts = {outcome.verdict for outcome in found}
-        by_place.append(FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else CANNOT_TELL)
+        by_place[place] = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else CANNOT_TELL
         outcomes += found
     if not by_place:
         return Judgement(claim, NOT_TESTED, why=_WHY_NOT[claim.at])
-    if HOLDS in by_place and FAILS in by_place:
-        return Judgement(claim, DEPENDS, outcomes)
-    verdict = FAILS if FAILS in by_place else CANNOT_TELL if CANNOT_TELL in by_place else HOLDS
-    return Judgement(claim, verdict, outcomes)
+    found = set(by_place.values())
+    verdict = DEPENDS if {HOLDS, FAILS} <= found else next(item for item in (FAILS, CANNOT_TELL, HOLDS) if item in found)
+    return Judgement(claim, verdict, outcomes, by_place)
 
 
 class Measurements:
@@ -145,30 +144,39 @@ class Measurements:
     Args:
         comparison ([`Comparison`]): The runs.
         chosen (`Mapping[str, float]`, *optional*): By method the rate at which claims on the `"chosen"` ones are tested.
+        parts (`Mapping[str, Sequence[FinishedRun]]`, *optional*): Further runs on the same data by a name, such as those of a method
+            without a term of its loss.
         draws (`int`, *optional*, defaults to 1000): Bootstrap samples.
     """
 
-    def __init__(self, comparison: Comparison, chosen: Mapping[str, float | None] | None = None, draws: int = DRAWS):
-        self.chosen = dict(chosen or {})
+    def __init__(
+        self,
+        comparison: Comparison,
+        chosen: Mapping[str, float | None] | None = None,
+        parts: Mapping[str, Sequence[FinishedRun]] | None = None,
+        draws: int = DRAWS,
+    ):
         self._names = {role: [name for name, of in comparison.sets.items() if of == role] for role in (*_ROLES, "open_set")}
         tests = [name for role in _ROLES for name in self._names[role]]
         start = [] if comparison.zero_shot is None else [comparison.zero_shot]
-        self._runs = [run for run in (*start, *comparison.runs) if kept(run, tests)]
+        named: dict[str, list[FinishedRun]] = {}
+        for run in (*start, *comparison.runs):
+            if not run.candidate.variant:
+                named.setdefault(run.candidate.method, []).append(run)
+        self._runs = {name: [run for run in runs if kept(run, tests)] for name, runs in (named | dict(parts or {})).items()}
+        #: By name the rate that was chosen, of parts that of their method.
+        self.chosen = {name: (chosen or {}).get(runs[0].candidate.method) for name, runs in self._runs.items() if runs}
         self._draws, self._found = draws, {}
-        if self._runs:
-            first = self._runs[0]
+        first = next((run for runs in self._runs.values() for run in runs), None)
+        if first is not None:
             sets = {name: first.predictions.sets[name] for name in tests}
             self._bootstrap = Bootstrap(sets, draws=draws, n_bins=first.report.settings.get("n_bins", 15))
 
     def line(self, name: str) -> dict[float | None, list[FinishedRun]]:
-        """The runs of a method, named as in a [`Claim`], by rate."""
-        method, _, words = name.partition(": ")
-        wanted = set(words.split(", ")) if words else set()
+        """The runs of a method or part, by ascending rate."""
         found: dict[float | None, list[FinishedRun]] = {}
-        for run in self._runs:
-            variant = set(run.candidate.variant.split(", ")) if run.candidate.variant else set()
-            if run.candidate.method == method and variant == wanted:
-                found.setdefault(run.candidate.learning_rate, []).append(run)
+        for run in self._runs.get(name, ()):
+            found.setdefault(run.candidate.learning_rate, []).append(run)
         return dict(sorted(found.items(), key=lambda item: item[0] or 0.0))
 
     def of(self, runs: Sequence[FinishedRun]) -> dict[str, Sampled]:
@@ -267,7 +275,7 @@ def _at_rates(measurements: Measurements, names: Sequence[str], lines: Sequence[
 
 
 def _at_chosen(measurements: Measurements, names: Sequence[str], lines: Sequence[Mapping]) -> dict[str, tuple]:
-    rates = [measurements.chosen.get(name.partition(":")[0]) for name in names]
+    rates = [measurements.chosen.get(name) for name in names]
     if any(rate not in line for rate, line in zip(rates, lines, strict=True)):
         return {}
     words = [rate_text(rate) for rate in rates if rate is not None]

@@ -1,11 +1,14 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Verdicts on claims, where the truth is known; the numbers below them are those of the comparison's other tables."""
 
+import importlib
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.finished import predictions, report
+from helpers.finished import finished_with_predictions, predictions, report
 
 from hf_robustft.comparison.claims import (
     CANNOT_TELL,
@@ -37,11 +40,11 @@ TRUTH = {
 }  # fmt: skip
 
 
-def run(method, rate, seed, accuracies, variant="", singular=None):
+def run(method, rate, seed, accuracies, singular=None):
     made = predictions(accuracies, SETS, 0 if seed is None else seed + 1, n=400)
     found = report("carot", accuracies, SETS)
     found.spectrum = None if singular is None else {"smallest_singular_value": singular}
-    return FinishedRun(Path(f"{method}-{rate}-{seed}"), Candidate(method, rate, variant), seed, found, made)
+    return FinishedRun(Path(f"{method}-{rate}-{seed}"), Candidate(method, rate), seed, found, made)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,6 @@ def test_the_whole_interval_decides(interval, sign, margin, expected):
         ("a", "zero_shot", {"shift accuracy": 0.0, "ID accuracy": 0.0, "shift NLL": 0.0}, HOLDS),
         ("b", "zero_shot", {"ID accuracy": 0.0, "shift accuracy": 0.0}, FAILS),
         ("a", "d", {"shift accuracy": 0.0}, NOT_TESTED),
-        ("a", "a: no weight decay", {"shift accuracy": 0.0}, NOT_TESTED),
         ("a", "b", {"smallest singular value": 0.0}, NOT_TESTED),
         ("a", "b", {"shift AUROC": 0.0}, NOT_TESTED),
     ],
@@ -88,6 +90,7 @@ def test_verdicts_where_the_truth_is_known(measurements, better, than, metrics, 
     judged = judge(Claim("so it is", better, than, metrics), measurements)
     assert judged.verdict == expected and bool(judged.why) == (expected == NOT_TESTED)
     if expected != NOT_TESTED:
+        assert set(judged.places) == {"1e-4", "1e-3"} and (expected == DEPENDS or expected in judged.places.values())
         assert [(item.place, item.metric) for item in judged.outcomes] == [(place, name) for place in ("1e-4", "1e-3") for name in metrics]
 
 
@@ -122,18 +125,19 @@ def test_the_spread_over_rates_is_smaller(measurements):
     assert judge(Claim("so it is", "b", "a", {"shift accuracy": 0.0}, "spread"), measurements).verdict == FAILS
 
 
-def test_a_singular_value_is_compared_over_seeds_alone():
-    def measured(ones, others):
-        runs = [run("a", 1e-3, seed, TRUTH["a", 1e-3], singular=10.0**value) for seed, value in enumerate(ones)]
-        runs += [run("a", 1e-3, seed, TRUTH["a", 1e-3], "orthogonality weight 0", 10.0**value) for seed, value in enumerate(others)]
-        claim = Claim("so it is", "a", "a: orthogonality weight 0", {"smallest singular value": 0.0})
-        return judge(claim, Measurements(Comparison(runs), draws=20))
+def test_a_part_is_compared_and_a_singular_value_over_seeds_alone():
+    def measured(ones, others, at="rates"):
+        runs = [run("a", 1e-3, seed, TRUTH["a", 1e-3], 10.0**value) for seed, value in enumerate(ones)]
+        without = [run("a", 1e-3, seed, TRUTH["a", 1e-3], 10.0**value) for seed, value in enumerate(others)]
+        claim = Claim("so it is", "a", "a without", {"smallest singular value": 0.0}, at)
+        return judge(claim, Measurements(Comparison(runs), {"a": 1e-3}, {"a without": without}, draws=20))
 
     judged = measured((-4.0, -4.1, -3.9), (-5.0, -5.1, -5.2))
     assert judged.verdict == HOLDS and judged.outcomes[0].difference.mean == pytest.approx(1.1)
     gap = paired_difference([[-4.0], [-4.1], [-3.9]], [[-5.0], [-5.1], [-5.2]])
     assert gap.mean == pytest.approx(1.1) and gap.se is None, "of one image nothing is known; seeds remain"
     assert judged.outcomes[0].difference.se == pytest.approx(np.sqrt(2 * 0.01 / 3))
+    assert measured((-4.0, -4.1), (-5.0, -5.1), "chosen").verdict == HOLDS, "a part is tested at the rate of its method"
     assert measured((-4.0,), (-5.0,)).verdict == CANNOT_TELL
 
 
@@ -182,3 +186,47 @@ def test_runs_without_predictions_are_not_judged(comparison):
         judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, "best"), Measurements(bare))
     with pytest.raises(ValueError, match="shift error"):
         judge(Claim("so it is", "a", "b", {"shift error": 0.0}), Measurements(bare))
+
+
+@pytest.fixture(scope="module")
+def evidence(repository, tmp_path_factory):
+    """`examples/evidence.py` over finished folders: what it wrote, and a page with tables of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    sets = {**SETS, "held out": "validation"}
+    for method in ("flyp", "carot"):
+        for rate, (known, shift) in {1e-4: (0.8, 0.6), 1e-3: (0.9, 0.5)}.items():
+            for seed in (0, 1):
+                gain = 0.15 if method == "carot" else 0.0
+                finished_with_predictions(folder / "all" / f"{method}-{rate}-{seed}", method, rate, seed, (known, shift + gain, shift + gain, known), sets)
+    for seed in (0, 1):
+        finished_with_predictions(folder / "without" / f"{seed}", "carot", 1e-3, seed, (0.9, 0.3, 0.3, 0.9), sets, settings={"distillation_weight": 0.0})
+    finished_with_predictions(folder / "all" / "zero_shot", "zero_shot", None, None, (0.6, 0.5, 0.5, 0.6), sets)
+    page = folder / "page.md"
+    page.write_text("# A page\n\n| claim | who says so | difference (95 % interval) | verdict |\n|:--|\n| old |\n\n| other |\n|--|\n| kept |\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "examples"))
+        flags = ["--parts", f"carot-distillation={folder / 'without'}", "--rates", "flyp=1e-4", "--output", folder / "out", "--pages", page]
+        patch.setattr(sys, "argv", ["evidence.py", *map(str, (folder / "all", *flags))])
+        importlib.import_module("evidence").main()
+    return json.loads((folder / "out" / "evidence.json").read_text()), (folder / "out" / "evidence.md").read_text(), page.read_text()
+
+
+def test_the_evidence_judges_each_claim_that_the_runs_can_test(evidence):
+    found, text, _ = evidence
+    verdicts = {item["claim"]["says"]: item["verdict"] for item in found["claims"]}
+    assert verdicts["CaRot is more accurate than FLYP under shift"] == verdicts["Self-distillation gains accuracy under shift"] == HOLDS
+    assert verdicts["CaRot keeps FLYP's accuracy in distribution"] in (HOLDS, CANNOT_TELL)
+    assert verdicts["CRoFT gains accuracy under shift"] == NOT_TESTED
+    for says, verdict in verdicts.items():
+        assert (f"| {says} |" in text) == (verdict != NOT_TESTED) and says in text
+    assert found["chosen"] == {"flyp": {"learning_rate": 1e-4, "by": "given"}, "carot": {"learning_rate": 1e-3, "by": "id"}}
+
+
+def test_its_tables_hold_the_numbers_and_go_into_pages(evidence):
+    found, text, page = evidence
+    row = next(line for line in text.splitlines() if line.startswith("| CaRot | 1e-3 | 2 |"))
+    assert row.split(" | ")[3] == "90.0 ± 0.0" and row.split(" | ")[5] == "65.0 ± 0.0"
+    carot = next(item for item in found["candidates"] if item["label"] == "CaRot, 1e-3")
+    assert carot["against_flyp"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.15)
+    assert f"```bash\n{found['command']}\n```" in text and "<your folder>/page.md" in found["command"], "places on this machine stay here"
+    assert "| old |" not in page and page.endswith("\n\n| other |\n|--|\n| kept |\n") and "| CaRot is more accurate than FLYP under shift |" in page
