@@ -43,7 +43,8 @@ def held_out_rows(
         share (`float`): Of the rows of each class that each part takes, rounded down, but at least one row and at most [`MOST`].
         parts (`int`): How many parts.
         groups (`np.ndarray`, *optional*): What rows have in common, of shape (n,). The rows of a group stay together, and count
-            for the class of the first; a part takes groups until it has its share.
+            for the class of the first. A part takes groups until it has its share, those that fit into it first, and leaves one at
+            least for each part behind it and for what stays.
 
     Returns:
         `tuple`: Row numbers in ascending order: those that stay, then those of each part. Which they are depends on the
@@ -59,9 +60,11 @@ def held_out_rows(
         size = min(max(floor_share(share, sum(map(len, units))), 1), MOST) if units else 0
         for part in range(1, parts + 1):
             taken = 0
-            while units and taken < size:
-                drawn[part] += units[0]
-                taken += len(units.pop(0))
+            while taken < size and len(units) > parts + 1 - part:
+                fitting = next((rows for rows in units if len(rows) <= size - taken), None) or min(units, key=len)
+                units.remove(fitting)
+                drawn[part] += fitting
+                taken += len(fitting)
         drawn[0] += [row for rows in units for row in rows]
     return tuple(np.sort(np.array(rows, dtype=np.int64)) for rows in drawn)
 

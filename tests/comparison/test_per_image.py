@@ -56,6 +56,13 @@ def test_what_was_forgotten_fell_beyond_noise():
     assert not same["sets"] and not same["classes"]
 
 
+def test_groups_that_one_run_names_hold_for_the_others():
+    runs, (before,) = runs_of(1, 2), runs_of(3)
+    bare = predictions(*(replace(item, group=None) for item in before.sets.values()))
+    assert per_class(runs, bare, ["a", "b"], draws=50) == per_class(runs, before, ["a", "b"], draws=50)
+    assert forgotten(runs, bare, ["a", "b"], draws=50) == forgotten(runs, before, ["a", "b"], draws=50)
+
+
 def test_a_class_with_one_drawing_is_not_judged():
     """Ten views of one drawing say nothing of how far chance moves its class, and two drawings nothing that can be relied on."""
     item = set_of("a", 40, images=1)

@@ -92,9 +92,18 @@ def test_the_same_run_twice_is_refused_by_both_names(tmp_path):
         read_runs([tmp_path / "one", tmp_path / "two"])
 
 
+def test_rates_that_are_written_alike_are_refused(tmp_path):
+    """All that is told of a candidate is by its label."""
+    for name, rate in (("a", 1.2341e-4), ("b", 1.2349e-4)):
+        finished(tmp_path / name, "carot", rate, seed=ord(name))
+    with pytest.raises(ValueError, match="a and .*b are both called CaRot, 1.23e-4.* 0.00012341 and 0.00012349"):
+        read_runs([tmp_path / "a", tmp_path / "b"])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"n_groups": 20}, "the groups of cartoon, of which there are 12 and 20"),
         ({"hashed": {"train": hashes("train", "train", first=100)}}, "the training images"),
         ({"hashed": {"sketch": hashes("sketch", "shift", first=100)}}, "the images of sketch"),
         ({"classes": ("cat", "dog", "owl", "bat")}, "the classes"),
@@ -107,7 +116,7 @@ def test_the_same_run_twice_is_refused_by_both_names(tmp_path):
     ],
 )
 def test_other_data_are_refused_in_one_line(tmp_path, changes, said):
-    finished(tmp_path / "one")
+    finished(tmp_path / "one", n_groups=12)
     finished(tmp_path / "two", "flyp", **changes)
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         read_runs([tmp_path / "one", tmp_path / "two"])
@@ -218,6 +227,14 @@ def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):
     strays, without = comparison.notes
     assert "stray" in strays and "left-out" not in strays
     assert "TRACER and LP" in without or "LP and TRACER" in without
+
+
+def test_twins_in_different_folds_are_not_compared_and_it_is_said_why(tmp_path):
+    for fold, method in enumerate(("carot", "flyp")):
+        finished(tmp_path / method, method)
+        finished_twin(tmp_path / f"{method}-left-out", method, 1e-3, fold=fold)
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert comparison.twins == [] and len(comparison.notes) == 1 and "each fold" in comparison.notes[0]
 
 
 def test_twins_on_other_data_or_without_any_run_are_said_in_one_line(tmp_path):

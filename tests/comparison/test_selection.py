@@ -1,8 +1,10 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Rules of selection against brute force on made-up measurements, and what each of them can see."""
 
+import copy
 import itertools
 import random
+from collections.abc import Mapping
 from statistics import fmean
 
 import pytest
@@ -16,6 +18,7 @@ from hf_robustft.comparison.selection import (
     choose,
     find_rule,
     regret,
+    reported,
     rotations,
     spread_over_rates,
     summarise_regret,
@@ -93,6 +96,32 @@ def test_choices_are_those_of_brute_force(rule, coarse):
         assert choice.rule == rule
 
 
+def test_means_over_seeds_tie_whatever_the_order_of_the_sum():
+    """0.1, 0.2 and 0.6 add up to another float than 0.6, 0.2 and 0.1; they are as good."""
+    roles, tied = {"val": "validation", "a": "shift", "new": "concepts"}, 0
+    rng = random.Random(0)
+    for _ in range(200):
+        values = [rng.randrange(60) / 60 for _ in range(3)]
+        small, large = (values[0] + values[1] + values[2]) / 3, (values[2] + values[1] + values[0]) / 3
+        tied += small != large
+        numbers = {Candidate("carot", 1e-4): small, Candidate("carot", 1e-3): large}
+        candidates = {item: {name: {"accuracy": value, "nll": value} for name in roles} for item, value in numbers.items()}
+        for rule in ("id", "id_within", "shift:a", "concepts", "oracle"):
+            assert choose(rule, candidates, roles, {"val": {"accuracy": 0.0}}).candidate.learning_rate == 1e-4
+        line = [Point(item, value, shift) for (item, value), shift in zip(numbers.items(), (0.2, 0.4), strict=True)]
+        assert at_equal_id(line, small) == at_equal_id(line, large) == pytest.approx(0.3)
+    assert tied > 10
+
+
+def test_exactly_ninety_percent_of_the_gain_is_kept():
+    roles = {"val": "validation"}
+    for start in range(91):
+        for gain in range(10, 101 - start, 10):
+            reached = {1e-3: start + gain, 1e-4: start + gain * 9 // 10, 1e-5: start + gain * 9 // 10 - 1}
+            candidates = {Candidate("carot", rate): {"val": {"accuracy": value / 100}} for rate, value in reached.items()}
+            assert choose("id_within", candidates, roles, {"val": {"accuracy": start / 100}}).candidate.learning_rate == 1e-4
+
+
 def test_a_smaller_rate_wins_a_tie_whatever_the_order():
     same = {"val": {"accuracy": 0.5}, "a": {"accuracy": 0.5, "nll": 1.0}, "new": {"accuracy": 0.5, "nll": 1.0}}
     for order in itertools.permutations(RATES):
@@ -168,6 +197,29 @@ def test_a_view_refuses_what_is_not_looked_at():
     ):
         with pytest.raises(NotLookedAt, match="id"):
             look()
+
+
+@pytest.mark.parametrize("through", [dict, copy.copy, copy.deepcopy, vars, lambda view: {**view}])
+def test_nothing_else_is_in_a_view_however_it_is_taken_apart(through):
+    secret = 0.123456
+    view = View({"val": {"accuracy": 1.0, "ece": secret}, "a": {"accuracy": secret}}, ["val"], "id", "CaRot", ["accuracy"])
+
+    def walked(value):
+        found = list(value.items()) if isinstance(value, Mapping) else list(vars(value).items()) if hasattr(value, "__dict__") else []
+        if isinstance(value, View):
+            found += vars(value).items()
+        return [value, *(each for _, inner in found for each in walked(inner))]
+
+    assert secret not in [item for item in walked(through(view)) if isinstance(item, float)]
+    assert 1.0 in walked(through(view))
+
+
+def test_a_shifted_set_that_has_chosen_is_not_reported():
+    roles = {"val": "validation", "test": "id", "a": "shift", "b": "shift"}
+    assert reported(find_rule("shift:a"), roles, ["a"]) == {**roles, "a": "validation"}
+    assert reported(find_rule("oracle"), roles, ["a", "b"]) == roles
+    with pytest.raises(ValueError, match="'shift:a' looks at a"):
+        reported(find_rule("shift:a"), {"a": "shift", "val": "validation"}, ["a"])
 
 
 def test_what_was_not_measured_is_named():

@@ -13,6 +13,7 @@ from hf_robustft.comparison.statistics import (
     Sampled,
     cluster_draws,
     difference,
+    grouped,
     mean_and_sd,
     mean_over,
     paired_difference,
@@ -176,6 +177,16 @@ def test_other_images_are_refused():
     for other in (predictions(set_of(images=1)), predictions(set_of("else"))):
         with pytest.raises(ValueError, match="same images of 'id'"):
             bootstrap.sample([other])
+
+
+def test_groups_are_those_that_any_run_names_and_the_same_in_all():
+    one = set_of(groups=6)
+    bare, other = replace(one, group=None), replace(one, group=one.group[::-1])
+    assert grouped([bare, one, other]) is one and grouped([bare, bare]) is bare
+    bootstrap = Bootstrap({"id": grouped([bare, one])})
+    assert bootstrap.sample([predictions(bare)])["id"]["nll"].units == 6
+    with pytest.raises(ValueError, match="'id' in other groups.*--group_column"):
+        bootstrap.sample([predictions(other)])
 
 
 def test_samples_of_reports_are_compared_alike():

@@ -15,7 +15,7 @@ from hf_robustft.comparison.runs import Comparison
 from hf_robustft.comparison.statistics import Sampled, difference, paired_difference
 from hf_robustft.comparison.summary import save_comparison
 from hf_robustft.comparison.tables import markdown_table, terminal_table
-from hf_robustft.comparison.winner import may_be_chance
+from hf_robustft.comparison.winner import find_winner, may_be_chance
 
 
 def draws(around, offset=0.0, spread=0.01, seed=0):
@@ -98,6 +98,43 @@ def test_without_predictions_differences_are_those_of_the_samples_in_the_reports
     assert found["brier"] == {"mean": 0.0, "se": None, "low": None, "high": None, "beyond_noise": None}
 
 
+def test_samples_of_other_images_are_not_paired(tmp_path):
+    """Whole groups in one report and single images in another, or the samples of two seeds: nobody knows what they share."""
+    for changes in ({"n_groups": 40}, {}):
+        finished(tmp_path / "a", "carot", draws=draws(0.5, seed=1), **changes)
+        finished(tmp_path / "b", "flyp", draws=draws(0.5, seed=2))
+        found = candidate(summarise(read_runs([tmp_path / "a", tmp_path / "b"])), "CaRot, 1e-3")["against_flyp"]
+        assert (found["sketch"]["accuracy"]["se"] is None) == (found["shift_mean"]["accuracy"]["beyond_noise"] is None) == bool(changes)
+    text = (tmp_path / "a" / "evaluation.json").read_text()
+    (tmp_path / "a" / "evaluation.json").write_text(text.replace('"bootstrap_draws": 1000', '"bootstrap_draws": 1000, "seed": 7'))
+    found = candidate(summarise(read_runs([tmp_path / "a", tmp_path / "b"])), "CaRot, 1e-3")["against_flyp"]
+    assert found["sketch"]["accuracy"] == {"mean": 0.0, "se": None, "low": None, "high": None, "beyond_noise": None}
+
+
+def unknown(shifts):
+    """Of a set of unseen classes, with these AUROCs against images of the shifted sets."""
+    row = {"auroc": 0.8, "fpr95": 0.5, "aupr_in": 0.8, "aupr_out": 0.8, "fpr95_nearest_recall": 0.5, "fpr95_percentile": 0.5}
+    row |= {"correct_only": {"auroc": 0.9, "fpr95_percentile": 0.4}}
+    row["shifts"] = {name: {"auroc": value, "fpr95": 0.6, "accepted": 0.9} for name, value in shifts.items()}
+    return {"unknown": {"n": 300, "id": "photo", "scores": {"energy": row}}}
+
+
+def test_unseen_classes_are_judged_by_the_shifts_that_all_have_and_that_are_reported(tmp_path):
+    def auroc(*shifts, rule=None):
+        for place, found in enumerate(shifts):
+            sets = {"photo": "id", **dict.fromkeys(found, "shift")}
+            settings = {"sets": sets, "open_set": unknown(found)}
+            finished(tmp_path / str(place), seed=place, accuracies=[0.5] * len(sets), **settings)
+        summary = summarise(read_runs([tmp_path / str(place) for place in range(len(shifts))]), rule)
+        return candidate(summary, "CaRot, 1e-3")["open_set"]["unknown"]["energy"].get("shifts_auroc")
+
+    both = {"sketch": 0.7, "cartoon": 0.3}
+    assert auroc(both, both) == {"mean": 0.5, "sd": 0.0}
+    assert auroc(both, {"sketch": 0.7}) == {"mean": 0.7, "sd": 0.0}
+    assert auroc({"sketch": 0.7}, {}) is None
+    assert auroc(both, both, rule="shift:sketch") == {"mean": 0.3, "sd": 0.0}
+
+
 SETS = {"photo": "id", "sketch": "shift", "cartoon": "shift", "held out": "validation"}
 
 
@@ -131,6 +168,9 @@ def test_a_rule_chooses_by_validation_images_alone(compared):
         and "No rule chose it" not in words
     )
     assert "CaRot at 1e-4" in words and "which the rule does not look at" in words
+    assert "another seed" in words, "FLYP has one seed"
+    several = summarise(Comparison(comparison.runs[:-1], comparison.zero_shot))["winner"]["words"]
+    assert "another seed" not in several
     assert {name: item["overall"] for name, item in summary["choices"].items()} == {
         "id": "CaRot, 1e-3",
         "id_within": "CaRot, 3e-4",
@@ -181,9 +221,19 @@ def test_a_shifted_set_that_chose_is_not_reported_as_a_shift(compared):
     assert roles == {"photo": "id", "sketch": "validation", "cartoon": "shift", "held out": "validation"}
     assert candidate(summary, "CaRot, 1e-4")["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.5)
     assert "under shift (cartoon)" in summary["winner"]["words"]
+    assert summary["spread_over_rates"]["CaRot"]["accuracy"] == pytest.approx(0.05)
     # The bound looks at what is reported, so it stays a bound.
     bound = summarise(comparison, rule="oracle")
     assert bound["winner"]["chosen_by"] is None and "No rule chose it" in bound["winner"]["words"]
+
+
+def test_a_rule_that_looks_at_all_there_is_to_report_is_refused(tmp_path):
+    for rate, accuracy in ((1e-4, 0.5), (1e-3, 0.4)):
+        finished(tmp_path / str(rate), "carot", rate, 0, (accuracy,), sets={"sketch": "shift"})
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert summarise(comparison, "oracle")["winner"]["candidate"] == "CaRot, 1e-4"
+    with pytest.raises(ValueError, match="'shift:sketch' looks at sketch"):
+        summarise(comparison, "shift:sketch")
 
 
 def test_the_rule_concepts_looks_at_twins_and_chooses_among_their_runs(tmp_path):
@@ -318,10 +368,42 @@ def test_the_winner_has_margin_and_noise(tmp_path, zero_shot, carot, flyp, is_cl
     winner = summary["winner"]
     assert (winner["candidate"], winner["is_clear"], winner["chosen_by"]) == ("CaRot, 1e-3", is_clear, None)
     assert words in winner["words"]
+    assert "not what another seed would give" in winner["words"]
     # Who chooses by the sets that are reported is told so.
     assert "No rule chose it" in winner["words"]
     bold = re.findall(r"^\| \*\*(.*?)\*\* ", markdown_table(summary), flags=re.M)
     assert bold == (["CaRot, 1e-3"] if is_clear else [])
+
+
+#: Differences from zero-shot and from the highest candidate, as (mean, beyond noise): of each of the others the same; what is said and what is not.
+SENTENCES = [
+    ([(0.1, None)], [(-0.1, None)], "A at 1e-3 is the highest in", "ahead"),
+    ([(-0.1, None)], [(-0.1, None)], "No candidate is ahead of zero-shot", "the highest in"),
+    # Two seeds far apart: the highest may be chance, and another is ahead for sure.
+    ([(0.1, False), (0.09, True)], [(-0.01, False)], "A at 1e-3 is the highest", "ahead"),
+    ([(0.1, False), (0.09, False)], [(-0.01, False)], "No candidate is ahead of zero-shot", "A at 1e-3 is"),
+    ([(0.1, True), (0.1, True)], [(0.0, False)], "A at 1e-3 is the highest", "ahead"),
+    ([(0.1, True), (0.0, False)], [(-0.1, True)], "A at 1e-3 is ahead", "is the highest in"),
+    ([(0.1, True), (0.0, False)], [(-0.1, False), (-0.1, None), (-0.1, True)], "B1 at 1e-3 cannot be told from it. How far chance moves the difference from B2 at 1e-3 is not known", "behind"),
+    ([(0.1, True)], [], "A at 1e-3 has 50.0 %", "ahead"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gains", "lags", "said", "unsaid"), SENTENCES)
+def test_the_winner_is_said_as_it_is(gains, lags, said, unsaid):
+    def differing(mean, beyond):
+        return {"mean": mean, "se": None if beyond is None else 0.01, "low": mean, "high": mean, "beyond_noise": beyond}
+
+    def row(name, gain):
+        found = {"method": name, "method_label": name, "label": f"{name}, 1e-3", "learning_rate": 1e-3, "variant": "", "seeds": [0]}
+        return found | {"id_mean": {"accuracy": {"mean": 0.5}}, "against_zero_shot": {"id_mean": {"accuracy": differing(*gain)}}}
+
+    rows = [row("A", gains[0]), *(row(f"B{k}", gains[-1]) for k, _ in enumerate(lags, 1))]
+    for other, lag in zip(rows[1:], lags, strict=True):
+        other["against_winner"] = {"id_mean": {"accuracy": differing(*lag)}}
+    summary = {"decided_on": "id_mean", "candidates": rows, "data": {"sets": [{"name": "photo", "role": "id"}]}}
+    words = find_winner(summary, "A, 1e-3", None)["words"]
+    assert said in words and unsaid not in words
 
 
 def test_what_else_moved_is_said_with_its_direction(tmp_path):

@@ -61,6 +61,25 @@ def test_what_images_have_in_common_stays_together():
         hold_out(Benchmark.from_dataset(single, name="own", role="train", templates=TEMPLATES), 0.25, group_column="one")
 
 
+def test_groups_of_unequal_size_leave_some_of_each_class_everywhere():
+    """A class of three groups gives one to each part, whatever their size; of many groups a part does not take too large a one."""
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        sizes = rng.choice([1, 2, 5, 40], (2, int(rng.integers(3, 6))))
+        labels, groups = np.repeat([0, 1], sizes.sum(axis=1)), np.repeat(np.arange(sizes.size), sizes.ravel())
+        order = rng.permutation(len(labels))
+        parts = held_out_rows(labels[order], 2, 0.25, 2, groups[order])
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+        counts = [np.bincount(labels[order][part], minlength=2) for part in parts]
+        assert np.min(counts) > 0, (sizes, counts)
+        for label in (0, 1):
+            share, least = max(sizes[label].sum() // 4, 1), sizes[label].min()
+            # What fits is taken first, so that at most one group more than the share is, and a small one.
+            assert all(count[label] <= share or sorted(sizes[label])[0] == least for count in counts[1:])
+    groups = np.array([0] * 40 + [1, 2])
+    assert [len(part) for part in held_out_rows(np.zeros(42, dtype=int), 1, 0.25, 2, groups)] == [40, 1, 1]
+
+
 def test_what_cannot_be_held_out_is_refused_by_name():
     with pytest.raises(ValueError, match="hold_out=0.3"):
         hold_out(numbered(), 0.3)
