@@ -26,7 +26,7 @@ from typing import Any
 
 from ..comparison.output import check_unclaimed, places, write_comparison
 from ..comparison.runs import Comparison, read_runs
-from ..comparison.selection import CONCEPTS, find_rule, sets_of_choice
+from ..comparison.selection import CONCEPTS, find_rule, reported, sets_of_choice
 from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark
@@ -128,7 +128,7 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     twins = rule is not None and rule.name == CONCEPTS
     made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with, twins)
     if rule is not None:
-        sets_of_choice(rule, made.roles)
+        reported(rule, made.roles, sets_of_choice(rule, made.roles))
     trained = [run for run in made.runs if run.method != "zero_shot" and "leave_out_classes" not in run.settings]
     check_unclaimed(options.output_dir, [runs / run.name for run in trained])
     at_once = slots(options.jobs, "use_cpu" in dict(passed), model_bytes(made.model))

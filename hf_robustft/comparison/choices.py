@@ -12,7 +12,7 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from .concepts import with_concepts
 from .frontier import Point, at_equal_id, frontier
 from .runs import ZERO_SHOT, Candidate, Comparison
-from .selection import RULES, choose, find_rule, regret, rotations, spread_over_rates
+from .selection import PLACES, RULES, choose, find_rule, regret, rotations, spread_over_rates
 
 #: The rules that choose where none is named, first those that can be judged by more.
 USUAL_RULES = ("id_within", "id")
@@ -104,11 +104,14 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def spread(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """By `method_label` how much a method of this `comparison` depends on the rate, see `spread_over_rates`; without shifts empty."""
-    candidates, roles, _ = _measured(comparison)
+def spread(comparison: Comparison, roles: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """
+    By `method_label` how much a method of this `comparison` depends on the rate, see `spread_over_rates`; without shifts empty.
+    `roles` are those that the sets have here.
+    """
     if "shift" not in roles.values():
         return {}
+    candidates = _measured(comparison)[0]
     names = {}
     for candidate in candidates:
         (key,) = spread_over_rates({candidate: candidates[candidate]}, roles)
@@ -160,7 +163,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ]
         drawn[metric] = {line[0].candidate.method_label: line for line in frontier(points).values()}
     spans = sorted(
-        (min(point.id_accuracy for point in line), max(point.id_accuracy for point in line))
+        [round(end(point.id_accuracy for point in line), PLACES) for end in (min, max)]
         for line in drawn["accuracy"].values()
         if len(line) > 1
     )
@@ -176,17 +179,18 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def curves(comparison: Comparison) -> dict[str, list[list[float]]]:
+def curves(comparison: Comparison, roles: Mapping[str, str]) -> dict[str, list[list[float]]]:
     """
     The accuracies on the way from the zero-shot weights to the fine-tuned ones, where a run has varied alpha.
 
     Args:
         comparison ([`Comparison`]): The runs.
+        roles (`Mapping[str, str]`): Their sets, and the role that each has here.
 
     Returns:
         `dict`: By label points `[ID accuracy, shift accuracy, alpha]`, means over seeds.
     """
-    sets = [[name for name, of in comparison.sets.items() if of == role] for role in ("id", "shift")]
+    sets = [[name for name, of in roles.items() if of == role] for role in ("id", "shift")]
     found = {}
     for candidate, runs in comparison.candidates.items() if all(sets) else ():
         points: dict[float, list[list[float]]] = {}
@@ -221,7 +225,7 @@ def _auroc(row: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _places(spans: Sequence[tuple[float, float]]) -> list[float]:
+def _places(spans: Sequence[Sequence[float]]) -> list[float]:
     for step in _STEPS:
         numbers = range(round(1 / step) + 1)
         places = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .runs import METRICS, Comparison, FinishedRun
-from .statistics import Bootstrap, Sampled, difference, mean_over
+from .statistics import Bootstrap, Sampled, difference, grouped, mean_over
 
 #: Means over the sets of a role.
 MEANS = {"id_mean": "id", "shift_mean": "shift"}
@@ -21,7 +21,7 @@ class Differences:
     Differences of all metrics, of each test set, of the means over sets, and of validation sets where predictions were kept.
 
     Two candidates whose runs kept predictions are compared by these. Others are compared by the bootstrap samples that reports
-    keep: they are of the same images in all runs with as many.
+    keep: they are of the same images in all runs with as many, of the same groups and by the same seed.
 
     Args:
         comparison ([`Comparison`]): The runs.
@@ -62,7 +62,8 @@ class Differences:
             found[group] = {}
             for metric in METRICS:
                 pair = [[side[name][metric] for name in names] for side in sides]
-                found[group][metric] = asdict(_difference(*pair))
+                paired = by_image or group in self._validation or all(_paired(both, name, metric) for name in names)
+                found[group][metric] = asdict(_difference(*pair, paired))
         return found
 
     def _sample(
@@ -82,7 +83,7 @@ class Differences:
         """The draws of some sets: of the images that the first run with predictions has seen; other runs must have the same."""
         if names not in self._bootstraps:
             first = next(run for run in self._runs if kept(run, names))
-            sets = {name: first.predictions.sets[name] for name in names}
+            sets = {name: grouped(run.predictions.sets[name] for run in self._runs if kept(run, names)) for name in names}
             self._bootstraps[names] = Bootstrap(sets, n_bins=first.report.settings.get("n_bins", 15))
         return self._bootstraps[names]
 
@@ -96,17 +97,19 @@ def _of_reports(runs: Sequence[FinishedRun], name: str, metric: str) -> Sampled:
     results = [run.report.results[name] for run in runs]
     draws = [(result.draws or {}).get(metric, ()) for result in results]
     values = np.array([getattr(result, metric) for result in results])
-    same = len({len(item) for item in draws}) == 1 and len(draws[0]) > 1
+    same = _paired(runs, name, metric) and len(draws[0]) > 1
     # One unit says nothing of how far chance moves the number.
-    return Sampled(
-        values,
-        np.mean(draws, axis=0) if same else np.zeros(0),
-        (results[0].n_groups or results[0].n) if same else 1,
-    )
+    return Sampled(values, np.mean(draws, axis=0) if same else np.zeros(0), results[0].n_drawn if same else 1)
 
 
-def _difference(ones: list[Sampled], others: list[Sampled]):
+def _paired(runs: Sequence[FinishedRun], name: str, metric: str) -> bool:
+    """Whether the bootstrap samples of a set in the reports of `runs` are of the same images."""
+    found = [(run.report.results[name], run.report.settings.get("seed")) for run in runs]
+    return len({(len((result.draws or {}).get(metric, ())), result.n_groups, seed) for result, seed in found}) == 1
+
+
+def _difference(ones: list[Sampled], others: list[Sampled], paired: bool):
     sizes = {len(item.draws) for item in (*ones, *others)}
-    if len(sizes) > 1:
+    if len(sizes) > 1 or not paired:
         ones, others = ([Sampled(item.values, np.zeros(0), 1) for item in side] for side in (ones, others))
     return difference(mean_over(ones), mean_over(others))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .runs import Candidate
-from .selection import by_method
+from .selection import PLACES, by_method
 
 
 class Point(NamedTuple):
@@ -53,11 +53,12 @@ def at_equal_id(points: Sequence[Point], id_accuracy: float) -> float | None:
     """
     values: dict[float, list[float]] = {}
     for point in points:
-        values.setdefault(point.id_accuracy, []).append(point.value)
+        values.setdefault(round(point.id_accuracy, PLACES), []).append(point.value)
     places = sorted(values)
-    if not places or not places[0] <= id_accuracy <= places[-1]:
+    at = round(id_accuracy, PLACES)
+    if not places or not places[0] <= at <= places[-1]:
         return None
-    return float(np.interp(id_accuracy, places, [fmean(values[place]) for place in places]))
+    return float(np.interp(at, places, [fmean(values[place]) for place in places]))
 
 
 def shared_span(lines: Mapping[str, Sequence[Point]]) -> tuple[float, float] | None:

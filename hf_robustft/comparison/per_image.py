@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.predictions import Predictions, SetPredictions
-from .statistics import DRAWS, LEVEL, Difference, mean_and_sd, of_the_same_images, paired_difference
+from .statistics import DRAWS, LEVEL, Difference, grouped, mean_and_sd, of_the_same_images, paired_difference
 
 #: Points of a risk-coverage curve, at equal steps of coverage.
 POINTS = 100
@@ -64,7 +64,7 @@ def per_class(
     Raises:
         ValueError: If two runs are not for the same images.
     """
-    parts = [baseline.sets[name] for name in sets]
+    parts = [grouped(run.sets[name] for run in (baseline, *runs)) for name in sets]
     labels = np.concatenate([part.label for part in parts])
     groups = np.concatenate([_units(part) for part in parts])
     one, other = (np.concatenate([_correct(side, part) for part in parts], axis=1) for side in (runs, [baseline]))
@@ -100,7 +100,7 @@ def forgotten(
     """
     fallen = []
     for name in sets:
-        part = baseline.sets[name]
+        part = grouped(run.sets[name] for run in (baseline, *runs))
         after, before = _correct(runs, part), _correct([baseline], part)
         found = paired_difference(after, before, part.group, draws=draws, seed=seed)
         fallen.append(_change(name, after, before, _units(part), found))

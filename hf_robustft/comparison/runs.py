@@ -267,7 +267,15 @@ def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Compari
     if not runs:
         raise ValueError("There is no trained model to compare; give folders of finished runs besides zero_shot.")
     seen: dict[Any, FinishedRun] = {}
+    called: dict[str, FinishedRun] = {}
     for run in (*runs, *zero_shots):
+        like = called.setdefault(run.candidate.label, run)
+        if like.candidate != run.candidate:
+            rates = f"{like.candidate.learning_rate!r} and {run.candidate.learning_rate!r}"
+            raise ValueError(
+                f"{like.folder} and {run.folder} are both called {run.candidate.label}, and their learning rates are {rates}; leave "
+                "one of them out."
+            )
         other = seen.setdefault((run.candidate, run.seed), run)
         if other is not run:
             seed = "" if run.seed is None else f" with seed {run.seed}"
@@ -309,7 +317,8 @@ def _pair(comparison: Comparison, twins: Sequence[FinishedRun], zero_twins: Sequ
     if without:
         whole = {item.method_label for item in candidates if item not in without}
         names = dict.fromkeys(item.label if item.method_label in whole else item.method_label for item in without)
-        comparison.notes.append(f"The rule concepts does not choose among {listed(list(names))}, of which no run left classes out.")
+        why = "of which no run left classes out" if len(paired) < 2 else "of which no runs left the classes of each fold out"
+        comparison.notes.append(f"The rule concepts does not choose among {listed(list(names))}, {why}.")
 
 
 def _rate(facts: Mapping[str, Any]) -> float | None:

@@ -60,6 +60,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
             differing.append(f"the role of {name} ({sets[0][name]} and {sets[1][name]})")
         elif (all(hashes) and hashes[0] != hashes[1]) or (None not in counts and counts[0] != counts[1]):
             differing.append(f"the images of {name}")
+        elif None not in (groups := [_groups(run, name) for run in (one, two)]) and groups[0] != groups[1]:
+            differing.append(f"the groups of {name}, of which there are {groups[0]} and {groups[1]}")
     return differing
 
 
@@ -73,6 +75,10 @@ def _count(run: FinishedRun, name: str) -> int | None:
     if name in run.report.results:
         return run.report.results[name].n
     return (run.report.open_set or {}).get(name, {}).get("n")
+
+
+def _groups(run: FinishedRun, name: str) -> int | None:
+    return run.report.results[name].n_groups if name in run.report.results else None
 
 
 def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:

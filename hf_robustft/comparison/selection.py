@@ -19,6 +19,8 @@ from .runs import Candidate
 CONCEPTS = "concepts"
 #: Share of the best gain over zero-shot that `id_within` keeps.
 KEPT = 0.9
+#: Means over seeds that add up to the same in another order differ in the digits behind these.
+PLACES = 12
 #: The metrics of regret, and which way each is better.
 GREATER_IS_BETTER = {"accuracy": True, "nll": False}
 
@@ -32,7 +34,7 @@ class NotLookedAt(LookupError):
 
 class View(Mapping):
     """
-    A mapping of which a rule sees a part; asking for any other key raises [`NotLookedAt`].
+    A mapping of which a rule sees a part; asking for any other key raises [`NotLookedAt`], and nothing else is in it.
 
     Args:
         values (`Mapping`): All of it.
@@ -45,7 +47,9 @@ class View(Mapping):
     def __init__(
         self, values: Mapping, allowed: Sequence[str], rule: str, of: str, inner: Sequence[str] | None = None
     ):
-        self._values, self._allowed, self._rule, self._of, self._inner = values, tuple(allowed), rule, of, inner
+        self._allowed, self._rule, self._of = tuple(allowed), rule, of
+        seen = {key: values[key] for key in allowed if key in values}
+        self._values = seen if inner is None else {key: View(seen[key], inner, rule, f"{of} on {key}") for key in seen}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._allowed:
@@ -55,8 +59,7 @@ class View(Mapping):
                 f"The rule {self._rule!r} looks at {key!r}, which was not measured for {self._of}; measure it, or choose "
                 "another rule."
             )
-        value = self._values[key]
-        return value if self._inner is None else View(value, self._inner, self._rule, f"{self._of} on {key}")
+        return self._values[key]
 
     def __iter__(self):
         return iter(self._allowed)
@@ -163,7 +166,7 @@ class Loss:
 
 
 def _mean(view: View, metric: str) -> float:
-    return fmean(view[name][metric] for name in view)
+    return round(fmean(view[name][metric] for name in view), PLACES)
 
 
 def _most_accurate(views: Sequence[View], baseline: View | None) -> int:
@@ -175,7 +178,7 @@ def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
     scores, start = [_mean(view, "accuracy") for view in views], _mean(baseline, "accuracy")
     best = max(scores)
     # Where nothing gains there is no gain to keep a share of.
-    least = start + KEPT * (best - start) if best > start else best
+    least = round(start + KEPT * (best - start), PLACES) if best > start else best
     return next(index for index, score in enumerate(scores) if score >= least)
 
 
@@ -184,7 +187,7 @@ def _best_ranks(views: Sequence[View], baseline: View | None) -> int:
     ranks = [0] * len(views)
     for name in views[0]:
         for metric, greater in GREATER_IS_BETTER.items():
-            values = [view[name][metric] for view in views]
+            values = [round(view[name][metric], PLACES) for view in views]
             for index, value in enumerate(values):
                 ranks[index] += sum(other > value if greater else other < value for other in values)
     return ranks.index(min(ranks))
@@ -278,6 +281,23 @@ def sets_of_choice(rule: Rule, roles: Mapping[str, str]) -> tuple[str, ...]:
     if rule.name == "shift" and len(names := rotations("shift", roles)) > 1:
         raise ValueError(f"The rule 'shift' chooses once for each set; choose one of {', '.join(names)}.")
     return rule.looks_at(roles)
+
+
+def reported(rule: Rule, roles: Mapping[str, str], looked_at: Sequence[str]) -> dict[str, str]:
+    """
+    The role of each set once a `rule` has chosen by those that it `looked_at`: a shifted set that has chosen says nothing more of
+    the choice, and is a validation set. A bound is reported on what it looks at.
+
+    Raises:
+        ValueError: If no set of these `roles` is left to report.
+    """
+    found = {name: "validation" if name in looked_at and not rule.is_bound else role for name, role in roles.items()}
+    if not {"id", "shift"} & set(found.values()):
+        raise ValueError(
+            f"The rule {rule.name!r} looks at {', '.join(looked_at)}, and no other test set was measured to report; measure another, or "
+            "choose another rule."
+        )
+    return found
 
 
 def line_of(candidate: Candidate) -> str:

@@ -14,7 +14,7 @@ pigeonhole bootstrap); the sum counts it twice, so intervals are a little wide.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,6 +163,12 @@ def mean_over(sampled: Sequence[Sampled]) -> Sampled:
     return Sampled(values, draws, min(item.units for item in sampled))
 
 
+def grouped(items: Iterable[SetPredictions]) -> SetPredictions:
+    """Of the predictions of several runs for one set (`items`) the first that name groups; the first where none do."""
+    items = list(items)
+    return next((item for item in items if item.group is not None), items[0])
+
+
 def of_the_same_images(runs: Sequence[Predictions], reference: SetPredictions) -> list[SetPredictions]:
     """
     Pick one set from runs that must have predictions for the same images of it.
@@ -175,16 +181,22 @@ def of_the_same_images(runs: Sequence[Predictions], reference: SetPredictions) -
         `list[SetPredictions]`: Of each run.
 
     Raises:
-        ValueError: If one of them has other images, or none.
+        ValueError: If one of them has other images, or the same in other groups, or none.
     """
     found = [run.sets.get(reference.name) for run in runs]
     for item in found:
-        if item is None or not (
-            np.array_equal(item.row, reference.row) and np.array_equal(item.label, reference.label)
-        ):
+        same = item is not None and all(
+            np.array_equal(getattr(item, name), getattr(reference, name)) for name in ("row", "label")
+        )
+        if not same:
             raise ValueError(
                 f"The predictions of two runs are not for the same images of {reference.name!r}; evaluate both on the same "
                 "data with --save_predictions."
+            )
+        if not (item.group is None or reference.group is None or np.array_equal(item.group, reference.group)):
+            raise ValueError(
+                f"The predictions of two runs are for the same images of {reference.name!r} in other groups; evaluate both with the "
+                "same --group_column."
             )
     return found
 

@@ -60,10 +60,10 @@ from ..publishing.text import one_line, public_command
 from .chance import chance_of_choice
 from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
 from .details import details
-from .differences import MEANS, Differences
+from .differences import MEANS, Differences, kept
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
-from .selection import CONCEPTS, find_rule
-from .statistics import mean_and_sd
+from .selection import CONCEPTS, PLACES, find_rule, reported
+from .statistics import grouped, mean_and_sd
 from .winner import find_winner
 
 FORMAT = 1
@@ -85,16 +85,12 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         `dict[str, Any]`: See this module's docstring.
 
     Raises:
-        ValueError: If the rule is unknown, or looks at a set that was not measured.
+        ValueError: If the rule is unknown, or looks at a set that was not measured, or at the only one to report.
     """
     candidates, zero_shot = comparison.candidates, comparison.zero_shot
     rule = usable_rule(comparison) if rule is None else rule
     chosen = None if rule is None else rule_of(rule, comparison)
-    # A shifted set that has chosen says nothing more about the choice.
-    sets = {
-        name: "validation" if rule and not find_rule(rule).is_bound and name in chosen["looked_at"] else role
-        for name, role in comparison.sets.items()
-    }
+    sets = comparison.sets if chosen is None else reported(find_rule(rule), comparison.sets, chosen["looked_at"])
     roles = {mean: [name for name, role in sets.items() if role == of] for mean, of in MEANS.items()}
     decided_on = "shift_mean" if roles["shift_mean"] else "id_mean"
     cards = [run.facts.get("card") or {} for run in comparison.runs]
@@ -130,9 +126,9 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
     if chosen is not None and not find_rule(rule).is_bound:
         chosen["chance"] = chance_of_choice(comparison, chosen)
     summary["choices"] = choices(comparison)
-    summary["frontier"], summary["curves"] = lines(summary["candidates"]), curves(comparison)
+    summary["frontier"], summary["curves"] = lines(summary["candidates"]), curves(comparison, sets)
     summary["equal_id"] = at_equal_ids(summary["candidates"])
-    summary["spread_over_rates"] = spread(comparison)
+    summary["spread_over_rates"] = spread(comparison, sets)
     summary["winner"] = find_winner(summary, best, None if chosen is None or find_rule(rule).is_bound else rule)
     shown = (
         [row["label"] for row in summary["candidates"] if row["chosen_by_rule"] or row["label"] == best]
@@ -192,8 +188,9 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
     rows = []
     for name, role in sets.items():
         images = first.report.open_set[name] if role == "open_set" else first.measured(name)
-        kept = None if first.predictions is None else first.predictions.sets.get(name)
-        groups = None if kept is None or kept.group is None else len(np.unique(kept.group))
+        known = [run.predictions.sets[name] for run in comparison.runs if kept(run, [name])]
+        group = grouped(known).group if known else None
+        groups = None if group is None else len(np.unique(group))
         n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes"))
         rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
     if comparison.twins:
@@ -239,7 +236,7 @@ def _numbers(runs: Sequence[FinishedRun], sets: Mapping[str, str]) -> dict[str, 
         )
         found[mean] = {metric: _spread(each) for metric, each in values.items()} or None
     found["open_set"] = {
-        name: _open_set([run.report.open_set[name] for run in runs])
+        name: _open_set([run.report.open_set[name] for run in runs], [name for name, role in sets.items() if role == "shift"])
         for name, role in sets.items()
         if role == "open_set"
     }
@@ -257,14 +254,16 @@ def _of_twins(comparison: Comparison, candidate: Candidate) -> dict[str, Any] | 
     return {"n": sum(fold[0]["n"] for fold in results), **found}
 
 
-def _open_set(results: Sequence[Mapping]) -> dict[str, Any]:
+def _open_set(results: Sequence[Mapping], shifts: Sequence[str]) -> dict[str, Any]:
     scores = [score for score in results[0]["scores"] if all(score in result["scores"] for result in results)]
     found = {}
     for score in scores:
         rows = [result["scores"][score] for result in results]
+        # A run may have been measured on more of them than the others.
+        same = [name for name in shifts if all(name in row["shifts"] for row in rows)]
         each = [
             {key: row[key] for key in ("auroc", "fpr95")}
-            | {f"shifts_{key}": value for key, value in shift_mean(row).items()}
+            | {f"shifts_{key}": value for key, value in shift_mean({"shifts": {name: row["shifts"][name] for name in same}}).items()}
             for row in rows
         ]
         found[score] = {key: _spread([item[key] for item in each]) for key in each[0]}
@@ -286,4 +285,4 @@ def _best_of_methods(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _highest(rows: Sequence[Mapping], decided_on: str) -> str:
-    return max(rows, key=lambda row: row[decided_on]["accuracy"]["mean"])["label"]
+    return max(rows, key=lambda row: round(row[decided_on]["accuracy"]["mean"], PLACES))["label"]

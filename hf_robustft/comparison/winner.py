@@ -40,27 +40,28 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
         words = [f"Zero-shot is better {where} than what the rule {rule} chooses, {name}: {accuracy}"]
     elif rule is not None:
         words = [f"The rule {rule} chooses {name}: {accuracy} {where}"]
-    elif ahead:
-        words = [f"{name} is ahead {where}: {accuracy}" if others else f"{name} has {accuracy} {where}"]
-    else:
+    elif gain is not None and not any(_may_be_ahead(each, decided_on) for each in rows.values()):
         words = [f"No candidate is ahead of zero-shot {where}: the highest, {name}, has {accuracy}"]
+    elif not others:
+        words = [f"{name} has {accuracy} {where}"]
+    else:
+        words = [f"{name} is {'ahead' if ahead and not ties else 'the highest'} {where}: {accuracy}"]
     words[0] += "" if gain is None else f", {_gained(gain['accuracy'])}"
     if better:
         named = listed([f"{spoken(rows[item])} ({points(lags[item])})" for item in better])
         words.append(f"{named} {'is' if len(better) == 1 else 'are'} better there, which the rule does not look at")
-    words.append(
-        _ties(
-            [spoken(rows[tie]) for tie in ties],
-            len(others) - len(better),
-            unknown=[n for n, lag in lags.items() if lag["se"] is None],
-        )
-    )
+    unknown = [name for name in ties if lags[name]["se"] is None]
+    named = ([spoken(rows[item]) for item in ties if (item in unknown) == of] for of in (False, True))
+    words += _ties(*named, len(others) - len(better))
     if rule is not None:
         words.append(may_be_chance(summary))
     if gain is None:
         words.append("Zero-shot was not measured, so what was gained is not known; compare a run of zero_shot too")
     else:
         words += _beside(summary, row, decided_on)
+    shown = [*([] if gain is None else [gain["accuracy"]]), *lags.values()]
+    if any(item["se"] is not None for item in shown) and any(len(each["seeds"]) < 2 for each in rows.values()):
+        words.append("Where a candidate has one seed, chance is the choice of images alone, and not what another seed would give")
     if rule is None and others:
         words.append(
             f"No rule chose it: it is the highest of {len(rows)} on the sets that it is measured on, which flatters it"
@@ -122,16 +123,28 @@ def _gained(gain: Mapping[str, Any]) -> str:
     )
 
 
-def _ties(names: list[str], others: int, unknown: list[str]) -> str:
-    if not others:
-        return ""
+def _may_be_ahead(row: Mapping[str, Any], decided_on: str) -> bool:
+    """Whether a candidate is ahead of zero-shot, by more than noise or by nobody knows how much of it."""
+    gain = row["against_zero_shot"][decided_on]["accuracy"]
+    return gain["mean"] > 0 and gain["beyond_noise"] is not False
+
+
+def _ties(names: list[str], unknown: list[str], others: int) -> list[str]:
+    """Of so many `others` that are not better: which cannot be told from the winner, and of which nobody knows."""
+    found = [f"{_some(names)} cannot be told from it"] if names else []
     if unknown:
-        return "How far chance moves these differences is not known: the runs kept neither predictions nor bootstrap samples"
-    if not names:
-        return f"{'Every other candidate' if others > 1 else 'The other candidate'} is behind it by more than chance explains"
+        what = "these differences" if len(unknown) == others else f"the difference from {_some(unknown)}"
+        found.append(
+            f"How far chance moves {what} is not known: the runs kept neither predictions nor bootstrap samples of the same images"
+        )
+    if others and not found:
+        found = [f"{'Every other candidate' if others > 1 else 'The other candidate'} is behind it by more than chance explains"]
+    return found
+
+
+def _some(names: list[str]) -> str:
     rest = len(names) - NAMED
-    shown = [*names[:NAMED], f"{rest} more"] if rest > 1 else names
-    return f"{listed(shown)} cannot be told from it"
+    return listed([*names[:NAMED], f"{rest} more"] if rest > 1 else names)
 
 
 def _beside(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str) -> list[str]:
