@@ -5,6 +5,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const cell = row.cells[column], data = cell.querySelector("data[value]:not([data-form=text])");
     return data ? Number(data.value) : cell.classList.contains("words") || column === 0 ? cell.textContent.trim().toLowerCase() : null;
   };
+  // "FLYP, 3e-4" before "FLYP, 1e-3", as 3e-4 is the smaller rate.
+  const rate = (text) => /, \d[.\d]*e-?\d+$/.test(text) ? Number(text.slice(text.lastIndexOf(",") + 1)) : 0;
+  const name = (text) => (rate(text) ? text.slice(0, text.lastIndexOf(",")) : text);
+  const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : name(String(a)).localeCompare(name(String(b))) || rate(String(a)) - rate(String(b));
   [...table.tHead.rows[table.tHead.rows.length - 1].cells].forEach((head, column) => {
     const button = document.createElement("button");
     button.append(...head.childNodes);
@@ -17,7 +21,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       head.setAttribute("aria-sort", next);
       const body = table.tBodies[0], sign = next === "ascending" ? 1 : -1;
       const rows = [...body.rows].map((row) => [value(row, column), row]);
-      rows.sort(([a], [b]) => (a === null) - (b === null) || sign * (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b))));
+      rows.sort(([a], [b]) => (a === null) - (b === null) || sign * compare(a, b));
       body.append(...rows.map(([, row]) => row));
     });
   });
@@ -28,14 +32,20 @@ tip.hidden = true;
 document.body.append(tip);
 for (const mark of document.querySelectorAll("svg [data-tip]")) {
   mark.querySelector("title")?.remove();
-  mark.addEventListener("pointermove", (event) => {
+  const show = (event) => {
     tip.textContent = mark.dataset.tip;
     tip.hidden = false;
     tip.style.left = Math.max(4, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 6)) + "px";
     tip.style.top = (event.clientY + 24 + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 12 : event.clientY + 18) + "px";
-  });
-  mark.addEventListener("pointerleave", () => { tip.hidden = true; });
+  };
+  mark.addEventListener("pointermove", show);
+  mark.addEventListener("pointerdown", show);
+  // A finger that is lifted leaves what it touched: then the numbers stay until the next touch.
+  mark.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") tip.hidden = true; });
 }
+document.addEventListener("pointerdown", (event) => { if (!event.target.closest("svg [data-tip]")) tip.hidden = true; });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 for (const series of document.querySelectorAll("[data-series]")) {
   const same = () => document.querySelectorAll(`[data-series="${CSS.escape(series.dataset.series)}"]`);
   series.addEventListener("pointerenter", () => { document.body.classList.add("hover"); same().forEach((other) => other.classList.add("on")); });

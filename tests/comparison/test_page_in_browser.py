@@ -1,0 +1,91 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The page of a comparison in a browser: its tables sort, its marks say their numbers, and one can do without a mouse."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+
+import pytest
+from helpers.comparisons import made_up_comparison
+
+from hf_robustft.comparison.html import write_html
+from hf_robustft.comparison.summary import summarise
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: What is done to the page, and what is seen of it.
+SCRIPT = """
+const seen = {}, table = document.querySelector("#candidates table.sortable"), heads = [...table.tHead.rows[0].cells];
+const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].innerText);
+const sorts = () => heads.map((head) => head.getAttribute("aria-sort"));
+const column = (text) => heads.findIndex((head) => head.innerText.replace(/\\s+/g, " ").startsWith(text));
+const click = (text) => { heads[column(text)].querySelector("button").click(); return [names(), sorts()[column(text)], sorts().filter(Boolean).length]; };
+seen.before = names();
+seen.buttons = heads.map((head) => head.querySelector("button").tabIndex);
+seen.accuracy = click("Accuracy % under shift");
+seen.again = click("Accuracy % under shift");
+seen.nll = click("NLL under shift");
+seen.difference = click("Difference");
+seen.candidate = click("Candidate");
+const count = () => [...table.tBodies[0].rows].filter((row) => getComputedStyle(row).display !== "none").length;
+document.querySelector("#few").click();
+seen.few = count();
+document.querySelector("#few").click();
+seen.all = count();
+const tip = document.querySelector("#tip"), said = () => [tip.hidden, tip.innerText];
+const at = (mark, type, pointerType) => mark.dispatchEvent(new PointerEvent(type, { clientX: 5, clientY: 5, bubbles: type !== "pointerleave", pointerType }));
+const bar = document.querySelector("#calibration g[data-tip]"), point = document.querySelector("#frontier g.point");
+seen.hidden = said();
+at(bar, "pointermove", "mouse");
+seen.bar = said();
+at(bar, "pointerleave", "mouse");
+seen.left = said();
+at(point, "pointerdown", "touch");
+at(point, "pointerleave", "touch");
+seen.touched = [...said(), point.dataset.tip];
+document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+seen.escaped = said();
+seen.errors = errors;
+const result = document.createElement("script");
+result.type = "application/json";
+result.id = "seen";
+result.textContent = JSON.stringify(seen);
+document.body.append(result);
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_what_a_reader_can_do_with_the_page(tmp_path):
+    summary = summarise(made_up_comparison(methods=("flyp", "carot", "tracer"), seeds=(0,), draws=20))
+    page = write_html(summary, tmp_path / "comparison.html")
+    text = page.read_text(encoding="utf-8")
+    watched = '<script>const errors = []; addEventListener("error", (event) => errors.push(event.message));</script>'
+    page.write_text(text.replace("<style>", f"{watched}<style>", 1).replace("</body>", f"<script>{{{SCRIPT}}}</script></body>"), encoding="utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    seen = json.loads(unescape(re.search('id="seen">(.*?)</script>', done.stdout, re.S)[1]))
+
+    rows = [summary["baseline"], *summary["candidates"]]
+    labels = [row["label"] for row in rows]
+
+    def by(value, descending=False):
+        known = sorted((row for row in rows if value(row) is not None), key=value, reverse=descending)
+        return [row["label"] for row in [*known, *(row for row in rows if value(row) is None)]]
+
+    def gain(row):
+        return row["against_zero_shot"]["shift_mean"]["accuracy"]["mean"] if "against_zero_shot" in row else None
+
+    assert seen["errors"] == [] and seen["before"] == labels and set(seen["buttons"]) == {0}
+    assert seen["accuracy"] == [by(lambda row: row["shift_mean"]["accuracy"]["mean"], True), "descending", 1]
+    assert seen["again"] == [by(lambda row: row["shift_mean"]["accuracy"]["mean"]), "ascending", 1]
+    # What is better when it is lower begins with the lowest; the zero-shot model, which does not differ from itself, comes last.
+    assert seen["nll"] == [by(lambda row: row["shift_mean"]["nll"]["mean"]), "ascending", 1]
+    assert seen["difference"] == [by(gain, True), "descending", 1] and seen["difference"][0][-1] == "zero-shot"
+    # Rates are in order of their size.
+    assert seen["candidate"][0] == [f"{name}, {rate}" for name in ("CaRot", "FLYP", "TRACER") for rate in ("1e-4", "3e-4", "1e-3")] + ["zero-shot"]
+    assert seen["few"] == 1 + sum(row["chosen_by_rule"] for row in summary["candidates"]) < seen["all"] == len(rows)
+    assert seen["hidden"][0] and not seen["bar"][0] and seen["left"][0] and seen["escaped"][0]
+    assert re.fullmatch(r"\d+ images\n[\d.]+ % right, [\d.]+ % sure", seen["bar"][1])
+    # A finger that is lifted does not take the numbers away.
+    assert seen["touched"][:2] == [False, seen["touched"][2]]
