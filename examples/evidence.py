@@ -87,8 +87,8 @@ CLAIMS = (
     Claim("Self-distillation calibrates under shift", "carot", "carot-distillation", ECE, source=CAROT),
     Claim("Self-distillation gains accuracy under shift", "carot", "carot-distillation", ACCURACY, source=CAROT),
     Claim("TRACER is more accurate and better calibrated than CaRot under shift", "tracer", "carot", BOTH, source=TRACER),
-    Claim("The same at the chosen rates", "tracer", "carot", BOTH, "chosen", OURS),
-    Claim("The same at equal accuracy in distribution", "tracer", "carot", BOTH, "equal_id", OURS),
+    Claim("TRACER is more accurate and better calibrated than CaRot under shift, at the chosen rates", "tracer", "carot", BOTH, "chosen", OURS),
+    Claim("TRACER is more accurate and better calibrated than CaRot under shift, at equal accuracy in distribution", "tracer", "carot", BOTH, "equal_id", OURS),
     Claim("TRACER keeps CaRot's accuracy in distribution", "tracer", "carot", KEPT, source=TABLES),
     Claim("TRACER's accuracy under shift depends less on the rate than CaRot's", "tracer", "carot", ACCURACY, "spread", TRACER),
     Claim("TRACER is more accurate than zero-shot under shift", "tracer", "zero_shot", ACCURACY, source=TABLES),
@@ -111,6 +111,8 @@ CLAIMS = (
 )  # fmt: skip
 #: How CaRot's bound says that its terms and the errors under shift go together, both named as in `bound_terms.py`.
 BOUND = {(term, error): -1 if term == SINGULAR else 1 for term in TERMS for error in ERRORS[:2]}
+#: The methods of the short table; others follow in the long ones.
+ORDER = ("ft", "wise_ft", "flyp", "carot", "tracer", "croft")
 _MERGES = {"wise_ft": "ft", "lines": "ft", "model_stock": "ft"}
 _HOW = {"concepts": "classes left out of training", "id": "new views of the training drawings", "given": "as given"}
 _COLUMNS = ("noto accuracy %", "noto ECE %", "shift accuracy %", "shift ECE %", "shift NLL", "AUROC % noto / unknown", "AUROC % shifts / unknown")
@@ -216,7 +218,7 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
         return [gap_text(of.get(metric), metric, **options) for of in found for metric in metrics]
 
     short = [["zero-shot", _DASH, *values(start)[:3], _DASH, values(start)[3], _DASH]] if start else []
-    for row in picked:
+    for row in (row for row in picked if row["method"] in ORDER):
         accuracy, ece = gaps(row, ("accuracy", "ece"), ("zero_shot",), interval=False)
         short.append([row["method_label"], rate[row["label"]], *values(row)[:3], accuracy, values(row)[3], ece])
     zero = [["zero-shot", _DASH, _DASH, _DASH, *values(start)]] if start else []
@@ -270,6 +272,25 @@ def with_tables(text: str, source: str) -> str:
     return _TABLE.sub(lambda found: new.get(found.group().partition("\n")[0], found.group()), text)
 
 
+def short(row: Mapping) -> dict:
+    """What of a candidate goes into the JSON file."""
+    against = {key: row[key] for key in ("against_zero_shot", "against_flyp") if key in row}
+    return {
+        **{mean: {metric: row[mean][metric] for metric in _METRICS} for mean in ("id_mean", "shift_mean")},
+        "open_set": {name: scores.get(DEFAULT_SCORE) for name, scores in row["open_set"].items()},
+        **{key: {mean: {metric: of[mean][metric] for metric in _METRICS} for mean in ("id_mean", "shift_mean")} for key, of in against.items()},
+    }
+
+
+def rounded(content: object) -> object:
+    """Numbers to six digits."""
+    if isinstance(content, Mapping):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
+
+
 def main() -> None:
     """Read, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -284,6 +305,7 @@ def main() -> None:
     if unknown := set(folders) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     comparison = read_runs(finished(asked.folders))
+    comparison.runs.sort(key=lambda run: (*ORDER, run.candidate.method).index(run.candidate.method))
     parts = {name: read_runs(finished([Path(folder)])).runs for name, folder in folders.items()}
     check_data([*comparison.runs, *(run for runs in parts.values() for run in runs)])
     chosen = chosen_rates(comparison, {method: float(rate) for method, rate in given.items()})
@@ -292,20 +314,16 @@ def main() -> None:
     command = public_command(f"python examples/evidence.py {shlex.join(sys.argv[1:])}")
     summary = summarise(comparison, command=command)
     text = page(summary, chosen, judged, command)
-    keys = ("label", "method", "learning_rate", "variant", "seeds", "id_mean", "shift_mean", "open_set")
     content = {
         "command": command,
         "chosen": {name: {"learning_rate": rate, "by": how} for name, (rate, how) in chosen.items()},
-        "zero_shot": summary["baseline"] and {key: summary["baseline"][key] for key in keys[5:]},
-        "candidates": [
-            {key: row[key] for key in keys} | {key: {mean: row[key][mean] for mean in ("id_mean", "shift_mean")} for key in ("against_zero_shot", "against_flyp") if key in row}
-            for row in summary["candidates"]
-        ],
-        **{key: summary[key] for key in ("equal_id", "spread_over_rates", "choices")},
+        "zero_shot": summary["baseline"] and short(summary["baseline"]),
+        "candidates": [{key: row[key] for key in ("label", "method", "learning_rate", "variant", "seeds")} | short(row) for row in summary["candidates"]],
+        **{key: summary[key] for key in ("equal_id", "spread_over_rates")},
         "claims": [asdict(one) for one in judged],
     }
     asked.output.mkdir(parents=True, exist_ok=True)
-    (asked.output / "evidence.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (asked.output / "evidence.json").write_text(json.dumps(rounded(content), indent=1) + "\n", encoding="utf-8")
     (asked.output / "evidence.md").write_text(text, encoding="utf-8")
     drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
     rows = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]

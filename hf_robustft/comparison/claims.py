@@ -9,8 +9,9 @@ Whether what is said of methods holds in a comparison: verdicts, from paired dif
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ..evaluation.predictions import SetPredictions
 from ..evaluation.resampling import draw_counts, group_codes
 from .differences import kept
 from .runs import Comparison, FinishedRun, rate_text
-from .statistics import DRAWS, Bootstrap, Difference, Sampled, difference, mean_over
+from .statistics import DRAWS, Bootstrap, Difference, Sampled, difference, grouped, mean_over
 
 HOLDS, FAILS, CANNOT_TELL, NOT_TESTED = "holds", "does not hold", "cannot tell", "not tested"
 DEPENDS = "depends on the rate"
@@ -167,10 +168,12 @@ class Measurements:
         #: By name the rate that was chosen, of parts that of their method.
         self.chosen = {name: (chosen or {}).get(runs[0].candidate.method) for name, runs in self._runs.items() if runs}
         self._draws, self._found = draws, {}
-        first = next((run for runs in self._runs.values() for run in runs), None)
-        if first is not None:
-            sets = {name: first.predictions.sets[name] for name in tests}
-            self._bootstrap = Bootstrap(sets, draws=draws, n_bins=first.report.settings.get("n_bins", 15))
+        every = [run for runs in self._runs.values() for run in runs]
+        if every:
+            self._sets = {name: grouped(run.predictions.sets[name] for run in every) for name in tests}
+            self._bootstrap = Bootstrap(self._sets, draws=draws, n_bins=every[0].report.settings.get("n_bins", 15))
+            unseen = [name for name in self._names["open_set"] if all(kept(run, [name]) for run in every)]
+            self._sets |= {name: grouped(run.predictions.sets[name] for run in every) for name in unseen}
 
     def line(self, name: str) -> dict[float | None, list[FinishedRun]]:
         """The runs of a method or part, by ascending rate."""
@@ -195,13 +198,27 @@ class Measurements:
             for role, word in _ROLES.items():
                 if names := self._names[role]:
                     found |= {f"{word} {label}": mean_over([sampled[name][metric] for name in names]) for metric, label in _METRICS.items()}
-                    aurocs = _aurocs(run, names, self._names["open_set"], self._draws)
+                    aurocs = self._aurocs(run, names)
                     found |= {f"{word} AUROC": mean_over(aurocs)} if aurocs else {}
             if run.report.spectrum and run.report.spectrum["smallest_singular_value"] > 0:
                 value = np.log10(run.report.spectrum["smallest_singular_value"])
                 found[SINGULAR] = Sampled(np.array([value]), np.full(self._draws, value), _MANY)
             self._found[id(run)] = found
         return self._found[id(run)]
+
+    def _aurocs(self, run: FinishedRun, names: Sequence[str]) -> list[Sampled]:
+        """Of each known set against each set of unseen classes; empty where a score is missing."""
+        unseen = [name for name in self._names["open_set"] if name in self._sets]
+        sets = {name: replace(run.predictions.sets[name], group=self._sets[name].group) for name in (*names, *unseen)}
+        found = []
+        for known, other in itertools.product(names, unseen):
+            pair = [sets[name] for name in (known, other)]
+            if not all(DEFAULT_SCORE in item.scores for item in pair):
+                return []
+            value, sampled = auroc_draws(*pair, self._draws)
+            units = min(len(item) if item.group is None else len(np.unique(item.group)) for item in pair)
+            found.append(Sampled(np.array([value]), sampled, units))
+        return found
 
 
 def auroc_draws(known: SetPredictions, unseen: SetPredictions, draws: int = DRAWS, seed: int = 0, score: str = DEFAULT_SCORE) -> tuple[float, np.ndarray]:
@@ -230,20 +247,6 @@ def auroc_draws(known: SetPredictions, unseen: SetPredictions, draws: int = DRAW
     every = [weight @ size for weight, size in zip(weights, sizes, strict=True)]
     sampled = np.einsum("dg,dg->d", weights[0] @ right, weights[1]) / (every[0] * every[1])
     return float(right.sum() / pairs.size), sampled
-
-
-def _aurocs(run: FinishedRun, names: Sequence[str], unseen: Sequence[str], draws: int) -> list[Sampled]:
-    """Of each known set against each set of unseen classes; empty where a score is missing."""
-    sets = run.predictions.sets
-    if not unseen or not all(name in sets and DEFAULT_SCORE in sets[name].scores for name in (*names, *unseen)):
-        return []
-    found = []
-    for known in (sets[name] for name in names):
-        for other in (sets[name] for name in unseen):
-            value, sampled = auroc_draws(known, other, draws)
-            units = min(len(item) if item.group is None else len(np.unique(item.group)) for item in (known, other))
-            found.append(Sampled(np.array([value]), sampled, units))
-    return found
 
 
 def _over_seeds(each: Sequence[Sampled]) -> Sampled:

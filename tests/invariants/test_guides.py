@@ -186,10 +186,10 @@ def rows_of(path: Path) -> dict[str, list[set[str]]]:
 
 
 @pytest.mark.parametrize(
-    "page", [PAGES[0], REPOSITORY / "examples" / "guides" / "results.md"], ids=lambda page: page.stem
+    "page", [PAGES[0], *(page for page in GUIDES if page.stem in ("results", "evidence"))], ids=lambda page: page.stem
 )
 def test_numbers_in_tables_are_those_of_the_comparisons(page):
-    cards = [rows_of(REPOSITORY / "model_cards" / f"emoji_shift_{name}.md") for name in ("comparison", "open_set")]
+    cards = [rows_of(CARDS / name) for name in ("emoji_shift_comparison.md", "emoji_shift_open_set.md", "evidence/evidence.md")]
     compared = 0
     for method, rows in rows_of(page).items():
         known = set().union(*(cells for card in cards for cells in card.get(method, [])))
