@@ -54,8 +54,9 @@ def per_class(
     Args:
         runs (`Sequence[Predictions]`): The candidate, by seed.
         baseline ([`Predictions`]): The other model, such as zero-shot.
-        sets (`Sequence[str]`): Names of sets with labels. A group is drawn together within a set: one artist's drawing of a
-            concept does not stand for another's.
+        sets (`Sequence[str]`): Names of sets with labels. A group is drawn together in all of them. Of a class that has fewer than
+            three so, such as one that is one concept, what each set has of a group is drawn by itself: then nothing is known but
+            how its drawings differ from artist to artist.
         draws (`int`, *optional*, defaults to 1000), seed (`int`, *optional*, defaults to 0): Of the bootstrap.
 
     Returns:
@@ -66,13 +67,14 @@ def per_class(
     """
     parts = [grouped(run.sets[name] for run in (baseline, *runs)) for name in sets]
     labels = np.concatenate([part.label for part in parts])
-    groups = np.concatenate([_units(part) for part in parts])
+    within, across = (np.concatenate([_units(part, alone) for part in parts]) for alone in (True, False))
     one, other = (np.concatenate([_correct(side, part) for part in parts], axis=1) for side in (runs, [baseline]))
     changes = []
     for name in np.unique(labels):
         of = labels == name
-        found = paired_difference(one[:, of], other[:, of], groups[of], draws=draws, seed=seed)
-        changes.append(_change(str(name), one[:, of], other[:, of], groups[of], found))
+        groups = across[of] if len(np.unique(across[of])) >= FEWEST else within[of]
+        found = paired_difference(one[:, of], other[:, of], groups, draws=draws, seed=seed)
+        changes.append(_change(str(name), one[:, of], other[:, of], groups, found))
     return sorted(changes, key=lambda change: (-change.difference.mean, change.name))
 
 
@@ -197,9 +199,10 @@ def _change(name: str, after: np.ndarray, before: np.ndarray, groups: np.ndarray
     return Change(name, after.shape[1], len(np.unique(groups)), float(before.mean()), float(after.mean()), found)
 
 
-def _units(item: SetPredictions) -> np.ndarray:
-    """What is drawn as one: the set with the group, or with the row, of each image."""
-    return np.array([f"{item.name}/{unit}" for unit in (item.row if item.group is None else item.group)])
+def _units(item: SetPredictions, alone: bool = True) -> np.ndarray:
+    """What is drawn as one: the group of each image, with that in other sets or `alone`; without groups the image."""
+    name = item.name if alone or item.group is None else ""
+    return np.array([f"{name}/{unit}" for unit in (item.row if item.group is None else item.group)])
 
 
 def _lost(changes: Sequence[Change]) -> list[Change]:

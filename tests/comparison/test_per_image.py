@@ -9,6 +9,7 @@ from helpers.predictions import NAMES, predictions, set_of
 
 from hf_robustft.comparison.per_image import forgotten, per_class, risk_coverage, worst_mistakes
 from hf_robustft.comparison.statistics import paired_difference
+from hf_robustft.evaluation.predictions import SetPredictions
 
 ARRAYS = ("row", "predicted", "confidence", "label", "nll", "brier", "group")
 
@@ -29,8 +30,7 @@ def test_classes_are_those_of_a_loop():
         marks = [item.label == name for item in before.sets.values()]
         after = np.array([np.concatenate([item.correct[of] for item, of in zip(run.sets.values(), marks, strict=True)]) for run in runs])
         old = np.concatenate([item.correct[of] for item, of in zip(before.sets.values(), marks, strict=True)])
-        # The same group of another set is another drawing.
-        groups = [f"{item.name}/{group}" for item, of in zip(before.sets.values(), marks, strict=True) for group in item.group[of]]
+        groups = [group for item, of in zip(before.sets.values(), marks, strict=True) for group in item.group[of]]
         assert (change.n, change.units) == (len(old), len(set(groups)))
         assert (change.before, change.after) == (pytest.approx(old.mean()), pytest.approx(after.mean()))
         assert vars(change.difference) == vars(paired_difference(after, old, groups, draws=50))
@@ -54,6 +54,42 @@ def test_what_was_forgotten_fell_beyond_noise():
     assert [change.difference.mean for change in lost] == sorted(change.difference.mean for change in lost)
     same = forgotten([before], before, ["a", "b"])
     assert not same["sets"] and not same["classes"]
+
+
+def test_a_group_of_several_sets_is_drawn_as_one_where_a_class_has_enough():
+    """Patients in four hospitals: all their images change together. Of a class that is one drawing each artist's is what there is."""
+    item = set_of("a", 40, images=1, groups=0)
+    item = replace(item, predicted=item.label)
+    hospitals = [replace(item, name=name, group=np.array([f"{row % 8}" for row in range(40)])) for name in "abcd"]
+    artists = [replace(item, name=name, group=item.label) for name in "abcd"]
+    for sets, units in ((hospitals, lambda name: len({*hospitals[0].group[item.label == name]})), (artists, lambda name: 4)):
+        for change in per_class([predictions(*sets)], predictions(*sets), "abcd", draws=20):
+            assert change.units == units(change.name) >= 3 and change.n == 4 * (item.label == change.name).sum()
+    # A set without groups has as many as images.
+    (change, *_) = per_class([predictions(hospitals[0], replace(item, name="b"))], predictions(hospitals[0], replace(item, name="b")), "ab", draws=20)
+    of = item.label == change.name
+    assert change.units == of.sum() + len({*hospitals[0].group[of]})
+
+
+@pytest.mark.parametrize("sets", [1, 4])
+def test_what_has_not_changed_is_rarely_listed(sets):
+    """Two models of the same skill, which fail on other patients: of the classes no more are listed than is said."""
+    rng, listed, by_chance = np.random.default_rng(0), 0, 0.0
+    label, patient = np.repeat([f"class {k}" for k in range(10)], 16), np.repeat(np.arange(80), 2)
+    for _ in range(12):
+        ease = rng.normal(0, 0.6, 80)
+        runs = [[], []]
+        skills = rng.normal(0, 0.8, (2, 80))
+        for name in "abcd"[:sets]:
+            for run, skill in zip(runs, skills, strict=True):
+                right = (ease + skill)[patient] + rng.normal(0, 0.5, 160) > 0
+                numbers = [np.full(160, 0.5)] * 3
+                found = SetPredictions(name, "shift", np.arange(160), np.where(right, label, "x"), numbers[0], label, *numbers[1:], group=patient.astype(str))
+                run.append(found)
+        found = forgotten([predictions(*runs[0])], predictions(*runs[1]), "abcd"[:sets], draws=150)
+        listed, by_chance = listed + len(found["classes"]), by_chance + found["by_chance"]
+    # Three standard errors of a count of 3.
+    assert by_chance == pytest.approx(3) and listed <= by_chance + 3 * np.sqrt(by_chance)
 
 
 def test_groups_that_one_run_names_hold_for_the_others():
