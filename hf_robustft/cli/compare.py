@@ -39,6 +39,7 @@ from .compare_runs import carry_out, model_bytes, slots
 from .merging import MERGEABLE
 from .parser import UsageError
 from .passed_on import parted
+from .reopened import reopened
 from .train_arguments import train_parser
 
 #: What finished runs can be compared with.
@@ -158,13 +159,22 @@ def conclude(
     Args:
         options ([`CompareOptions`]), comparison ([`Comparison`]): What is compared, and by which rule.
         arguments (`Sequence[str]`): The command line.
-        benchmarks (`Sequence[Benchmark]`, *optional*): The sets of the test, for pictures of the worst mistakes.
+        benchmarks (`Sequence[Benchmark]`, *optional*): The sets of the test, for pictures of the worst mistakes. By default they are
+            opened again by the record of a run.
 
     Returns:
         `dict[str, Any]`: The summary.
     """
     summary = summarise(comparison, options.rule, command=shlex.join(["hf-robustft", "compare", *arguments]))
     summary["places"] = places([run.folder for run in comparison.runs], options.output_dir)
+    mistaken = list(dict.fromkeys(item["set"] for item in summary.get("worst_mistakes", ())))
+    if mistaken and not benchmarks:
+        label = summary["winner"]["candidate"]
+        run = next(runs[0] for candidate, runs in comparison.candidates.items() if candidate.label == label)
+        benchmarks, why = reopened(run, mistaken)
+        if why is not None:
+            summary["no_pictures"] = f"There are no pictures of {'some' if benchmarks else 'its'} worst mistakes: {why}."
+            print(f"Note: {summary['no_pictures']}")
     files = write_comparison(summary, options.output_dir, benchmarks)
     print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
     print(f"Saved to {options.output_dir}: {', '.join(path.name for path in files)}")

@@ -218,7 +218,6 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
         "sections": SECTIONS,
         "style": Markup((PAGE / "style.css").read_text(encoding="utf-8")),
         "script": Markup((PAGE / "page.js").read_text(encoding="utf-8")),
-        "some_pictures": bool(pictures),
         "picture_of": lambda item: pictures.get((item.set.raw, item.row.raw)),
     }
 

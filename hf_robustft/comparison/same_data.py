@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation.findings import listed
 from ..evaluation.tables import unreadable_line
@@ -44,7 +44,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     bases = [(run.facts.get("card") or {}).get("base_model") for run in (one, two)]
     if all(bases) and bases[0] != bases[1]:
         differing.append(f"the model they start from ({bases[0]} and {bases[1]})")
-    trained = [_images(run, ("train",)) for run in (one, two)]
+    known = [run.facts.get("image_hashes", ()) for run in (one, two)]
+    trained = [images_of(entries, ("train",)) for entries in known]
     # Few shots are drawn with the seed.
     drawn = (
         all("--shots" in (run.facts.get("card") or {}).get("command", "") for run in (one, two))
@@ -52,10 +53,10 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     )
     if all(trained) and trained[0] != trained[1] and not drawn:
         differing.append("the training images")
-    images = [_images(run, ("id", "shift", "validation", "open_set")) for run in (one, two)]
+    images = [images_of(entries, ("id", "shift", "validation", "open_set")) for entries in known]
     sets = [run.sets for run in (one, two)]
     for name in sorted(set(images[0]) & set(images[1]) | set(sets[0]) & set(sets[1])):
-        hashes, counts = [known.get(name) for known in images], [_count(run, name) for run in (one, two)]
+        hashes, counts = [of.get(name) for of in images], [_count(run, name) for run in (one, two)]
         if sets[0].get(name, "") != sets[1].get(name, "") and all(name in known for known in sets):
             differing.append(f"the role of {name} ({sets[0][name]} and {sets[1][name]})")
         elif (all(hashes) and hashes[0] != hashes[1]) or (None not in counts and counts[0] != counts[1]):
@@ -65,9 +66,9 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     return differing
 
 
-def _images(run: FinishedRun, roles: Sequence[str]) -> dict[str, tuple]:
-    """Fingerprints of the images of each set, by name."""
-    entries = [entry for entry in run.facts.get("image_hashes", ()) if entry["role"] in roles]
+def images_of(entries: Iterable[Mapping[str, Any]], roles: Sequence[str]) -> dict[str, tuple]:
+    """By name fingerprints of the images of each set that has one of these `roles`, from the `entries` of `robustft.json`."""
+    entries = [entry for entry in entries if entry["role"] in roles]
     return {entry["name"]: (entry.get("images"), entry["read"], entry["blake2b_48"]) for entry in entries}
 
 

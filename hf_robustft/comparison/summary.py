@@ -37,7 +37,7 @@ Keys, of which those are missing that nothing is known of:
   `forgotten` (by label what fell beyond noise: `sets` and `classes` as before, `judged`, `by_chance`) and `risk_coverage` (by label,
   zero-shot too, and set `{"coverage", "risk", "aurc"}`), `score_choice` (by label, zero-shot too, and set of unseen classes: the
   open-set score chosen on one half of the classes, and its AUROC on the other, see [`unknown.choose_score`]); `worst_mistakes`: a list of `{"set", "row", "label", "predicted",
-  "confidence", "group"}` of the winner, from each set decided on.
+  "confidence", "group"}` of the winner, from each set decided on; `no_pictures`, why the page shows none of some, a sentence.
 - `reliability`: by label (`"zero-shot"` for the baseline) and set, the bins of the first seed.
 
 Rates, accuracies and errors of calibration are fractions, NLL is in nats.

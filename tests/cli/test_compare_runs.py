@@ -1,19 +1,24 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`hf-robustft compare` that trains: which runs there are, what each is given, and what is said before and after them."""
 
+import base64
+import io
 import json
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import CLASSES, image_dataset
-from helpers.finished import finished, finished_twin
+from helpers.finished import finished, finished_twin, predictions
 from PIL import Image
 
 from hf_robustft import cli
@@ -23,8 +28,12 @@ from hf_robustft.cli.compare_plan import DEFAULT, STEPS, plan
 from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
 from hf_robustft.cli.config_file import read_recipe
 from hf_robustft.cli.passed_on import parted
+from hf_robustft.cli.reopened import reopened
+from hf_robustft.cli.train import load_data
 from hf_robustft.cli.train_arguments import check_options, parse, train_parser
+from hf_robustft.comparison.runs import FinishedRun, read_run
 from hf_robustft.comparison.schedule import Outcome
+from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.training.methods import METHODS
 
 
@@ -239,6 +248,50 @@ def test_a_comparison_of_other_runs_is_not_overwritten(own, tmp_path, capsys):
         error = capsys.readouterr().err
         assert "`--output_dir" in error and left in error and error.count("\n") == 1
         (out / "comparison.json").unlink(missing_ok=True)
+
+
+def test_finished_runs_show_their_mistakes_where_the_data_can_be_opened_again(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(own, tmp_path / "my"))
+    sets, words = {"sketch": "shift", "cartoon": "shift"}, "--train_dataset photo --eval_datasets sketch:shift cartoon:shift"
+    hashed = load_data(parse([*words.split(), "--output_dir", "x"])).check.hashes
+    made = predictions((0.5, 0.25), sets, n=16)
+    capsys.readouterr()
+
+    def run(words):
+        card = {"command": f"hf-robustft train \\\n    --method wise_ft {words} --finetuned_model gone"}
+        folder = finished("run", "carot", sets=sets, accuracies=(0.5, 0.25), n=16, card=card, hashed={item["name"]: item for item in hashed})
+        made.save(folder)
+        return read_run(folder)
+
+    def compared():
+        assert cli.main(["compare", "run", "--output_dir", "out"]) == 0
+        page, out = Path("out/comparison.html").read_text(), capsys.readouterr().out
+        summary = json.loads(Path("out/comparison.json").read_text())
+        notes = [line.removeprefix("Note: ") for line in out.splitlines() if "no pictures" in line]
+        assert notes == [summary[key] for key in ("no_pictures",) if key in summary] and all(note in unescape(page) for note in notes)
+        return summary["worst_mistakes"], re.findall('src="data:image/webp;base64,([^"]*)"', page), " ".join(notes)
+
+    run(words)
+    worst, pictures, said = compared()
+    assert {item["set"] for item in worst} == set(sets) and len(pictures) == len(worst) and not said
+    rows = load_benchmark("sketch").load()
+    first = next(number for number, item in enumerate(worst) if item["set"] == "sketch")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[first]))).convert("RGB"), float)
+    distances = [np.abs(shown - np.asarray(row["image"].convert("RGB").resize(shown.shape[1::-1]), float)).mean() for row in rows]
+    assert np.argmin(distances) == worst[first]["row"]
+    # One set has other images than were measured, or nobody knows where they are.
+    next(Path("cartoon").rglob("*.png")).unlink()
+    _, pictures, said = compared()
+    assert len(pictures) == sum(item["set"] == "sketch" for item in worst) and "cartoon" in said and "some" in said
+    for other, named in (
+        (words.replace("sketch:", "'<your folder>/sketch':"), "where sketch lies"),
+        (words.replace("photo", "foto"), "no foto"),
+        ("--train_dataset dtd", "dtd is not on this machine"),
+        (f"{words} --mthod x", "--mthod"),
+    ):
+        found, why = reopened(run(other), list(sets))
+        assert not found and named in why
+    assert "names no `hf-robustft train`" in reopened(FinishedRun(Path("run"), None, 0, None), ["sketch"])[1]
 
 
 def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
