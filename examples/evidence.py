@@ -327,7 +327,7 @@ def main() -> None:
     (asked.output / "evidence.md").write_text(text, encoding="utf-8")
     drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
     rows = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]
-    plot_frontier({**summary, "candidates": rows}, asked.output / "frontier.png", dpi=110)
+    plot_frontier({**summary, "candidates": rows}, asked.output / "frontier.png", dpi=130)
     for path in asked.pages:
         path.write_text(with_tables(path.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)

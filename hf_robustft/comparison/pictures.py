@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
 
 from ..evaluation.plots import (
     BEFORE,
@@ -44,6 +47,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
     figure = new_figure(7.0, 5.0)
     axes = figure.subplots()
     lines: dict[str, list[Mapping]] = {}
+    labels: list[tuple[str, tuple[float, float], str]] = []
     for row in rows:
         lines.setdefault(row["method_label"], []).append(row)
     for place, (name, points) in enumerate(lines.items()):
@@ -56,16 +60,12 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
         axes.errorbar(
             x, y, yerr, xerr, **style, markersize=6, linewidth=1.3, elinewidth=0.8, label=short_name(name), zorder=3
         )
-        for point, at in zip(points, zip(x, y, strict=True), strict=True):
-            if len(points) > 1 and point["learning_rate"] is not None:
-                axes.annotate(
-                    rate_text(point["learning_rate"]),
-                    at,
-                    xytext=(5, 4),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=style["color"],
-                )
+        rates = [point["learning_rate"] for point in points]
+        labels += [
+            (rate_text(rate), at, style["color"])
+            for rate, at in zip(rates, zip(x, y, strict=True), strict=True)
+            if len(points) > 1 and rate is not None
+        ]
     if summary["baseline"] is not None:
         at = [_value(summary["baseline"][mean]["accuracy"])[0] for mean in ("id_mean", "shift_mean")]
         axes.plot(
@@ -80,7 +80,27 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
     axes.margins(0.1)
     plain_axes(axes, "both")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    _write_rates(axes, labels)
     return save_figure(figure, path, dpi)
+
+
+def _write_rates(axes: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Write the rate beside each point, on the side where it is farthest from other points and labels."""
+    # The scale is known when the legend has its room.
+    axes.figure.draw_without_rendering()
+    pixel = axes.figure.dpi / 72
+    taken = [axes.transData.transform(at) for _, at, _ in labels]
+    for place, (text, at, colour) in enumerate(labels):
+        others, found = taken[:place] + taken[place + 1 :], []
+        for align, aside, above in (("left", 4, 7), ("right", -4, 7), ("left", 4, -8), ("right", -4, -8)):
+            middle = taken[place] + pixel * np.array([aside + np.sign(aside) * 2.5 * len(text), above])
+            # A label is wider than it is high.
+            room = min((np.linalg.norm((middle - other) / (2.5, 1)) for other in others), default=0.0)
+            found.append((room, align, aside, above, middle))
+        _, align, aside, above, middle = max(found, key=lambda item: item[0])
+        style = {"textcoords": "offset points", "fontsize": 8, "color": colour, "ha": align, "va": "center"}
+        axes.annotate(text, at, xytext=(aside, above), **style)
+        taken.append(middle)
 
 
 def _value(spread: Mapping[str, Any]) -> tuple[float, float]:
