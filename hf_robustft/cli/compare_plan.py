@@ -40,7 +40,17 @@ from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
 from .specs import Spec, own_split
 from .train import TrainingData, load_data
-from .train_arguments import CACHING, MEASURING, SUITE, ModelArguments, TrainCommand, check, parse, train_parser
+from .train_arguments import (
+    CACHING,
+    MEASURING,
+    SUITE,
+    ModelArguments,
+    TrainCommand,
+    check,
+    check_options,
+    parse,
+    train_parser,
+)
 
 #: Trained, kept as a cache, and derived from the runs of another method: what is compared by default.
 DEFAULT = (*METHODS, "tip_adapter", *(name for name, merge in MERGES.items() if merge.alpha))
@@ -56,8 +66,8 @@ EPOCHS, STEPS, BATCH = 10, 300, 64
 HELD_OUT, VIEWS = 0.2, 4
 #: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
 ALPHAS = (0.2, 0.4, 0.6, 0.8)
-#: What is fitted or drawn on sets that a run has not which leaves classes out.
-_NOT_OF_TWINS = ("eval_datasets", "detector", "true_positive_rate", "fold_temperature")
+#: What is fitted, chosen or drawn on sets that a run has not which leaves classes out.
+_NOT_OF_TWINS = ("eval_datasets", "detector", "true_positive_rate", "fold_temperature", "alpha_sweep")
 Passed = Sequence[tuple[str, Sequence[str]]]
 
 
@@ -127,6 +137,8 @@ class _Planner:
         self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
         self.notes: list[str] = []
         self.epochs: dict[str, int] = {}
+        #: Behind the names of twins.
+        self.suffix = ""
         self.passed = {name: list(words) for name, words in self._with_config(passed)}
         self.merged = finetune_with or "ft"
         captions = "caption_column" in self.passed
@@ -180,27 +192,31 @@ class _Planner:
         return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
 
     def _twins(self, parts: Mapping[str, TrainCommand], rates: Mapping[str, Sequence[float]], data: TrainingData) -> list[Run]:
-        """Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others."""
-        able = [name for name in rates if parts[name][0].judged_by_prompts]
+        """
+        Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others; a
+        merge is that of the twins.
+        """
+        why_not = {name: why for name in self.methods if (why := _why_no_twin(name, parts[name][0]))}
+        able = [name for name in self.methods if name not in why_not]
         if not able:
             raise UsageError(f"`--rule {CONCEPTS}` asks for classes that were not trained on, and --methods {' '.join(self.methods)} know no others")
         # What no twin can do is refused before the first run.
         leave_out_classes(data.train, data.validation)
-        others = [name for name in self.methods if name not in able]
+        reasons = [f"{', '.join(name for name in why_not if why_not[name] == why)} ({why})" for why in dict.fromkeys(why_not.values())]
         self.notes.append(
             f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
-            + (f", which does not choose among {', '.join(others)}: heads know no other classes, and merges have no twin" if others else "")
+            + (f", which does not choose among {', '.join(reasons)}" if reasons else "")
         )
         twin = copy(self)
+        twin.suffix = "-left-out"
         # Where images are held out, groups say which.
         drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
         twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
         texts = [text for text in self._values("eval_datasets") if text and set(_roles_of(text)) == {"validation"}]
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()
-        twin.settings = {name: {**settings_of(twin._parse(name)), **told_of(data)} for name in able}
-        runs = [twin._run(name, rate, self.seeds[0]) for name in able for rate in rates[name]]
-        runs = [replace(run, name=f"{run.name}-left-out") for run in runs]
+        twin.settings = {name: {**settings_of(twin._parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
+        runs = [twin._run(name, rate, self.seeds[0]) for name in able for rate in rates[self.merged if name in MERGES else name]]
         # One of them measures the zero-shot model on these classes, too.
         runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))
         return runs
@@ -208,7 +224,8 @@ class _Planner:
     def _parse(self, method: str) -> TrainCommand:
         """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""
         command = parse([*self._words(method), "--output_dir", str(self.output / "runs" / method)])
-        check(*command)
+        # Of several models none is there yet.
+        (check_options if method in MERGES and MERGES[method].alpha is None else check)(*command)
         return command
 
     # ---- What runs are given ---------------------------------------------------------------------------------------
@@ -239,7 +256,8 @@ class _Planner:
         if name == "paper_settings":
             return bool(getattr(trainer, "paper_settings", {}))
         if name == "shots":
-            return trainer is not None or method == "tip_adapter"
+            # A twin is measured on what is left out of them, whatever it trains.
+            return trainer is not None or method == "tip_adapter" or "leave_out_classes" in self.passed
         if name == "caption_column":
             return trainer is not None
         if name in RobustTrainingArguments.__dataclass_fields__:
@@ -271,7 +289,7 @@ class _Planner:
                 words += ["--feature_views", str(VIEWS)]
             if "feature_cache" not in self.passed:
                 words += ["--feature_cache", str(self.output / "features")]
-        if method == "wise_ft" and "alpha_sweep" not in self.passed:
+        if method == "wise_ft" and not {"alpha_sweep", "leave_out_classes"} & set(self.passed):
             words += ["--alpha_sweep", *map(str, ALPHAS)]
         if method in self.epochs:
             words += ["--num_train_epochs", str(self.epochs[method])]
@@ -293,7 +311,7 @@ class _Planner:
     def _run(self, method: str, rate: float | None, seed: int | None) -> Run:
         words, settings, needs = self._words(method), dict(self.settings[method]), ()
         if method in MERGES:
-            needs = tuple(_name(self.merged, rate, item) for item in (self.seeds if seed is None else [seed]))
+            needs = tuple(_name(self.merged, rate, item) + self.suffix for item in (self.seeds if seed is None else [seed]))
             words += ["--finetuned_model", *(str(self.output / "runs" / name) for name in needs)]
             settings["finetuned_model"] = list(needs)
         elif rate is not None:
@@ -302,7 +320,7 @@ class _Planner:
         if seed is not None:
             words += ["--seed", str(seed)]
             settings["seed"] = seed
-        return Run(_name(method, rate, seed), method, tuple(words), settings, needs)
+        return Run(_name(method, rate, seed) + self.suffix, method, tuple(words), settings, needs)
 
     # ---- Data ------------------------------------------------------------------------------------------------------
 
@@ -406,6 +424,15 @@ class _Planner:
             return list(PACKAGED_RATES)
         shares = BELOW if origin.startswith("recipe") else AROUND
         return [float(f"{share * centre:.0e}") for share in shares]
+
+
+def _why_no_twin(method: str, model_args: ModelArguments) -> str | None:
+    """Why the rule `concepts` does not choose among the runs of a method; `None` if it does."""
+    if not model_args.judged_by_prompts:
+        return "a head knows no other classes"
+    if method in MERGES and MERGES[method].alpha is None:
+        return "it merges several seeds, and one has twins"
+    return "its alpha is chosen on validation images, and a twin has none" if model_args.select_alpha else None
 
 
 def _name(method: str, rate: float | None, seed: int | None) -> str:

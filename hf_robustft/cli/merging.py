@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,30 @@ def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str])
             f"`--finetuned_model {without[0]}` has no trained head, and {with_head[0]} has one; give --merged_head rebuilt, or runs "
             "of one method."
         )
+
+
+def check_left_out(options: Any, trained: Sequence[str], left_out: Mapping[str, Any]) -> None:
+    """
+    Refuse to ask a merge for classes that one of its models has seen.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+        trained (`Sequence[str]`): The classes that are not left out.
+        left_out (`Mapping[str, Any]`): The `share`, `fold` and `classes` of `--leave_out_classes`.
+
+    Raises:
+        ValueError: By the name of the model.
+    """
+    for source in options.finetuned_model:
+        names = _facts_of(source).get("class_names") or ()
+        if set(names) == set(trained):
+            continue
+        if seen := [name for name in left_out["classes"] if name in names]:
+            why = f"was trained on {len(seen)} of the {len(left_out['classes'])} classes that are to be left out ({seen[0]!r}, ...)"
+        else:
+            why = "was not trained on the classes that stay, as far as it says"
+        twin = f"--leave_out_classes {left_out['share']:g} --leave_out_fold {left_out['fold']}"
+        raise ValueError(f"`--finetuned_model {source}` {why}; give a run that was trained with {twin}.")
 
 
 def notes_on_models(options: Any) -> list[str]:
@@ -303,7 +327,8 @@ def merge(
         heads = zero_shot, [item.head.to(start.device) for item in tuned]
     alpha, rule = getattr(options, method.alpha or "", None), "given"
     if options.alpha_sweep:
-        pair = None if heads is None else (heads[0], *heads[1])
+        # Prompts ask for classes that are left out.
+        pair = None if heads is None or data.left_out is not None else (heads[0], *heads[1])
         facts["sweep"] = sweep_alpha(
             start, *weights, data.sweeper, options.alpha_sweep, heads=pair,
             merge=lambda first, second, share: method.weights(first, [second], share, options),

@@ -34,6 +34,7 @@ from ..modeling.checkpoint import load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.files import unless_refused
 from ..modeling.heads import TipAdapterHead
+from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
 from ..publishing.run_folder import drop_former, former_checkpoints, set_aside
@@ -55,7 +56,7 @@ from .data_sets import (
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program
 from .first_look import word_behind
-from .merging import MERGES, load_fine_tuned, merge, merges_head, notes_on_models
+from .merging import MERGES, check_left_out, load_fine_tuned, merge, merges_head, notes_on_models
 from .train_arguments import AUTO, DataArguments, TrainCommand, check, parse, train_parser
 
 
@@ -140,7 +141,9 @@ def load_data(command: TrainCommand) -> TrainingData:
         how = {"share": data_args.leave_out_classes, "fold": data_args.leave_out_fold}
         train, unseen = leave_out_classes(train, validation, **how)
         left_out = how | {"classes": [name for name in unseen.class_names if name not in train.class_names]}
-        say(args, f"Trains on {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
+        check_left_out(model_args, train.class_names, left_out)
+        verb = "Trains on" if model_args.learns else "Merges what was trained on"
+        say(args, f"{verb} {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
     reading = {
         "batch_size": args.eval_batch_size,
@@ -194,7 +197,7 @@ def make_trainer(
     if not model_args.trains:
         return None
     closed = [benchmark for benchmark in data.evaluation if benchmark.role != "open_set"]
-    if data.left_out is not None and model_args.has_head:
+    if data.left_out is not None and issubclass(model_args.trainer, CrossEntropyMixin):
         # They have no place in the head.
         closed = []
     bad_images, train_dataset = data_args.policy(), data.train

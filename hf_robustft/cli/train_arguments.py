@@ -121,8 +121,9 @@ class ModelArguments(RecordsGiven):
 
     @property
     def judged_by_prompts(self) -> bool:
-        """Whether what is trained can be asked for other classes than it was trained on."""
-        return self.trains and (self.trainer.trains_model or not self.has_head)
+        """Whether what is trained or merged can be asked for other classes than it was trained on."""
+        # Of a merge the weights, whose text tower makes a head of any classes.
+        return self.method in MERGES or self.trains and (self.trainer.trains_model or not self.has_head)
 
     @property
     def trainer(self) -> type | None:
@@ -411,7 +412,7 @@ def _check_data_options(model_args: Any, data_args: Any) -> None:
         )
     if data_args.feature_cache is not None and data_args.feature_views is None:
         raise ValueError("`--feature_cache` keeps the features of --feature_views; give that too, or leave it out.")
-    if not model_args.learns:
+    if not model_args.learns and data_args.leave_out_classes is None:
         _refuse(data_args, ["shots"], "nothing is trained")
     if method == "zero_shot":
         _refuse(data_args, ["skip_baseline"], "zero_shot measures nothing else")

@@ -90,8 +90,10 @@ def test_own_images_alone_are_enough(own, tmp_path):
 
 
 def test_what_every_run_is_given_its_own_parser_takes(own, tmp_path):
-    made = planned(tmp_path, f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2")
-    assert {run.method for run in made.runs} == {*DEFAULT, "zero_shot"}
+    given = f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2"
+    made = planned(tmp_path, given, [*DEFAULT, "model_stock"], seeds=(0, 1))
+    assert {run.method for run in made.runs} == {*DEFAULT, "model_stock", "zero_shot"}
+    assert {run.method for run in planned(tmp_path, given).runs} == {*DEFAULT, "zero_shot"}
     for run in made.runs:
         model_args, data_args, args = parse([*run.arguments, "--output_dir", str(tmp_path / "x")])
         assert model_args.method == run.method
@@ -100,6 +102,8 @@ def test_what_every_run_is_given_its_own_parser_takes(own, tmp_path):
             assert run.settings["learning_rate"] == args.learning_rate and run.settings["seed"] == args.seed
         elif run.method in ("wise_ft", "lines"):
             assert "weight_decay" not in args.given and (run.method != "wise_ft" or model_args.alpha == 0.3)
+        elif run.method == "model_stock":
+            assert model_args.finetuned_model == [str(tmp_path / "runs" / name) for name in run.needs] and len(run.needs) == 2
     assert any("`--alpha 0.3` is for wise_ft" in note for note in made.notes)
     assert len({run.name for run in made.runs}) == len(made.runs)
 
@@ -308,16 +312,16 @@ def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
 
 def test_the_rule_concepts_trains_a_twin_of_each_run_that_can_be_asked_for_other_classes(own, tmp_path):
     given = f"--train_dataset {own / 'photo'} --max_steps 5 --detector msp --fold_temperature"
-    methods = ["lp", "carot", "wise_ft"]
+    methods = ["lp", "carot", "wise_ft", "model_stock"]
     made = planned(tmp_path, given, methods, rates=[1e-3, 1e-4], seeds=(3, 4), twins=True)
     twins = [run for run in made.runs if run.name.endswith("-left-out")]
-    assert [run.name for run in twins] == [f"{name}-{rate}-3-left-out" for name in ("ft", "carot") for rate in ("1e-4", "1e-3")]
-    assert made.roles["left_out_classes"] == "concepts" and made.runs[-4:] == twins
+    assert [run.name for run in twins] == [f"{name}-{rate}-3-left-out" for name in ("ft", "carot", "wise_ft") for rate in ("1e-4", "1e-3")]
+    assert made.roles["left_out_classes"] == "concepts" and made.runs[-6:] == twins
     without = planned(tmp_path, given, methods, rates=[1e-3, 1e-4], seeds=(3, 4))
     assert [run for run in made.runs if run not in twins] == without.runs and "left_out_classes" not in without.roles
     (note,) = [note for note in made.notes if "--rule concepts" in note]
-    assert "ft, carot" in note and "seed 3" in note and "lp, wise_ft" in note
-    for run in twins:
+    assert "ft, carot, wise_ft" in note and "seed 3" in note and "lp (a head" in note and "model_stock (it merges several seeds" in note
+    for run in twins[:4]:
         model_args, data_args, args = parse([*run.arguments, "--output_dir", str(tmp_path / "x")])
         check_options(model_args, data_args, args)
         assert (data_args.leave_out_classes, data_args.leave_out_fold, args.seed, args.max_steps) == (0.2, 0, 3, 5)
@@ -326,6 +330,18 @@ def test_the_rule_concepts_trains_a_twin_of_each_run_that_can_be_asked_for_other
         assert run.method == original.method and run.settings["learning_rate"] == args.learning_rate
         differing = {name for name in {**run.settings, **original.settings} if run.settings.get(name) != original.settings.get(name)}
         assert differing == {"leave_out_classes", "detector", "fold_temperature"}
+    # That of a merge is the same merge of the twin of what is merged.
+    for run, rate in zip(twins[4:], ("1e-4", "1e-3"), strict=True):
+        model_args, data_args, args = parse([*run.arguments, "--output_dir", str(tmp_path / "x")])
+        check_options(model_args, data_args, args)
+        assert run.needs == (f"ft-{rate}-3-left-out",) and model_args.finetuned_model == [str(tmp_path / "runs" / run.needs[0])]
+        assert (data_args.leave_out_classes, data_args.leave_out_fold, args.seed, model_args.alpha_sweep) == (0.2, 0, 3, [])
+        original = next(item for item in made.runs if item.name == run.name.removesuffix("-left-out"))
+        differing = {name for name in {**run.settings, **original.settings} if run.settings.get(name) != original.settings.get(name)}
+        assert differing == {"leave_out_classes", "detector", "fold_temperature", "alpha_sweep", "finetuned_model"}
+    chosen = planned(tmp_path, f"{given} --alpha_sweep 0.2 0.4 --select_alpha", ["wise_ft", "lines"], rates=[1e-3], twins=True, finetune_with="carot")
+    assert [run.name for run in chosen.runs if "left-out" in run.name] == ["carot-1e-3-0-left-out"]
+    assert any("wise_ft, lines (" in note and "alpha" in note for note in chosen.notes)
     # Of sets to measure on the twins are given those to validate on.
     given = f"--train_dataset {own / 'photo'} --max_steps 5 --hold_out 0.2 --eval_datasets {own / 'sketch'}:validation {own / 'cartoon'}:shift"
     made = planned(tmp_path, given, ["carot"], rates=[1e-3], twins=True)

@@ -8,6 +8,8 @@ import pytest
 from helpers.finished import finished, finished_twin, finished_with_predictions, hashes
 
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
+from hf_robustft.comparison.summary import summarise
+from hf_robustft.modeling.metadata import update_robustft_json
 
 
 def labels(comparison):
@@ -209,6 +211,21 @@ def test_runs_that_left_classes_out_are_kept_aside_as_twins(tmp_path):
     assert both.zero_shot is None and both.twins[1].measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.6
     alone = read_runs(sorted(tmp_path.glob("*-second")))
     assert labels(alone) == labels(both) and alone.measured(ZERO_SHOT)["left_out_classes"]["accuracy"] == 0.6
+
+
+def test_the_twin_of_a_merge_is_the_merge_of_twins(tmp_path):
+    for rate in ("1e-4", "1e-3"):
+        finished(tmp_path / f"ft-{rate}-0", "ft", float(rate))
+        finished_twin(tmp_path / f"ft-{rate}-0-left-out", "ft", float(rate), accuracy=0.4)
+        for end, make in (("", finished), ("-left-out", finished_twin)):
+            # A merge names what it was made of, and no rate.
+            merge = {"merge": {"fine_tuned": [f"ft-{rate}-0{end}"], "head": "interpolated", "alpha": 0.5, "alpha_rule": "given"}, "alpha": 0.5}
+            update_robustft_json(make(tmp_path / f"wise_ft-{rate}-0{end}", "wise_ft", None), **merge)
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert labels(comparison) == dict.fromkeys(("FT, 1e-4", "FT, 1e-3", "WiSE-FT, 1e-4", "WiSE-FT, 1e-3"), [0])
+    assert labels(comparison.twins[0]) == labels(comparison) and comparison.notes == []
+    rule = summarise(comparison, "concepts")["rule"]
+    assert rule["grid"] == {"FT": [1e-4, 1e-3], "WiSE-FT": [1e-4, 1e-3]} and rule["by_method"]["WiSE-FT"] == rule["chosen"] == "WiSE-FT, 1e-4"
 
 
 def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):

@@ -2,13 +2,16 @@
 """`train --leave_out_classes`: what is measured, and that no method has seen a name or an image of it."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from helpers import CLASSES, image_dataset, tiny_processor
 
-from hf_robustft import Evaluator, load_benchmark, load_checkpoint
+from hf_robustft import Evaluator, interpolate_weights, load_benchmark, load_checkpoint, load_dual_encoder
 from hf_robustft.cli.train import load_data, train
 from hf_robustft.cli.train_arguments import check_options, parse
+from hf_robustft.data.few_shot import few_shot
 from hf_robustft.data.left_out import leave_out_classes
 from hf_robustft.evaluation.report import load_reports
 
@@ -54,6 +57,38 @@ def test_classes_that_were_left_out_are_measured_by_prompts(place, method):
     assert again.nll == pytest.approx(result.nll, rel=1e-5) and again.accuracy == result.accuracy
     zero_shot = load_reports(place / "out" / "evaluation.json")[0].results["left_out_classes"]
     assert zero_shot.n == 14 and zero_shot.nll != result.nll
+
+
+def test_a_merge_is_asked_for_the_classes_that_what_it_merges_has_not_seen(place):
+    def made(name, *more):
+        words = ["--model", str(place / "base"), "--train_dataset", str(place / "train"), "--eval_datasets", f"{place / 'held'}:validation"]
+        return train([*words, "--leave_out_classes", "0.5", *QUIET[:3], *more, "--output_dir", str(place / name)])
+
+    steps = ["--per_device_train_batch_size", "4", "--max_steps", "2", "--learning_rate", "1e-2", *QUIET[3:]]
+    made("part", "--method", "ft", *steps, "--shots", "3")
+    part = json.loads((place / "part" / "robustft.json").read_text())
+    shutil.copytree(place / "part", place / "whole")
+    (place / "whole" / "robustft.json").write_text(json.dumps({**part, "class_names": NAMES}))
+    merge = ["--method", "wise_ft", "--finetuned_model", str(place / "part"), "--alpha", "0.3", "--alpha_sweep", "0", "1"]
+    report = made("merged", *merge, "--shots", "3")
+    result, facts = report.results["left_out_classes"], json.loads((place / "merged" / "robustft.json").read_text())
+    assert result.head == "zero-shot prompts" and result.n == load_reports(place / "part" / "evaluation.json")[-1].results["left_out_classes"].n
+    assert all(facts[name] == part[name] for name in ("left_out_classes", "class_names", "image_hashes"))
+    assert facts["merge"]["fine_tuned"] == ["part"] and facts["alpha"] == 0.3
+    model, processor = load_checkpoint(place / "merged")
+    expected = interpolate_weights(load_dual_encoder(place / "base")[0], load_dual_encoder(place / "part")[0], 0.3)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    sets = (load_benchmark(place / "train", role="train"), load_benchmark(place / "held", role="validation"))
+    _, held = leave_out_classes(few_shot(sets[0], 3, 42), sets[1], 0.5)
+    again = Evaluator([held], processor).evaluate(model).results["left_out_classes"]
+    assert (again.n, again.nll) == (result.n, pytest.approx(result.nll, rel=1e-5))
+    # Both ends of the way are judged by prompts too.
+    sweep = (place / "merged" / "alpha_sweep.csv").read_text().splitlines()
+    assert len(sweep) == 3 and "left_out_classes" in sweep[0]
+    for source, fold, named in (("whole", "0", "whole.*2 of the 2"), ("part", "1", "part.*2 of the 2.*--leave_out_fold 1"), ("base", "0", "base.*stay")):
+        with pytest.raises(ValueError, match=f"--finetuned_model .*{named}"):
+            made("refused", "--method", "wise_ft", "--finetuned_model", str(place / source), "--leave_out_fold", fold)
+    assert not (place / "refused").exists()
 
 
 def test_a_test_set_is_not_looked_at(place):
