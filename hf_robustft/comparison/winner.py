@@ -48,7 +48,9 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
         words = [f"{name} is {'ahead' if ahead and not ties else 'the highest'} {where}: {accuracy}"]
     words[0] += "" if gain is None else f", {_gained(gain['accuracy'])}"
     if better:
-        named = listed([f"{spoken(rows[item])} ({points(lags[item])})" for item in better])
+        first = sorted(better, key=lambda item: -lags[item]["mean"])[: NAMED if len(better) > NAMED + 1 else None]
+        told = [f"{spoken(rows[item])} ({points(lags[item])})" for item in first]
+        named = listed([*told, *([f"{len(better) - len(first)} more"] if len(first) < len(better) else [])])
         words.append(f"{named} {'is' if len(better) == 1 else 'are'} better there, which the rule does not look at")
     unknown = [name for name in ties if lags[name]["se"] is None]
     named = ([spoken(rows[item]) for item in ties if (item in unknown) == of] for of in (False, True))

@@ -222,7 +222,7 @@ def test_predictions_may_be_asked_for_since_each_run_saves_them(own, tmp_path, c
         made = planned(tmp_path, f"--train_dataset {own / 'photo'} --max_steps 5 {given}", ["flyp"], rates=[1e-3])
         assert made.runs == without.runs and words_of(made, "flyp-1e-3-0").count("--save_predictions") == 1
     assert planned(tmp_path, f"--config {config}", ["flyp"], rates=[1e-3]).runs == without.runs
-    for given in ("--no_save_predictions", "--save_predictions false", "--save_predictions=0"):
+    for given in ("--save_predictions false", "--save_predictions=0"):
         assert cli.main(["train", "--method", "auto", *given.split(), "--output_dir", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert "save_predictions" in error and "look at the predictions" in error and error.count("\n") == 1

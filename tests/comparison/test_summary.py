@@ -204,6 +204,17 @@ def test_what_cannot_be_told_from_the_choice_by_what_the_rule_looked_at_is_said(
     assert "chance" not in summarise(comparison, "oracle")["rule"]
 
 
+def test_of_many_that_are_better_the_furthest_ahead_are_named(tmp_path):
+    rates = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)
+    for number, rate in enumerate(rates):
+        accuracy = 0.4 if number == 0 else 0.5 + 0.05 * number
+        finished_with_predictions(tmp_path / f"{rate}", "carot", rate, 0, (0.9, accuracy, accuracy, 0.95 - 0.1 * number), SETS)
+    words = summarise(read_runs(sorted(tmp_path.iterdir())), "id")["winner"]["words"]
+    assert "The rule id chooses CaRot at 1e-4" in words and "and 2 more are better there" in words
+    named = [words.index(f"CaRot at {rate} (+") for rate in ("6e-4", "5e-4", "4e-4")]
+    assert named == sorted(named) and "CaRot at 2e-4 (" not in words
+
+
 def test_a_choice_that_is_worse_than_zero_shot_is_not_what_is_said_first(tmp_path):
     for method, accuracies in (("carot", (0.9, 0.4, 0.3, 0.9)), ("flyp", (0.9, 0.35, 0.3, 0.8)), ("zero_shot", (0.6, 0.8, 0.7, 0.6))):
         rate, seed = (None, None) if method == "zero_shot" else (1e-3, 0)
@@ -302,7 +313,7 @@ def test_what_is_known_of_each_image_is_there_or_missing(compared):
     comparison, summary = compared
     assert list(summary["per_class"]) == ["CaRot, 3e-4", "FLYP, 3e-4"] == list(summary["forgotten"])
     row = next(row for row in summary["per_class"]["CaRot, 3e-4"] if row["name"] == "owl")
-    assert (row["n"], row["units"]) == (60, 30) and set(row) == {"name", "n", "units", "before", "after", "difference"}
+    assert (row["n"], row["units"]) == (60, 15) and set(row) == {"name", "n", "units", "before", "after", "difference"}
     assert set(summary["risk_coverage"]) == {"zero-shot", "CaRot, 3e-4", "FLYP, 3e-4"}
     assert set(summary["risk_coverage"]["zero-shot"]) == {"photo", "sketch", "cartoon"}
     assert {item["set"] for item in summary["worst_mistakes"]} == {"sketch", "cartoon"}
