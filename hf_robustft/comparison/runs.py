@@ -24,7 +24,7 @@ from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, settle
-from .same_data import check_data, check_twins, left_out, unreadable
+from .same_data import check_data, check_predictions, check_twins, left_out, unreadable
 
 METRICS = ("accuracy", "nll", "ece", "brier")
 #: Where runs are compared at all.
@@ -103,10 +103,10 @@ class FinishedRun:
     _computed: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def fold(self) -> tuple[float, int] | None:
-        """The share and number of the classes that a twin was not trained on, see [`concepts`]; `None` of any other run."""
+    def fold(self) -> tuple[int, int] | None:
+        """Into how many folds the classes fall, and which a twin was not trained on, see [`concepts`]; `None` of any other run."""
         found = self.facts.get("left_out_classes")
-        return None if found is None else (found["share"], found["fold"])
+        return None if found is None else (round(1 / found["share"]), found["fold"])
 
     def measured(self, name: str) -> Mapping[str, Any]:
         """The metrics of the set of this `name`, and `n`, its images; those of a validation set come from the predictions."""
@@ -203,7 +203,7 @@ def read_run(folder: str | Path) -> FinishedRun:
 
     Raises:
         OSError: If the folder is not there, or not finished.
-        ValueError: If its files are of another format or damaged.
+        ValueError: If its files are of another format or damaged, or its predictions are not those that its report measured.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -217,12 +217,15 @@ def read_run(folder: str | Path) -> FinishedRun:
             raise FileNotFoundError(f"{folder} cannot be compared: there is no {name} in it ({why}).")
     facts, reports = load_robustft_json(folder), load_reports(folder / EVALUATION_FILE)
     zero_shot = METHOD_FACTS["zero_shot"].label
+    predictions = load_predictions(folder) if (folder / PREDICTIONS_FILE).is_file() else None
+    if predictions is not None:
+        check_predictions(folder, predictions, reports[-1])
     return FinishedRun(
         folder=folder,
         candidate=Candidate(facts["method"], _rate(facts)),
         seed=None if facts["method"] == "zero_shot" else _seed(facts),
         report=reports[-1],
-        predictions=load_predictions(folder) if (folder / PREDICTIONS_FILE).is_file() else None,
+        predictions=predictions,
         baseline=next((report for report in reports[:-1] if report.model == zero_shot), None),
         facts=facts,
         sweep=_sweep(folder / SWEEP_TABLE),

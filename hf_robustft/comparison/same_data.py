@@ -5,10 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..evaluation.findings import listed
+from ..evaluation.predictions import PREDICTIONS_FILE, Predictions
+from ..evaluation.report import EvaluationReport
 from ..evaluation.tables import unreadable_line
+from ..publishing.run_folder import EVALUATION_FILE
 
 if TYPE_CHECKING:
     from .runs import FinishedRun
@@ -22,6 +28,20 @@ def check_data(runs: Sequence[FinishedRun]) -> None:
         if differing:
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared: they differ in {listed(differing)}; give runs on the same data."
+            )
+
+
+def check_predictions(folder: Path, predictions: Predictions, report: EvaluationReport) -> None:
+    """Refuse `predictions` in a `folder` whose numbers are not those of its `report`. Raises ValueError then."""
+    for name, result in report.results.items():
+        item = predictions.sets.get(name)
+        if item is None or item.label is None:
+            continue
+        found = (len(item), float(item.correct.mean()), float(item.nll.mean()))
+        if not np.allclose(found, (result.n, result.accuracy, result.nll), rtol=1e-6, atol=1e-9):
+            raise ValueError(
+                f"{folder} cannot be compared: its {PREDICTIONS_FILE} is not of the model that {EVALUATION_FILE} measured ({name} differs), "
+                f"as after `hf-robustft calibrate`; delete {PREDICTIONS_FILE}, or make the run again."
             )
 
 

@@ -111,7 +111,9 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         if row is not None and (of_twins := _of_twins(comparison, candidate)):
             row["sets"][LEFT_OUT] = of_twins
     differences = Differences(comparison, sets)
-    flyp = {candidate.learning_rate: runs for candidate, runs in candidates.items() if candidate.method == "flyp"}
+    # Of several with the same rate that without a variant.
+    of_flyp = sorted((candidate for candidate in candidates if candidate.method == "flyp"), key=lambda candidate: -len(candidate.variant))
+    flyp = {candidate.learning_rate: candidates[candidate] for candidate in of_flyp}
     for row, (candidate, runs) in zip(summary["candidates"], candidates.items(), strict=True):
         if zero_shot is not None:
             row["against_zero_shot"] = differences.against(runs, [zero_shot])

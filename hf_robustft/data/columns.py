@@ -114,9 +114,7 @@ class RowRule:
             missing = np.concatenate([np.empty(0, dtype=bool), *map(_without_text, chunks)])
             refuse_rows(missing, lambda row: _NO_TEXT, self.caption_column, self.where)
         if self.group_column is not None:
-            values = stored[self.group_column]
-            missing = values.is_null().to_numpy()
-            refuse_rows(missing, lambda row: _NO_GROUP, self.group_column, self.where)
+            values = _without_gaps(stored[self.group_column], self.group_column, self.where)
             check_groups(len(pc.unique(values)), self.group_column, self.where)
         if self.domain_column is not None:
             values = stored[self.domain_column].to_pylist()
@@ -259,6 +257,17 @@ def check_group_column(features: Mapping[str, Any], column: str | None, where: s
         feature = features[column]
         fits = is_text(feature) or holds_integers(feature)
         _check_kind(feature, fits, column, where, "groups (text or whole numbers)", "group")
+
+
+def groups_of(dataset: Dataset, column: str, where: str) -> np.ndarray:
+    """The group of each row of a data set, by its `column`. Raises ValueError as [`check_group_column`], or if one is missing."""
+    check_group_column(dataset.features, column, where)
+    return np.asarray(_without_gaps(dataset.select_columns([column]).with_format("arrow")[:][column], column, where).to_pylist())
+
+
+def _without_gaps(values: Any, column: str, where: str) -> Any:
+    refuse_rows(values.is_null().to_numpy(), lambda row: _NO_GROUP, column, where)
+    return values
 
 
 def check_groups(count: int, column: str, where: str) -> None:

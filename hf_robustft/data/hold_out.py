@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .benchmarks import Benchmark
-from .columns import check_group_column
+from .columns import groups_of
 from .few_shot import class_labels, in_memory
 from .messages import quoted
 from .randomness import example_rng
@@ -87,8 +87,8 @@ def hold_out(
         nothing but the data.
 
     Raises:
-        ValueError: For another share, data without class labels or the column of groups, a stream, data that may not be
-            trained on, or a class with too few images or groups, which is named.
+        ValueError: For another share, data without class labels, without the column of groups or with gaps in it, a stream, data
+            that may not be trained on, or a class with too few images or groups, which is named.
         OSError: If the data cannot be read.
     """
     check_share(share)
@@ -97,8 +97,7 @@ def hold_out(
     groups, units, kind = None, counts, "images"
     column = group_column or benchmark.group_column
     if column is not None:
-        check_group_column(rows.dataset.features, column, f"the training set {benchmark.name!r}")
-        groups = np.asarray(rows.dataset.with_format("numpy", columns=[column])[:][column])
+        groups = groups_of(rows.dataset, column, f"the training set {benchmark.name!r}")
         units = np.bincount(labels[np.unique(groups, return_index=True)[1]], minlength=len(names))
         kind = f"groups ({column})"
     # A class may have no image at all, and then trains on none.
@@ -120,4 +119,4 @@ def hold_out(
         drawn = in_memory(benchmark, rows, part, f"{percent} of the training data, held out of training")
         opened = replace(drawn.open(), group_column=column)
         found.append(replace(drawn, name=NAMES[role], role=role, group_column=column, opened=opened))
-    return training, *found
+    return replace(training, group_column=column), *found

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, concatenate_datasets
+from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
 
 from .benchmarks import Benchmark
-from .columns import StoredRows, check_dataset
+from .columns import StoredRows, check_dataset, groups_of
 from .few_shot import class_labels, in_memory
 from .labels import LabelRule
 from .messages import quoted
@@ -73,7 +73,8 @@ def leave_out_classes(
 
     Returns:
         `tuple[Benchmark, Benchmark]`: The training set without the images and the names of these classes; and, called
-        `left_out_classes`, all images of them in both sets, to be told apart from all the classes. No image is copied.
+        `left_out_classes`, all images of them in both sets, to be told apart from all the classes, with their groups where both
+        sets have some. No image is copied.
 
     Raises:
         ValueError: As [`left_out_positions`]; for data without classes, or that are streamed; for validation images of other
@@ -87,21 +88,26 @@ def leave_out_classes(
             "out is not known; leave it out, or give it the same class_names."
         )
     out = left_out_positions(len(names), share, fold)
-    parts = [_chosen(rows, labels, out, names)]
+    sources = [(train, rows, labels)]
     if validation is not None:
         of_validation = validation.stored_rows()
-        parts.append(_chosen(of_validation, np.asarray(of_validation.dataset[of_validation.label_column][:]), out, names))
+        sources.append((validation, of_validation, np.asarray(of_validation.dataset[of_validation.label_column][:])))
+    grouped = all(source.group_column is not None for source, *_ in sources)
+    parts = [_chosen(source, *of, out, names, grouped) for source, *of in sources]
     shown = concatenate_datasets(parts)
     if not len(shown):
         raise ValueError(f"The classes that are left out, {quoted([names[i] for i in out])}, have no images; choose another fold.")
     folds = f"fold {fold} of {round(1 / share)}"
+    # One group alone says nothing of how far chance moves a number.
+    group = "group" if grouped and len(set(shown["group"])) > 1 else None
     measured = Benchmark(
         name=LEFT_OUT,
         role="id",
         class_names=names,
         templates=train.templates,
         dataset=shown,
-        opened=StoredRows(shown, label_column="label"),
+        opened=StoredRows(shown, label_column="label", group_column=group),
+        group_column=group,
         suite=train.suite,
         licence=train.licence,
         source=train.source,
@@ -110,13 +116,19 @@ def leave_out_classes(
     return _without(train, rows, labels, out, folds), measured
 
 
-def _chosen(rows: StoredRows, labels: np.ndarray, positions: Sequence[int], names: Sequence[str]) -> Dataset:
-    """The rows of some classes with two columns, `image` and `label`, whatever they are called and else there is."""
+def _chosen(
+    source: Benchmark, rows: StoredRows, labels: np.ndarray, positions: Sequence[int], names: Sequence[str], grouped: bool
+) -> Dataset:
+    """The rows of some classes with the columns `image`, `label` and, where `grouped`, `group`, whatever they are called and else there is."""
     chosen = np.flatnonzero(np.isin(labels, positions))
     images = rows.dataset.select_columns([rows.image_column]).select(chosen)
     if rows.image_column != "image":
         images = images.rename_column(rows.image_column, "image")
-    return images.cast_column("image", Image()).add_column("label", labels[chosen], feature=ClassLabel(names=list(names)))
+    images = images.cast_column("image", Image()).add_column("label", labels[chosen], feature=ClassLabel(names=list(names)))
+    if not grouped:
+        return images
+    groups = groups_of(rows.dataset, source.group_column, f"the data set {source.name!r}")[chosen]
+    return images.add_column("group", groups.astype(str).tolist(), feature=Value("string"))
 
 
 def _without(train: Benchmark, rows: StoredRows, labels: np.ndarray, out: Sequence[int], folds: str) -> Benchmark:

@@ -246,6 +246,27 @@ def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):
     assert "TRACER and LP" in without or "LP and TRACER" in without
 
 
+def test_folds_are_the_same_however_their_share_is_rounded(tmp_path):
+    for method, share in (("carot", 0.33), ("flyp", 0.3333)):
+        finished(tmp_path / method, method)
+        twin = finished_twin(tmp_path / f"{method}-left-out", method, 1e-3)
+        update_robustft_json(twin, left_out_classes={"share": share, "fold": 0, "classes": ["cat"]})
+    comparison = read_runs(sorted(tmp_path.iterdir()))
+    assert len(comparison.twins) == 1 and comparison.notes == []
+
+
+def test_predictions_of_another_model_than_was_measured_are_refused(tmp_path):
+    """Calibrated afterwards, the file holds what the model said before: differences would not be those of the table."""
+    sets = {"photo": "id", "sketch": "shift"}
+    for name, accuracy in (("a", 0.9), ("b", 0.8)):
+        finished_with_predictions(tmp_path / name, "carot", 1e-3, 0, (accuracy, 0.5), sets)
+    read_run(tmp_path / "a")
+    (tmp_path / "b" / "predictions.parquet").replace(tmp_path / "a" / "predictions.parquet")
+    with pytest.raises(ValueError, match="a cannot be compared: its predictions.parquet .*photo differs.*delete") as error:
+        read_run(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
 def test_twins_in_different_folds_are_not_compared_and_it_is_said_why(tmp_path):
     for fold, method in enumerate(("carot", "flyp")):
         finished(tmp_path / method, method)

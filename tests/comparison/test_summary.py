@@ -76,6 +76,14 @@ def test_the_numbers_are_means_and_deviations_over_seeds(tmp_path):
     assert str(tmp_path) not in json.dumps(summary), "places on this machine stay here"
 
 
+def test_flyp_is_the_usual_one_where_there_are_several(tmp_path):
+    finished(tmp_path / "a")
+    finished(tmp_path / "b", "flyp", accuracies=(0.9, 0.45, 0.35))
+    finished(tmp_path / "c", "flyp", accuracies=(0.9, 0.1, 0.1), settings={"weight_decay": 0.25})
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())))
+    assert candidate(summary, "CaRot, 1e-3")["against_flyp"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.05)
+
+
 def test_a_mean_is_over_the_sets_that_all_have(tmp_path):
     finished(tmp_path / "a", accuracies=(0.9, 0.5, 0.1))
     finished(tmp_path / "b", "flyp", accuracies=(0.9, 0.4), sets={"photo": "id", "sketch": "shift"})

@@ -56,6 +56,11 @@ def test_what_images_have_in_common_stays_together():
         assert part.group_column == "drawing" and part.stored_rows().group_column == "drawing"
     with pytest.raises(ValueError, match=r"'patient'.*group_column"):
         hold_out(own, 0.25, group_column="patient")
+    assert parts[0].group_column == "drawing"
+    for gap in (None, 3):
+        holes = rows.add_column("holes", [gap if row == 7 else None if gap else f"{row}" for row in range(40)])
+        with pytest.raises(ValueError, match="row .* of column 'holes'.*missing"):
+            hold_out(Benchmark.from_dataset(holes, name="own", role="train", templates=TEMPLATES), 0.25, group_column="holes")
     single = own.dataset.add_column("one", [f"{label}" for label in rows["label"]])
     with pytest.raises(ValueError, match=r"groups \(one\).*'cat: 1'"):
         hold_out(Benchmark.from_dataset(single, name="own", role="train", templates=TEMPLATES), 0.25, group_column="one")

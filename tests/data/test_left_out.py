@@ -80,6 +80,24 @@ def test_columns_and_names_of_ones_own_data():
     assert {name for _, name in pixels(held)} == {CLASSES[0], CLASSES[2]}
 
 
+def test_the_images_of_left_out_classes_keep_their_groups():
+    """Ten views of a drawing are one unit: taken for ten images they would be told apart from chance too easily."""
+    rows = image_dataset(24).add_column("drawing", [f"d{row % 12}" for row in range(24)])
+    train = Benchmark.from_dataset(rows, name="train", role="train", templates=TEMPLATES, group_column="drawing")
+    more = image_dataset(12, seed=1).add_column("number", list(range(12)))
+    validation = Benchmark.from_dataset(more, name="validation", role="validation", templates=TEMPLATES, group_column="number")
+    kept, held = leave_out_classes(train, validation, 0.5)
+    assert held.group_column == held.stored_rows().group_column == "group"
+    labels = [rows["label"][:], more["label"][:]]
+    want = [f"d{row % 12}" for row in range(24) if labels[0][row] in (0, 2)] + [str(row) for row in range(12) if labels[1][row] in (0, 2)]
+    assert held.load()["group"][:] == want and kept.group_column == "drawing"
+    # Of one set alone they are not known, and one group alone says nothing.
+    assert leave_out_classes(train, numbered(12, "validation", "validation"), 0.5)[1].group_column is None
+    one = image_dataset(8).add_column("drawing", [f"d{row % 4}" for row in range(8)])
+    one = Benchmark.from_dataset(one, name="train", role="train", templates=TEMPLATES, group_column="drawing")
+    assert leave_out_classes(one, share=0.25)[1].group_column is None
+
+
 def test_data_that_cannot_be_divided_are_refused():
     with pytest.raises(ValueError, match="no class labels"):
         leave_out_classes(numbered(8, role="open_set", label_column=None))
