@@ -243,6 +243,9 @@ class Manners:
 
     def _stands_for_a_boolean(self, text: str) -> bool:
         """Whether the word behind a boolean flag is its value; with positional arguments only a correct one is."""
+        if text in self._option_string_actions:
+            # However much it looks like one, as --rule does.
+            return False
         if text.strip().casefold() in _BOOLEANS or closest(text, ("true", "false")):
             return True
         return not text.startswith("-") and all(action.option_strings for action in self._actions)

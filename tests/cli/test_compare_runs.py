@@ -300,7 +300,7 @@ def test_finished_runs_show_their_mistakes_where_the_data_can_be_opened_again(ow
 
 def test_a_dry_run_prints_the_commands(own, tmp_path, capsys):
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
-    assert cli.main(["compare", *words, "--dry_run", "--output_dir", str(tmp_path / "out")]) == 0
+    assert cli.main(["compare", *words, "--dry_run", "--rule", "id_within", "--output_dir", str(tmp_path / "out")]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     # What was decided is said beside them.
