@@ -60,7 +60,7 @@ def check_unclaimed(folder: str | Path, runs: Iterable[str | Path]) -> None:
         now, known = ({name: name for name in of} for of in (now.values(), (name for row in before["candidates"] for name in row["folders"])))
     if lost := [name for place, name in known.items() if place not in now]:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise ValueError(f"{found} a comparison of other runs ({lost[0]}{more}), which would be overwritten; give another --output_dir")
+        raise ValueError(f"{found} a comparison of other runs ({lost[0]}{more}), which would be overwritten; compare those too, or give another --output_dir")
 
 
 def write_comparison(
