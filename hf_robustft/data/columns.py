@@ -260,7 +260,7 @@ def check_group_column(features: Mapping[str, Any], column: str | None, where: s
 
 
 def groups_of(dataset: Dataset, column: str, where: str) -> np.ndarray:
-    """The group of each row of a data set, by its `column`. Raises ValueError as [`check_group_column`], or if one is missing."""
+    """The group of each row of a `dataset`, by its `column`; `where` is for messages. Raises ValueError as [`check_group_column`], or if one is missing."""
     check_group_column(dataset.features, column, where)
     return np.asarray(_without_gaps(dataset.select_columns([column]).with_format("arrow")[:][column], column, where).to_pylist())
 
