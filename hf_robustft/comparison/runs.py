@@ -354,7 +354,11 @@ def _of_merged(runs: list[FinishedRun]) -> list[FinishedRun]:
     found = []
     for run in runs:
         sources = (run.facts.get("merge") or {}).get("fine_tuned", ())
-        of = by_name.get(Path(sources[0]).name) if len(sources) == 1 else None
+        made_of = [by_name[name] for source in sources if (name := Path(source).name) in by_name]
+        if sources and len(made_of) == len(sources):
+            commands = [(item.facts.get("card") or {}).get("command", "") for item in made_of]
+            run = replace(run, facts={**run.facts, "merge": {**run.facts["merge"], "commands": commands}})
+        of = made_of[0] if len(made_of) == len(sources) == 1 else None
         if of is not None and of is not run:
             merge = {**run.facts["merge"], "fine_tuned": [of.candidate.method_label]}
             candidate = replace(run.candidate, learning_rate=of.candidate.learning_rate)

@@ -68,7 +68,7 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     trained = [images_of(entries, ("train",)) for entries in known]
     # Few shots are drawn with the seed.
     drawn = (
-        all("--shots" in (run.facts.get("card") or {}).get("command", "") for run in (one, two))
+        all(_draws_shots(run) for run in (one, two))
         and one.seed != two.seed
     )
     if all(trained) and trained[0] != trained[1] and not drawn:
@@ -90,6 +90,12 @@ def images_of(entries: Iterable[Mapping[str, Any]], roles: Sequence[str]) -> dic
     """By name fingerprints of the images of each set that has one of these `roles`, from the `entries` of `robustft.json`."""
     entries = [entry for entry in entries if entry["role"] in roles]
     return {entry["name"]: (entry.get("images"), entry["read"], entry["blake2b_48"]) for entry in entries}
+
+
+def _draws_shots(run: FinishedRun) -> bool:
+    """Whether a `run`, or all that it merges, trained on a few images of each class."""
+    commands = (run.facts.get("merge") or {}).get("commands") or [(run.facts.get("card") or {}).get("command", "")]
+    return all("--shots" in command for command in commands)
 
 
 def _count(run: FinishedRun, name: str) -> int | None:

@@ -228,6 +228,23 @@ def test_the_twin_of_a_merge_is_the_merge_of_twins(tmp_path):
     assert rule["grid"] == {"FT": [1e-4, 1e-3], "WiSE-FT": [1e-4, 1e-3]} and rule["by_method"]["WiSE-FT"] == rule["chosen"] == "WiSE-FT, 1e-4"
 
 
+def test_merges_of_runs_on_few_shots_are_compared_with_them(tmp_path):
+    """Each seed draws other images, and a merge, which draws none, has those of what it merges."""
+    merged = {"head": "interpolated", "alpha": 0.5, "alpha_rule": "given"}
+    for seed in (0, 1):
+        drawn = {"hashed": {"train": hashes("train", "train", first=100 * seed)}}
+        finished(tmp_path / f"ft-{seed}", "ft", 1e-3, seed, card={"command": "hf-robustft train --shots 4"}, **drawn)
+        update_robustft_json(finished(tmp_path / f"wise-{seed}", "wise_ft", None, seed, **drawn), merge={"fine_tuned": [f"ft-{seed}"], **merged}, alpha=0.5)
+    stock = {"card": {"seed": None}, "merge": {"fine_tuned": ["ft-0", "ft-1"], "head": "rebuilt"}}
+    update_robustft_json(finished(tmp_path / "stock", "model_stock", None, **drawn), **stock)
+    assert labels(read_runs(sorted(tmp_path.iterdir())))["WiSE-FT, 1e-3"] == [0, 1]
+    # Of runs on all images it is a mistake.
+    for seed in (0, 1):
+        update_robustft_json(tmp_path / f"ft-{seed}", card={"method": "ft", "seed": seed, "base_model": "emoji_clip", "command": "hf-robustft train"})
+    with pytest.raises(ValueError, match="the training images"):
+        read_runs(sorted(tmp_path.glob("[fw]*")))
+
+
 def test_a_twin_is_that_of_the_run_with_its_settings(tmp_path):
     """Alone among twins, that of another teacher would pass for that of the usual one."""
     finished(tmp_path / "ema", "tracer")
