@@ -5,7 +5,8 @@ rule chose.
 
 Compared are CaRot, TRACER, FLYP and WiSE-FT of FT, at three rates and one seed: the methods that train the whole model and are
 meant to keep what it could, one without any such means, and a merge that costs nothing beyond ordinary fine-tuning, which is
-compared along with it. Heads on frozen features are left to `hf-robustft compare`.
+compared along with it. Heads on frozen features are left to `hf-robustft compare`. The rule is the one by which that chooses by
+default: `concepts` where the data have ten classes or more, with a twin of each run.
 """
 
 from __future__ import annotations

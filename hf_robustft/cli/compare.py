@@ -59,7 +59,8 @@ class CompareOptions:
     finetune_with: str | None = option("The method whose runs are merged, ft by default.", None)
     rule: str | None = option(
         "How a rate and a method are chosen: id, id_within, concepts, shift:<set> or oracle. concepts trains each run of the first seed "
-        "twice, the second time without every fifth class, and asks for these. By default by validation images, where there are any.",
+        "twice, the second time without every fifth class, and asks for these: the default where there are ten classes or more. Else by "
+        "validation images, where there are any: id_within, without such twins.",
         None,
     )
     jobs: int | None = option("Runs at once; by default one for each GPU, or for each core that the memory has room for.", None)
@@ -126,7 +127,7 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"`--jobs {options.jobs}` must be at least 1")
     rule = None if options.rule is None else find_rule(options.rule)
-    twins = rule is not None and rule.name == CONCEPTS
+    twins = None if rule is None else rule.name == CONCEPTS
     made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with, twins)
     if rule is not None:
         reported(rule, made.roles, sets_of_choice(rule, made.roles))

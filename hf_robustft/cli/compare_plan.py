@@ -66,8 +66,13 @@ EPOCHS, STEPS, BATCH = 10, 300, 64
 HELD_OUT, VIEWS = 0.2, 4
 #: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
 ALPHAS = (0.2, 0.4, 0.6, 0.8)
+#: With fewer classes the one or two that every fifth is would decide: then, unless asked for, there are no twins.
+FEWEST_CLASSES = 10
 #: What is fitted, chosen or drawn on sets that a run has not which leaves classes out.
-_NOT_OF_TWINS = ("eval_datasets", "detector", "true_positive_rate", "fold_temperature", "alpha_sweep")
+_NOT_OF_TWINS = (
+    *("eval_datasets", "detector", "true_positive_rate", "fold_temperature", "alpha_sweep"),
+    *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
+)
 Passed = Sequence[tuple[str, Sequence[str]]]
 
 
@@ -102,7 +107,7 @@ def plan(
     output: str | Path,
     passed: Passed,
     finetune_with: str | None = None,
-    twins: bool = False,
+    twins: bool | None = None,
 ) -> Plan:
     """
     Decide on the runs, and refuse before the first what any of them could not do.
@@ -114,8 +119,8 @@ def plan(
         output (`str` or `Path`): The folder of the comparison.
         passed (`Passed`): What else is given to the runs: settings of training, each with its words.
         finetune_with (`str`, *optional*): Whose models are merged, ft by default.
-        twins (`bool`, *optional*, defaults to `False`): Whether the runs of the first seed are made again without a part of the
-            classes, for the rule `concepts`.
+        twins (`bool`, *optional*): Whether the runs of the first seed are made again without a part of the classes, for the rule
+            `concepts`. By default where the data have [`FEWEST_CLASSES`] and it has something to choose among.
 
     Returns:
         [`Plan`]
@@ -157,9 +162,11 @@ class _Planner:
             self.methods.insert(0, self.merged)
             self.notes.append(f"{self.merged} is trained too: {' and '.join(self.derived)} merge{'s' * (len(self.derived) == 1)} it")
 
-    def plan(self, twins: bool) -> Plan:
-        if twins and "caption_column" in self.passed:
-            raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and captions have none; choose another rule")
+    def plan(self, twins: bool | None) -> Plan:
+        if "caption_column" in self.passed:
+            if twins:
+                raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and captions have none; choose another rule")
+            twins = False
         zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
         self._choose_data()
         self._check_passed()
@@ -186,27 +193,37 @@ class _Planner:
         if "model_stock" in self.derived:
             runs += [self._run("model_stock", rate, None) for rate in chosen[self.merged]]
         roles = _roles(data)
-        if twins:
-            runs += self._twins(parts, chosen, data)
-            roles[LEFT_OUT] = CONCEPTS
+        if twins is not False:
+            try:
+                runs += self._twins(parts, chosen, data, asked_for=bool(twins))
+                roles[LEFT_OUT] = CONCEPTS
+            except ValueError as error:
+                if twins:
+                    raise
+                self.notes.append(f"Chosen by validation images, where there are any, and not by --rule {CONCEPTS}: {str(error).rstrip('.')}")
         return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
 
-    def _twins(self, parts: Mapping[str, TrainCommand], rates: Mapping[str, Sequence[float]], data: TrainingData) -> list[Run]:
+    def _twins(
+        self, parts: Mapping[str, TrainCommand], rates: Mapping[str, Sequence[float]], data: TrainingData, asked_for: bool
+    ) -> list[Run]:
         """
         Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others; a
-        merge is that of the twins.
+        merge is that of the twins. Raises ValueError where that cannot be, or says too little unless it was `asked_for`.
         """
         why_not = {name: why for name in self.methods if (why := _why_no_twin(name, parts[name][0]))}
         able = [name for name in self.methods if name not in why_not]
         if not able:
             raise UsageError(f"`--rule {CONCEPTS}` asks for classes that were not trained on, and --methods {' '.join(self.methods)} know no others")
+        if any(parts[name][2].load_best_model_at_end for name in able):
+            raise UsageError(f"`--load_best_model_at_end` keeps the step that validation images choose, and the twins of --rule {CONCEPTS} have none")
+        pairs = [(name, rate) for name in able for rate in rates[self.merged if name in MERGES else name]]
+        if not asked_for and (classes := len(data.train.class_names)) < FEWEST_CLASSES:
+            raise UsageError(f"Of {classes} classes every fifth is too few to choose by ({FEWEST_CLASSES} classes are enough); give it to have it all the same")
+        if not asked_for and len(pairs) < 2:
+            raise UsageError(f"There is only {pairs[0][0]} at one rate to choose by it")
         # What no twin can do is refused before the first run.
         leave_out_classes(data.train, data.validation)
         reasons = [f"{', '.join(name for name in why_not if why_not[name] == why)} ({why})" for why in dict.fromkeys(why_not.values())]
-        self.notes.append(
-            f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
-            + (f", which does not choose among {', '.join(reasons)}" if reasons else "")
-        )
         twin = copy(self)
         twin.suffix = "-left-out"
         # Where images are held out, groups say which.
@@ -216,7 +233,13 @@ class _Planner:
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()
         twin.settings = {name: {**settings_of(twin._parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
-        runs = [twin._run(name, rate, self.seeds[0]) for name in able for rate in rates[self.merged if name in MERGES else name]]
+        runs = [twin._run(name, rate, self.seeds[0]) for name, rate in pairs]
+        without = "" if asked_for else "; hf-robustft compare --rule id_within makes none"
+        self.notes.append(
+            f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
+            + (f", which does not choose among {', '.join(reasons)}" if reasons else "")
+            + f": {len(runs)} runs more{without}"
+        )
         # One of them measures the zero-shot model on these classes, too.
         runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))
         return runs

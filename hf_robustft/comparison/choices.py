@@ -12,20 +12,25 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from .concepts import with_concepts
 from .frontier import Point, at_equal_id, frontier
 from .runs import ZERO_SHOT, Candidate, Comparison
-from .selection import PLACES, RULES, choose, find_rule, regret, rotations, spread_over_rates
+from .selection import CONCEPTS, PLACES, RULES, choose, find_rule, regret, rotations, spread_over_rates
 
 #: The rules that choose where none is named, first those that can be judged by more.
-USUAL_RULES = ("id_within", "id")
+USUAL_RULES = (CONCEPTS, "id_within", "id")
 #: Steps between the accuracies in distribution at which methods are compared.
 _STEPS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 _FEWEST_PLACES, _MOST_PLACES = 3, 8
 
 
 def usable_rule(comparison: Comparison) -> str | None:
-    """The first of the usual rules whose sets were measured in this `comparison`; `None` if there is none."""
-    for rule in USUAL_RULES:
+    """
+    The first of the usual rules whose sets were measured in this `comparison`; `None` if there is none. `concepts` is the first where
+    at least two candidates have twins, or the only one has.
+    """
+    candidates, *others = _measured(comparison)
+    twinned = sum(LEFT_OUT in sets for sets in candidates.values())
+    for rule in USUAL_RULES if twinned >= min(2, len(candidates)) else USUAL_RULES[1:]:
         try:
-            choose(rule, *_measured(comparison))
+            choose(rule, candidates, *others)
         except ValueError:
             continue
         return rule

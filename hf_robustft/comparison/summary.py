@@ -77,8 +77,8 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
     Args:
         comparison ([`Comparison`]): Of [`read_runs`].
         rule (`str`, *optional*): By which a candidate is chosen, a name of `selection.RULES` or `shift:<set>`. By default
-            `id_within` or `id`, where validation images were measured; else the highest candidate is named, and that no rule chose
-            it.
+            `concepts` where runs have twins, else `id_within` or `id`, where validation images were measured; else the highest
+            candidate is named, and that no rule chose it.
         command (`str`, *optional*): That made the comparison.
 
     Returns:

@@ -22,7 +22,7 @@ from helpers.finished import finished, finished_twin, predictions
 from PIL import Image
 
 from hf_robustft import cli
-from hf_robustft.cli import compare, compare_runs
+from hf_robustft.cli import compare, compare_plan, compare_runs
 from hf_robustft.cli.compare import parser
 from hf_robustft.cli.compare_plan import DEFAULT, STEPS, plan
 from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
@@ -192,6 +192,7 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
         ("--rule shift:nothere --train_dataset {own}/photo", "cartoon, sketch"),
         ("--rule shift --train_dataset {own}/photo", "shift:cartoon"),
         ("--train_dataset pacs", "pacs-"),
+        ("--rule concepts --methods flyp --load_best_model_at_end --eval_strategy epoch --save_strategy epoch", "--load_best_model_at_end"),
         ("--rule concepts --methods lp --train_dataset {own}/photo", "--methods lp"),
         ("--rule concepts --methods flyp --caption_column text --train_dataset {own}/photo", "captions"),
     ],
@@ -259,11 +260,12 @@ def test_finished_runs_show_their_mistakes_where_the_data_can_be_opened_again(ow
     sets, words = {"sketch": "shift", "cartoon": "shift"}, "--train_dataset photo --eval_datasets sketch:shift cartoon:shift"
     hashed = load_data(parse([*words.split(), "--output_dir", "x"])).check.hashes
     made = predictions((0.5, 0.25), sets, n=16)
+    numbers = {name: made.sets[name].metrics() for name in sets}
     capsys.readouterr()
 
     def run(words):
         card = {"command": f"hf-robustft train \\\n    --method wise_ft {words} --finetuned_model gone"}
-        folder = finished("run", "carot", sets=sets, accuracies=(0.5, 0.25), n=16, card=card, hashed={item["name"]: item for item in hashed})
+        folder = finished("run", "carot", sets=sets, accuracies=(0.5, 0.25), numbers=numbers, n=16, card=card, hashed={item["name"]: item for item in hashed})
         made.save(folder)
         return read_run(folder)
 
@@ -356,6 +358,36 @@ def test_the_rule_concepts_trains_a_twin_of_each_run_that_can_be_asked_for_other
             planned(tmp_path, f"--train_dataset {own / 'two'} --max_steps 5", ["carot"], twins=True)
     finally:
         shutil.rmtree(own / "two")
+
+
+def test_concepts_is_the_rule_where_it_can_choose(own, tmp_path, capsys, monkeypatch):
+    made = planned(tmp_path, "", ["carot", "lp"], rates=[1e-4, 1e-3], twins=None)
+    assert made.roles["left_out_classes"] == "concepts" and len(made.runs) == 1 + 4 + 2
+    (note,) = [note for note in made.notes if "--rule concepts" in note]
+    assert "2 runs more" in note and "--rule id_within" in note
+    photo = f"--train_dataset {own / 'photo'} --max_steps 5"
+    monkeypatch.setattr(compare_plan, "FEWEST_CLASSES", 4)
+    assert "left_out_classes" in planned(tmp_path, photo, ["carot"], rates=[1e-4, 1e-3], twins=None).roles
+    monkeypatch.undo()
+    for command, methods, rates, said in (
+        (photo, ["carot"], [1e-4, 1e-3], "Of 4 classes"),
+        ("", ["carot"], [1e-3], "only carot at one rate"),
+        ("", ["lp"], [1e-4, 1e-3], "--methods lp know no others"),
+        ("--streaming", ["carot"], [1e-4, 1e-3], "stream"),
+    ):
+        made = planned(tmp_path, command, methods, rates=rates, twins=None)
+        (note,) = [note for note in made.notes if "--rule concepts" in note]
+        assert said in note and "left_out_classes" not in made.roles, note
+        assert made.runs == planned(tmp_path, command, methods, rates=rates, twins=False).runs
+    # A twin has no validation images to be measured on while it trains.
+    made = planned(tmp_path, "--eval_strategy epoch", ["carot"], rates=[1e-4, 1e-3], twins=None)
+    assert ["--eval_strategy" in run.arguments for run in made.runs if run.method == "carot"] == [True, True, False, False]
+    # The command line decides by the rule alone.
+    for flags, twins in (([], 2), (["--rule", "id_within"], 0), (["--rule", "concepts"], 2)):
+        words = ["--methods", "carot", "--learning_rates", "1e-4", "1e-3", "--seeds", "0", "--dry_run", *flags]
+        assert cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 0
+        out, err = capsys.readouterr()
+        assert out.count("--leave_out_classes") == twins and ("2 runs more" in err) == bool(twins)
 
 
 def test_a_twin_holds_out_the_groups_that_its_run_holds_out(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from helpers.finished import finished, finished_twin, finished_with_predictions
 
 from hf_robustft import load_comparison, read_runs, summarise
+from hf_robustft.comparison.choices import usable_rule
 from hf_robustft.comparison.runs import Comparison
 from hf_robustft.comparison.statistics import Sampled, difference, paired_difference
 from hf_robustft.comparison.summary import save_comparison
@@ -285,8 +286,9 @@ def test_the_rule_concepts_looks_at_twins_and_chooses_among_their_runs(tmp_path)
     table = markdown_table(summary)
     assert "left_out_classes" in table and "65.0 ±7.1" in table and "a twin run was not trained on" in table
     json.dumps(summary, allow_nan=False)
-    # Without it being asked for, another rule chooses, and what it would choose is told.
-    assert summarise(comparison)["rule"] is None and summarise(comparison)["choices"]["concepts"] == summary["choices"]["concepts"]
+    # It is the first where nobody names one, and there is more than one to choose among.
+    assert summarise(comparison)["rule"] == rule and usable_rule(read_runs(sorted(tmp_path.glob("flyp*")))) == "concepts"
+    assert usable_rule(read_runs([*(path for path in folders if "left-out" not in path.name), *tmp_path.glob("flyp*left-out")])) is None
     without = read_runs([folder for folder in folders if "left-out" not in folder.name])
     with pytest.raises(ValueError, match="'concepts'.*--leave_out_classes") as error:
         summarise(without, "concepts")
