@@ -201,7 +201,7 @@ def told(judged: Judgement) -> list[str]:
     at: dict[str, list[str]] = {}
     for place, verdict in judged.places.items():
         at.setdefault(verdict, []).append(place)
-    clear = [f"{verdict} at {listed(places)}" for verdict, places in at.items() if verdict != CANNOT_TELL and len(at) > 1]
+    clear = [f"{'' if verdict == judged.verdict else f'{verdict} '}at {listed(places)}" for verdict, places in at.items() if verdict != CANNOT_TELL and len(at) > 1]
     return [judged.claim.says, judged.claim.source, "<br>".join(parts), f"**{judged.verdict}**" + (f" ({', '.join(clear)})" if clear else "")]
 
 

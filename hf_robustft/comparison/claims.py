@@ -281,7 +281,7 @@ def _at_chosen(measurements: Measurements, names: Sequence[str], lines: Sequence
     rates = [measurements.chosen.get(name) for name in names]
     if any(rate not in line for rate, line in zip(rates, lines, strict=True)):
         return {}
-    words = [rate_text(rate) for rate in rates if rate is not None]
+    words = dict.fromkeys(rate_text(rate) for rate in rates if rate is not None)
     return {" and ".join(words): tuple(measurements.of(line[rate]) for rate, line in zip(rates, lines, strict=True))}
 
 
