@@ -13,21 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import get_dataset_split_names
-
 from ..comparison.concepts import twin_flags
 from ..comparison.runs import rate_text
 from ..comparison.schedule import Run
 from ..comparison.selection import CONCEPTS
 from ..data.benchmarks import Benchmark
-from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
 from ..data.catalog.sets import registered_sets
-from ..data.class_folders import visible_folders
-from ..data.folders import folder_layout, folder_splits, holds_tars
-from ..data.hub import require_hub
 from ..data.left_out import LEFT_OUT, leave_out_classes
-from ..data.messages import quoted
-from ..data.own_data import from_hub
 from ..data.packaged import CHECKPOINTS
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
@@ -35,10 +27,11 @@ from ..training.settings import unused_settings
 from .config_file import read_config, read_recipe, recipes
 from .data_sets import MEASURED
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
+from .own_sets import own_sets
 from .parser import UsageError
 from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
-from .specs import Spec, own_split
+from .specs import Spec
 from .train import TrainingData, load_data
 from .train_arguments import (
     CACHING,
@@ -353,7 +346,8 @@ class _Planner:
         spec = Spec.parse(train)
         texts = self._values("eval_datasets")
         if not texts and not spec.registered:
-            texts = self._own_sets(spec)
+            texts, said = own_sets(spec)
+            self.notes += said
             if texts:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
@@ -369,40 +363,6 @@ class _Planner:
                 f"There are no images {' or '.join(missing)}: {100 * HELD_OUT:g} % of the training images of each class are held out for "
                 f"{'each' if len(missing) > 1 else 'that'}, the same in every run; give --eval_datasets, or --hold_out"
             )
-
-    def _own_sets(self, spec: Spec) -> list[str]:
-        folder = Path(spec.source).expanduser()
-        if spec.part is not None or folder.is_file():
-            return []
-        if not folder.is_dir():
-            require_hub(spec.source)
-            splits = from_hub(get_dataset_split_names, spec.source)
-        elif holds_tars(folder) or folder_layout(folder)[0] != "classes" or folder_layout(folder)[1]:
-            splits = folder_splits(folder)
-        elif inner := sets_within(folder):
-            names = [path.name for path in inner]
-            raise UsageError(
-                f"`--train_dataset {spec.text}` holds {len(names)} folders of the same classes, {quoted(names)}; choose the one to train "
-                f"on, such as --train_dataset {inner[0]}: the others are measured then"
-            )
-        else:
-            return self._beside(spec, folder)
-        purposes = {split: split_purpose(str(split)) for split in splits if split != own_split(spec, "train")}
-        found = {f"{spec.source}/{split}": purpose for split, purpose in purposes.items() if purpose in ("id", "validation")}
-        if found:
-            self.notes.append(f"Measured on the splits {', '.join(found)}; give --eval_datasets to choose")
-        return [_with_role(path, role) for path, role in found.items()]
-
-    def _beside(self, spec: Spec, folder: Path) -> list[str]:
-        classes = classes_in(folder) or {path.name: path.name for path in visible_folders(folder)}
-        found = sets_beside(folder, list(classes.values()))
-        self.notes += found.notes
-        if found.sets:
-            roles = {role: [path for path, other in found.sets.items() if other == role] for role in ("id", "validation", "shift")}
-            words = {"id": "to test on", "validation": "to validate on", "shift": "as shifts"}
-            told = "; ".join(f"{', '.join(paths)} {words[role]}" for role, paths in roles.items() if paths)
-            self.notes.append(f"Beside {spec.source} lie folders of the same classes, which are measured: {told}. Give --eval_datasets to choose")
-        return [_with_role(path, role) for path, role in found.sets.items()]
 
     def _look_at(self, command: TrainCommand) -> TrainingData:
         """The data of all runs, opened and compared once before the first; what is said of them is kept for the notes."""
@@ -460,10 +420,6 @@ def _why_no_twin(method: str, model_args: ModelArguments) -> str | None:
 
 def _name(method: str, rate: float | None, seed: int | None) -> str:
     return "-".join([method, *([] if rate is None else [rate_text(rate)]), *([] if seed is None else [str(seed)])])
-
-
-def _with_role(path: str, role: str) -> str:
-    return path if role == "id" else f"{path}:{role}"
 
 
 def _roles_of(text: str) -> list[str]:
