@@ -21,6 +21,7 @@ from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
 from ..data.packaged import CHECKPOINTS
+from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import unused_settings
@@ -59,9 +60,9 @@ EPOCHS, STEPS, BATCH = 10, 300, 64
 HELD_OUT, VIEWS = 0.2, 4
 #: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
 ALPHAS = (0.2, 0.4, 0.6, 0.8)
-#: With fewer classes the one or two that every fifth is would decide: then, unless asked for, there are no twins.
+#: With fewer classes, one or two that are left out would decide: then there are no twins unless they are asked for.
 FEWEST_CLASSES = 10
-#: What is fitted, chosen or drawn on sets that a run has not which leaves classes out.
+#: What is fitted, chosen or drawn on sets that a run which leaves classes out does not have.
 _NOT_OF_TWINS = (
     *("eval_datasets", "detector", "true_positive_rate", "fold_temperature", "alpha_sweep"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
@@ -141,7 +142,7 @@ class _Planner:
         self.merged = finetune_with or "ft"
         captions = "caption_column" in self.passed
         fitting = [name for name in DEFAULT if not captions or name in METHODS and not METHODS[name].needs_labels]
-        self.methods = list(dict.fromkeys(methods)) or fitting
+        self.methods, self.named = list(dict.fromkeys(methods)) or fitting, {*methods, self.merged}
         self.derived = [name for name in self.methods if name in MERGES]
         if captions and self.derived:
             raise UsageError(f"`--methods {self.derived[0]}` learns nothing from captions; leave it or `--caption_column` out")
@@ -168,6 +169,7 @@ class _Planner:
             parts[method] = self._parse(method)
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
+        self._check_contexts(parts, data.train.templates)
         self._choose_length(parts, data)
         chosen = {name: self._rates_of(name, *parts[name][::2]) for name in self.methods if name in METHODS}
         # What was just decided is among the settings, and refused where a method cannot have it.
@@ -374,6 +376,19 @@ class _Planner:
         if data.evaluator is None:
             raise UsageError("Nothing is measured; give --eval_datasets")
         return data
+
+    def _check_contexts(self, parts: dict[str, TrainCommand], templates: Sequence[str]) -> None:
+        """Leave a method out, or refuse it where it is named, that compares prompts and has only one."""
+        compares = [name for name in self.methods if issubclass(METHODS.get(name, object), ContextDistillationMixin)]
+        for method in [name for name in compares if parts[name][2].context_weight]:
+            try:
+                check_contexts(templates)
+            except ValueError as error:
+                if method in self.named:
+                    raise
+                self.methods.remove(method)
+                del parts[method]
+                self.notes.append(f"{method} is left out: {str(error).rstrip('.')}")
 
     # ---- Length and rates --------------------------------------------------------------------------------------------
 

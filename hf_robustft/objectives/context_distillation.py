@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -47,6 +47,15 @@ def context_distillation_loss(context_logits: Tensor, start_context_logits: Tens
     return F.kl_div(context_logits.log_softmax(dim=1), start, reduction="batchmean", log_target=True)
 
 
+def check_contexts(templates: Sequence[str]) -> None:
+    """Refuse fewer than two prompt `templates`, which are the contexts. Raises ValueError then."""
+    if len(templates) < 2:
+        raise ValueError(
+            f"The contexts of CAR-FT are the prompt templates, and there is only one, {templates[0]!r}; give more "
+            "(`--templates`, a file of them or imagenet-80), or set `context_weight` to 0, which is `--method ft`."
+        )
+
+
 @dataclass
 class ContextDistillationSettings(ObjectiveSettings):
     """The contexts of images, distilled from the model of the start (CAR-FT)."""
@@ -81,11 +90,7 @@ class ContextDistillationMixin(StartingModelMixin):
                 "The contexts of CAR-FT are the prompt templates: pass `class_names=`, `templates=` and `processing_class=`, "
                 "also beside `head=`."
             )
-        if len(self.classes[1]) < 2:
-            raise ValueError(
-                f"The contexts of CAR-FT are the prompt templates, and there is but one, {self.classes[1][0]!r}; give more "
-                "(`--templates`, a file of them or imagenet-80), or set `context_weight` to 0, which is `--method ft`."
-            )
+        check_contexts(self.classes[1])
 
     def needs_start(self) -> bool:
         return bool(self.args.context_weight) or super().needs_start()

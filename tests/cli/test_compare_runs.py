@@ -89,8 +89,21 @@ def test_own_images_alone_are_enough(own, tmp_path):
     assert value(croft, "--feature_views") == "4" and value(croft, "--feature_cache") == str(tmp_path / "features")
 
 
+def test_car_ft_is_left_out_where_there_is_one_prompt(own, tmp_path):
+    photo, more = f"--train_dataset {own / 'photo'} --max_steps 5", tmp_path / "prompts.txt"
+    more.write_text("a photo of a {}.\na sketch of a {}.\n")
+    made = planned(tmp_path, photo)
+    assert not [run for run in made.runs if run.method == "car_ft"] and "car_ft" not in made.rates
+    assert [note for note in made.notes if note.startswith("car_ft is left out") and "--templates" in note]
+    made = planned(tmp_path, f"{photo} --templates {more}")
+    assert [run for run in made.runs if run.method == "car_ft"] and not [note for note in made.notes if "left out: " in note]
+    for methods, options in ((["ft", "car_ft"], {}), (["wise_ft"], {"finetune_with": "car_ft"})):
+        with pytest.raises(ValueError, match="--templates"):
+            planned(tmp_path, photo, methods, **options)
+
+
 def test_what_every_run_is_given_its_own_parser_takes(own, tmp_path):
-    given = f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2"
+    given = f"--train_dataset {own / 'photo'} --alpha 0.3 --weight_decay 0.2 --num_train_epochs 2 --templates imagenet-80"
     made = planned(tmp_path, given, [*DEFAULT, "model_stock"], seeds=(0, 1))
     assert {run.method for run in made.runs} == {*DEFAULT, "model_stock", "zero_shot"}
     assert {run.method for run in planned(tmp_path, given).runs} == {*DEFAULT, "zero_shot"}

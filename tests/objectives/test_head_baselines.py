@@ -330,7 +330,7 @@ def test_what_cannot_be_is_said_in_one_line(tiny_clip, tmp_path):
         ("lp_ft", {"dataset": Iterated()}, "this Iterated has no rows"),
         ("lp", {"dataset": rows(batch)}, "needs `labels`"),
         ("lp_ft", {"dataset": rows(batch)}, "have no labels"),
-        ("car_ft", {"templates": ("a {}.",)}, "but one, 'a {}.'.*`context_weight`"),
+        ("car_ft", {"templates": ("a {}.",)}, "only one, 'a {}.'.*`context_weight`"),
         ("lipsum_ft", {"random_text_length": 15}, "`random_text_length=15`.*reads 14 tokens"),
         ("lipsum_ft", {"processing_class": None, "head": ZeroShotHead(torch.ones(4, 16), CLASSES)}, "`processing_class=`"),
         ("car_ft", {"templates": None, "head": ZeroShotHead(torch.ones(4, 16), CLASSES)}, "also beside `head=`"),
