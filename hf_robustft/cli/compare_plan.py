@@ -26,9 +26,8 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import unused_settings
 from .config_file import read_config, read_recipe, recipes
-from .data_sets import MEASURED
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
-from .own_sets import own_sets
+from .own_sets import own_sets, roles_of
 from .parser import UsageError
 from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
@@ -224,7 +223,7 @@ class _Planner:
         # Where images are held out, groups say which.
         drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
         twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
-        texts = [text for text in self._values("eval_datasets") if text and set(_roles_of(text)) == {"validation"}]
+        texts = [text for text in self._values("eval_datasets") if text and set(roles_of(text)) == {"validation"}]
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()
         twin.settings = {name: {**settings_of(twin._parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
@@ -354,7 +353,7 @@ class _Planner:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
             return
-        roles = {role for text in texts or [train] for role in _roles_of(text)}
+        roles = {role for text in texts or [train] for role in roles_of(text)}
         if spec.registered:
             # Its own validation set serves whatever is measured.
             roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}
@@ -435,15 +434,6 @@ def _why_no_twin(method: str, model_args: ModelArguments) -> str | None:
 
 def _name(method: str, rate: float | None, seed: int | None) -> str:
     return "-".join([method, *([] if rate is None else [rate_text(rate)]), *([] if seed is None else [str(seed)])])
-
-
-def _roles_of(text: str) -> list[str]:
-    spec = Spec.parse(text)
-    if not spec.registered:
-        return [spec.role or "id"]
-    sets = registered_sets(spec.source)
-    keys = [spec.part] if spec.part in sets else [key for key, item in sets.items() if item["role"] in MEASURED]
-    return [spec.role or sets[key]["role"] for key in keys]
 
 
 def _roles(data: TrainingData) -> dict[str, str]:

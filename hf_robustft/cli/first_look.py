@@ -242,7 +242,7 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
             raise UsageError(f"`{option} {text}`: {copy} does not exist{_beside(copy)}")
         return
     path = Path(place).expanduser()
-    if path.exists() or "," not in place and _may_hold_splits(path.parent):
+    if path.exists() or "," not in place and _may_hold(path.parent, path.name):
         return
     if "," in place and Path(place.split(",")[0].rpartition(":")[0] or place.split(",")[0]).expanduser().exists():
         raise UsageError(f"`{option} {text}`: {place} does not exist; separate several data sets by blanks, not by commas")
@@ -255,12 +255,18 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
         )
 
 
-def _may_hold_splits(folder: Path) -> bool:
-    """Whether the last part of a path may be a split of the data in `folder` rather than a folder itself."""
+def _may_hold(folder: Path, split: str) -> bool:
+    """
+    Whether the last part of a path may be a `split` of the data in `folder` rather than a folder itself. To ask `datasets` means to
+    search all of `folder`, which may be somebody's home: it names splits after files or usual words, or as a README says.
+    """
     if folder in (Path("."), Path("/")) or not folder.is_dir():
         return False
-    kinds = (".parquet", ".tar", ".arrow", ".csv", ".jsonl", ".zip")
-    return any(item.suffix in kinds for pattern in ("*", "*/*") for item in folder.glob(pattern))
+    items = [item for pattern in ("*", "*/*") for item in folder.glob(pattern)]
+    if not any(item.suffix in (".parquet", ".tar", ".arrow", ".csv", ".jsonl", ".zip") for item in items):
+        return False
+    described = any((folder / name).is_file() for name in ("README.md", "dataset_dict.json"))
+    return described or re.search("train|test|val|dev", split.lower()) is not None or any(split in item.name for item in items)
 
 
 def _beside(text: str) -> str:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What a comparison on your own images measures where nobody says: the splits of the data, or folders of the same classes beside them."""
+"""What a comparison on your own images measures where nobody says, the splits of the data or folders of the same classes beside them, and in which roles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from datasets import get_dataset_split_names
 
 from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
+from ..data.catalog.sets import registered_sets
 from ..data.class_folders import visible_folders
 from ..data.folders import folder_layout, folder_splits, holds_tars
 from ..data.hub import require_hub
 from ..data.messages import quoted
 from ..data.own_data import from_hub
+from .data_sets import MEASURED
 from .parser import UsageError
 from .specs import Spec, own_split
 
@@ -68,3 +70,13 @@ def _beside(spec: Spec, folder: Path) -> tuple[list[str], list[str]]:
 
 def _with_roles(sets: Mapping[str, str]) -> list[str]:
     return [path if role == "id" else f"{path}:{role}" for path, role in sets.items()]
+
+
+def roles_of(text: str) -> list[str]:
+    """The roles of the sets that a `text` of `--eval_datasets` stands for."""
+    spec = Spec.parse(text)
+    if not spec.registered:
+        return [spec.role or "id"]
+    sets = registered_sets(spec.source)
+    keys = [spec.part] if spec.part in sets else [key for key, item in sets.items() if item["role"] in MEASURED]
+    return [spec.role or sets[key]["role"] for key in keys]

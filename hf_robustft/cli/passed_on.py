@@ -34,7 +34,7 @@ def refusal(name: str) -> str | None:
 
 
 def is_given_anyway(name: str, value: Any) -> bool:
-    """Whether a setting of this `name` has this `value`, true or the text of it, in each run whoever asks for it."""
+    """Whether a setting of this `name` has this `value`, true or the text of it, in each run, asked for or not."""
     try:
         return name == _ALWAYS and boolean(value)
     except (ValueError, AttributeError):

@@ -42,7 +42,7 @@ def reopened(run: FinishedRun, names: Sequence[str]) -> tuple[list[Benchmark], s
     now = images_of(data.check.hashes, _ROLES)
     same = [item for item in data.evaluation if item.name in names and not item.streaming and before.get(item.name) == now[item.name]]
     others = [name for name in names if name not in {item.name for item in same}]
-    return same, f"what lies where {run.folder.name} was measured on {', '.join(others)} are other images, or they are streamed" if others else None
+    return same, f"the images of {', '.join(others)} are no longer those that {run.folder.name} was measured on, or they are streamed" if others else None
 
 
 def _command(run: FinishedRun) -> TrainCommand:

@@ -30,7 +30,7 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
         of = {candidate.label: runs for candidate, runs in part.candidates.items()}
         chosen = of.pop(rule["chosen"])
         n += sum(chosen[0].measured(name)["n"] for name in looked_at)
-        # Whatever they are to others, these are the sets that decide here.
+        # Whatever their role elsewhere, these are the sets that decide here.
         differences = Differences(part, dict.fromkeys(looked_at, "id"))
         for label, runs in of.items():
             found = differences.against(runs, chosen)["id_mean"]

@@ -483,3 +483,19 @@ def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     os.utime(tmp_path / "model.safetensors", (9e9, 9e9))
     assert "hf-robustft evaluate" in say(KeyboardInterrupt())
+
+
+def test_a_misspelt_folder_is_not_looked_for_in_all_that_lies_around_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "2025.parquet").write_bytes(b"")
+    monkeypatch.setattr("hf_robustft.data.folders.load_dataset_builder", lambda path: pytest.fail(f"{path} was searched"))
+    for option in ("--train_dataset", "--eval_datasets"):
+        assert main(["train", option, str(tmp_path / "photoz")]) == 2
+        assert f"{tmp_path / 'photoz'} does not exist" in capsys.readouterr().err
+    # What may be a split is asked for.
+    for split, there in (("validation", "reports/2025.parquet"), ("winter", "README.md"), ("winter", "reports/winter-0.parquet")):
+        (tmp_path / there).write_bytes(b"")
+        with pytest.raises(pytest.fail.Exception, match="was searched"):
+            main(["train", "--train_dataset", str(tmp_path / split)])
+        if there != "reports/2025.parquet":
+            (tmp_path / there).unlink()
