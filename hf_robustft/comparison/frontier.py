@@ -8,7 +8,7 @@ of two methods the one whose line lies higher is better whatever the rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -59,12 +59,3 @@ def at_equal_id(points: Sequence[Point], id_accuracy: float) -> float | None:
     if not places or not places[0] <= at <= places[-1]:
         return None
     return float(np.interp(at, places, [fmean(values[place]) for place in places]))
-
-
-def shared_span(lines: Mapping[str, Sequence[Point]]) -> tuple[float, float] | None:
-    """The accuracies in distribution that every one of `lines` spans; `None` if there are none."""
-    spans = [[point.id_accuracy for point in line] for line in lines.values() if line]
-    if not spans:
-        return None
-    low, high = max(map(min, spans)), min(map(max, spans))
-    return (low, high) if low <= high else None

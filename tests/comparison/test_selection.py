@@ -9,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from hf_robustft.comparison.frontier import Point, at_equal_id, frontier, shared_span
+from hf_robustft.comparison.frontier import Point, at_equal_id, frontier
 from hf_robustft.comparison.runs import Candidate
 from hf_robustft.comparison.selection import (
     RULES,
@@ -312,5 +312,3 @@ def test_interpolation_at_equal_accuracy_is_that_of_brute_force():
     assert at_equal_id([], 0.5) is None
     twice = [Point(Candidate("a", rate), 0.5, value) for rate, value in ((1, 0.2), (2, 0.4))]
     assert at_equal_id(twice, 0.5) == pytest.approx(0.3)
-    lines = {"a": [Point(Candidate("a", 1), 0.2, 0), Point(Candidate("a", 2), 0.6, 0)], "b": twice}
-    assert shared_span(lines) == (0.5, 0.5) and shared_span({}) is None
