@@ -28,7 +28,9 @@ SUITE = "{suite}"
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "compare": ()}
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
-_LAST = ("last", "true", "yes", "1")
+#: Stands for the last whole checkpoint, which the Trainer finds.
+LAST = "last"
+_LAST = (LAST, "true", "yes", "1")
 _NONE = ("none", "false", "no", "0")
 
 
@@ -92,7 +94,7 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     if command == "train":
         values.setdefault("output_dir", f"outputs/{values.get('method', 'carot')}")
         folder = resumed_folder(values.get("resume_from_checkpoint"), values["output_dir"])
-        if folder is not None and not Path(folder).is_dir():
+        if folder not in (None, LAST) and not Path(folder).is_dir():
             raise UsageError(
                 f"`--resume_from_checkpoint {folder}`: there is no checkpoint folder at that path"
                 f"{_beside(folder) or '; `last` finds the newest one in --output_dir'}"
@@ -109,10 +111,10 @@ def word_behind(flag: str, arguments: Sequence[str]) -> str | None:
 
 def resumed_folder(text: Any, output_dir: str) -> str | None:
     """
-    The checkpoint that `--resume_from_checkpoint` means.
+    What `--resume_from_checkpoint` means: a folder, `"last"`, or `None`.
 
     Args:
-        text (`Any`): A folder; `"last"` or `"true"` for the newest checkpoint in `output_dir`; `"false"` or `None` for none.
+        text (`Any`): A folder; `"last"` or `"true"` for the last whole checkpoint in `output_dir`; `"false"` or `None` for none.
         output_dir (`str`): Where the run writes its checkpoints.
 
     Raises:
@@ -123,13 +125,12 @@ def resumed_folder(text: Any, output_dir: str) -> str | None:
         return None
     if word not in _LAST or Path(str(text)).is_dir():
         return str(text)
-    newest = last_checkpoint(output_dir)
-    if newest is None:
+    if last_checkpoint(output_dir) is None:
         raise UsageError(
             f"`--resume_from_checkpoint {text}`: there is no checkpoint in {output_dir} to go on from; leave the flag out "
             "to start, or name the folder of the run with --output_dir"
         )
-    return newest
+    return LAST
 
 
 def last_checkpoint(output_dir: str, since: float = 0.0) -> str | None:

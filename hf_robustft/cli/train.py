@@ -215,8 +215,8 @@ def make_trainer(
         )
         say(args, *args.described_origins())
         trainer.train_benchmark, trainer.image_check = data.train, data.check
-        if args.resume_from_checkpoint is not None:
-            trainer.check_checkpoint(args.resume_from_checkpoint)
+        # Before anything is measured.
+        args.resume_from_checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
     return trainer
 
 

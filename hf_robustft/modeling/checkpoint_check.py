@@ -143,7 +143,7 @@ def _weight_files(folder: Path, what: str) -> list[Path]:
     safe = [name for name in others if name.endswith(".safetensors") and name.startswith("model")]
     if safe:
         raise FileNotFoundError(f"{what} has no {WEIGHTS_FILE}, but {_listed(safe)}; rename the file that is meant.")
-    pickled = [name for name in others if name.endswith(_PICKLED) and name not in _OF_THE_TRAINER]
+    pickled = [name for name in others if name.endswith(_PICKLED) and not name.startswith(_OF_THE_TRAINER)]
     if pickled:
         raise FileNotFoundError(
             f"{what} has its weights in {pickled[0]} alone, and pickled files are never loaded; if you trust where it "
@@ -152,7 +152,7 @@ def _weight_files(folder: Path, what: str) -> list[Path]:
     raise FileNotFoundError(f"{what} has no {WEIGHTS_FILE}; copy the weights there, or save the model again.")
 
 
-_OF_THE_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+_OF_THE_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state")
 
 
 def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]:

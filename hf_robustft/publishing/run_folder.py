@@ -64,6 +64,12 @@ READY = ".robustft_ready"
 MANIFEST = "manifest.json"
 #: Checkpoints of a former run, until the new run has saved its first.
 FORMER = ".robustft_former"
+#: A checkpoint that is being written.
+BUILDING = ".robustft_checkpoint"
+#: One of these is in every checkpoint, even in a part of one.
+_OF_CHECKPOINTS = {"trainer_state.json", "config.json", "robustft_state.json", "optimizer.pt", "scheduler.pt"}
+#: What stands for the last whole checkpoint of a run.
+LAST = "last"
 
 
 def _owned_files(folder: str | Path) -> list[str]:
@@ -201,8 +207,13 @@ def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """Return the Trainer's `checkpoint-<step>` folders in a `folder`, by step."""
+    return [path for path in step_folders(folder) if _is_checkpoint(path)]
+
+
+def step_folders(folder: str | Path) -> list[Path]:
+    """Return the folders in a `folder` that are called `checkpoint-<step>`, whatever is in them, by step."""
     found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir() and _is_checkpoint(path)), key=_step)
+    return sorted((path for path in found if path.is_dir()), key=_step)
 
 
 def _step(checkpoint: Path) -> int:
@@ -217,7 +228,8 @@ def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = N
 
     Args:
         folder (`str` or `Path`): Output folder of the run.
-        resumed (`str`, `Path` or `bool`, *optional*): The checkpoint that it is resumed from; `True` for the last one.
+        resumed (`str`, `Path` or `bool`, *optional*): The checkpoint that it is resumed from; `True` or `"last"` for the last
+            whole one, whichever that is.
 
     Returns:
         `list[Path]`: The checkpoints, by step.
@@ -226,7 +238,7 @@ def former_checkpoints(folder: str | Path, resumed: str | Path | bool | None = N
         ValueError: If a run that is not resumed would take the place of one that did not finish.
     """
     found = checkpoints(folder)
-    if resumed is True:
+    if resumed is True or resumed == LAST:
         return []
     if resumed and Path(resumed).resolve().parent == Path(folder).resolve():
         step = re.fullmatch(r"checkpoint-(\d+)", Path(resumed).resolve().name)
@@ -259,9 +271,20 @@ def drop_former(folder: str | Path) -> None:
     shutil.rmtree(Path(folder) / FORMER, ignore_errors=True)
 
 
+def settle_checkpoints(folder: str | Path) -> None:
+    """Clear away what a run left in a `folder` that was killed while it wrote a checkpoint."""
+    folder = Path(folder)
+    shutil.rmtree(folder / BUILDING, ignore_errors=True)
+    aside = folder / FORMER
+    if aside.is_dir() and not checkpoints(folder):
+        # The new one had not taken their place yet.
+        put_back([folder / path.name for path in aside.iterdir()])
+    drop_former(folder)
+
+
 def _is_checkpoint(folder: Path) -> bool:
     names = {path.name for path in folder.iterdir()}
-    return not names or bool(names & {"trainer_state.json", "config.json", "robustft_state.json"})
+    return not names or bool(names & _OF_CHECKPOINTS)
 
 
 def _check_finished(folder: Path, found: list[Path]) -> None:

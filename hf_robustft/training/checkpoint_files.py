@@ -9,14 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..modeling.tensor_files import check_is_content, opened, read_json_object
+from ..modeling.files import write_whole
+from ..modeling.tensor_files import check_is_content, opened, read_json_object, shapes_and_kinds
 
 TENSORS = "robustft_state.safetensors"
 VALUES = "robustft_state.json"
@@ -27,8 +33,8 @@ _RESUMED = (
     *("*.safetensors", "*.safetensors.index.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
     *("trainer_state.json", "robustft_state.json", "config.json"),
 )
-#: Of a large file so many blocks are compared, spread evenly: optimizers have gigabytes, and change everywhere at once.
-_BLOCKS, _BLOCK = 64, 1 << 16
+#: Of them, what a run cannot go on exactly without.
+_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 def save_state(directory: str | Path, state: Mapping[str, Any]) -> None:
@@ -81,33 +87,50 @@ def load_state(directory: str | Path) -> dict[str, Any]:
     return {**tensors, **saved["values"]}
 
 
-def _described(path: Path) -> dict[str, Any]:
-    size, digest = path.stat().st_size, hashlib.sha256()
+def _hash(path: Path) -> str:
     with open(path, "rb") as file:
-        if size <= _BLOCKS * _BLOCK:
-            digest.update(file.read())
-        else:
-            for block in range(_BLOCKS):
-                file.seek((size - _BLOCK) * block // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
-    return {"bytes": size, "digest": digest.hexdigest()[:16]}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def record_files(folder: str | os.PathLike) -> None:
-    """Write down the files of a complete checkpoint in a `folder`; without the list it does not count as one."""
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def record_files(folder: str | os.PathLike, step: int) -> None:
+    """
+    List the files of a complete checkpoint, and wait until all of them are on the disk.
+
+    Args:
+        folder (`str` or path): The checkpoint; without the list it does not count as one.
+        step (`int`): The optimizer step after which it was written.
+    """
     folder = Path(folder)
     found = sorted({path for pattern in _RESUMED for path in folder.glob(pattern)})
-    new = folder / f"{FILES}.new"
-    new.write_text(json.dumps({path.name: _described(path) for path in found}, indent=1), encoding="utf-8")
-    os.replace(new, folder / FILES)
+    # Hashes are made in threads while the disk is busy.
+    with ThreadPoolExecutor() as pool:
+        flushed = [pool.submit(_flush, path) for path in folder.iterdir() if path.is_file()]
+        hashes = pool.map(_hash, found)
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": digest} for path, digest in zip(found, hashes, strict=True)}
+        for job in flushed:
+            job.result()
+    write_whole(folder / FILES, json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
+    _flush(folder / FILES)
+    _flush(folder)
 
 
-def check_files(folder: str | os.PathLike) -> None:
+def check_files(folder: str | os.PathLike) -> int:
     """
     Refuse a checkpoint if the files in `folder` are not those that it was saved with.
 
     Args:
         folder (`str` or path): The checkpoint.
+
+    Returns:
+        `int`: The step after which it was saved.
 
     Raises:
         OSError: If one is missing or empty, or the checkpoint was not saved to its end.
@@ -116,18 +139,74 @@ def check_files(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     if not (folder / FILES).is_file():
         raise OSError(
-            f"{folder} has no {FILES}, which is written last, so the checkpoint may not be whole; copy the folder again, "
-            "or resume from another checkpoint."
+            f"{folder} has no {FILES}, which is written last, so the checkpoint may not be whole; {_INSTEAD}."
         )
-    for name, saved in read_json_object(folder / FILES).items():
+    manifest = read_json_object(folder / FILES)
+    files, step = manifest.get("files"), manifest.get("step")
+    if manifest.get("format") != FORMAT or not isinstance(files, dict) or not isinstance(step, int):
+        raise ValueError(f"{folder / FILES} is not a list of files that this version reads; {_INSTEAD}.")
+    for name in files:
         if not (folder / name).is_file():
-            raise OSError(
-                f"{folder} has no {name}, which the checkpoint was saved with; copy the folder again, or resume from "
-                "another checkpoint."
-            )
+            raise OSError(f"{folder} has no {name}, which the checkpoint was saved with; {_INSTEAD}.")
         check_is_content(folder / name)
-        if _described(folder / name) != saved:
-            raise ValueError(
-                f"{folder / name} is not the file that the checkpoint was saved with: it was cut off, changed, or is that "
-                "of another step; copy the folder again, or resume from another checkpoint."
-            )
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(_hash, [folder / name for name in files])
+        for (name, saved), digest in zip(files.items(), hashes, strict=True):
+            if saved != {"bytes": (folder / name).stat().st_size, "sha256": digest}:
+                raise ValueError(
+                    f"{folder / name} is not the file that the checkpoint was saved with: it was cut off, changed, or is "
+                    f"that of another step; {_INSTEAD}."
+                )
+    return step
+
+
+_INSTEAD = "copy the folder again, or resume from another checkpoint"
+
+
+def _check_without_list(folder: Path) -> None:
+    """As `check_files`, as far as that can be told of a checkpoint of a version that listed no files."""
+    for pattern in _NEEDED:
+        found = sorted(folder.glob(pattern))
+        if not found:
+            raise OSError(f"{folder} has no {pattern}, so the run cannot go on exactly; {_INSTEAD}.")
+        for path in found:
+            check_is_content(path)
+            # The names of the parts stand at the end of such a file.
+            if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
+                raise ValueError(f"{path} is cut off or damaged; {_INSTEAD}.")
+    for path in sorted(folder.glob("*.safetensors")):
+        shapes_and_kinds(path)
+
+
+def whole_state(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    The state that `save_state` wrote into a checkpoint, if all of that is of one step and as it was saved.
+
+    Args:
+        folder (`str` or path): The checkpoint.
+
+    Raises:
+        OSError, ValueError: By the name of the file that is missing, damaged, or of another step.
+    """
+    folder = Path(folder)
+    state = load_state(folder)
+    steps = {}
+    if state.get("lists_files"):
+        steps[FILES] = check_files(folder)
+    else:
+        _check_without_list(folder)
+    step = steps["trainer_state.json"] = read_json_object(folder / "trainer_state.json").get("global_step")
+    if named := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.resolve().name):
+        steps["the name of its folder"] = int(named[1])
+    # Steps that half precision skipped are not counted.
+    updates = state.get("optimizer_steps")
+    if len(set(steps.values())) > 1 or not isinstance(step, int) or not isinstance(updates, int) or updates > step:
+        told = ", ".join(f"{value} by {name}" for name, value in {**steps, VALUES: updates}.items())
+        raise ValueError(f"{folder} is mixed of several checkpoints, its step being {told}; {_INSTEAD}.")
+    return state
+
+
+def is_unwritten(error: BaseException) -> bool:
+    """Whether an error is that of a file that could not be written, in the words of Python, safetensors or torch."""
+    of_torch = isinstance(error, RuntimeError) and ("PytorchStreamWriter" in str(error) or "inline_container" in str(error))
+    return isinstance(error, (OSError, SafetensorError)) or of_torch

@@ -4,21 +4,36 @@
 from __future__ import annotations
 
 import os
+import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..modeling.checkpoint_check import check_weights_of
+from ..modeling.files import one_line
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.spread_weights import full_values, is_sharded
 from ..objectives.base import take, take_module
-from ..publishing.run_folder import drop_former, former_checkpoints, put_back, replacing, set_aside
-from .checkpoint_files import check_files, load_state, record_files, save_state
+from ..publishing.run_folder import (
+    BUILDING,
+    LAST,
+    drop_former,
+    former_checkpoints,
+    put_back,
+    replacing,
+    set_aside,
+    settle_checkpoints,
+    step_folders,
+)
+from .checkpoint_files import is_unwritten, load_state, record_files, save_state, whole_state
 from .run_record import check_same_run, run_record
 
 
@@ -90,6 +105,8 @@ class ExactCheckpoints:
 
     #: Checkpoints of another run in `output_dir`, which go when this one saves its first.
     _former: Sequence[Path] = ()
+    #: Where Trainer writes a checkpoint that is not in its place yet.
+    _building: str | None = None
     #: What was written into a folder before this is of another run.
     _run_started: float = 0.0
 
@@ -141,12 +158,13 @@ class ExactCheckpoints:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if load_state(self.state.best_model_checkpoint).get("lists_files"):
-            check_files(self.state.best_model_checkpoint)
+        whole_state(self.state.best_model_checkpoint)
         check_weights_of(self.state.best_model_checkpoint, self.model)
         super()._load_best_model()
         # Head and teacher belong to the weights of the same checkpoint.
         self.load_extra_state(load_state(self.state.best_model_checkpoint))
+
+    # ---- Which checkpoint to resume from -----------------------------------------------------------------------
 
     def check_checkpoint(self, folder: str | os.PathLike) -> None:
         """
@@ -162,54 +180,105 @@ class ExactCheckpoints:
                 f"There is no checkpoint folder {str(folder)!r}; name one that holds model.safetensors and "
                 "robustft_state.safetensors, such as <output_dir>/checkpoint-500."
             )
-        state = load_state(folder)
+        self._check_is_ours(folder, whole_state(folder))
+
+    def _check_is_ours(self, folder: str | os.PathLike, state: Mapping[str, Any]) -> None:
         check_method(state, self.method)
         if "run" in state:
             check_same_run(state["run"], self)
-        if state.get("lists_files"):
-            check_files(folder)
+        check_weights_of(folder, self.model)
 
     def checkpoint_to_resume(self, chosen: str | os.PathLike | bool | None) -> str | os.PathLike | None:
         """
         The checkpoint that `train` is to go on from, looked at before an hour of loading and skipping.
 
         Args:
-            chosen (`str` or `bool`, *optional*): Its folder; `True` for the last one in `output_dir`.
+            chosen (`str` or `bool`, *optional*): Its folder; `True` or `"last"` for the last whole one in `output_dir`.
 
         Raises:
             OSError, ValueError: If there is none, and as [`~ExactCheckpoints.check_checkpoint`].
         """
-        if chosen is True:
-            chosen = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-            if chosen is None:
-                raise OSError(
-                    f"There is no checkpoint in {self.args.output_dir!r} to resume from; name its folder, or start a new run."
-                )
-        if isinstance(chosen, (str, os.PathLike)):
+        if self.args.should_save:
+            settle_checkpoints(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
+        if chosen is True or chosen == LAST and not os.path.isdir(LAST):
+            # All processes go on from the same one, even if one of them cannot read the newest.
+            found = [self._last_whole() if self.is_world_process_zero() else None]
+            chosen = broadcast_object_list(found)[0]
+            self._check_is_ours(chosen, load_state(chosen))
+        elif isinstance(chosen, (str, os.PathLike)):
             self.check_checkpoint(chosen)
-            check_weights_of(chosen, self.model)
         self._former = former_checkpoints(self.args.output_dir, chosen)
         return chosen
 
-    def _save_checkpoint(self, model, trial):
-        self._saving_checkpoint = True
-        try:
-            # Until this run has something to put in their place the checkpoints of a former run are not lost.
-            with self._instead_of_former():
-                super()._save_checkpoint(model, trial)
-                folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-                self.record_checkpoint(folder)
-        finally:
-            self._saving_checkpoint = False
+    def _last_whole(self) -> str:
+        """The last whole checkpoint in `output_dir`; those behind it that are not are named in a warning."""
+        torn = []
+        for folder in reversed(step_folders(self.args.output_dir)):
+            try:
+                whole_state(folder)
+            except (OSError, ValueError) as error:
+                torn.append(str(error))
+                continue
+            if torn:
+                warnings.warn(f"The run goes on from {folder}, before what is not whole: {' '.join(torn)}", stacklevel=4)
+            return str(folder)
+        if torn:
+            raise OSError(f"No checkpoint in {self.args.output_dir!r} is whole: {' '.join(torn)}")
+        raise OSError(
+            f"There is no checkpoint in {self.args.output_dir!r} to resume from; name its folder, or start a new run."
+        )
 
-    def record_checkpoint(self, folder: str) -> None:
-        """List the files of a checkpoint that all processes have written; a second time changes nothing."""
-        if self.args.save_only_model:
-            return
-        # Each process writes the state of its own random numbers.
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save and os.path.isdir(folder):
-            record_files(folder)
+    # ---- Saving ------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial) -> str:
+        # Trainer writes a checkpoint into a folder beside its place.
+        return self._building or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        step, run_dir = self.state.global_step, self._get_output_dir(trial)
+        folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        best = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        self._saving_checkpoint, self._building = True, os.path.join(run_dir, BUILDING)
+        try:
+            super()._save_checkpoint(model, trial)
+            if best == folder or os.path.isdir(best):
+                # Trainer looked for it where it wrote.
+                self.state.best_model_checkpoint = best
+            # Each process writes the state of its own random numbers.
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._put_in_place(Path(self._building, os.path.basename(folder)), Path(folder))
+            self.accelerator.wait_for_everyone()
+        except BaseException as error:
+            if self.args.should_save:
+                shutil.rmtree(self._building, ignore_errors=True)
+            if is_unwritten(error):
+                raise OSError(self._unwritten(folder, error)) from error
+            raise
+        finally:
+            self._saving_checkpoint, self._building = False, None
+        if self.args.push_to_hub:
+            self.hub_pusher.push_checkpoint(folder)
+        if self.args.should_save:
+            rotate_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _put_in_place(self, built: Path, folder: Path) -> None:
+        self.state.save_to_json(built / TRAINER_STATE_NAME)
+        if not self.args.save_only_model:
+            record_files(built, self.state.global_step)
+        self._former = [*self._former, folder]
+        # Until this run has something to put in their place the checkpoints of a former run are not lost.
+        with self._instead_of_former():
+            os.rename(built, folder)
+        built.parent.rmdir()
+
+    def _unwritten(self, folder: str, error: BaseException) -> str:
+        before = [path for path in step_folders(os.path.dirname(folder)) if path not in self._former]
+        way_on = "make room, then start again"
+        if before:
+            way_on = f"{before[-1]} is whole: make room, then go on with --resume_from_checkpoint {before[-1]}"
+        return f"{folder} was not written, and the run ends ({one_line(error)}); {way_on}."
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = self.args.output_dir if output_dir is None else output_dir

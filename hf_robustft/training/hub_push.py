@@ -99,15 +99,9 @@ class HubPusher:
         # Saving takes all processes, and only the first knows of its pushes.
         if trainer.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
             return
-        # What is pushed may be resumed from elsewhere.
-        trainer.record_checkpoint(checkpoint_folder)
         stage = Path(self.args.output_dir) / STAGE / f"step-{trainer.state.global_step}"
         # The checkpoint holds what a resumed run needs: adapters beside the weights, a student beside its teacher.
-        saving, trainer._saving_checkpoint = trainer._saving_checkpoint, False
-        try:
-            trainer.save_model(str(stage), _internal_call=True)
-        finally:
-            trainer._saving_checkpoint = saving
+        trainer.save_model(str(stage), _internal_call=True)
         if not trainer.is_world_process_zero():
             return
         trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)

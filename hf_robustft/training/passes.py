@@ -153,6 +153,10 @@ class TrainingPasses:
     # ---- Passes ------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed after the last step: Trainer would look only once it has made another.
+            self.control.should_training_stop = True
+            return
         epoch, skipped = kwargs["epoch"], 0
         # Accelerate forwards the epoch through some of its wrappers, not through all (a resumed, sharded loader).
         if self._epoch_sampler is not None:

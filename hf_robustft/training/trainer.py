@@ -236,7 +236,8 @@ class RobustTrainer(
         Train as [`~transformers.Trainer.train`] does; a checkpoint that this run cannot go on from is refused first.
 
         Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): A folder; `True` for the last one in `output_dir`.
+            resume_from_checkpoint (`str` or `bool`, *optional*): A folder; `True` or `"last"` for the last whole one in
+                `output_dir`.
             kwargs (`Any`, *optional*): As for [`~transformers.Trainer.train`].
 
         Raises:
@@ -401,7 +402,7 @@ class RobustTrainer(
         self.hub_pusher.create_repository(token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self.hub_pusher.push_checkpoint(checkpoint_folder)
+        """Nothing: Trainer asks for it before the checkpoint is whole; `_save_checkpoint` pushes it when it is."""
 
     def push_to_hub(
         self,

@@ -18,6 +18,7 @@ from hf_robustft.training.methods import METHODS
 OVERRIDDEN = {
     "_clip_grad_norm": ["model"],
     "_get_grad_norm": ["model", "grad_norm"],
+    "_get_output_dir": ["trial"],
     "_get_train_sampler": ["train_dataset"],
     "_init_training_state": [
         *("max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial")
@@ -38,7 +39,7 @@ OVERRIDDEN = {
     "_save_optimizer_and_scheduler": ["output_dir"],
     "_wrap_model": ["model", "training", "dataloader"],
 }
-CALLED = {"_finish_current_push": [], "_get_output_dir": ["trial"]}
+CALLED = {"_finish_current_push": []}
 
 #: Attributes of an instance that we read or set.
 ATTRIBUTES = ["_created_lr_scheduler"]
