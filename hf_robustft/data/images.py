@@ -5,6 +5,9 @@ A large collection of images always holds a few that are broken. By the policy "
 and replaced in training, counted and named, and the run stops when there are too many of them; by the policy "error" the
 first one stops it. Images are read where the data loader's workers run; what could not be read travels in the batch
 under the key `UNREADABLE` to the main process, which counts (`BadImages.take`).
+
+A file of two kilobytes may stand for gigabytes of pixels. No more than `max_pixels` are decoded, by default as many as need 0.3
+(JPEG, PNG) to 1.3 GiB (JPEG 2000): a JPEG with more is decoded at 1/2, 1/4 or 1/8 of its size, any other image refused.
 """
 
 from __future__ import annotations
@@ -35,8 +38,12 @@ POLICIES = ("skip", "error")
 DEFAULT_THRESHOLD = 0.01
 NAMED = 20
 """Images that reports name; a log names the first 5."""
+MAX_PIXELS, MAX_PIXELS_VARIABLE = 2**26, "HF_ROBUSTFT_MAX_PIXELS"
+"""Pixels of an image that are decoded at most, and the environment variable that allows another number."""
 _STREAM_MINIMUM = 1000
-_NO_NAME = "the data"
+#: Pixels that are made RGB at once: what conversions need besides the image and the result stays small.
+_BAND = 2**22
+_NO_NAME, _ABOUT_FILE = "the data", (FileNotFoundError, IsADirectoryError, PermissionError)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,6 +76,26 @@ class UnreadableImage(OSError):
         return cls(f"The image of {where} cannot be read: {reason}; mend or remove it", f"{where}: {reason}")
 
 
+def max_pixels() -> int:
+    """Pixels of an image that are decoded at most. Raises ValueError if `HF_ROBUSTFT_MAX_PIXELS` is not a number of them."""
+    given = os.environ.get(MAX_PIXELS_VARIABLE, "").strip()
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"{MAX_PIXELS_VARIABLE} is {given!r}; give the pixels of the largest image to decode, or unset it.")
+    return int(given or MAX_PIXELS)
+
+
+def too_large(width: int, height: int, what: str = "it is") -> str:
+    """Why an image of `width` x `height` pixels is not decoded, or not made, and what allows it."""
+    most = f"the {max_pixels() / 1e6:.3g} million that are decoded (the environment variable {MAX_PIXELS_VARIABLE} allows others)"
+    return f"{what} {width} x {height} pixels, more than {most}"
+
+
+def check_regular(path: str, where: str) -> None:
+    """Refuse a pipe, socket or device in the place of the image that `where` names: reading it might never end. Raises UnreadableImage."""
+    if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
+        raise UnreadableImage.because(where, "it is a pipe or device, not a file")
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image` as RGB with 8 bits a channel.
 
@@ -82,13 +109,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image)
         if levels.size and (levels.min() < 0 or levels.max() > 65535):
             raise ValueError(f"its pixels are integers from {levels.min()} to {levels.max()}, not 16-bit greys")
-        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image
+    rows = max(1, _BAND // max(1, image.width))
+    if rows >= image.height:
+        return _band_to_rgb(image)
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        result.paste(_band_to_rgb(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return result
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
 def _reason(error: Exception) -> str:
@@ -102,8 +142,7 @@ def _reason(error: Exception) -> str:
 
 def _unreadable(error: Exception, where: str) -> Exception:
     """What to raise for an error of PIL's: about the image, or about the machine where that is in trouble."""
-    about_file = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, about_file):
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, (*_ABOUT_FILE, NotADirectoryError)):
         # A full table of open files or a failing disk says nothing about the image.
         return OSError(error.errno, f"The image of {where} could not be fetched: {_reason(error)}.")
     return UnreadableImage.because(where, _reason(error))
@@ -121,9 +160,11 @@ class EncodedImage:
     Attributes:
         size (`tuple[int, int]`): Width and height in pixels of the upright image.
         scalable (`bool`): Whether `read` can give a fraction of the size at less cost: for JPEG.
+        least_shrink (`int`): What `read` must shrink by at least, so that no more than `max_pixels` are decoded.
 
     Raises:
-        UnreadableImage: the file is missing, empty, broken, or larger than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+        UnreadableImage: the file is missing, empty, broken, a pipe or device, has more pixels than `max_pixels` and cannot be
+            shrunk, or more than twice `PIL.Image.MAX_IMAGE_PIXELS`.
         OSError: a file on another machine cannot be fetched, or this machine cannot open files.
     """
 
@@ -142,7 +183,10 @@ class EncodedImage:
                 content, path = file.read(), None
         if isinstance(content, (bytes, bytearray, memoryview)) and not len(content):
             raise UnreadableImage.because(where, "the file is empty")
+        limit = max_pixels()
         with self._guarded():
+            if path:
+                check_regular(path, where)
             try:
                 image = content if isinstance(content, Image.Image) else Image.open(path or io.BytesIO(content))
             except UnidentifiedImageError:
@@ -151,6 +195,13 @@ class EncodedImage:
                 raise
             # Of other formats too little is known before they are decoded: some say last how the image is turned.
             self.scalable = image.format in ("JPEG", "MPO") and len(getattr(image, "tile", ())) == 1
+            if image.format == "EPS":
+                raise UnreadableImage.because(where, "it is PostScript, a program, which is not run")
+            # Of a progressive JPEG all is held in memory at its full size, whatever is decoded.
+            shrinks = (1, 2, 4, 8) if self.scalable and not image.info.get("progressive") else (1,)
+            self.least_shrink = next((by for by in shrinks if image.width * image.height <= limit * by**2), 0)
+            if not self.least_shrink:
+                raise UnreadableImage.because(where, too_large(*image.size))
             if not self.scalable:
                 image.load()
             if min(image.size) < 1:
@@ -173,7 +224,7 @@ class EncodedImage:
 
         Args:
             shrink (`int`, *optional*, defaults to 1): 1, or for a `scalable` image 2, 4 or 8: decode at that fraction
-                of the size, rounded up.
+                of the size, rounded up; not below `least_shrink`.
 
         Returns:
             A PIL image of mode RGB.
@@ -183,6 +234,8 @@ class EncodedImage:
         """
         image = self._image
         with self._guarded():
+            if shrink < self.least_shrink:
+                raise UnreadableImage.because(self.where, too_large(*image.size))
             if shrink > 1:
                 image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
             image.load()
@@ -201,7 +254,7 @@ class EncodedImage:
 
 
 def decode_image(encoded: dict | bytes | str | Image.Image | None, where: str = "the file") -> Image.Image:
-    """Read one image: upright, as RGB, the first picture of an animation.
+    """Read one image: upright, as RGB, the first picture of an animation; a JPEG of more than `max_pixels` at a fraction of its size.
 
     EXIF data that cannot be parsed count as none. A truncated file is an error unless `PIL.ImageFile.
     LOAD_TRUNCATED_IMAGES` was set, which makes PIL fill what is missing with grey.
@@ -218,7 +271,8 @@ def decode_image(encoded: dict | bytes | str | Image.Image | None, where: str = 
         UnreadableImage: (an OSError) the image is missing, empty, truncated, broken, too large, or cannot be RGB.
         OSError: a file on another machine cannot be fetched, or this machine cannot open files.
     """
-    return EncodedImage(encoded, where).read()
+    source = EncodedImage(encoded, where)
+    return source.read(source.least_shrink)
 
 
 class BadImages:
@@ -381,10 +435,11 @@ def images_fingerprint(dataset: datasets.Dataset, image_column: str = "image", s
             content = b""
         if content is None:
             try:
+                check_regular(path, f"row {index}")
                 with open(path, "rb") if Path(path).is_file() else fsspec.open(path, "rb") as file:
                     content = file.read()
             except (OSError, ValueError) as error:
-                if not skips or not isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
+                if not skips or not isinstance(error, (*_ABOUT_FILE, UnreadableImage)):
                     raise OSError(
                         f"The image of row {index} ({path}) cannot be read: {error}; mend or remove it."
                     ) from error

@@ -77,7 +77,7 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
         The templates as a tuple.
 
     Raises:
-        ValueError: no template, or one whose number of "{}" is not 1.
+        ValueError: no template, or one that is not a text or whose number of "{}" is not 1.
     """
     if isinstance(templates, (str, Path)):
         raise ValueError(f"templates is the single string {str(templates)!r}; give a tuple of templates.")
@@ -85,6 +85,8 @@ def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
     if not templates:
         raise ValueError('The list of templates is empty; give at least one, such as "a photo of a {}.".')
     for position, template in enumerate(templates):
+        if not isinstance(template, str):
+            raise ValueError(f"template {position} (counted from 0) is {template!r}, not a text; write a sentence with one \"{{}}\".")
         gaps = template.count("{}")
         if gaps != 1:
             raise ValueError(

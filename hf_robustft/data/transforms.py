@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from .images import EncodedImage, UnreadableImage, to_rgb
+from .images import EncodedImage, UnreadableImage, max_pixels, to_rgb, too_large
 from .randomness import pick, uniform
 
 PAPER_CROPS = {
@@ -276,7 +276,7 @@ class ImageTransform:
                 red border of 2).
 
         Returns:
-            (3, size, size), as `__call__` gives; without `fast`, the very same.
+            (3, size, size), as `__call__` gives; without `fast`, the very same but for a JPEG of more than `max_pixels`.
 
         Raises:
             UnreadableImage: (an OSError) the image cannot be read, or nothing is left of it inside the border.
@@ -288,15 +288,18 @@ class ImageTransform:
             if min(width, height) <= 2 * border:
                 raise UnreadableImage.because(where, f"of {width} x {height} pixels a border of {border} leaves none")
             return self(image.crop((border, border, width - border, height - border)), rng)
-        box, target = self._plan(source.size, rng)
+        box, target = self._plan(source.size, rng, where)
         shrink = 1
         if self._fast and source.scalable:
             room = min((box[2] - box[0]) / target[0], (box[3] - box[1]) / target[1]) / _FAST_GAP
             shrink = next((shrink for shrink in (8, 4, 2) if shrink <= room), 1)
+        shrink = max(shrink, source.least_shrink)
         box = tuple(edge / shrink + start for edge, start in zip(box, 2 * source.origin(shrink), strict=True))
         return self._cut(source.read(shrink), box, target, rng)
 
-    def _plan(self, size: tuple[int, int], rng: random.Random | None) -> tuple[tuple, tuple[int, int]]:
+    def _plan(
+        self, size: tuple[int, int], rng: random.Random | None, where: str = "the image"
+    ) -> tuple[tuple, tuple[int, int]]:
         """The box to cut out of an image of `size`, and the width and height to which it is resized."""
         if self.train:
             if rng is None:
@@ -310,6 +313,9 @@ class ImageTransform:
             target = (target, longest) if size[0] <= size[1] else (longest, target)
         else:
             target = target[1], target[0]
+        if target[0] * target[1] > max_pixels():
+            # One row of pixels, whose shortest side is made as long as that of any other image.
+            raise UnreadableImage.because(where, too_large(*target, f"of {size[0]} x {size[1]} pixels it is resized to"))
         return (0, 0, *size), target
 
     def _cut(self, image: Image.Image, box: tuple, target: tuple[int, int], rng: random.Random | None) -> torch.Tensor:

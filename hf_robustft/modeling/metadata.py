@@ -98,7 +98,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore the file or write it again.") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
@@ -112,6 +112,9 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     for name, kind in OPTIONAL.items():
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"{path} has a part {name!r} of the wrong type; restore the file or write it again.")
+    for name in ("class_names", "label_names"):
+        if not all(isinstance(item, str) for item in content.get(name, ())):
+            raise ValueError(f"{path} has {name!r} that are not texts; restore the file or write it again.")
     try:
         for entry in content.get("image_hashes", ()):
             Sketch.from_dict(entry)
@@ -120,7 +123,10 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     if len(content.get("label_names", content["class_names"])) != len(content["class_names"]):
         raise ValueError(f"{path} has not one of 'label_names' per class; restore the file or write it again.")
     if content["class_names"]:
-        # As benchmarks and heads have them, so that names that look alike are alike.
-        content["class_names"] = list(check_class_names(content["class_names"]))
-        check_templates(content["templates"])
+        try:
+            # As benchmarks and heads have them, so that names that look alike are alike.
+            content["class_names"] = list(check_class_names(content["class_names"]))
+            check_templates(content["templates"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     return content

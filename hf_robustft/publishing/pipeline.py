@@ -342,9 +342,6 @@ def _opened(source: Any) -> Image.Image:
         raise ValueError(f"{name} is a web address, which is not fetched; download the image and give its path.")
     if not os.path.exists(name):
         raise FileNotFoundError(f"There is no image file {name}; correct the path.")
-    if not os.path.isfile(name):
-        # Reading from a pipe might never end.
-        raise UnreadableImage.because(name, "it is not a file")
     return decode_image(name, name)
 
 

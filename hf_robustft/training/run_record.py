@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.examples import TrainingExamples
+from ..data.images import check_regular
 from ..data.streams.examples import StreamingExamples
 from ..data.streams.rows import RowStream
 from ..modeling.feature_cache import CachedFeatures
@@ -148,6 +149,7 @@ def _encoded(image: dict | None) -> bytes:
     if image.get("bytes") is not None:
         return image["bytes"]
     try:
+        check_regular(image["path"], "a row")
         return Path(image["path"]).read_bytes()
     except OSError:
         # What cannot be read is the business of the policy on bad images.
