@@ -7,7 +7,7 @@ first one stops it. Images are read where the data loader's workers run; what co
 under the key `UNREADABLE` to the main process, which counts (`BadImages.take`).
 
 A file of two kilobytes may stand for gigabytes of pixels. No more than `max_pixels` are decoded, by default as many as need 0.3
-(JPEG, PNG) to 1.3 GiB (JPEG 2000): a JPEG with more is decoded at 1/2, 1/4 or 1/8 of its size, any other image refused.
+to 1.3 GiB, by format: a JPEG with more is decoded at 1/2, 1/4 or 1/8 of its size, any other image refused.
 """
 
 from __future__ import annotations
