@@ -22,12 +22,14 @@ from ..comparison.statistics import paired_difference
 from ..comparison.winner import may_be_chance
 from ..evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
-from ..modeling.files import check_output_dir
+from ..files import LOCK, is_of_this_room, locked
+from ..modeling.output_folders import check_output_dir
 from ..publishing.card_file import SCORES_FILE
 from ..publishing.finish import complete_folder
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
 from .commands import CommandParser, option
 from .compare import CompareOptions, compare_methods
+from .compare_plan import Passed
 from .parser import UsageError
 from .passed_on import parted
 from .train_arguments import train_parser
@@ -66,10 +68,16 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
     (options,) = CommandParser(AutoOptions).parse(own)
     output = Path(options.output_dir)
     check_output_dir(output)
+    with locked(output, "hf-robustft train --method auto"):
+        return _train_chosen(options, passed, output)
+
+
+def _train_chosen(options: AutoOptions, passed: Passed, output: Path) -> EvaluationReport:
     compared = CompareOptions(methods=list(METHODS), seeds=[options.seed], output_dir=str(output / COMPARISON))
     words = [word for _, group in passed for word in group]
     same = ["--methods", *METHODS, "--seeds", str(options.seed), *words, "--output_dir", compared.output_dir]
-    summary, status = compare_methods(compared, passed, same)
+    with locked(compared.output_dir, "hf-robustft train --method auto"):
+        summary, status = compare_methods(compared, passed, same)
     if summary is None or summary.get("rule") is None:
         raise ValueError(f"Nothing could be chosen; the logs of the runs are in {output / COMPARISON / 'runs'}")
     runs, chosen = output / COMPARISON / "runs", _chosen(summary)["folders"][0]
@@ -77,7 +85,7 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
     name, record, words = choice(summary, worse_than(runs / chosen, start) if (start / PREDICTIONS_FILE).is_file() else None)
     report = complete_chosen(output, name, record)
     print(words + (" Some runs failed and were not compared." if status else ""))
-    print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file()))}")
+    print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file() and not is_of_this_room(path.name)))}")
     return report
 
 
@@ -155,7 +163,7 @@ def complete_chosen(output: Path, name: str, record: Mapping[str, Any]) -> Evalu
     """
     runs = output / COMPARISON / "runs"
     with replacing(output) as stage:
-        shutil.copytree(runs / name, stage, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD_FILE, "checkpoint-*"))
+        shutil.copytree(runs / name, stage, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD_FILE, LOCK, "checkpoint-*"))
     report = load_reports(output / EVALUATION_FILE)[-1]
     start = runs / "zero_shot" / EVALUATION_FILE
     baseline = load_reports(start)[-1] if name != "zero_shot" and start.is_file() else None

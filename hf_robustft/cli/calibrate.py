@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
-from ..modeling.files import check_output_dir
 from ..modeling.metadata import load_robustft_json
+from ..modeling.output_folders import check_output_dir
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import worse_under_shift
 from ..publishing.recalibrate import Recalibration, recalibrate

@@ -31,8 +31,9 @@ from ..comparison.summary import summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark
 from ..data.beside import classes_in, sets_within
-from ..modeling.files import check_output_dir
+from ..files import locked
 from ..modeling.metadata import METADATA_FILE
+from ..modeling.output_folders import check_output_dir
 from .commands import CommandParser, option
 from .compare_plan import COMPARABLE, Passed, plan
 from .compare_runs import carry_out, model_bytes, slots
@@ -86,6 +87,13 @@ def run(arguments: Sequence[str]) -> int:
     own, passed = parted(arguments, parser(), train_parser())
     (options,) = parser().parse(own)
     check_output_dir(options.output_dir)
+    if options.dry_run and not options.folders:
+        return compare_methods(options, passed, arguments)[1]
+    with locked(options.output_dir, "hf-robustft compare"):
+        return _run(options, own, passed, arguments)
+
+
+def _run(options: CompareOptions, own: list[str], passed: Passed, arguments: Sequence[str]) -> int:
     if not options.folders:
         return compare_methods(options, passed, arguments)[1]
     words = [word for _, group in passed for word in group] + own

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..data.catalog.sets import GROUPS, REGISTRY
+from ..files import write_whole
 from ..objectives.settings import paper_values
 from ..training.arguments import REFERENCE_PRESET
 from ..training.methods import METHODS, RobustTrainingArguments
@@ -150,5 +151,5 @@ def as_text(facts: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    FLAGS_FILE.write_text(as_text(describe()), encoding="utf-8")
+    write_whole(FLAGS_FILE, as_text(describe()))
     print(f"Wrote {FLAGS_FILE.relative_to(PACKAGE.parent)}")

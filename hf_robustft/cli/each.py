@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.catalog.sets import GROUPS
 from ..evaluation.report import EvaluationReport
+from ..files import whole_file
 from ..training.given import Suggested
 from .first_look import SUITE
 
@@ -136,7 +137,7 @@ def write_summary(output_dir: str | Path, rows: list[dict[str, Any]]) -> Path:
     """Write the rows of [`summary`] into `output_dir` as `summary.csv`; returns its path."""
     path = Path(output_dir) / SUMMARY_FILE
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as half, half.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

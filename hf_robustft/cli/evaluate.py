@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,20 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import EvaluationReport
+from ..files import locked
 from ..modeling.checkpoint import load_dual_encoder, load_processor, own_files
 from ..modeling.checkpoint_file import is_packaged
-from ..modeling.files import check_apart, check_output_dir, unless_refused
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.output_folders import check_apart, check_output_dir
 from ..publishing.card_sections import draw_pictures
 from ..publishing.run_folder import (
     EVALUATION_FILE,
     LOGITS,
     LOGITS_STAGE,
     has_trained_head,
+    reading,
     replacing,
-    settle,
 )
 from ..training.image_check import check_images
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
@@ -109,79 +111,85 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     """
     if options.knn_k is not None and options.knn_bank is None:
         raise ValueError("`--knn_k` counts neighbours in the set of `--knn_bank`; give that too, or leave it out.")
-    state, output = PartialState(cpu=running.use_cpu), Path(options.output_dir)
+    state, output = PartialState(cpu=running.use_cpu), options.output_dir
     check_output(options, state.is_main_process)
-    state.wait_for_everyone()
     quiet_if_asked(running)
-    policy = data.policy()
-    # The data before any weights.
-    processor = load_processor(options.model, revision=options.revision, option="MODEL")
-    folder = own_files(options.model, options.revision)
-    facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
-    known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
-    check_columns([*options.eval_datasets, options.knn_bank], data, measured=options.eval_datasets)
-    benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
-    if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
-        raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")
-    notes = [whose_classes(options.model, data, facts), *notes]
-    images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
-    evaluator = Evaluator(
-        benchmarks,
-        processor,
-        batch_size=running.batch_size,
-        num_workers=running.num_workers,
-        progress=not running.disable_tqdm,
-        knn_bank=None
-        if options.knn_bank is None
-        else train_benchmark(options.knn_bank, replace(data, streaming=False)),
-        knn_k=10 if options.knn_k is None else options.knn_k,
-        bad_images=policy,
-    )
-    validation = None
-    if options.save_predictions:
-        found = (validation_benchmark(text, data, benchmarks) for text in options.eval_datasets)
-        validation = next((item for item in found if item is not None), None)
-        with_validation(evaluator.benchmarks, validation)
-    head = None
-    if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
-        head = load_head(folder)
-        closed = [benchmark for benchmark in benchmarks if benchmark.role != "open_set"]
-        if data.templates is not None and all(head.class_names in head_classes(benchmark) for benchmark in closed):
-            raise ValueError(
-                f"`--templates {data.templates}` would do nothing: the trained head of {options.model} classifies without prompts; "
-                "leave it out, or measure the prompts instead with --zero_shot."
-            )
-    model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
+    with locked(output, "hf-robustft evaluate") if state.is_main_process else nullcontext():
+        return _evaluate(options, data, running, state)
+
+
+def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, state: PartialState) -> EvaluationReport:
+    output, policy = Path(options.output_dir), data.policy()
+    state.wait_for_everyone()
+    is_here = Path(options.model).is_dir() and not is_packaged(options.model)
+    with reading(options.model) if is_here else nullcontext():
+        # The data before any weights.
+        processor = load_processor(options.model, revision=options.revision, option="MODEL")
+        folder = own_files(options.model, options.revision)
+        facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
+        known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
+        check_columns([*options.eval_datasets, options.knn_bank], data, measured=options.eval_datasets)
+        benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+        if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
+            raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")
+        notes = [whose_classes(options.model, data, facts), *notes]
+        images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
+        evaluator = Evaluator(
+            benchmarks,
+            processor,
+            batch_size=running.batch_size,
+            num_workers=running.num_workers,
+            progress=not running.disable_tqdm,
+            knn_bank=None
+            if options.knn_bank is None
+            else train_benchmark(options.knn_bank, replace(data, streaming=False)),
+            knn_k=10 if options.knn_k is None else options.knn_k,
+            bad_images=policy,
+        )
+        validation = None
+        if options.save_predictions:
+            found = (validation_benchmark(text, data, benchmarks) for text in options.eval_datasets)
+            validation = next((item for item in found if item is not None), None)
+            with_validation(evaluator.benchmarks, validation)
+        head = None
+        if folder is not None and not options.zero_shot and has_trained_head(folder, facts):
+            head = load_head(folder)
+            closed = [benchmark for benchmark in benchmarks if benchmark.role != "open_set"]
+            if data.templates is not None and all(head.class_names in head_classes(benchmark) for benchmark in closed):
+                raise ValueError(
+                    f"`--templates {data.templates}` would do nothing: the trained head of {options.model} classifies without prompts; "
+                    "leave it out, or measure the prompts instead with --zero_shot."
+                )
+        model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
+        # Its threshold is one of the logits of its own head.
+        own = not (options.zero_shot or data.class_names or data.templates)
+        detector = _own_detector(folder, facts, benchmarks) if own else None
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")
         for note in images.notes:
             print(f"Note: {note}")
     logits = output / LOGITS_STAGE if options.save_logits else None
-    with unless_refused(output):
-        try:
-            report = evaluator.evaluate(
-                model.to(state.device),
-                head=None if head is None else head.to(state.device),
-                name=options.name or Path(options.model).name,
-                logits_dir=logits,
-                validation=validation,
-            )
-            if state.is_main_process:
-                # Its threshold is one of the logits of its own head.
-                own = not (options.zero_shot or data.class_names or data.templates)
-                detector = _own_detector(folder, facts, report, benchmarks) if own else None
-                # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
-                with replacing(output) as stage:
-                    report.save_json(stage / EVALUATION_FILE)
-                    pictures = draw_pictures(stage, report, scores=evaluator.scores, detector=detector)
-                    if logits is not None:
-                        shutil.move(logits, stage / LOGITS)
-                    if options.save_predictions:
-                        evaluator.predictions.save(stage)
-        finally:
-            if logits is not None and state.is_main_process:
-                shutil.rmtree(logits, ignore_errors=True)
+    try:
+        report = evaluator.evaluate(
+            model.to(state.device),
+            head=None if head is None else head.to(state.device),
+            name=options.name or Path(options.model).name,
+            logits_dir=logits,
+            validation=validation,
+        )
+        if state.is_main_process:
+            # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
+            with replacing(output) as stage:
+                report.save_json(stage / EVALUATION_FILE)
+                pictures = draw_pictures(stage, report, scores=evaluator.scores, detector=detector)
+                if logits is not None:
+                    shutil.move(logits, stage / LOGITS)
+                if options.save_predictions:
+                    evaluator.predictions.save(stage)
+    finally:
+        if logits is not None and state.is_main_process:
+            shutil.rmtree(logits, ignore_errors=True)
     if state.is_main_process:
         print(report.table())
         written = [EVALUATION_FILE, *([PREDICTIONS_FILE] if options.save_predictions else []), *pictures]
@@ -216,8 +224,6 @@ def check_output(options: EvaluateOptions, is_main_process: bool = True) -> None
         )
     if is_main_process:
         check_output_dir(options.output_dir)
-        if Path(options.model).is_dir() and not is_packaged(options.model):
-            settle(options.model)
 
 
 def whose_classes(model: str, data: DataOptions, facts: Mapping[str, Any]) -> str:
@@ -231,12 +237,9 @@ def whose_classes(model: str, data: DataOptions, facts: Mapping[str, Any]) -> st
 
 
 def _own_detector(
-    folder: Path | None,
-    facts: Mapping[str, Any],
-    report: EvaluationReport,
-    benchmarks: Sequence[Benchmark],
+    folder: Path | None, facts: Mapping[str, Any], benchmarks: Sequence[Benchmark]
 ) -> OpenSetDetector | None:
-    if not report.open_set or "detector" not in facts:
+    if all(item.role != "open_set" for item in benchmarks) or "detector" not in facts:
         return None
     detector = OpenSetDetector.from_pretrained(folder)
     return detector if any(item.class_names == detector.class_names for item in benchmarks) else None

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
+from ..files import READY
 from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice
@@ -207,7 +208,8 @@ def check_model(text: str, option: str, hub: bool) -> None:
         return
     if not hub:
         check_not_packaged(text, option)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or os.path.lexists(path / READY):
+        # Where a change was interrupted, whoever reads the folder finishes that first.
         return
     if path.is_dir():
         nested = sorted(item.parent.name for item in path.glob("*/config.json"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from ..data.packaged import CHECKPOINTS
 from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
+from ..files import is_of_this_room, locked
 from ..modeling.checkpoint import load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
-from ..modeling.files import unless_refused
 from ..modeling.heads import TipAdapterHead
+from ..modeling.output_folders import unless_refused
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -318,7 +320,7 @@ def conclude(
     nothing = "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card."
     say(args, nothing if report is None else report.table(baseline=baseline))
     if args.should_save:
-        say(args, f"Saved to {output}: {', '.join(sorted(p.name for p in output.iterdir() if p.is_file()))}")
+        say(args, f"Saved to {output}: {', '.join(sorted(p.name for p in output.iterdir() if p.is_file() and not is_of_this_room(p.name)))}")
         say(args, f"Total {seconds:.0f} s")
 
 
@@ -343,8 +345,14 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
     suites = suites_of(data_args.train_dataset)
     if suites:
         check_group(data_args.train_dataset, args)
-        return train_each(arguments, suites, args)
-    check(*command)
+    else:
+        check(*command)
+    with locked(args.output_dir, "hf-robustft train") if args.should_save else nullcontext():
+        return train_each(arguments, suites, args) if suites else _train(command, arguments, started)
+
+
+def _train(command: TrainCommand, arguments: Sequence[str], started: float) -> EvaluationReport | None:
+    model_args, data_args, args = command
     data = load_data(command)
     model, processor = load_dual_encoder(model_args.model, option="--model")
     fine_tuned = load_fine_tuned(model_args, model, data.train)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from ..data.hold_out import check_share
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.fitting import DETECTORS, check_fit
-from ..modeling.files import check_apart, check_output_dir
+from ..files import locked
+from ..modeling.output_folders import check_apart, check_output_dir
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
@@ -327,7 +329,9 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
     check_apart(args.output_dir, inputs)
     if data_args.feature_cache is not None:
         check_apart(data_args.feature_cache, inputs, option="--feature_cache")
-    former_checkpoints(args.output_dir, args.resume_from_checkpoint)
+    with locked(args.output_dir, "hf-robustft train") if args.should_save else nullcontext():
+        # Of a run that goes on it would be said that it did not finish.
+        former_checkpoints(args.output_dir, args.resume_from_checkpoint)
     check_options(model_args, data_args, args)
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ..data.benchmarks import Benchmark
 from ..data.images import decode_image
 from ..evaluation.open_set import DEFAULT_SCORE
-from ..modeling.files import write_whole
+from ..files import write_whole
 from ..publishing.text import duration, one_line, source_string
 from . import charts
 from .runs import rate_text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.benchmarks import Benchmark
-from ..modeling.files import write_whole
+from ..files import changing, write_whole
 from .html import thumbnails, write_html
 from .pictures import plot_frontier
 from .summary import COMPARISON_FILE, load_comparison, save_comparison
@@ -81,14 +81,13 @@ def write_comparison(
         OSError: If the folder cannot be written, or an image cannot be read.
     """
     folder = Path(folder)
-    written = [save_comparison(summary, folder / COMPARISON_FILE)]
-    text, picture = markdown_table(summary), folder / FRONTIER_FILE
-    if all(row["id_mean"] and row["shift_mean"] for row in summary["candidates"]):
-        written.append(plot_frontier(summary, picture))
-        text += f"\n![Accuracy under shift against accuracy in distribution]({FRONTIER_FILE})\n"
-    else:
-        # Of an earlier comparison in this folder.
-        picture.unlink(missing_ok=True)
-    pictures = thumbnails(summary.get("worst_mistakes", ()), benchmarks)
-    written[1:1] = [write_whole(folder / MARKDOWN_FILE, text), write_html(summary, folder / PAGE_FILE, pictures)]
-    return written
+    # The picture may be of an earlier comparison in this folder.
+    with changing(folder, lambda comes: [FRONTIER_FILE]) as stage:
+        written = [save_comparison(summary, stage / COMPARISON_FILE)]
+        text, picture = markdown_table(summary), stage / FRONTIER_FILE
+        if all(row["id_mean"] and row["shift_mean"] for row in summary["candidates"]):
+            written.append(plot_frontier(summary, picture))
+            text += f"\n![Accuracy under shift against accuracy in distribution]({FRONTIER_FILE})\n"
+        pictures = thumbnails(summary.get("worst_mistakes", ()), benchmarks)
+        written[1:1] = [write_whole(stage / MARKDOWN_FILE, text), write_html(summary, stage / PAGE_FILE, pictures)]
+    return [folder / path.name for path in written]

@@ -23,7 +23,7 @@ from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predict
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
-from ..publishing.run_folder import EVALUATION_FILE, settle
+from ..publishing.run_folder import EVALUATION_FILE, reading
 from .same_data import check_data, check_predictions, check_twins, left_out, unreadable
 
 METRICS = ("accuracy", "nll", "ece", "brier")
@@ -208,7 +208,11 @@ def read_run(folder: str | Path) -> FinishedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; give folders of finished runs.")
-    settle(folder)
+    with reading(folder):
+        return _read(folder)
+
+
+def _read(folder: Path) -> FinishedRun:
     for name, why in (
         (METADATA_FILE, "it is not the folder of a run, or the run is not finished"),
         (EVALUATION_FILE, "the run is not finished, or was not measured; give it --eval_datasets"),

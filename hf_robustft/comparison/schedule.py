@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..modeling.files import write_whole
+from ..files import write_whole
 from ..modeling.metadata import METADATA_FILE
 from ..publishing.run_folder import EVALUATION_FILE
 

@@ -55,7 +55,7 @@ import numpy as np
 from .. import __version__
 from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import shift_mean
-from ..modeling.files import write_whole
+from ..files import settle, write_whole
 from ..publishing.text import one_line, public_command
 from .chance import chance_of_choice
 from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
@@ -166,6 +166,7 @@ def load_comparison(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / COMPARISON_FILE if path.is_dir() else path
+    settle(path.parent)
     if not path.is_file():
         raise FileNotFoundError(f"There is no comparison at {path}; `hf-robustft compare` writes one.")
     try:

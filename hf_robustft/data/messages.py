@@ -12,6 +12,11 @@ from difflib import get_close_matches
 logger = logging.getLogger(__name__)
 
 
+def one_line(error: Exception) -> str:
+    """What an `error` says, without line breaks."""
+    return " ".join(str(error).split())
+
+
 def quoted(names: Sequence[str], limit: int = 5) -> str:
     """Return the first `limit` of `names` in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
     shown = ", ".join(repr(str(name)) for name in names[:limit])

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..modeling.files import whole_file
+from ..files import whole_file
 from ..modeling.interpolation import check_alpha, interpolate_weights
 from ..modeling.zero_shot import ZeroShotHead
 from .evaluator import Evaluator

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..modeling.files import whole_file
+from ..files import whole_file
 from .open_set import DEFAULT_SCORE, as_floats, detection_metrics, open_set_score
 from .report import DatasetResult, EvaluationReport
 from .tables import ARROW, check_same_data, label, ordered

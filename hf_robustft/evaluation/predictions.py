@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ..modeling.files import whole_file
+from ..files import settle, whole_file
 from .calibration import ece_from_confidence
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -139,6 +139,7 @@ def load_predictions(folder: str | Path) -> Predictions:
         ValueError: If it is not one of ours.
     """
     path = Path(folder) / PREDICTIONS_FILE
+    settle(path.parent)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {PREDICTIONS_FILE} in {folder}; train or evaluate with --save_predictions."

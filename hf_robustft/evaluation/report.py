@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..modeling.files import write_whole
+from ..files import settle, write_whole
 from ..modeling.zero_shot import ZeroShotHead
 from .open_set import open_set_metrics
 from .report_schema import check_report
@@ -272,6 +272,7 @@ def load_reports(path: str | Path) -> list[EvaluationReport]:
         ValueError: If it is not JSON or has another format, or a value in it cannot be what it is called.
     """
     path = Path(path)
+    settle(path.parent)
     if not path.is_file():
         raise FileNotFoundError(f"There is no evaluation report at {path}; `EvaluationReport.save_json` writes one.")
     try:

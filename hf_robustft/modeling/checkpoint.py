@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
+from ..data.messages import one_line
 from ..data.transforms import ImageTransform
 from .checkpoint_check import (
     CONFIG_FILE,
@@ -26,7 +27,6 @@ from .checkpoint_check import (
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
-from .files import one_line
 from .metadata import METADATA_FILE
 from .tensor_files import HALVES, read_json_object
 from .zero_shot import HEAD_FILE

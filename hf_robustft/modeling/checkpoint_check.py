@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..data.messages import one_line
 from .dual_encoder import FAMILIES, SUPPORTED
-from .files import one_line
 from .tensor_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
 
 CONFIG_FILE = "config.json"

@@ -28,8 +28,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from ..data.messages import one_line
 from ..data.packaged import CHECKPOINTS, asset_path
-from .files import one_line
+from ..files import settle
 
 #: Seconds for an answer of the Hub, and before it is asked a second and last time.
 _ANSWER, _PAUSE = 5.0, 1.0
@@ -46,7 +47,8 @@ class Unreachable(OSError):
 
 def local_folder(source: str | Path) -> Path | None:
     """
-    The folder that a checkpoint's name means, or `None` if it can only be an id on the Hub.
+    The folder that a checkpoint's name means, or `None` if it can only be an id on the Hub. A change of its files that was
+    interrupted is finished first.
 
     Args:
         source (`str` or `Path`): A path, an id `owner/name`, or the name of a checkpoint of the package, which a folder here
@@ -54,6 +56,7 @@ def local_folder(source: str | Path) -> Path | None:
 
     Raises:
         OSError: If it is a file, a path where there is no folder, or neither a path nor a Hub id.
+        OSError, ValueError: As [`~hf_robustft.files.settle`].
     """
     if is_packaged(source):
         if (Path(source) / "config.json").is_file():
@@ -66,6 +69,7 @@ def local_folder(source: str | Path) -> Path | None:
     name = os.fspath(source)
     path = Path(name).expanduser()
     if path.is_dir():
+        settle(path)
         return path
     if path.is_file():
         raise NotADirectoryError(f"{name} is a file; give the folder that it lies in.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images
 from ..data.images import BadImages, UnreadableImage, images_fingerprint
 from ..data.transforms import ImageTransform
+from ..files import whole_file
 from .dual_encoder import DualEncoder, unwrapped
 from .features import evaluation_mode, normalised
 from .processes import failing_together, together
@@ -372,15 +372,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 def _write(path: Path, features: Tensor, facts: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, then renamed: a run that is stopped here leaves no half file under the name that is looked for.
-    half = path.with_name(f".{path.name}.{os.getpid()}.new")
     metadata = {"format": "pt", "facts": json.dumps(facts, sort_keys=True), "content": _content(features)}
-    try:
+    with whole_file(path) as half:
         save_file({"features": features}, half, metadata=metadata)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def _content(features: Tensor) -> str:

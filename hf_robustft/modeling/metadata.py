@@ -11,7 +11,7 @@ from typing import Any
 from .. import __version__
 from ..data.overlap import Sketch
 from ..data.prompts import check_class_names, check_templates
-from .files import write_whole
+from ..files import locked, settle, write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
@@ -63,12 +63,14 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
         OSError: If the folder has no `robustft.json`.
         ValueError: If a part is unknown, or a number is not finite.
     """
-    content = load_robustft_json(directory)
     unknown = sorted(set(parts) - set(OPTIONAL))
     if unknown:
         raise ValueError(f"{METADATA_FILE} has no part {unknown[0]!r}; it has {', '.join(OPTIONAL)}.")
-    content.update(parts)
-    return dump_robustft_json(directory, {name: value for name, value in content.items() if value is not None})
+    if not (Path(directory) / METADATA_FILE).is_file():
+        load_robustft_json(directory)
+    with locked(directory):
+        content = {**load_robustft_json(directory), **parts}
+        return dump_robustft_json(directory, {name: value for name, value in content.items() if value is not None})
 
 
 def load_robustft_json(directory: str | Path) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         ValueError: If it is not JSON, of another format, or a field is missing or of the wrong kind.
     """
     path = Path(directory) / METADATA_FILE
+    settle(path.parent)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {METADATA_FILE} in {directory}; give the folder of a model that hf_robustft has trained."

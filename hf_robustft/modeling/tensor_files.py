@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import whole_file
 from .dual_encoder import unwrapped
-from .files import whole_file
 
 _LFS = b"version https://git-lfs"
 #: What safetensors calls the kinds of number that weights may be in.

@@ -8,7 +8,7 @@ import re
 import warnings
 from pathlib import Path
 
-from ..modeling.files import write_whole
+from ..files import write_whole
 
 CARD_FILE = "README.md"
 GENERATED_FILE = "README.generated.md"

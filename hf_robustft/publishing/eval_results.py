@@ -23,7 +23,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ..data.hub import out_of_reach
 from ..evaluation.report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from ..evaluation.tables import ordered
-from ..modeling.files import write_whole
+from ..files import write_whole
 from ..objectives.papers import METHOD_FACTS
 from .text import one_line
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..evaluation.open_set import RECALL
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
+from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.heads import load_head
@@ -44,7 +46,6 @@ from .run_folder import (
     MODEL_FILES,
     has_trained_head,
     replacing,
-    settle,
 )
 
 logger = logging.getLogger(__name__)
@@ -141,102 +142,101 @@ def finish_checkpoint(
         raise ValueError("`save_predictions` keeps what is measured, and nothing is; give `evaluator`, or leave it out.")
     if save_predictions:
         with_validation(evaluator.benchmarks, validation)
-    if trainer is not None:
-        if model is None:
-            trainer.save_model(str(folder), _internal_call=True)
-    elif "method" not in facts and (model is not None or evaluator is None and validation is None):
-        raise ValueError(
-            f"Nothing says how the model for {folder} was made; give `trainer=...` after `trainer.train()`, or `method=...` "
-            "with its `class_names` and `templates`."
-        )
-    elif model is None:
-        if writes:
-            settle(folder)
-        if writes and not any((folder / name).is_file() for name in _WEIGHTS):
-            raise FileNotFoundError(
-                f"There is no model in {folder}; give model and processor, or save the model there first."
-            )
-    if trainer is None and evaluator is None and validation is None:
-        if writes:
-            complete_folder(folder, model=model, processor=processor, detector=_fitted(detector), **facts)
-        return facts.get("report")
-    if model is not None:
-        if writes:
-            of_the_model = {name: facts[name] for name in (*_OF_THE_MODEL, "head") if name in facts}
-            complete_folder(folder, model=model, processor=processor, **of_the_model)
+    with locked(folder, "finish_checkpoint") if writes else nullcontext():
         if trainer is not None:
-            # As `save_model` does with the trainer's own.
-            trainer.drop_former_checkpoints()
-    state.wait_for_everyone()
-    known = load_robustft_json(folder)
-    facts = {name: known[name] for name in _OF_THE_MODEL if name in known} | facts
-    head = load_head(folder).to(state.device) if has_trained_head(folder, known) else None
-    model, loaded = load_checkpoint(folder, dtype=None)
-    model, processor = model.to(state.device), processor or loaded
-    found = {"head": head, "detector": _fitted(detector)}
-    search_head = getattr(trainer, "searches_head", False) if search_head is None else search_head
-    if search_head and validation is not None:
-        found["cache"] = cache = search_cache(model, validation, processor, head, **_reading(evaluator, validation))
-        values = " × ".join(str(grid["values"]) for grid in cache["grid"].values())
-        chosen = f"{cache['alpha']:.3g} and {cache['beta']:.3g}, of {values} values those of the highest accuracy "
-        chosen += f"({100 * cache['accuracy']:.1f} % of {cache['n']} images) on {cache['fitted_on']}"
-        if any(cache[name] >= grid["last"] for name, grid in cache["grid"].items()):
-            chosen += "; at the end of the grid, so that a larger value may be better"
-        facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
+            if model is None:
+                trainer.save_model(str(folder), _internal_call=True)
+        elif "method" not in facts and (model is not None or evaluator is None and validation is None):
+            raise ValueError(
+                f"Nothing says how the model for {folder} was made; give `trainer=...` after `trainer.train()`, or `method=...` "
+                "with its `class_names` and `templates`."
+            )
+        elif model is None:
+            if writes and not any((folder / name).is_file() for name in _WEIGHTS):
+                raise FileNotFoundError(
+                    f"There is no model in {folder}; give model and processor, or save the model there first."
+                )
+        if trainer is None and evaluator is None and validation is None:
+            if writes:
+                complete_folder(folder, model=model, processor=processor, detector=_fitted(detector), **facts)
+            return facts.get("report")
+        if model is not None:
+            if writes:
+                of_the_model = {name: facts[name] for name in (*_OF_THE_MODEL, "head") if name in facts}
+                complete_folder(folder, model=model, processor=processor, **of_the_model)
+            if trainer is not None:
+                # As `save_model` does with the trainer's own.
+                trainer.drop_former_checkpoints()
+        state.wait_for_everyone()
+        known = load_robustft_json(folder)
+        facts = {name: known[name] for name in _OF_THE_MODEL if name in known} | facts
+        head = load_head(folder).to(state.device) if has_trained_head(folder, known) else None
+        model, loaded = load_checkpoint(folder, dtype=None)
+        model, processor = model.to(state.device), processor or loaded
+        found = {"head": head, "detector": _fitted(detector)}
+        search_head = getattr(trainer, "searches_head", False) if search_head is None else search_head
+        if search_head and validation is not None:
+            found["cache"] = cache = search_cache(model, validation, processor, head, **_reading(evaluator, validation))
+            values = " × ".join(str(grid["values"]) for grid in cache["grid"].values())
+            chosen = f"{cache['alpha']:.3g} and {cache['beta']:.3g}, of {values} values those of the highest accuracy "
+            chosen += f"({100 * cache['accuracy']:.1f} % of {cache['n']} images) on {cache['fitted_on']}"
+            if any(cache[name] >= grid["last"] for name, grid in cache["grid"].items()):
+                chosen += "; at the end of the grid, so that a larger value may be better"
+            facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
+            if writes:
+                logger.warning("Alpha and beta of the cache: %s.", chosen)
+        if validation is not None and found["detector"] is None:
+            found["temperature"], found["detector"], notes = fit_on_validation(
+                model,
+                validation,
+                processor,
+                head,
+                detector=detector,
+                true_positive_rate=true_positive_rate,
+                fold=fold_temperature,
+                **_reading(evaluator, validation),
+            )
+        else:
+            missing = validation is None and detector != "none"
+            notes = [
+                "No set with the role validation: neither a temperature nor an open-set detector was fitted."
+            ] * missing
+        if fold_temperature and "cache" in found:
+            found["cache"]["alpha"] = head.alpha.item()
+            facts["run"]["Alpha and beta of the cache"] += f"; the folded temperature makes alpha {head.alpha.item():.3g}"
+        for note in notes if writes else ():
+            logger.warning(note)
+        logits = folder / LOGITS_STAGE
         if writes:
-            logger.warning("Alpha and beta of the cache: %s.", chosen)
-    if validation is not None and found["detector"] is None:
-        found["temperature"], found["detector"], notes = fit_on_validation(
-            model,
-            validation,
-            processor,
-            head,
-            detector=detector,
-            true_positive_rate=true_positive_rate,
-            fold=fold_temperature,
-            **_reading(evaluator, validation),
-        )
-    else:
-        missing = validation is None and detector != "none"
-        notes = [
-            "No set with the role validation: neither a temperature nor an open-set detector was fitted."
-        ] * missing
-    if fold_temperature and "cache" in found:
-        found["cache"]["alpha"] = head.alpha.item()
-        facts["run"]["Alpha and beta of the cache"] += f"; the folded temperature makes alpha {head.alpha.item():.3g}"
-    for note in notes if writes else ():
-        logger.warning(note)
-    logits = folder / LOGITS_STAGE
-    if writes:
-        shutil.rmtree(logits, ignore_errors=True)
-    state.wait_for_everyone()
-    if evaluator is not None:
-        name = METHOD_FACTS[facts["method"]].label if facts["method"] in METHOD_FACTS else facts["method"]
-        # A head knows nothing of classes that it was not trained on: their prompts judge.
-        measured = None if facts.get("left_out_classes") else head
-        found["report"] = evaluator.evaluate(
-            model,
-            head=measured,
-            name=name,
-            logits_dir=logits if save_logits else None,
-            validation=validation if save_predictions else None,
-        )
-        found |= {"scores": evaluator.scores, "logits_dir": logits}
-        found |= {"predictions": evaluator.predictions} if save_predictions else {}
-    facts |= found
-    train = facts.pop("train", None)
-    sets = ([] if train is None else [train]) + ([] if evaluator is None else list(evaluator.benchmarks.values()))
-    # By identity: benchmarks of rows in memory are equal when their descriptions are.
-    if validation is not None and not any(validation is item for item in sets):
-        sets.append(validation)
-    if writes:
-        # The temperature is in the weights.
-        changed = {"model": model, "processor": processor} if fold_temperature else {}
-        complete_folder(folder, **{"data": sets, **facts}, **changed)
-    state.wait_for_everyone()
-    if trainer is not None:
-        trainer.note_finished(facts.get("report"))
-    return facts.get("report")
+            shutil.rmtree(logits, ignore_errors=True)
+        state.wait_for_everyone()
+        if evaluator is not None:
+            name = METHOD_FACTS[facts["method"]].label if facts["method"] in METHOD_FACTS else facts["method"]
+            # A head knows nothing of classes that it was not trained on: their prompts judge.
+            measured = None if facts.get("left_out_classes") else head
+            found["report"] = evaluator.evaluate(
+                model,
+                head=measured,
+                name=name,
+                logits_dir=logits if save_logits else None,
+                validation=validation if save_predictions else None,
+            )
+            found |= {"scores": evaluator.scores, "logits_dir": logits}
+            found |= {"predictions": evaluator.predictions} if save_predictions else {}
+        facts |= found
+        train = facts.pop("train", None)
+        sets = ([] if train is None else [train]) + ([] if evaluator is None else list(evaluator.benchmarks.values()))
+        # By identity: benchmarks of rows in memory are equal when their descriptions are.
+        if validation is not None and not any(validation is item for item in sets):
+            sets.append(validation)
+        if writes:
+            # The temperature is in the weights.
+            changed = {"model": model, "processor": processor} if fold_temperature else {}
+            complete_folder(folder, **{"data": sets, **facts}, **changed)
+        state.wait_for_everyone()
+        if trainer is not None:
+            trainer.note_finished(facts.get("report"))
+        return facts.get("report")
 
 
 def _reading(evaluator: Evaluator | None, validation: Benchmark | None) -> dict[str, Any]:

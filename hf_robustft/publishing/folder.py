@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.report import load_reports
+from ..files import is_of_this_room
 from ..modeling.checkpoint import load_processor
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.tensor_files import opened
@@ -98,7 +99,8 @@ def _files_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
             elif path.resolve() not in around:
                 inside.append(path.name)
         folders[:] = inside
-        files |= {(Path(place) / name).relative_to(folder).as_posix(): Path(place) / name for name in names}
+        found = {(Path(place) / name).relative_to(folder).as_posix(): Path(place) / name for name in names}
+        files |= {name: path for name, path in found.items() if not is_of_this_room(path.name)}
     return {name: path for name, path in sorted(files.items()) if path.is_file()}, elsewhere
 
 

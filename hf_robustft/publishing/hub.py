@@ -27,9 +27,9 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from ..data.packaged import check_not_packaged
+from ..files import is_of_this_room, locked
 from .card_file import CARD_FILE, is_untouched
 from .folder import MODEL_FILES, check_files, chosen_files, matches
-from .run_folder import settle
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -115,12 +115,26 @@ def publish(
     check_not_packaged(folder, "DIR")
     folder = Path(folder)
     validate_repo_id(repo_id)
-    if folder.is_dir():
-        settle(folder)
+    with locked(folder, "hf-robustft publish", reads=True):
+        return _publish(folder, repo_id, private, token, dry_run, revision, commit_message, include, edited_card, retries)
+
+
+def _publish(
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    dry_run: bool,
+    revision: str | None,
+    commit_message: str | None,
+    include: Sequence[str],
+    edited_card: str,
+    retries: int,
+) -> Publication:
     files = chosen_files(folder, include)
     check_files(folder, files, token)
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    left_out = tuple(sorted(path.name for path in folder.iterdir() if not _goes(path.name, files)))
+    left_out = tuple(sorted(path.name for path in folder.iterdir() if not (_goes(path.name, files) or is_of_this_room(path.name))))
     if dry_run:
         return Publication(repo_id, sizes, left_out)
     upload = _Upload(files, HfApi(token=token), revision, commit_message or "Upload model", edited_card)

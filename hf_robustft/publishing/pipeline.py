@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
+from ..files import changing, settle
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, is_packaged, local_folder
@@ -35,7 +37,7 @@ from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from .run_folder import has_trained_head, settle
+from .run_folder import has_trained_head, reading, weights_in
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
@@ -93,6 +95,11 @@ class OpenSetImageClassificationPipeline(Pipeline):
         super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
         if directory is None:
             directory = _source_folder(model)
+            if settle(directory):
+                raise OSError(
+                    f"{directory} held a change of its files that had been interrupted when the model was loaded from it, and now "
+                    "is finished; load the model again."
+                )
             # `transformers.pipeline` loads what does not fill a model with random weights.
             check_checkpoint(directory)
         directory = Path(directory)
@@ -151,16 +158,20 @@ class OpenSetImageClassificationPipeline(Pipeline):
             save_directory (`str` or `Path`): The folder.
             kwargs (`Any`, *optional*): Arguments of `PreTrainedModel.save_pretrained`.
         """
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
-        # A detector comes with its own temperature.
-        left_out = () if self.detector is None else ("detector", "temperature")
-        facts = {name: value for name, value in self.facts.items() if name not in left_out}
-        dump_robustft_json(save_directory, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
-        if self.trained_head:
-            self.head.save_pretrained(save_directory)
-        if self.detector is not None:
-            self.detector.save(save_directory)
+        if kwargs.get("push_to_hub"):
+            # As it would be called after the folder.
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with changing(save_directory, lambda _: weights_in(save_directory)) as stage:
+            self.model.save_pretrained(stage, **kwargs)
+            self.processor.save_pretrained(stage)
+            # A detector comes with its own temperature.
+            left_out = () if self.detector is None else ("detector", "temperature")
+            facts = {name: value for name, value in self.facts.items() if name not in left_out}
+            dump_robustft_json(stage, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
+            if self.trained_head:
+                self.head.save_pretrained(stage)
+            if self.detector is not None:
+                self.detector.save(stage)
 
     def _head(self, directory: Path) -> ZeroShotHead:
         if self.trained_head:
@@ -277,20 +288,14 @@ def pipeline(
     """
     source = str(model)
     directory = local_folder(model)
+    here = nullcontext() if directory is None or is_packaged(model) else reading(directory)
     if directory is None:
         directory = _hub_folder(source, revision, token)
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
-    elif not is_packaged(model):
-        settle(directory)
-    clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
-    return OpenSetImageClassificationPipeline(
-        clip,
-        processor,
-        directory=directory,
-        batch_size=batch_size,
-        **kwargs,
-    )
+    with here:
+        clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
+        return OpenSetImageClassificationPipeline(clip, processor, directory=directory, batch_size=batch_size, **kwargs)
 
 
 def _source_folder(model: PreTrainedModel) -> Path:

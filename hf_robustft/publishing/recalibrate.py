@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,18 @@ from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
+from ..files import locked
 from ..modeling.checkpoint import load_checkpoint, load_processor
 from ..modeling.dual_encoder import DualEncoder
-from ..modeling.files import check_output_dir
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.output_folders import check_output_dir
 from . import eval_results
 from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
-from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head, settle
+from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -106,10 +107,23 @@ def recalibrate(
     """
     check_not_packaged(directory, "DIR")
     directory = Path(directory)
-    if directory.is_dir():
-        settle(directory)
-    facts = load_robustft_json(directory)
+    load_robustft_json(directory)
     check_output_dir(directory, "DIR")
+    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    with locked(directory, "hf-robustft calibrate"):
+        return _recalibrate(directory, validation, evaluation, allow_test_set, keep_detector, bad_images, options)
+
+
+def _recalibrate(
+    directory: Path,
+    validation: Benchmark,
+    evaluation: Sequence[Benchmark],
+    allow_test_set: bool,
+    keep_detector: bool,
+    bad_images: BadImages | None,
+    options: Mapping[str, Any],
+) -> Recalibration:
+    facts = load_robustft_json(directory)
     reports = load_reports(directory / EVALUATION_FILE) if (directory / EVALUATION_FILE).is_file() else []
     if validation.evaluation_only:
         raise ValueError(
@@ -132,7 +146,6 @@ def recalibrate(
             f"There are {state.num_processes} processes, and each would write {directory}; calibrate in one, without "
             "accelerate launch."
         )
-    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     evaluator = None
     if evaluation:
         # Refuses sets that do not fit each other, before weights are read.

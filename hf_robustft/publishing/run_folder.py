@@ -21,8 +21,8 @@ from typing import Any
 
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
+from ..files import changing, half_names, settle
 from ..modeling.adapters import ADAPTERS_FILE
-from ..modeling.files import half_name
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.zero_shot import HEAD_FILE
 from . import eval_results
@@ -40,7 +40,8 @@ LOGITS = "logits"
 #: Logits of an evaluation, until they belong to a finished folder.
 LOGITS_STAGE = ".robustft_logits"
 INDEX_FILE = "model.safetensors.index.json"
-WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE, HEAD_FILE, ADAPTERS_FILE)
+_MODEL_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
+WEIGHT_FILES = (*_MODEL_WEIGHTS, HEAD_FILE, ADAPTERS_FILE)
 CONFIG_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
@@ -57,11 +58,6 @@ RESULT_FILES = (
 )
 #: What an evaluation keeps of each image.
 IMAGE_FILES = (f"{LOGITS}/*", PREDICTIONS_FILE)
-#: Being written, and worth nothing yet.
-STAGE = ".robustft_new"
-#: Complete: once it has this name the new files count, and `settle` finishes what was interrupted.
-READY = ".robustft_ready"
-MANIFEST = "manifest.json"
 #: Checkpoints of a former run, until the new run has saved its first.
 FORMER = ".robustft_former"
 #: A checkpoint that is being written.
@@ -76,8 +72,8 @@ def _owned_files(folder: str | Path) -> list[str]:
     """Return the names, relative to a `folder`, of the files in it that this library wrote, without `checkpoint-*`."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    halves = {half_name(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)}
-    owned = [name for name in names if _fits(name, (*MODEL_FILES, *RESULT_FILES)) or name in halves]
+    halves = [half_names(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)]
+    owned = [name for name in names if _fits(name, (*MODEL_FILES, *RESULT_FILES, *halves))]
     owned += [name for name in (CARD_FILE, GENERATED_FILE) if name in names and is_untouched(folder / name)]
     entries = sorted((folder / eval_results.FOLDER).glob("*.yaml"))
     owned += [f"{eval_results.FOLDER}/{path.name}" for path in entries if eval_results.is_ours(path)]
@@ -85,90 +81,67 @@ def _owned_files(folder: str | Path) -> list[str]:
     return owned
 
 
-@contextmanager
-def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None = None) -> Iterator[Path]:
-    """
-    Yield an empty folder whose files take the place of all of ours in another folder when the block ends.
+def weights_in(folder: str | Path) -> list[str]:
+    """Return the names of the files of a model's own weights in a `folder`, one or several."""
+    folder = Path(folder)
+    return [path.name for path in folder.iterdir() if _fits(path.name, _MODEL_WEIGHTS)] if folder.is_dir() else []
 
-    If the block raises, or the process is killed in it, the folder is as it was. If the process is killed afterwards,
-    `settle` finishes the replacement, so that nobody sees half of two models.
+
+@contextmanager
+def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None = None, by: str | None = None) -> Iterator[Path]:
+    """
+    Yield an empty folder whose files take the place of all of ours in another folder when the block ends; see [`changing`].
 
     Args:
         folder (`str` or `Path`): The folder, created if it does not exist.
         keep (`Iterable[str]`, *optional*): Patterns of files of ours that stay.
         since (`float`, *optional*): Results that were written after this time stay too.
+        by (`str`, *optional*): As for [`locked`].
 
     Yields:
         `Path`: Where to write the new files.
     """
     folder, keep = Path(folder), tuple(keep)
-    settle(folder)
-    is_new = not folder.exists()
-    stage = folder / STAGE
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    try:
+
+    def goes(comes: Iterable[str]) -> list[str]:
+        return [name for name in _owned_files(folder) if not (_fits(name, keep) or _is_result_since(folder / name, since))]
+
+    with changing(folder, goes, by) as stage:
         yield stage
-        new = [path.relative_to(stage).as_posix() for path in sorted(stage.rglob("*")) if path.is_file()]
-        stays = [name for name in _owned_files(folder) if _fits(name, keep) or _is_result_since(folder / name, since)]
-        (stage / MANIFEST).write_text(json.dumps({"new": new, "stays": stays}), encoding="utf-8")
-        os.rename(stage, folder / READY)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-    settle(folder)
 
 
-def settle(folder: str | Path) -> None:
+@contextmanager
+def reading(folder: str | Path) -> Iterator[None]:
     """
-    Finish a replacement of files that was interrupted; without one nothing happens.
-
-    Args:
-        folder (`str` or `Path`): The folder.
+    Refuse what the block has read of a model in a `folder` if another process has changed it meanwhile.
 
     Raises:
-        OSError: If the folder cannot be written.
-        ValueError: If the manifest that says how to go on is damaged.
+        OSError: If it has.
+        OSError, ValueError: As [`settle`], which comes first.
     """
-    folder = Path(folder)
-    ready = folder / READY
-    if not ready.is_dir():
-        return
-    if not (ready / MANIFEST).is_file():
-        # Everything was moved, and the folder itself half removed.
-        shutil.rmtree(ready, ignore_errors=True)
-        return
-    new, stays = _manifest(ready)
-    for name in _owned_files(folder):
-        if name not in new and name not in stays:
-            (folder / name).unlink(missing_ok=True)
-    for name in new:
-        # Moved before the interruption, or by another process that reads the folder.
-        with suppress(FileNotFoundError):
-            (folder / name).parent.mkdir(exist_ok=True)
-            os.replace(ready / name, folder / name)
-    shutil.rmtree(ready, ignore_errors=True)
-    for name in (LOGITS, eval_results.FOLDER):
-        with suppress(OSError):
-            (folder / name).rmdir()
-
-
-def _manifest(ready: Path) -> tuple[list[str], list[str]]:
+    settle(folder)
+    before, failed = _model_in(folder), None
     try:
-        content = json.loads((ready / MANIFEST).read_text(encoding="utf-8"))
-        lists = content["new"], content["stays"]
-        # A folder from elsewhere must not reach out of itself.
-        if all(re.fullmatch(r"(\.?[\w-]+/)?\.?[^./\\][^/\\]*", name) for names in lists for name in names):
-            return lists
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(
-        f"{ready} is damaged: the files of a model that was being saved are in it; move them into {ready.parent} and "
-        "remove it, or train again."
-    )
+        yield
+    except (OSError, ValueError) as error:
+        # Perhaps only of half of it.
+        failed = error
+    settle(folder)
+    if _model_in(folder) != before:
+        raise OSError(f"{folder} was changed by another command while it was read; start again.") from failed
+    if failed is not None:
+        raise failed
+
+
+def _model_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """By which the files that a model is read from are known to be the same."""
+    found = {}
+    for path in Path(folder).iterdir():
+        if _fits(path.name, (*MODEL_FILES, METADATA_FILE)):
+            with suppress(OSError):
+                state = path.stat()
+                found[path.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
+    return found
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..modeling.files import write_whole
+from ..files import write_whole
 from ..modeling.tensor_files import check_is_content, opened, read_json_object, shapes_and_kinds
 
 TENSORS = "robustft_state.safetensors"

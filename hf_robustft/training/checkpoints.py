@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from ..data.messages import one_line
 from ..modeling.checkpoint_check import check_weights_of
-from ..modeling.files import one_line
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.spread_weights import full_values, is_sharded
 from ..objectives.base import take, take_module

@@ -8,6 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.trainer_utils import TrainOutput
 from ..data.benchmarks import Benchmark
 from ..data.examples import ClipCollator
 from ..data.images import BadImages
+from ..files import locked
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
 from ..modeling.feature_cache import collate_features, feature_fingerprints, image_fingerprint
@@ -247,12 +249,13 @@ class RobustTrainer(
         self.hub_pusher.begin()
         # A trained head, which decides on the scores there are, is younger than the first look.
         self.settle_choice()
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        try:
-            with self.stop_signals:
-                result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
-        finally:
-            self.close_stream()
+        with locked(self.args.output_dir, f"{type(self).__name__}.train") if self.args.should_save else nullcontext():
+            checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+            try:
+                with self.stop_signals:
+                    result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            finally:
+                self.close_stream()
         self._train_seconds = time.perf_counter() - started
         self.hub_pusher.end()
         return result

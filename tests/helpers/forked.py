@@ -182,4 +182,6 @@ def _become(child: dict) -> None:
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
+    # As in `tests/conftest.py`.
+    os.fsync = lambda descriptor: None
     _become(_serve())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "hf_robustft"
-ORDER = ("data", "modeling", "objectives", "evaluation", "publishing", "training", "comparison", "cli")
+ORDER = ("files", "data", "modeling", "objectives", "evaluation", "publishing", "training", "comparison", "cli")
 #: What the package root may give to a room: facts, not code of other rooms.
 ROOT_NAMES = {"__version__"}
 
@@ -75,7 +75,7 @@ def test_every_room_has_a_place_and_is_not_empty(repository):
     rooms = {entry.name for entry in package.iterdir() if entry.is_dir() and any(entry.glob("*.py"))}
     rooms |= {entry.stem for entry in package.glob("*.py") if entry.stem != "__init__"}
     assert rooms <= set(ORDER)
-    assert {"data", "modeling", "objectives", "evaluation", "training"} <= rooms
+    assert {"files", "data", "modeling", "objectives", "evaluation", "training"} <= rooms
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -87,7 +87,8 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 ALLOWED = {
     "__init__.py": "from .training.trainer import RobustTrainer\n",
-    "data/prompts.py": "import json\nfrom pathlib import Path\nimport evaluation_of_others\n",
+    "files.py": "import os\n",
+    "data/prompts.py": "from ..files import write_whole\nimport json\nfrom pathlib import Path\nimport evaluation_of_others\n",
     "modeling/features.py": "from ..data.prompts import clean\nfrom .zero_shot import Head\nfrom . import zero_shot\n",
     "training/state.py": "from .. import __version__\nfrom hf_robustft import __version__ as v\nimport hf_robustft.data\n",
     "cli.py": "from .training.trainer import RobustTrainer\nfrom .data import prompts\n",
@@ -101,6 +102,7 @@ def test_the_checker_passes_what_is_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text"),
     [
+        ("files.py", "from .data.prompts import clean\n"),
         ("data/bad.py", "from ..modeling.features import encode\n"),
         ("data/bad.py", "from hf_robustft.modeling import features\n"),
         ("modeling/bad.py", "import hf_robustft.training.trainer as trainer\n"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 from transformers import pipeline as hf_pipeline
 
+from hf_robustft import files
 from hf_robustft.cli import main
 from hf_robustft.cli.calibrate import validation_set
 from hf_robustft.cli.data_sets import DataOptions
@@ -29,7 +30,7 @@ from hf_robustft.evaluation.report import TRAINED_HEAD, load_reports, save_repor
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
-from hf_robustft.publishing import finish, run_folder
+from hf_robustft.publishing import finish
 from hf_robustft.publishing.card_sections import worse_under_shift
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
@@ -324,18 +325,18 @@ def test_a_process_that_is_killed_while_files_are_moved_leaves_what_the_next_rea
     fold(whole, sets["validation"], [sets["photo"]])
 
     def dying(source, target):
-        if os.path.basename(os.path.dirname(source)) == run_folder.READY:
+        if os.path.basename(os.path.dirname(source)) == files.READY:
             calls.append(target)
             if len(calls) > moved:
                 raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(run_folder.os, "replace", dying)
+    monkeypatch.setattr(files.os, "replace", dying)
     with pytest.raises(KeyboardInterrupt):
         fold(folder, sets["validation"], [sets["photo"]])
-    monkeypatch.setattr(run_folder.os, "replace", replace)
+    monkeypatch.setattr(files.os, "replace", replace)
     assert digests(folder) != digests(whole)
-    run_folder.settle(folder)
+    files.settle(folder)
     assert digests(folder) == digests(whole)
 
 

@@ -1,54 +1,14 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Files that are whole or not there, and folders that are known to be writable before work is spent."""
+"""Output folders that are known to be writable, and apart from what is read, before work is spent."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..data.class_folders import split_role
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """
-    Write a file beside its place, and rename it when the block ends: readers find the old file or the new one.
-
-    Args:
-        path (`str` or `Path`): The file; its folder is made if it does not exist.
-
-    Yields:
-        `Path`: Where to write.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(half_name(path.name))
-    try:
-        yield half
-        os.replace(half, path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
-
-
-def half_name(name: str) -> str:
-    """The name under which a file is written before it takes its place."""
-    return f".{name}.new"
-
-
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write a text file with Unix line ends, whole or not at all; returns its path."""
-    with whole_file(path) as half:
-        half.write_text(text, encoding="utf-8", newline="\n")
-    return Path(path)
 
 
 def check_output_dir(path: str | Path, option: str = "--output_dir") -> None:
