@@ -119,16 +119,27 @@ def fork_server() -> ForkServer:
     return server
 
 
-def run_ranks(processes: int, *arguments, **environment) -> subprocess.CompletedProcess:
-    """Run `python <arguments>` in `processes` processes that find each other as torchrun's do; one process is run alone."""
+def run_ranks(
+    processes: int, *arguments, server: ForkServer | None = None, cwd: str | Path | None = None, **environment
+) -> subprocess.CompletedProcess:
+    """
+    Run `python <arguments>` in `processes` processes that find each other as torchrun's do; one process is run alone.
+
+    They are forked from `server`, by default from `fork_server`.
+    """
+    alone = {**ALONE, **environment}
+    if server is None:
+        server = fork_server()
+    else:
+        del alone["HF_HUB_OFFLINE"]
     if processes == 1:
-        return fork_server().run(arguments, timeout=SECONDS, **ALONE, **environment)
+        return server.run(arguments, timeout=SECONDS, cwd=cwd, **alone)
     # Kept here for as long as they run, as torchrun's agent does: there is no race for a port.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": "tests"}
     ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return fork_server().run(arguments, ranks=ranks, timeout=SECONDS, **ALONE, **environment)
+    return server.run(arguments, ranks=ranks, timeout=SECONDS, cwd=cwd, **alone)
 
 
 def _serve() -> dict:

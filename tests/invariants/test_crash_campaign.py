@@ -1,0 +1,366 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Commands that are killed and given again end as those that were not, or refuse in one line; nothing is lost.
+
+Here a few moments of one run. All commands, methods, streams and processes, at injected and random moments (minutes to hours):
+
+    python tests/invariants/test_crash_campaign.py --kills 300 --table crashes.md
+    python -m pytest -m slow tests/invariants/test_crash_campaign.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import random
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pytest
+from helpers import CLASSES, image_dataset, tiny_config, tiny_processor
+from helpers.crashes import Moments, contents, differing, tear
+from helpers.forked import PRELOADED, ForkServer, run_ranks
+from helpers.runs import trainer_of
+from hub.loopback import LoopbackHub
+
+from hf_robustft import CaRotTrainer
+from hf_robustft.files import LOCK, settle
+
+#: What the commands import beyond what every test does.
+MODULES = (
+    *PRELOADED,
+    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "publish", "auto")),
+    *("matplotlib.pyplot", "helpers.crashes"),
+)
+QUIET = "--use_cpu --disable_tqdm".split()
+TRAIN = "train --model base --train_dataset images/train --output_dir out --report_to none --learning_rate 1e-3 --warmup_steps 0"
+TRAIN = [*TRAIN.split(), *"--per_device_train_batch_size 4 --logging_steps 1 --seed 3 --use_cpu --disable_tqdm true".split()]
+SAVING = "--max_steps 3 --save_strategy steps --save_steps 1 --save_total_limit 2".split()
+RESUME = ("--resume_from_checkpoint", "last")
+SIGNALS = ("SIGINT", "SIGTERM")
+
+
+def last_line(done) -> str:
+    """The last line that a command printed on standard error, if it is not a warning."""
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("Warning: ")]
+    return lines[-1] if lines else ""
+
+
+@dataclasses.dataclass
+class Job:
+    """
+    A command that changes something.
+
+    Args:
+        command: As it is given the first time, and again unless it trains.
+        processes: So many of them.
+        starts_from: A job whose folder it works on.
+        hub: Whether what counts is on the Hub.
+    """
+
+    command: Sequence[str]
+    processes: int = 1
+    starts_from: str | None = None
+    hub: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        return "--save_steps" in self.command
+
+
+def jobs() -> dict[str, Job]:
+    """All jobs of the campaign, by name."""
+    from hf_robustft.cli.train_arguments import CHOICES
+    from hf_robustft.training.methods import METHODS
+
+    found = {f"train, {method}": Job([*TRAIN, *SAVING, "--method", method]) for method in METHODS}
+    sets = "--eval_datasets images/test images/held_out:validation".split()
+    for method in ("carot", "tracer", "ft"):
+        found[f"train, {method}, streamed"] = Job([*TRAIN, *SAVING, "--method", method, "--streaming"])
+        found[f"train, {method}, 2 processes"] = Job([*TRAIN, *SAVING, "--method", method, "--per_device_train_batch_size", "2"], 2)
+    none = "--max_steps 1 --save_strategy no".split()
+    found["train and finish, flyp"] = Job([*TRAIN, *SAVING, *sets, "--method", "flyp", "--save_predictions", "--fold_temperature"])
+    for method in CHOICES:
+        if method not in METHODS and method != "zero_shot":
+            tuned = [] if method == "tip_adapter" else none
+            found[f"train, {method}"] = Job([*TRAIN, *sets, *tuned, "--method", method])
+    found["train, zero_shot"] = Job([*TRAIN[:7], *QUIET[:1], *sets, "--method", "zero_shot", "--disable_tqdm", "true"])
+    found["evaluate"] = Job(["evaluate", "base", *sets, "--output_dir", "out", "--save_logits", *QUIET])
+    found["calibrate"] = Job(
+        ["calibrate", "out", "--dataset", "images/held_out", "--eval_datasets", "images/test", *QUIET], starts_from="finished"
+    )
+    found["publish"] = Job(["publish", "out", "--repo_id", "alice/clip", "--retries", "0"], starts_from="finished", hub=True)
+    compared = ["--train_dataset", "images/train", "--model", "base", "--eval_datasets", *sets[1:], "--max_steps", "1"]
+    compared += ["--per_device_train_batch_size", "4", "--jobs", "1", "--learning_rates", "1e-3", "--seeds", "0", "--use_cpu"]
+    found["compare"] = Job(["compare", *compared, "--methods", "flyp", "ft", "wise_ft", "--output_dir", "out"])
+    found["compare, finished runs"] = Job(["compare", "runs/one", "runs/two", "--output_dir", "out"], starts_from="runs")
+    found["auto"] = Job([*TRAIN, *sets, "--method", "auto", "--max_steps", "1"])
+    return found
+
+
+class Campaign:
+    """
+    Kills commands in `place`, restarts them, and counts what became of it.
+
+    Args:
+        place: A folder for all.
+        server: Where processes are forked.
+        hub: Where `publish` uploads to.
+    """
+
+    def __init__(self, place: Path, server: ForkServer | None = None, hub: LoopbackHub | None = None):
+        self.place, self.server, self.hub = place, server, hub
+        self.jobs = jobs()
+        self.counts: collections.Counter = collections.Counter()
+        self.lost: list[str] = []
+        self.undisturbed: dict[str, tuple[dict[str, bytes], list[str], float]] = {}
+        self._make_inputs(place / "inputs")
+
+    def _make_inputs(self, folder: Path) -> None:
+        import torch
+        from transformers import CLIPModel
+
+        torch.manual_seed(0)
+        CLIPModel(tiny_config()).save_pretrained(folder / "base")
+        tiny_processor().save_pretrained(folder / "base")
+        for name, n, seed in (("train", 12, 0), ("test", 8, 1), ("held_out", 16, 2)):
+            for i, row in enumerate(image_dataset(n, seed=seed)):
+                place = folder / "images" / name / CLASSES[row["label"]]
+                place.mkdir(parents=True, exist_ok=True)
+                row["image"].save(place / f"{i}.png")
+
+    # ---- One command ---------------------------------------------------------------------------------------------
+
+    def run(self, folder: Path, job: Job, command: Sequence[str], kind: str = "none", when: object = "-", **environment):
+        """Carry out a command in a folder, killed or not."""
+        words = ("-m", "helpers.crashes", kind, when, "--", *command)
+        return run_ranks(job.processes, *words, server=self.server, cwd=folder, **environment)
+
+    def fresh(self, job: Job, name: str = "try") -> Path:
+        """A folder with the inputs of a job, and what it starts from."""
+        folder = self.place / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in (self.place / "inputs").iterdir():
+            (folder / path.name).symlink_to(path)
+        if job.starts_from == "finished":
+            shutil.copytree(self.finished("flyp") / "out", folder / "out")
+        elif job.starts_from == "runs":
+            for run, method in (("one", "flyp"), ("two", "ft")):
+                shutil.copytree(self.finished(method) / "out", folder / "runs" / run)
+        if self.hub is not None:
+            self.hub.repositories.clear()
+            self.hub.seed("model", "alice/clip", {"model.safetensors": b"of another model", "head.safetensors": b"too"})
+        return folder
+
+    def finished(self, method: str) -> Path:
+        """A folder with a finished run of a method."""
+        folder = self.place / f"finished-{method}"
+        if not folder.exists():
+            sets = ["--eval_datasets", "images/test", "images/held_out:validation"]
+            command = [*TRAIN, *sets, "--method", method, "--max_steps", "1", "--save_strategy", "no", "--save_predictions"]
+            done = self.run(self.fresh(Job(()), folder.name), Job(()), command)
+            assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    def found(self, folder: Path, job: Job) -> dict[str, bytes]:
+        """What matters of a folder, and of the Hub."""
+        found = contents(folder / "out") if (folder / "out").exists() else {}
+        if job.hub:
+            found |= {f"hub: {name}": content for name, content in self.hub.files("model", "alice/clip").items()}
+        return found
+
+    def whole(self, name: str) -> tuple[dict[str, bytes], list[str], float]:
+        """Of the undisturbed command: what it leaves, its moments, and its processor time."""
+        if name not in self.undisturbed:
+            job = self.jobs[name]
+            folder = self.fresh(job)
+            done = self.run(folder, job, job.command, "moments", folder / "moments")
+            assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+            *moments, last = (folder / "moments").read_text().splitlines()
+            self.undisturbed[name] = self.found(folder, job), moments, float(last)
+        return self.undisturbed[name]
+
+    # ---- Kills ---------------------------------------------------------------------------------------------------
+
+    def kill(self, name: str, kind: str, when: object) -> str:
+        """
+        Kill a command, or send it a signal, and give it again; returns what became of it: "equal", "refused", "lost", or "ended"
+        where it was faster.
+        """
+        job, (want, _, _) = self.jobs[name], self.whole(name)
+        folder = self.fresh(job)
+        before = self.found(folder, job)
+        done = self.run(folder, job, job.command, kind, when)
+        if done.returncode == 0:
+            return "ended"
+        phase = self.phase(folder)
+        if kind in SIGNALS and (done.returncode not in (130, 143) or "Traceback" in done.stderr or not last_line(done)):
+            result, why = "lost", f"exit status {done.returncode}: {done.stderr[-2000:]}"
+        else:
+            result, why = self.after(folder, job, before, want)
+        self.counts[name, {"after": "random", **dict.fromkeys(SIGNALS, "SIGINT or SIGTERM")}.get(kind, "injected"), phase, result] += 1
+        if result == "lost":
+            self.lost.append(f"{name}, {kind} {when}, {phase}: {why}")
+            shutil.rmtree(self.place / f"lost-{len(self.lost)}", ignore_errors=True)
+            shutil.copytree(folder, self.place / f"lost-{len(self.lost)}", symlinks=True)
+        return result
+
+    def after(self, folder: Path, job: Job, before: dict[str, bytes], want: dict[str, bytes]) -> tuple[str, object]:
+        """Give a command again, as the guide says, and compare with what the undisturbed one left."""
+        command = list(job.command)
+        if job.resumes and list((folder / "out").glob("checkpoint-*")):
+            command += RESUME
+        if job.starts_from == "finished" and not job.hub:
+            # What was calibrated twice is another thing: the next reader ends a change that counts, or nothing has happened.
+            settle(folder / "out")
+            if not differing(self.found(folder, job), want):
+                return "equal", ""
+            if changed := [name for name in differing(self.found(folder, job), before) if not name.startswith(".")]:
+                return "lost", changed
+        done = self.run(folder, job, command)
+        if done.returncode == 2 and job.resumes and command != list(job.command) and "No checkpoint in" in done.stderr:
+            done = self.run(folder, job, job.command)
+        if done.returncode != 0:
+            refused = done.returncode == 2 and last_line(done).startswith("error: ") and "Traceback" not in done.stderr
+            return ("refused" if refused else "lost"), done.stderr[-2000:]
+        wrong = differing(self.found(folder, job), want)
+        return ("lost", wrong) if wrong else ("equal", "")
+
+    @staticmethod
+    def phase(folder: Path) -> str:
+        """What a command was about when it was killed, by what it left."""
+        names = {path.name for path in (folder / "out").iterdir()} if (folder / "out").exists() else set()
+        if ".robustft_ready" in names:
+            return "files take their places"
+        if ".robustft_new" in names:
+            return "files are written"
+        if ".robustft_former" in names:
+            return "checkpoints change places"
+        if ".robustft_checkpoint" in names:
+            return "a checkpoint is written"
+        return "in between" if names - {LOCK} else "before anything is written"
+
+    def campaign(self, kills: int, names: Sequence[str], seed: int, until: float, say: Callable = print) -> None:
+        """So many kills, two thirds of them at injected moments, spread over the commands."""
+        draw = random.Random(seed)
+        for number in range(10 * kills):
+            done = sum(self.counts.values())
+            if done >= kills or time.time() > until:
+                return
+            name = names[number % len(names)]
+            _, moments, seconds = self.whole(name)
+            if number // len(names) % 3 == 0:
+                kind, when = draw.choice(("after", "after", *SIGNALS)), f"{draw.uniform(0.02, 1) * seconds:.4f}"
+            else:
+                kind, when = draw.choice(("at", "torn")), draw.randint(1, len(moments))
+            result = self.kill(name, kind, when)
+            say(f"{time.strftime('%X')} {done + 1}: {name}, {kind} {when}: {result} {self.lost[-1:] if result == 'lost' else ''}", flush=True)
+
+    def table(self) -> str:
+        """What became of the kills, by command and phase, in Markdown."""
+        rows = collections.defaultdict(collections.Counter)
+        for (name, kind, phase, result), count in self.counts.items():
+            for row in ((name, phase), ("all", kind), ("all", "")):
+                rows[row][result] += count
+        order = {name: place for place, name in enumerate((*self.jobs, "all"))}
+        lines = ["| Command | Killed while | Kills | Equal | Refused | Lost |", "|---|---|---:|---:|---:|---:|"]
+        for (name, phase), found in sorted(rows.items(), key=lambda row: (order[row[0][0]], row[0][1])):
+            numbers = [sum(found.values()), *(found[kind] for kind in ("equal", "refused", "lost"))]
+            lines.append(f"| {name} | {phase} | {' | '.join(map(str, numbers))} |")
+        return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def campaign_in(place: Path):
+    """A campaign with a server of its own and a Hub on the loopback interface."""
+    with LoopbackHub() as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": None, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_alice"}
+        environment |= {"HF_HOME": str(place / "hf"), "MPLBACKEND": "agg", "no_proxy": "127.0.0.1,localhost"}
+        server = ForkServer(environment, MODULES)
+        try:
+            yield Campaign(place, server, hub)
+        finally:
+            server.kill()
+
+
+def test_every_moment_of_a_save_leaves_a_checkpoint_to_go_on_from(tiny_clip, tmp_path):
+    """What kill -9 would leave, copied at each moment of the third save, also with half of each file that is written then."""
+    settings = {"max_steps": 3, "save_total_limit": 2, "num_train_epochs": 1}
+    run, copies = tmp_path / "run", []
+    trainer = trainer_of(CaRotTrainer, tiny_clip, run, save_steps=1, **settings)
+
+    def copy(number, what, path):
+        if trainer.state.global_step == 3:
+            copies.append((f"{number} {what} {path.name}", shutil.copytree(run, tmp_path / f"{number}")))
+            torn = shutil.copytree(run, tmp_path / f"{number}-torn")
+            # What is removed with its folder, and what lies elsewhere, is not written.
+            if path.is_relative_to(run) and tear(what, torn / path.relative_to(run)):
+                copies.append((f"{number} torn {path.name}", torn))
+
+    moments = Moments(run, copy)
+    try:
+        trainer.train()
+    finally:
+        moments.stop()
+    weights, reached = (run / "checkpoint-3" / "model.safetensors").read_bytes(), []
+    assert len(copies) > 40
+    for what, folder in copies:
+        trainer.args.output_dir = str(folder)
+        with warnings.catch_warnings():
+            # Removing checkpoint-1 was begun, which is no news where a later one is whole.
+            warnings.simplefilter("error")
+            reached.append(Path(trainer.checkpoint_to_resume("last")).name)
+        assert {path.name for path in folder.iterdir()} <= {LOCK, *(f"checkpoint-{step}" for step in (1, 2, 3))}, what
+        if len(reached) in (5, 25, len(copies)):
+            resumed = trainer_of(CaRotTrainer, tiny_clip, folder, save_steps=1, **settings)
+            resumed.train("last")
+            assert (folder / "checkpoint-3" / "model.safetensors").read_bytes() == weights, what
+            assert resumed.state.global_step == resumed.optimizer_steps == 3
+    assert reached == sorted(reached) and set(reached) == {"checkpoint-2", "checkpoint-3"}
+
+
+def test_a_killed_command_that_is_given_again_ends_as_the_other(tmp_path):
+    campaign = Campaign(tmp_path)
+    _, moments, _ = campaign.whole("train, carot")
+    second = next(n for n, line in enumerate(moments, 1) if "written" in line and "checkpoint-2/optimizer.pt" in line)
+    assert campaign.kill("train, carot", "torn", second) == "equal"
+    assert list(campaign.counts) == [("train, carot", "injected", "a checkpoint is written", "equal")]
+
+
+@pytest.mark.slow  # Hours on two busy cores.
+def test_no_kill_loses_anything(tmp_path):
+    with campaign_in(tmp_path) as campaign:
+        campaign.campaign(300, list(campaign.jobs), seed=0, until=float("inf"))
+        assert not campaign.lost and sum(campaign.counts.values()) >= 300
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", nargs="*", default=None, help="Parts of the names of those to kill; by default all.")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--table", type=Path, default=None)
+    parser.add_argument("--list", action="store_true")
+    given = parser.parse_args()
+    if given.list:
+        sys.exit(print("\n".join(jobs())))
+    with tempfile.TemporaryDirectory() as folder, campaign_in(Path(folder)) as running:
+        chosen = [name for name in running.jobs if given.commands is None or any(part in name for part in given.commands)]
+        try:
+            running.campaign(given.kills, chosen, given.seed, time.time() + 60 * given.minutes)
+        finally:
+            print(running.table(), *running.lost, sep="\n")
+            if given.table:
+                given.table.write_text(running.table() + "\n")
+    sys.exit(bool(running.lost))
