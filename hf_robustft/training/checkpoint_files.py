@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..files import write_whole
+from ..files import sync, write_whole
 from ..modeling.tensor_files import check_is_content, opened, read_json_object, shapes_and_kinds
 
 TENSORS = "robustft_state.safetensors"
@@ -92,17 +92,9 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def record_files(folder: str | os.PathLike, step: int) -> None:
     """
-    List the files of a complete checkpoint, and wait until all of them are on the disk.
+    List the files of a complete checkpoint, and bring all of them to the disk.
 
     Args:
         folder (`str` or path): The checkpoint; without the list it does not count as one.
@@ -112,14 +104,11 @@ def record_files(folder: str | os.PathLike, step: int) -> None:
     found = sorted({path for pattern in _RESUMED for path in folder.glob(pattern)})
     # Hashes are made in threads while the disk is busy.
     with ThreadPoolExecutor() as pool:
-        flushed = [pool.submit(_flush, path) for path in folder.iterdir() if path.is_file()]
+        synced = pool.submit(sync, folder)
         hashes = pool.map(_hash, found)
         files = {path.name: {"bytes": path.stat().st_size, "sha256": digest} for path, digest in zip(found, hashes, strict=True)}
-        for job in flushed:
-            job.result()
+        synced.result()
     write_whole(folder / FILES, json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-    _flush(folder / FILES)
-    _flush(folder)
 
 
 def check_files(folder: str | os.PathLike) -> int:

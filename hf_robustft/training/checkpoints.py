@@ -18,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.messages import one_line
+from ..files import put_in_place
 from ..modeling.checkpoint_check import check_weights_of
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.spread_weights import full_values, is_sharded
@@ -270,7 +271,7 @@ class ExactCheckpoints:
         self._former = [*self._former, folder]
         # Until this run has something to put in their place the checkpoints of a former run are not lost.
         with self._instead_of_former():
-            os.rename(built, folder)
+            put_in_place(built, folder)
         built.parent.rmdir()
 
     def _unwritten(self, folder: str, error: BaseException) -> str:

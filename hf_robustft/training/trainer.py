@@ -246,10 +246,10 @@ class RobustTrainer(
             OSError, ValueError: If the checkpoint is missing, damaged, or that of another run.
         """
         started, self._run_started, self._is_finished = time.perf_counter(), time.time(), False
-        self.hub_pusher.begin()
         # A trained head, which decides on the scores there are, is younger than the first look.
         self.settle_choice()
         with locked(self.args.output_dir, f"{type(self).__name__}.train") if self.args.should_save else nullcontext():
+            self.hub_pusher.begin()
             checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
             try:
                 with self.stop_signals:
