@@ -9,6 +9,7 @@ What kill -9 leaves is what the folder holds at that moment: the system keeps wh
     python -m helpers.crashes moments FILE -- train ...     write down all moments of a command in the working folder
     python -m helpers.crashes at 17 -- train ...            SIGKILL at the 17th; `torn 17` leaves half of the file
     python -m helpers.crashes after 0.25 -- train ...       the end after so many seconds of processor time
+    python -m helpers.crashes copies FOLDER -- train ...    no kill: what each would leave of `out` is copied, torn files too
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -121,6 +123,20 @@ def kill_at(moment: int, torn: bool) -> Callable[[int, str, Path], None]:
     return each
 
 
+def copy_into(folder: Path, source: Path) -> Callable[[int, str, Path], None]:
+    """For [`Moments`]: copy `source` at each of them, once more with half of the file that is being written there."""
+
+    def each(number: int, what: str, path: Path) -> None:
+        if not source.is_dir():
+            return
+        shutil.copytree(source, folder / f"{number:04}-{what}-{path.name}", symlinks=True)
+        if what in ("open", "written") and path.is_relative_to(source):
+            torn = shutil.copytree(source, folder / f"{number:04}-torn-{path.name}", symlinks=True)
+            tear(what, torn / path.relative_to(source))
+
+    return each
+
+
 class ForkedRun:
     """Stands for `subprocess.Popen` of a run of a comparison: a process that need not import anything again."""
 
@@ -177,7 +193,7 @@ def main(arguments: list[str]) -> int:
     """Carry out a command of `hf-robustft`, as the first words say."""
     kind, when, _, *command = arguments
     import hf_robustft.comparison.schedule as schedule
-    from hf_robustft import cli
+    from hf_robustft import cli, files
 
     schedule.subprocess.Popen = ForkedRun
     if os.environ.get("RANK", "0") != os.environ.get("KILLED_RANK", "0"):
@@ -187,6 +203,13 @@ def main(arguments: list[str]) -> int:
             Moments(Path.cwd(), lambda number, what, path: print(number, what, path, file=file))
             status = cli.main(command)
             print(sum(os.times()[:4]), file=file)
+        return status
+    if kind == "copies":
+        # A journal is bound to the number of its folder, which a copy does not keep, and a kill does.
+        files._identity = lambda folder: 0
+        moments = Moments(Path.cwd(), copy_into(Path(when), Path.cwd() / "out"))
+        status = cli.main(command)
+        moments.stop()
         return status
     if kind in ("at", "torn"):
         Moments(Path.cwd(), kill_at(int(when), kind == "torn"))

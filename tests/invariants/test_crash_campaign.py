@@ -15,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -32,8 +33,10 @@ from helpers.forked import PRELOADED, ForkServer, run_ranks
 from helpers.runs import trainer_of
 from hub.loopback import LoopbackHub
 
-from hf_robustft import CaRotTrainer
-from hf_robustft.files import LOCK, settle
+from hf_robustft import CaRotTrainer, files
+from hf_robustft.files import LOCK, READY, STAGE, settle
+from hf_robustft.publishing.run_folder import settle_checkpoints, step_folders
+from hf_robustft.training.checkpoint_files import whole_state
 
 #: What the commands import beyond what every test does.
 MODULES = (
@@ -47,6 +50,18 @@ TRAIN = [*TRAIN.split(), *"--per_device_train_batch_size 4 --logging_steps 1 --s
 SAVING = "--max_steps 3 --save_strategy steps --save_steps 1 --save_total_limit 2".split()
 RESUME = ("--resume_from_checkpoint", "last")
 SIGNALS = ("SIGINT", "SIGTERM")
+
+
+#: Half-written files, which the next writer removes, locks of nobody, and checkpoints, which are compared by themselves.
+_LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_lock$|checkpoint-")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint would be resumed from."""
+    try:
+        return bool(whole_state(checkpoint))
+    except (OSError, ValueError):
+        return False
 
 
 def last_line(done) -> str:
@@ -203,7 +218,7 @@ class Campaign:
         done = self.run(folder, job, job.command, kind, when)
         if done.returncode == 0:
             return "ended"
-        phase = self.phase(folder)
+        phase = self.phase(folder / "out")
         if kind in SIGNALS and (done.returncode not in (130, 143) or "Traceback" in done.stderr or not last_line(done)):
             result, why = "lost", f"exit status {done.returncode}: {done.stderr[-2000:]}"
         else:
@@ -236,10 +251,50 @@ class Campaign:
         wrong = differing(self.found(folder, job), want)
         return ("lost", wrong) if wrong else ("equal", "")
 
+    def every_moment(self, name: str, most: int = 4) -> None:
+        """
+        What a kill at each moment of a command would leave. It is given again for none of them: the last whole checkpoint has, to
+        the byte, what the undisturbed run saved at that step, and the other files are what they were between two changes of
+        them, of which there may be so many; what follows from these is known.
+        """
+        job, (want, _, _) = self.jobs[name], self.whole(name)
+        folder, steps, seen = self.fresh(job), {}, []
+        done = self.run(folder, job, job.command, "copies", folder / "copies")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not differing(self.found(folder, job), want), name
+        identity, files._identity = files._identity, lambda folder: 0
+        try:
+            for copy in (*sorted((folder / "copies").iterdir()), folder / "out"):
+                phase, names = self.phase(copy), {path.name for path in copy.iterdir()}
+                result, why, rest = "equal", "", None
+                try:
+                    settle(copy)
+                    settle_checkpoints(copy)
+                    rest = {path: content for path, content in contents(copy).items() if not _LEFT.match(path)}
+                    whole = next(filter(is_whole, reversed(step_folders(copy))), None)
+                    if whole and differing(contents(whole), steps.setdefault(whole.name, contents(whole))) or steps and (whole is None or max(steps) != whole.name):
+                        result, why = "lost", f"{whole} after {sorted(steps)}"
+                except (OSError, ValueError) as error:
+                    result, why = "refused", str(error)
+                seen.append((copy.name, phase, result, why, rest, not {STAGE, READY} & names and "-torn-" not in copy.name))
+        finally:
+            files._identity = identity
+        states = []
+        for *_, rest, quiet in seen:
+            if quiet and rest not in states:
+                states.append(rest)
+        assert len(states) <= most, f"{name}: {[sorted(state) for state in states]}"
+        for copied, phase, result, why, rest, _ in seen:
+            if result == "equal" and rest not in states:
+                result, why = "lost", min((differing(rest, state) for state in states), key=len)
+            self.counts[name, "copied", phase, result] += 1
+            if result != "equal":
+                self.lost.append(f"{name}, {copied}, {phase}, {result}: {why}")
+
     @staticmethod
-    def phase(folder: Path) -> str:
-        """What a command was about when it was killed, by what it left."""
-        names = {path.name for path in (folder / "out").iterdir()} if (folder / "out").exists() else set()
+    def phase(out: Path) -> str:
+        """What a command was about when it was killed, by what it left in its folder."""
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
         if ".robustft_ready" in names:
             return "files take their places"
         if ".robustft_new" in names:
@@ -351,6 +406,7 @@ if __name__ == "__main__":
     parser.add_argument("--commands", nargs="*", default=None, help="Parts of the names of those to kill; by default all.")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--table", type=Path, default=None)
+    parser.add_argument("--every_moment", action="store_true", help="No kills: what one at each moment would leave is looked at.")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
     if given.list:
@@ -358,7 +414,12 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, campaign_in(Path(folder)) as running:
         chosen = [name for name in running.jobs if given.commands is None or any(part in name for part in given.commands)]
         try:
-            running.campaign(given.kills, chosen, given.seed, time.time() + 60 * given.minutes)
+            if given.every_moment:
+                for name in chosen:
+                    running.every_moment(name)
+                    print(time.strftime("%X"), name, flush=True)
+            else:
+                running.campaign(given.kills, chosen, given.seed, time.time() + 60 * given.minutes)
         finally:
             print(running.table(), *running.lost, sep="\n")
             if given.table:
