@@ -385,10 +385,10 @@ def _show_the_card_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -
     written = (folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml"))
     theirs = [path for path in written if path.is_file() and not (is_untouched if path.name == CARD_FILE else eval_results.is_ours)(path)]
     for path in (*theirs, *(folder / name for name in stays)):
-        target = stage / path.relative_to(folder)
-        if path.is_file() and not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy2(path, target)
+        name = path.relative_to(folder)
+        if path.is_file() and not (stage / name).exists():
+            (stage / name).parent.mkdir(exist_ok=True)
+            shutil.copy2(path, stage / name)
 
 
 def _save_logit_scale(folder: Path, stage: Path, logit_scale: Tensor) -> None:

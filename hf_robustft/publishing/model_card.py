@@ -16,6 +16,7 @@ from .. import __version__
 from ..data.benchmarks import Benchmark
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..evaluation.tables import check_same_data, ordered
+from ..files import locked
 from ..modeling.zero_shot import HEAD_FILE
 from ..objectives.papers import METHOD_FACTS, MethodFacts
 from . import snippets, verdict
@@ -144,8 +145,9 @@ def write_model_card(
         tags=tags,
     )
     facts = replace(facts, eval_tasks=defined_tasks(facts.sets, eval_tasks))
-    facts.save(output_dir)
-    return _write(Path(output_dir), facts, report, baseline, title)
+    with locked(output_dir):
+        facts.save(output_dir)
+        return _write(Path(output_dir), facts, report, baseline, title)
 
 
 def refresh_model_card(
@@ -176,7 +178,8 @@ def refresh_model_card(
         return None
     if baseline is not None:
         check_same_data(report, baseline)
-    return _write(Path(output_dir), facts, report, baseline, title)
+    with locked(output_dir):
+        return _write(Path(output_dir), facts, report, baseline, title)
 
 
 def _write(
