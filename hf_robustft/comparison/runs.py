@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.messages import one_line
 from ..evaluation.findings import listed
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
@@ -344,8 +345,12 @@ def _sweep(path: Path) -> dict[float, dict[str, float]]:
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return {row.pop("alpha"): row for row in rows}
+        rows = list(csv.DictReader(file))
+    try:
+        numbers = [{re.sub(r"^'(?=[=+@-])", "", name): float(value) for name, value in row.items() if value} for row in rows]
+        return {row.pop("alpha"): row for row in numbers}
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a table of numbers by alpha ({one_line(error)}); measure the alphas again.") from None
 
 
 def _seed(facts: Mapping[str, Any]) -> int | None:

@@ -91,7 +91,7 @@ def too_large(width: int, height: int, what: str = "it is") -> str:
 
 
 def check_regular(path: str, where: str) -> None:
-    """Refuse a pipe, socket or device in the place of the image that `where` names: reading it might never end. Raises UnreadableImage."""
+    """Refuse a pipe, socket or device at the `path` of the image that `where` names: reading might never end. Raises UnreadableImage."""
     if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
         raise UnreadableImage.because(where, "it is a pipe or device, not a file")
 

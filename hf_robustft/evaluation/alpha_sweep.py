@@ -80,7 +80,9 @@ class AlphaSweep:
         names = list(dict.fromkeys(name for row in metrics.values() for name in row))
         with whole_file(path) as half, open(half, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["alpha", "temperature", *names])
+            # Spreadsheets take what begins so for a formula.
+            shown = [f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names]
+            writer.writerow(["alpha", "temperature", *shown])
             writer.writerows([alpha, 1.0, *(row.get(name) for name in names)] for alpha, row in metrics.items())
         first = next(iter(self.reports.values()))
         if _first(first, "id") is None or not first.shifts:

@@ -28,7 +28,7 @@ from .checkpoint_check import (
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
 from .metadata import METADATA_FILE
-from .tensor_files import HALVES, read_json_object
+from .tensor_files import HALVES, not_finite, read_json_object
 from .zero_shot import HEAD_FILE
 
 _SMALL_FILES = (
@@ -253,8 +253,7 @@ def _model(what: str, config: PreTrainedConfig, **options) -> PreTrainedModel:
         raise OSError(f"The weights of {what} cannot be loaded ({one_line(error)}).") from error
     mismatched = [str(item if isinstance(item, str) else item[0]) for item in report["mismatched_keys"]]
     refuse_misfits(what, report["missing_keys"], report["unexpected_keys"], mismatched)
-    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]
-    if broken:
+    if broken := not_finite(dict(model.named_parameters())):
         raise ValueError(
             f"{len(broken)} weights of {what} are not finite (such as {broken[0]}); such a model answers nothing: give "
             "another checkpoint."

@@ -30,6 +30,23 @@ OPTIONAL = {
     "label_names": list,
     "left_out_classes": dict,
 }
+_NUMBER = (int, float)
+#: The kinds of entries of a part that readers count on, where they are there; of a list, the kind of its items.
+ENTRIES: dict[str, dict[str, Any]] = {
+    "settings": {"learning_rate": _NUMBER, "seed": int},
+    "merge": {"fine_tuned": [str], "trained_with": str, "alpha_rule": str},
+    "left_out_classes": {"share": _NUMBER, "fold": int, "classes": [str]},
+    "temperature": {
+        **dict.fromkeys(("temperature", "folded", "nll_before", "nll_after", "ece_before", "ece_after"), _NUMBER),
+        **{"n": int, "fitted_on": str, "history": list, "sets": dict},
+    },
+    "card": {
+        **dict.fromkeys(("method", "base_model", "base_model_note", "hardware", "licence", "command"), str),
+        **dict.fromkeys(("settings", "merge", "run", "emissions", "eval_tasks"), dict),
+        **{"sets": [dict], "log": [dict], "notes": [str], "tags": [str]},
+        **{"seed": int, "wall_seconds": _NUMBER, "alpha": _NUMBER},
+    },
+}
 
 
 def dump_robustft_json(directory: str | Path, content: Mapping[str, Any]) -> Path:
@@ -100,7 +117,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
             f"There is no {METADATA_FILE} in {directory}; give the folder of a model that hf_robustft has trained."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore the file or write it again.") from None
     version = content.get("format") if isinstance(content, dict) else None
@@ -115,9 +132,14 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     for name, kind in OPTIONAL.items():
         if name in content and not isinstance(content[name], kind):
             raise ValueError(f"{path} has a part {name!r} of the wrong type; restore the file or write it again.")
-    for name in ("class_names", "label_names"):
-        if not all(isinstance(item, str) for item in content.get(name, ())):
-            raise ValueError(f"{path} has {name!r} that are not texts; restore the file or write it again.")
+    for part, kinds in {"": {"class_names": [str], "label_names": [str]}, **ENTRIES}.items():
+        values = content.get(part, {}) if part else content
+        wrong = next((name for name, kind in kinds.items() if not _is_of(values.get(name), kind)), None)
+        if wrong is not None:
+            raise ValueError(f"{path}: {wrong!r}{part and f' of {part!r}'} is of the wrong type; restore the file or write it again.")
+    left_out = content.get("left_out_classes")
+    if left_out is not None and (None in map(left_out.get, ENTRIES["left_out_classes"]) or not 0 < left_out["share"] <= 1):
+        raise ValueError(f"{path}: 'left_out_classes' does not say which share, fold and classes; restore the file or write it again.")
     try:
         for entry in content.get("image_hashes", ()):
             Sketch.from_dict(entry)
@@ -133,3 +155,14 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return content
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is `None`, of a kind, or a list of items of a kind."""
+    if isinstance(kind, list):
+        return value is None or isinstance(value, list) and all(item is not None and _is_of(item, kind[0]) for item in value)
+    return value is None or isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, _NUMBER))
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number")

@@ -123,6 +123,11 @@ def _sort_metadata(path: Path) -> None:
             file.write(text.ljust(length))
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those of the `tensors` that hold NaN or infinity."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+
+
 def weights_fingerprint(model: nn.Module, exclude: Iterable[str] = ()) -> str:
     """
     SHA-256 over the names, dtypes, shapes and bytes of a model's `state_dict()`, in the order of the names.

@@ -35,6 +35,7 @@ from ..publishing.run_folder import (
     step_folders,
 )
 from .checkpoint_files import is_unwritten, load_state, record_files, save_state, whole_state
+from .finite import check_weights
 from .run_record import check_same_run, run_record
 
 
@@ -288,6 +289,9 @@ class ExactCheckpoints:
             return
         if is_sharded(self.model):
             state_dict = full_values(self.model.state_dict())
+        extras = (module.state_dict() for module in self.trainable_modules().values())
+        for tensors in (self.model.state_dict() if state_dict is None else state_dict, *extras):
+            check_weights(tensors, self.state.global_step, self.args.output_dir)
         super()._save(folder, state_dict)
         if self.args.should_save:
             self.save_extras(folder)
@@ -303,6 +307,7 @@ class ExactCheckpoints:
                 return
         with replacing(folder, since=self._run_started) as stage:
             with self.exported_weights() as model:
+                check_weights(model.state_dict(), self.state.global_step, folder)
                 super()._save(str(stage), model.state_dict())
             self.save_extras(str(stage))
             metadata = Path(folder) / METADATA_FILE

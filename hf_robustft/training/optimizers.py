@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
+from .finite import check_gradient
 from .schedules import epoch_cosine_schedule, reference_schedule
 from .sharding import separate_plain_parameters
 
@@ -211,4 +212,9 @@ class CompleteOptimizer:
     def _get_grad_norm(self, model, grad_norm=None):
         if grad_norm is None:
             grad_norm = self.accelerator.clip_grad_norm_(self._all_parameters(model), float("inf"))
-        return super()._get_grad_norm(model, grad_norm=grad_norm)
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # In float16 an overflow is usual: the step is skipped, and the next one has a smaller scale.
+        if self.accelerator.scaler is None:
+            terms = (name.removeprefix("loss/") for name in self._window.sums if name != "loss")
+            check_gradient(grad_norm, terms, self.state.global_step)
+        return grad_norm

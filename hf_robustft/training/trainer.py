@@ -39,6 +39,7 @@ from .distributed import (
 )
 from .examples import as_benchmark, check_captions, embed_images, training_examples
 from .finished_folder import FinishedFolder
+from .finite import check_skipped, refuse_loss
 from .gradient_cache import CACHED_FEATURES_STAND_STILL, ChunkedEncoding
 from .gradient_shares import GradientShares
 from .hub_push import HubPusher
@@ -271,7 +272,7 @@ class RobustTrainer(
         return values
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        self.optimizer_steps = 0
+        self.optimizer_steps = self._skipped_steps = 0
         self._window = LossWindow()
         for module in self.trainable_modules().values():
             module.zero_grad()
@@ -321,20 +322,11 @@ class RobustTrainer(
             )
         total = sum(terms.values())
         if not torch.isfinite(total):
-            self._raise_not_finite(terms)
+            refuse_loss(terms, self.state.global_step)
         named = {"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}
         self._window.add(named, self.current_gradient_accumulation_steps)
         self.gradient_shares.add(terms, self._encoding)
         return (total, features) if return_outputs else total
-
-    def _raise_not_finite(self, terms: Mapping[str, Tensor]) -> None:
-        values = {name: value.item() for name, value in terms.items()}
-        guilty = [name for name, value in values.items() if not math.isfinite(value)] or list(values)
-        raise FloatingPointError(
-            f"The loss is not finite at step {self.state.global_step}: {', '.join(guilty)} "
-            f"(of {', '.join(f'{name} = {value:g}' for name, value in values.items())}). "
-            "Lower --learning_rate, lengthen --warmup_steps, or look for broken images and weights."
-        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -362,7 +354,10 @@ class RobustTrainer(
         for module in self.trainable_modules().values():
             module.zero_grad()
         if self.accelerator.optimizer_step_was_skipped:
+            self._skipped_steps += 1
+            check_skipped(self._skipped_steps, self.state.global_step)
             return
+        self._skipped_steps = 0
         self.optimizer_steps += 1
         if self.args.bound_logit_scale and self.encoder.logit_scale.requires_grad:
             with torch.no_grad():

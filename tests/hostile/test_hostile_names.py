@@ -1,9 +1,15 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Files of names and templates with signs that other programs take for the end of a line, and with what is not text."""
 
-import pytest
+import csv
 
+import pytest
+from helpers.reports import result
+
+from hf_robustft.comparison.runs import _sweep
 from hf_robustft.data.prompts import check_templates, load_class_names, load_templates
+from hf_robustft.evaluation.alpha_sweep import AlphaSweep
+from hf_robustft.evaluation.report import SWEEP_TABLE, EvaluationReport
 
 
 def test_a_name_ends_where_its_line_ends(tmp_path):
@@ -30,3 +36,17 @@ def test_what_is_not_utf8_is_named(tmp_path, content):
 def test_a_template_that_is_not_a_text_is_named(template):
     with pytest.raises(ValueError, match="template 1 .*not a text"):
         check_templates(["a {}.", template])
+
+
+def test_a_name_in_a_table_is_not_a_formula(tmp_path):
+    names = ("=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "photo")
+    reports = {
+        alpha: EvaluationReport("m", {name: result(name, "id" if name == "photo" else "shift") for name in names})
+        for alpha in (0.0, 1.0)
+    }
+    AlphaSweep(reports).save(tmp_path)
+    with open(tmp_path / SWEEP_TABLE, newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in "=+-@" and cell and not cell.replace(".", "").isdecimal()]
+    # The names are read as they are.
+    assert set(_sweep(tmp_path / SWEEP_TABLE)[1.0]) == {"temperature", *reports[1.0].metrics()}
