@@ -22,7 +22,7 @@ SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
 def corpus(artwork: Path, seed: int, captions_each: int = 20) -> list[str]:
     """Captions, keywords and templated names of every concept, lower case."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 (to be repeated)
     texts: list[str] = []
     for concept in load_concepts(artwork).values():
         texts += [caption(concept, rng) for _ in range(captions_each)]

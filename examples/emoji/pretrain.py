@@ -76,7 +76,7 @@ class Drawings:
         # Persons make a quarter of all concepts and hardly differ at 48 pixels: they are drawn less often.
         person = torch.tensor([concepts[code]["group"] == "people-body" for code in codes])
         self.weights = self.counts.float().sqrt() * torch.where(person, 0.3, 1.0)
-        rng = random.Random(seed)
+        rng = random.Random(seed)  # noqa: S311 (to be repeated)
         texts = [caption(concepts[code], rng, name_only=0.6) for code in codes for _ in range(CAPTIONS_EACH)]
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=CAPTION_LENGTH, return_tensors="pt")
         ids = ids["input_ids"]

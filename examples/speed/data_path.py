@@ -76,7 +76,7 @@ def contenders(processor) -> dict[str, Callable[[list[bytes]], torch.Tensor]]:
         transform = ImageTransform.from_processor(processor, output="uint8", **options)
 
         def run(files: list[bytes]) -> torch.Tensor:
-            examples = [{"pixel_values": transform.decode(file, random.Random(i))} for i, file in enumerate(files)]
+            examples = [{"pixel_values": transform.decode(file, random.Random(i))} for i, file in enumerate(files)]  # noqa: S311
             pixels = collate_images(examples)["pixel_values"]
             return normalised(pixels, transform) if on_cpu else pixels
 

@@ -117,7 +117,7 @@ class WordTokens:
 def imagenet_prompts(count: int, seed: int = 0) -> list[str]:
     """`count` different prompts out of the 80,000 of ImageNet's 1000 classes and 80 templates, drawn at random."""
     names, templates = imagenet_classes(), facts("imagenet")["templates"]
-    drawn = random.Random(seed).sample(range(len(names) * len(templates)), count)
+    drawn = random.Random(seed).sample(range(len(names) * len(templates)), count)  # noqa: S311 (to be repeated)
     return [fill_template(templates[i % len(templates)], names[i // len(templates)]) for i in drawn]
 
 
