@@ -48,8 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     go_on = None
     if given[:1] == ["train"]:
         go_on = how_to_go_on(train_program(int(os.environ.get("WORLD_SIZE", 1))), given[1:])
-    elif given[:1] == ["compare"]:
-        go_on = lambda _: f"Go on with: {shlex.join(['hf-robustft', *given])}"  # noqa: E731
+    elif given and given[0] in COMMANDS:
+        # A comparison keeps the runs that it has; the others change a folder at their end, as a whole.
+        verb = "Go on" if given[0] == "compare" else "Start again"
+        go_on = lambda _: f"{verb} with: {shlex.join(['hf-robustft', *given])}"  # noqa: E731
     return run(lambda: _carry_out(given), go_on, leaving=arguments is None)
 
 

@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 
+from hf_robustft import cli
 from hf_robustft.cli import COMMANDS, endings, main
 from hf_robustft.cli.describe import as_text, describe
 from hf_robustft.cli.description import FLAGS_FILE, Description
@@ -460,6 +461,17 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
     reader.stdout.close()
     assert reader.wait(60) in (0, BROKEN_PIPE) and reader.stderr.read() == b""
     reader.stderr.close()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_after_ctrl_c_how_to_go_on(command, monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_carry_out", stopped)
+    assert main([command, "my folder"]) == INTERRUPTED
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("Interrupted. ") and line.endswith(f"with: hf-robustft {command} 'my folder'")
 
 
 def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):

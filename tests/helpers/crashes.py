@@ -81,7 +81,8 @@ class Moments:
         if not self.on or event not in _CHANGES and not (event == "open" and isinstance(given[2], int) and given[2] & _WRITES):
             return
         path = given[_CHANGES.get(event, 0)]
-        if isinstance(path, (str, bytes, os.PathLike)):
+        # A nameless file is opened by the name of its folder.
+        if isinstance(path, (str, bytes, os.PathLike)) and not (event == "open" and os.path.isdir(path)):
             self._moment(event, Path(os.path.abspath(os.fsdecode(path))))
 
     def _moment(self, what: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import copy
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers import TEMPLATES, arguments, image_dataset, tiny_config, tiny_processor
 from safetensors import SafetensorError
-from transformers import CLIPModel, modeling_utils
+from transformers import CLIPModel, TrainerCallback, modeling_utils
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer
 from hf_robustft.cli.endings import one_line
@@ -163,7 +164,6 @@ def test_a_full_disk_ends_the_run_with_the_way_on(tiny_clip, tmp_path, monkeypat
         "model.safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         "optimizer.pt": RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
         "rng_state.pth": OSError(28, "No space left on device"),
-        "robustft_state.safetensors": SafetensorError("No space left on device"),
     }
     for name, error in full.items():
         folder = tmp_path / name
@@ -178,6 +178,32 @@ def test_a_full_disk_ends_the_run_with_the_way_on(tiny_clip, tmp_path, monkeypat
     resumed = trainer_of(tiny_clip, folder)
     resumed.train(resume_from_checkpoint="last")
     assert resumed.state.global_step == 4
+
+
+class SmallFiles(TrainerCallback):
+    """Files of more than so many bytes cannot be written any more from the end of a step on."""
+
+    def __init__(self, step: int, size: int):
+        self.step, self.size, self.usual = step, size, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.usual[1]))
+
+    def lift(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.usual)
+
+
+def test_a_disk_that_takes_no_more_in_truth(tiny_clip, tmp_path):
+    trainer, limit = trainer_of(tiny_clip, tmp_path), SmallFiles(3, 20_000)
+    trainer.add_callback(limit)
+    try:
+        with pytest.raises(OSError, match="checkpoint-3 was not written.*File too large.*checkpoint-2"):
+            trainer.train()
+    finally:
+        limit.lift()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    trainer.check_checkpoint(tmp_path / "checkpoint-2")
 
 
 def test_what_the_resumed_run_does_not_read_may_change(run, tmp_path):
