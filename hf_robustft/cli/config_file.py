@@ -101,7 +101,7 @@ def _compose(path: Path) -> yaml.Node | None:
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
         hint = "; indent with spaces" if "\\t" in str(error.problem) else ""
         raise UsageError(f"{path}{where}: this is not YAML: {error.problem or error.context}{hint}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -141,7 +141,7 @@ def _plain(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(" ".join(str(error).split())) from None
     finally:
         loader.dispose()

@@ -161,12 +161,15 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
 def _tar_columns(folder: Path, source: str) -> dict[str, str]:
     first = next(iter(tars(folder)), None) or next(file for place in sorted(folder.glob("*/")) for file in tars(place))
     endings = set()
-    with tarfile.open(first) as tar:
-        for _ in range(20):
-            member = tar.next()
-            if member is None:
-                break
-            endings.add(member.name.rpartition("/")[2].partition(".")[2])
+    try:
+        with tarfile.open(first) as tar:
+            for _ in range(20):
+                member = tar.next()
+                if member is None:
+                    break
+                endings.add(member.name.rpartition("/")[2].partition(".")[2])
+    except tarfile.TarError as error:
+        raise OSError(f"The tar {str(first)!r} is damaged: {' '.join(str(error).split())}; fetch it again.") from error
     images = [name for name in WDS_IMAGES if name in endings]
     if len(images) != 1:
         raise ValueError(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
             f"There is no {METADATA_FILE} in {directory}; give the folder of a model that hf_robustft has trained."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_number, parse_float=_number, parse_int=_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore the file or write it again.") from None
     version = content.get("format") if isinstance(content, dict) else None
@@ -164,5 +165,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     return value is None or isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, _NUMBER))
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
+def _number(text: str) -> int | float:
+    """What a number of JSON is; of NaN, infinity and what no float can hold there is none."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is not a number")
+    return int(text) if text.lstrip("-").isdecimal() else float(text)

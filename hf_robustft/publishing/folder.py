@@ -225,14 +225,14 @@ def _check_weights(path: Path) -> None:
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); save it again.") from None
 
 
 def _check_results(path: Path) -> None:
     try:
         parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a list of evaluation results ({error!r}); evaluate again.") from None
 
 
@@ -241,7 +241,7 @@ def _check_card(path: Path) -> None:
     content = path.read_bytes().decode("utf-8", errors="replace")
     try:
         card = ModelCard(content)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"The metadata of {path} are not valid ({' '.join(str(error).split())}); correct them."
         ) from None

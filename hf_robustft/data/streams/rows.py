@@ -207,7 +207,7 @@ def _tar_samples(file: str) -> int:
                 if member.isreg() and extension and stem and not stem.startswith("__"):
                     count, last = count + ((folder, stem) != last), (folder, stem)
                 tar.members.clear()  # They would be kept, a million of them.
-    except tarfile.ReadError as error:
+    except tarfile.TarError as error:
         raise OSError(f"The tar {file!r} is damaged: {error}; fetch it again.") from error
     return count
 

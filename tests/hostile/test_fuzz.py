@@ -1,0 +1,238 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""
+Files that are changed at random, by seed: readers succeed or end in one line, write nothing outside, and need bounded memory.
+
+The long form, about 20,000 files: `HF_ROBUSTFT_FUZZ=2000 python -m pytest -m slow tests/hostile/test_fuzz.py -s`.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.broken_images import encoded, picture, unusual
+from helpers.finished import finished
+from helpers.fuzzing import (
+    breach,
+    mangled_bytes,
+    mangled_json,
+    mangled_safetensors,
+    mangled_tar,
+    mangled_value,
+)
+from safetensors.torch import save
+
+from hf_robustft.cli.config_file import read_config
+from hf_robustft.cli.parser import Manners
+from hf_robustft.cli.specs import Spec, own_columns
+from hf_robustft.comparison.runs import read_runs
+from hf_robustft.comparison.summary import summarise
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.images import MAX_PIXELS_VARIABLE, decode_image
+from hf_robustft.data.prompts import load_class_names, load_templates
+from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.report import load_reports
+from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.heads import load_head
+from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
+from hf_robustft.publishing.folder import _check_card, _check_results, pictures
+from hf_robustft.publishing.model_card import refresh_model_card
+
+TRAINING = ImageTransform(32, (0.5,) * 3, (0.5,) * 3, train=True)
+#: Files of each kind in the default suite.
+FEW = 12
+
+
+def images():
+    samples = [*unusual().values(), *(encoded(picture(1), name) for name in ("BMP", "TIFF", "JPEG2000", "PPM", "ICO", "TGA"))]
+
+    def one(draw, place):
+        content = mangled_bytes(draw.choice(samples), draw)
+        decode_image(content)
+        TRAINING.decode(content, random.Random(0))
+
+    return one
+
+
+def metadata(folder):
+    facts = json.loads((folder / "robustft.json").read_text())
+    facts |= {
+        "temperature": {"temperature": 1.0, "folded": 1.2, "n": 30, "nll_before": 0.5, "nll_after": 0.4, "fitted_on": "validation"},
+        "detector": {
+            **{"score": "energy", "threshold": 1.5, "true_positive_rate": 0.95, "achieved_true_positive_rate": 0.96},
+            **{"class_names": facts["class_names"], "logit_scale": 20.0, "n": 30, "fitted_on": "validation"},
+        },
+        "merge": {"fine_tuned": ["a"], "trained_with": "flyp", "alpha_rule": "given"},
+        "alpha": 0.5,
+        "left_out_classes": {"share": 0.25, "fold": 0, "classes": ["dog"]},
+    }
+    facts["card"] |= {"sets": [{"name": "photo", "role": "id", "n_classes": 4}], "settings": {}, "notes": ["a"], "command": "a b"}
+    return facts
+
+
+def folders():
+    def one(draw, place):
+        folder, other = finished(place / "one"), finished(place / "two", method="flyp", baseline=(0.8, 0.4, 0.4))
+        for of, kinds in ((folder, ("robustft.json", "evaluation.json")),):
+            name = draw.choice(kinds)
+            content = metadata(of) if name == "robustft.json" else json.loads((of / name).read_text())
+            (of / name).write_bytes(mangled_json(content, draw))
+        facts, reports = load_robustft_json(folder), load_reports(folder / "evaluation.json")
+        TemperatureScaling.from_dict(facts.get("temperature", {"temperature": 1.0}))
+        if "detector" in facts:
+            OpenSetDetector.from_pretrained(folder)
+        refresh_model_card(folder, reports[-1])
+        summarise(read_runs([folder, other]))
+
+    return one
+
+
+def configs():
+    class Parser(Manners, argparse.ArgumentParser):
+        pass
+
+    parser = Parser("program")
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--eval_datasets", nargs="+")
+    parser.add_argument("--options", type=dict)
+    settings = {"learning_rate": 1e-3, "eval_datasets": ["a", "b"], "options": {"a": [1, {"b": 2}]}}
+    bombs = (
+        "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "options: &a {b: *a}",
+        "options: !!python/object/apply:os.system ['touch evil']",
+        "learning_rate: !!python/name:os.system",
+        "options: {? [a, b] : c}",
+        "options: {a: 2026-13-45}",
+        "options: " + "[" * 5_000,
+        "options: " + "{a: " * 500 + "1" + "}" * 500,
+        "learning_rate: 1e-3\n---\nlearning_rate: 2\n",
+        "options: {a: !!binary x, b: !!timestamp y, c: !!int z, d: !!float w}",
+    )
+
+    def one(draw, place):
+        text = yaml.safe_dump(mangled_value(settings, draw), allow_unicode=True).encode()
+        text = draw.choice((text, mangled_bytes(text, draw), draw.choice(bombs).encode()))
+        (place / "config.yaml").write_bytes(text)
+        read_config(parser, place / "config.yaml")
+
+    return one
+
+
+def names():
+    text = "\ufeffn01\tcat\r\nn02\tdog\u2028x\nn03\tred_fox\n".encode()
+
+    def one(draw, place):
+        (place / "names.txt").write_bytes(mangled_bytes(text.replace(b"cat", draw.choice((b"cat", b"a {}", b"\0", b"{"))), draw))
+        for reader in (load_class_names, load_templates):
+            if found := breach(lambda reader=reader: reader(place / "names.txt")):
+                raise RuntimeError(found)
+
+    return one
+
+
+def tensors():
+    content = save(
+        {"weight": torch.ones(4, 3), "logit_scale": torch.tensor(4.0)},
+        {"class_names": json.dumps(["a", "b", "c", "d"]), "format": "pt", "label": "x", "kind": "linear"},
+    )
+
+    def one(draw, place):
+        (place / "head.safetensors").write_bytes(mangled_safetensors(content, draw))
+        for reader in (shapes_and_kinds, _whole, lambda path: load_head(path.parent)):
+            if found := breach(lambda reader=reader: reader(place / "head.safetensors")):
+                raise RuntimeError(found)
+
+    return one
+
+
+def _whole(path):
+    with opened(path) as file:
+        return [file.get_tensor(name) for name in file.keys()]
+
+
+def tars():
+    jpeg = encoded(picture(1), "JPEG")
+    files = {f"{row:03}.{ending}": {"jpg": jpeg, "cls": b"1"}[ending] for row in range(6) for ending in ("jpg", "cls")}
+
+    def one(draw, place):
+        folder = place / "data"
+        folder.mkdir()
+        (folder / "train-0.tar").write_bytes(mangled_tar(files, draw))
+        columns = own_columns(Spec.parse(str(folder)), {})
+        benchmark = Benchmark(
+            "own", "id", class_names=("a", "b", "c"), templates=("a {}.",), path=str(folder), split="train", streaming=True, **columns
+        )
+        for _, example in zip(range(8), benchmark.row_stream().dataset(), strict=False):
+            decode_image(example["image"])
+
+    return one
+
+
+def cards():
+    text = "---\nlicense: mit\ntags: [a, b]\nmodel-index:\n- name: x\n  results: []\n---\n# A\n\n![a](../../pic.png) ![b](b.png)\n"
+
+    def one(draw, place):
+        content = draw.choice((text.encode(), text.replace("mit", str(draw.choice(("!!python/name:os.system", "[", "&a *a", 5)))).encode()))
+        (place / "README.md").write_bytes(mangled_bytes(content, draw))
+        (place / "results.yaml").write_bytes(mangled_bytes(b"- dataset:\n    id: a/b\n    task_id: t\n  value: 1.0\n", draw))
+        assert not any(name.startswith(("../", "/")) for name in pictures(place / "README.md"))
+        for reader in (lambda: _check_card(place / "README.md"), lambda: _check_results(place / "results.yaml")):
+            if found := breach(reader):
+                raise RuntimeError(found)
+
+    return one
+
+
+KINDS = {
+    **{"images": images, "folders": folders, "configs": configs, "names": names},
+    **{"tensors": tensors, "tars": tars, "cards": cards},
+}
+
+
+def tried(kind, seeds, root, monkeypatch) -> list[str]:
+    """What of the contract was broken, by seed."""
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, str(2**20))
+    monkeypatch.chdir(root)
+    one = KINDS[kind]()
+    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for seed in seeds:
+        place = root / f"{seed}"
+        place.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrong = breach(lambda place=place, seed=seed: one(random.Random(f"{kind} {seed}"), place))
+        if wrong is not None:
+            found.append(f"{kind} {seed}: {wrong}")
+    assert not [path for path in root.iterdir() if not path.name.isdigit()], "something was written outside"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "kilobytes"
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS)
+def test_made_up_files_end_in_one_line(tmp_path, monkeypatch, kind):
+    assert tried(kind, range(FEW), tmp_path, monkeypatch) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_made_up_files_end_in_one_line(tmp_path, monkeypatch, kind, capsys):
+    count = int(os.environ.get("HF_ROBUSTFT_FUZZ", 300))
+    found = tried(kind, range(FEW, FEW + count), tmp_path, monkeypatch)
+    with capsys.disabled():
+        print(f"\n{kind}: {count} tried, {len(found)} broke the contract")
+    assert found == []
+
+
+def test_the_contract_would_be_broken(tmp_path):
+    assert breach(lambda: [][1]) and breach(lambda: Path("x").nothing) and breach(lambda: (_ for _ in ()).throw(ValueError("")))
+    assert breach(lambda: int("x")) is None and breach(lambda: Path(tmp_path / "x").read_text()) is None
