@@ -106,8 +106,9 @@ def jobs() -> dict[str, Job]:
     found["train and finish, flyp"] = Job([*TRAIN, *SAVING, *sets, "--method", "flyp", "--save_predictions", "--fold_temperature"])
     for method in CHOICES:
         if method not in METHODS and method != "zero_shot":
-            tuned = [] if method == "tip_adapter" else none
-            found[f"train, {method}"] = Job([*TRAIN, *sets, *tuned, "--method", method])
+            # What trains nothing takes no settings of training.
+            words = [*TRAIN[:7], "--use_cpu", "--disable_tqdm", "true"] if method == "tip_adapter" else [*TRAIN, *none]
+            found[f"train, {method}"] = Job([*words, *sets, "--method", method])
     found["train, zero_shot"] = Job([*TRAIN[:7], *QUIET[:1], *sets, "--method", "zero_shot", "--disable_tqdm", "true"])
     found["evaluate"] = Job(["evaluate", "base", *sets, "--output_dir", "out", "--save_logits", *QUIET])
     found["calibrate"] = Job(
