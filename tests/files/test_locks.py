@@ -178,7 +178,7 @@ def test_a_lock_that_leads_elsewhere_or_says_nonsense_does_no_harm(tmp_path):
 
 
 def test_a_lock_does_not_name_what_a_command_line_may_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.sys, "argv", ["/home/somebody/bin/train.py", "--hub_token", "hf_secretsecretsecretsecret"])
+    monkeypatch.setattr("sys.argv", ["/home/somebody/bin/train.py", "--hub_token", "hf_secretsecretsecretsecret"])
     with locked(tmp_path):
         text = (tmp_path / LOCK).read_text()
     assert json.loads(text)["command"] == "train.py" and "secret" not in text and "somebody" not in text
