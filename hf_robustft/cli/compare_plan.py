@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from ..objectives.context_distillation import ContextDistillationMixin, check_co
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import unused_settings
+from .compare_length import BATCH_FLAG, LENGTHS, equal_batches, passes, words_on_batches, words_on_length
 from .config_file import read_config, read_recipe, recipes
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
 from .own_sets import own_sets, roles_of
@@ -52,8 +52,6 @@ COMPARABLE = (*METHODS, "tip_adapter", *MERGES)
 #: that of another recipe, or around a paper's or a method's own default.
 PACKAGED_RATES = (1e-4, 3e-4, 1e-3)
 BELOW, AROUND = (1 / 10, 1 / 3, 1), (1 / 3, 1, 10 / 3)
-#: Where nobody says how long to train: at least so many passes over the data and optimizer steps of the usual batch.
-EPOCHS, STEPS, BATCH = 10, 300, 64
 #: Of each class, for validation and again for testing, where there is nothing else; and views of each image for methods that train
 #: on the features of a frozen model.
 HELD_OUT, VIEWS = 0.2, 4
@@ -135,6 +133,7 @@ class _Planner:
         self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
         self.notes: list[str] = []
         self.epochs: dict[str, int] = {}
+        self.batches: dict[str, int] = {}
         #: Behind the names of twins.
         self.suffix = ""
         self.passed = {name: list(words) for name, words in self._with_config(passed)}
@@ -169,10 +168,11 @@ class _Planner:
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
         self._check_contexts(parts, data.train.templates)
-        self._choose_length(parts, data)
+        images = None if data.train.streaming else len(data.train.load())
+        self._choose_length(parts, images)
         chosen = {name: self._rates_of(name, *parts[name][::2]) for name in self.methods if name in METHODS}
         # What was just decided is among the settings, and refused where a method cannot have it.
-        for method in self.epochs:
+        for method in {**self.epochs, **self.batches}:
             parts[method] = self._parse(method)
         self.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told_of(data)} for name in parts}
         runs = [self._run(name, None, None) for name in zero_shot]
@@ -194,7 +194,7 @@ class _Planner:
             except ValueError as error:
                 if twins:
                     raise
-                self.notes.append(f"Chosen by validation images, where there are any, and not by --rule {CONCEPTS}: {str(error).rstrip('.')}")
+                self.notes.append(f"Chosen by validation images, where there are any (--rule id_within), and not by --rule {CONCEPTS}: {str(error).rstrip('.')}")
         return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
 
     def _twins(
@@ -212,14 +212,14 @@ class _Planner:
             raise UsageError(f"`--load_best_model_at_end` keeps the step that validation images choose, and the twins of --rule {CONCEPTS} have none")
         pairs = [(name, rate) for name in able for rate in rates[self.merged if name in MERGES else name]]
         if not asked_for and (classes := len(data.train.class_names)) < FEWEST_CLASSES:
-            raise UsageError(f"Of {classes} classes every fifth is too few to choose by ({FEWEST_CLASSES} classes are enough); give it to have it all the same")
+            raise UsageError(f"Of {classes} classes every fifth is too few to choose by ({FEWEST_CLASSES} classes are enough); give --rule {CONCEPTS} to have it all the same")
         if not asked_for and len(pairs) < 2:
             raise UsageError(f"There is only {pairs[0][0]} at one rate to choose by it")
         # What no twin can do is refused before the first run.
-        leave_out_classes(data.train, data.validation)
+        images = len(leave_out_classes(data.train, data.validation)[0].load())
         reasons = [f"{', '.join(name for name in why_not if why_not[name] == why)} ({why})" for why in dict.fromkeys(why_not.values())]
         twin = copy(self)
-        twin.suffix = "-left-out"
+        twin.suffix, twin.batches = "-left-out", self._batches(parts, images)
         # Where images are held out, groups say which.
         drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
         twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
@@ -232,7 +232,7 @@ class _Planner:
         self.notes.append(
             f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
             + (f", which does not choose among {', '.join(reasons)}" if reasons else "")
-            + f": {len(runs)} runs more{without}"
+            + f": {len(runs)} runs more, on {images} images{without}"
         )
         # One of them measures the zero-shot model on these classes, too.
         runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))
@@ -310,6 +310,8 @@ class _Planner:
             words += ["--alpha_sweep", *map(str, ALPHAS)]
         if method in self.epochs:
             words += ["--num_train_epochs", str(self.epochs[method])]
+        if method in self.batches:
+            words += [f"--{BATCH_FLAG}", str(self.batches[method]), "--dataloader_drop_last"]
         if "disable_tqdm" not in self.passed:
             words += ["--disable_tqdm"]
         return ["--method", method, *words, "--save_predictions"]
@@ -353,7 +355,8 @@ class _Planner:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
             return
-        roles = {role for text in texts or [train] for role in roles_of(text)}
+        # A folder to train on is no set of the test; a registered suite has its own.
+        roles = {role for text in texts or ([train] if spec.registered else []) for role in roles_of(text)}
         if spec.registered:
             # Its own validation set serves whatever is measured.
             roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}
@@ -391,23 +394,28 @@ class _Planner:
 
     # ---- Length and rates --------------------------------------------------------------------------------------------
 
-    def _choose_length(self, parts: Mapping[str, TrainCommand], data: TrainingData) -> None:
-        """Passes over the data where neither a user, a recipe nor a paper says how many."""
-        names = [name for name in self.methods if name in METHODS]
-        lengths = {"num_train_epochs", "max_steps"}
-        if lengths & set(self.passed) or data.train.streaming or not names:
+    def _batches(self, parts: Mapping[str, TrainCommand], images: int | None) -> dict[str, int]:
+        """The batch of each method by which all make the same steps, where the usual one would not and nobody gave any."""
+        if images is None or {BATCH_FLAG, "dataloader_drop_last"} & set(self.passed):
+            return {}
+        return equal_batches({name: parts[name][2] for name in self.methods if name in METHODS}, images)
+
+    def _choose_length(self, parts: Mapping[str, TrainCommand], images: int | None) -> None:
+        """Batches, and passes over the data where neither a user, a recipe nor a paper says how many."""
+        args_of = {name: parts[name][2] for name in self.methods if name in METHODS}
+        if images is None or not args_of:
             return
-        open_ = [name for name in names if not lengths & set(parts[name][2].origins)]
-        if not open_:
+        self.batches = self._batches(parts, images)
+        self.notes += words_on_batches(args_of, self.batches, images)
+        open_ = {name: args for name, args in args_of.items() if not set(LENGTHS) & set(args.origins)}
+        if set(LENGTHS) & set(self.passed) or not open_:
             return
-        images = len(data.train.load())
-        epochs = max(EPOCHS, math.ceil(STEPS / max(images // BATCH, 1)))
         # Of a recipe or a paper the own length stays.
+        epochs = passes([self.batches[name] for name in open_ if name in self.batches], images)
         self.epochs = dict.fromkeys(open_, epochs)
-        of = "" if len(open_) == len(names) else f" of {', '.join(open_)}"
+        of = "" if len(open_) == len(args_of) else f" of {', '.join(open_)}"
         self.notes.append(
-            f"Each run{of} sees each of the {images} training images {epochs} times: {EPOCHS} times, or for small sets as often as gives "
-            f"{STEPS} steps of {BATCH}; give --num_train_epochs or --max_steps"
+            f"Each run{of} makes {words_on_length(open_, self.batches, images, epochs)}; give --num_train_epochs or --max_steps"
         )
 
     def _rates_of(self, method: str, model_args: ModelArguments, args: RobustTrainingArguments) -> list[float]:

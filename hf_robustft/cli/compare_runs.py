@@ -108,15 +108,17 @@ def command_of(run: Run, place: Path) -> list[str]:
 def announce(plan: Plan, schedule: Schedule, at_once: int) -> list[str]:
     """Return the lines that are said of a `plan` and its `schedule` before the first run, when so many are made `at_once`."""
     finished, all_ = len(schedule.outcome.seconds), len(plan.runs)
+    seeds = f"seeds {', '.join(map(str, plan.seeds))}" if len(plan.seeds) > 1 else f"seed {plan.seeds[0]}"
     lines = [f"Note: {note}." for note in plan.notes]
     for method, rates in plan.rates.items():
         lines.append(f"{method}: learning rates {', '.join(map(rate_text, rates))}")
+    if finished == all_:
+        return [*lines, f"{all_} run{'s' * (all_ > 1)}, all of them finished; {seeds}"]
     left = schedule.left()
     time = "time: known after the first runs" if left is None else f"about {in_words(left)}"
     disk = disk_bytes(schedule.folder, plan, schedule.outcome.seconds)
     room = "disk: known after the first run" if disk is None else f"about {size_in_words(disk)} of disk"
     kept = f", of which {finished} {'is' if finished == 1 else 'are'} finished" if finished else ""
-    seeds = f"seeds {', '.join(map(str, plan.seeds))}" if len(plan.seeds) > 1 else f"seed {plan.seeds[0]}"
     lines.append(f"{all_} runs{kept}, {at_once} at once; {seeds}; {time}; {room}")
     folder = next(path for path in (schedule.folder, *schedule.folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free

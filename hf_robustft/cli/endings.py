@@ -19,7 +19,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from types import FrameType
 
-from .first_look import first_look, last_checkpoint
+from .first_look import AUTO, first_look, last_checkpoint, word_behind
 from .parser import UsageError
 
 #: Everything that a user can mend, and what a shell reports of a process that Ctrl-C, SIGTERM or a closed pipe ended.
@@ -230,6 +230,9 @@ def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[
     started = time.time()
 
     def say(interruption: KeyboardInterrupt) -> str:
+        if word_behind("--method", arguments) == AUTO:
+            # A comparison, whose finished runs stay.
+            return f"Go on with: {shlex.join([*program, *arguments])}"
         folder = "outputs"
         # What it has to say of the command line was said.
         with suppress(UsageError), redirect_stderr(io.StringIO()):

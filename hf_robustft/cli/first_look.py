@@ -29,6 +29,8 @@ SUITE = "{suite}"
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "compare": ()}
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
+#: The `--method` that stands for a comparison; see `cli.auto`.
+AUTO = "auto"
 #: Stands for the last whole checkpoint, which the Trainer finds.
 LAST = "last"
 _LAST = (LAST, "true", "yes", "1")

@@ -31,15 +31,13 @@ from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe, recipes
 from .data_sets import SETS, DataOptions, default_evaluation
 from .each import of_suite, on_other_data, suites_of
-from .first_look import check_numbers, resumed_folder
+from .first_look import AUTO, check_numbers, resumed_folder
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES, check_merge, trained_method
 from .parser import Manners
 from .specs import Spec
 
 SUITE = "emoji_shift"
 CHOICES = (*METHODS, "tip_adapter", *MERGES, "zero_shot")
-#: Stands for a comparison; see `cli.auto`.
-AUTO = "auto"
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 MEASURING = {

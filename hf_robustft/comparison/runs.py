@@ -401,11 +401,13 @@ def _with_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     for run, own in zip(runs, told, strict=True):
         alike = [item for other, item in zip(runs, told, strict=True) if other.fold is None and other.candidate.method == run.candidate.method]
         if run.fold is not None and alike:
-            # A twin has no validation images to fit a temperature on, and fewer to train on: they may be less than a batch.
+            # A twin has no validation images to fit a temperature on, and fewer to train on, which another batch may divide.
             if all("folded_temperature" in item for item in alike):
                 own["folded_temperature"] = True
-            if own.get(_BATCH, 0) < min(item.get(_BATCH, 0) for item in alike) == max(item.get(_BATCH, 0) for item in alike):
-                own[_BATCH] = alike[0][_BATCH]
+            for name in (_BATCH, "dataloader_drop_last"):
+                if all(item.get(name) == alike[0].get(name) for item in alike):
+                    own.pop(name, None)
+                    own |= {name: alike[0][name]} if name in alike[0] else {}
     named = []
     for run, own in zip(runs, told, strict=True):
         method = run.candidate.method

@@ -221,6 +221,8 @@ class Schedule:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_unlocked()
+        # Who planned at the same time may have made some since.
+        self.outcome.seconds |= finished_runs(self.folder, self.runs)
         try:
             while self._children or self.pending:
                 self._begin()
@@ -257,10 +259,16 @@ class Schedule:
                 return
             elif all(name in self.outcome.seconds for name in run.needs):
                 slot = next(index for index in range(len(self.slots)) if index not in self._children)
-                self._children[slot] = self._start(run, self.slots[slot])
+                if (child := self._start(run, self.slots[slot])) is not None:
+                    self._children[slot] = child
 
-    def _start(self, run: Run, environment: Mapping[str, str]) -> _Child:
+    def _start(self, run: Run, environment: Mapping[str, str]) -> _Child | None:
+        """Begin a run, unless somebody has finished it by now."""
         place, log = self.folder / run.name, _locked(self._log(run))
+        if found := finished_runs(self.folder, [run]):
+            log.close()
+            self.outcome.seconds |= found
+            return None
         # What a run that was stopped has left is worth nothing to another one.
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()

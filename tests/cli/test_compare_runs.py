@@ -24,7 +24,8 @@ from PIL import Image
 from hf_robustft import cli
 from hf_robustft.cli import compare, compare_plan, compare_runs
 from hf_robustft.cli.compare import parser
-from hf_robustft.cli.compare_plan import DEFAULT, STEPS, plan
+from hf_robustft.cli.compare_length import STEPS, equal_batches
+from hf_robustft.cli.compare_plan import DEFAULT, plan
 from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
 from hf_robustft.cli.config_file import read_recipe
 from hf_robustft.cli.passed_on import parted
@@ -75,7 +76,7 @@ def test_own_images_alone_are_enough(own, tmp_path):
     told = "\n".join(made.notes)
     assert "sketch" in told and "20 %" in told and "ft is trained too" in told and f"{STEPS} steps" in told
     # 80 images, 16 held out twice: 48 are trained on, in one batch of the usual 64.
-    assert "each of the 48 training images 300 times" in told
+    assert "300 passes over the 48 training images" in told and "300 steps of 48 images (ft, carot), 600 steps of up to 32 images (croft)" in told
     for name in ("zero_shot", "carot-1e-3-1", "wise_ft-1e-3-1"):
         words = words_of(made, name)
         assert value(words, "--hold_out") == "0.2"
@@ -140,6 +141,41 @@ def test_the_length_is_left_to_whoever_says_one(own, tmp_path):
     for given in ("--max_steps 3", "--paper_settings"):
         made = planned(tmp_path, f"{train} {given}", ["flyp"])
         assert not any("training images" in note and "times" in note for note in made.notes)
+
+
+def test_all_methods_make_the_same_steps_where_batches_would_leave_images_over(own, tmp_path):
+    """The contrastive methods drop an incomplete batch: of 112 images they would see 64 a pass, and fine-tuning all."""
+    for seed, (name, n) in enumerate((("train", 112), ("validation", 8), ("test", 8))):
+        image_dataset(n, seed).to_parquet(tmp_path / f"{name}.parquet")
+    given = f"--train_dataset {tmp_path}/train.parquet --eval_datasets {tmp_path}/validation.parquet:validation {tmp_path}/test.parquet"
+    methods = ["carot", "ft", "lp", "croft", "wise_ft"]
+    made = planned(tmp_path / "out", given, methods, rates=[1e-3], twins=True)
+    for suffix, batch in (("", 56), ("-left-out", 84)):
+        for name in ("carot", "ft") if suffix else ("carot", "ft", "lp"):
+            _, _, args = parse([*words_of(made, f"{name}-1e-3-0{suffix}"), "--output_dir", str(tmp_path / "x")])
+            assert (args.per_device_train_batch_size, args.dataloader_drop_last, args.num_train_epochs) == (batch, True, 150), name
+    for name in ("croft-1e-3-0", "wise_ft-1e-3-0", "wise_ft-1e-3-0-left-out"):
+        assert "--per_device_train_batch_size" not in words_of(made, name)
+    told = "\n".join(made.notes)
+    assert "150 passes over the 112 training images" in told and "300 steps of 56 images (carot, ft, lp), 600 steps of up to 32 images (croft)" in told
+    assert "usually take 64 images a step take 56" in told
+    # Nothing is decided for whoever decides.
+    for more in ("--per_device_train_batch_size 16", "--dataloader_drop_last"):
+        made = planned(tmp_path / "out", f"{given} {more}", ["carot", "ft"], rates=[1e-3])
+        assert words_of(made, "ft-1e-3-0").count("--per_device_train_batch_size") == ("batch" in more) and "usually take" not in "".join(made.notes)
+
+
+def test_equal_batches_are_near_the_usual_one_and_leave_next_to_nothing_over():
+    usual = SimpleNamespace(given=frozenset(), origins={}, per_device_train_batch_size=8)
+    for images in range(2, 3000, 7):
+        found = equal_batches({"carot": usual, "ft": usual, "croft": usual}, images)
+        assert set(found) == (set() if images < 64 or images % 64 == 0 else {"carot", "ft"}), images
+        if found:
+            assert 43 <= found["ft"] == found["carot"] <= 95 and images % found["ft"] <= images // 40, (images, found)
+    # A recipe's batch is kept near, whatever it is; that of a paper is kept.
+    recipe, paper = (SimpleNamespace(given=frozenset(), origins={"per_device_train_batch_size": of}, per_device_train_batch_size=128) for of in ("recipe x", "paper"))
+    assert equal_batches({"flyp": recipe, "ft": paper}, 200) == {"flyp": 100} and not equal_batches({"flyp": recipe}, 3200)
+    assert equal_batches({"flyp": recipe}, 100) == {"flyp": 100}
 
 
 def test_a_file_of_settings_is_passed_on_below_the_flags(own, tmp_path):

@@ -309,6 +309,12 @@ def test_help_of_another_version_of_transformers_is_read_from_the_parsers(monkey
     assert "method carot:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", [["--method", "auto"], ["--method=auto"]])
+def test_an_interrupted_comparison_of_auto_goes_on_by_the_same_command(method, tmp_path):
+    said = how_to_go_on(["hf-robustft", "train"], [*method, "--output_dir", str(tmp_path)])(KeyboardInterrupt("13 of 16 runs are finished"))
+    assert said == f"Go on with: hf-robustft train {' '.join(method)} --output_dir {tmp_path}"
+
+
 def test_warnings_say_what_they_say(capsys, monkeypatch):
     monkeypatch.delenv("HF_ROBUSTFT_TRACEBACK", raising=False)
     usual = warnings.formatwarning

@@ -95,6 +95,26 @@ def test_what_is_finished_is_kept_and_what_is_half_made_is_made_again(tmp_path):
     assert set(finished_runs(tmp_path, runs)) == {"flyp"}
 
 
+def test_what_another_comparison_has_finished_since_is_kept(tmp_path):
+    """Both planned before either began."""
+    runs = [Run("ft", "ft", settings={"learning_rate": 1e-3}), Run("flyp", "flyp"), Run("wise", "wise_ft", needs=("ft",))]
+    (first, *_), (second, lines, begun) = scheduled(tmp_path, runs), scheduled(tmp_path, runs)
+    first.carry_out()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    assert set(second.carry_out().seconds) == {"ft", "flyp", "wise"} and begun == lines == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == before
+    # Also what is finished after it began.
+    late = [Run("long", "ft"), Run("other", "flyp")]
+    third, _, begun = scheduled(tmp_path, late, say=lambda line: scheduled(tmp_path, late[1:])[0].carry_out() if "long" in line else None)
+    assert set(third.carry_out().seconds) == {"long", "other"} and begun == ["long"]
+    # What was made with other settings is refused, and stays.
+    fourth, *_ = scheduled(tmp_path, [Run("new", "ft", settings={"seed": 1})])
+    scheduled(tmp_path, [Run("new", "ft", settings={"seed": 2})])[0].carry_out()
+    with pytest.raises(ValueError, match="--output_dir"):
+        fourth.carry_out()
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["settings"] == {"seed": 2}
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
