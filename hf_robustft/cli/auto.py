@@ -11,6 +11,7 @@ default: `concepts` where the data have ten classes or more, with a twin of each
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +24,29 @@ from ..comparison.winner import may_be_chance
 from ..evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
 from ..files import LOCK, is_of_this_room, locked
+from ..modeling.metadata import load_robustft_json, update_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..publishing.card_file import SCORES_FILE
 from ..publishing.finish import complete_folder
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
+from ..publishing.text import public_command
 from .commands import CommandParser, option
 from .compare import CompareOptions, compare_methods
 from .compare_plan import Passed
-from .parser import UsageError
-from .passed_on import parted
+from .passed_on import check_auto, parted
 from .train_arguments import train_parser
 
+HELP = """Compare CaRot, TRACER, FLYP and WiSE-FT of FT at three rates and one seed, and keep what the rule chooses.
+
+    hf-robustft train --method auto --train_dataset my_images/photo
+
+The rule is that of hf-robustft compare. It looks at validation images, or at classes left out of twin runs, and
+at no test set; where its choice is worse than zero-shot on validation images, the zero-shot model is kept. The
+folder ends complete, and says how it was chosen; all runs and tables are in <output_dir>/comparison. The same
+command goes on where it was stopped. Settings of training are passed on to the runs that read them.
+
+hf-robustft compare does the same by your --methods, --learning_rates, --seeds and --rule, so many runs at once as
+--jobs says, and prints the commands with --dry_run."""
 METHODS = ("carot", "tracer", "flyp", "wise_ft")
 COMPARISON = "comparison"
 
@@ -61,18 +74,16 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
         ValueError: If something that was given cannot be, or no run could be made.
         OSError: If data cannot be read, or results cannot be written.
     """
-    for word in arguments:
-        if word.partition("=")[0].replace("-", "_") == "__learning_rate":
-            raise UsageError("`--learning_rate` is what `--method auto` chooses; leave it out, or name a method")
+    check_auto(arguments)
     own, passed = parted(arguments, CommandParser(AutoOptions), train_parser())
     (options,) = CommandParser(AutoOptions).parse(own)
     output = Path(options.output_dir)
     check_output_dir(output)
     with locked(output, "hf-robustft train --method auto"):
-        return _train_chosen(options, passed, output)
+        return _train_chosen(options, passed, output, shlex.join(["hf-robustft", "train", *arguments]))
 
 
-def _train_chosen(options: AutoOptions, passed: Passed, output: Path) -> EvaluationReport:
+def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: str) -> EvaluationReport:
     compared = CompareOptions(methods=list(METHODS), seeds=[options.seed], output_dir=str(output / COMPARISON))
     words = [word for _, group in passed for word in group]
     same = ["--methods", *METHODS, "--seeds", str(options.seed), *words, "--output_dir", compared.output_dir]
@@ -83,7 +94,7 @@ def _train_chosen(options: AutoOptions, passed: Passed, output: Path) -> Evaluat
     runs, chosen = output / COMPARISON / "runs", _chosen(summary)["folders"][0]
     start = runs / "zero_shot"
     name, record, words = choice(summary, worse_than(runs / chosen, start) if (start / PREDICTIONS_FILE).is_file() else None)
-    report = complete_chosen(output, name, record)
+    report = complete_chosen(output, name, record, command)
     print(words + (" Some runs failed and were not compared." if status else ""))
     print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file() and not is_of_this_room(path.name)))}")
     return report
@@ -146,7 +157,7 @@ def choice(summary: Mapping[str, Any], worse: tuple[str, float] | None) -> tuple
     return "zero_shot", {**record, "chosen": "zero-shot", "instead_of": row["label"], "why": why}, f"{words} But {why}: that is kept instead."
 
 
-def complete_chosen(output: Path, name: str, record: Mapping[str, Any]) -> EvaluationReport:
+def complete_chosen(output: Path, name: str, record: Mapping[str, Any], command: str) -> EvaluationReport:
     """
     Make `output` the folder of the chosen run.
 
@@ -154,6 +165,7 @@ def complete_chosen(output: Path, name: str, record: Mapping[str, Any]) -> Evalu
         output (`Path`): The folder; the runs are in `comparison/runs`.
         name (`str`): Of the run.
         record (`Mapping`): Of the selection.
+        command (`str`): That chose it.
 
     Returns:
         [`EvaluationReport`]: Its results.
@@ -164,6 +176,10 @@ def complete_chosen(output: Path, name: str, record: Mapping[str, Any]) -> Evalu
     runs = output / COMPARISON / "runs"
     with replacing(output) as stage:
         shutil.copytree(runs / name, stage, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORD_FILE, LOCK, "checkpoint-*"))
+        card = load_robustft_json(stage)["card"]
+        # That of the run says where its data are, which this one has found by itself.
+        record = {**record, "command": card.get("command")}
+        update_robustft_json(stage, card={**card, "command": public_command(command)})
     report = load_reports(output / EVALUATION_FILE)[-1]
     start = runs / "zero_shot" / EVALUATION_FILE
     baseline = load_reports(start)[-1] if name != "zero_shot" and start.is_file() else None

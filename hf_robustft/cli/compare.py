@@ -27,13 +27,14 @@ from typing import Any
 from ..comparison.output import check_unclaimed, places, write_comparison
 from ..comparison.runs import Comparison, read_runs
 from ..comparison.selection import CONCEPTS, find_rule, reported, sets_of_choice
-from ..comparison.summary import summarise
+from ..comparison.summary import COMPARISON_FILE, summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark
 from ..data.beside import classes_in, sets_within
 from ..files import locked
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.output_folders import check_output_dir
+from ..publishing.text import public_text
 from .commands import CommandParser, option
 from .compare_plan import COMPARABLE, Passed, plan
 from .compare_runs import carry_out, model_bytes, slots
@@ -45,6 +46,8 @@ from .train_arguments import train_parser
 
 #: What finished runs can be compared with.
 _OF_RESULTS = ("__output_dir", "__rule")
+#: Where runs lie in a folder: in it, in one or several comparisons, or in those of `--method auto`.
+_RUNS = ("", "runs/", "comparison/runs/", "*/runs/", "*/comparison/runs/")
 
 
 @dataclass(kw_only=True)
@@ -100,8 +103,10 @@ def _run(options: CompareOptions, own: list[str], passed: Passed, arguments: Seq
     for folder in map(Path, options.folders):
         if (folder / METADATA_FILE).is_file() or not folder.is_dir():
             continue
-        if inner := next((path for path in (folder, folder / "runs") if any(path.glob(f"*/{METADATA_FILE}"))), None):
-            raise UsageError(f"{folder} holds several runs; give their folders, {inner}/*/")
+        if inner := list(dict.fromkeys(path.parents[1] for where in _RUNS for path in sorted(folder.glob(f"{where}*/{METADATA_FILE}")))):
+            raise UsageError(f"{folder} holds several runs; give their folders, {' '.join(f'{path}/*/' for path in inner)}")
+        if held := next((path for where in ("", "*/") for path in sorted(folder.glob(f"{where}{COMPARISON_FILE}"))), None):
+            raise UsageError(f"{held.parent} holds a comparison, and no runs; give the folders of the runs that it compared")
         if classes_in(folder) or sets_within(folder):
             raise UsageError(f"{folder} is a folder of images, not of a finished run; to train on them, give --train_dataset {folder}")
     flags = [word for word in words if word.startswith("--")]
@@ -150,6 +155,8 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     try:
         if any(run.name in outcome.seconds for run in trained):
             comparison = read_runs([runs / name for name in finished])
+            # What was decided counts when the results are read, not only before.
+            comparison.notes[:0] = [f"{public_text(note)}{'' if note.endswith(('?', '.')) else '.'}" for note in made.notes]
             if lacking:
                 comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
             summary = conclude(options, comparison, arguments, made.benchmarks)

@@ -11,7 +11,34 @@ from ..training.methods import METHODS, RobustTrainingArguments
 
 #: Where nobody says how long to train: at least so many passes over the data and optimizer steps of the usual batch.
 EPOCHS, STEPS, BATCH = 10, 300, 64
-BATCH_FLAG, LENGTHS = "per_device_train_batch_size", ("num_train_epochs", "max_steps")
+BATCH_FLAG, _LENGTHS = "per_device_train_batch_size", {"num_train_epochs", "max_steps"}
+
+
+def lengths(
+    args_of: Mapping[str, RobustTrainingArguments], images: int, passed: Iterable[str]
+) -> tuple[dict[str, int], dict[str, int], list[str]]:
+    """
+    Batches by which all methods make the same steps, and passes over the data.
+
+    Args:
+        args_of (`Mapping[str, RobustTrainingArguments]`): Settings by method.
+        images (`int`): What is trained on.
+        passed (`Iterable[str]`): The names of settings that the user gave.
+
+    Returns:
+        `tuple`: Batches by method where the usual one would leave images over and the user gave none; epochs by method where neither
+        the user, a recipe nor a paper says how long to train; and notes on both.
+    """
+    batches = {} if {BATCH_FLAG, "dataloader_drop_last"} & set(passed) else equal_batches(args_of, images)
+    notes = words_on_batches(args_of, batches, images)
+    # Of a recipe or a paper the own length stays.
+    open_ = {name: args for name, args in args_of.items() if not _LENGTHS & set(args.origins)}
+    if _LENGTHS & set(passed) or not open_:
+        return batches, {}, notes
+    epochs = passes([batches[name] for name in open_ if name in batches], images)
+    of = "" if len(open_) == len(args_of) else f" of {', '.join(open_)}"
+    told = words_on_length(open_, batches, images, epochs)
+    return batches, dict.fromkeys(open_, epochs), [*notes, f"Each run{of} makes {told}; give --num_train_epochs or --max_steps"]
 
 
 def equal_batches(args_of: Mapping[str, RobustTrainingArguments], images: int) -> dict[str, int]:
@@ -28,11 +55,11 @@ def equal_batches(args_of: Mapping[str, RobustTrainingArguments], images: int) -
     """
     found = {}
     for method, args in args_of.items():
-        usual, origin = _usual_batch(method, args), args.origins.get(BATCH_FLAG, "")
-        if not (METHODS[method].trains_model or usual == BATCH) or origin.startswith("paper"):
+        usual = _usual_batch(method, args)
+        if not (METHODS[method].trains_model or usual == BATCH) or args.origins.get(BATCH_FLAG, "").startswith("paper"):
             continue
         # A method's own batch is never more than there is.
-        if images % usual and not (images < usual and not origin):
+        if images % usual and not (images < usual and _is_own(args)):
             found[method] = images // max(round(images / usual), 1)
     return found
 
@@ -58,8 +85,7 @@ def words_on_length(args_of: Mapping[str, RobustTrainingArguments], batches: Map
     found: dict[str, list[str]] = {}
     for method, args in args_of.items():
         batch = batches.get(method) or _usual_batch(method, args)
-        if BATCH_FLAG not in args.given | set(args.origins):
-            batch = min(batch, images)
+        batch = min(batch, images) if _is_own(args) else batch
         drops = method in batches or args.dataloader_drop_last or issubclass(METHODS[method], ContrastiveMixin)
         count = images // batch if drops else math.ceil(images / batch)
         steps, size = math.ceil(count / args.gradient_accumulation_steps), batch * min(args.gradient_accumulation_steps, count)
@@ -72,5 +98,9 @@ def words_on_length(args_of: Mapping[str, RobustTrainingArguments], batches: Map
 
 def _usual_batch(method: str, args: RobustTrainingArguments) -> int:
     """As given, by a recipe or by a paper; or the method's own, which the Trainer sets."""
-    own = {} if BATCH_FLAG in args.given | set(args.origins) else METHODS[method].defaults
-    return own.get(BATCH_FLAG, getattr(args, BATCH_FLAG))
+    return (METHODS[method].defaults if _is_own(args) else {}).get(BATCH_FLAG, getattr(args, BATCH_FLAG))
+
+
+def _is_own(args: RobustTrainingArguments) -> bool:
+    """Whether the batch is nobody's choice but the method's."""
+    return BATCH_FLAG not in args.given and args.origins.get(BATCH_FLAG, "default of").startswith("default of")

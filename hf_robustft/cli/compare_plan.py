@@ -24,7 +24,7 @@ from ..objectives.context_distillation import ContextDistillationMixin, check_co
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import unused_settings
-from .compare_length import BATCH_FLAG, LENGTHS, equal_batches, passes, words_on_batches, words_on_length
+from .compare_length import BATCH_FLAG, lengths
 from .config_file import read_config, read_recipe, recipes
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
 from .own_sets import own_sets, roles_of
@@ -169,7 +169,10 @@ class _Planner:
         data = self._look_at(parts[first])
         self._check_contexts(parts, data.train.templates)
         images = None if data.train.streaming else len(data.train.load())
-        self._choose_length(parts, images)
+        usual = {name: parts[name][2] for name in self.methods if name in METHODS}
+        if images is not None and usual:
+            self.batches, self.epochs, said = lengths(usual, images, self.passed)
+            self.notes += said
         chosen = {name: self._rates_of(name, *parts[name][::2]) for name in self.methods if name in METHODS}
         # What was just decided is among the settings, and refused where a method cannot have it.
         for method in {**self.epochs, **self.batches}:
@@ -189,7 +192,7 @@ class _Planner:
         roles = _roles(data)
         if twins is not False:
             try:
-                runs += self._twins(parts, chosen, data, asked_for=bool(twins))
+                runs += self._twins(parts, usual, chosen, data, asked_for=bool(twins))
                 roles[LEFT_OUT] = CONCEPTS
             except ValueError as error:
                 if twins:
@@ -198,7 +201,12 @@ class _Planner:
         return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
 
     def _twins(
-        self, parts: Mapping[str, TrainCommand], rates: Mapping[str, Sequence[float]], data: TrainingData, asked_for: bool
+        self,
+        parts: Mapping[str, TrainCommand],
+        usual: Mapping[str, RobustTrainingArguments],
+        rates: Mapping[str, Sequence[float]],
+        data: TrainingData,
+        asked_for: bool,
     ) -> list[Run]:
         """
         Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others; a
@@ -219,7 +227,7 @@ class _Planner:
         images = len(leave_out_classes(data.train, data.validation)[0].load())
         reasons = [f"{', '.join(name for name in why_not if why_not[name] == why)} ({why})" for why in dict.fromkeys(why_not.values())]
         twin = copy(self)
-        twin.suffix, twin.batches = "-left-out", self._batches(parts, images)
+        twin.suffix, twin.batches = "-left-out", lengths(usual, images, self.passed)[0]
         # Where images are held out, groups say which.
         drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
         twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
@@ -392,31 +400,7 @@ class _Planner:
                 del parts[method]
                 self.notes.append(f"{method} is left out: {str(error).rstrip('.')}")
 
-    # ---- Length and rates --------------------------------------------------------------------------------------------
-
-    def _batches(self, parts: Mapping[str, TrainCommand], images: int | None) -> dict[str, int]:
-        """The batch of each method by which all make the same steps, where the usual one would not and nobody gave any."""
-        if images is None or {BATCH_FLAG, "dataloader_drop_last"} & set(self.passed):
-            return {}
-        return equal_batches({name: parts[name][2] for name in self.methods if name in METHODS}, images)
-
-    def _choose_length(self, parts: Mapping[str, TrainCommand], images: int | None) -> None:
-        """Batches, and passes over the data where neither a user, a recipe nor a paper says how many."""
-        args_of = {name: parts[name][2] for name in self.methods if name in METHODS}
-        if images is None or not args_of:
-            return
-        self.batches = self._batches(parts, images)
-        self.notes += words_on_batches(args_of, self.batches, images)
-        open_ = {name: args for name, args in args_of.items() if not set(LENGTHS) & set(args.origins)}
-        if set(LENGTHS) & set(self.passed) or not open_:
-            return
-        # Of a recipe or a paper the own length stays.
-        epochs = passes([self.batches[name] for name in open_ if name in self.batches], images)
-        self.epochs = dict.fromkeys(open_, epochs)
-        of = "" if len(open_) == len(args_of) else f" of {', '.join(open_)}"
-        self.notes.append(
-            f"Each run{of} makes {words_on_length(open_, self.batches, images, epochs)}; give --num_train_epochs or --max_steps"
-        )
+    # ---- Rates -----------------------------------------------------------------------------------------------------
 
     def _rates_of(self, method: str, model_args: ModelArguments, args: RobustTrainingArguments) -> list[float]:
         if self.rates:

@@ -18,9 +18,11 @@ from ..training.arguments import REFERENCE_PRESET
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import declarations, declared_settings
 from . import COMMANDS
+from .auto import HELP, AutoOptions
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
-from .first_look import SUITE
+from .first_look import AUTO, SUITE
 from .merging import MERGES
+from .passed_on import refusal
 from .train_arguments import CACHING, MEASURING
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
@@ -60,7 +62,7 @@ def describe() -> dict[str, Any]:
     places = dict.fromkeys([*declarations(RobustTrainingArguments), "preset", *sum(OF_METHODS.values(), ())], OTHERS)
     places |= {item: group for group, names in SHOWN.items() for item in names.split()}
     mro = [cls.__module__ for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)]
-    sources = [f"cli/{name}.py" for name in ("commands", "data_sets", "describe", "train_arguments", *COMMANDS)]
+    sources = [f"cli/{name}.py" for name in ("auto", "commands", "data_sets", "describe", "train_arguments", *COMMANDS)]
     sources += sorted({"/".join(module.split(".")[1:]) + ".py" for module in (*mro, METHODS["ft"].__module__)})
     commands = {}
     for name in COMMANDS:
@@ -74,7 +76,7 @@ def describe() -> dict[str, Any]:
         "hash": source_hash(sources),
         "data": [*sorted([*REGISTRY, *GROUPS]), SUITE],
         "trackers": sorted(INTEGRATION_TO_CALLBACK),
-        "methods": {name: _method(name, trainer) for name, trainer in trainers.items()},
+        "methods": {**{name: _method(name, trainer) for name, trainer in trainers.items()}, AUTO: _auto()},
         "commands": commands,
     }
 
@@ -97,6 +99,12 @@ def _method(name: str, trainer: Any) -> dict[str, Any]:
         "defaults": dict(getattr(trainer, "defaults", {})),
         "paper": paper,
     }
+
+
+def _auto() -> dict[str, Any]:
+    """As [`_method`], of the comparison that `--method auto` stands for."""
+    refused = [name for names in SHOWN.values() for name in names.split() if refusal(name) and name not in ("method", "seed")]
+    return {"settings": [], "idle": sorted(refused), "defaults": {"seed": AutoOptions.seed}, "paper": {}, "description": HELP}
 
 
 def _command(parser: argparse.ArgumentParser, description: str, places: Mapping[str, str] | None) -> dict[str, Any]:

@@ -68,8 +68,9 @@ class Description:
             method (`str`, *optional*, defaults to `"carot"`): Whose settings, defaults and paper the help of `train` shows.
         """
         facts = self.facts["commands"][command]
-        parser = Parser(prog=facts["prog"], description=facts["description"], add_help=False)
         methods = self.facts["methods"] if command == "train" else {}
+        description = methods.get(method, {}).get("description", facts["description"])
+        parser = Parser(prog=facts["prog"], description=description, add_help=False)
         groups: dict[str, Any] = {}
         for item in facts["arguments"]:
             item = dict(item)

@@ -21,7 +21,7 @@ from ..files import READY
 from .config_file import read_config, read_recipe
 from .description import Description
 from .parser import Parser, UsageError, unknown_choice
-from .passed_on import parted
+from .passed_on import check_auto, parted
 
 #: Stands in a setting for the suite whose turn it is, where `--train_dataset` names a group of them.
 SUITE = "{suite}"
@@ -31,6 +31,8 @@ _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("dire
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
+#: Of `hf-robustft compare`; and `shift:<set>`, or `shift` of a single one.
+RULES = ("id", "id_within", "concepts", "oracle")
 #: Stands for the last whole checkpoint, which the Trainer finds.
 LAST = "last"
 _LAST = (LAST, "true", "yes", "1")
@@ -76,11 +78,14 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
         description = Description(describe())
     if description is None:
         return None
-    parser = description.parser(command, "--help_all" in arguments, word_behind("--method", arguments) or "carot")
+    method, passed = word_behind("--method", arguments) or "carot", []
+    parser = description.parser(command, "--help_all" in arguments, method)
     if command == "compare":
         arguments, passed = parted(arguments, parser, description.parser("train", "--help_all" in arguments))
         if passed:
             first_look("train", [word for _, words in passed for word in words])
+    elif command == "train" and method == AUTO:
+        check_auto(arguments)
     parser.prog = prog or parser.prog
     # Help shows the defaults; what was not given stays None here.
     nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
@@ -90,6 +95,8 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     if "recipe" in values:
         values = {**read_recipe(parser, values["recipe"], values.get("method")), **values}
     check_numbers(parser, values)
+    if command == "compare":
+        _check_compared(values, alone=not passed)
     _check_trackers(values.get("report_to"), description.facts["trackers"])
     if values.get("fp16") and values.get("use_cpu"):
         raise UsageError("`--fp16` needs an accelerator, and `--use_cpu` uses none; leave one of them out, or use --bf16")
@@ -162,6 +169,16 @@ def check_numbers(parser: Parser, values: dict[str, Any]) -> None:
             if name in RANGES and action is not None and isinstance(item, (int, float)) and not isinstance(item, bool):
                 if item not in RANGES[name]:
                     raise UsageError(f"`--{name} {item}` {RANGES[name].problem}")
+
+
+def _check_compared(values: dict[str, Any], alone: bool) -> None:
+    """Refuse a rule that there is not, and folders that are not there where these are compared `alone`."""
+    rule = values.get("rule", RULES[0])
+    if rule not in RULES and not (rule == "shift" or rule.startswith("shift:") and rule != "shift:"):
+        raise UsageError(unknown_choice(f"--rule {rule}", rule, [*RULES, "shift:<set>"]))
+    for folder in values.get("folders", ()) if alone and not values.keys() - {"folders", "rule", "output_dir"} else ():
+        if not Path(folder).exists():
+            raise UsageError(f"there is no folder {folder}{_beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

@@ -63,8 +63,10 @@ def _beside(spec: Spec, folder: Path) -> tuple[list[str], list[str]]:
     if found.sets:
         roles = {role: [path for path, other in found.sets.items() if other == role] for role in ("id", "validation", "shift")}
         words = {"id": "to test on", "validation": "to validate on", "shift": "as shifts"}
-        told = "; ".join(f"{', '.join(paths)} {words[role]}" for role, paths in roles.items() if paths)
-        notes.append(f"Beside {spec.source} lie folders of the same classes, which are measured: {told}. Give --eval_datasets to choose")
+        one = words | {"shift": "as a shift"}
+        told = "; ".join(f"{', '.join(paths)} {words[role] if len(paths) > 1 else one[role]}" for role, paths in roles.items() if paths)
+        lie = "lies a folder of the same classes, which is" if len(found.sets) == 1 else "lie folders of the same classes, which are"
+        notes.append(f"Beside {spec.source} {lie} measured: {told}. Give --eval_datasets to choose")
     return _with_roles(found.sets), notes
 
 

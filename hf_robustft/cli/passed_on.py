@@ -21,6 +21,13 @@ _REFUSED = {
 }
 #: What each run is given in any case, so that it may be asked for.
 _ALWAYS = "save_predictions"
+#: What `train --method auto` chooses by itself, and what it has in place of the words for a comparison.
+_OF_COMPARE = ("methods", "learning_rates", "seeds", "rule", "jobs", "dry_run")
+_FOR_AUTO = {
+    "learning_rate": "is what `--method auto` chooses; leave it out, or name a method",
+    "resume_from_checkpoint": "is not needed with `--method auto`, which goes on where it was stopped by itself: give the same command without it",
+    "push_to_hub": "does not go with `--method auto`; publish the folder that it ends with by `hf-robustft publish`",
+}
 HELP = ("-h", "--help")
 
 
@@ -31,6 +38,20 @@ def refusal(name: str) -> str | None:
     # A token would be in the command line of each run.
     why = _REFUSED.get("push_to_hub" if name.startswith("hub_") else name)
     return None if why is None else f"cannot be given to a comparison: {why}"
+
+
+def check_auto(arguments: Sequence[str]) -> None:
+    """Refuse what `train --method auto` cannot be given among its `arguments`. Raises UsageError."""
+    for word in arguments:
+        flag = word.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else ""
+        if name in _OF_COMPARE:
+            raise UsageError(f"`{flag}` is for `hf-robustft compare`, of which `--method auto` is a small form; leave it out, or give it there")
+        why = _FOR_AUTO.get("push_to_hub" if name.startswith("hub_") else name)
+        if why is None and name not in ("method", "seed", _ALWAYS):
+            why = refusal(name)
+        if why is not None:
+            raise UsageError(f"`{flag}` {why}")
 
 
 def is_given_anyway(name: str, value: Any) -> bool:

@@ -53,7 +53,9 @@ def _command(run: FinishedRun) -> TrainCommand:
         ValueError: If its record does not say where they are.
         OSError: If they are not on this machine.
     """
-    words = shlex.split(((run.facts.get("card") or {}).get("command") or "").replace("\\\n", " "))
+    # That of `--method auto` does not say where its data are; that of the run which it chose does.
+    command = (run.facts.get("selection") or {}).get("command") or (run.facts.get("card") or {}).get("command") or ""
+    words = shlex.split(command.replace("\\\n", " "))
     if "train" not in words:
         raise ValueError("its record names no `hf-robustft train`")
     command = model_args, data_args, _ = parse(words[words.index("train") + 1 :])

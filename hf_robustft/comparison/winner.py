@@ -108,7 +108,7 @@ def _where(summary: Mapping[str, Any]) -> str:
     role = "shift" if summary["decided_on"] == "shift_mean" else "id"
     names = [item["name"] for item in summary["data"]["sets"] if item["role"] == role]
     sets = f"mean of {len(names)} sets" if len(names) > 1 else names[0]
-    return f"under shift ({sets})" if role == "shift" else f"in distribution ({sets})"
+    return f"under shift ({sets})" if role == "shift" else f"in distribution ({sets}; no shift was measured)"
 
 
 def _gained(gain: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .class_folders import image_files, split_word, visible_folders
-from .messages import quoted
+from .messages import closest, quoted
 from .prompts import class_key
 
 #: What a folder is for that is called after a split; any other is a shift.
@@ -68,7 +68,10 @@ def sets_beside(folder: str | Path, classes: Sequence[str]) -> Beside:
         # As it was typed: `my/photo` has `my/sketch` beside it.
         path = str(folder.parent / other.name)
         if strange:
-            notes.append(f"{path} is not measured: {quoted(strange)} in it {'is' if len(strange) == 1 else 'are'} none of the classes")
+            missing = [name for name in classes if class_key(name) not in found]
+            near = list(dict.fromkeys(word for name in strange for word in closest(name, missing, 1)))
+            meant = f"; did you mean {' and '.join(near)}?" if near else "; take it away, or give --eval_datasets" if len(strange) == 1 else ""
+            notes.append(f"{path} is not measured: {quoted(strange)} in it {'is' if len(strange) == 1 else 'are'} none of the classes{meant}")
         else:
             sets[path] = split_purpose(other.name) or "shift"
     return Beside(sets, tuple(notes))

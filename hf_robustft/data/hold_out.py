@@ -19,6 +19,7 @@ from .shares import floor_share
 SEED = 0
 #: More than so many images of a class tell nothing new, and are better trained on.
 MOST = 50
+_PURPOSES = {"validation": "one to validate on", "id": "one to test on"}
 #: What reports call the sets by their role.
 NAMES = {"validation": "validation", "id": "held-out"}
 
@@ -108,8 +109,8 @@ def hold_out(
     ]
     if short:
         raise ValueError(
-            f"benchmark {benchmark.name!r} has too few {kind} of {len(short)} of its {len(names)} classes to hold out one for each of "
-            f"{' and '.join(roles)}: {quoted(short)}; add images, leave these classes out, or give sets of your own with --eval_datasets."
+            f"The training set {benchmark.name!r} has too few {kind} of {len(short)} of its {len(names)} classes to hold out "
+            f"{' and '.join(_PURPOSES.get(role, f'one for {role}') for role in roles)}: {quoted(short)}; add images, leave these classes out, or give sets of your own with --eval_datasets."
         )
     stays, *parts = held_out_rows(labels, len(names), share, len(roles), groups)
     percent = f"{100 * share:g} % of the images of each class{f' (at most {MOST})' if counts.max() * share > MOST else ''}"

@@ -300,7 +300,7 @@ def complete_folder(
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
         selection (`Mapping[str, Any]`, *optional*): How method and rate were chosen, for `robustft.json` and card: `rule` (its
-            name), `says`, `looked_at`, `grid`, `seeds` and `chosen`; `doubt`, where chance may have chosen.
+            name), `says`, `looked_at`, `grid`, `seeds` and `chosen`; `doubt`, where chance may have chosen; `command`, of the run.
         sweep ([`AlphaSweep`], *optional*): Written and drawn beside the results; one in the folder stays without a method.
         report ([`EvaluationReport`], *optional*), baseline ([`EvaluationReport`], *optional*): The results.
         earlier (`Sequence[EvaluationReport]`, *optional*): Of other models, kept in `evaluation.json`.

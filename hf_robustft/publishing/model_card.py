@@ -40,6 +40,8 @@ from .text import (
 
 __all__ = ["RELIABILITY_FILE", "refresh_model_card", "write_model_card"]
 
+#: Said of a method's own batch, `Not set by hand`, where it was made as small as the training set.
+FEWER = "all images where there are fewer"
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub")
 
@@ -196,7 +198,8 @@ def _write(
     shown = method.label if report.model == facts.method else verdict.model_name(report)
     names = unbroken(shown), (None if baseline is None else unbroken(verdict.model_name(baseline)))
     unknown = open_set_facts(output_dir, report, baseline, names, facts.sets)
-    history = history_table(facts.log)
+    history, selected = history_table(facts.log), _selected(output_dir)
+    fitted = [part for part in facts.run.get("Not set by hand", "").split("; ") if FEWER in part]
     card = ModelCard.from_template(
         card_data(title, report, facts),
         template_path=str(TEMPLATE),
@@ -212,11 +215,11 @@ def _write(
         summary=verdict.summary_sentence(_subject(method, facts), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,
-        method_summary=method.summary,
+        method_summary=method.summary if method.trains or not selected else "The weights are those of the start.",
         merged=_merged(facts, report),
-        selected=_selected(output_dir),
+        selected=selected,
         run_facts=_run_facts(facts),
-        settings=[(name, shown_value(value)) for name, value in facts.settings.items()],
+        settings=[(name, shown_value(value)) for name, value in facts.settings.items() if not any(f" {name}=" in part for part in fitted)],
         command=_command(facts.command) if facts.command else None,
         history=history,
         data_rows=[_data_row(item, report) for item in facts.sets],
@@ -303,7 +306,7 @@ def _selected(folder: Path) -> str | None:
     if "doubt" in record:
         said += f" {markdown_text(record['doubt'])}."
     if "instead_of" in record:
-        said += f" It chose {markdown_text(record['instead_of'])}, but {markdown_text(record['why'])}, so there was no training."
+        said += f" It chose {markdown_text(record['instead_of'])}, but {markdown_text(record['why'])}: the comparison kept the zero-shot model instead."
     return said
 
 

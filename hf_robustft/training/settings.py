@@ -12,6 +12,7 @@ from ..data.streams.examples import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
 from ..objectives.settings import ObjectiveSettings
+from ..publishing.model_card import FEWER
 from .arguments import RunArguments
 from .distributed import world_size
 from .schedules import WITHOUT_WARMUP
@@ -145,9 +146,9 @@ def fit_default_batch(dataset: Any, args: Any) -> None:
     name = "per_device_train_batch_size"
     if not args.origins.get(name, "").startswith("default of") or not hasattr(dataset, "__len__"):
         return
-    largest = max(1, len(dataset) // world_size())
-    if largest < getattr(args, name):
-        args.derive(**{name: largest})
+    largest, usual = max(1, len(dataset) // world_size()), getattr(args, name)
+    if largest < usual:
+        args.suggest({name: largest}, f"{args.origins[name]}, {usual} or {FEWER}")
 
 
 def _with_origin(args: Any, name: str) -> str:

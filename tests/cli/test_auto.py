@@ -1,16 +1,21 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`hf-robustft train --method auto`: what is chosen, and the folder that it ends with."""
 
+import shlex
+
 import numpy as np
 import pytest
 from helpers.finished import CLASSES, SETS, finished
 
 from hf_robustft import cli
 from hf_robustft.cli.auto import choice, complete_chosen, worse_than
+from hf_robustft.cli.reopened import _command as reopened_command
+from hf_robustft.comparison.runs import read_run
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 
+COMMAND = "hf-robustft train --method auto"
 RULE = {
     "name": "id_within",
     "says": "the smallest rate that keeps most",
@@ -72,7 +77,9 @@ def output(tmp_path):
     runs = tmp_path / "comparison" / "runs"
     sets = [{"name": name, "role": role, "n_classes": 4} for name, role in {"train": "train", **SETS}.items()]
     for name, method in (("flyp-1e-3-0", "flyp"), ("zero_shot", "zero_shot")):
-        card = {"sets": sets, "command": f"hf-robustft train --method {method}"}
+        card = {"sets": sets, "command": f"hf-robustft train --method {method} --train_dataset emoji_shift"}
+        card["run"] = {"Not set by hand": "default of x, 64 or all images where there are fewer: per_device_train_batch_size=48"}
+        card["settings"] = {"per_device_train_batch_size": 48, "weight_decay": 0.3}
         finished(runs / name, method, None if method == "zero_shot" else 1e-3, 0, (0.9 if method == "flyp" else 0.8, 0.5, 0.4), card=card)
         (runs / name / "run.json").write_text("{}")
     (tmp_path / "head.safetensors").write_text("of a former run")
@@ -82,25 +89,32 @@ def output(tmp_path):
 
 def test_the_folder_of_the_choice_is_complete_and_says_how_it_was_chosen(output):
     record = {**choice(summary(), None)[1], "doubt": "Chance may have made this choice: on the 21 images"}
-    report = complete_chosen(output, "flyp-1e-3-0", record)
+    report = complete_chosen(output, "flyp-1e-3-0", record, COMMAND)
     facts, reports = load_robustft_json(output), load_reports(output / "evaluation.json")
-    assert facts["method"] == "flyp" and facts["selection"] == record and list(facts["class_names"]) == list(CLASSES)
+    own = "hf-robustft train --method flyp --train_dataset emoji_shift"
+    assert facts["selection"] == {**record, "command": own} and facts["card"]["command"] == COMMAND
+    assert facts["method"] == "flyp" and list(facts["class_names"]) == list(CLASSES)
     # Before and after, though the run measured itself alone.
     assert [item.model for item in reports] == ["zero-shot", "FLYP"] and reports[-1].to_dict() == report.to_dict()
     card = (output / "README.md").read_text(encoding="utf-8")
     for words in ("`id_within`", "keeps most", "validation", "FLYP at 0.0001, 0.001; WiSE", "Tip-Adapter, with seed", "seed 0", "on the 21 images"):
         assert words in card
+    assert COMMAND in card and own not in card and "64 or all images where there are fewer" in card
+    assert "`weight_decay`" in card and "| `per_device_train_batch_size`" not in card
+    # The data are where the run has found them.
+    assert shlex.join(["--train_dataset", reopened_command(read_run(output))[1].train_dataset]) in own
     assert not (output / "run.json").exists() and not (output / "head.safetensors").exists()
     assert (output / "mine.txt").is_file() and (output / "comparison" / "runs" / "flyp-1e-3-0" / "evaluation.json").is_file()
 
 
 def test_where_nothing_was_better_the_folder_is_the_zero_shot_model_and_says_why(output):
     name, record, _ = choice(summary(), ("validation", 0.1))
-    complete_chosen(output, name, record)
+    complete_chosen(output, name, record, COMMAND)
     facts = load_robustft_json(output)
     assert facts["method"] == "zero_shot" and facts["selection"]["instead_of"] == "FLYP, 1e-3"
     assert [item.model for item in load_reports(output / "evaluation.json")] == ["zero-shot"]
-    assert "10.0 points below" in (output / "README.md").read_text(encoding="utf-8")
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "10.0 points below" in card and "kept the zero-shot model" in card and "no training" not in card
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,9 @@ def test_all_methods_make_the_same_steps_where_batches_would_leave_images_over(o
         assert words_of(made, "ft-1e-3-0").count("--per_device_train_batch_size") == ("batch" in more) and "usually take" not in "".join(made.notes)
 
 
-def test_equal_batches_are_near_the_usual_one_and_leave_next_to_nothing_over():
-    usual = SimpleNamespace(given=frozenset(), origins={}, per_device_train_batch_size=8)
+@pytest.mark.parametrize(("origins", "batch"), [({}, 8), ({"per_device_train_batch_size": "default of ft"}, 64)])
+def test_equal_batches_are_near_the_usual_one_and_leave_next_to_nothing_over(origins, batch):
+    usual = SimpleNamespace(given=frozenset(), origins=origins, per_device_train_batch_size=batch)
     for images in range(2, 3000, 7):
         found = equal_batches({"carot": usual, "ft": usual, "croft": usual}, images)
         assert set(found) == (set() if images < 64 or images % 64 == 0 else {"carot", "ft"}), images
@@ -176,6 +177,8 @@ def test_equal_batches_are_near_the_usual_one_and_leave_next_to_nothing_over():
     recipe, paper = (SimpleNamespace(given=frozenset(), origins={"per_device_train_batch_size": of}, per_device_train_batch_size=128) for of in ("recipe x", "paper"))
     assert equal_batches({"flyp": recipe, "ft": paper}, 200) == {"flyp": 100} and not equal_batches({"flyp": recipe}, 3200)
     assert equal_batches({"flyp": recipe}, 100) == {"flyp": 100}
+    given = SimpleNamespace(given=frozenset(["per_device_train_batch_size"]), origins={}, per_device_train_batch_size=16)
+    assert equal_batches({"lp": given}, 200) == {}
 
 
 def test_a_file_of_settings_is_passed_on_below_the_flags(own, tmp_path):
@@ -276,6 +279,59 @@ def test_predictions_may_be_asked_for_since_each_run_saves_them(own, tmp_path, c
         assert cli.main(["train", "--method", "auto", *given.split(), "--output_dir", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert "save_predictions" in error and "look at the predictions" in error and error.count("\n") == 1
+
+
+def test_who_gives_a_folder_of_comparisons_is_told_where_the_runs_lie(own, tmp_path, capsys):
+    out = tmp_path / "out"
+    for place in ("one/runs", "two/runs", "auto/comparison/runs"):
+        (out / place / "carot-1e-3-0").mkdir(parents=True)
+        (out / place / "carot-1e-3-0" / "robustft.json").touch()
+    shutil.copytree(own / "photo", out / "photo")
+    shutil.copytree(own / "photo", out / "pictures")
+    assert cli.main(["compare", str(out), "--output_dir", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert all(f"{out / place}/*/" in error for place in ("one/runs", "two/runs", "auto/comparison/runs")) and "--train_dataset" not in error
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "comparison.json").write_text("{}")
+    for folder in (tmp_path / "tables", tmp_path):
+        assert cli.main(["compare", str(folder), "--output_dir", str(tmp_path / "new")]) == 2
+        assert "tables holds a comparison" in capsys.readouterr().err
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def test_what_was_decided_is_in_the_results_and_the_first_line_says_that_no_shift_was_measured(own, tmp_path, capsys, monkeypatch):
+    shutil.copytree(own / "photo", tmp_path / "photo")
+    shutil.copytree(own / "sketch", tmp_path / "sketch")
+    (tmp_path / "sketch" / CLASSES[0]).rename(tmp_path / "sketch" / f"{CLASSES[0]}x")
+
+    def carry_out(plan, runs, *_):
+        for run in plan.runs:
+            finished(runs / run.name, run.method, run.settings.get("learning_rate"), 0, (0.9,), sets={"held-out": "id"})
+        return Outcome({run.name: 1.0 for run in plan.runs})
+
+    monkeypatch.setattr(compare, "carry_out", carry_out)
+    words = ["--train_dataset", str(tmp_path / "photo"), "--methods", "carot", "--learning_rates", "1e-3", "--seeds", "0", "--max_steps", "5"]
+    assert cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 0
+    out, summary = capsys.readouterr().out, json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (note,) = [note for note in summary["notes"] if "is not measured" in note]
+    assert f"'{CLASSES[0]}x'" in note and f"did you mean {CLASSES[0]}?" in note and str(tmp_path) not in "".join(summary["notes"])
+    assert any("to validate on or to test on" in note and "for each" in note for note in summary["notes"])
+    for name in ("comparison.md", "comparison.html"):
+        assert "did you mean" in (tmp_path / "out" / name).read_text(), name
+    assert "no shift was measured" in out.splitlines()[0]
+
+
+def test_one_folder_beside_is_a_shift(own, tmp_path):
+    for style in ("photo", "sketch"):
+        shutil.copytree(own / style, tmp_path / style)
+    made = planned(tmp_path / "out", f"--train_dataset {tmp_path / 'photo'} --max_steps 5", ["carot"], rates=[1e-3])
+    assert any("lies a folder" in note and "as a shift." in note for note in made.notes)
+    assert any("There are no images to validate on or to test on" in note for note in made.notes)
+
+
+def test_a_comparison_with_nothing_left_to_do_says_neither_time_nor_disk(tmp_path):
+    schedule = SimpleNamespace(outcome=Outcome({"ft": 3.0}), folder=tmp_path)
+    assert compare_runs.announce(compare_plan.Plan(["ft"], {}, [0], {}), schedule, 2) == ["1 run, all of them finished; seed 0"]
 
 
 def test_a_comparison_of_other_runs_is_not_overwritten(own, tmp_path, capsys):

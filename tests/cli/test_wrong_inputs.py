@@ -278,7 +278,7 @@ def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, caps
     facts = METHODS[method]
     for name in set().union(*(other["settings"] for other in METHODS.values())):
         assert (name in shown) == (name in facts["settings"]), name
-    assert ("learning_rate" in shown) == (method not in ("tip_adapter", "model_stock", "zero_shot")) and "seed" in shown
+    assert ("learning_rate" in shown) == (method not in ("tip_adapter", "model_stock", "zero_shot", "auto")) and "seed" in shown
     # Of a text that began with the methods it is for, their names were all that was left.
     assert not [text for name, text in shown.items() if name in facts["settings"] and text.split()[-1] in METHODS]
     for name, value in facts["paper"].items():
@@ -313,6 +313,48 @@ def test_help_of_another_version_of_transformers_is_read_from_the_parsers(monkey
 def test_an_interrupted_comparison_of_auto_goes_on_by_the_same_command(method, tmp_path):
     said = how_to_go_on(["hf-robustft", "train"], [*method, "--output_dir", str(tmp_path)])(KeyboardInterrupt("13 of 16 runs are finished"))
     assert said == f"Go on with: hf-robustft train {' '.join(method)} --output_dir {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("compare --rule best", "shift:<set>"),
+        ("compare --jobs 0", "--jobs 0"),
+        ("compare --hold_out 0", "--hold_out 0"),
+        ("compare {tmp}/nowhere", "{tmp}/nowhere"),
+        ("compare {tmp}/nowhere --rule id", "{tmp}/nowhere"),
+        ("train --method auto --learning_rate 1", "--learning_rate"),
+        ("train --method=auto --learning-rates 1e-3", "hf-robustft compare"),
+        ("train --method auto --jobs 2", "hf-robustft compare"),
+        ("train --method auto --resume_from_checkpoint last", "goes on"),
+        ("train --method auto --push_to_hub", "hf-robustft publish"),
+        ("train --method auto --hub_token secret", "hf-robustft publish"),
+    ],
+)
+def test_what_a_comparison_cannot_do_is_said_at_the_first_look(line, fix, tmp):
+    command, *arguments = words(line, tmp)
+    with pytest.raises(UsageError) as error:
+        first_look(command, arguments)
+    assert fix.format(tmp=tmp) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_first_look_knows_the_rules():
+    from hf_robustft.cli.first_look import RULES
+    from hf_robustft.comparison import selection
+
+    assert {*RULES, "shift"} == set(selection.RULES)
+    for rule in (*RULES, "shift", "shift:sketch"):
+        first_look("compare", ["--rule", rule])
+
+
+def test_help_of_auto_says_what_it_does_and_what_it_can_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "auto", "--help"])
+    told = capsys.readouterr().out
+    assert all(flag in told for flag in ("hf-robustft compare", "--rule", "--jobs", "--learning_rates", "--dry_run", "--train_dataset"))
+    for refused in ("--learning_rate ", "--recipe", "--push_to_hub", "--hub_model_id", "--resume_from_checkpoint", "--orthogonality_weight"):
+        assert f"\n  {refused}" not in told
+    assert re.search(r"--seed N .*\(default: 0\)", told)
 
 
 def test_warnings_say_what_they_say(capsys, monkeypatch):

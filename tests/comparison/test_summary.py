@@ -450,7 +450,7 @@ def test_what_was_not_measured_is_said(tmp_path):
     assert summary["decided_on"] == "id_mean" and summary["baseline"] is None
     assert candidate(summary, "CaRot, 1e-3")["shift_mean"] is None
     words = summary["winner"]["words"]
-    assert "in distribution (photo): 90.0 %" in words and "Zero-shot was not measured" in words
+    assert "in distribution (photo; no shift was measured): 90.0 %" in words and "Zero-shot was not measured" in words
     assert "neither predictions nor bootstrap samples" in words and not summary["winner"]["is_clear"]
     for text in (terminal_table(summary), markdown_table(summary)):
         assert "No shift was measured" in text and "Zero-shot was not measured" in text

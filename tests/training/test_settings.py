@@ -29,7 +29,7 @@ from hf_robustft.training.given import Suggested
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.run_record import run_record
 from hf_robustft.training.schedules import WITHOUT_WARMUP
-from hf_robustft.training.settings import declared_settings, methods_with
+from hf_robustft.training.settings import declared_settings, fit_default_batch, methods_with
 
 OWNED = sorted(frozenset().union(*map(declared_settings, METHODS.values())))
 IDLE = sorted({name for trainer in METHODS.values() for name in trainer.idle_settings})
@@ -383,3 +383,13 @@ def test_evaluation_by_steps_happens_in_a_short_run(tiny_clip, tmp_path):
     )
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "eval_test/accuracy" in entry] == [3]
+
+
+def test_a_default_batch_that_was_made_smaller_says_which_it_is(tmp_path):
+    args = RobustTrainingArguments(output_dir=str(tmp_path))
+    for images, batch in ((48, 48), (100, 64)):
+        args.take_defaults({"per_device_train_batch_size": 64}, "default of ft")
+        fit_default_batch(range(images), args)
+        assert args.per_device_train_batch_size == batch and "per_device_train_batch_size" not in args.given
+        (said,) = args.described_origins()
+        assert ("64 or all images where there are fewer" in said) == (images < 64) and said.endswith(f"per_device_train_batch_size={batch}")
