@@ -40,13 +40,13 @@ HELP = """Compare CaRot, TRACER, FLYP and WiSE-FT of FT at three rates and one s
 
     hf-robustft train --method auto --train_dataset my_images/photo
 
-The rule is that of hf-robustft compare. It looks at validation images, or at classes left out of twin runs, and
-at no test set; where its choice is worse than zero-shot on validation images, the zero-shot model is kept. The
-folder ends complete, and says how it was chosen; all runs and tables are in <output_dir>/comparison. The same
-command goes on where it was stopped. Settings of training are passed on to the runs that read them.
+The rule is that of hf-robustft compare. It looks at validation images, or at classes left out of twin runs,
+and at no test set; where its choice is worse than zero-shot on validation images, the zero-shot model stays.
+The folder ends complete, and says how it was chosen; all runs and tables are in <output_dir>/comparison. The
+same command goes on where it was stopped. Settings of training are passed on to the runs that read them.
 
-hf-robustft compare does the same by your --methods, --learning_rates, --seeds and --rule, so many runs at once as
---jobs says, and prints the commands with --dry_run."""
+hf-robustft compare does the same by your --methods, --learning_rates, --seeds and --rule, so many runs at
+once as --jobs says, and prints the commands with --dry_run."""
 METHODS = ("carot", "tracer", "flyp", "wise_ft")
 COMPARISON = "comparison"
 

@@ -363,7 +363,7 @@ class _Planner:
                 self.passed["eval_datasets"] = ["--eval_datasets", *texts]
         if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
             return
-        # A folder to train on is no set of the test; a registered suite has its own.
+        # A folder to train on is not a set of the test; a registered suite has its own.
         roles = {role for text in texts or ([train] if spec.registered else []) for role in roles_of(text)}
         if spec.registered:
             # Its own validation set serves whatever is measured.

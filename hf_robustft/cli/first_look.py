@@ -178,7 +178,7 @@ def _check_compared(values: dict[str, Any], alone: bool) -> None:
         raise UsageError(unknown_choice(f"--rule {rule}", rule, [*RULES, "shift:<set>"]))
     for folder in values.get("folders", ()) if alone and not values.keys() - {"folders", "rule", "output_dir"} else ():
         if not Path(folder).exists():
-            raise UsageError(f"there is no folder {folder}{_beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
+            raise UsageError(f"There is no folder {folder}{_beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:
