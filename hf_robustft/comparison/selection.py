@@ -77,12 +77,13 @@ class Rule:
         name (`str`): `id`, `id_within`, `shift` (over all shifted sets in turn), `shift:<set>`, `concepts` or `oracle`.
         says (`str`): The rule in words.
         role (`str`): Of the sets that it looks at.
-        metrics (`tuple[str, ...]`): What it looks at of them.
+        metrics (`tuple[str, ...]`): What decides.
         within (`Callable`): From the views of a method's candidates, by ascending rate, and of the zero-shot model to the
             number of the one that is chosen.
         between (`Callable`): The same between the choices of several methods.
         baseline (`bool`): Whether it looks at the zero-shot model's numbers too.
         only (`str`, *optional*): The one set of its role that it looks at; all of them by default.
+        breaks_ties (`tuple[str, ...]`): What it looks at too where several methods tie.
         is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
         is_partial (`bool`): Whether it chooses among those candidates that were measured on its sets, where not all were.
     """
@@ -95,6 +96,7 @@ class Rule:
     between: Callable[[Sequence[View], View | None], int]
     baseline: bool = False
     only: str | None = None
+    breaks_ties: tuple[str, ...] = ()
     is_bound: bool = False
     is_partial: bool = False
 
@@ -182,18 +184,38 @@ def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
     return next(index for index, score in enumerate(scores) if score >= least)
 
 
+def _most_accurate_between(views: Sequence[View], baseline: View | None) -> int:
+    scores = [_mean(view, "accuracy") for view in views]
+    return _lowest_nll(views, [index for index, score in enumerate(scores) if score == max(scores)])
+
+
+def _lowest_nll(views: Sequence[View], tied: Sequence[int]) -> int:
+    """Of `tied` candidates the one with the lowest NLL; it is looked at only where there are several."""
+    return tied[0] if len(tied) == 1 else min(tied, key=lambda index: _mean(views[index], "nll"))
+
+
 def _best_ranks(views: Sequence[View], baseline: View | None) -> int:
-    """The smallest sum, over sets, of the ranks by accuracy and by NLL; equal values share the best rank of theirs."""
+    ranks = _sums_of_ranks(views)
+    return ranks.index(min(ranks))
+
+
+def _best_ranks_between(views: Sequence[View], baseline: View | None) -> int:
+    ranks = _sums_of_ranks(views)
+    return _lowest_nll(views, [index for index, rank in enumerate(ranks) if rank == min(ranks)])
+
+
+def _sums_of_ranks(views: Sequence[View]) -> list[int]:
+    """Sums over sets of the ranks by accuracy and by NLL; equal values share the best rank of theirs."""
     ranks = [0] * len(views)
     for name in views[0]:
         for metric, greater in GREATER_IS_BETTER.items():
             values = [round(view[name][metric], PLACES) for view in views]
             for index, value in enumerate(values):
                 ranks[index] += sum(other > value if greater else other < value for other in values)
-    return ranks.index(min(ranks))
+    return ranks
 
 
-_TIES = "ties go to the smaller rate"
+_TIES = "ties go to the smaller rate within a method, and to the lower NLL between methods"
 #: By name. `shift:<set>` is made by [`find_rule`].
 RULES: dict[str, Rule] = {
     rule.name: rule
@@ -204,16 +226,19 @@ RULES: dict[str, Rule] = {
             "validation",
             ("accuracy",),
             _most_accurate,
-            _most_accurate,
+            _most_accurate_between,
+            breaks_ties=("nll",),
         ),
         Rule(
             "id_within",
             f"the smallest rate of a method that keeps {KEPT:.0%} of its best gain over zero-shot in accuracy on the "
-            "validation set; between the methods' choices, which no rate puts in order, the best accuracy there",
+            "validation set; between the methods' choices, which no rate puts in order, the best accuracy there, and of equal ones "
+            "the lower NLL",
             "validation",
             ("accuracy",),
             _smallest_within,
-            _most_accurate,
+            _most_accurate_between,
+            breaks_ties=("nll",),
             baseline=True,
         ),
         Rule(
@@ -223,7 +248,7 @@ RULES: dict[str, Rule] = {
             "shift",
             ("accuracy", "nll"),
             _best_ranks,
-            _best_ranks,
+            _best_ranks_between,
         ),
         Rule(
             CONCEPTS,
@@ -232,7 +257,7 @@ RULES: dict[str, Rule] = {
             CONCEPTS,
             ("accuracy", "nll"),
             _best_ranks,
-            _best_ranks,
+            _best_ranks_between,
             # A head cannot label other classes, so its method has no twin.
             is_partial=True,
         ),
@@ -242,7 +267,8 @@ RULES: dict[str, Rule] = {
             "shift",
             ("accuracy",),
             _most_accurate,
-            _most_accurate,
+            _most_accurate_between,
+            breaks_ties=("nll",),
             is_bound=True,
         ),
     )
@@ -258,7 +284,7 @@ def find_rule(name: str) -> Rule:
     """
     base, _, part = name.partition(":")
     if base not in RULES or (":" in name and (base != "shift" or not part)):
-        raise ValueError(f"There is no rule {name!r}; choose one of {', '.join(RULES)} or shift:<set>.")
+        raise ValueError(f"There is no rule {name!r}; choose one of {', '.join(name for name in RULES if name != 'shift')} or shift:<set>.")
     rule = RULES[base]
     if not part:
         return rule
@@ -329,7 +355,7 @@ def choose(
         baseline (`Mapping`, *optional*): The zero-shot model's numbers, by set. `id_within` needs them.
 
     Returns:
-        [`Choice`]: Ties go to the smaller rate, and between methods to the one that comes first.
+        [`Choice`]: Ties go as the rule says; methods that are equal in all that it looks at, in the order of `candidates`.
 
     Raises:
         ValueError: If there is no such rule or candidate, or what it looks at was not measured.
@@ -340,13 +366,13 @@ def choose(
     sets = sets_of_choice(rule, roles)
     if rule.is_partial:
         candidates = {item: measured for item, measured in candidates.items() if all(name in measured for name in sets)} or candidates
-    start = None
+    start, seen = None, (*rule.metrics, *rule.breaks_ties)
     if rule.baseline:
         if baseline is None:
             raise ValueError(f"The rule {rule.name!r} looks at the zero-shot model, which was not measured; measure it.")
         start = View(baseline, sets, rule.name, "the zero-shot model", rule.metrics)
     views = {
-        candidate: View(measured, sets, rule.name, candidate.label, rule.metrics)
+        candidate: View(measured, sets, rule.name, candidate.label, seen)
         for candidate, measured in candidates.items()
     }
     picks = {
