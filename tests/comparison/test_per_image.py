@@ -33,7 +33,9 @@ def test_classes_are_those_of_a_loop():
         groups = [group for item, of in zip(before.sets.values(), marks, strict=True) for group in item.group[of]]
         assert (change.n, change.units) == (len(old), len(set(groups)))
         assert (change.before, change.after) == (pytest.approx(old.mean()), pytest.approx(after.mean()))
-        assert vars(change.difference) == vars(paired_difference(after, old, groups, draws=50))
+        bootstrap, found = paired_difference(after, old, groups, draws=50), change.difference
+        assert found.mean == bootstrap.mean and -1 <= found.low <= found.mean <= found.high <= 1
+        assert found.se >= bootstrap.se
     gains = [change.difference.mean for change in per_class(runs, before, ["a", "b"], draws=50)]
     assert gains == sorted(gains, reverse=True)
 
@@ -90,6 +92,28 @@ def test_what_has_not_changed_is_rarely_listed(sets):
         listed, by_chance = listed + len(found["classes"]), by_chance + found["by_chance"]
     # Three standard errors of a count of 3.
     assert by_chance == pytest.approx(3) and listed <= by_chance + 3 * np.sqrt(by_chance)
+
+
+@pytest.mark.parametrize(
+    "gained, lost, kept, low, high",
+    [(6, 0, 0, 0.3626, 1.0), (0, 0, 6, -0.2450, 0.2450), (0, 6, 0, -1.0, -0.3626), (0, 5, 1, -1.0, -0.2096), (3, 2, 1, None, None)],
+)
+def test_intervals_of_a_handful_of_images_are_possible_ones(gained, lost, kept, low, high):
+    """Six of six gained were "+100 (+100 to +100)", five of six lost "-125 to -42". By hand, from the table of Agresti and Min."""
+    before = np.array([False] * gained + [True] * lost + [True] * kept)
+    after = np.array([True] * gained + [False] * lost + [True] * kept)
+    item = replace(set_of("a", len(before), images=1, groups=0), label=np.full(len(before), "owl"))
+    sides = [predictions(replace(item, predicted=np.where(right, "owl", "cat"))) for right in (after, before)]
+    (change,) = per_class(sides[:1], sides[1], ["a"])
+    found, n, b, c = change.difference, len(before) + 2, gained + 0.5, lost + 0.5
+    reach = 1.959964 * np.sqrt(b + c - (b - c) ** 2 / n) / n
+    assert found.low <= max(-1, (b - c) / n - reach) + 1e-6 and found.high >= min(1, (b - c) / n + reach) - 1e-6
+    assert found.beyond_noise == (found.low > 0 or found.high < 0) and -1 <= found.low <= found.mean <= found.high <= 1
+    if 6 in (gained, lost, kept):
+        # Where no bootstrap sample differs from another, the interval is that of the table.
+        assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    elif low is not None:
+        assert found.high <= 0
 
 
 def test_groups_that_one_run_names_hold_for_the_others():
