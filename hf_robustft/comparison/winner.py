@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..evaluation.findings import listed
+from ..evaluation.findings import is_guessing, listed, percent
 from .runs import Candidate
 
 #: Of candidates that cannot be told from the winner so many are named.
@@ -55,6 +55,7 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
     unknown = [name for name in ties if lags[name]["se"] is None]
     named = ([spoken(rows[item]) for item in ties if (item in unknown) == of] for of in (False, True))
     words += _ties(*named, len(others) - len(better))
+    words.append(_guesses(summary, row, decided_on))
     if rule is not None:
         words.append(may_be_chance(summary))
     if gain is None:
@@ -85,8 +86,29 @@ def may_be_chance(summary: Mapping[str, Any]) -> str:
     ties, names = chance["ties"], {row["label"]: spoken(row) for row in summary["candidates"]}
     if not ties:
         return ""
-    who = listed([names[tie] for tie in ties]) if len(ties) <= NAMED else f"{len(ties)} of the {chance['others']} other candidates"
-    return f"Chance may have made this choice: on the {chance['n']:,} images that the rule looked at, {who} cannot be told from it"
+    can = "cannot"
+    if len(ties) <= NAMED:
+        who = listed([names[tie] for tie in ties])
+    elif len(ties) < chance["others"]:
+        who = f"{len(ties)} of the {chance['others']} other candidates"
+    else:
+        who, can = f"none of the {chance['others']} other candidates", "can"
+    return f"Chance may have made this choice: on the {chance['n']:,} images that the rule looked at, {who} {can} be told from it"
+
+
+def _guesses(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str) -> str:
+    """On which of the sets that decide the candidate of a `row` is no better than guessing; empty if on none."""
+    role = "shift" if decided_on == "shift_mean" else "id"
+    sets = [item for item in summary["data"]["sets"] if item["role"] == role and (item.get("n_classes") or 0) > 1 and item["name"] in row["sets"]]
+    found = [
+        item
+        for item in sets
+        if is_guessing(row["sets"][item["name"]]["accuracy"]["mean"], item["groups"] or item["n"], 1 / item["n_classes"])
+    ]
+    if not found:
+        return ""
+    chance = listed(list(dict.fromkeys(percent(1 / item["n_classes"]) for item in found)))
+    return f"On {listed([item['name'] for item in found])} it cannot be told from guessing, which gets {chance}"
 
 
 def spoken(row: Mapping[str, Any]) -> str:

@@ -79,9 +79,13 @@ def at_chance(result: DatasetResult) -> bool:
     chance = max(1 / result.n_classes, (result.predictions or {}).get("majority_share", 0.0))
     if chance >= 1:
         return False
+    return is_guessing(result.accuracy, result.n_drawn, chance)
+
+
+def is_guessing(accuracy: float, n: int, chance: float) -> bool:
+    """Return whether guessing, right for a share `chance`, reaches an `accuracy` on `n` images more often than one time in 44."""
     # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.
-    n = result.n_drawn
-    return bdtrc(round(result.accuracy * n) - 1, n, chance) > ALPHA_CHANCE
+    return bool(bdtrc(round(accuracy * n) - 1, n, chance) > ALPHA_CHANCE)
 
 
 def one_class(result: DatasetResult) -> bool:

@@ -208,6 +208,8 @@ def test_what_cannot_be_told_from_the_choice_by_what_the_rule_looked_at_is_said(
     # More than a few are counted, and of none nothing is said.
     many = {**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": ["CaRot, 1e-3"] * 5}}}
     assert "on the 21 images that the rule looked at, 5 of the 9 other candidates cannot" in may_be_chance(many)
+    every = {**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": ["CaRot, 1e-3"] * 9}}}
+    assert "none of the 9 other candidates can be told" in may_be_chance(every)
     assert may_be_chance({**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": []}}}) == may_be_chance({**summary, "rule": None}) == ""
     # Nothing is a choice that looks at what it is judged by.
     assert "chance" not in summarise(comparison, "oracle")["rule"]
@@ -394,6 +396,16 @@ def test_the_winner_has_margin_and_noise(tmp_path, zero_shot, carot, flyp, is_cl
     assert "No rule chose it" in winner["words"]
     bold = re.findall(r"^\| \*\*(.*?)\*\* ", markdown_table(summary), flags=re.M)
     assert bold == (["CaRot, 1e-3"] if is_clear else [])
+
+
+@pytest.mark.parametrize(("right", "is_said"), [(0.27, True), (0.6, False)])
+def test_a_winner_that_guesses_is_said_to(tmp_path, right, is_said):
+    """The highest of several that have learned nothing is no result."""
+    finished(tmp_path / "a", "carot", accuracies=(0.9, right, 0.7), baseline=(0.9, 0.1, 0.1), n=60)
+    summary = summarise(read_runs([tmp_path / "a"]))
+    (shifted,) = (item for item in summary["data"]["sets"] if item["name"] == "sketch")
+    said = f"On sketch it cannot be told from guessing, which gets {100 / shifted['n_classes']:.1f} %."
+    assert (said in summary["winner"]["words"]) == is_said
 
 
 #: Differences from zero-shot and from the highest candidate, as (mean, beyond noise): of each of the others the same; what is said and what is not.
