@@ -112,7 +112,7 @@ CLAIMS = (
 #: How CaRot's bound says that its terms and the errors under shift go together, both named as in `bound_terms.py`.
 BOUND = {(term, error): -1 if term == SINGULAR else 1 for term in TERMS for error in ERRORS[:2]}
 #: The methods of the short table; others follow in the long ones.
-ORDER = ("ft", "wise_ft", "flyp", "carot", "tracer", "croft")
+ORDER = ("ft", "wise_ft", "lp", "lipsum_ft", "flyp", "carot", "tracer", "croft")
 _MERGES = {"wise_ft": "ft", "lines": "ft", "model_stock": "ft"}
 _HOW = {"concepts": "classes left out of training", "id": "new views of the training drawings", "given": "as given"}
 _COLUMNS = ("noto accuracy %", "noto ECE %", "shift accuracy %", "shift ECE %", "shift NLL", "AUROC % noto / unknown", "AUROC % shifts / unknown")
