@@ -3,10 +3,15 @@
 """
 What the papers claim, judged on Emoji Shift: a table of all methods and a verdict on each claim, from finished runs.
 
-    hf-robustft compare --rule concepts --learning_rates 1e-4 3e-4 1e-3 --seeds 0 1 2 3 4 --output_dir outputs/compare
-    hf-robustft compare --methods carot --distillation_weight 0 --learning_rates 1e-4 3e-4 1e-3 --seeds 0 1 2 3 4 \\
-        --output_dir outputs/without-distillation
-    python examples/evidence.py outputs/compare --parts carot-distillation=outputs/without-distillation
+    hf-robustft compare --methods carot tracer flyp ft wise_ft --learning_rates 1e-4 3e-4 1e-3 --seeds 0 1 2 3 4
+    hf-robustft compare --output_dir outputs/compare-all
+    hf-robustft compare --methods carot --distillation_weight 0 --learning_rates 1e-4 3e-4 1e-3 --rule id_within \\
+        --output_dir outputs/carot-distillation
+    hf-robustft compare --methods carot --orthogonality_weight 0 --learning_rates 1e-4 3e-4 1e-3 --rule id_within \\
+        --output_dir outputs/carot-orthogonality
+    hf-robustft compare --methods croft --energy_gradient_weight 100 --rule id_within --output_dir outputs/croft-gradient
+    python examples/evidence.py outputs/compare outputs/compare-all --parts carot-distillation=outputs/carot-distillation \\
+        carot-orthogonality=outputs/carot-orthogonality croft+gradient=outputs/croft-gradient
 
 `--parts` are runs of a method without, or with more of, a term of its loss. Claims on what is not there are not tested. Writes
 `evidence.md`, `evidence.json` and `frontier.png`, and puts the tables into `--pages` that have some with the same columns.
@@ -122,8 +127,12 @@ _TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 
 
 def finished(folders: Sequence[Path]) -> list[Path]:
-    """The finished runs below some folders."""
-    return [path.parent for folder in folders for path in sorted(folder.glob(f"**/{EVALUATION_FILE}"))]
+    """The finished runs below some folders. Two comparisons may have made the same run, which they call the same: the first counts."""
+    found = [path.parent for folder in folders for path in sorted(folder.glob(f"**/{EVALUATION_FILE}"))]
+    once: dict[str | Path, Path] = {}
+    for run in found:
+        once.setdefault(run.name if run.parent.name == "runs" else run, run)
+    return list(once.values())
 
 
 def chosen_rates(comparison: Comparison, given: Mapping[str, float]) -> dict[str, tuple[float | None, str]]:
@@ -220,7 +229,8 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
     short = [["zero-shot", _DASH, *values(start)[:3], _DASH, values(start)[3], _DASH]] if start else []
     for row in (row for row in picked if row["method"] in ORDER):
         accuracy, ece = gaps(row, ("accuracy", "ece"), ("zero_shot",), interval=False)
-        short.append([row["method_label"], rate[row["label"]], *values(row)[:3], accuracy, values(row)[3], ece])
+        means = [value.partition(" ")[0] for value in values(row)]
+        short.append([row["method_label"], rate[row["label"]], *means[:3], accuracy, means[3], ece])
     zero = [["zero-shot", _DASH, _DASH, _DASH, *values(start)]] if start else []
     hows = {row["method"]: _HOW.get(chosen[row["method"]][1], chosen[row["method"]][1]) for row in picked}
     header = ["method", "rate", "accuracy %", "ECE %", "accuracy under shift %", "against zero-shot", "ECE under shift %", "against zero-shot"]
@@ -238,7 +248,7 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
         f"{summary['seconds'] / 3600:.1f} hours of training in sum. Mean ± standard deviation over seeds. Shifts: plain mean over four "
         f"artists never trained on. Unknown: 150 classes never trained on, told by the {DEFAULT_SCORE}.\n",
         "## In short\n", table(header, short, 2),
-        f"{NOISE_MARK}: cannot be told from noise.\n",
+        f"Means over seeds. {NOISE_MARK}: cannot be told from noise.\n",
         "## At one rate for each method\n",
         table(["method", "rate", "chosen by", "seeds", *_COLUMNS], [*zero, *([row["method_label"], rate[row["label"]], hows[row["method"]], str(len(row["seeds"])), *values(row)] for row in picked)], 3),
         "## At each rate\n",

@@ -22,6 +22,9 @@ from ..evaluation.plots import (
 )
 from .runs import rate_text
 
+#: Where there are more methods than colours.
+_LINES = ("-", "--", ":")
+
 
 def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) -> Path:
     """
@@ -52,7 +55,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
         lines.setdefault(row["method_label"], []).append(row)
     for place, (name, points) in enumerate(lines.items()):
         turn, colour = divmod(place, len(SHIFT_COLOURS))
-        style = {"color": SHIFT_COLOURS[colour], "marker": SHIFT_MARKERS[(turn + colour) % len(SHIFT_MARKERS)]}
+        style = {"color": SHIFT_COLOURS[colour], "marker": SHIFT_MARKERS[(turn + colour) % len(SHIFT_MARKERS)], "linestyle": _LINES[turn % len(_LINES)]}
         (x, xerr), (y, yerr) = (
             zip(*(_value(point[mean]["accuracy"]) for point in points), strict=True)
             for mean in ("id_mean", "shift_mean")
@@ -79,7 +82,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
     axes.set_ylabel(f"accuracy under shift ({_sets(names['shift'])}), %")
     axes.margins(0.1)
     plain_axes(axes, "both")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=3.5)
     _write_rates(axes, labels)
     return save_figure(figure, path, dpi)
 
