@@ -43,7 +43,7 @@ MAX_PIXELS, MAX_PIXELS_VARIABLE = 2**26, "HF_ROBUSTFT_MAX_PIXELS"
 _STREAM_MINIMUM = 1000
 #: Pixels that are made RGB at once: what conversions need besides the image and the result stays small.
 _BAND = 2**22
-_NO_NAME, _ABOUT_FILE = "the data", (FileNotFoundError, IsADirectoryError, PermissionError)
+_NO_NAME, _PIPE, _ABOUT_FILE = "the data", "it is a pipe or device, not a file", (FileNotFoundError, IsADirectoryError, PermissionError)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -93,7 +93,7 @@ def too_large(width: int, height: int, what: str = "it is") -> str:
 def check_regular(path: str, where: str) -> None:
     """Refuse a pipe, socket or device at the `path` of the image that `where` names: reading might never end. Raises UnreadableImage."""
     if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
-        raise UnreadableImage.because(where, "it is a pipe or device, not a file")
+        raise UnreadableImage.because(where, _PIPE)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -185,8 +185,8 @@ class EncodedImage:
             raise UnreadableImage.because(where, "the file is empty")
         limit = max_pixels()
         with self._guarded():
-            if path:
-                check_regular(path, where)
+            if path and not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
+                raise UnreadableImage.because(where, _PIPE)
             try:
                 image = content if isinstance(content, Image.Image) else Image.open(path or io.BytesIO(content))
             except UnidentifiedImageError:
