@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..data.messages import one_line
 from ..files import put_in_place
@@ -263,7 +263,15 @@ class ExactCheckpoints:
         if self.args.push_to_hub:
             self.hub_pusher.push_checkpoint(folder)
         if self.args.should_save:
-            rotate_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self._rotate(run_dir)
+
+    def _rotate(self, run_dir: str) -> None:
+        """Remove the oldest checkpoints, as Trainer does, but each as a whole: what a kill leaves of them is not called one."""
+        found, limit = sort_checkpoints(run_dir), self.args.save_total_limit or 0
+        kept = {found[-1], *([] if self.state.best_model_checkpoint is None else [str(Path(self.state.best_model_checkpoint))])}
+        more = len(found) - max(limit, len(kept)) if limit > 0 else 0
+        set_aside([Path(path) for path in found if path not in kept][: max(more, 0)])
+        drop_former(run_dir)
 
     def _put_in_place(self, built: Path, folder: Path) -> None:
         self.state.save_to_json(built / TRAINER_STATE_NAME)

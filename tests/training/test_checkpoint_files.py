@@ -6,17 +6,19 @@ import json
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import TEMPLATES, arguments, image_dataset, tiny_config, tiny_processor
 from safetensors import SafetensorError
-from transformers import CLIPModel, TrainerCallback, modeling_utils
+from transformers import CLIPModel, TrainerCallback, modeling_utils, trainer_utils
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer
 from hf_robustft.cli.endings import one_line
 from hf_robustft.training import checkpoint_files
 from hf_robustft.training.checkpoint_files import FILES, VALUES, check_files, record_files
+from hf_robustft.training.checkpoints import ExactCheckpoints
 
 DATA = Benchmark.from_dataset(image_dataset(16), name="tiny", role="train", templates=TEMPLATES)
 #: What a resumed run reads.
@@ -157,6 +159,43 @@ def full_disk(monkeypatch, name, error):
 
     for module, writer in ((torch, "save"), (modeling_utils, "safe_save_file"), (checkpoint_files, "save_file")):
         monkeypatch.setattr(module, writer, failing(getattr(module, writer)))
+
+
+@pytest.mark.parametrize("best", [None, 1, 2, 4])
+@pytest.mark.parametrize("limit", [None, 0, 1, 2, 3, 9])
+def test_the_checkpoints_that_go_are_those_that_trainer_removes(tmp_path, limit, best):
+    left = []
+    for ours, name in enumerate(("theirs", "ours")):
+        for step in (1, 2, 4, 10):
+            (tmp_path / name / f"checkpoint-{step}" / "global_step").mkdir(parents=True)
+        kept = best and str(tmp_path / name / f"checkpoint-{best}")
+        if ours:
+            state = SimpleNamespace(best_model_checkpoint=kept)
+            ExactCheckpoints._rotate(SimpleNamespace(args=SimpleNamespace(save_total_limit=limit), state=state), str(tmp_path / name))
+        else:
+            trainer_utils.rotate_checkpoints(str(tmp_path / name), limit, kept)
+        left.append(sorted(path.name for path in (tmp_path / name).iterdir()))
+    assert left[0] == left[1]
+
+
+def test_a_checkpoint_that_was_being_removed_does_not_stay_behind(tiny_clip, tmp_path, monkeypatch):
+    """A kill within the removal left half of one, which no later save counted among those to remove."""
+    removing = shutil.rmtree
+
+    def killed(path, *args, **kwargs):
+        half = next(Path(path).rglob("checkpoint-1/optimizer.pt"), None)
+        if half is not None:
+            half.unlink()
+            raise KeyboardInterrupt
+        removing(path, *args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of(tiny_clip, tmp_path, save_total_limit=1).train()
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint-2").is_dir()
+    trainer_of(tiny_clip, tmp_path, save_total_limit=1).train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["checkpoint-4"]
 
 
 def test_a_full_disk_ends_the_run_with_the_way_on(tiny_clip, tmp_path, monkeypatch):
