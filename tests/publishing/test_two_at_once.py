@@ -1,8 +1,11 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Two commands at once on one folder: the second says who uses it, and the folder is what the first alone would have made."""
 
+import io
 import os
 import shutil
+import sys
+import tempfile
 
 import pytest
 from helpers import image_dataset
@@ -21,6 +24,7 @@ class Paused:
 
     def __init__(self, module, name, arguments):
         (self._read, say), (listen, self._write) = os.pipe(), os.pipe()
+        self._said = tempfile.TemporaryFile()
         self.pid = os.fork()
         if self.pid:
             os.close(say), os.close(listen)
@@ -35,6 +39,7 @@ class Paused:
             return real(*given, **options)
 
         status = 1
+        sys.stderr = io.TextIOWrapper(self._said, encoding="utf-8", write_through=True)
         try:
             setattr(module, name, pausing)
             status = main([str(argument) for argument in arguments])
@@ -43,7 +48,10 @@ class Paused:
 
     def goes_on(self) -> int:
         os.close(self._write)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._said.seek(0)
+        print("The first command said:", self._said.read().decode("utf-8", "replace"))
+        return status
 
 
 @pytest.fixture
