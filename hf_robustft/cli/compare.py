@@ -189,7 +189,7 @@ def conclude(
         run = next(runs[0] for candidate, runs in comparison.candidates.items() if candidate.label == label)
         benchmarks, why = reopened(run, mistaken)
         if why is not None:
-            summary["no_pictures"] = f"There are no pictures of {'some of the' if benchmarks else 'the'} worst mistakes: {why}."
+            summary["no_pictures"] = f"{'Some of the' if benchmarks else 'The'} worst mistakes are shown without their pictures: {why}."
             print(f"Note: {summary['no_pictures']}")
     files = write_comparison(summary, options.output_dir, benchmarks)
     print(terminal_table(summary, shutil.get_terminal_size(fallback=(100, 24)).columns))
