@@ -239,7 +239,7 @@ def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[
             folder = vars(first_look("train", arguments) or argparse.Namespace()).get("output_dir", folder)
         checkpoint = getattr(interruption, "checkpoint", None) or last_checkpoint(folder, since=started)
         if checkpoint is not None:
-            words = [*program, *_without_resume(arguments), "--resume_from_checkpoint", checkpoint]
+            words = [*program, *without_resume(arguments), "--resume_from_checkpoint", checkpoint]
             return f"Go on with: {shlex.join(words)}"
         if any(path.stat().st_mtime >= started for path in Path(folder).glob("model*.safetensors")):
             return f"The model is in {folder}, without its results; measure it with: hf-robustft evaluate {folder}"
@@ -250,7 +250,8 @@ def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[
     return say
 
 
-def _without_resume(arguments: Sequence[str]) -> list[str]:
+def without_resume(arguments: Sequence[str]) -> list[str]:
+    """The words (`arguments`) of a run that starts at its beginning, which ends as one that is resumed does."""
     kept, skip = [], False
     for argument in arguments:
         flag, equals, _ = argument.replace("-", "_").partition("=")

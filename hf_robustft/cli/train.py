@@ -56,7 +56,7 @@ from .data_sets import (
     validation_benchmark,
 )
 from .each import check_group, suites_of, summary, summary_table, write_summary
-from .endings import train_program
+from .endings import train_program, without_resume
 from .first_look import word_behind
 from .merging import MERGES, check_left_out, load_fine_tuned, merge, merges_head, notes_on_models
 from .train_arguments import AUTO, DataArguments, TrainCommand, check, parse, train_parser
@@ -380,7 +380,7 @@ def _train(command: TrainCommand, arguments: Sequence[str], started: float) -> E
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
         save_predictions=data_args.save_predictions,
-        command=shlex.join([*train_program(args.world_size), *arguments]),
+        command=shlex.join([*train_program(args.world_size), *without_resume(arguments)]),
         **known,
         **cache,
     )

@@ -286,7 +286,8 @@ def training_log(log_history: Iterable[Mapping[str, Any]], rows: int = LOG_ROWS)
     chosen = sorted(evaluated if len(evaluated) > 1 else steps)
     if len(chosen) > rows:
         chosen = [chosen[round(index * (len(chosen) - 1) / (rows - 1))] for index in range(rows)]
-    return tuple({"step": step, **steps[step]} for step in chosen)
+    # In an order of their own: a resumed run reads its first entries from a file that sorts them.
+    return tuple({"step": step, **dict(sorted(steps[step].items()))} for step in chosen)
 
 
 def history_table(log: Iterable[Mapping[str, float]]) -> list[list[str]]:

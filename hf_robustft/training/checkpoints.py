@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,14 @@ class ExactCheckpoints:
     _building: str | None = None
     #: What was written into a folder before this is of another run.
     _run_started: float = 0.0
+    #: When training began in this process, on the clock of the processor, and how long it had taken before the checkpoint
+    #: that it goes on from was saved.
+    _began: float | None = None
+    _seconds_before: float = 0.0
+
+    def seconds_trained(self) -> float:
+        """How long training has taken, with what was trained before the checkpoint that it went on from."""
+        return self._seconds_before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def extra_state(self) -> dict[str, Any]:
         state = super().extra_state()
@@ -120,6 +129,7 @@ class ExactCheckpoints:
         state["run"] = run_record(self, self.state.max_steps)
         # Checkpoints of older versions have no list of their files.
         state["lists_files"] = True
+        state["wall_seconds"] = self.seconds_trained()
         state.update(self._window.state(self._mean_over_processes))
         for name, module in self.trainable_modules().items():
             state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
@@ -153,6 +163,7 @@ class ExactCheckpoints:
         super()._load_optimizer_and_scheduler(checkpoint)
         if state is not None:
             self.load_extra_state(state)
+            self._seconds_before = float(state.get("wall_seconds", 0.0))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         # Trainer loads what is there, leaves the rest as it is, and warns.
@@ -268,7 +279,7 @@ class ExactCheckpoints:
     def _rotate(self, run_dir: str) -> None:
         """Remove the oldest checkpoints, as Trainer does, but each as a whole: what a kill leaves of them is not called one."""
         found, limit = sort_checkpoints(run_dir), self.args.save_total_limit or 0
-        kept = {found[-1], *([] if self.state.best_model_checkpoint is None else [str(Path(self.state.best_model_checkpoint))])}
+        kept = {*found[-1:], *([] if self.state.best_model_checkpoint is None else [str(Path(self.state.best_model_checkpoint))])}
         more = len(found) - max(limit, len(kept)) if limit > 0 else 0
         set_aside([Path(path) for path in found if path not in kept][: max(more, 0)])
         drop_former(run_dir)

@@ -246,7 +246,8 @@ class RobustTrainer(
         Raises:
             OSError, ValueError: If the checkpoint is missing, damaged, or that of another run.
         """
-        started, self._run_started, self._is_finished = time.perf_counter(), time.time(), False
+        self._began, self._seconds_before = time.perf_counter(), 0.0
+        self._run_started, self._is_finished = time.time(), False
         # A trained head, which decides on the scores there are, is younger than the first look.
         self.settle_choice()
         with locked(self.args.output_dir, f"{type(self).__name__}.train") if self.args.should_save else nullcontext():
@@ -257,7 +258,10 @@ class RobustTrainer(
                     result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             finally:
                 self.close_stream()
-        self._train_seconds = time.perf_counter() - started
+            if checkpoint is not None and self.args.should_save:
+                # After its last step nothing is saved, which is when old checkpoints go.
+                self._rotate(self._get_output_dir(None))
+        self._train_seconds = self.seconds_trained()
         self.hub_pusher.end()
         return result
 

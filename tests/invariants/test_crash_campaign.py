@@ -103,7 +103,7 @@ def jobs() -> dict[str, Job]:
         found[f"train, {method}, streamed"] = Job([*TRAIN, *SAVING, "--method", method, "--streaming"])
         found[f"train, {method}, 2 processes"] = Job([*TRAIN, *SAVING, "--method", method, "--per_device_train_batch_size", "2"], 2)
     none = "--max_steps 1 --save_strategy no".split()
-    found["train and finish, flyp"] = Job([*TRAIN, *SAVING, *sets, "--method", "flyp", "--save_predictions", "--fold_temperature"])
+    found["train and finish, carot"] = Job([*TRAIN, *SAVING, *sets, "--method", "carot", "--save_predictions", "--fold_temperature"])
     for method in CHOICES:
         if method not in METHODS and method != "zero_shot":
             # What trains nothing takes no settings of training.
@@ -387,17 +387,17 @@ def test_every_moment_of_a_save_leaves_a_checkpoint_to_go_on_from(tiny_clip, tmp
 
 def test_a_killed_command_that_is_given_again_ends_as_the_other(tmp_path):
     campaign = Campaign(tmp_path)
-    _, moments, _ = campaign.whole("train, carot")
+    _, moments, _ = campaign.whole("train and finish, carot")
     second = next(n for n, line in enumerate(moments, 1) if "written" in line and "checkpoint-2/optimizer.pt" in line)
-    assert campaign.kill("train, carot", "torn", second) == "equal"
-    assert list(campaign.counts) == [("train, carot", "injected", "a checkpoint is written", "equal")]
+    assert campaign.kill("train and finish, carot", "torn", second) == "equal"
+    assert list(campaign.counts) == [("train and finish, carot", "injected", "a checkpoint is written", "equal")]
     # The newest is damaged afterwards: the command line takes the one before, and says so in one line.
-    folder, job = tmp_path / "try", campaign.jobs["train, carot"]
+    folder, job = tmp_path / "try", campaign.jobs["train and finish, carot"]
     tear("written", folder / "out" / "checkpoint-3" / "optimizer.pt")
     done = campaign.run(folder, job, [*job.command, *RESUME])
     (line,) = [line for line in done.stderr.splitlines() if "goes on from" in line]
     assert done.returncode == 0 and line.startswith("Warning: ") and "checkpoint-2" in line and "checkpoint-3/optimizer.pt" in line
-    assert not differing(campaign.found(folder, job), campaign.whole("train, carot")[0])
+    assert not differing(campaign.found(folder, job), campaign.whole("train and finish, carot")[0])
 
 
 @pytest.mark.slow  # Hours on two busy cores.

@@ -16,6 +16,7 @@ from transformers import CLIPModel, TrainerCallback, modeling_utils, trainer_uti
 
 from hf_robustft import Benchmark, CaRotCRoFTTrainer
 from hf_robustft.cli.endings import one_line
+from hf_robustft.publishing.card_sections import training_log
 from hf_robustft.training import checkpoint_files
 from hf_robustft.training.checkpoint_files import FILES, VALUES, check_files, record_files
 from hf_robustft.training.checkpoints import ExactCheckpoints
@@ -143,6 +144,16 @@ def test_a_run_that_is_resumed_after_its_last_step_makes_none(run, tiny_clip, tm
     assert {path: path.read_bytes() for path in before} == before
     for (name, value), other in zip(whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert value.equal(other), name
+    # What its card says is of the whole run, in the same order, though a checkpoint's file is sorted.
+    logs = [json.dumps([row for row in training_log(trainer.state.log_history) if "loss" in row]) for trainer in (whole, resumed)]
+    assert logs[0] == logs[1] != "[]"
+    assert resumed.seconds_trained() > json.loads((tmp_path / "whole" / f"checkpoint-{step}" / VALUES).read_text())["values"]["wall_seconds"] > 0
+
+
+def test_a_run_that_is_resumed_after_its_last_step_removes_what_the_other_would_have_removed(run, tiny_clip, tmp_path):
+    folder = shutil.copytree(run.args.output_dir, tmp_path / "run")
+    trainer_of(tiny_clip, folder, save_total_limit=2).train(resume_from_checkpoint="last")
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["checkpoint-3", "checkpoint-4"]
 
 
 def full_disk(monkeypatch, name, error):
