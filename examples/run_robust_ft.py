@@ -18,9 +18,9 @@ checkpoint, nothing to download.
 import shlex
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
-from hf_robustft.cli.endings import first_look_or_exit, how_to_go_on, run
+from hf_robustft.cli.endings import first_look_or_exit, how_to_go_on, run, without_resume
 
 if __name__ == "__main__":
     # Before torch and Transformers, which take seconds: a mistyped flag is answered at once.
@@ -29,18 +29,29 @@ if __name__ == "__main__":
 from hf_robustft import EvaluationReport, finish_checkpoint, load_dual_encoder, pipeline
 from hf_robustft.cli.merging import MERGES, load_fine_tuned, merge
 from hf_robustft.cli.train import conclude, facts, load_data, make_cache, make_trainer
-from hf_robustft.cli.train_arguments import check, parse
+from hf_robustft.cli.train_arguments import TrainCommand, check, parse
+from hf_robustft.files import locked
 from hf_robustft.training.hub_push import push_finished
 
 
 def main(arguments: list[str] | None = None) -> EvaluationReport | None:
     """Run the job; returns the final report."""
-    started = time.perf_counter()
     arguments = sys.argv[1:] if arguments is None else arguments
 
     # Flags over --config over a recipe over the defaults. What no run can do, or would ignore, is refused here.
-    command = model_args, data_args, args = parse(arguments)
+    command = parse(arguments)
     check(*command)
+
+    # One process writes into the folder, and no other command meanwhile.
+    args = command[-1]
+    with locked(args.output_dir, "run_robust_ft.py") if args.should_save else nullcontext():
+        return job(command, arguments)
+
+
+def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
+    """Load, measure, train, finish and use."""
+    started = time.perf_counter()
+    model_args, data_args, args = command
 
     # Load: every set of images as a `Benchmark`, whatever it is stored as; and once they are known to fit, the model.
     data = load_data(command)
@@ -78,7 +89,7 @@ def main(arguments: list[str] | None = None) -> EvaluationReport | None:
         fold_temperature=model_args.fold_temperature,
         save_logits=data_args.save_logits,
         save_predictions=data_args.save_predictions,
-        command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(arguments)}".strip(),
+        command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(without_resume(arguments))}".strip(),
         **known,
         **cache,
     )

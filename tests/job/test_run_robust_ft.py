@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import pytest
@@ -15,6 +16,7 @@ from transformers import CLIPModel, pipeline
 
 from hf_robustft import OpenSetDetector, cli
 from hf_robustft import pipeline as unknown_pipeline
+from hf_robustft.files import FolderInUse, locked
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
 FILES = {"README.md", "config.json", "evaluation.json", "model.safetensors", "reliability.png", "robustft.json"}
@@ -273,6 +275,20 @@ def test_errors_are_one_line_on_the_terminal(repository, tmp_path):
     assert run.returncode == 2
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("error: `--model") and "Traceback" not in run.stderr
+
+
+def test_no_other_command_changes_the_folder_meanwhile(script, base, images, tmp_path, monkeypatch):
+    load, out = script.load_data, tmp_path / "out"
+
+    def meanwhile(command):
+        # To a lock, another thread is as another process.
+        with ThreadPoolExecutor(1) as pool, pytest.raises(FolderInUse, match="run_robust_ft.py"):
+            pool.submit(locked(out).__enter__).result()
+        return load(command)
+
+    monkeypatch.setattr(script, "load_data", meanwhile)
+    script.main(measuring(base, images, out, "--method", "zero_shot"))
+    assert (out / "evaluation.json").is_file()
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "flyp"])
