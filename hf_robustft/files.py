@@ -17,6 +17,7 @@ A folder that is changed is locked (`locks.py`).
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -45,6 +46,8 @@ _LONGEST_JOURNAL = 1 << 22
 _FORMAT = 1
 #: Seconds after which a half-written file has no writer.
 _ABANDONED = 3600.0
+#: What spreadsheets take for the beginning of a formula, the wide signs too.
+_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 
 def is_of_this_room(name: str) -> bool:
@@ -100,6 +103,32 @@ def write_whole(path: str | Path, text: str) -> Path:
     with whole_file(path) as half:
         half.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[Any]]) -> Path:
+    """
+    Write comma-separated values, whole or not at all.
+
+    Args:
+        path (`str` or `Path`): The file.
+        rows (`Iterable[Iterable[Any]]`): The heads of the columns, then the rows. A text that a spreadsheet would take for a formula
+            gets an apostrophe before it; numbers are written as they are.
+
+    Returns:
+        `Path`: The file.
+    """
+    with whole_file(path) as half, open(half, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row] for row in rows)
+    return Path(path)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read the rows of a file (`path`) that [`write_csv`] wrote, by the heads of the columns, which are as they were given."""
+    with open(path, newline="", encoding="utf-8") as file:
+        heads, *rows = list(csv.reader(file)) or [[]]
+    heads = [head[1:] if head.startswith("'") and head[1:].startswith(_FORMULA) else head for head in heads]
+    return [dict(zip(heads, row, strict=True)) for row in rows]
 
 
 def put_in_place(half: str | Path, place: str | Path) -> None:

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data.catalog.sets import GROUPS
 from ..evaluation.report import EvaluationReport
-from ..files import whole_file
+from ..files import write_csv
 from ..training.given import Suggested
 from .first_look import SUITE
 
@@ -135,13 +134,8 @@ def summary(reports: Mapping[str, EvaluationReport]) -> list[dict[str, Any]]:
 
 def write_summary(output_dir: str | Path, rows: list[dict[str, Any]]) -> Path:
     """Write the rows of [`summary`] into `output_dir` as `summary.csv`; returns its path."""
-    path = Path(output_dir) / SUMMARY_FILE
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with whole_file(path) as half, half.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    return write_csv(Path(output_dir) / SUMMARY_FILE, [names, *([row.get(name) for name in names] for row in rows)])
 
 
 def summary_table(rows: list[dict[str, Any]]) -> str:

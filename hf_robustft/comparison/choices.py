@@ -201,9 +201,11 @@ def curves(comparison: Comparison, roles: Mapping[str, str]) -> dict[str, list[l
         points: dict[float, list[list[float]]] = {}
         for run in runs:
             for alpha, metrics in run.sweep.items():
-                points.setdefault(alpha, []).append(
-                    [fmean(metrics[f"{name}/accuracy"] for name in names) for names in sets]
-                )
+                # The alphas may have been measured on other sets than the run was since.
+                if all(f"{name}/accuracy" in metrics for names in sets for name in names):
+                    points.setdefault(alpha, []).append(
+                        [fmean(metrics[f"{name}/accuracy"] for name in names) for names in sets]
+                    )
         if points:
             found[candidate.label] = [
                 [*map(fmean, zip(*pairs, strict=True)), alpha] for alpha, pairs in sorted(points.items())

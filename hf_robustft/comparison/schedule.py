@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..evaluation.report_schema import number
 from ..files import write_whole
 from ..modeling.metadata import METADATA_FILE
 from ..publishing.run_folder import EVALUATION_FILE
@@ -114,8 +116,9 @@ def finished_runs(folder: str | Path, runs: Sequence[Run]) -> dict[str, float]:
 def _record(place: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
-        return record if isinstance(record["settings"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        fine = isinstance(record["settings"], dict) and 0 <= number(record.get("seconds", 0)) < math.inf
+        return record if fine else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

@@ -55,6 +55,7 @@ import numpy as np
 from .. import __version__
 from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import shift_mean
+from ..evaluation.report import no_number
 from ..files import settle, write_whole
 from ..publishing.text import one_line, public_command
 from .chance import chance_of_choice
@@ -64,6 +65,7 @@ from .differences import MEANS, Differences, kept
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
 from .selection import CONCEPTS, PLACES, find_rule, reported
 from .statistics import grouped, mean_and_sd
+from .summary_schema import check_summary
 from .winner import find_winner
 
 FORMAT = 1
@@ -162,7 +164,7 @@ def load_comparison(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is not one of ours.
+        ValueError: If it is not one of ours, or a value in it cannot be what it is called.
     """
     path = Path(path)
     path = path / COMPARISON_FILE if path.is_dir() else path
@@ -170,7 +172,7 @@ def load_comparison(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no comparison at {path}; `hf-robustft compare` writes one.")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({one_line(error)}); compare the folders again.") from None
     version = summary.get("format") if isinstance(summary, dict) else None
@@ -178,9 +180,10 @@ def load_comparison(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has the format {version!r}, but this version reads {FORMAT}; compare the folders again."
         )
-    missing = [name for name in ("data", "decided_on", "candidates", "winner") if name not in summary]
-    if missing:
-        raise ValueError(f"{path} has no {missing[0]!r}; compare the folders again.")
+    try:
+        check_summary(summary)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return summary
 
 

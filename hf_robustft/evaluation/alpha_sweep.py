@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..files import whole_file
+from ..files import write_csv
 from ..modeling.interpolation import check_alpha, interpolate_weights
 from ..modeling.zero_shot import ZeroShotHead
 from .evaluator import Evaluator
@@ -78,12 +77,8 @@ class AlphaSweep:
         path = Path(directory) / SWEEP_TABLE
         metrics = {alpha: report.metrics() for alpha, report in self.reports.items()}
         names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-        with whole_file(path) as half, open(half, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            # Spreadsheets take what begins so for a formula.
-            shown = [f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names]
-            writer.writerow(["alpha", "temperature", *shown])
-            writer.writerows([alpha, 1.0, *(row.get(name) for name in names)] for alpha, row in metrics.items())
+        rows = [[alpha, 1.0, *(row.get(name) for name in names)] for alpha, row in metrics.items()]
+        write_csv(path, [["alpha", "temperature", *names], *rows])
         first = next(iter(self.reports.values()))
         if _first(first, "id") is None or not first.shifts:
             return [path]

@@ -276,7 +276,7 @@ def load_reports(path: str | Path) -> list[EvaluationReport]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no evaluation report at {path}; `EvaluationReport.save_json` writes one.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); give a file that `save_reports` wrote.") from None
     version = content.get("format") if isinstance(content, dict) else None
@@ -313,7 +313,8 @@ def _unpacked(row: dict, name: str) -> dict:
     return row
 
 
-def _no_number(text: str) -> float:
+def no_number(text: str) -> float:
+    """Refuse NaN and infinity, a `text` that JSON does not know, as its `parse_constant`. Raises ValueError always."""
     raise ValueError(f"{text} is not a number")
 
 

@@ -14,7 +14,7 @@ ROLES = ("id", "shift", "validation", "train")
 _ROUNDING = 1e-9
 #: Above it JSON's numbers are not whole in other programs.
 _LARGEST = 2**53
-_MISSING = object()
+MISSING = object()
 
 #: What a value must be, in words, and the test.
 Kind = tuple[str, Callable[[Any], bool]]
@@ -30,23 +30,23 @@ def check_report(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a value cannot be what it is called; the first such value is named.
     """
-    _need(values["model"], "model", _NAME)
-    _need(values["results"], "results", _MAPPING)
+    need(values["model"], "model", NAME)
+    need(values["results"], "results", MAPPING)
     for name, result in values["results"].items():
         _check_result(result, f"results/{name}")
     if values["spectrum"] is not None:
-        _need(values["spectrum"], "spectrum", _MAPPING)
-        _check_fields(values["spectrum"], _SPECTRUM, "spectrum")
-    _need(values["logit_scale"], "logit_scale", _optional(_POSITIVE))
+        need(values["spectrum"], "spectrum", MAPPING)
+        check_fields(values["spectrum"], _SPECTRUM, "spectrum")
+    need(values["logit_scale"], "logit_scale", optional(_POSITIVE))
     settings = values["settings"]
-    _need(settings, "settings", _MAPPING)
-    _check_fields(settings, {key: kind for key, kind in _SETTINGS.items() if key in settings}, "settings")
+    need(settings, "settings", MAPPING)
+    check_fields(settings, {key: kind for key, kind in _SETTINGS.items() if key in settings}, "settings")
     if "knn_bank" in settings:
-        _need(settings.get("knn_k", _MISSING), "settings/knn_k", ("a whole number, as there is a knn_bank", _count))
+        need(settings.get("knn_k", MISSING), "settings/knn_k", ("a whole number, as there is a knn_bank", _count))
     check_open_set(values["open_set"])
     for name, part in (values["open_set"] or {}).items():
         known = part["id"]
-        _need(known, f"open_set/{name}/id", ("the name of a result", lambda value: value in values["results"]))
+        need(known, f"open_set/{name}/id", ("the name of a result", lambda value: value in values["results"]))
 
 
 def check_open_set(results: Any) -> None:
@@ -59,74 +59,82 @@ def check_open_set(results: Any) -> None:
     Raises:
         ValueError: If a value cannot be what it is called; the first such value is named.
     """
-    _need(results, "open_set", _optional(_MAPPING))
+    need(results, "open_set", optional(MAPPING))
     for name, part in (results or {}).items():
         what = f"open_set/{name}"
-        _need(part, what, _MAPPING)
-        _need({key: part[key] for key in part if key not in _READ}, what, _keys("n", "id", "scores"))
-        _check_fields(part, {"n": _COUNT, "id": _TEXT, "scores": _MAPPING}, what)
-        _need(part["scores"], f"{what}/scores", ("the numbers of at least one score", bool))
-        _check_fields({key: part.get(key) for key in _READ}, _READ, what)
+        need(part, what, MAPPING)
+        need({key: part[key] for key in part if key not in _READ}, what, _keys("n", "id", "scores"))
+        check_fields(part, {"n": COUNT, "id": TEXT, "scores": MAPPING}, what)
+        need(part["scores"], f"{what}/scores", ("the numbers of at least one score", bool))
+        check_fields({key: part.get(key) for key in _READ}, _READ, what)
         for score, row in part["scores"].items():
             _check_score(row, f"{what}/{score}")
 
 
 def _check_score(row: Any, what: str) -> None:
-    _need(row, what, _keys(*METRICS, "shifts", "correct_only"))
-    _need(row["shifts"], f"{what}/shifts", _MAPPING)
+    need(row, what, _keys(*METRICS, "shifts", "correct_only"))
+    need(row["shifts"], f"{what}/shifts", MAPPING)
     parts = [({key: row[key] for key in METRICS}, METRICS, what)]
     parts += [(values, SHIFT_METRICS, f"{what}/{shift}") for shift, values in row["shifts"].items()]
     if row["correct_only"] is not None:
         parts.append((row["correct_only"], CORRECT_METRICS, f"{what}/correct_only"))
     for values, metrics, where in parts:
-        _need(values, where, _keys(*metrics))
-        _check_fields(values, dict.fromkeys(metrics, _SHARE), where)
+        need(values, where, _keys(*metrics))
+        check_fields(values, dict.fromkeys(metrics, SHARE), where)
 
 
 def _check_result(values: Mapping[str, Any], what: str) -> None:
-    _check_fields(values, _RESULT, what)
-    bins, what = values["reliability"], f"{what}/reliability"
+    check_fields(values, _RESULT, what)
+    check_bins(values["reliability"], f"{what}/reliability", values["n"])
+
+
+def check_bins(bins: Any, what: str, n: int | None = None) -> None:
+    """Check the `bins` of a reliability diagram of `n` images, which messages call `what`. Raises ValueError as [`check_report`]."""
+    need(bins, what, _keys(*_BINS))
     lists = [bins[key] for key in _BINS]
     whole = all(isinstance(value, list) for value in lists) and len({len(value) for value in lists}) == 1
-    _need(whole and len(lists[0]) >= 2, what, ("five lists of the same length", bool))
+    need(whole and len(lists[0]) >= 2, what, ("five lists of the same length", bool))
     for key in ("lower", "upper"):
-        _need(bins[key], f"{what}/{key}", ("numbers from 0 to 1", lambda value: all(map(_share, value))))
-    counts, n = bins["count"], values["n"]
-    _need(counts, f"{what}/count", ("whole numbers", lambda value: all(_count(item, 0) for item in value)))
-    _need(sum(counts), f"{what}/count", (f"counts that add up to n = {n}", lambda value: value == n))
+        need(bins[key], f"{what}/{key}", ("numbers from 0 to 1", lambda value: all(map(_share, value))))
+    counts = bins["count"]
+    need(counts, f"{what}/count", ("whole numbers", lambda value: all(_count(item, 0) for item in value)))
+    n = sum(counts) if n is None else n
+    need(sum(counts), f"{what}/count", (f"counts that add up to n = {n}", lambda value: value == n))
     for key in ("confidence", "accuracy"):
         pairs = list(zip(bins[key], counts, strict=True))
         fits = all(_share(item) if count else item is None for item, count in pairs)
         words = "a number from 0 to 1 for each bin with images and null for the others"
-        _need(bins[key], f"{what}/{key}", (words, lambda _, fits=fits: fits))
+        need(bins[key], f"{what}/{key}", (words, lambda _, fits=fits: fits))
 
 
-def _check_fields(values: Mapping[str, Any], kinds: Mapping[str, Kind], what: str) -> None:
+def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Kind], what: str) -> None:
+    """Check those of `values`, which messages call `what`, that have `kinds`. Raises ValueError as [`check_report`]."""
     for key, kind in kinds.items():
-        _need(values.get(key, _MISSING), f"{what}/{key}", kind)
+        need(values.get(key, MISSING), f"{what}/{key}", kind)
 
 
-def _need(value: Any, what: str, kind: Kind) -> None:
+def need(value: Any, what: str, kind: Kind, advice: str = "restore the file or evaluate the model again") -> None:
+    """Check that a `value` that messages call `what` is of a `kind`. Raises ValueError with `advice` if it is not."""
     words, check = kind
     try:
         fine = bool(check(value))
     except (TypeError, ValueError, OverflowError, LookupError, AttributeError):
         fine = False
     if not fine:
-        shown = "missing" if value is _MISSING else repr(value)
+        shown = "missing" if value is MISSING else repr(value)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise ValueError(f"{what} is {shown}, but must be {words}; restore the file or evaluate the model again.")
+        raise ValueError(f"{what} is {shown}, but must be {words}; {advice}.")
 
 
-def _number(value: Any) -> float:
-    """Return the number, or NaN, which no comparison accepts."""
+def number(value: Any) -> float:
+    """Return a `value` that is a number, or NaN, which no comparison accepts."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return math.nan
     return float(value)
 
 
 def _share(value: Any) -> bool:
-    return -_ROUNDING <= _number(value) <= 1 + _ROUNDING
+    return -_ROUNDING <= number(value) <= 1 + _ROUNDING
 
 
 def _count(value: Any, least: int = 1) -> bool:
@@ -134,10 +142,11 @@ def _count(value: Any, least: int = 1) -> bool:
 
 
 def _texts(values: Any) -> bool:
-    return all(isinstance(item, str) for item in values)
+    return all(isinstance(item.encode(), bytes) for item in values)
 
 
-def _optional(kind: Kind) -> Kind:
+def optional(kind: Kind) -> Kind:
+    """Return what is of a `kind`, or null."""
     words, check = kind
     return f"{words} or null", lambda value: value is None or check(value)
 
@@ -154,41 +163,41 @@ def _unreadable(value: Any) -> bool:
 def _draws(value: Any) -> bool:
     lists = value.values()
     return all(
-        isinstance(items, list) and len(items) >= 2 and not math.isnan(sum(map(_number, items))) for items in lists
+        isinstance(items, list) and len(items) >= 2 and not math.isnan(sum(map(number, items))) for items in lists
     )
 
 
-_TEXT: Kind = ("a text", lambda value: isinstance(value, str))
-_NAME: Kind = ("a text", lambda value: isinstance(value, str) and bool(value))
-_MAPPING: Kind = ("a mapping", lambda value: isinstance(value, dict))
-_COUNT: Kind = ("a whole number of at least 1", _count)
-_SHARE: Kind = ("a number from 0 to 1", _share)
-_POSITIVE: Kind = ("a number above 0", lambda value: _number(value) > 0)
-_NOT_NEGATIVE: Kind = ("a number of at least 0", lambda value: _number(value) >= 0)
+#: A half surrogate is a character that no file can hold.
+TEXT: Kind = ("a text", lambda value: isinstance(value.encode(), bytes))
+NAME: Kind = ("a text", lambda value: bool(value.encode()))
+MAPPING: Kind = ("a mapping", lambda value: isinstance(value, dict))
+COUNT: Kind = ("a whole number of at least 1", _count)
+SHARE: Kind = ("a number from 0 to 1", _share)
+_POSITIVE: Kind = ("a number above 0", lambda value: number(value) > 0)
+NOT_NEGATIVE: Kind = ("a number of at least 0", lambda value: number(value) >= 0)
 #: Where images came from, those that were left out, and how many belong together.
 _READ = {
-    "source": _optional(
+    "source": optional(
         ("texts by name, a path among them", lambda value: "path" in value and _texts(value.values()))
     ),
-    "unreadable": _optional(
+    "unreadable": optional(
         ("count, of, and a list of lines as first", lambda value: _unreadable(value) and _texts(value["first"]))
     ),
-    "n_groups": _optional(_COUNT),
+    "n_groups": optional(COUNT),
 }
 _BINS = ("lower", "upper", "count", "confidence", "accuracy")
-_PREDICTIONS = {"class": _TEXT, "majority": _TEXT, "share": _SHARE, "label_share": _SHARE, "majority_share": _SHARE}
+_PREDICTIONS = {"class": TEXT, "majority": TEXT, "share": SHARE, "label_share": SHARE, "majority_share": SHARE}
 _RESULT = {
-    "name": _NAME,
+    "name": NAME,
     "role": (f"one of {', '.join(ROLES)}", lambda value: value in ROLES),
-    **dict.fromkeys(("n", "n_classes"), _COUNT),
-    **dict.fromkeys(("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece"), _SHARE),
-    **dict.fromkeys(("accuracy_se", "ece_se", "nll_se", "brier_se", "nll"), _NOT_NEGATIVE),
-    "brier": ("a number from 0 to 2", lambda value: -_ROUNDING <= _number(value) <= 2.001),
-    "head": _TEXT,
-    "head_classes": _optional(_COUNT),
-    "reliability": _keys(*_BINS),
+    **dict.fromkeys(("n", "n_classes"), COUNT),
+    **dict.fromkeys(("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece"), SHARE),
+    **dict.fromkeys(("accuracy_se", "ece_se", "nll_se", "brier_se", "nll"), NOT_NEGATIVE),
+    "brier": ("a number from 0 to 2", lambda value: -_ROUNDING <= number(value) <= 2.001),
+    "head": TEXT,
+    "head_classes": optional(COUNT),
     **_READ,
-    "predictions": _optional(
+    "predictions": optional(
         (
             f"a mapping of {', '.join(sorted(_PREDICTIONS))}",
             lambda value: (
@@ -196,17 +205,17 @@ _RESULT = {
             ),
         )
     ),
-    "draws": _optional(("lists of numbers by metric", _draws)),
+    "draws": optional(("lists of numbers by metric", _draws)),
 }
 _SPECTRUM = {
-    **dict.fromkeys(("smallest_singular_value", "largest_singular_value"), _NOT_NEGATIVE),
-    **dict.fromkeys(("n", "dimension"), _COUNT),
-    "note": _optional(_TEXT),
-    "dataset": _TEXT,
+    **dict.fromkeys(("smallest_singular_value", "largest_singular_value"), NOT_NEGATIVE),
+    **dict.fromkeys(("n", "dimension"), COUNT),
+    "note": optional(TEXT),
+    "dataset": TEXT,
 }
 _SETTINGS = {
-    **dict.fromkeys(("n_bins", "bootstrap_draws", "knn_k"), _COUNT),
-    "knn_bank": _TEXT,
+    **dict.fromkeys(("n_bins", "bootstrap_draws", "knn_k"), COUNT),
+    "knn_bank": TEXT,
     "versions": ("texts by name", lambda value: isinstance(value, dict) and _texts(value.values())),
     "temperature_folded_since": _POSITIVE,
 }

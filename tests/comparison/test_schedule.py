@@ -149,6 +149,16 @@ def test_a_folder_that_no_comparison_made_is_refused_and_stays(tmp_path):
     assert (tmp_path / "ft" / "thesis.tex").is_file()
 
 
+@pytest.mark.parametrize("record", ['{"settings": []}', "[" * 100_000, '{"settings": {}, "seconds": "1"}', '{"settings": {}, "seconds": [1]}', '{"settings": {}, "seconds": 1e999}'])
+def test_a_record_that_is_none_is_refused_and_stays(tmp_path, record):
+    (tmp_path / "ft").mkdir()
+    for name, text in (("run.json", record), ("robustft.json", "{}"), ("evaluation.json", "{}")):
+        (tmp_path / "ft" / name).write_text(text)
+    with pytest.raises(ValueError, match="ft was not made by a comparison"):
+        scheduled(tmp_path, [Run("ft", "ft")])
+    assert (tmp_path / "ft" / "run.json").read_text() == record
+
+
 def test_after_a_failure_the_rest_goes_on_and_the_end_names_it(tmp_path):
     runs = [Run("ft", "ft"), Run("wise", "wise_ft", needs=("ft",)), Run("flyp", "flyp"), Run("empty", "x"), Run("shot", "x")]
     shot = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"

@@ -494,7 +494,7 @@ def test_tables_come_from_the_file_alone_and_fit_the_terminal(tmp_path):
 def test_a_file_that_is_not_ours_is_refused(tmp_path):
     with pytest.raises(OSError, match="no comparison"):
         load_comparison(tmp_path)
-    for text, said in (("{", "not JSON"), ('{"format": 2}', "format 2"), ('{"format": 1}', "'data'")):
+    for text, said in (("{", "not JSON"), ('{"format": 2}', "format 2"), ('{"format": 1}', "data is missing"), ('{"format": NaN}', "not JSON")):
         (tmp_path / "comparison.json").write_text(text)
         with pytest.raises(ValueError, match=said):
             load_comparison(tmp_path)

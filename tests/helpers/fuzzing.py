@@ -61,9 +61,24 @@ def mangled_value(content: Any, draw: random.Random) -> Any:
             item[draw.choice(("", "x", "../x", "name", key + "2"))] = item.pop(key)
         elif kind == 2:
             item[key] = [item[key]]
+        elif kind == 3:
+            item[key] = _alike(item[key], draw)
         else:
             item[key] = copy.deepcopy(draw.choice(VALUES))
     return content
+
+
+def _alike(value: Any, draw: random.Random) -> Any:
+    """Another value of the same kind, which checks of kinds alone let pass."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return draw.choice((0, 1, 0.5, 2 * value, -value, value + 1, 1e-300, 2**40))
+    if isinstance(value, str):
+        return draw.choice((value[:1], value * 2, value.swapcase(), "|", "a\nb", "\ud800", "\u202ea"))
+    if isinstance(value, list):
+        return draw.choice((value[1:], value * 2, value[::-1], []))
+    return {} if isinstance(value, dict) else 0
 
 
 def mangled_json(content: Any, draw: random.Random) -> bytes:
@@ -116,11 +131,12 @@ def mangled_tar(files: dict[str, bytes], draw: random.Random) -> bytes:
 
 
 def breach(read: Callable[[], Any]) -> str | None:
-    """What of the contract reading has broken: success, or a ValueError or OSError with something to say, is none of it."""
+    """What of the contract reading has broken: success, or a ValueError or OSError with something to say in one line, is none of it."""
     try:
         read()
     except (ValueError, OSError) as error:
-        return None if str(error).strip() else f"{type(error).__name__} without a word"
+        said = str(error)
+        return None if said.strip() and len(said.splitlines()) == 1 else f"{type(error).__name__}, not one line: {said[:200]!r}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return None

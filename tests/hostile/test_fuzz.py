@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from helpers.broken_images import encoded, picture, unusual
+from helpers.comparisons import made_up_comparison
 from helpers.finished import finished
 from helpers.fuzzing import (
     breach,
@@ -31,8 +32,12 @@ from safetensors.torch import save
 from hf_robustft.cli.config_file import read_config
 from hf_robustft.cli.parser import Manners
 from hf_robustft.cli.specs import Spec, own_columns
+from hf_robustft.comparison.html import write_html
+from hf_robustft.comparison.output import check_unclaimed, write_comparison
 from hf_robustft.comparison.runs import read_runs
-from hf_robustft.comparison.summary import summarise
+from hf_robustft.comparison.summary import load_comparison, summarise
+from hf_robustft.comparison.summary_schema import check_summary
+from hf_robustft.comparison.tables import markdown_table, terminal_table
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.images import MAX_PIXELS_VARIABLE, decode_image
 from hf_robustft.data.prompts import load_class_names, load_templates
@@ -92,6 +97,29 @@ def folders():
         refresh_model_card(folder, reports[-1])
         summarise(read_runs([folder, other]))
 
+    return one
+
+
+def comparisons():
+    small = {"methods": ("flyp", "carot"), "rates": (1e-4, 1e-3), "seeds": (0, 1), "shifts": {"sketch": 0.5}}
+    summary = summarise(made_up_comparison(**small, classes=("a", "b", "c"), predictions=True, draws=20))
+    summary |= {"curves": {summary["winner"]["candidate"]: [[0.5, 0.5, 0.0], [0.6, 0.4, 1.0]]}, "command": "a b", "places": {"0": "carot"}}
+
+    def one(draw, place):
+        (place / "comparison.json").write_bytes(mangled_json(summary, draw))
+        if found := breach(lambda: check_unclaimed(place, [])):
+            raise RuntimeError(found)
+        found = load_comparison(place)
+        terminal_table(found)
+        markdown_table(found)
+        write_html(found, place / "comparison.html")
+        if draw.random() < 0.2:
+            # The picture takes most of the time.
+            write_comparison(found, place / "again")
+            assert load_comparison(place / "again") == found
+
+    # What nothing was done to is read.
+    assert json.loads(json.dumps(summary)) == summary and check_summary(summary) is None
     return one
 
 
@@ -192,8 +220,8 @@ def cards():
 
 
 KINDS = {
-    **{"images": images, "folders": folders, "configs": configs, "names": names},
-    **{"tensors": tensors, "tars": tars, "cards": cards},
+    **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
+    **{"names": names, "tensors": tensors, "tars": tars, "cards": cards},
 }
 
 
