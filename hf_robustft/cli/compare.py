@@ -62,7 +62,7 @@ class CompareOptions:
     seeds: list[int] = option("Seeds of each method at each rate.", [0, 1])
     finetune_with: str | None = option("The method whose runs are merged, ft by default.", None)
     rule: str | None = option(
-        "How a rate and a method are chosen: id, id_within, concepts, shift:<set> or oracle. concepts trains each run of the first seed "
+        "How a rate and a method are chosen: id, id_within, id_nearest, concepts, shift:<set> or oracle. concepts trains each run of the first seed "
         "twice, the second time without every fifth class, and asks for these: the default where there are ten classes or more. Else by "
         "validation images, where there are any: id_within, without such twins.",
         None,

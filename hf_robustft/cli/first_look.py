@@ -32,7 +32,7 @@ _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
 #: Of `hf-robustft compare`; and `shift:<set>`, or `shift` of a single one.
-RULES = ("id", "id_within", "concepts", "oracle")
+RULES = ("id", "id_within", "id_nearest", "concepts", "oracle")
 #: Stands for the last whole checkpoint, which the Trainer finds.
 LAST = "last"
 _LAST = (LAST, "true", "yes", "1")

@@ -181,12 +181,13 @@ class Comparison:
             candidate ([`Candidate`]): One of `candidates`, or `ZERO_SHOT`.
 
         Returns:
-            `dict[str, dict[str, float]]`: By set, without open sets: `accuracy`, `nll`, `ece` and `brier`, means over seeds.
+            `dict[str, dict[str, float]]`: By set, without open sets: `accuracy`, `nll`, `ece` and `brier`, means over seeds; and
+            `n`, its images.
         """
         start = candidate == ZERO_SHOT and self.zero_shot is not None
         runs = [self.zero_shot] if start else self.candidates[candidate]
         return {
-            name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in METRICS}
+            name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in (*METRICS, "n")}
             for name, role in self.sets.items()
             if role != "open_set" and all(name in run.sets for run in runs)
         }

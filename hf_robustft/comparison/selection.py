@@ -8,6 +8,7 @@ shifted images. What a rule loses by what it does not look at is its *regret* ag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -17,7 +18,7 @@ from .runs import Candidate
 
 #: The role of images of classes that a twin run did not train on, see [`data.left_out.leave_out_classes`].
 CONCEPTS = "concepts"
-#: Share of the best gain over zero-shot that `id_within` keeps.
+#: Share of the best gain over zero-shot that `id_within` and `id_nearest` keep.
 KEPT = 0.9
 #: Means over seeds that add up to the same in another order differ in the digits behind these.
 PLACES = 12
@@ -74,7 +75,7 @@ class Rule:
     How a candidate is chosen.
 
     Attributes:
-        name (`str`): `id`, `id_within`, `shift` (over all shifted sets in turn), `shift:<set>`, `concepts` or `oracle`.
+        name (`str`): `id`, `id_within`, `id_nearest`, `shift` (over all shifted sets in turn), `shift:<set>`, `concepts` or `oracle`.
         says (`str`): The rule in words.
         role (`str`): Of the sets that it looks at.
         metrics (`tuple[str, ...]`): What decides.
@@ -83,7 +84,7 @@ class Rule:
         between (`Callable`): The same between the choices of several methods.
         baseline (`bool`): Whether it looks at the zero-shot model's numbers too.
         only (`str`, *optional*): The one set of its role that it looks at; all of them by default.
-        breaks_ties (`tuple[str, ...]`): What it looks at too where several methods tie.
+        sees_too (`tuple[str, ...]`): What it looks at too: the NLL where several methods tie, the number of images `n`.
         is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
         is_partial (`bool`): Whether it chooses among those candidates that were measured on its sets, where not all were.
     """
@@ -96,7 +97,7 @@ class Rule:
     between: Callable[[Sequence[View], View | None], int]
     baseline: bool = False
     only: str | None = None
-    breaks_ties: tuple[str, ...] = ()
+    sees_too: tuple[str, ...] = ()
     is_bound: bool = False
     is_partial: bool = False
 
@@ -184,6 +185,17 @@ def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
     return next(index for index, score in enumerate(scores) if score >= least)
 
 
+def _nearest_to_zero_shot(views: Sequence[View], baseline: View | None) -> int:
+    scores, start = [_mean(view, "accuracy") for view in views], _mean(baseline, "accuracy")
+    best, images = max(scores), sum(views[0][name]["n"] for name in views[0])
+    # A standard error of 0, where all are right, is less than one image.
+    least = best - max(math.sqrt(best * (1 - best) / images), 1 / images)
+    if best > start:
+        least = min(least, start + KEPT * (best - start))
+    moved = [round(abs(_mean(view, "nll") - _mean(baseline, "nll")), PLACES) for view in views]
+    return min((index for index, score in enumerate(scores) if score >= round(least, PLACES)), key=moved.__getitem__)
+
+
 def _most_accurate_between(views: Sequence[View], baseline: View | None) -> int:
     scores = [_mean(view, "accuracy") for view in views]
     return _lowest_nll(views, [index for index, score in enumerate(scores) if score == max(scores)])
@@ -227,7 +239,7 @@ RULES: dict[str, Rule] = {
             ("accuracy",),
             _most_accurate,
             _most_accurate_between,
-            breaks_ties=("nll",),
+            sees_too=("nll",),
         ),
         Rule(
             "id_within",
@@ -238,8 +250,20 @@ RULES: dict[str, Rule] = {
             ("accuracy",),
             _smallest_within,
             _most_accurate_between,
-            breaks_ties=("nll",),
+            sees_too=("nll",),
             baseline=True,
+        ),
+        Rule(
+            "id_nearest",
+            f"of those that keep {KEPT:.0%} of the best gain over zero-shot in accuracy on the validation set, or are within one standard "
+            "error of the best (of a share, of at least one image), the one whose NLL there is nearest to that of zero-shot; the same "
+            "within a method and between the methods' choices; ties go to the smaller rate",
+            "validation",
+            ("accuracy", "nll"),
+            _nearest_to_zero_shot,
+            _nearest_to_zero_shot,
+            baseline=True,
+            sees_too=("n",),
         ),
         Rule(
             "shift",
@@ -268,7 +292,7 @@ RULES: dict[str, Rule] = {
             ("accuracy",),
             _most_accurate,
             _most_accurate_between,
-            breaks_ties=("nll",),
+            sees_too=("nll",),
             is_bound=True,
         ),
     )
@@ -350,9 +374,9 @@ def choose(
 
     Args:
         rule (`str` or [`Rule`]): A name of `RULES`, or `shift:<set>`.
-        candidates (`Mapping`): By candidate and set, `{"accuracy", "nll", ...}`: means over seeds.
+        candidates (`Mapping`): By candidate and set, `{"accuracy", "nll", ...}`: means over seeds; and `n`, the images.
         roles (`Mapping[str, str]`): The role of each set: `id`, `shift`, `validation` or `concepts`.
-        baseline (`Mapping`, *optional*): The zero-shot model's numbers, by set. `id_within` needs them.
+        baseline (`Mapping`, *optional*): The zero-shot model's numbers, by set. `id_within` and `id_nearest` need them.
 
     Returns:
         [`Choice`]: Ties go as the rule says; methods that are equal in all that it looks at, in the order of `candidates`.
@@ -366,7 +390,7 @@ def choose(
     sets = sets_of_choice(rule, roles)
     if rule.is_partial:
         candidates = {item: measured for item, measured in candidates.items() if all(name in measured for name in sets)} or candidates
-    start, seen = None, (*rule.metrics, *rule.breaks_ties)
+    start, seen = None, (*rule.metrics, *rule.sees_too)
     if rule.baseline:
         if baseline is None:
             raise ValueError(f"The rule {rule.name!r} looks at the zero-shot model, which was not measured; measure it.")

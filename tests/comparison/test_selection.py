@@ -29,6 +29,8 @@ RATES = (1e-3, 1e-4, 3e-4)
 METHODS = ("carot", "flyp", "tracer")
 NAMES = [*(name for name in RULES if name != "shift"), *rotations("shift", ROLES)]
 METRICS = ("accuracy", "nll", "ece", "brier")
+#: Of each set: few enough for a standard error of more than a tenth of what is gained.
+IMAGES = 12
 
 
 def made_up(seed: int, coarse: bool = False):
@@ -39,7 +41,7 @@ def made_up(seed: int, coarse: bool = False):
         return rng.randrange(4) / 4 if coarse else rng.random()
 
     found = {
-        Candidate(method, rate): {name: {metric: number(metric) for metric in METRICS} for name in ROLES}
+        Candidate(method, rate): {name: {"n": IMAGES, **{metric: number(metric) for metric in METRICS}} for name in ROLES}
         for method in METHODS
         for rate in RATES
     }
@@ -70,6 +72,15 @@ def by_brute_force(rule, candidates, start, pool):
         if best <= zero:
             keeps = [item for item in pool if mean(item, ["val"], "accuracy") == best]
         return min(keeps, key=lambda item: item.learning_rate)
+    if rule == "id_nearest":
+        best, zero = max(candidates[item]["val"]["accuracy"] for item in pool), start["val"]["accuracy"]
+        error = max((best * (1 - best) / IMAGES) ** 0.5, 1 / IMAGES)
+        keeps = [
+            (abs(candidates[item]["val"]["nll"] - start["val"]["nll"]), METHODS.index(item.method), item.learning_rate, item)
+            for item in pool
+            if best - candidates[item]["val"]["accuracy"] <= max(error, 0.1 * (best - zero)) + 1e-9
+        ]
+        return min(keeps)[-1]
     names = {"id": ["val"], "id_within": ["val"], "concepts": ["new"], "oracle": ["a", "b", "c"]}.get(rule, [rule[6:]])
     if rule in ("id", "id_within", "oracle"):
         scores = {item: mean(item, names, "accuracy") for item in pool}
@@ -107,9 +118,10 @@ def test_means_over_seeds_tie_whatever_the_order_of_the_sum():
         small, large = (values[0] + values[1] + values[2]) / 3, (values[2] + values[1] + values[0]) / 3
         tied += small != large
         numbers = {Candidate("carot", 1e-4): small, Candidate("carot", 1e-3): large}
-        candidates = {item: {name: {"accuracy": value, "nll": value} for name in roles} for item, value in numbers.items()}
-        for rule in ("id", "id_within", "shift:a", "concepts", "oracle"):
-            assert choose(rule, candidates, roles, {"val": {"accuracy": 0.0}}).candidate.learning_rate == 1e-4
+        candidates = {item: {name: {"accuracy": value, "nll": value, "n": 60} for name in roles} for item, value in numbers.items()}
+        for rule in ("id", "id_within", "id_nearest", "shift:a", "concepts", "oracle"):
+            start = {"val": {"accuracy": 0.0, "nll": 2.0}}
+            assert choose(rule, candidates, roles, start).candidate.learning_rate == 1e-4
         line = [Point(item, value, shift) for (item, value), shift in zip(numbers.items(), (0.2, 0.4), strict=True)]
         assert at_equal_id(line, small) == at_equal_id(line, large) == pytest.approx(0.3)
     assert tied > 10
@@ -125,12 +137,12 @@ def test_exactly_ninety_percent_of_the_gain_is_kept():
 
 
 def test_a_smaller_rate_wins_a_tie_whatever_the_order():
-    same = {"val": {"accuracy": 0.5}, "a": {"accuracy": 0.5, "nll": 1.0}, "new": {"accuracy": 0.5, "nll": 1.0}}
+    same = {"val": {"accuracy": 0.5, "nll": 1.0, "n": 10}, "a": {"accuracy": 0.5, "nll": 1.0}, "new": {"accuracy": 0.5, "nll": 1.0}}
     for order in itertools.permutations(RATES):
         candidates = {Candidate("carot", rate): same for rate in order}
         roles = {"val": "validation", "a": "shift", "new": "concepts"}
-        for rule in ("id", "id_within", "shift:a", "concepts", "oracle"):
-            assert choose(rule, candidates, roles, {"val": {"accuracy": 0.1}}).candidate.learning_rate == 1e-4
+        for rule in ("id", "id_within", "id_nearest", "shift:a", "concepts", "oracle"):
+            assert choose(rule, candidates, roles, {"val": {"accuracy": 0.1, "nll": 2.0}}).candidate.learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("rule", ["id", "id_within", "shift:a", "concepts", "oracle"])
@@ -145,6 +157,28 @@ def test_of_methods_that_tie_the_lower_nll_is_chosen_whatever_the_order(rule):
         candidates = {Candidate(name, 1e-4): dict.fromkeys(roles, numbers[name]) for name in order}
         assert choose(rule, candidates, roles, {"val": {"accuracy": 0.1}}).candidate.method == "ft"
     assert "NLL" in find_rule(rule).says
+
+
+def test_id_nearest_takes_the_one_that_moved_least_of_those_as_good_as_the_best():
+    """Where all are right on a few images, the surest is no better; of more images less is as good."""
+
+    def numbers(accuracy, nll, n):
+        return {"val": {"accuracy": accuracy, "nll": nll, "n": n}}
+
+    def chosen(n, *reached):
+        candidates = {Candidate(method, 1e-4): numbers(*of, n) for method, of in zip(METHODS, reached, strict=False)}
+        return choose("id_nearest", candidates, {"val": "validation"}, numbers(0.8, 0.5, n)).candidate.method
+
+    assert chosen(35, (1.0, 0.001), (1.0, 0.05), (0.8, 0.5)) == "flyp"
+    # One image of 35 less, which a standard error of nothing would not allow; two are more than a tenth of the gain.
+    assert chosen(35, (1.0, 0.001), (34 / 35, 0.05)) == "flyp" and chosen(35, (1.0, 0.001), (33 / 35, 0.05)) == "carot"
+    # Of 900 images one standard error of 90 % is one point; a tenth of the gain is one point too, of 10,000 the larger.
+    assert chosen(900, (0.9, 0.2), (0.89, 0.3)) == "flyp" and chosen(900, (0.9, 0.2), (0.8899, 0.3)) == "carot"
+    assert chosen(10_000, (0.9, 0.2), (0.89, 0.3)) == "flyp" and chosen(10_000, (0.9, 0.2), (0.8899, 0.3)) == "carot"
+    # Nearer is nearer on either side.
+    assert chosen(900, (0.9, 0.2), (0.9, 0.7), (0.9, 0.9)) == "flyp"
+    with pytest.raises(ValueError, match="zero-shot"):
+        choose("id_nearest", {Candidate("carot", 1e-4): numbers(0.9, 0.1, 9)}, {"val": "validation"})
 
 
 def test_id_within_keeps_ninety_percent_of_the_gain():
@@ -192,7 +226,7 @@ def test_a_rule_sees_what_it_says_and_nothing_else(rule):
     described = find_rule(rule)
     assert sets == set(choice.looked_at) == set(described.looks_at(ROLES))
     assert {ROLES[name] for name in sets} == {described.role}
-    looked_at = {*described.metrics, *described.breaks_ties}
+    looked_at = {*described.metrics, *described.sees_too}
     assert metrics <= looked_at and not {"ece", "brier"} & looked_at
     # What it does not look at may be anything, or be missing.
     bare = {

@@ -52,8 +52,8 @@ RESUME = ("--resume_from_checkpoint", "last")
 SIGNALS = ("SIGINT", "SIGTERM")
 
 
-#: Half-written files, which the next writer removes, locks of nobody, and checkpoints, which are compared by themselves.
-_LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_lock$|checkpoint-")
+#: Half-written files and stages, which the next writer removes, locks of nobody, and checkpoints, which are compared by themselves.
+_LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_new/|\.robustft_lock$|checkpoint-")
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -107,8 +107,9 @@ def jobs() -> dict[str, Job]:
     for method in CHOICES:
         if method not in METHODS and method != "zero_shot":
             # What trains nothing takes no settings of training.
-            words = [*TRAIN[:7], "--use_cpu", "--disable_tqdm", "true"] if method == "tip_adapter" else [*TRAIN, *none]
-            found[f"train, {method}"] = Job([*words, *sets, "--method", method])
+            words = [*TRAIN[:7], "--use_cpu", "--disable_tqdm", "true"] if method in ("tip_adapter", "model_stock") else [*TRAIN, *none]
+            merged = ["--finetuned_model", "runs/one", "runs/two"] if method == "model_stock" else []
+            found[f"train, {method}"] = Job([*words, *sets, "--method", method, *merged], starts_from="seeds" if merged else None)
     found["train, zero_shot"] = Job([*TRAIN[:7], *QUIET[:1], *sets, "--method", "zero_shot", "--disable_tqdm", "true"])
     found["evaluate"] = Job(["evaluate", "base", *sets, "--output_dir", "out", "--save_logits", *QUIET])
     found["calibrate"] = Job(
@@ -119,7 +120,8 @@ def jobs() -> dict[str, Job]:
     compared += ["--per_device_train_batch_size", "4", "--jobs", "1", "--learning_rates", "1e-3", "--seeds", "0", "--use_cpu"]
     found["compare"] = Job(["compare", *compared, "--methods", "flyp", "ft", "wise_ft", "--output_dir", "out"])
     found["compare, finished runs"] = Job(["compare", "runs/one", "runs/two", "--output_dir", "out"], starts_from="runs")
-    found["auto"] = Job([*TRAIN, *sets, "--method", "auto", "--max_steps", "1"])
+    chooses = TRAIN.index("--learning_rate")
+    found["auto"] = Job([*TRAIN[:chooses], *TRAIN[chooses + 2 :], *sets, "--method", "auto", "--max_steps", "1"])
     return found
 
 
@@ -170,20 +172,20 @@ class Campaign:
             (folder / path.name).symlink_to(path)
         if job.starts_from == "finished":
             shutil.copytree(self.finished("flyp") / "out", folder / "out")
-        elif job.starts_from == "runs":
-            for run, method in (("one", "flyp"), ("two", "ft")):
-                shutil.copytree(self.finished(method) / "out", folder / "runs" / run)
+        elif job.starts_from is not None:
+            for run, *of in (("one", "flyp"), ("two", "ft") if job.starts_from == "runs" else ("two", "flyp", "4")):
+                shutil.copytree(self.finished(*of) / "out", folder / "runs" / run)
         if self.hub is not None:
             self.hub.repositories.clear()
             self.hub.seed("model", "alice/clip", {"model.safetensors": b"of another model", "head.safetensors": b"too"})
         return folder
 
-    def finished(self, method: str) -> Path:
+    def finished(self, method: str, seed: str = "3") -> Path:
         """A folder with a finished run of a method."""
-        folder = self.place / f"finished-{method}"
+        folder = self.place / f"finished-{method}-{seed}"
         if not folder.exists():
             sets = ["--eval_datasets", "images/test", "images/held_out:validation"]
-            command = [*TRAIN, *sets, "--method", method, "--max_steps", "1", "--save_strategy", "no", "--save_predictions"]
+            command = [*TRAIN, *sets, "--method", method, "--max_steps", "1", "--save_strategy", "no", "--save_predictions", "--seed", seed]
             done = self.run(self.fresh(Job(()), folder.name), Job(()), command)
             assert done.returncode == 0, done.stderr[-3000:]
         return folder
