@@ -10,6 +10,7 @@ Finished folders as runs of candidates: read, told apart, and refused where they
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +23,7 @@ from ..data.messages import one_line
 from ..evaluation.findings import listed
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
+from ..files import read_csv
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, reading
@@ -345,12 +347,12 @@ def _rate(facts: Mapping[str, Any]) -> float | None:
 def _sweep(path: Path) -> dict[float, dict[str, float]]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
-        numbers = [{re.sub(r"^'(?=[=+@-])", "", name): float(value) for name, value in row.items() if value} for row in rows]
+        numbers = [{name: float(value) for name, value in row.items() if value} for row in read_csv(path)]
+        if not all(map(math.isfinite, (value for row in numbers for value in row.values()))):
+            raise ValueError("A number is not finite")
         return {row.pop("alpha"): row for row in numbers}
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, csv.Error) as error:
         raise ValueError(f"{path} is not a table of numbers by alpha ({one_line(error)}); measure the alphas again.") from None
 
 
