@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ..data.messages import one_line, quoted
 from ..files import settle, whole_file
 from .calibration import ece_from_confidence
 
@@ -24,6 +25,9 @@ _COLUMNS = {
     **{"set": _TEXT, "role": _TEXT, "row": pa.int64(), "label": _TEXT, "predicted": _TEXT},
     **{"confidence": pa.float64(), "nll": pa.float64(), "brier": pa.float64(), "group": _TEXT},
 }
+_ROLES = {"id", "shift", "validation", "train", "open_set"}
+#: The largest values that a column can hold, but for rounding.
+_MOST = {"confidence": 1 + 1e-9, "brier": 2 + 1e-9}
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def load_predictions(folder: str | Path) -> Predictions:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is not one of ours.
+        ValueError: If it is not one of ours, or a value in it cannot be what it is called.
     """
     path = Path(folder) / PREDICTIONS_FILE
     settle(path.parent)
@@ -144,26 +148,60 @@ def load_predictions(folder: str | Path) -> Predictions:
         raise FileNotFoundError(
             f"There is no {PREDICTIONS_FILE} in {folder}; train or evaluate with --save_predictions."
         )
+    again = "make it again with --save_predictions"
     try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); make it again with --save_predictions."
-        ) from None
-    kinds = {entry.name: entry.type for entry in table.schema}
-    ours = all(kinds.get(name) == kind for name, kind in _COLUMNS.items())
-    if (table.schema.metadata or {}).get(b"format") != _FORMAT or not ours:
-        raise ValueError(f"{path} has other columns than this version writes; make it again with --save_predictions.")
-    names = table["set"].to_numpy()
-    sets = {}
-    for name in dict.fromkeys(names.tolist()):
-        rows = table.filter(pa.array(names == name))
-        # A column is null for all images of a set or for none.
-        found = {key: _values(rows[key]) for key in kinds if not rows[key].null_count}
-        scores = {key: found.pop(key) for key in kinds if key in found and key not in _COLUMNS}
-        role = found.pop("role")[0].item()
-        sets[name] = SetPredictions(found.pop("set")[0].item(), role, scores=scores, **found)
+        table = _read(path)
+        sets = {name: _set(name, rows) for name, rows in table.items()}
+    except _Unreadable as error:
+        raise ValueError(f"{path} {error}; {again}.") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{path} cannot be read ({one_line(error)}); {again}.") from None
     return Predictions(sets)
+
+
+class _Unreadable(Exception):
+    """What is wrong with a file, as the rest of a sentence about it."""
+
+
+def _read(path: Path) -> dict[str, pa.Table]:
+    """The rows of each set."""
+    file = pq.ParquetFile(path)
+    kinds = {entry.name: entry.type for entry in file.schema_arrow}
+    ours = len(kinds) == len(file.schema_arrow) and all(kinds.get(name) == kind for name, kind in _COLUMNS.items())
+    ours = ours and all(kind == pa.float64() for name, kind in kinds.items() if name not in _COLUMNS)
+    if (file.schema_arrow.metadata or {}).get(b"format") != _FORMAT or not ours:
+        raise _Unreadable("has other columns than this version writes")
+    if file.metadata.num_rows > path.stat().st_size:
+        # Rows have numbers that differ, which no compression makes so small.
+        raise _Unreadable(f"says that it has {file.metadata.num_rows:,} rows, which its {path.stat().st_size:,} bytes cannot hold")
+    table = file.read()
+    if table["set"].null_count:
+        raise _Unreadable("has rows of no set")
+    names = table["set"].to_numpy()
+    sets = {name: table.filter(pa.array(names == name)) for name in dict.fromkeys(names.tolist())}
+    if not all(map(len, sets.values())):
+        raise _Unreadable("has rows of no set")
+    return sets
+
+
+def _set(name: str, rows: pa.Table) -> SetPredictions:
+    # A column is null for all images of a set or for none.
+    if partly := [key for key in rows.column_names if 0 < rows[key].null_count < len(rows)]:
+        raise _Unreadable(f"has no {partly[0]!r} for some images of {name!r}")
+    found = {key: _values(rows[key]) for key in rows.column_names if not rows[key].null_count}
+    del found["set"]
+    scores = {key: found.pop(key) for key in list(found) if key not in _COLUMNS}
+    roles = set(found.pop("role", np.array([None])).tolist())
+    labelled = [key for key in ("label", "nll", "brier") if key in found]
+    if len(roles) > 1 or not roles <= _ROLES or len(labelled) != (0 if roles == {"open_set"} else 3):
+        raise _Unreadable(f"has roles of {name!r} that are none, or do not fit its labels ({quoted(sorted(map(str, roles)))})")
+    for key, values in {"row": None, "predicted": None, "confidence": None, **found, **scores}.items():
+        most = _MOST.get(key, np.inf)
+        if values is None or values.dtype.kind in "fi" and not ((values >= (-np.inf if key in scores else 0)) & (values <= most) & np.isfinite(values)).all():
+            raise _Unreadable(f"has {key!r} of {name!r} that cannot be")
+    return SetPredictions(name, roles.pop(), scores=scores, **found)
 
 
 def set_predictions(

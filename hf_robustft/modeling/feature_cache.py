@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images
 from ..data.images import BadImages, UnreadableImage, images_fingerprint
+from ..data.messages import one_line
 from ..data.transforms import ImageTransform
 from ..files import whole_file
 from .dual_encoder import DualEncoder, unwrapped
@@ -222,7 +223,7 @@ def cache_features(
             facts = _facts_of(model, fingerprint, benchmark, examples.transform, views, seed, skips)
             path = Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)
             path = path.expanduser()
-            features = _read(path, facts) if path.exists() else None
+            features = _read(path, facts, DualEncoder.of(model).embed_dim, skips) if path.exists() else None
     missing = features is None
     # Machines may not share the folder: all processes compute, or none does.
     if together(state, int(missing))[0]:
@@ -381,8 +382,11 @@ def _content(features: Tensor) -> str:
     return hashlib.sha256(features.contiguous().numpy()).hexdigest()
 
 
-def _read(path: Path, facts: dict[str, Any]) -> Tensor:
-    """The features in a file, after every fact of it has been compared with `facts`."""
+def _read(path: Path, facts: dict[str, Any], width: int, skips: bool) -> Tensor:
+    """
+    The features in a file, each of so many numbers (`width`), after every fact of it has been compared with `facts`. Those of images
+    that could not be read are NaN, where those are skipped (`skips`).
+    """
     damaged = f"{path} is not an undamaged file of cached features"
     cure = "remove it, or give another cache_file"
     try:
@@ -391,16 +395,19 @@ def _read(path: Path, facts: dict[str, Any]) -> Tensor:
             features = file.get_tensor("features")
         stored = json.loads(metadata["facts"])
         content = metadata["content"]
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{damaged} ({error}); {cure}.") from None
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{damaged} ({one_line(error)}); {cure}.") from None
     if not isinstance(stored, dict):
         raise ValueError(f"{damaged} (its facts are not a JSON object); {cure}.")
     for name, meaning in _MADE.items():
         if stored.get(name) != facts[name]:
             there, here = _difference(stored.get(name), facts[name])
             raise ValueError(f"{path} cannot be used here: {meaning} (there {there}, here {here}); {cure}.")
-    if _content(features) != content or features.shape[:2] != (max(facts["views"], 1), facts["rows"]):
+    shape, kind = (max(facts["views"], 1), facts["rows"], width), getattr(torch, facts["dtype"])
+    if features.shape != shape or features.dtype != kind or _content(features) != content:
         raise ValueError(f"{damaged} (its features are not those that were written); {cure}.")
+    if not skips and not features.isfinite().all():
+        raise ValueError(f"{damaged} (a feature is not a number); {cure}.")
     return features
 
 

@@ -13,6 +13,8 @@ import resource
 import warnings
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -24,6 +26,7 @@ from helpers.fuzzing import (
     mangled_bytes,
     mangled_json,
     mangled_safetensors,
+    mangled_table,
     mangled_tar,
     mangled_value,
 )
@@ -34,6 +37,7 @@ from hf_robustft.cli.parser import Manners
 from hf_robustft.cli.specs import Spec, own_columns
 from hf_robustft.comparison.html import write_html
 from hf_robustft.comparison.output import check_unclaimed, write_comparison
+from hf_robustft.comparison.per_image import risk_coverage, worst_mistakes
 from hf_robustft.comparison.runs import read_runs
 from hf_robustft.comparison.summary import load_comparison, summarise
 from hf_robustft.comparison.summary_schema import check_summary
@@ -43,8 +47,10 @@ from hf_robustft.data.images import MAX_PIXELS_VARIABLE, decode_image
 from hf_robustft.data.prompts import load_class_names, load_templates
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.predictions import Predictions, SetPredictions, load_predictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.modeling.feature_cache import _MADE, _content, _read
 from hf_robustft.modeling.heads import load_head
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
@@ -181,6 +187,47 @@ def tensors():
     return one
 
 
+def features():
+    facts = {name: 0 for name in _MADE} | {"views": 2, "rows": 3, "dtype": "float32", "transform": {"size": 32}, "format": 1}
+
+    def one(draw, place):
+        values = torch.ones(*draw.choice(((2, 3, 4), (2, 3, 5), (2, 3), (6, 4), (2, 3, 4, 1))), dtype=draw.choice((torch.float32, torch.float16, torch.int64)))
+        if draw.random() < 0.3 and values.is_floating_point():
+            values.view(-1)[draw.randrange(values.numel())] = draw.choice((float("nan"), float("inf")))
+        # Who makes a file up can say what its digest is.
+        said = {"facts": json.dumps(facts), "content": _content(values)}
+        if draw.random() < 0.3:
+            said["facts"] = mangled_json(facts, draw).decode("utf-8", "replace")
+        content = save({draw.choice(("features", "features", "x")): values}, said)
+        (place / "features.safetensors").write_bytes(mangled_safetensors(content, draw) if draw.random() < 0.5 else content)
+        found = _read(place / "features.safetensors", facts, 4, False)
+        assert found.shape == (2, 3, 4) and found.dtype == torch.float32 and found.isfinite().all()
+
+    return one
+
+
+def predictions():
+    names = np.array(["a", "b", "c"] * 4)
+    number = np.linspace(0.1, 0.9, 12)
+    kept = {"row": np.arange(12), "predicted": names, "confidence": number, "scores": {"energy": number}}
+    sets = [SetPredictions(name, role, **kept, label=names[::-1], nll=number, brier=number) for name, role in (("photo", "id"), ("sketch", "shift"))]
+    sets.append(SetPredictions("unseen", "open_set", **kept, group=names))
+
+    def one(draw, place):
+        path = Predictions({item.name: item for item in sets}).save(place)
+        if draw.random() < 0.4:
+            path.write_bytes(mangled_bytes(path.read_bytes(), draw))
+        else:
+            pq.write_table(mangled_table(pq.read_table(path), draw), path)
+        for item in load_predictions(place).sets.values():
+            if item.label is not None:
+                item.metrics()
+                risk_coverage([item])
+                worst_mistakes([item])
+
+    return one
+
+
 def _whole(path):
     with opened(path) as file:
         return [file.get_tensor(name) for name in file.keys()]
@@ -221,7 +268,7 @@ def cards():
 
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
-    **{"names": names, "tensors": tensors, "tars": tars, "cards": cards},
+    **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
 }
 
 
