@@ -85,8 +85,8 @@ def test_candidates_are_given_the_numbers_of_their_twins(suites):
 def test_the_regret_table_is_that_of_brute_force(suites, script):
     folder, found = suites
     content = script("regret", "--suites", folder / "a", folder / "b")
-    assert content["verdict"]["rule"] in ("id", "id_within", "concepts")
-    assert set(content["rules"]) == {"id", "id_within", "shift", "concepts", "oracle", "always 1e-4", "always 1e-3", "zero-shot"}
+    assert content["verdict"]["rule"] in ("id", "id_within", "id_nearest", "concepts")
+    assert set(content["rules"]) == {"id", "id_within", "id_nearest", "shift", "concepts", "oracle", "always 1e-4", "always 1e-3", "zero-shot"}
 
     def mean(suite, method, rate, sets, metric="accuracy"):
         return fmean(getattr(found[suite][f"{method}-{rate:g}-{seed}"][name], metric) for seed in (0, 1) for name in sets)

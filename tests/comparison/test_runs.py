@@ -25,7 +25,8 @@ def test_seeds_of_a_method_and_rate_are_one_candidate(tmp_path):
     assert labels(comparison) == {"FLYP, 1e-3": [0], "CaRot, 1e-5": [0], "CaRot, 3e-4": [0, 1, 2]}
     assert comparison.sets == {"photo": "id", "sketch": "shift", "cartoon": "shift"}
     measured = comparison.measured(Candidate("carot", 3e-4))
-    assert measured["photo"] == pytest.approx({"accuracy": 0.8, "nll": 1.25, "ece": 0.0815, "brier": 0.625})
+    assert measured["photo"] == pytest.approx({"accuracy": 0.8, "nll": 1.25, "ece": 0.0815, "brier": 0.625, "n": measured["photo"]["n"]})
+    assert measured["photo"]["n"] == comparison.runs[0].report.results["photo"].n
     assert comparison.zero_shot is None and comparison.notes == []
 
 
@@ -175,7 +176,9 @@ def test_validation_images_are_measured_where_predictions_were_kept(tmp_path):
         "nll",
         "ece",
         "brier",
+        "n",
     }
+    assert measured["held out"]["n"] == 120
     assert comparison.runs[0].measured("held out")["n"] == 120
     # The baseline was measured before, and nobody kept its predictions.
     assert set(comparison.measured(ZERO_SHOT)) == {"photo", "sketch"} and comparison.notes == []

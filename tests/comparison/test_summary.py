@@ -183,6 +183,7 @@ def test_a_rule_chooses_by_validation_images_alone(compared):
     assert {name: item["overall"] for name, item in summary["choices"].items()} == {
         "id": "CaRot, 1e-3",
         "id_within": "CaRot, 3e-4",
+        "id_nearest": "CaRot, 3e-4",
         "shift:sketch": "CaRot, 1e-4",
         "shift:cartoon": "CaRot, 1e-4",
         "oracle": "CaRot, 1e-4",
