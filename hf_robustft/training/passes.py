@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class TrainingPasses:
     _pass_batches = 0
     _pass_is_over = False
     _window_batches = 0
+    _window_rows: Sequence[float] = ()
 
     # ---- Batches -----------------------------------------------------------------------------------------------
 
@@ -68,8 +69,8 @@ class TrainingPasses:
         if self.args.dataloader_drop_last and len(dataset) < global_batch:
             raise ValueError(
                 f"The training set has {len(dataset)} examples, fewer than one global batch of {global_batch}, and "
-                f"incomplete batches are dropped; set --per_device_train_batch_size to {len(dataset) // world_size()} "
-                "or less."
+                f"incomplete batches are dropped; give more images, or set --per_device_train_batch_size to "
+                f"{max(1, len(dataset) // world_size())} or less."
             )
         self._epoch_sampler = EpochSampler(
             len(dataset),
@@ -133,6 +134,7 @@ class TrainingPasses:
                 got = [batch for batch in got if _rows(batch) >= self.args.per_device_train_batch_size]
             batches += got
         self._pass_batches += len(batches)
+        self._window_rows = [_rows(batch) for batch in batches]
         if len(batches) == num_batches:
             return batches, items
         self._pass_is_over = True
@@ -143,6 +145,23 @@ class TrainingPasses:
         # A step is made where the window is full, so what it lacks comes first, and is nothing.
         self._window_batches = len(batches)
         return [*(_NoBatch() for _ in range(num_batches - len(batches))), *batches], items
+
+    def weigh_micro_batch(self, terms: dict[str, Tensor], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """
+        Let each image of an optimizer step count the same, where its micro-batches have different numbers of them.
+
+        Args:
+            terms (`dict[str, torch.Tensor]`): Means over the images of one of them, by name.
+            inputs (`Mapping[str, Any]`): The micro-batch.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The terms, of which the mean over the micro-batches is that over all images.
+        """
+        rows = self._window_rows
+        if len(set(rows)) < 2 or not math.isfinite(sum(rows)):
+            return terms
+        weight = _rows(inputs) * len(rows) / sum(rows)
+        return {name: weight * value for name, value in terms.items()}
 
     def training_step(self, model: nn.Module, inputs: Mapping[str, Any], num_items_in_batch=None) -> Tensor:
         if isinstance(inputs, _NoBatch):

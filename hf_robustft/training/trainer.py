@@ -324,6 +324,7 @@ class RobustTrainer(
                 f"{type(self).__name__} has no loss term: every weight is 0, or it has no objective mixin. "
                 "Set a weight, or put a mixin such as `ContrastiveMixin` before `RobustTrainer`."
             )
+        terms = self.weigh_micro_batch(terms, inputs)
         total = sum(terms.values())
         if not torch.isfinite(total):
             refuse_loss(terms, self.state.global_step)
