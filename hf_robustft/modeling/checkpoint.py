@@ -26,7 +26,7 @@ from .checkpoint_check import (
     refuse_misfits,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
-from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules
+from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules, DualEncoder
 from .metadata import METADATA_FILE
 from .tensor_files import HALVES, not_finite, read_json_object
 from .zero_shot import HEAD_FILE
@@ -258,6 +258,10 @@ def _model(what: str, config: PreTrainedConfig, **options) -> PreTrainedModel:
             f"{len(broken)} weights of {what} are not finite (such as {broken[0]}); such a model answers nothing: give "
             "another checkpoint."
         )
+    try:
+        DualEncoder.of(model).check_logit_scale()
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
     return model.eval()
 
 

@@ -192,6 +192,23 @@ class DualEncoder:
         """The parameter whose exponential scales the similarities."""
         return self.core.logit_scale
 
+    def check_logit_scale(self) -> float:
+        """
+        The exponentiated logit scale, if it is one that similarities can be multiplied by.
+
+        Raises:
+            ValueError: If it is 0 or infinite in float32, or not a number.
+        """
+        stored = self.logit_scale.item()
+        # The greatest exponential of a float64 is that of 709.8.
+        scale = math.exp(stored) if stored < 709 else math.inf
+        if not 0 < torch.tensor(scale, dtype=at_least_float32(self.logit_scale).dtype).item() < math.inf:
+            raise ValueError(
+                f"The logit_scale of the model is {stored:g}, and similarities are multiplied by its exponential, which is "
+                f"{scale:g}: such a model answers nothing. It must be a logarithm (4.6 for a scale of 100); give another checkpoint."
+            )
+        return scale
+
     @property
     def logit_bias(self) -> nn.Parameter | None:
         """The parameter that is added to the scaled similarities, `None` if there is none."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ def _unit(features: Tensor) -> Tensor:
     # Half-precision features are normalised in float32: losses and calibration are computed there, and a float16
     # norm overflows beyond 65,504.
     features = at_least_float32(features)
-    return features / features.norm(dim=-1, keepdim=True)
+    norms = features.norm(dim=-1, keepdim=True)
+    # Divided by infinity, features of a model that diverged would be 0, and every answer the same.
+    return features / norms.where(norms < math.inf, math.nan)
 
 
 def is_bare(model: nn.Module) -> bool:

@@ -180,8 +180,10 @@ class ZeroShotHead(nn.Module):
             [`ZeroShotHead`] on the model's device, in float32 (float64 if the model is).
 
         Raises:
-            ValueError: If a class name appears twice, a template has no `{}`, or `batch_size` is below 1.
+            ValueError: If a class name appears twice, a template has no `{}`, `batch_size` is below 1, or the logit scale is 0 or
+                infinite.
         """
+        DualEncoder.of(model).check_logit_scale()
         features = prompt_features(model, tokenizer, class_names, templates, batch_size, sharded)
         embeds = features / features.norm(dim=-1, keepdim=True)
         return cls(logit_scale(model) * class_embeddings(embeds), class_names)

@@ -192,7 +192,7 @@ class RobustTrainer(
         )
         if not self.trains_model:
             model.requires_grad_(False)
-        self._logit_scale_bound = math.log(max(100.0, math.exp(self.encoder.logit_scale.item())))
+        self._logit_scale_bound = math.log(max(100.0, self.encoder.check_logit_scale()))
         self._check_attention()
         self.gradient_shares = GradientShares(self)
         self.add_callback(_StepHooks(self))
