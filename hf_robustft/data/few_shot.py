@@ -35,9 +35,12 @@ def few_shot_rows(labels: np.ndarray, n_classes: int, shots: int, seed: int = 0)
     """
     _check_shots(shots)
     labels = np.asarray(labels)
+    # Stable, so that the rows of a class ascend.
+    by_class = labels.argsort(kind="stable")
+    bounds = np.searchsorted(labels, np.arange(n_classes + 1), sorter=by_class)
     chosen = []
     for label in range(n_classes):
-        rows = np.flatnonzero(labels == label).tolist()
+        rows = by_class[bounds[label] : bounds[label + 1]].tolist()
         if len(rows) < shots:
             raise ValueError(f"class {label} has {len(rows)} images, fewer than {shots} shots.")
         drawn = sorted(rows, key=lambda row, label=label: (example_rng(seed, label, row, "few-shot").random(), row))

@@ -54,9 +54,12 @@ def held_out_rows(
     together: dict[object, list[int]] = {}
     for row, group in enumerate(range(len(labels)) if groups is None else groups.tolist()):
         together.setdefault(group, []).append(row)
+    of_class: dict[int, list[list[int]]] = {}
+    for rows in together.values():
+        of_class.setdefault(int(labels[rows[0]]), []).append(rows)
     drawn: list[list[int]] = [[] for _ in range(parts + 1)]
     for label in range(n_classes):
-        units = [rows for rows in together.values() if labels[rows[0]] == label]
+        units = of_class.get(label, [])
         units.sort(key=lambda rows, label=label: (example_rng(SEED, label, rows[0], "hold-out").random(), rows[0]))
         size = min(max(floor_share(share, sum(map(len, units))), 1), MOST) if units else 0
         for part in range(1, parts + 1):

@@ -77,7 +77,8 @@ def _largest_probability(values: Tensor, temperature: float) -> Tensor:
 
 def _lowest_probability(value: float, error: float) -> float:
     # Log-odds of a probability are its logit minus the log-sum-exp of the others, and both may move.
-    return value / (value + (1.0 - value) * math.exp(2 * error)) - math.ulp(1.0)
+    # Beyond exp(700), which no float64 holds much more than, the probability is 0 but for one of exactly 1.
+    return value / (value + (1.0 - value) * math.exp(min(2 * error, 700.0))) - math.ulp(1.0)
 
 
 def _energy(logits: Tensor, temperature: float) -> Tensor:
@@ -363,7 +364,7 @@ def open_set_results(
         for score, unseen in scores[name].items():
             known_scores = scores[known][score]
             threshold = threshold_at_recall(known_scores)
-            row: dict = {key: detection_metrics(known_scores, unseen)[key] for key in METRICS}
+            row: dict = detection_metrics(known_scores, unseen)
             row["shifts"] = {shift: _shift_metrics(scores[shift][score], unseen, threshold) for shift in shifts}
             row["correct_only"] = None
             if chosen.any():

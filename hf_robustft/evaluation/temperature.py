@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.zero_shot import ZeroShotHead
-from .binning import check_scores
+from .binning import PIECE_ELEMENTS, check_scores
 
 
 class TemperatureScaling:
@@ -75,12 +75,13 @@ class TemperatureScaling:
         logits, labels = check_scores(logits, labels)
         # Relative to the label's own logit, in units in which the largest gap is 1.
         gaps = logits - logits.gather(1, labels[:, None])
-        unit = gaps.abs().max().item() or 1.0
-        gaps = gaps / unit
+        unit = max(gaps.max().item(), -gaps.min().item()) or 1.0
+        gaps /= unit
+        pieces = gaps.split(max(1, PIECE_ELEMENTS // gaps.shape[1]))
 
         def slope(inverse: float) -> float:
             """Return the derivative of the mean negative log-likelihood by the inverse temperature; it never falls."""
-            return ((inverse * gaps).softmax(dim=1) * gaps).sum(dim=1).mean().item()
+            return torch.cat([((inverse * some).softmax(dim=1) * some).sum(dim=1) for some in pieces]).mean().item()
 
         if slope(0.0) >= 0:
             raise ValueError(
