@@ -142,6 +142,12 @@ class ContrastiveMixin(ObjectiveMixin):
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
         pairs = self.args.per_device_train_batch_size * self.args.world_size
+        if pairs < 2:
+            # The default batch, made no larger than the training set.
+            raise ValueError(
+                "The training set has one image, and a contrastive batch of one pair has no negatives: nothing would be learned. "
+                "Give at least two images."
+            )
         if pairs < FEW_PAIRS:
             warnings.warn(
                 f"A contrastive batch of {pairs} pairs has few negatives (the papers use 512); raise "
