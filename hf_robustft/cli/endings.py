@@ -31,6 +31,8 @@ _MAIN_FIRST = 10.0
 _DISK_FULL = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing", "inline_container")
 _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "std::bad_alloc")
 _WORKER = ("DataLoader worker",)
+#: What gloo and NCCL say of it.
+_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 def run(
@@ -166,6 +168,8 @@ def one_line(error: BaseException) -> str | None:
             "A process that reads images has died, often for want of memory (shared memory in a container); use fewer, "
             f"--dataloader_num_workers or --num_workers. ({_first_sentence(text)})"
         )
+    if isinstance(error, RuntimeError) and _mentions(text, _PEER):
+        return f"Another process of this run has ended, and says why, so that this one cannot go on. ({_first_sentence(text)})"
     if isinstance(error, RuntimeError) and "to be installed" in text:
         # What Transformers' callbacks raise for a tracker that is missing.
         return text

@@ -285,6 +285,9 @@ class ExactCheckpoints:
         drop_former(run_dir)
 
     def _put_in_place(self, built: Path, folder: Path) -> None:
+        if self.stop_signals.stopping:
+            # It is this process that ends, and not the run.
+            self.state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"] = False
         self.state.save_to_json(built / TRAINER_STATE_NAME)
         if not self.args.save_only_model:
             record_files(built, self.state.global_step)

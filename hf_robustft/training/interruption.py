@@ -54,7 +54,8 @@ class StopSignals(TrainerCallback):
     def _reset(self) -> None:
         self.received: int | None = None
         self._received_at = 0.0
-        self._stopping = False
+        #: Whether the checkpoint that is written now is that of an interruption.
+        self.stopping = False
 
     # ---- Signals -----------------------------------------------------------------------------------------------
 
@@ -111,12 +112,12 @@ class StopSignals(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps or not self._told(state.global_step):
             return
-        self._stopping = True
+        self.stopping = True
         control.should_save = self._saves
         control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if not self._stopping:
+        if not self.stopping:
             return
         checkpoint = None
         if self._saves:

@@ -437,6 +437,7 @@ def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),
         (MemoryError(), "--batch_size"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--num_workers"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6024. GLHF!"), "Another process"),
         (RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`."), "wandb"),
         (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "wandb"),
         (ImportError("TensorBoardCallback requires tensorboard to be installed."), "tensorboard"),

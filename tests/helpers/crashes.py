@@ -25,7 +25,8 @@ from pathlib import Path
 
 #: Fields that hold seconds, and what says how a run was started.
 CLOCK = re.compile(
-    r'"(wall_seconds|train_runtime|train_loss|eval_\w*runtime|\w+_per_second|seconds|command|created|date)": ("[^"\n]*"|[\d.e-]+)'
+    r"""(["'])(wall_seconds|train_runtime|train_loss|eval_\w*runtime|\w+_per_second|seconds|command|created|date)\1: ("[^"\n]*"|'[^'\n]*'|[\d.e-]+)"""
+    r'|value="[\d.e-]+" data-path="/seconds"[^>]*>[^<]*'
     r"|Wall time of training: [^\n]+|epoch_time|hf-robustft [^\n]+|sha256 [0-9a-f]{64}|\d+ s\b|in \d+(\.\d+)? (s|seconds|minutes)"
 )
 #: Of a checkpoint: pickled settings with the path of what it was resumed from, and hashes of files with clocks.
@@ -197,7 +198,8 @@ def main(arguments: list[str]) -> int:
     from hf_robustft import cli, files
 
     schedule.subprocess.Popen = ForkedRun
-    if os.environ.get("RANK", "0") != os.environ.get("KILLED_RANK", "0"):
+    # A launcher passes a signal on to all.
+    if kind not in ("SIGINT", "SIGTERM") and os.environ.get("RANK", "0") != os.environ.get("KILLED_RANK", "0"):
         kind = "none"
     if kind == "moments":
         with open(when, "w") as file:

@@ -191,8 +191,9 @@ class Campaign:
         return folder
 
     def found(self, folder: Path, job: Job) -> dict[str, bytes]:
-        """What matters of a folder, and of the Hub."""
+        """What matters of a folder, and of the Hub: neither locks of nobody, nor half-written files, which the next writer removes."""
         found = contents(folder / "out") if (folder / "out").exists() else {}
+        found = {name: content for name, content in found.items() if not _LEFT.match(name) or "checkpoint-" in name}
         if job.hub:
             found |= {f"hub: {name}": content for name, content in self.hub.files("model", "alice/clip").items()}
         return found

@@ -2,12 +2,14 @@
 """Ctrl-C and SIGTERM: the step ends, a checkpoint is written, and the run resumed from there is the uninterrupted one."""
 
 import itertools
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tiny_clip, tmp_path, n
     assert signal.getsignal(number) is before
     assert found.value.signal == number and stopped.state.global_step == step
     assert os.path.basename(found.value.checkpoint) == f"checkpoint-{step}"
+    # It was the process that ended, and not the run.
+    saved = json.loads((Path(found.value.checkpoint) / "trainer_state.json").read_text())
+    assert saved["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"] is False
     resumed = trainer(copy.deepcopy(tiny_clip), tmp_path / "out", **settings)
     resumed.train(resume_from_checkpoint=found.value.checkpoint)
     assert resumed.state.global_step == 9
