@@ -72,8 +72,10 @@ def per_class(
     within, across = (np.concatenate([_units(part, alone) for part in parts]) for alone in (True, False))
     one, other = (np.concatenate([_correct(side, part) for part in parts], axis=1) for side in (runs, [baseline]))
     changes = []
-    for name in np.unique(labels):
-        of = labels == name
+    # Stable, so that the images of a class stay in their order.
+    by_class = labels.argsort(kind="stable")
+    names, starts = np.unique(labels[by_class], return_index=True)
+    for name, of in zip(names, np.split(by_class, starts[1:]), strict=True):
         groups = across[of] if len(np.unique(across[of])) >= FEWEST else within[of]
         found = _difference(one[:, of], other[:, of], groups, draws, seed)
         changes.append(_change(str(name), one[:, of], other[:, of], groups, found))

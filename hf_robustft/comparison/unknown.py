@@ -45,7 +45,8 @@ def choose_score(runs: Sequence[Predictions], open_set: str, known: str, shifts:
         `dict`: `chosen`, the score with the highest AUROC on the validation half, a mean over seeds; `validation` and `test`, how many
         images of unseen classes each half has; and `scores`, for the choice and the usual score, `{"validation", "auroc",
         "shifts_auroc"}`: the AUROC on the validation half, and on the test half in distribution and over the shifted sets as
-        `{"mean", "sd"}`, the last `None` without any. `None` where the scores of the images were not kept, or there is one group alone.
+        `{"mean", "sd"}`, the last `None` without any that has images of the test half. `None` where the scores of the images were
+        not kept, or there is one group alone, or one known class.
     """
     sets = [run.sets for run in runs]
     if not all(name in of for of in sets for name in (open_set, known, *shifts)):
@@ -54,7 +55,9 @@ def choose_score(runs: Sequence[Predictions], open_set: str, known: str, shifts:
     unseen = sets[0][open_set]
     first = unseen_halves(unseen.row if unseen.group is None else unseen.group)
     classes = set(sets[0][known].label[unseen_halves(sets[0][known].label)])
-    if not names or first.all():
+    # An empty half has no AUROC.
+    shifts = [name for name in shifts if _of_half(sets[0][name], classes, False).any()]
+    if not names or first.all() or not _of_half(sets[0][known], classes, False).any():
         return None
 
     def aurocs(score: str, of_known: str, validation: bool) -> list[float]:

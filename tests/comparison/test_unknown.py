@@ -90,3 +90,15 @@ def test_unseen_classes_are_split_by_class():
     assert unseen_halves(classes).tolist() == [True, True, False, True, False, False]
     labels = [label for label in range(150) for _ in range(14)]
     assert unseen_halves(labels).tolist() == [label % 2 == 0 for label in labels]
+
+
+def test_a_half_without_images_has_no_auroc():
+    """Of a known set of one class the test half is empty, as is that of a shift whose classes are all of the other half."""
+    run = made(0)
+    of_one = replace(run.sets["photo"], label=np.full(160, "d"), group=np.full(160, "d"))
+    assert chosen([Predictions({**run.sets, "photo": of_one})]) is None
+    night = of("night", "shift", "bd", 0.5, 0)
+    found = chosen([Predictions({**run.sets, "night": night})])
+    assert found["scores"] == choose_score([run], "new", "photo", ["sketch"])["scores"]
+    alone = choose_score([Predictions({**run.sets, "night": night})], "new", "photo", ["night"])
+    assert all(numbers["shifts_auroc"] is None and 0 <= numbers["auroc"]["mean"] <= 1 for numbers in alone["scores"].values())
