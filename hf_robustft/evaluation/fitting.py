@@ -133,7 +133,7 @@ def search_cache(
         )
     state, searched = PartialState(), evaluation_head(head, model)
     grid = {name: [i * (end - 0.1) / n + 0.1 for i in range(n)] for name, (end, n) in CACHE_GRID.items()}
-    alphas = torch.tensor(grid["alpha"], dtype=head.weight.dtype, device=model.device)[:, None, None]
+    alphas = torch.tensor(grid["alpha"], dtype=head.weight.dtype, device=model.device)
     correct = torch.zeros(len(grid["beta"]), len(alphas) + 1, dtype=torch.long)
     transform = ImageTransform.from_processor(processor, train=False)
     with evaluation_mode(model), torch.no_grad(), failing_together(f"The search on {validation.name!r}", state):
@@ -142,8 +142,10 @@ def search_cache(
             zero_shot = ZeroShotHead.forward(searched, embeds)
             correct[:, -1] += len(labels)
             for row, beta in enumerate(grid["beta"]):
-                logits = validation.project_logits(zero_shot + alphas * searched.votes(embeds, beta))
-                correct[row, :-1] += (logits.argmax(dim=-1) == labels).sum(dim=1).cpu()
+                votes = searched.votes(embeds, beta)
+                # One at a time: of all together there would be twenty times as many logits.
+                logits = (validation.project_logits(zero_shot + alpha * votes) for alpha in alphas)
+                correct[row, :-1] += torch.stack([(of.argmax(dim=-1) == labels).sum() for of in logits]).cpu()
     correct = reduce(correct.to(state.device), "sum").cpu()
     correct, n = correct[:, :-1], int(correct[0, -1])
     row, column = (correct == correct.max()).nonzero()[0].tolist()
