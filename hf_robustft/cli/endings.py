@@ -19,6 +19,8 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from types import FrameType
 
+from ..data.messages import without_tokens
+from ..modeling.pinned import one_commit
 from .first_look import AUTO, first_look, last_checkpoint, word_behind
 from .parser import UsageError
 
@@ -59,7 +61,8 @@ def run(
     if not _asked_for_tracebacks():
         warnings.formatwarning = _warning_line
     try:
-        status = command()
+        with one_commit():
+            status = command()
         sys.stdout.flush()
         return status if isinstance(status, int) and not isinstance(status, bool) else 0
     except BrokenPipeError:
@@ -78,7 +81,7 @@ def run(
         if leaving:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":
-            more = "" if go_on is None else go_on(interruption)
+            more = "" if go_on is None else without_tokens(go_on(interruption), "$HF_TOKEN")
             print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
         return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
     finally:
@@ -138,12 +141,13 @@ def _say(line: str) -> None:
         # The launcher ends the others as soon as the main process has failed. Whoever is still there failed alone.
         with suppress(KeyboardInterrupt):
             time.sleep(_MAIN_FIRST)
+    line = without_tokens(line)
     print(f"error: {line}" if rank == "0" else f"error in process {rank}: {line}", file=sys.stderr)
 
 
 def _warning_line(message, *place) -> str:
     """A warning to a user says what it says; where in the program it was given is nothing to them."""
-    return f"Warning: {' '.join(str(message).split())}\n"
+    return f"Warning: {without_tokens(' '.join(str(message).split()))}\n"
 
 
 def _asked_for_tracebacks() -> bool:

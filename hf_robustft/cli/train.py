@@ -36,6 +36,7 @@ from ..modeling.checkpoint import load_dual_encoder, load_processor
 from ..modeling.feature_cache import cache_features
 from ..modeling.heads import TipAdapterHead
 from ..modeling.output_folders import unless_refused
+from ..modeling.pinned import pinned
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -271,6 +272,8 @@ def facts(command: TrainCommand, data: TrainingData, trainer: RobustTrainer | No
     found = {"method": model_args.method, "base_model": model_args.model, "left_out_classes": data.left_out}
     if model_args.model in CHECKPOINTS:
         found["base_model_note"] = CHECKPOINTS[model_args.model]
+    if (commit := pinned(model_args.model, None)) is not None:
+        found["base_model_revision"] = commit
     if trainer is not None:
         return found
     return found | {

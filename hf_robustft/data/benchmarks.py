@@ -229,6 +229,17 @@ class Benchmark:
         return {**{name: getattr(self, name) for name in _PLACE}, **({} if rows is None else rows.place)}
 
     @property
+    def commit(self) -> str | None:
+        """The commit of the Hub that the rows are of, once they are opened; `None` of any others."""
+        rows = vars(self).get("_rows")
+        if not isinstance(rows, StoredRows):
+            return getattr(rows, "commit", None)
+        # `datasets` names the folder of its cache after it.
+        folders = {Path(file["filename"]).parent.name for file in rows.dataset.cache_files}
+        found = {name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def n_images(self) -> int | None:
         """Number of images, if it is known without opening anything; never of a stream."""
         rows = self.dataset if self.dataset is not None else vars(self).get("_rows")

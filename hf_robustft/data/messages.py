@@ -6,10 +6,26 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 logger = logging.getLogger(__name__)
+_TOKEN = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{16,}|hf_(?:oauth|jwt)_[\w.-]{16,})")
+#: The name and the password within an address.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
+_OF_THE_ENVIRONMENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def without_tokens(text: str, instead: str = "[removed]") -> str:
+    """
+    Return `text` with something else (`instead`) for access tokens of the Hub, for names and passwords in addresses, and for what
+    `HF_TOKEN` holds.
+    """
+    text = _CREDENTIALS.sub(f"{instead}@", _TOKEN.sub(instead, text))
+    for secret in map(os.environ.get, _OF_THE_ENVIRONMENT):
+        text = text.replace(secret, instead) if secret and len(secret) >= 8 else text
+    return text
 
 
 def one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, load_dataset, load_dataset_builder
+from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
 from .columns import StoredRows, check_dataset, row_rule, say_unused
@@ -190,6 +191,6 @@ def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
     """Return `function(path, *arguments, **options)`. Raises OSError with one line if the Hub does not give the data set."""
     try:
         return function(path, *arguments, **options)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}.") from error

@@ -22,6 +22,7 @@ from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.examples import EvaluationImages, collate_images
 from ..data.images import BadImages
+from ..data.messages import without_tokens
 from ..data.streams.examples import StreamedEvaluationImages, check_count
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import unwrapped
@@ -296,7 +297,7 @@ def data_source(benchmark: Benchmark) -> dict[str, str] | None:
         on this machine is private), `config`, `data_files`, `split`, `revision`, and `commit`, the commit of the Hub that
         `datasets` downloaded. `None` for rows that were given in memory.
     """
-    source = {name: str(value) for name, value in benchmark.place.items() if value is not None}
+    source = {name: without_tokens(str(value)) for name, value in benchmark.place.items() if value is not None}
     if "path" not in source:
         return None
     files = source.get("data_files")
@@ -307,15 +308,8 @@ def data_source(benchmark: Benchmark) -> dict[str, str] | None:
         source["path"] = Path(source["path"]).expanduser().absolute().name
         source.pop("data_files", None)
         return source
-    commit = None if benchmark.streaming else _commit(benchmark)
-    return {**source, **({} if commit is None else {"commit": commit})}
-
-
-def _commit(benchmark: Benchmark) -> str | None:
-    """Return the commit that a Hub data set was downloaded from: `datasets` names the folder of its cache after it."""
-    folders = {Path(file["filename"]).parent.name for file in benchmark.load().cache_files}
-    found = {name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)}
-    return found.pop() if len(found) == 1 else None
+    benchmark.open()
+    return {**source, **({} if benchmark.commit is None else {"commit": benchmark.commit})}
 
 
 def unreadable_images(bad_images: BadImages | None) -> dict | None:

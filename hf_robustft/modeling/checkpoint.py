@@ -93,10 +93,16 @@ def load_dual_encoder(
     model = _model(what, config, dtype="auto" if dtype is None else dtype, **options)
     if here is None:
         model.name_or_path = model.config._name_or_path = str(source)
+        model.config._commit_hash = folder.name
     if not is_packaged(source) and dtype == torch.float32 and kinds & set(HALVES):
         half = "float16" if "F16" in kinds else "bfloat16"
         warnings.warn(f"The weights of {what} are in {half}; they are used in float32.", stacklevel=2)
     return model, processor
+
+
+def commit_of(model: torch.nn.Module) -> str | None:
+    """Return the commit of the Hub that a `model` was loaded from, if it was."""
+    return getattr(getattr(model, "config", None), "_commit_hash", None)
 
 
 #: The name that it had before there were other models than CLIP.

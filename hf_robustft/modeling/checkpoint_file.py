@@ -31,6 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..data.messages import one_line
 from ..data.packaged import CHECKPOINTS, asset_path
 from ..files import settle
+from .pinned import pin, pinned
 
 #: Seconds for an answer of the Hub, and before it is asked a second and last time.
 _ANSWER, _PAUSE = 5.0, 1.0
@@ -144,7 +145,8 @@ def checkpoint_folder(
 
 def file_from_hub(source: str, name: str, revision: str | None = None, token: str | bool | None = None) -> Path | None:
     """
-    The file `name` of the repository `source` at a `revision`, read with a `token`, downloaded or from the cache.
+    The file `name` of the repository `source` at a `revision`, read with a `token`, downloaded or from the cache. Of one command
+    all files are of the commit that the revision stood for when the first of them was asked for.
 
     Returns:
         `Path`, *optional*: `None` if the repository has none of that name.
@@ -153,10 +155,13 @@ def file_from_hub(source: str, name: str, revision: str | None = None, token: st
         Unreachable: If it is not in the cache, and the Hub gives no answer within seconds.
         OSError: If there is no such repository or revision, or it may not be read.
     """
+    asked, revision = revision, pinned(source, revision)
     try:
         if not isinstance(try_to_load_from_cache(source, name, revision=revision), str):
             _knock(source, name, revision, token)
-        return Path(hf_hub_download(source, name, revision=revision, token=token))
+        file = Path(hf_hub_download(source, name, revision=revision, token=token))
+        pin(source, asked, file.parent.name)
+        return file
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         # Offline: what is not in the cache is missing in the repository only if that was seen before.
         if try_to_load_from_cache(source, name, revision=revision) is _CACHED_NO_EXIST:
@@ -170,7 +175,8 @@ def file_from_hub(source: str, name: str, revision: str | None = None, token: st
         raise OSError(f"{source} on the Hub has no revision {revision!r}; give a branch, tag or commit.") from error
     except EntryNotFoundError:
         return None
-    except HfHubHTTPError as error:
+    except HTTPError as error:
+        # Of its answers and of the connection, which may break after the first bytes.
         raise OSError(f"{name} of {source} cannot be fetched from the Hub: {one_line(error)}") from error
 
 

@@ -42,7 +42,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         **{"n": int, "fitted_on": str, "history": list, "sets": dict},
     },
     "card": {
-        **dict.fromkeys(("method", "base_model", "base_model_note", "hardware", "licence", "command"), str),
+        **dict.fromkeys(("method", "base_model", "base_model_revision", "base_model_note", "hardware", "licence", "command"), str),
         **dict.fromkeys(("settings", "merge", "run", "emissions", "eval_tasks"), dict),
         **{"sets": [dict], "log": [dict], "notes": [str], "tags": [str]},
         **{"seed": int, "wall_seconds": _NUMBER, "alpha": _NUMBER},

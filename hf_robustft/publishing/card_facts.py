@@ -56,6 +56,7 @@ class SetFacts:
             **{name: public_text(text) for name, text in texts.items() if text is not None},
             # A split may be a NamedSplit, which JSON does not know.
             **{name: one_line(place[name]) for name in names if place[name] is not None},
+            **({"revision": benchmark.commit} if names and benchmark.commit else {}),
         )
 
     def as_measured(self, report: EvaluationReport) -> SetFacts:
@@ -81,7 +82,7 @@ class CardFacts:
         emissions (`dict`, *optional*): `emissions` in grams and `source`, as the Hub spells them.
         eval_tasks (`dict[str, str]`): See `defined_tasks`.
         tags (`tuple[str, ...]`): For the metadata, besides the usual ones.
-        settings, base_model, base_model_note, hardware, wall_seconds, seed, alpha, merge, licence, command, notes (*optional*):
+        settings, base_model, base_model_revision, base_model_note, hardware, wall_seconds, seed, alpha, merge, licence, command, notes (*optional*):
             See `write_model_card`.
     """
 
@@ -91,6 +92,7 @@ class CardFacts:
     templates: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     base_model: str | None = None
+    base_model_revision: str | None = None
     base_model_note: str | None = None
     hardware: str | None = None
     wall_seconds: float | None = None

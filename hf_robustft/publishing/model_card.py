@@ -55,6 +55,7 @@ def write_model_card(
     settings: Mapping[str, Any],
     baseline: EvaluationReport | None = None,
     base_model: str | None = None,
+    base_model_revision: str | None = None,
     base_model_note: str | None = None,
     hardware: str | None = None,
     wall_seconds: float | None = None,
@@ -91,6 +92,7 @@ def write_model_card(
         baseline ([`EvaluationReport`], *optional*): The model it started from, on the same data.
         base_model (`str`, *optional*): A Hub id, which goes into the metadata, or a name or path, of which the text shows
             the last part.
+        base_model_revision (`str`, *optional*): Its commit on the Hub.
         base_model_note (`str`, *optional*): A sentence about it.
         hardware (`str`, *optional*), wall_seconds (`float`, *optional*), seed (`int`, *optional*): Facts of the training.
         alpha (`float`, *optional*): Share of the fine-tuned weights; needed for `"wise_ft"`.
@@ -132,6 +134,7 @@ def write_model_card(
         method=method,
         settings=settings,
         base_model=base_model,
+        base_model_revision=base_model_revision,
         base_model_note=base_model_note,
         hardware=hardware,
         wall_seconds=wall_seconds,
@@ -346,8 +349,9 @@ def _run_facts(facts: CardFacts) -> list[str]:
     lines = []
     if facts.base_model is not None or facts.base_model_note is not None:
         name = "a CLIP model" if facts.base_model is None else _base_name(facts.base_model)
+        commit = f", revision {code_span(facts.base_model_revision)}" if facts.base_model_revision else ""
         note = f". {markdown_text(facts.base_model_note)}" if facts.base_model_note else ""
-        lines.append(f"Started from: {name}{note}")
+        lines.append(f"Started from: {name}{commit}{note}")
     lines.append(f"Seed: {'not recorded' if facts.seed is None else facts.seed}")
     lines += [f"{markdown_text(name)}: {markdown_text(value)}" for name, value in facts.run.items()]
     if facts.hardware is not None:

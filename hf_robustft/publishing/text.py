@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from ..data.messages import without_tokens
+
 # Of a setting's name, cut at "_": it says where a run lived or who ran it, not what was run.
 _PRIVATE_WORDS = {"dir", "dirs", "path", "folder", "file", "hub", "key", "resume", "root", "trackio"}
 _SECRET_WORDS = {"token", "password", "passwd", "secret", "apikey", "key", "credential", "credentials"}
 _PRIVATE_NAMES = {"run_name", "project", "report_to", "local_rank"}
 #: What a published command has in place of a folder of the machine that it ran on.
 WITHHELD = "<your folder>"
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
 # Ranges by number, so that this file holds no such character itself.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -45,7 +46,7 @@ def one_line(text: Any) -> str:
 
 def public_text(text: Any) -> str:
     """Return the prose `text` with absolute paths cut to their last part, and access tokens of the Hub removed."""
-    return _TOKEN.sub("[removed]", _PATH.sub(lambda match: _last_part(match.group()), str(text)))
+    return without_tokens(_PATH.sub(lambda match: _last_part(match.group()), without_tokens(str(text))))
 
 
 def public_value(text: Any) -> str:
@@ -194,8 +195,8 @@ def _last_part(path: str) -> str:
 def _placed(word: str) -> str:
     """A word of a command whose absolute paths say that something is withheld: cut, they would name other files."""
     if _WHOLE_PATH.fullmatch(word):
-        return _TOKEN.sub("[removed]", f"{WITHHELD}/{_last_part(word)}")
-    return _TOKEN.sub("[removed]", _PATH.sub(lambda match: f"{WITHHELD}/{_last_part(match.group())}", word))
+        return without_tokens(f"{WITHHELD}/{_last_part(word)}")
+    return without_tokens(_PATH.sub(lambda match: f"{WITHHELD}/{_last_part(match.group())}", word))
 
 
 def _wrapped(words: list[str], width: int = 90) -> str:

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport
+from ..modeling.checkpoint import commit_of
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.finish import complete_folder, finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -121,6 +122,7 @@ class FinishedFolder:
         trained = self._train_seconds is not None
         return {
             "base_model": self.model.name_or_path or None,
+            "base_model_revision": commit_of(self.model),
             "hardware": describe_hardware(self.args.device, self.args.world_size),
             "wall_seconds": self._train_seconds,
             "seed": self.args.seed,

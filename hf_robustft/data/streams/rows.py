@@ -8,8 +8,9 @@ things: `n_shards`, `rows(shard, ...)`, and `row_id`. No image is decoded here.
 
 from __future__ import annotations
 
+import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -228,6 +229,7 @@ class RowStream:
             twice fetches nothing twice.
         counts (`tuple[int, ...]`, *optional*): Stored rows of each shard, where they are known.
         place (`Mapping[str, str | None]`, *optional*): Where they are read from, as fields of a `Benchmark`.
+        commit (`str`, *optional*): That of the Hub which its files are of.
     """
 
     source: ShardRows | IndexedRows
@@ -238,6 +240,7 @@ class RowStream:
     local: bool = True
     counts: tuple[int, ...] | None = field(default=None, repr=False)
     place: Mapping[str, str | None] = field(default_factory=dict)
+    commit: str | None = None
 
     @property
     def where(self) -> str:
@@ -306,14 +309,20 @@ def stream_of(
     if isinstance(opened, Dataset):
         source = IndexedRows(opened, rule.image_column, rule.columns)
         first = next(source.rows(0), (0, {}))[1].get(rule.image_column) if len(opened) else None
-        local = "://" not in str((first or {}).get("path"))
-        return RowStream(source, rule, len(opened), "the list of its files", local=local)
+        path = str((first or {}).get("path"))
+        return RowStream(source, rule, len(opened), "the list of its files", local="://" not in path, commit=_commit([path]))
     parquet = opened.files if opened.kind == "parquet" else ()
     source = ShardRows(opened.dataset, rule.image_column, rule.columns, parquet)
-    local = bool(opened.files) and not any("://" in file for file in opened.files)
+    local, of = bool(opened.files) and not any("://" in file for file in opened.files), {"commit": _commit(opened.files)}
     if opened.declared is not None:
-        return RowStream(source, rule, opened.declared, "the data set itself", local=local)
+        return RowStream(source, rule, opened.declared, "the data set itself", local=local, **of)
     counts = count_rows(opened) if local or (training and rows is None) else None
     if counts is not None:
-        return RowStream(source, rule, sum(counts), "the headers of its files", local=local, counts=counts)
-    return RowStream(source, rule, rows, "" if rows is None else "the registry", certain, local)
+        return RowStream(source, rule, sum(counts), "the headers of its files", local=local, counts=counts, **of)
+    return RowStream(source, rule, rows, "" if rows is None else "the registry", certain, local, **of)
+
+
+def _commit(files: Iterable[str]) -> str | None:
+    """The commit of the Hub that `files` are of, by their addresses."""
+    found = {match[1] if (match := re.match(r"hf://datasets/[^@]+@([0-9a-f]{40})/", file)) else None for file in files}
+    return found.pop() if len(found) == 1 else None

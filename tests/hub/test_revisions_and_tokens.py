@@ -1,0 +1,122 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Models and data by name are of one commit, which is recorded; and the token is in nothing that is written or said."""
+
+import json
+
+import pytest
+from helpers import TEMPLATES, image_dataset, tiny_processor
+from safetensors.torch import load, save
+
+from hf_robustft.evaluation.report import load_reports
+from hub.loopback import LoopbackHub
+
+TOKEN = "hf_" + "Q7wE9r" * 6
+QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
+
+
+@pytest.fixture
+def private():
+    """A Hub with a model and data sets that the token alone may read."""
+    with LoopbackHub({TOKEN: {"name": "alice"}}) as hub:
+        yield hub
+
+
+def seeded(hub, folder, tiny_clip):
+    tiny_clip.save_pretrained(folder / "base")
+    tiny_processor().save_pretrained(folder / "base")
+    model = {path.name: path.read_bytes() for path in (folder / "base").iterdir()}
+    hub.seed("model", "alice/base", model, private=True)
+    for seed, name in enumerate(("train", "test")):
+        image_dataset(16, seed=seed).to_parquet(folder / "rows.parquet")
+        hub.seed("dataset", f"alice/{name}", {"data/train-00000-of-00001.parquet": (folder / "rows.parquet").read_bytes()}, private=True)
+    (folder / "prompts.txt").write_text("\n".join(TEMPLATES))
+    return model
+
+
+def train(*more):
+    flags = ["--model", "alice/base", "--templates", "prompts.txt", "--train_dataset", "alice/train", "--eval_datasets", "alice/test"]
+    flags += ["--method", "flyp", "--max_steps", "2", "--per_device_train_batch_size", "8", "--output_dir", "out", *QUIET]
+    return ["-m", "hf_robustft.cli", "train", *flags, *more]
+
+
+def moving(hub, id, files, pattern):
+    """Let a repository move to other files as soon as a request that matches has been answered."""
+    answer = hub.find
+
+    def find(type, asked, account, write=False):
+        found = answer(type, asked, account, write)
+        if asked == id and any(pattern in request.path for request in hub.log):
+            hub.find = answer
+            hub.seed("model", id, files)
+        return found
+
+    hub.find = find
+
+
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_is_of_one_commit_and_says_which(private, run_with_hub, tmp_path, tiny_clip, streaming):
+    model = seeded(private, tmp_path, tiny_clip)
+    first = {key: private.repositories[key].at("main").sha for key in private.repositories}
+    # What comes while the run goes on: other weights, other settings of the processor.
+    weights = {name: value + 1 for name, value in load(model["model.safetensors"]).items()}
+    settings = json.loads(model["processor_config.json"])
+    settings["image_processor"]["image_mean"] = [0.1, 0.1, 0.1]
+    later = {"model.safetensors": save(weights, {"format": "pt"}), "processor_config.json": json.dumps(settings).encode()}
+    moving(private, "alice/base", later, "processor_config.json")
+    done = run_with_hub(train("--learning_rate", "1e-9", *(["--streaming"] if streaming else [])), private, TOKEN)
+    assert private.repositories["model", "alice/base"].at("main").sha != first["model", "alice/base"]
+    out = tmp_path / "out"
+    made = load((out / "model.safetensors").read_bytes())
+    assert all(made[name].allclose(value, atol=1e-6) for name, value in load(model["model.safetensors"]).items())
+    card = json.loads((out / "robustft.json").read_text())["card"]
+    assert card["base_model_revision"] == first["model", "alice/base"]
+    revisions = {item["name"]: item.get("revision") for item in card["sets"]}
+    assert revisions == {name: first["dataset", f"alice/{name}"] for name in ("train", "test")}
+    assert load_reports(out / "evaluation.json")[-1].results["test"].source["commit"] == first["dataset", "alice/test"]
+    written = (out / "README.md").read_text()
+    assert all(f"revision `{commit}`" in written for commit in first.values())
+    check_silence(private, tmp_path, done)
+
+
+def check_silence(hub, folder, *done):
+    """The token is in no file, in nothing that was sent but its header, and in nothing that was said."""
+    local = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    said = [text.encode() for item in done for text in (item.stdout, item.stderr)]
+    paths = [request.path.encode() for request in hub.log]
+    assert any(b"alice/" in text for text in (*local.values(), *said)) and any(request.token for request in hub.log)
+    found = [path for path, content in local.items() if TOKEN.encode() in content]
+    assert not found and not [text for text in (*said, *paths, *hub.everything()) if TOKEN.encode() in text]
+
+
+#: By the name of a model how the Hub fails on it.
+FAULTS = {"missing": None, "wrong": {"status": 401}, "broken": {"status": 500}, "reset": {"reset": True}, "cut": {"cut": 20}}
+COMMANDS = """
+import logging
+from hf_robustft.cli import main
+logging.basicConfig(level=logging.DEBUG)
+token = {token!r}
+for name in {names}:
+    main(["train", "--train_dataset", "alice/train", "--model", "alice/" + name, "--hub_token", token, "--output_dir", "out", "--use_cpu"])
+    main(["evaluate", "alice/base", "--eval_datasets", "alice/" + name, "--output_dir", "out", "--use_cpu"])
+for model in ("https://me:" + token + "@hub.example/alice/base", token):
+    main(["evaluate", model, "--eval_datasets", "emoji_shift"])
+main(["train", "--hub_tokn=" + token])
+main(["compare", "--hub_token=" + token])
+"""
+
+
+@pytest.mark.parametrize("names", [["missing", "wrong"], pytest.param(["broken", "reset", "cut"], marks=pytest.mark.slow)])
+def test_no_failure_of_the_hub_tells_the_token(private, run_with_hub, tmp_path, tiny_clip, names):
+    """The slow ones wait through all repetitions: `python -m pytest -m slow tests/hub/test_revisions_and_tokens.py`."""
+    model = seeded(private, tmp_path, tiny_clip)
+    rows = private.files("dataset", "alice/test")
+    for name in names:
+        if FAULTS[name] is not None:
+            private.seed("model", f"alice/{name}", model, private=True)
+            private.seed("dataset", f"alice/{name}", rows, private=True)
+            private.fail(f"alice/{name}/", times=1000, **FAULTS[name])
+    done = run_with_hub(COMMANDS.format(token=TOKEN, names=names), private, TOKEN)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 * len(names) + 4, errors
+    assert all(f"alice/{name}" in line for place, name in enumerate(names) for line in errors[2 * place : 2 * place + 2])
+    check_silence(private, tmp_path, done)
