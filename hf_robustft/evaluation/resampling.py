@@ -124,10 +124,13 @@ def bootstrap_draws(
                 f"{name} of shape {tuple(per_image[name].shape)} cannot be resampled with {n} images; "
                 "give one finite number per image."
             )
-    gaps = torch.zeros(n, n_bins + 1, dtype=torch.float64)
-    gaps[torch.arange(n), bin_indices(confidence, n_bins)] = correct.double() - confidence
     # Every average over a sample is linear in how often each image was drawn, so one matrix product serves all of them.
-    columns = torch.column_stack([*per_image.values(), gaps]).numpy() / n
+    table = torch.zeros(n, len(per_image) + n_bins + 1, dtype=torch.float64)
+    for k, values in enumerate(per_image.values()):
+        table[:, k] = values
+    table[torch.arange(n), len(per_image) + bin_indices(confidence, n_bins)] = correct.double() - confidence
+    columns = table.numpy()
+    columns /= n
     sizes = np.ones(n)
     if groups is not None:
         codes, units = group_codes(groups, every_group)

@@ -136,6 +136,18 @@ def dropout_rate(module: nn.Module) -> float:
     return rate if isinstance(rate, (int, float)) else 0.0
 
 
+def _usable_scale(logit_scale: Tensor) -> float:
+    stored = logit_scale.item()
+    # The greatest exponential of a float64 is that of 709.8.
+    scale = math.exp(stored) if stored < 709 else math.inf
+    if not 0 < torch.tensor(scale, dtype=at_least_float32(logit_scale).dtype).item() < math.inf:
+        raise ValueError(
+            f"The logit_scale of the model is {stored:g}, and similarities are multiplied by its exponential, which is "
+            f"{scale:g}: such a model answers nothing. It must be a logarithm (4.6 for a scale of 100); give another checkpoint."
+        )
+    return scale
+
+
 @dataclass(frozen=True)
 class DualEncoder:
     """
@@ -199,15 +211,7 @@ class DualEncoder:
         Raises:
             ValueError: If it is 0 or infinite in float32, or not a number.
         """
-        stored = self.logit_scale.item()
-        # The greatest exponential of a float64 is that of 709.8.
-        scale = math.exp(stored) if stored < 709 else math.inf
-        if not 0 < torch.tensor(scale, dtype=at_least_float32(self.logit_scale).dtype).item() < math.inf:
-            raise ValueError(
-                f"The logit_scale of the model is {stored:g}, and similarities are multiplied by its exponential, which is "
-                f"{scale:g}: such a model answers nothing. It must be a logarithm (4.6 for a scale of 100); give another checkpoint."
-            )
-        return scale
+        return _usable_scale(self.logit_scale)
 
     @property
     def logit_bias(self) -> nn.Parameter | None:
@@ -299,7 +303,8 @@ class DualEncoder:
             temperature (`float`): Above 0; its logarithm is subtracted from the logit scale, which is one.
 
         Raises:
-            ValueError: If the dtype of the logit scale is too coarse to hold the result; nothing is changed then.
+            ValueError: If the dtype of the logit scale is too coarse to hold the result, or its exponential would be 0 or infinite;
+                nothing is changed then.
         """
         parameter = self.logit_scale
         moved = parameter.detach().cpu().double() - math.log(temperature)
@@ -309,4 +314,5 @@ class DualEncoder:
                 f"A logit scale in {parameter.dtype} cannot hold the temperature {temperature:.6g}: rounding would "
                 f"change it by more than {100 * _ROUNDING:.1f} %. Load the model in float32."
             )
+        _usable_scale(stored)
         parameter.copy_(stored)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -120,9 +120,11 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator:
         epoch = self.epoch
-        order = range(self.size)
+        order: Iterable[int] = range(self.size)
         if self.shuffle:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            order = torch.randperm(self.size, generator=generator).tolist()
+            # As numbers of Python, each of which takes five times as much memory, some at a time.
+            parts = torch.randperm(self.size, generator=generator).split(65_536)
+            order = (index for part in parts for index in part.tolist())
         for index in order:
             yield (epoch, index) if self.keyed else index

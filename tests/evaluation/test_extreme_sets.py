@@ -179,6 +179,15 @@ def test_a_detector_accepts_its_share_at_any_scale(name, scale):
     assert sum(row.is_known for row in fit.predict(scale * cosines)) >= 95
 
 
+@pytest.mark.parametrize("size", [0.0, 1e25])
+def test_images_without_a_direction_are_named_and_not_measured(tiny_clip, size):
+    """A projection of zeros, or of a model that diverged: no class is nearer than another."""
+    with torch.no_grad():
+        tiny_clip.visual_projection.weight.fill_(size)
+    with pytest.raises(ValueError, match="Data set 'id', images 0 to 1: .* not all finite"):
+        evaluator(of_labels([1, 2])).evaluate(tiny_clip)
+
+
 def test_images_that_are_all_the_same_have_no_spectrum_and_no_distance():
     """Their covariance has rank 0, and what is rounded below zero is one of zero."""
     same = torch.nn.functional.normalize(torch.randn(1, 6, generator=torch.Generator().manual_seed(0)), dim=1).expand(9, 6)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, tiny_processor
 
+from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.checkpoint import load_dual_encoder
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.features import encode_images
@@ -31,6 +32,14 @@ def test_a_scale_that_is_no_logarithm_is_refused(tiny_clip, tmp_path, stored):
         with pytest.raises(ValueError, match=expected) as caught:
             enters()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+def test_a_temperature_that_no_scale_can_take_in_is_refused_unchanged(tiny_clip, temperature):
+    before = tiny_clip.logit_scale.item()
+    with pytest.raises(ValueError, match="such a model answers nothing"):
+        TemperatureScaling(temperature).fold_into(tiny_clip)
+    assert tiny_clip.logit_scale.item() == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
