@@ -23,12 +23,13 @@ from .checkpoint_check import (
     check_config,
     check_processor_files,
     check_weights,
+    index_of,
     refuse_misfits,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules, DualEncoder
 from .metadata import METADATA_FILE
-from .tensor_files import HALVES, not_finite, read_json_object
+from .tensor_files import HALVES, not_finite
 from .zero_shot import HEAD_FILE
 
 _SMALL_FILES = (
@@ -184,8 +185,7 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
     if missing is not None and not all(_holds(folder, *names) for names in needed):
         raise missing
     if weights and (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
-        parts = read_json_object(folder / INDEX_FILE).get("weight_map") or {}
-        checkpoint_folder(source, *sorted(set(parts.values())), revision=folder.name, token=token)
+        checkpoint_folder(source, *sorted(set(index_of(folder).values())), revision=folder.name, token=token)
     return folder
 
 

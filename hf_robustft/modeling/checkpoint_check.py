@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,11 +88,21 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
     with _named_as_configuration(folder):
         config = family.model_class.config_class.from_dict(content)
+        for part in (config.text_config, config.vision_config):
+            _check_sizes(part)
         end_of_text = family.caption_rules(config).end_of_text
         if not isinstance(end_of_text, int):
             # Texts are read at that token.
             raise ValueError(f"eos_token_id is {end_of_text!r}, not a number")
     return config
+
+
+def _check_sizes(config: PreTrainedConfig) -> None:
+    """Refuse layers that no memory has room for, which are made before they are compared with the weights, and rates that are none."""
+    for name, most in _MOST.items():
+        value = getattr(config, name, 1)
+        if not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise ValueError(f"{name} is {value!r}, not a number from 0 to {most:,}")
 
 
 @contextmanager
@@ -105,6 +116,8 @@ def _named_as_configuration(folder: Path) -> Iterator[None]:
         ) from error
 
 
+#: The largest sizes that a configuration may have; models that there are lie far below.
+_MOST = {"num_hidden_layers": 1_000, "hidden_size": 10**6, "intermediate_size": 10**7, "attention_dropout": 1}
 _ADAPTER_ADVICE = "load them with `PeftModel.from_pretrained`, merge them with `merge_and_unload()`, and save the model and its processor"
 
 
@@ -122,17 +135,27 @@ def _instead(folder: Path) -> str:
     return "give a folder that save_pretrained wrote, with model and processor"
 
 
+def index_of(folder: Path) -> dict[str, str]:
+    """
+    The file of each weight, as the index of a `folder` says.
+
+    Raises:
+        ValueError: If it does not say so, or names files elsewhere.
+    """
+    parts = read_json_object(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) and name for name in parts.values()):
+        raise ValueError(f"{folder / INDEX_FILE} does not name files of weights; save the model again.")
+    if not all(re.fullmatch(r"\w[\w. -]{0,200}", name) for name in parts.values()):
+        raise ValueError(f"{folder / INDEX_FILE} names files outside its folder; save the model again.")
+    return parts
+
+
 def _weight_files(folder: Path, what: str) -> list[Path]:
     """The files of a folder's weights, if all are there and in safetensors; raises as `check_checkpoint`."""
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     if (folder / INDEX_FILE).is_file():
-        parts = read_json_object(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
-            raise ValueError(f"{folder / INDEX_FILE} does not name files of weights; save the model again.")
-        names = sorted(set(parts.values()))
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{folder / INDEX_FILE} names files outside its folder; save the model again.")
+        names = sorted(set(index_of(folder).values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -181,7 +204,13 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
     what = str(folder) if what is None else what
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in _weight_files(folder, what):
-        found |= shapes_and_kinds(path)
+        here = shapes_and_kinds(path)
+        if (twice := found.keys() & here.keys()) or path.name != WEIGHTS_FILE and here.keys() != _of_file(folder, path.name):
+            raise ValueError(
+                f"{path} does not hold the weights that {INDEX_FILE} names for it{f' alone ({_listed(sorted(twice))})' if twice else ''}, "
+                "as where files of two checkpoints are mixed; copy the folder again."
+            )
+        found |= here
     found = {name: value for name, value in found.items() if not name.endswith(_IGNORED)}
     # Transformers writes it before the names of a model that holds this one's parts, and takes it off again.
     own_prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -201,6 +230,10 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
             "models have; give the checkpoint in float32, float16 or bfloat16."
         )
     return {kind for _, kind in found.values()}
+
+
+def _of_file(folder: Path, file: str) -> set[str]:
+    return {name for name, of in index_of(folder).items() if of == file}
 
 
 def refuse_misfits(what: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Collection[str]) -> None:

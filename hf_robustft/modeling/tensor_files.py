@@ -22,6 +22,8 @@ _LFS = b"version https://git-lfs"
 #: What safetensors calls the kinds of number that weights may be in.
 FLOATS = ("F16", "BF16", "F32", "F64")
 HALVES = ("F16", "BF16")
+#: Of thousands of weights, or of tens of thousands of class names, it has a few hundred kilobytes.
+_LONGEST_HEADER = 10_000_000
 
 
 class UnreadableFile(OSError, ValueError):
@@ -56,6 +58,10 @@ def opened(path: str | Path) -> Iterator[Any]:
     """
     path = Path(path)
     check_is_content(path)
+    with open(path, "rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise UnreadableFile(f"{path} cannot be read: it is damaged or not in safetensors (a header of {length:,} bytes); copy or save it again.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
