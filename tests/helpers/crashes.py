@@ -226,7 +226,11 @@ def main(arguments: list[str]) -> int:
         signal.setitimer(signal.ITIMER_PROF, float(when))
         # As the program: signals are answered by the command itself.
         sys.argv = ["hf-robustft", *command]
-        return cli.main()
+        try:
+            return cli.main()
+        finally:
+            # The interpreter on its way out has no handler.
+            signal.setitimer(signal.ITIMER_PROF, 0)
     return cli.main(command)
 
 

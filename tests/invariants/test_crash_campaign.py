@@ -17,6 +17,7 @@ import dataclasses
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -223,7 +224,9 @@ class Campaign:
         if done.returncode == 0:
             return "ended"
         phase = self.phase(folder / "out")
-        if kind in SIGNALS and (done.returncode not in (130, 143) or "Traceback" in done.stderr or not last_line(done)):
+        # Before a command listens, and after it has ended, the system answers a signal.
+        answered = done.returncode in (130, 143) and last_line(done) or done.returncode in (-signal.SIGINT, -signal.SIGTERM)
+        if kind in SIGNALS and ("Traceback" in done.stderr or not answered):
             result, why = "lost", f"exit status {done.returncode}: {done.stderr[-2000:]}"
         else:
             result, why = self.after(folder, job, before, want)
