@@ -303,7 +303,7 @@ ROLES = {"val": "validation", "test": "id", "a": "shift", "b": "shift"}
 @given(st.lists(st.tuples(*[NUMBERS] * 8), min_size=2, max_size=9), st.tuples(*[NUMBERS] * 8), SEEDS)
 def test_a_rule_chooses_the_same_in_any_order_and_looks_at_its_own_sets_alone(values, start, seed):
     def measured(row):
-        return {name: {"accuracy": row[2 * i], "nll": row[2 * i + 1]} for i, name in enumerate(ROLES)}
+        return {name: {"accuracy": row[2 * i], "nll": row[2 * i + 1], "n": 100} for i, name in enumerate(ROLES)}
 
     candidates = {Candidate(f"m{i % 3}", 10.0 ** -(1 + i // 3)): measured(row) for i, row in enumerate(values)}
     order = permutation(len(values), seed).tolist()
