@@ -301,7 +301,8 @@ RULES: dict[str, Rule] = {
 
 def find_rule(name: str) -> Rule:
     """
-    The rule of a name; `shift:<set>` looks at one shifted set.
+    The rule of a name; `shift:<set>` looks at one shifted set, and `shift` alone at each in turn, so that it chooses once only where
+    there is one.
 
     Raises:
         ValueError: If there is no such rule.

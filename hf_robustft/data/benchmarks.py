@@ -127,7 +127,7 @@ class Benchmark:
             )
         if self.role not in ROLES:
             raise ValueError(
-                f"role {self.role!r} of benchmark {self.name!r} is unknown; choose one of {quoted(ROLES)}."
+                f"role {self.role!r} of data set {self.name!r} is unknown; choose one of {quoted(ROLES)}."
             )
         if self.registered is not None and self.dataset is not None:
             object.__setattr__(self, "registered", None)
@@ -135,18 +135,18 @@ class Benchmark:
             for name, value in self.registered.place.items():
                 object.__setattr__(self, name, value)
         elif (self.path is None) == (self.dataset is None):
-            raise ValueError(f"benchmark {self.name!r} needs either path or dataset; give exactly one of them.")
+            raise ValueError(f"data set {self.name!r} needs either path or dataset; give exactly one of them.")
         if self.dataset is not None:
-            require_dataset(self.dataset, f"benchmark {self.name!r}")
+            require_dataset(self.dataset, f"data set {self.name!r}")
         if self.streaming and self.dataset is not None:
             raise ValueError(
-                f"The rows of benchmark {self.name!r} are in memory already, so they cannot be streamed; leave streaming out."
+                f"The rows of data set {self.name!r} are in memory already, so they cannot be streamed; leave streaming out."
             )
         if self.role in ("train", "validation") and (
             self.evaluation_only or (self.path or "").lower() in EVALUATION_ONLY_REPOSITORIES
         ):
             raise ValueError(
-                f"benchmark {self.name!r} may never be trained or tuned on, its licence says, but its role is "
+                f"data set {self.name!r} may never be trained or tuned on, its licence says, but its role is "
                 f"{self.role!r}; take it for evaluation: 'id', 'shift' or 'open_set'."
             )
         object.__setattr__(self, "templates", check_templates(self.templates))
@@ -157,20 +157,20 @@ class Benchmark:
             object.__setattr__(self, "class_names", check_class_names(self.class_names))
         elif self.caption_column is None and self.label_column is not None:
             raise ValueError(
-                f"benchmark {self.name!r} has neither class names nor captions; give class_names or caption_column "
+                f"data set {self.name!r} has neither class names nor captions; give class_names or caption_column "
                 "(label_column=None if images are all there is)."
             )
         if self.label_names is not None:
             object.__setattr__(self, "label_names", tuple(map(str, self.label_names)))
             if len(self.label_names) != len(self.class_names):
                 raise ValueError(
-                    f"benchmark {self.name!r} has {len(self.label_names)} label_names and {len(self.class_names)} "
+                    f"data set {self.name!r} has {len(self.label_names)} label_names and {len(self.class_names)} "
                     "class_names; give one label name per class name."
                 )
             check_class_names(self.label_names, "label")
         if self.projection is not None and len(self.projection.groups) != len(self.class_names):
             raise ValueError(
-                f"benchmark {self.name!r} has {len(self.class_names)} classes, its projection gives "
+                f"data set {self.name!r} has {len(self.class_names)} classes, its projection gives "
                 f"{len(self.projection.groups)}; give one group of columns per class."
             )
 
@@ -189,14 +189,14 @@ class Benchmark:
             return self.projection(logits)
         if logits.shape[-1] != len(self.class_names):
             raise ValueError(
-                f"The logits have {logits.shape[-1]} columns, benchmark {self.name!r} has {len(self.class_names)} "
+                f"The logits have {logits.shape[-1]} columns, data set {self.name!r} has {len(self.class_names)} "
                 "classes and no projection; use a head of its classes."
             )
         return logits
 
     @cached_property
     def _rows(self) -> StoredRows | RowStream:
-        where = f"benchmark {self.name!r}"
+        where = f"data set {self.name!r}"
         if self.registered is None:
             return checked_rows(self, self.dataset if self.dataset is not None else open_rows(self))
         options = {"training": self.role == "train", "group_column": self.group_column}
@@ -265,7 +265,7 @@ class Benchmark:
         """
         if self.streaming:
             raise ValueError(
-                f"benchmark {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
+                f"data set {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
                 "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out."
             )
         return self._rows
@@ -279,7 +279,7 @@ class Benchmark:
         """
         if not self.streaming:
             raise ValueError(
-                f"benchmark {self.name!r} is not streamed; use load(), or describe it with streaming=True."
+                f"data set {self.name!r} is not streamed; use load(), or describe it with streaming=True."
             )
         return self._rows
 
@@ -403,7 +403,7 @@ def _opened(kind: type[Benchmark], settings: dict) -> Benchmark:
     # Read first, without looking at the labels; then the description can be completed.
     of_classes = ("label_names", "projection")
     described = kind(**{**settings, "label_column": None, **dict.fromkeys(of_classes)})
-    where, naming = f"benchmark {described.name!r}", described.role != "open_set"
+    where, naming = f"data set {described.name!r}", described.role != "open_set"
     rows = open_rows(described, naming) if described.dataset is None else described.dataset
     names = own_class_names(rows, label_column, where)
     if len(names) == 1 and naming and described.dataset is None:

@@ -56,7 +56,7 @@ def load_matched(
     probe = load_benchmark(source, split, label_column=None, templates=templates, **given)
     rows = open_rows(probe) if probe.streaming else probe.load()
     stored = rows if isinstance(rows, Dataset) else None
-    where = f"benchmark {probe.name!r}"
+    where = f"data set {probe.name!r}"
     require_column(rows.features, label_column, "label_column", where)
     feature = rows.features[label_column]
     own = (probe.class_names or None, probe.label_names)

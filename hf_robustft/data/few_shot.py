@@ -72,7 +72,7 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
     short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
     if short:
         raise ValueError(
-            f"benchmark {benchmark.name!r} has fewer than {shots} images of {len(short)} of its {len(names)} classes, "
+            f"data set {benchmark.name!r} has fewer than {shots} images of {len(short)} of its {len(names)} classes, "
             f"{quoted(short)}; ask for at most {counts.min()} shots or leave these classes out."
         )
     drawn = f"{shots} {'image' if shots == 1 else 'images'} of each class, drawn with seed {seed}"
@@ -96,12 +96,12 @@ def class_labels(benchmark: Benchmark, consequence: str) -> tuple[tuple[str, ...
     """
     if benchmark.evaluation_only:
         raise ValueError(
-            f"benchmark {benchmark.name!r} may never be trained or tuned on, its licence says, {consequence}; choose another "
+            f"data set {benchmark.name!r} may never be trained or tuned on, its licence says, {consequence}; choose another "
             "data set."
         )
     if not benchmark.class_names or benchmark.label_column is None:
         raise ValueError(
-            f"benchmark {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
+            f"data set {benchmark.name!r} has no class labels to draw the same number of images by; give class_names "
             "and label_column, or train on all of it."
         )
     rows = benchmark.stored_rows()

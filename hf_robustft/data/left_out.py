@@ -84,7 +84,7 @@ def leave_out_classes(
     names, rows, labels = class_labels(train, "so no classes are left out of it")
     if validation is not None and validation.class_names != names:
         raise ValueError(
-            f"benchmark {validation.name!r} has other classes than {train.name!r}, so which of its images are of classes that are left "
+            f"data set {validation.name!r} has other classes than {train.name!r}, so which of its images are of classes that are left "
             "out is not known; leave it out, or give it the same class_names."
         )
     out = left_out_positions(len(names), share, fold)
@@ -138,7 +138,7 @@ def _without(train: Benchmark, rows: StoredRows, labels: np.ndarray, out: Sequen
     names = tuple(train.class_names[position] for position in kept)
     opened = check_dataset(
         part.dataset,
-        where=f"benchmark {train.name!r}",
+        where=f"data set {train.name!r}",
         class_names=names,
         image_column=rows.image_column,
         label_column=rows.label_column,

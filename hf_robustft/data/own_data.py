@@ -55,7 +55,7 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
             given = {**given, **read_names_and_templates(path / "classnames.txt", None, given.get("label_names"))}
     elif "/" not in source and "\\" not in source and not path.suffix:
         raise ValueError(
-            f"unknown benchmark {source!r}: it is neither one of {quoted(known, 40)} nor an existing path; "
+            f"unknown data set {source!r}: it is neither one of {quoted(known, 40)} nor an existing path; "
             "give a name, a path, or a Hub id owner/name."
         )
     else:
@@ -150,7 +150,7 @@ def checked_rows(
             caption that is wrong; of a stream, those that show without reading a row.
         OSError: A damaged file on this machine.
     """
-    where = f"benchmark {benchmark.name!r}"
+    where = f"data set {benchmark.name!r}"
     described: dict[str, Any] = {
         "where": where,
         "class_names": benchmark.class_names,

@@ -80,7 +80,7 @@ def collect_logits(
     if head is not None and known and unwrapped(head).class_names not in head_classes(benchmark):
         raise ValueError(
             f"The head has {len(unwrapped(head).class_names)} classes, which are not the {len(benchmark.class_names)} of "
-            f"benchmark {benchmark.name!r} in its order; its labels would mean others."
+            f"data set {benchmark.name!r} in its order; its labels would mean others."
         )
     model, state = unwrapped(model), PartialState()
     labelled = known and benchmark.label_column is not None

@@ -205,7 +205,7 @@ class Evaluator:
                     group = np.array([groups[row] for row in columns["index"].long().tolist()])
                     n_groups = len(set(groups.values()))
                     # Of a stream that is not known before it is read.
-                    check_groups(n_groups, benchmark.group_column, f"benchmark {benchmark.name!r}")
+                    check_groups(n_groups, benchmark.group_column, f"data set {benchmark.name!r}")
                 read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad), "n_groups": n_groups}
                 if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}

@@ -96,7 +96,7 @@ def test_emoji_shift_by_name():
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match="unknown benchmark 'emoji_shft': it is neither one of 'caltech101', .*'emoji_shift', .* nor"
+        ValueError, match="unknown data set 'emoji_shft': it is neither one of 'caltech101', .*'emoji_shift', .* nor"
     ):
         load_benchmark("emoji_shft")
 

@@ -91,7 +91,7 @@ def test_a_subset_must_ascend():
 def test_a_benchmark_with_and_without_projection():
     own = Benchmark("own", "id", ("cat", "owl"), path="folder")
     assert own.project_logits(torch.zeros(2, 2)).shape == (2, 2)
-    with pytest.raises(ValueError, match="logits have 5 columns, benchmark 'own' has 2 classes and no projection"):
+    with pytest.raises(ValueError, match="logits have 5 columns, data set 'own' has 2 classes and no projection"):
         own.project_logits(torch.zeros(2, 5))
     with pytest.raises(ValueError, match="has 2 classes, its projection gives 1"):
         Benchmark("own", "id", ("cat", "owl"), path="folder", projection=ClassProjection.of_subset(NAMES, (0,)))

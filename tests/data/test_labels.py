@@ -240,7 +240,7 @@ def test_classes_without_images_are_said(tmp_path, caplog):
     for streaming in (False, True):
         load_benchmark(source, class_names=("cat", "owl", "dog"), streaming=streaming)
     assert [record.getMessage() for record in caplog.records] == [
-        "benchmark 'own': no image of 1 of its 3 classes: 'owl'."
+        "data set 'own': no image of 1 of its 3 classes: 'owl'."
     ]
 
 

@@ -97,7 +97,7 @@ def test_captions_and_text_labels(tmp_path):
 def test_rows_that_are_wrong_are_named_when_they_come(tmp_path):
     folder = write_parquet(tmp_path / "photos", (2, 3), words=["a", "b", "c", " ", "d"], name=["cat"] * 4 + ["cow"])
     blank = load_benchmark(folder, streaming=True, caption_column="words")
-    with pytest.raises(ValueError, match=r"caption of row 1 of shard 1 of benchmark 'photos'.* has no text"):
+    with pytest.raises(ValueError, match=r"caption of row 1 of shard 1 of data set 'photos'.* has no text"):
         list(blank.stream())
     unknown = load_benchmark(folder, streaming=True, label_column="name", class_names=CLASSES)
     with pytest.raises(ValueError, match=r"label 'cow' of row 2 of shard 1 .* is not one of the 4 class names"):

@@ -37,7 +37,7 @@ def test_the_next_image_takes_the_place_of_an_unreadable_one(broken):
     lines = [line for _, example in found for line in example.get(UNREADABLE, ())]
     assert len(lines) == 4 and len(set(lines)) == 2, "both of them in both passes"
     assert all("00003.png" not in line or "bee" in line for line in lines)
-    with pytest.raises(OSError, match=r"row 0 of shard \d+ of benchmark 'folders' \(.*png\) cannot be read"):
+    with pytest.raises(OSError, match=r"row 0 of shard \d+ of data set 'folders' \(.*png\) cannot be read"):
         list(itertools.islice(examples(broken), 40))
 
 

@@ -58,7 +58,7 @@ def test_two_processes_with_two_workers_score_each_image_once(tiny_clip, tmp_pat
         own = one["own"] + two["own"]
         assert len(own) == len(set(own)) == 11 and one["own"] and two["own"]
     for told in results["short"]:
-        assert told["error"].startswith("OSError: benchmark 'short': 11 rows were read, but the data set itself says")
+        assert told["error"].startswith("OSError: data set 'short': 11 rows were read, but the data set itself says")
     assert "row 0 of shard 1" in results["broken"][1]["error"]
     assert results["broken"][0]["error"].startswith("RuntimeError: Evaluation on 'broken' failed in process 1")
 

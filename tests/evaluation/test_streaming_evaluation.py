@@ -102,7 +102,7 @@ def test_a_short_shard_is_an_error_that_names_set_and_numbers(tiny_clip, tmp_pat
     rows = chosen.row_stream()
     more = dataclasses.replace(rows, declared=10, declared_by="the data set itself")
     chosen = dataclasses.replace(chosen, opened=more)
-    message = r"benchmark 'pictures': 9 rows were read, but the data set itself says there are 10; a truncated shard"
+    message = r"data set 'pictures': 9 rows were read, but the data set itself says there are 10; a truncated shard"
     with pytest.raises(OSError, match=message) as caught:
         collect(tiny_clip, chosen)
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_unreadable_images_are_left_out_counted_and_named(tiny_clip, tmp_path, w
         start = [place for place in range(len(content)) if content.startswith(b"\x89PNG", place)][row]
         path.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
     chosen = benchmark("tar", tmp_path, (), role="id")
-    with pytest.raises(OSError, match=r"row 2 of shard 0 of benchmark 'tar' \(00000002.png\) cannot be read"):
+    with pytest.raises(OSError, match=r"row 2 of shard 0 of data set 'tar' \(00000002.png\) cannot be read"):
         collect(tiny_clip, chosen)
     counter = BadImages("skip", 0.5, name="tar", total=11)
     logits, labels = collect(tiny_clip, chosen, bad_images=counter, num_workers=workers)
@@ -147,8 +147,8 @@ def test_unreadable_images_are_left_out_counted_and_named(tiny_clip, tmp_path, w
     assert labels.tolist() == [n % 4 for n in kept]
     assert counter.summary()["count"] == 2 and counter.summary()["of"] == 11 and counter.read == 11
     assert sorted(line.split(" (")[0] for line in counter.summary()["first"]) == [
-        "row 1 of shard 1 of benchmark 'tar'",
-        "row 2 of shard 0 of benchmark 'tar'",
+        "row 1 of shard 1 of data set 'tar'",
+        "row 2 of shard 0 of data set 'tar'",
     ]
     with pytest.raises(OSError, match="2 of the 11 images of tar cannot be read, more than the 1 %"):
         collect(tiny_clip, chosen, bad_images=BadImages("skip", name="tar", total=11))
