@@ -297,6 +297,11 @@ def test_made_up_files_end_in_one_line(tmp_path, monkeypatch, kind):
     assert tried(kind, range(FEW), tmp_path, monkeypatch) == []
 
 
+@pytest.mark.parametrize("kind, seeds", {"tars": (14, 25), "predictions": (229, 246), "features": (82,)}.items())
+def test_what_was_found_stays_mended(tmp_path, monkeypatch, kind, seeds):
+    assert tried(kind, seeds, tmp_path, monkeypatch) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,7 @@ from datasets.table import table_cast
 from datasets.utils.file_utils import xopen
 
 from ..columns import RowRule
+from ..messages import one_line
 
 #: Rows that one read hands over. More would hold more encoded images in memory; fewer would not read less.
 ROWS_AT_ONCE = 16
@@ -60,10 +61,15 @@ class ShardRows:
                 first += len(table)
 
     def _tables(self, shard: int) -> Iterator[pa.Table]:
-        if not self.parquet:
+        if self.parquet:
+            yield from _parquet_tables(self.parquet[shard], self.dataset.features.arrow_schema)
+            return
+        try:
             # Not the iteration that `datasets` meant for workers, which would divide the shard's rows once more.
-            return self.dataset.shard(num_shards=self.n_shards, index=shard).iter(batch_size=ROWS_AT_ONCE)
-        return _parquet_tables(self.parquet[shard], self.dataset.features.arrow_schema)
+            yield from self.dataset.shard(num_shards=self.n_shards, index=shard).iter(batch_size=ROWS_AT_ONCE)
+        except pa.ArrowInvalid as error:
+            # As where an image of a tar has no label beside it.
+            raise ValueError(f"The samples of shard {shard} differ in their parts ({one_line(error)}); correct the file or fetch it again.") from error
 
     def row_id(self, shard: int, row: int) -> int:
         """A number that no other row has, in the order of the data."""
