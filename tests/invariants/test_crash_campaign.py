@@ -53,6 +53,11 @@ RESUME = ("--resume_from_checkpoint", "last")
 SIGNALS = ("SIGINT", "SIGTERM")
 
 
+#: What a command was about when it was killed.
+PHASES = (
+    *("before anything is written", "a checkpoint is written", "checkpoints change places", "files are written"),
+    *("files take their places", "in between"),
+)
 #: Half-written files and stages, which the next writer removes, locks of nobody, and checkpoints, which are compared by themselves.
 _LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_new/|\.robustft_lock$|checkpoint-")
 
@@ -329,16 +334,18 @@ class Campaign:
             say(f"{time.strftime('%X')} {done + 1}: {name}, {kind} {when}: {result} {self.lost[-1:] if result == 'lost' else ''}", flush=True)
 
     def table(self) -> str:
-        """What became of the kills, by command and phase, in Markdown."""
+        """What became of the kills, by command, and while what was done, in Markdown."""
         rows = collections.defaultdict(collections.Counter)
         for (name, kind, phase, result), count in self.counts.items():
-            for row in ((name, phase), ("all", kind), ("all", "")):
+            for row in (name, "all", f"of them: {kind}"):
+                rows[row][phase] += count
                 rows[row][result] += count
-        order = {name: place for place, name in enumerate((*self.jobs, "all"))}
-        lines = ["| Command | Killed while | Kills | Equal | Refused | Lost |", "|---|---|---:|---:|---:|---:|"]
-        for (name, phase), found in sorted(rows.items(), key=lambda row: (order[row[0][0]], row[0][1])):
-            numbers = [sum(found.values()), *(found[kind] for kind in ("equal", "refused", "lost"))]
-            lines.append(f"| {name} | {phase} | {' | '.join(map(str, numbers))} |")
+        order = [*self.jobs, "all"]
+        phases = [phase for phase in PHASES if rows["all"][phase]]
+        results = ("equal", "refused", "lost")
+        lines = [f"| Killed while | {' | '.join((*phases, *results))} |", f"|---{'|---:' * (len(phases) + 3)}|"]
+        for name in (*filter(rows.__contains__, order), *sorted(rows.keys() - set(order))):
+            lines.append(f"| {' | '.join((name, *(str(rows[name][column] or '') for column in phases), *(str(rows[name][result]) for result in results)))} |")
         return "\n".join(lines)
 
 
