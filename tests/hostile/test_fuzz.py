@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from helpers import tiny_config, tiny_processor
 from helpers.broken_images import encoded, picture, unusual
 from helpers.comparisons import made_up_comparison
 from helpers.finished import finished
@@ -31,7 +32,9 @@ from helpers.fuzzing import (
     mangled_value,
 )
 from safetensors.torch import save
+from transformers import CLIPModel
 
+from hf_robustft import load_checkpoint
 from hf_robustft.cli.config_file import read_config
 from hf_robustft.cli.parser import Manners
 from hf_robustft.cli.specs import Spec, own_columns
@@ -187,6 +190,24 @@ def tensors():
     return one
 
 
+def checkpoints():
+    torch.manual_seed(0)
+    model, processor = CLIPModel(tiny_config()), tiny_processor()
+
+    def one(draw, place):
+        kind = draw.choice(("config.json", "config.json", "model.safetensors", "model.safetensors.index.json"))
+        model.save_pretrained(place, **({"max_shard_size": "50KB"} if "index" in kind else {}))
+        processor.save_pretrained(place)
+        file = place / kind
+        mangled = mangled_safetensors(file.read_bytes(), draw) if kind.endswith("tensors") else mangled_json(json.loads(file.read_text()), draw)
+        file.write_bytes(mangled)
+        loaded, of = load_checkpoint(place)
+        # What is read works.
+        loaded.train()(pixel_values=torch.zeros(1, 3, 32, 32), **of.tokenizer(["a cat"], return_tensors="pt"))
+
+    return one
+
+
 def features():
     facts = {name: 0 for name in _MADE} | {"views": 2, "rows": 3, "dtype": "float32", "transform": {"size": 32}, "format": 1}
 
@@ -269,6 +290,7 @@ def cards():
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
     **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
+    "checkpoints": checkpoints,
 }
 
 
