@@ -167,8 +167,8 @@ def thumbnails(
 
     Args:
         mistakes (`Iterable[Mapping]`): The `worst_mistakes` of a summary, of which `set` and `row` are read.
-        benchmarks (`Iterable[Benchmark]`): The data sets, by whose names the sets are found. Mistakes on other sets, and on sets
-            that are streamed, have no picture.
+        benchmarks (`Iterable[Benchmark]`): The data sets, by whose names the sets are found. Mistakes on other sets, on sets
+            that are streamed, and in rows that a set has not, have no picture.
         size (`int`, *optional*, defaults to 112): Pixels of the longer side.
 
     Returns:
@@ -176,12 +176,11 @@ def thumbnails(
 
     Raises:
         OSError: If an image cannot be read.
-        IndexError: If a set has fewer rows.
     """
     known, found = {benchmark.name: benchmark for benchmark in benchmarks if not benchmark.streaming}, {}
     for name, row in dict.fromkeys((item["set"], item["row"]) for item in mistakes):
-        if name in known:
-            example, where = known[name].stored_rows()[row]
+        if name in known and row < len(rows := known[name].stored_rows()):
+            example, where = rows[row]
             image = decode_image(example["image"], where)
             image.thumbnail((size, size))
             file = io.BytesIO()

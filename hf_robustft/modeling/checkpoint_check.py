@@ -117,7 +117,7 @@ def _named_as_configuration(folder: Path) -> Iterator[None]:
 
 
 #: The largest sizes that a configuration may have; models that there are lie far below.
-_MOST = {"num_hidden_layers": 1_000, "hidden_size": 10**6, "intermediate_size": 10**7, "attention_dropout": 1}
+_MOST = {"num_hidden_layers": 1_000, "num_attention_heads": 10_000, "hidden_size": 10**6, "intermediate_size": 10**7, "attention_dropout": 1}
 _ADAPTER_ADVICE = "load them with `PeftModel.from_pretrained`, merge them with `merge_and_unload()`, and save the model and its processor"
 
 

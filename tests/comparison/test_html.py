@@ -245,7 +245,7 @@ def test_labels_of_lines_do_not_cover_each_other():
 
 def test_small_pictures_are_of_the_rows_that_are_named(tmp_path):
     shift = load_benchmark("emoji_shift", "twemoji")
-    mistakes = [{"set": "twemoji", "row": 7}, {"set": "twemoji", "row": 9}, {"set": "elsewhere", "row": 0}]
+    mistakes = [{"set": "twemoji", "row": 7}, {"set": "twemoji", "row": 9}, {"set": "elsewhere", "row": 0}, {"set": "twemoji", "row": 10**9}]
     found = thumbnails(mistakes, [shift], size=24)
     assert set(found) == {("twemoji", 7), ("twemoji", 9)}
     for (_, row), uri in found.items():

@@ -160,6 +160,7 @@ FAMILIES = {
     "layers below zero": (configured("text_config", num_hidden_layers=-1), "num_hidden_layers"),
     "a vocabulary of 10^15": (configured("text_config", vocab_size=10**15), CONFIG[:4]),
     "dropout of 5": (configured("text_config", attention_dropout=5.0), "attention_dropout"),
+    "heads below zero": (configured("text_config", num_attention_heads=-1), "num_attention_heads"),
     "heads that do not divide": (configured("vision_config", num_attention_heads=7), CONFIG),
 }  # fmt: skip
 

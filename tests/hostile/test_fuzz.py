@@ -319,7 +319,7 @@ def test_made_up_files_end_in_one_line(tmp_path, monkeypatch, kind):
     assert tried(kind, range(FEW), tmp_path, monkeypatch) == []
 
 
-@pytest.mark.parametrize("kind, seeds", {"tars": (14, 25), "predictions": (229, 246), "features": (82,)}.items())
+@pytest.mark.parametrize("kind, seeds", {"tars": (14, 25), "predictions": (229, 246), "features": (82,), "checkpoints": (223,)}.items())
 def test_what_was_found_stays_mended(tmp_path, monkeypatch, kind, seeds):
     assert tried(kind, seeds, tmp_path, monkeypatch) == []
 
