@@ -5,7 +5,7 @@ The flags of every command, described without importing what declares them.
 torch and Transformers take seconds to import, and a misspelt flag or `--help` must not wait for them. `flags.json` holds
 what `python -m hf_robustft.cli.describe` read from the real parsers; [`Description`] builds a parser from it that knows
 names, types, choices, defaults and help. The real parser runs afterwards and decides. A description that was made from
-other files, or from another version of Transformers, is not used.
+other files, or from another version of Transformers, is not used: then the real parsers are asked for one.
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ class Description:
             return None
         current = facts["transformers"] == transformers_version() and facts["hash"] == source_hash(facts["sources"])
         return cls(facts) if current else None
+
+    @classmethod
+    def of_what_is_installed(cls) -> Description:
+        """As [`load`]; where that is `None`, read from the real parsers, which takes seconds."""
+        description = cls.load()
+        if description is None:
+            from .describe import describe
+
+            description = cls(describe())
+        return description
 
     def parser(self, command: str, everything: bool = False, method: str = "carot") -> Parser:
         """

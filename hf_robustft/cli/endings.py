@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import os
@@ -244,7 +243,7 @@ def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[
         folder = "outputs"
         # What it has to say of the command line was said.
         with suppress(UsageError), redirect_stderr(io.StringIO()):
-            folder = vars(first_look("train", arguments) or argparse.Namespace()).get("output_dir", folder)
+            folder = vars(first_look("train", arguments)).get("output_dir", folder)
         checkpoint = getattr(interruption, "checkpoint", None) or last_checkpoint(folder, since=started)
         if checkpoint is not None:
             words = [*program, *without_resume(arguments), "--resume_from_checkpoint", checkpoint]

@@ -55,7 +55,7 @@ def nearest_role(word: str) -> str | None:
     return near[0] if near else None
 
 
-def first_look(command: str, arguments: Sequence[str], prog: str | None = None) -> argparse.Namespace | None:
+def first_look(command: str, arguments: Sequence[str], prog: str | None = None) -> argparse.Namespace:
     """
     Refuse what is certainly wrong; print the help where it is asked for.
 
@@ -65,19 +65,12 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
         prog (`str`, *optional*): What the help calls the program.
 
     Returns:
-        `argparse.Namespace`: What was read, over the settings of a config file; `None` where there is no description of
-        what is installed.
+        `argparse.Namespace`: What was read, over the settings of a config file.
 
     Raises:
         UsageError: In one line, what is wrong and what to do.
     """
-    description = Description.load()
-    if description is None and {"-h", "--help", "--help_all"} & set(arguments):
-        from .describe import describe
-
-        description = Description(describe())
-    if description is None:
-        return None
+    description = Description.of_what_is_installed()
     method, passed = word_behind("--method", arguments) or "carot", []
     parser = description.parser(command, "--help_all" in arguments, method)
     if command == "compare":
