@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import get_dataset_split_names
+from huggingface_hub.errors import HTTPError
 
 from ..data.catalog.hub_copies import WDS_IMAGES
 from ..data.catalog.sets import GROUPS, registered_sets
@@ -119,7 +120,7 @@ def own_split(spec: Spec, usual: str) -> str | None:
         require_hub(spec.source)
         try:
             splits = tuple(get_dataset_split_names(spec.source))
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, HTTPError):
             # Opening the data says what is wrong.
             return None
     else:

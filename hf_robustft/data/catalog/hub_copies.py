@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import hf_hub_download, metadata_load, repo_exists
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -251,7 +252,7 @@ def open_first(
                     f"trying {after[0].path!r} instead.",
                     stacklevel=2,
                 )
-        except (OSError, RuntimeError, DatasetsError) as error:
+        except (OSError, RuntimeError, HTTPError, DatasetsError) as error:
             raise OSError(f"{where}: {repository.path!r} cannot be loaded from the Hub: {_words(error)}.") from error
     raise OSError(f"{where}: none of its copies {quoted(missing)} exists on the Hub; {_OWN_COPY}.")
 
