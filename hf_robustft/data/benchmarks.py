@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, overload
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -330,6 +331,43 @@ class Benchmark:
         settings = read_names_and_templates(class_names, templates, options.get("label_names"))
         columns = {"label_column": label_column, "caption_column": caption_column}
         return _opened(cls, {"name": name, "role": role, "dataset": dataset, **columns, **options, **settings})
+
+
+# A suite of several sets is told from one benchmark by its name alone: the packaged one, and whoever names a set.
+@overload
+def load_benchmark(
+    source: Literal["emoji_shift"],
+    /,
+    split: None = None,
+    *,
+    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    templates: Iterable[str] | str | Path | None = None,
+    **overrides,
+) -> dict[str, Benchmark]: ...
+
+
+@overload
+def load_benchmark(
+    source: str | Path,
+    /,
+    split: str,
+    *,
+    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    templates: Iterable[str] | str | Path | None = None,
+    **overrides,
+) -> Benchmark: ...
+
+
+@overload
+def load_benchmark(
+    source: str | Path,
+    /,
+    split: None = None,
+    *,
+    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    templates: Iterable[str] | str | Path | None = None,
+    **overrides,
+) -> Benchmark | dict[str, Benchmark]: ...
 
 
 def load_benchmark(
