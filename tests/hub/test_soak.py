@@ -61,12 +61,14 @@ def shard(number: int) -> bytes:
 
 
 def look(process: psutil.Process) -> dict[str, float]:
-    """What a process and its children hold: memory that is theirs alone, in MiB, open files, threads, and how many they are."""
+    """What a process and its children hold: memory in MiB, of what they share a part each, open files, threads, and how many they are."""
     found = {"memory": 0.0, "files": 0, "threads": 0, "processes": 0}
     for one in (process, *process.children(recursive=True)):
         try:
             with one.oneshot():
-                seen = {"memory": one.memory_full_info().uss / 2**20, "files": one.num_fds(), "threads": one.num_threads(), "processes": 1}
+                memory = one.memory_full_info()
+                # What is theirs alone grows as children write into pages that they were forked with.
+                seen = {"memory": getattr(memory, "pss", memory.uss) / 2**20, "files": one.num_fds(), "threads": one.num_threads(), "processes": 1}
         except psutil.Error:
             continue
         for name, value in seen.items():
