@@ -125,7 +125,8 @@ def soak(folder: Path, minutes: float, seed: int = 0, say=lambda *words: None) -
                         next_fault = now + draw.uniform(FAULT / 4, FAULT)
                     time.sleep(LOOK)
                 if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
+                    # A shell lets what it starts in the background ignore Ctrl-C.
+                    process.send_signal(signal.SIGTERM)
                 status = process.wait(timeout=600)
             finally:
                 if process.poll() is None:
@@ -135,7 +136,7 @@ def soak(folder: Path, minutes: float, seed: int = 0, say=lambda *words: None) -
         left = len(hub.faults) and sum(fault.times for fault in hub.faults)
     words = (folder / "log").read_text(errors="replace")
     last = max(folder.glob("out/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    assert status == 130 and last is not None, words[-3000:]
+    assert status == 143 and last is not None, words[-3000:]
     state, counted = whole_state(last), json.loads((last / "trainer_state.json").read_text())
     kept = [item for item in looks if item["seconds"] >= SETTLED * looks[-1]["seconds"]]
     return {
