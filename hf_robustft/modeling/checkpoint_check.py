@@ -88,7 +88,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
     with _named_as_configuration(folder):
         config = family.model_class.config_class.from_dict(content)
-        for part in (config.text_config, config.vision_config):
+        for part in family.towers(config):
             _check_sizes(part)
         end_of_text = family.caption_rules(config).end_of_text
         if not isinstance(end_of_text, int):

@@ -63,6 +63,10 @@ class Family:
             text.vocab_size,
         )
 
+    def towers(self, config: PreTrainedConfig) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+        """The parts of a configuration that say what the text tower and the image tower are."""
+        return config.text_config, config.vision_config
+
     def image_size(self, config: PreTrainedConfig) -> int:
         """Height and width in pixels of the images that models of a configuration take."""
         return config.vision_config.image_size

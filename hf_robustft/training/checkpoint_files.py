@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import zipfile
@@ -26,6 +27,8 @@ from ..modeling.tensor_files import check_is_content, opened, read_json_object, 
 
 TENSORS = "robustft_state.safetensors"
 VALUES = "robustft_state.json"
+#: Beside the state, which is the same of every run with the same settings.
+CLOCK = "robustft_clock.json"
 FORMAT = 1
 FILES = "robustft_files.json"
 #: What a resumed run reads; the rest (tokenizer, arguments) it brings along.
@@ -85,6 +88,20 @@ def load_state(directory: str | Path) -> dict[str, Any]:
     if sorted(tensors) != saved.get("tensors") or not isinstance(saved.get("values"), dict):
         raise ValueError(f"{TENSORS} and {VALUES} in {directory} are not of one checkpoint; restore the pair.")
     return {**tensors, **saved["values"]}
+
+
+def write_seconds(directory: str | Path, seconds: float) -> None:
+    """Write into the checkpoint `directory` how many `seconds` its run had taken."""
+    write_whole(Path(directory) / CLOCK, json.dumps({"wall_seconds": seconds}))
+
+
+def read_seconds(directory: str | Path) -> float:
+    """How many seconds a run had taken when the checkpoint `directory` was written; 0 where it does not say."""
+    try:
+        seconds = float(read_json_object(Path(directory) / CLOCK)["wall_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def _hash(path: Path) -> str:

@@ -35,7 +35,15 @@ from ..publishing.run_folder import (
     settle_checkpoints,
     step_folders,
 )
-from .checkpoint_files import is_unwritten, load_state, record_files, save_state, whole_state
+from .checkpoint_files import (
+    is_unwritten,
+    load_state,
+    read_seconds,
+    record_files,
+    save_state,
+    whole_state,
+    write_seconds,
+)
 from .finite import check_weights
 from .run_record import check_same_run, run_record
 
@@ -129,7 +137,6 @@ class ExactCheckpoints:
         state["run"] = run_record(self, self.state.max_steps)
         # Checkpoints of older versions have no list of their files.
         state["lists_files"] = True
-        state["wall_seconds"] = self.seconds_trained()
         state.update(self._window.state(self._mean_over_processes))
         for name, module in self.trainable_modules().items():
             state.update({f"module.{name}.{key}": value for key, value in module.state_dict().items()})
@@ -153,6 +160,7 @@ class ExactCheckpoints:
         state = full_values(self.extra_state())
         if self.args.should_save:
             save_state(output_dir, state)
+            write_seconds(output_dir, self.seconds_trained())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         state = None if checkpoint is None else load_state(checkpoint)
@@ -163,7 +171,7 @@ class ExactCheckpoints:
         super()._load_optimizer_and_scheduler(checkpoint)
         if state is not None:
             self.load_extra_state(state)
-            self._seconds_before = float(state.get("wall_seconds", 0.0))
+            self._seconds_before = read_seconds(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         # Trainer loads what is there, leaves the rest as it is, and warns.

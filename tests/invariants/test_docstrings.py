@@ -33,6 +33,9 @@ def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST, bool]]:
     """`(name, definition, whether it stands at the top)` of every public function, class and method."""
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if any(ast.unparse(item) == "overload" for item in node.decorator_list):
+                # The definition that follows says what it does.
+                continue
             yield node.name, node, True
             for item in node.body if isinstance(node, ast.ClassDef) else ():
                 if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
