@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -168,20 +169,23 @@ def thumbnails(
     Args:
         mistakes (`Iterable[Mapping]`): The `worst_mistakes` of a summary, of which `set` and `row` are read.
         benchmarks (`Iterable[Benchmark]`): The data sets, by whose names the sets are found. Mistakes on other sets, on sets
-            that are streamed, and in rows that a set has not, have no picture.
+            that are streamed, in rows that a set has not, and in images that can no longer be read (a warning names these),
+            have no picture.
         size (`int`, *optional*, defaults to 112): Pixels of the longer side.
 
     Returns:
         `dict[tuple[str, int], str]`: By set and row a data URI, for [`write_html`].
-
-    Raises:
-        OSError: If an image cannot be read.
     """
     known, found = {benchmark.name: benchmark for benchmark in benchmarks if not benchmark.streaming}, {}
     for name, row in dict.fromkeys((item["set"], item["row"]) for item in mistakes):
         if name in known and row < len(rows := known[name].stored_rows()):
             example, where = rows[row]
-            image = decode_image(example["image"], where)
+            try:
+                image = decode_image(example["image"], where)
+            except OSError as error:
+                # It was measured, and hours of runs should not end without their page.
+                warnings.warn(f"The page shows a mistake without its picture: {one_line(error)}", stacklevel=2)
+                continue
             image.thumbnail((size, size))
             file = io.BytesIO()
             image.save(file, "WEBP", quality=80)

@@ -78,7 +78,7 @@ def write_comparison(
         `list[Path]`: `comparison.json`, `comparison.md`, `comparison.html` and, where ID and shifts were measured, `frontier.png`.
 
     Raises:
-        OSError: If the folder cannot be written, or an image cannot be read.
+        OSError: If the folder cannot be written.
     """
     folder = Path(folder)
     # The picture may be of an earlier comparison in this folder.

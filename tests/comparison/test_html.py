@@ -256,6 +256,19 @@ def test_small_pictures_are_of_the_rows_that_are_named(tmp_path):
         assert np.abs(np.asarray(whole, float) - np.asarray(picture.convert("RGB"), float)).mean() < 12
 
 
+def test_a_picture_that_can_no_longer_be_read_is_named_and_left_out(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (30, 20), (number * 90, 10, 10)).save(tmp_path / "images" / name / f"{number}.png")
+    benchmark = load_benchmark(tmp_path / "images", "train", name="own")
+    rows = len(benchmark.load())
+    (tmp_path / "images" / "cat" / "1.png").write_bytes(b"cut off since")
+    with pytest.warns(UserWarning, match="1.png") as caught:
+        found = thumbnails([{"set": "own", "row": row} for row in range(rows)], [benchmark])
+    assert len(found) == rows - 1 == 3 and len(caught) == 1
+
+
 def test_what_each_image_says_is_on_the_page(tmp_path):
     classes = tuple(f"class {number}" for number in range(8))
     arguments = {
