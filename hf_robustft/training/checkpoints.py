@@ -120,8 +120,8 @@ class ExactCheckpoints:
     _building: str | None = None
     #: What was written into a folder before this is of another run.
     _run_started: float = 0.0
-    #: When training began in this process, on the clock of the processor, and how long it had taken before the checkpoint
-    #: that it goes on from was saved.
+    #: When training began in this process (`time.perf_counter`), and how many seconds it had taken before the checkpoint that
+    #: it goes on from was saved.
     _began: float | None = None
     _seconds_before: float = 0.0
 
