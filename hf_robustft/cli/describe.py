@@ -19,7 +19,7 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import declarations, declared_settings
 from . import COMMANDS
 from .auto import HELP, AutoOptions
-from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_version
+from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_hash, transformers_version
 from .first_look import AUTO, SUITE
 from .merging import MERGES
 from .passed_on import refusal
@@ -72,6 +72,7 @@ def describe() -> dict[str, Any]:
     trainers = {**METHODS, "tip_adapter": None, **trainers, "zero_shot": None}
     return {
         "transformers": transformers_version(),
+        "transformers_hash": transformers_hash(),
         "sources": sources,
         "hash": source_hash(sources),
         "data": [*sorted([*REGISTRY, *GROUPS]), SUITE],

@@ -5,16 +5,18 @@ The flags of every command, described without importing what declares them.
 torch and Transformers take seconds to import, and a misspelt flag or `--help` must not wait for them. `flags.json` holds
 what `python -m hf_robustft.cli.describe` read from the real parsers; [`Description`] builds a parser from it that knows
 names, types, choices, defaults and help. The real parser runs afterwards and decides. A description that was made from
-other files, or from another version of Transformers, is not used: then the real parsers are asked for one.
+other files, or from a version of Transformers that declares other flags, is not used: then the real parsers are asked for one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import re
 from collections.abc import Mapping
+from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ SHOWN = {
         save_strategy resume_from_checkpoint""",
     "publishing": "push_to_hub hub_model_id hub_strategy",
 }
-ERS, REST = "settings of other methods", "the rest of Transformers' TrainingArguments"
+#: Files of Transformers that declare flags beside the fields of its TrainingArguments: how those become flags, choices, trackers.
+_FILES_OF_TRANSFORMERS = ("hf_argparser.py", "trainer_utils.py", "debug_utils.py", "integrations/integration_utils.py")
 _DATACLASSES = re.compile(rb"^@dataclass.*?(?=\n\n\n|\Z)", re.M | re.S)
 
 
@@ -54,8 +57,11 @@ class Description:
             facts = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        current = facts["transformers"] == transformers_version() and facts["hash"] == source_hash(facts["sources"])
-        return cls(facts) if current else None
+        if facts["hash"] != source_hash(facts["sources"]):
+            return None
+        # Most versions change no flag; to find that out takes a twentieth of a second.
+        same = facts["transformers"] == transformers_version() or facts["transformers_hash"] == transformers_hash()
+        return cls(facts) if same else None
 
     @classmethod
     def of_what_is_installed(cls) -> Description:
@@ -153,3 +159,27 @@ def transformers_version() -> str | None:
         return version("transformers")
     except PackageNotFoundError:
         return None
+
+
+def transformers_hash(folder: Path | None = None) -> str:
+    """
+    One hash over what declares the flags of Transformers, but for their help, without importing it.
+
+    Args:
+        folder (`Path`, *optional*): Where it is; by default what is installed.
+    """
+    digest = hashlib.sha256()
+    try:
+        folder = folder or Path(util.find_spec("transformers").origin).parent
+        classes = [node for node in ast.parse((folder / "training_args.py").read_bytes()).body if isinstance(node, ast.ClassDef)]
+        (body,) = [node.body for node in classes if node.name == "TrainingArguments"]
+        for field in [node for node in body if isinstance(node, ast.AnnAssign)]:
+            for facts in [node for node in ast.walk(field) if isinstance(node, ast.Dict)]:
+                kept = [pair for pair in zip(facts.keys, facts.values, strict=True) if getattr(pair[0], "value", None) != "help"]
+                facts.keys, facts.values = [key for key, _ in kept], [value for _, value in kept]
+            digest.update(ast.unparse(field).encode())
+        for name in _FILES_OF_TRANSFORMERS:
+            digest.update((folder / name).read_bytes())
+    except (AttributeError, OSError, SyntaxError, ValueError):
+        return "unknown"
+    return digest.hexdigest()

@@ -48,15 +48,17 @@ def run(
         command (`Callable`): Returns its exit status; anything that is not a number counts as 0.
         go_on (`Callable`, *optional*): Says after an interruption how to go on.
         leaving (`bool`, *optional*, defaults to `True`): Whether the process ends afterwards: SIGTERM is answered as Ctrl-C
-            is, and a second Ctrl-C is ignored.
+            is, a second Ctrl-C is ignored, and a traceback is printed without tokens.
 
     Returns:
         `int`: The exit status: 0; 2 after an error, of which one line is on standard error; 130 after Ctrl-C and 143
         after SIGTERM; 141 where the reader of a pipe went away. An error that nobody expected keeps its traceback, and
         with `HF_ROBUSTFT_TRACEBACK=1` every one does.
     """
-    usual = warnings.formatwarning
+    usual, in_thread = warnings.formatwarning, threading.excepthook
     listens = _listen() if leaving else []
+    if leaving:
+        threading.excepthook = _without_tokens(in_thread)
     if not _asked_for_tracebacks():
         warnings.formatwarning = _warning_line
     try:
@@ -72,6 +74,8 @@ def run(
         interruption = _interruption(error)
         line = one_line(error) if interruption is None else ""
         if line is None or _asked_for_tracebacks():
+            if leaving:
+                sys.excepthook = _without_tokens(sys.excepthook)
             raise
         if interruption is None:
             _say(line)
@@ -84,7 +88,7 @@ def run(
             print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
         return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
     finally:
-        warnings.formatwarning = usual
+        warnings.formatwarning, threading.excepthook = usual, in_thread
         for number in listens:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _USUAL[number])
@@ -149,6 +153,17 @@ def _warning_line(message, *place) -> str:
     return f"Warning: {without_tokens(' '.join(str(message).split()))}\n"
 
 
+def _without_tokens(hook: Callable[..., object]) -> Callable[..., None]:
+    """A `hook` that prints what nothing caught, with all that it came of, without the tokens in it."""
+
+    def masked(*error: object) -> None:
+        with redirect_stderr(io.StringIO()) as said:
+            hook(*error)
+        print(without_tokens(said.getvalue()), end="", file=sys.stderr)
+
+    return masked
+
+
 def _asked_for_tracebacks() -> bool:
     return os.environ.get("HF_ROBUSTFT_TRACEBACK", "") not in ("", "0")
 
@@ -201,7 +216,7 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
     status = run(lambda: first_look(command, arguments, prog=Path(sys.argv[0]).name) and 0)
     if status:
         sys.exit(status)
-    usual = sys.excepthook
+    usual = _without_tokens(sys.excepthook)
 
     def hook(kind, error, trace):
         if _interruption(error) is None or _asked_for_tracebacks():
@@ -215,7 +230,7 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
         # Python would end itself by the signal.
         os._exit(status)
 
-    sys.excepthook = hook
+    sys.excepthook, threading.excepthook = hook, _without_tokens(threading.excepthook)
     _listen()
 
 
