@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .objectives.base import ObjectiveMixin as ObjectiveMixin
     from .objectives.context_distillation import ContextDistillationMixin as ContextDistillationMixin
     from .objectives.contrastive import ContrastiveMixin as ContrastiveMixin
+    from .objectives.covariance_anchor import CovarianceAnchorMixin as CovarianceAnchorMixin
     from .objectives.croft import EnergyGradientMixin as EnergyGradientMixin
     from .objectives.croft import FrozenEnergyGradientMixin as FrozenEnergyGradientMixin
     from .objectives.cross_entropy import CrossEntropyMixin as CrossEntropyMixin
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
     from .training.methods import CaRotTrainer as CaRotTrainer
     from .training.methods import ClipAdapterTrainer as ClipAdapterTrainer
+    from .training.methods import CovarianceAnchorTrainer as CovarianceAnchorTrainer
     from .training.methods import CRoFTTrainer as CRoFTTrainer
     from .training.methods import FineTuneTrainer as FineTuneTrainer
     from .training.methods import FLYPTrainer as FLYPTrainer
@@ -92,6 +94,7 @@ _ROOMS = {
     "objectives.base": ["ObjectiveMixin"],
     "objectives.context_distillation": ["ContextDistillationMixin"],
     "objectives.contrastive": ["ContrastiveMixin"],
+    "objectives.covariance_anchor": ["CovarianceAnchorMixin"],
     "objectives.cross_entropy": ["CrossEntropyMixin"],
     "objectives.singular_value": ["SingularValueMixin"],
     "objectives.settings": ["ObjectiveSettings", "setting"],
@@ -117,6 +120,7 @@ _ROOMS = {
         "CaRotCRoFTTrainer",
         "CaRotTrainer",
         "ClipAdapterTrainer",
+        "CovarianceAnchorTrainer",
         "CRoFTTrainer",
         "FLYPTrainer",
         "FineTuneTrainer",

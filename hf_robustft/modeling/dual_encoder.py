@@ -23,6 +23,8 @@ from transformers import CLIPProcessor, PreTrainedConfig, PreTrainedModel, Proce
 PROJECTIONS = ("visual_projection", "text_projection")
 PROJECTION_WEIGHTS = tuple(f"{name}.weight" for name in PROJECTIONS)
 LOGIT_SCALE = "logit_scale"
+#: And of what is added to them, where there is such a thing.
+LOGIT_BIAS = "logit_bias"
 #: What an image tower computes beyond its weights: one with the same weights and another activation is another.
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 #: A folded temperature may move the scale by this much through rounding.
@@ -185,6 +187,11 @@ class DualEncoder:
         raise ValueError(f"The model is a {type(core).__name__}, which is not supported; give a {SUPPORTED}.")
 
     @property
+    def name(self) -> str:
+        """The class of the model, for messages."""
+        return type(self.core).__name__
+
+    @property
     def embed_dim(self) -> int:
         """Size of the embeddings."""
         return self.core.config.projection_dim
@@ -221,6 +228,11 @@ class DualEncoder:
     def logit_bias(self) -> nn.Parameter | None:
         """The parameter that is added to the scaled similarities, `None` if there is none."""
         return getattr(self.core, "logit_bias", None)
+
+    @property
+    def scalars(self) -> list[nn.Parameter]:
+        """Scale and, where there is one, bias of the similarities: what belongs to neither side."""
+        return [self.logit_scale, *([] if self.logit_bias is None else [self.logit_bias])]
 
     @property
     def similarity(self) -> str:

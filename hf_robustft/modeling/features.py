@@ -42,6 +42,7 @@ class ClipFeatures:
             normalisation, of the texts that objectives asked for beside the captions.
         text_features (`torch.Tensor` of shape `(batch, embed_dim)`, *optional*): Projected caption features before
             normalisation.
+        logit_bias (`torch.Tensor`, scalar, *optional*): What the model adds to scaled similarities, if it does.
     """
 
     image_embeds: Tensor
@@ -53,23 +54,34 @@ class ClipFeatures:
     image_features: Tensor | None = None
     extra_text_features: Tensor | None = None
     text_features: Tensor | None = None
+    logit_bias: Tensor | None = None
 
     @cached_property
     def logits_per_image(self) -> Tensor:
         """Scaled similarities of the local images to all captions, `(batch, global_batch)`."""
         columns = self.text_embeds if self.all_text_embeds is None else self.all_text_embeds
-        return self.logit_scale * self.image_embeds @ columns.t()
+        return self._logits(self.image_embeds, columns)
 
     @cached_property
     def logits_per_text(self) -> Tensor:
         """Scaled similarities of the local captions to all images, `(batch, global_batch)`."""
         columns = self.image_embeds if self.all_image_embeds is None else self.all_image_embeds
-        return self.logit_scale * self.text_embeds @ columns.t()
+        return self._logits(self.text_embeds, columns)
+
+    def _logits(self, rows: Tensor, columns: Tensor) -> Tensor:
+        logits = self.logit_scale * rows @ columns.t()
+        return logits if self.logit_bias is None else logits + self.logit_bias
 
 
 def logit_scale(model: nn.Module) -> Tensor:
     """The exponentiated logit scale of a `model` (scalar, with gradient, at least float32)."""
-    return at_least_float32(DualEncoder.of(model).logit_scale).exp()
+    return at_least_float32(DualEncoder.of(model).logit_scale).exp().reshape(())
+
+
+def logit_bias(model: nn.Module) -> Tensor | None:
+    """What a `model` adds to scaled similarities (scalar, with gradient, at least float32); `None` if it adds nothing."""
+    bias = DualEncoder.of(model).logit_bias
+    return None if bias is None else at_least_float32(bias).reshape(())
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -203,7 +215,9 @@ def encode(
     texts = captions or extra_texts is not None
     if "image_features" in batch and not texts:
         features = batch["image_features"]
-        return ClipFeatures(_unit(features), None, logit_scale(model), image_features=features)
+        return ClipFeatures(
+            _unit(features), None, logit_scale(model), image_features=features, logit_bias=logit_bias(model)
+        )
     missing = [key for key in ("pixel_values", "input_ids")[: 2 if captions else 1] if batch.get(key) is None]
     if missing:
         raise ValueError(
@@ -226,6 +240,7 @@ def encode(
         image_features=image_features,
         extra_text_features=None if extra_texts is None else text_features[n_captions:],
         text_features=text_features[:n_captions] if captions else None,
+        logit_bias=logit_bias(model),
     )
 
 

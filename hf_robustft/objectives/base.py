@@ -84,6 +84,30 @@ class ObjectiveMixin:
             args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
         """
 
+    @classmethod
+    def model_defaults(cls, encoder: DualEncoder) -> dict[str, Any]:
+        """
+        Settings that a model asks for where nobody gives them. Called when a Trainer is made, first of all.
+
+        Args:
+            encoder ([`DualEncoder`]): The model.
+
+        Returns:
+            `dict[str, Any]`: By name; they come before the method's own `defaults`.
+        """
+        return {}
+
+    @classmethod
+    def check_model(cls, args: Any, encoder: DualEncoder) -> None:
+        """
+        Refuse a model that lacks what the objective needs. Called when a Trainer is made, after `check_settings`, and by the
+        command line before data are opened.
+
+        Args:
+            args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
+            encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+        """
+
     def validate_arguments(self, args: Any) -> None:
         """
         Refuse impossible settings. Called when a Trainer is made, before its data are looked at.

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The symmetric image-text contrastive loss over the global batch."""
+"""The image-text contrastive loss over the global batch: CLIP's symmetric one, and for models of its kind SigLIP's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
 from .base import ObjectiveMixin
+from .pairwise_sigmoid import pairwise_sigmoid_loss_of_rows
 from .settings import ObjectiveSettings, Range, setting
 
 #: Below so many pairs of a global batch a run is warned of.
@@ -105,23 +107,39 @@ class ContrastiveSettings(ObjectiveSettings):
 
     contrastive_positives: str = setting(
         "diagonal",
-        "Which captions are positives: 'diagonal' (a pair's own) or 'same_label' (all of its class).",
+        "Which captions are positives: 'diagonal' (a pair's own) or 'same_label' (all of its class; they share the target of a "
+        "softmax, and each counts in full in the sigmoid loss of SigLIP).",
         paper="diagonal",
         choices=["diagonal", "same_label"],
     )
     contrastive_label_smoothing: float = setting(
         0.0,
-        "Share of the target spread over the batch.",
+        "Share of the target spread over the batch. The sigmoid loss of SigLIP has none.",
         paper=0,
         range=Range("must lie in [0, 1); 0 is off", high=1, below=True),
     )
 
 
 class ContrastiveMixin(ObjectiveMixin):
-    """Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together."""
+    """
+    Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together, or, for models with SigLIP's
+    loss, [`~hf_robustft.objectives.pairwise_sigmoid.pairwise_sigmoid_loss`].
+
+    A batch of one pair is refused for both. CLIP's loss of it is 0. SigLIP's is not, but only asks for a yes, which a bias
+    that grows gives to every pair.
+    """
 
     needs_captions = True
     settings = ContrastiveSettings
+
+    @classmethod
+    def check_model(cls, args, encoder: DualEncoder) -> None:
+        super().check_model(args, encoder)
+        if encoder.similarity == "sigmoid" and args.contrastive_label_smoothing:
+            raise ValueError(
+                f"`contrastive_label_smoothing={args.contrastive_label_smoothing}` spreads a target over the captions of a batch, "
+                f"and the loss of a {encoder.name} asks of each pair by itself whether it belongs together; set it to 0."
+            )
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -165,12 +183,14 @@ class ContrastiveMixin(ObjectiveMixin):
                 )
             row_labels = batch["labels"]
             column_labels = self.gather_rows(row_labels)
-        terms["contrastive"] = contrastive_loss_of_rows(
-            features.logits_per_image,
-            features.logits_per_text,
-            row_offset=features.row_offset,
-            row_labels=row_labels,
-            column_labels=column_labels,
-            label_smoothing=self.args.contrastive_label_smoothing,
-        )
+        pairs = {"row_offset": features.row_offset, "row_labels": row_labels, "column_labels": column_labels}
+        if self.encoder.similarity == "sigmoid":
+            terms["contrastive"] = pairwise_sigmoid_loss_of_rows(features.logits_per_image, **pairs)
+        else:
+            terms["contrastive"] = contrastive_loss_of_rows(
+                features.logits_per_image,
+                features.logits_per_text,
+                **pairs,
+                label_smoothing=self.args.contrastive_label_smoothing,
+            )
         return terms

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, ensemble_features, near_unit
-from ..modeling.dual_encoder import PROJECTION_WEIGHTS
+from ..modeling.dual_encoder import PROJECTION_WEIGHTS, DualEncoder
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
@@ -171,6 +171,15 @@ class CRoFTObjective(ObjectiveMixin):
         if not args.adapter_text_ratio:
             reason = "`adapter_text_ratio=0` leaves the text side as it is; set a share"
             refuse_idle(args, ["text_adapter_order"], reason)
+
+    @classmethod
+    def check_model(cls, args, encoder: DualEncoder) -> None:
+        super().check_model(args, encoder)
+        if encoder.visual_projection is None or encoder.text_projection is None:
+            raise ValueError(
+                f"CRoFT's adapters are merged into linear projections, which a {encoder.name} does not end in; use "
+                "`--method covariance_anchor` to train the encoders, or `--method clip_adapter` for an adapter beside them."
+            )
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)

@@ -51,8 +51,8 @@ class CrossEntropyMixin(ObjectiveMixin):
     """
     Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier or (`head_start`) from zeros.
 
-    Text tower, text projection and logit scale stay as they are (the head has taken the scale in); the image tower
-    and the head train. A trained head cannot live in such a model: it is saved beside it as `head.safetensors`.
+    Text tower, text projection and logit scale stay as they are (the head has taken the scale in, and a bias that all
+    logits have in common changes no probability); the image tower and the head train. A trained head cannot live in such a model: it is saved beside it as `head.safetensors`.
 
     Args:
         head ([`ZeroShotHead`], *optional*): A head to start from, which is taken as it is; by default it is built from the
@@ -98,7 +98,8 @@ class CrossEntropyMixin(ObjectiveMixin):
         head.check_model(self.model)
         self.head = self.make_head(head.to(self.args.device))
         self.encoder.text_side().requires_grad_(False)
-        self.encoder.logit_scale.requires_grad_(False)
+        for scalar in self.encoder.scalars:
+            scalar.requires_grad_(False)
 
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
         """The head that trains, made of the linear one that the run starts from. Called once, on the device of the run."""

@@ -24,7 +24,7 @@ def pairwise_sigmoid_loss(
 ) -> Tensor:
     """
     SigLIP's loss, `-1/B Σ_ij log σ(y_ij (s v_i·t_j + b))` with `y` 1 for pairs that belong together and -1 for others
-    (Zhai et al., ICCV 2023); without labels that of [`~transformers.SiglipModel`].
+    (Zhai et al., ICCV 2023). Without labels it is the loss that Transformers' own model returns.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm image embeddings.
@@ -108,7 +108,8 @@ def pairwise_sigmoid_divergence(student_logits_per_image: Tensor, teacher_logits
     Kullback-Leibler divergence of the student's answers from the teacher's, `1/B Σ_ij KL(σ(z_T,ij) || σ(z_S,ij))`: what
     TRACER's distillation of in-batch distributions is for models with SigLIP's loss.
 
-    It has the gradient of [`pairwise_sigmoid_distillation_loss`]; arguments and errors are the same.
+    It has the gradient of [`pairwise_sigmoid_distillation_loss`], whose `student_logits_per_image`,
+    `teacher_logits_per_image` and errors it has too.
 
     Returns:
         `torch.Tensor`: Scalar, 0 where the two are the same.

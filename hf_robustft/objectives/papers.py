@@ -334,6 +334,14 @@ METHOD_FACTS = {
         (CAROT, FLYP, CROFT),
         how="fine-tuned with CaRot and CRoFT together",
     ),
+    "covariance_anchor": MethodFacts(
+        "Covariance anchor",
+        "It trains both towers with the contrastive loss on images and captions, distils from a moving average of its own "
+        "weights as CaRot does, and keeps the covariance of the image features of a batch near that average's, in place of "
+        "CaRot's constraint on the visual projection. It is hf_robustft's own and in no paper.",
+        (CAROT, FLYP),
+        how="fine-tuned with a covariance anchor",
+    ),
     "zero_shot": MethodFacts(
         "zero-shot",
         "There was no training: the weights are those of the start.",

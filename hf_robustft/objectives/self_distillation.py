@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..modeling.features import ClipFeatures
+from .pairwise_sigmoid import pairwise_sigmoid_distillation_loss
 from .settings import WEIGHT, ObjectiveSettings, setting
 from .teacher import TeacherMixin
 
@@ -70,19 +70,25 @@ class SelfDistillationSettings(ObjectiveSettings):
 
 
 class SelfDistillationMixin(TeacherMixin):
-    """Adds the term `self_distillation` (weight `distillation_weight`): [`self_distillation_loss`] from the teacher."""
+    """
+    Adds the term `self_distillation` (weight `distillation_weight`): [`self_distillation_loss`] from the teacher, or, for
+    models with SigLIP's loss, [`~hf_robustft.objectives.pairwise_sigmoid.pairwise_sigmoid_distillation_loss`].
+    """
 
     settings = SelfDistillationSettings
     distillation_weights = ("distillation_weight",)
 
-    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        terms = super().loss_terms(features, batch)
-        teacher = self.teacher_features(batch)
-        if teacher is not None:
-            terms["self_distillation"] = self.args.distillation_weight * self_distillation_loss(
+    def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:
+        terms, weight = super().distillation_terms(features, teacher), self.args.distillation_weight
+        if not weight:
+            return terms
+        if self.encoder.similarity == "sigmoid":
+            loss = pairwise_sigmoid_distillation_loss(features.logits_per_image, teacher.logits_per_image)
+        else:
+            loss = self_distillation_loss(
                 features.logits_per_image,
                 teacher.logits_per_image,
                 features.logits_per_text,
                 teacher.logits_per_text,
             )
-        return terms
+        return {**terms, "self_distillation": weight * loss}

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..modeling.dual_encoder import PROJECTION_WEIGHTS
+from ..modeling.dual_encoder import PROJECTION_WEIGHTS, DualEncoder
 from ..modeling.features import ClipFeatures
 from ..modeling.spread_weights import full_tensor
 from .base import ObjectiveMixin
@@ -94,13 +95,29 @@ class SingularValueMixin(ObjectiveMixin):
 
     settings = SingularValueSettings
 
+    @classmethod
+    def model_defaults(cls, encoder: DualEncoder) -> dict[str, Any]:
+        # A term beside others, such as TRACER's, has no meaning there. The constraint is what a method is for.
+        without = {} if cls._has_projections(encoder) else {"cross_frobenius_weight": 0.0}
+        return {**super().model_defaults(encoder), **without}
+
+    @staticmethod
+    def _has_projections(encoder: DualEncoder) -> bool:
+        return encoder.visual_projection is not None and encoder.text_projection is not None
+
+    @classmethod
+    def check_model(cls, args, encoder: DualEncoder) -> None:
+        super().check_model(args, encoder)
+        for name in ("orthogonality_weight", "cross_frobenius_weight"):
+            if getattr(args, name) and not cls._has_projections(encoder):
+                raise ValueError(
+                    f"`{name}={getattr(args, name)}` constrains linear projections, which a {encoder.name} does not end in; use "
+                    "`--method covariance_anchor`, which holds the spread of the image features themselves, or set it to 0."
+                )
+
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
-        projections = (self.encoder.visual_projection, self.encoder.text_projection)
-        for name in ("orthogonality_weight", "cross_frobenius_weight"):
-            if getattr(args, name) and any(weight is None for weight in projections):
-                raise ValueError(f"`{name}` constrains linear projections, which the model lacks; set it to 0.")
-        if args.orthogonality_weight and not projections[0].requires_grad:
+        if args.orthogonality_weight and not self.encoder.visual_projection.requires_grad:
             raise ValueError(
                 f"`orthogonality_weight={args.orthogonality_weight}` constrains the visual projection, which is frozen; "
                 "let it train, or set the weight to 0."

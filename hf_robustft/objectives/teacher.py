@@ -171,7 +171,8 @@ class TeacherMixin(ObjectiveMixin):
     way that it has come after 25,000 updates, which is why it takes no accumulator of higher precision.
 
     It and the counters travel in every checkpoint. While it stands still, the teacher encodes a caption once and
-    remembers its features (`REMEMBERED_CAPTIONS` at most).
+    remembers its features (`REMEMBERED_CAPTIONS` at most). It encodes a batch once, whichever objectives distil from it:
+    they implement `distillation_terms`.
     """
 
     needs_captions = True
@@ -270,6 +271,24 @@ class TeacherMixin(ObjectiveMixin):
             return None
         with torch.no_grad():
             return self.encode_global(self.teacher, batch)
+
+    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        terms = super().loss_terms(features, batch)
+        teacher = self.teacher_features(batch)
+        return terms if teacher is None else {**terms, **self.distillation_terms(features, teacher)}
+
+    def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:
+        """
+        The terms of an objective that distils; it calls `super()` as in `loss_terms`.
+
+        Args:
+            features ([`ClipFeatures`]): The student's.
+            teacher ([`ClipFeatures`]): The teacher's, of the same batch, without gradient.
+
+        Returns:
+            `dict[str, torch.Tensor]`: Weighted scalars by name.
+        """
+        return {}
 
     def after_optimizer_step(self) -> None:
         super().after_optimizer_step()

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..modeling.features import ClipFeatures
+from .pairwise_sigmoid import pairwise_sigmoid_divergence
 from .settings import WEIGHT, ObjectiveSettings, setting
 from .teacher import TeacherMixin
 
@@ -73,7 +73,8 @@ class TrajectoryDistillationSettings(ObjectiveSettings):
 class TrajectoryDistillationMixin(TeacherMixin):
     """
     Adds the terms `batch_distillation` (weight `batch_distillation_weight`: [`batch_softmax_distillation`]) and
-    `feature_distillation` (`feature_distillation_weight`: [`feature_distillation`]).
+    `feature_distillation` (`feature_distillation_weight`: [`feature_distillation`]). For models with SigLIP's loss the former
+    is [`~hf_robustft.objectives.pairwise_sigmoid.pairwise_sigmoid_divergence`].
 
     The paper has two more terms, which change nothing in its ablation (shifted accuracy of 64.06 instead of 64.08) and are
     left out. The weights of the authors' scripts are 1 and 2,000, times a common 0.9.
@@ -82,13 +83,13 @@ class TrajectoryDistillationMixin(TeacherMixin):
     settings = TrajectoryDistillationSettings
     distillation_weights = ("batch_distillation_weight", "feature_distillation_weight")
 
-    def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        terms, args = super().loss_terms(features, batch), self.args
-        teacher = self.teacher_features(batch)
-        if teacher is None:
-            return terms
+    def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:
+        terms, args = super().distillation_terms(features, teacher), self.args
         if args.batch_distillation_weight:
-            distillation = batch_softmax_distillation(features, teacher)
+            if self.encoder.similarity == "sigmoid":
+                distillation = pairwise_sigmoid_divergence(features.logits_per_image, teacher.logits_per_image)
+            else:
+                distillation = batch_softmax_distillation(features, teacher)
             terms["batch_distillation"] = args.batch_distillation_weight * distillation
         if args.feature_distillation_weight:
             distillation = feature_distillation(features, teacher)

@@ -17,6 +17,7 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
+from ..modeling.dual_encoder import LOGIT_BIAS
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import verdict
 from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
@@ -28,6 +29,7 @@ FOLDED_SINCE = "temperature_folded_since"
 #: Rows of the log, and evaluation sets in it; more would not fit a page.
 LOG_ROWS, LOG_SETS = 8, 2
 _PLAIN = {"loss": "Loss", "teacher/momentum": "Momentum", "generator/loss": "Generator", "logit_scale": "Logit scale"}
+_PLAIN[LOGIT_BIAS] = "Logit bias"
 _EVALUATED = re.compile(r"eval_(?P<name>[^/]+)/(?P<metric>accuracy|ece)")
 _SINGULAR = "eval_spectrum/smallest_singular_value"
 

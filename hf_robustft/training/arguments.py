@@ -64,7 +64,7 @@ class RunArguments(RecordsGiven, TrainingArguments):
     decay_all_parameters: bool = setting(
         False,
         "Weight decay on norms, biases and the logit scale too, as the authors' code; decaying the logit scale makes every "
-        "model less confident over time.",
+        "model less confident over time. SigLIP's scale and the bias beside it never decay.",
     )
     bound_logit_scale: bool = setting(
         True,

@@ -140,8 +140,8 @@ class CachedEncoding:
         captions (`bool`): Whether captions are encoded.
 
     Attributes:
-        features ([`ClipFeatures`]): Of the whole batch, leaves that collect gradients: so does `logit_scale`, which
-            every chunk uses and whose gradient must be taken once.
+        features ([`ClipFeatures`]): Of the whole batch, leaves that collect gradients: so do `logit_scale` and
+            `logit_bias`, which every chunk uses and whose gradient must be taken once.
         leaves (`dict[str, torch.Tensor]`): Its tensors by name.
     """
 
@@ -187,7 +187,7 @@ class CachedEncoding:
         rows, texts = self._chunks[index]
         with torch.enable_grad():
             part = _tensors(encode(self._model, rows, captions=self._captions, extra_texts=texts))
-        # The scale is whole in every chunk, and counts in the last.
+        # Scale and bias are whole in every chunk, and count in the last.
         part = {name: value for name, value in part.items() if value.requires_grad and (value.ndim or last)}
         for term, of_leaves, found in self._measured:
             values, gradients = _with_gradients(part, of_leaves, starts)

@@ -14,6 +14,7 @@ from ..objectives.adapter_heads import (
 )
 from ..objectives.context_distillation import ContextDistillationMixin, ContextDistillationSettings
 from ..objectives.contrastive import ContrastiveMixin, ContrastiveSettings
+from ..objectives.covariance_anchor import CovarianceAnchorMixin, CovarianceAnchorSettings
 from ..objectives.croft import EnergyGradientMixin, FrozenEnergyGradientMixin
 from ..objectives.cross_entropy import CrossEntropyMixin, HeadSettings
 from ..objectives.energy_gradient import CRoFTSettings, JointCRoFTSettings
@@ -287,6 +288,21 @@ class CaRotCRoFTTrainer(
     idle_settings = ("preset",)
 
 
+class CovarianceAnchorTrainer(CovarianceAnchorMixin, SelfDistillationMixin, ContrastiveMixin, RobustTrainer):
+    """
+    CaRot with the covariance of image features anchored at the teacher's, in place of the constraint on the projection. Our
+    own, in no paper.
+
+    It is defined for every model, also where image features do not end in a linear map (SigLIP), and stands beside CaRot where
+    they do.
+    """
+
+    method = "covariance_anchor"
+    defaults = CONTRASTIVE_DEFAULTS
+    # There is no authors' code of it.
+    idle_settings = ("preset",)
+
+
 #: Trainers by the name that `--method` takes.
 METHODS = {
     trainer.method: trainer
@@ -297,6 +313,7 @@ METHODS = {
         FineTuneTrainer,
         CRoFTTrainer,
         CaRotCRoFTTrainer,
+        CovarianceAnchorTrainer,
         ClipAdapterTrainer,
         TipAdapterFTrainer,
         LinearProbeTrainer,
@@ -314,6 +331,7 @@ class RobustTrainingArguments(
     SingularValueSettings,
     SelfDistillationSettings,
     TrajectoryDistillationSettings,
+    CovarianceAnchorSettings,
     TeacherSettings,
     EMATeacherSettings,
     TrajectoryTeacherSettings,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE
 from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
 from .finite import check_gradient
@@ -150,6 +151,18 @@ class CompleteOptimizer:
                 "they stay as they are. Put them into it, or set their `requires_grad` to False.",
                 stacklevel=2,
             )
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """
+        Names under weight decay: all but norms, biases and the logit scale, or all with `decay_all_parameters`. Where a bias
+        stands beside the scale, neither ever is.
+        """
+        names = super().get_decay_parameter_names(model)
+        if self.args.decay_all_parameters:
+            names = [name for name, _ in model.named_parameters()]
+            if self.encoder.logit_bias is None:
+                return names
+        return [name for name in names if not name.endswith((LOGIT_SCALE, LOGIT_BIAS))]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None:

@@ -18,7 +18,8 @@ def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forw
     """
     Spread a model over all processes with FSDP2, in place: each encoder layer is a unit, the rest another.
 
-    The scalar logit scale stays whole in every process (`fully_shard` takes no scalars); its gradient is averaged.
+    The scalar logit scale stays whole in every process (`fully_shard` takes no scalars), and so does a bias; their gradients
+    are averaged.
     All processes start from the weights of the first.
 
     Args:
@@ -51,9 +52,10 @@ def shard_model(model: nn.Module, device: torch.device | str, reshard_after_forw
     for layers in encoder.layers():
         for layer in layers:
             fully_shard(layer, **options)
-    fully_shard(model, **options, ignored_params={encoder.logit_scale})
-    if encoder.logit_scale.requires_grad:
-        mean_gradient_over_processes(encoder.logit_scale)
+    fully_shard(model, **options, ignored_params=set(encoder.scalars))
+    for scalar in encoder.scalars:
+        if scalar.requires_grad:
+            mean_gradient_over_processes(scalar)
     return model
 
 

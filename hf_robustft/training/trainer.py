@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -21,7 +21,7 @@ from ..data.examples import ClipCollator
 from ..data.images import BadImages
 from ..files import locked
 from ..modeling.checkpoint import train_in_float32
-from ..modeling.dual_encoder import LOGIT_SCALE, DualEncoder
+from ..modeling.dual_encoder import LOGIT_BIAS, DualEncoder
 from ..modeling.feature_cache import collate_features, feature_fingerprints, image_fingerprint
 from ..modeling.spread_weights import is_sharded
 from ..objectives.base import ObjectiveMixin
@@ -118,14 +118,16 @@ class RobustTrainer(
     ):
         check_trainer_options(kwargs)
         # Refuses a model of another family.
-        DualEncoder.of(model)
+        encoder = DualEncoder.of(model)
         if not isinstance(args, RunArguments):
             raise ValueError(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
             )
-        args.take_defaults(self.defaults, f"default of {self.method}")
+        own = self.model_defaults(encoder)
+        args.take_defaults({**self.defaults, **own}, f"default of {self.method}{f' for a {encoder.name}' if own else ''}")
         self.check_settings(args)
+        self.check_model(args, encoder)
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)
@@ -337,6 +339,8 @@ class RobustTrainer(
         if "loss" in logs:
             logs.update(self._window.means(self._mean_over_processes))
             logs["logit_scale"] = float(self.encoder.logit_scale.detach().exp())
+            if self.encoder.logit_bias is not None:
+                logs[LOGIT_BIAS] = float(self.encoder.logit_bias.detach())
             logs.update(self.log_values())
         super().log(logs, start_time)
 
@@ -344,12 +348,6 @@ class RobustTrainer(
         return self.accelerator.reduce(values, "mean")
 
     # ---- Optimisation ------------------------------------------------------------------------------------------
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names under weight decay: all but norms, biases and the logit scale, or all with `decay_all_parameters`."""
-        if self.args.decay_all_parameters:
-            return [name for name, _ in model.named_parameters()]
-        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(LOGIT_SCALE)]
 
     def _finish_step(self) -> None:
         self._window.finish_step()

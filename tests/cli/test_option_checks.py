@@ -72,7 +72,7 @@ REFUSED = [
     ("--method zero_shot --distillation_weight 1", "--distillation_weight 1.0"),
     ("--method wise_ft --finetuned_model x --num_train_epochs 3", "--num_train_epochs 3.*trained already"),
     ("--method wise_ft --distillation_weight 1", "distillation_weight=1.0.*'ft' does not use it"),
-    ("--method ft --contrastive_label_smoothing 0.1", "contrastive_label_smoothing.*carot, tracer, flyp, carot.croft"),
+    ("--method ft --contrastive_label_smoothing 0.1", "contrastive_label_smoothing.*carot, tracer, flyp, carot.croft, covariance_anchor"),
     ("--method croft --preset reference", "preset=reference.*carot, tracer, flyp"),
     ("--method flyp --energy_gradient_weight 3", "energy_gradient_weight=3.0.*croft, carot.croft"),
     ("--method croft --warmup_steps 5", r"warmup_steps=5.*recipe emoji_shift/croft"),

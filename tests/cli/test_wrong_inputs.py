@@ -119,7 +119,7 @@ ROWS = [
     ("train --optim adam", "did you mean adamw_torch"),
     ("train --train_crop carrot", "did you mean carot"),
     ("train --recipe emoji_shift/carott", "did you mean emoji_shift/carot"),
-    ("train --recipe carot", "emoji_shift/carot, emoji_shift/carot+croft, emoji_shift/clip_adapter, emoji_shift/croft"),
+    ("train --recipe carot", "emoji_shift/carot, emoji_shift/carot+croft, emoji_shift/clip_adapter, emoji_shift/covariance_anchor, emoji_shift/croft"),
     ("train --recipe emoji_shift/croft --method carot", "give --recipe emoji_shift/carot"),
     ("train --method zero_shot --recipe emoji_shift/croft", "leave one of them out"),
     ("train --bad_images ignore", "choose one of skip, error"),

@@ -115,11 +115,13 @@ def test_what_is_compared_is_all_there(trained):
         end, end_logs = trained(1, f"{method}-end")
         gradients, logs = ({}, end_logs) if method in OF_FT else trained(1, f"{method}-float64")
         terms = set().union(*(entry.keys() for entry in logs))
-        assert ("loss/self_distillation" in terms) == ("carot" in method), "the teacher has left the student"
+        distils = "carot" in method or method == "covariance_anchor"
+        assert ("loss/self_distillation" in terms) == distils, "the teacher has left the student"
+        assert ("loss/covariance_anchor" in terms) == (method == "covariance_anchor")
         assert ("loss/energy_gradient" in terms) == ("croft" in method)
         assert ("loss/feature_distillation" in terms) == (method == "tracer")
-        assert ("logit_scale" in gradients) == (method in ("carot", "tracer", "flyp", "carot+croft"))
-        assert any(name.startswith("teacher.") for name in end) == ("carot" in method or method == "tracer")
+        assert ("logit_scale" in gradients) == (method in ("carot", "tracer", "flyp", "carot+croft", "covariance_anchor"))
+        assert any(name.startswith("teacher.") for name in end) == (distils or method == "tracer")
         # Beside the entries of the five steps, one of each measurement of the gradients.
         assert len(end_logs) == 5 + 2
         assert len([entry for entry in end_logs if any(key.startswith("gradient_share/") for key in entry)]) == 2

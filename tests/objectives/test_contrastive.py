@@ -21,6 +21,8 @@ CASES = [(case, tag) for case in ("plain0", "plain1", "ls0") for tag in ("f64", 
 class Alone(ContrastiveMixin):
     """The mixin without a Trainer, in one process."""
 
+    encoder = SimpleNamespace(similarity="softmax")
+
     def __init__(self, **settings):
         self.args = SimpleNamespace(
             **{"contrastive_positives": "diagonal", "contrastive_label_smoothing": 0.0, **settings}

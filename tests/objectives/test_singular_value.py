@@ -157,10 +157,13 @@ def test_wrong_shapes_are_refused():
 @pytest.mark.parametrize("name", ["orthogonality_weight", "cross_frobenius_weight"])
 def test_a_model_without_linear_projections_is_refused(tiny_clip, name):
     tiny_clip.text_projection = nn.Sequential(tiny_clip.text_projection, nn.GELU())
-    given = {"orthogonality_weight": 0, "cross_frobenius_weight": 0}
-    alone(tiny_clip).validate_arguments(SimpleNamespace(**given))
-    with pytest.raises(ValueError, match=f"`{name}` .*linear projections.*set it to 0"):
-        alone(tiny_clip).validate_arguments(SimpleNamespace(**given | {name: 0.2}))
+    given, encoder = {"orthogonality_weight": 0, "cross_frobenius_weight": 0}, alone(tiny_clip).encoder
+    SingularValueMixin.check_model(SimpleNamespace(**given), encoder)
+    with pytest.raises(ValueError, match=f"`{name}=0.2` .*linear projections.*--method covariance_anchor.*set it to 0") as caught:
+        SingularValueMixin.check_model(SimpleNamespace(**given | {name: 0.2}), encoder)
+    assert "\n" not in str(caught.value)
+    # Nobody asked for the product's norm, which is a term beside others.
+    assert SingularValueMixin.model_defaults(encoder) == {"cross_frobenius_weight": 0.0}
 
 
 def test_a_frozen_projection_is_refused(tiny_clip):

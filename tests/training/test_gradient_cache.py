@@ -79,7 +79,7 @@ def assert_same(got, want, limit):
 @pytest.mark.parametrize(
     ("method", "size"),
     [
-        *((method, size) for method in ("carot", "tracer", "flyp", "ft", "carot+croft") for size in (1, 3, 4)),
+        *((method, size) for method in ("carot", "tracer", "flyp", "ft", "carot+croft", "covariance_anchor") for size in (1, 3, 4)),
         *((method, 3) for method in ("lp_ft", "l2_sp", "car_ft", "lipsum_ft")),
     ],
 )

@@ -15,6 +15,7 @@ from hf_robustft import (
     Benchmark,
     CaRotCRoFTTrainer,
     CaRotTrainer,
+    CovarianceAnchorTrainer,
     CRoFTTrainer,
     FineTuneTrainer,
     FLYPTrainer,
@@ -37,10 +38,12 @@ CASES = [
     (CRoFTTrainer, 12, 5, 2),
     (CaRotCRoFTTrainer, 8, 3, 0),
     (CaRotCRoFTTrainer, 10, 4, 2),
+    (CovarianceAnchorTrainer, 6, 4, 0),
+    (CovarianceAnchorTrainer, 10, 4, 0),
 ]
-METHODS = (CaRotTrainer, TRACERTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer)
+METHODS = (CaRotTrainer, TRACERTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer, CovarianceAnchorTrainer)
 #: An incomplete batch is dropped by contrastive methods.
-STEPS_PER_EPOCH = {CaRotTrainer: 5, TRACERTrainer: 5, CaRotCRoFTTrainer: 5, FineTuneTrainer: 6, CRoFTTrainer: 6}
+STEPS_PER_EPOCH = {cls: 6 if cls in (FineTuneTrainer, CRoFTTrainer) else 5 for cls in METHODS}
 
 
 @pytest.fixture(scope="module")
