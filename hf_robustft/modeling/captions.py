@@ -2,8 +2,8 @@
 """
 Which captions a text tower has to see: each once, no longer than needed, and none that it has seen before.
 
-A caption's feature depends on its tokens up to the one at which it is read ([`CaptionRules`]): two rows that agree so
-far are one caption.
+A caption's feature depends on its tokens up to the last one that counts ([`CaptionRules`]): two rows that agree so far are
+one caption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.prompts import check_class_names, check_templates, fill_template
-from .dual_encoder import CaptionRules
+from .caption_rules import CaptionRules
 
 #: What tokenizers say that know no limit is far above it.
 _NO_LIMIT = 1_000_000
@@ -25,24 +25,25 @@ _NO_LIMIT = 1_000_000
 _FRAME = 2
 
 
-def pad_captions(parts: Sequence[Tensor], padding: int) -> Tensor:
+def pad_captions(parts: Sequence[Tensor], padding: int, least: int = 0) -> Tensor:
     """
     Captions of several tables in one, as wide as the widest.
 
     Args:
         parts (sequence of `torch.Tensor` of shape `(texts, length)`): Token ids.
         padding (`int`): What follows the shorter ones.
+        least (`int`, *optional*, defaults to 0): Tokens that rows have at least.
 
     Returns:
         `torch.Tensor` of shape `(all texts, longest)`.
     """
-    width = max(part.shape[1] for part in parts)
+    width = max(least, *(part.shape[1] for part in parts))
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=padding) for part in parts])
 
 
 def caption_keys(input_ids: Tensor, rules: CaptionRules) -> list[bytes]:
     """
-    What identifies each caption: its tokens up to the one that is read.
+    What identifies each caption: its tokens up to the last one that counts.
 
     Args:
         input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids on any device; copied to the host once.
@@ -199,15 +200,16 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
         rules ([`CaptionRules`]): How the model reads captions.
 
     Raises:
-        ValueError: If two classes have equal tokens in every template.
+        ValueError: If two classes have equal tokens in every template, or the tokenizer is not the model's.
     """
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    rules.check_tokenizer(tokenizer)
     names, templates = check_class_names(class_names), check_templates(templates)
 
     def keys(template: str, chosen: Sequence[str]) -> list[bytes]:
         texts = [fill_template(template, name) for name in chosen]
         table = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")["input_ids"]
-        return caption_keys(pad_captions([table], rules.end_of_text), rules)
+        return caption_keys(table, rules)
 
     # The shortest leaves the names most room: what differs there is told apart by one template at least.
     shortest = min(templates, key=len)

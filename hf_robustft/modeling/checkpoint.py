@@ -14,11 +14,14 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.messages import one_line
 from ..data.transforms import ImageTransform
+from .caption_rules import CaptionRules
+from .captions import pad_captions
 from .checkpoint_check import (
     CONFIG_FILE,
     IMAGE_PROCESSOR_FILES,
     INDEX_FILE,
     TOKENIZER_FILES,
+    VOCABULARY_FILES,
     WEIGHTS_FILE,
     check_config,
     check_processor_files,
@@ -27,14 +30,15 @@ from .checkpoint_check import (
     refuse_misfits,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
-from .dual_encoder import FAMILIES, SUPPORTED, CaptionRules, DualEncoder
+from .dual_encoder import FAMILIES, SUPPORTED, DualEncoder
 from .metadata import METADATA_FILE
-from .tensor_files import HALVES, not_finite
+from .tensor_files import HALVES, not_finite, read_json_object
 from .zero_shot import HEAD_FILE
 
 _SMALL_FILES = (
     *IMAGE_PROCESSOR_FILES,
     *TOKENIZER_FILES,
+    *VOCABULARY_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 #: Words of which any tokenizer knows at least some letters.
@@ -92,6 +96,7 @@ def load_dual_encoder(
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
         options = {"pretrained_model_name_or_path": str(source), "revision": "main", "token": token}
     model = _model(what, config, dtype="auto" if dtype is None else dtype, **options)
+    _fit(model, processor, what)
     if here is None:
         model.name_or_path = model.config._name_or_path = str(source)
         model.config._commit_hash = folder.name
@@ -181,7 +186,11 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
         except Unreachable as error:
             # Most repositories have some of them only.
             missing = error
-    needed = [IMAGE_PROCESSOR_FILES, TOKENIZER_FILES, *([(WEIGHTS_FILE, INDEX_FILE)] if weights else [])]
+    needed = [
+        IMAGE_PROCESSOR_FILES,
+        (*TOKENIZER_FILES, *VOCABULARY_FILES),
+        *([(WEIGHTS_FILE, INDEX_FILE)] if weights else []),
+    ]
     if missing is not None and not all(_holds(folder, *names) for names in needed):
         raise missing
     if weights and (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
@@ -197,8 +206,20 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
     """The processor of a folder, which messages call `what`, if it makes what a model of this configuration takes."""
     check_processor_files(folder, what)
     family = FAMILIES[config.model_type]
+    for name in (*reversed(IMAGE_PROCESSOR_FILES), "tokenizer_config.json"):
+        given = read_json_object(folder / name).get("processor_class") if (folder / name).is_file() else None
+        if given != family.processor_name and given in {other.processor_name for other in FAMILIES.values()}:
+            raise ValueError(
+                f"The processor of {what} is a {given} ({name}), and a {family.class_name} takes a {family.processor_name}; give "
+                "that of the checkpoint it was fine-tuned from."
+            )
     try:
         processor = family.processor_class.from_pretrained(folder, trust_remote_code=False)
+    except ImportError as error:
+        raise ValueError(
+            f"The tokenizer of {what} needs a package that is not installed ({one_line(error)}); install "
+            '"hf_robustft[sentencepiece]", or save it with a tokenizer.json.'
+        ) from error
     except Exception as error:
         # Transformers and tokenizers raise errors of any kind for broken files.
         raise ValueError(
@@ -209,7 +230,7 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
         size = ImageTransform.from_processor(processor, train=False).size
     except (ValueError, TypeError) as error:
         raise ValueError(f"The image processor of {what} does not fit: {error}") from None
-    if size != family.image_size(config):
+    if family.image_size(config) not in (None, size):
         raise ValueError(
             f"The image processor of {what} gives images of {size} pixels, and the model takes "
             f"{family.image_size(config)}; set crop_size and size to that in {IMAGE_PROCESSOR_FILES[0]}."
@@ -218,11 +239,51 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
     return processor
 
 
+def _fit(model: PreTrainedModel, processor: ProcessorMixin, what: str) -> None:
+    """Make a model know its padding, and refuse towers of any kind that a dual encoder cannot be made of."""
+    encoder = DualEncoder.of(model)
+    rules, padding = encoder.caption_rules, processor.tokenizer.pad_token_id
+    if rules.reads == "fixed" and rules.padding != padding:
+        # Padding is part of what the model reads, and published configurations have the default of their class.
+        encoder.pad_with(padding)
+    if not encoder.family.any_towers:
+        return
+    size = ImageTransform.from_processor(processor, train=False).size
+    short = torch.tensor([encoder.caption_rules.blank])
+    try:
+        with torch.no_grad():
+            image = encoder.image_features(torch.zeros(1, 3, size, size, dtype=model.dtype))
+            text, padded = (encoder.text_features(pad_captions([short], rules.padding, least)) for least in (1, 3))
+        if not len(image) == len(text) == 1 or image.shape != text.shape or image.ndim != 2:
+            raise ValueError(f"features of shapes {tuple(image.shape)} and {tuple(text.shape)}")
+        if not torch.allclose(text, padded, rtol=1e-3, atol=1e-4 * text.abs().max().item()):
+            raise ValueError("features of texts that depend on padding")
+    except Exception as error:
+        # Towers are of any kind, and so are their errors.
+        raise ValueError(
+            f"The towers of {what} do not give one feature for an image of {size} pixels and for a text "
+            f"({one_line(error)}); give a model whose towers have a pooled output, and the processor of its image tower."
+        ) from error
+
+
 def _check_tokenizer(tokenizer, rules: CaptionRules, what: str) -> None:
     if tokenizer.model_max_length > rules.max_length:
         # Not said in the files, or another model's: what is longer would have no position.
         tokenizer.model_max_length = rules.max_length
     advice = "give the tokenizer of the checkpoint that it was fine-tuned from"
+    if rules.reads == "fixed":
+        # Trained without a mask: Transformers' own pipeline passes one if the tokenizer makes it.
+        tokenizer.model_input_names = ["input_ids"]
+    if tokenizer.padding_side != "right" or tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {what} has the padding_side {tokenizer.padding_side!r} and the pad_token {tokenizer.pad_token!r}; "
+            "texts are padded on the right by a token: set both in tokenizer_config.json as the model was trained."
+        )
+    if rules.reads == "mask" and tokenizer.pad_token_id != rules.padding:
+        raise ValueError(
+            f"The tokenizer of {what} pads with the token {tokenizer.pad_token_id}, and the model knows {rules.padding} as "
+            f"padding (pad_token_id of its text_config); {advice}."
+        )
     if len(tokenizer) > rules.vocab_size:
         raise ValueError(
             f"The tokenizer of {what} has {len(tokenizer)} tokens, and the model knows {rules.vocab_size}; {advice}."
@@ -234,6 +295,8 @@ def _check_tokenizer(tokenizer, rules: CaptionRules, what: str) -> None:
             f"The tokenizer of {what} has {len(tokenizer)} tokens and knows none of the words {_ORDINARY!r}, as without its "
             f"vocabulary; {advice}."
         )
+    if rules.reads != "end":
+        return
     # A text that is cut must be ended too: without its end a model reads the first token.
     for tokens in (ids, tokenizer(_ORDINARY, truncation=True, max_length=4)["input_ids"]):
         if int(rules.end_positions(torch.tensor([tokens]))) != len(tokens) - 1:

@@ -7,19 +7,26 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from ..data.messages import one_line
 from .dual_encoder import FAMILIES, SUPPORTED
+from .spread_weights import placed_like
 from .tensor_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+#: Files that hold a vocabulary on their own: of WordPiece, and of SentencePiece.
+VOCABULARY_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -90,10 +97,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         config = family.model_class.config_class.from_dict(content)
         for part in family.towers(config):
             _check_sizes(part)
-        end_of_text = family.caption_rules(config).end_of_text
-        if not isinstance(end_of_text, int):
-            # Texts are read at that token.
-            raise ValueError(f"eos_token_id is {end_of_text!r}, not a number")
+        family.caption_rules(config).check()
     return config
 
 
@@ -217,6 +221,8 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
     if all(name.startswith(own_prefix) for name in found):
         found = {name.removeprefix(own_prefix): value for name, value in found.items()}
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(_IGNORED)}
+    if found.keys() != wanted.keys():
+        found = _as_the_model_names_them(found, model)
     mismatched = [
         f"{name} {list(found[name][0])} instead of {list(shape)}"
         for name, shape in wanted.items()
@@ -230,6 +236,33 @@ def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = No
             "models have; give the checkpoint in float32, float16 or bfloat16."
         )
     return {kind for _, kind in found.values()}
+
+
+def _as_the_model_names_them(found: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Weights by the names that Transformers gives them when it loads a model whose parts were once named otherwise."""
+    transforms = get_model_conversion_mapping(model) if isinstance(model, PreTrainedModel) else []
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    return {rename_source_key(name, renamings, converters)[0]: value for name, value in found.items()}
+
+
+def load_converted(folder: str | Path, model: nn.Module) -> bool:
+    """
+    Load the weights of a `folder` into a `model` if they have other names there than in it, as Transformers saves those of some.
+
+    Transformers' Trainer takes names as they are, and would leave such weights out.
+
+    Returns:
+        `bool`: Whether they have other names. If not, nothing is loaded.
+    """
+    files, own = _weight_files(Path(folder), str(folder)), model.state_dict()
+    if all(name in own or name.endswith(_IGNORED) for file in files for name in shapes_and_kinds(file)):
+        return False
+    saved = _as_the_model_names_them({name: value for file in files for name, value in load_file(file).items()}, model)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(placed_like(saved[name], value))
+    return True
 
 
 def _of_file(folder: Path, file: str) -> set[str]:
@@ -283,15 +316,17 @@ def check_processor_files(folder: Path, what: str) -> None:
         f"AutoProcessor.from_pretrained(...).save_pretrained({str(folder)!r})"
     )
     tokenizer, vocabulary, merges = (folder / name for name in TOKENIZER_FILES)
-    if not tokenizer.is_file() and not (vocabulary.is_file() and merges.is_file()):
+    pieces = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
+    if not tokenizer.is_file() and not (vocabulary.is_file() and merges.is_file()) and not pieces:
         raise FileNotFoundError(
             f"{what} has no tokenizer ({TOKENIZER_FILES[0]}, or vocab.json and merges.txt); {advice}."
         )
     for path in (vocabulary, tokenizer, folder / "tokenizer_config.json"):
         if path.is_file():
             read_json_object(path)
-    if merges.is_file():
-        check_is_content(merges)
+    for path in (merges, *pieces):
+        if path.is_file():
+            check_is_content(path)
     found = {name: read_json_object(folder / name) for name in IMAGE_PROCESSOR_FILES if (folder / name).is_file()}
     # Either a file of its own, or a part of the processor's.
     if IMAGE_PROCESSOR_FILES[0] not in found and "image_processor" not in found.get(IMAGE_PROCESSOR_FILES[1], {}):

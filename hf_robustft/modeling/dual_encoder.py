@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
-from transformers import CLIPProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from .caption_rules import CaptionRules
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -27,8 +30,25 @@ LOGIT_SCALE = "logit_scale"
 LOGIT_BIAS = "logit_bias"
 #: What an image tower computes beyond its weights: one with the same weights and another activation is another.
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
+#: As those, of towers that have them.
+_FURTHER_TOWER_SETTINGS = ("rms_norm_eps", "use_head", "vision_use_head")
 #: A folded temperature may move the scale by this much through rounding.
 _ROUNDING = 1e-3
+#: Text towers that are causal and read a caption at its end; and those that read rows of one length with their padding.
+_READ_AT_END = ("clip_text_model", "metaclip_2_text_model", "aimv2_text_model")
+_READ_WHOLE = ("siglip_text_model", "siglip2_text_model")
+#: Causal text towers that look at all tokens unless they are given a mask (in SDPA even then, if it masks nothing).
+_CAUSAL_IF_MASKED = ("aimv2_text_model",)
+#: Text towers whose positions begin behind the id of the padding token.
+_SHIFTED_POSITIONS = (
+    "altclip_text_model",
+    "camembert",
+    "data2vec-text",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
 
 
 @dataclass(frozen=True)
@@ -38,40 +58,56 @@ class Family:
 
     Attributes:
         class_name (`str`): The class in Transformers of the whole model, with both towers and their projections.
-        processor_class (`type`, *optional*, defaults to [`~transformers.CLIPProcessor`]): The processor of its
-            checkpoints.
+        processor_name (`str`, *optional*, defaults to `"CLIPProcessor"`): The class of the processor of its checkpoints.
         legacy_end_of_text (`int`, *optional*): The `eos_token_id` of old conversions, with which the text tower reads
             a caption at its highest token id. `None` if the family has none.
-        similarity (`str`, *optional*, defaults to `"softmax"`): What makes probabilities of scaled similarities.
+        similarity (`str`, *optional*, defaults to `"softmax"`): What makes probabilities of scaled similarities:
+            `"softmax"` over captions, or `"sigmoid"` of each pair.
+        projects (`bool`, *optional*, defaults to `True`): Whether `forward` of the model returns the outputs of its towers
+            as they are after the projections. What it returns otherwise is projected again outside.
+        any_towers (`bool`, *optional*, defaults to `False`): Whether towers may be of any kind, so that a configuration does
+            not tell what images they take.
     """
 
     class_name: str
-    processor_class: type[ProcessorMixin] = CLIPProcessor
+    processor_name: str = "CLIPProcessor"
     legacy_end_of_text: int | None = None
     similarity: str = "softmax"
+    projects: bool = True
+    any_towers: bool = False
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
-        """The class, imported when it is asked for."""
+        """The class of the model, imported when it is asked for."""
         return getattr(transformers, self.class_name)
+
+    @property
+    def processor_class(self) -> type[ProcessorMixin]:
+        """The class of the processor, imported when it is asked for."""
+        return getattr(transformers, self.processor_name)
 
     def caption_rules(self, config: PreTrainedConfig) -> CaptionRules:
         """How models of a configuration read captions."""
         text = config.text_config
-        return CaptionRules(
-            text.eos_token_id,
-            text.eos_token_id == self.legacy_end_of_text,
-            text.max_position_embeddings,
-            text.vocab_size,
-        )
+        kind, limit = text.model_type, getattr(text, "max_position_embeddings", None)
+        end, padding = getattr(text, "eos_token_id", None), getattr(text, "pad_token_id", None)
+        if kind in _READ_AT_END:
+            # The oldest conversions of CLIP alone are read at their highest id.
+            legacy = self.legacy_end_of_text if kind == "clip_text_model" or not self.any_towers else None
+            unasked = kind not in _CAUSAL_IF_MASKED
+            return CaptionRules(end, end, end == legacy, limit, text.vocab_size, causal_unasked=unasked)
+        if kind in _SHIFTED_POSITIONS and None not in (limit, padding):
+            limit -= padding + 1
+        reads = "fixed" if kind in _READ_WHOLE else "mask"
+        return CaptionRules(end, padding, False, limit, text.vocab_size, reads)
 
     def towers(self, config: PreTrainedConfig) -> tuple[PreTrainedConfig, PreTrainedConfig]:
         """The parts of a configuration that say what the text tower and the image tower are."""
         return config.text_config, config.vision_config
 
-    def image_size(self, config: PreTrainedConfig) -> int:
-        """Height and width in pixels of the images that models of a configuration take."""
-        return config.vision_config.image_size
+    def image_size(self, config: PreTrainedConfig) -> int | None:
+        """Height and width in pixels of the images that models of a configuration take, `None` if it does not say."""
+        return None if self.any_towers else config.vision_config.image_size
 
 
 #: The families by the `model_type` of their configurations.
@@ -79,43 +115,22 @@ FAMILIES = {
     "clip": Family("CLIPModel", legacy_end_of_text=2),
     # Its released models have the `eos_token_id` 2 and mean it.
     "metaclip_2": Family("MetaClip2Model"),
+    "chinese_clip": Family("ChineseCLIPModel", "ChineseCLIPProcessor"),
+    "altclip": Family("AltCLIPModel", "AltCLIPProcessor", projects=False),
+    "aimv2": Family("Aimv2Model", projects=False),
+    "blip": Family("BlipModel", "BlipProcessor", projects=False),
+    "siglip": Family("SiglipModel", "SiglipProcessor", similarity="sigmoid"),
+    "vision-text-dual-encoder": Family(
+        "VisionTextDualEncoderModel",
+        "VisionTextDualEncoderProcessor",
+        legacy_end_of_text=2,
+        projects=False,
+        any_towers=True,
+    ),
 }
+_NAMES = [family.class_name for family in FAMILIES.values()]
 #: For messages: the models there are.
-SUPPORTED = " or ".join(family.class_name for family in FAMILIES.values())
-
-
-@dataclass(frozen=True)
-class CaptionRules:
-    """
-    How a text tower reads a caption.
-
-    The towers of all families are causal and are read at one token, so a feature depends on the tokens up to that one
-    alone: not on padding, nor on the other captions of a batch.
-
-    Attributes:
-        end_of_text (`int`): The token that ends a caption; what follows the first one may be anything.
-        at_highest_id (`bool`, *optional*, defaults to `False`): Whether captions are read at their highest token id.
-        max_length (`int`, *optional*), vocab_size (`int`, *optional*): Tokens of a caption, and tokens there are.
-    """
-
-    end_of_text: int
-    at_highest_id: bool = False
-    max_length: int | None = None
-    vocab_size: int | None = None
-
-    def end_positions(self, input_ids: Tensor) -> Tensor:
-        """
-        The position at which the text tower reads each caption.
-
-        Args:
-            input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids.
-
-        Returns:
-            `torch.Tensor` of shape `(texts,)`: The first end-of-text token; 0 where there is none, as Transformers has it.
-        """
-        if self.at_highest_id:
-            return input_ids.int().argmax(dim=-1)
-        return (input_ids == self.end_of_text).int().argmax(dim=-1)
+SUPPORTED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -152,6 +167,14 @@ def _usable_scale(logit_scale: Tensor) -> float:
             f"{scale:g}: such a model answers nothing. It must be a logarithm (4.6 for a scale of 100); give another checkpoint."
         )
     return scale
+
+
+def _layers(tower: nn.Module) -> list[nn.Module]:
+    """The layers of a tower: the longest list of modules of one kind in it."""
+    lists = [
+        module for module in tower.modules() if isinstance(module, nn.ModuleList) and len(set(map(type, module))) == 1
+    ]
+    return list(max(lists, key=len)) if lists else []
 
 
 @dataclass(frozen=True)
@@ -194,6 +217,8 @@ class DualEncoder:
     @property
     def embed_dim(self) -> int:
         """Size of the embeddings."""
+        if self.visual_projection is None:
+            return self.core.config.vision_config.hidden_size
         return self.core.config.projection_dim
 
     @property
@@ -215,6 +240,18 @@ class DualEncoder:
         """The parameter whose exponential scales the similarities."""
         return self.core.logit_scale
 
+    @property
+    def scale(self) -> Tensor:
+        """What similarities are multiplied by: a scalar, with gradient, at least float32."""
+        # Of one element, or a scalar, by family.
+        stored = at_least_float32(self.logit_scale).reshape(())
+        return stored.exp() if self._most is None else stored.clamp(0.0, self._most).exp()
+
+    @property
+    def _most(self) -> float | None:
+        """The logarithm at which the model itself stops its scale (it does so at 1, too), `None` if it does not."""
+        return getattr(self.core, "max_log_logit_scale", None)
+
     def check_logit_scale(self) -> float:
         """
         The exponentiated logit scale, if it is one that similarities can be multiplied by.
@@ -222,7 +259,8 @@ class DualEncoder:
         Raises:
             ValueError: If it is 0 or infinite in float32, or not a number.
         """
-        return _usable_scale(self.logit_scale)
+        scale = _usable_scale(self.logit_scale)
+        return scale if self._most is None else min(max(scale, 1.0), math.exp(self._most))
 
     @property
     def logit_bias(self) -> nn.Parameter | None:
@@ -244,34 +282,49 @@ class DualEncoder:
         """How the text tower reads captions."""
         return self.family.caption_rules(self.core.config)
 
+    def pad_with(self, token: int) -> None:
+        """Have captions filled up with a `token` that is not the one of the model's configuration."""
+        self.core.config.text_config.pad_token_id = token
+
     @property
     def image_tokens(self) -> int:
-        """Tokens of an image in its tower."""
-        return self.core.vision_model.embeddings.num_positions
+        """Tokens of an image in its tower, about: the patches, and one for what pools them."""
+        vision = self.core.config.vision_config
+        size, patch = (getattr(vision, name, 1) for name in ("image_size", "patch_size"))
+        return (size // patch) ** 2 + 1
 
     @property
     def image_settings(self) -> dict[str, Any]:
         """What the image tower computes beyond its weights."""
-        return {name: getattr(self.core.config.vision_config, name) for name in _TOWER_SETTINGS}
+        vision = self.core.config.vision_config
+        further = {name: getattr(vision, name) for name in _FURTHER_TOWER_SETTINGS if hasattr(vision, name)}
+        return {name: getattr(vision, name, None) for name in _TOWER_SETTINGS} | further
 
     def image_side(self) -> nn.ModuleDict:
         """All that image features depend on: tower and projection, under their names."""
-        return nn.ModuleDict({name: getattr(self.core, name) for name in ("vision_model", PROJECTIONS[0])})
+        return self._side("vision_model", PROJECTIONS[0])
 
     def text_side(self) -> nn.ModuleDict:
         """All that text features depend on: tower and projection, under their names."""
-        return nn.ModuleDict({name: getattr(self.core, name) for name in ("text_model", PROJECTIONS[1])})
+        return self._side("text_model", PROJECTIONS[1])
+
+    def _side(self, *names: str) -> nn.ModuleDict:
+        return nn.ModuleDict({name: getattr(self.core, name) for name in names if hasattr(self.core, name)})
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The transformer layers of the image tower and of the text tower."""
-        return tuple(list(tower.encoder.layers) for tower in (self.core.vision_model, self.core.text_model))
+        return tuple(_layers(tower) for tower in (self.core.vision_model, self.core.text_model))
 
     def depths(self) -> dict[str, float]:
         """How deep in its tower each tensor of a transformer layer lies, by name: 0 in the first layer, 1 in the last."""
         towers = self.layers()
-        depth = {layer: i / (len(tower) - 1) if len(tower) > 1 else 1.0 for tower in towers for i, layer in enumerate(tower)}
+        depth = {
+            layer: i / (len(tower) - 1) if len(tower) > 1 else 1.0 for tower in towers for i, layer in enumerate(tower)
+        }
         layers = {name: depth[module] for name, module in self.core.named_modules() if module in depth}
-        return {f"{name}.{key}": at for name, at in layers.items() for key in self.core.get_submodule(name).state_dict()}
+        return {
+            f"{name}.{key}": at for name, at in layers.items() for key in self.core.get_submodule(name).state_dict()
+        }
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """
@@ -290,25 +343,31 @@ class DualEncoder:
         Projected features of texts before normalisation, past the wrappers.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(n, length)`): Token ids, padded after the end-of-text token.
+            input_ids (`torch.Tensor` of shape `(n, length)`): Token ids, padded on the right.
 
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        return at_least_float32(self.core.get_text_features(input_ids=input_ids).pooler_output)
+        inputs = self.caption_rules.inputs(input_ids, self.core.dtype)
+        return at_least_float32(self.core.get_text_features(**inputs).pooler_output)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """
         Projected features of images and of texts in one call of the model, which the hooks of its wrappers see.
 
-        No attention mask is passed: what follows the token at which a caption is read cannot change its feature.
+        Args:
+            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): Normalised images.
+            input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids, padded on the right.
 
         Returns:
             Two `torch.Tensor` of shapes `(images, embed_dim)` and `(texts, embed_dim)`, at least float32.
         """
-        output = self.model(pixel_values=pixel_values, input_ids=input_ids)
-        sides = output.vision_model_output, output.text_model_output
-        return tuple(at_least_float32(side.pooler_output) for side in sides)
+        output = self.model(pixel_values=pixel_values, **self.caption_rules.inputs(input_ids, self.core.dtype))
+        sides = [side.pooler_output for side in (output.vision_model_output, output.text_model_output)]
+        if not self.family.projects:
+            weights = self.visual_projection, self.text_projection
+            sides = [F.linear(side.to(weight.dtype), weight) for side, weight in zip(sides, weights, strict=True)]
+        return tuple(map(at_least_float32, sides))
 
     @torch.no_grad()
     def fold(self, temperature: float) -> None:
@@ -316,19 +375,28 @@ class DualEncoder:
         Divide all logits by a temperature, in the weights.
 
         Args:
-            temperature (`float`): Above 0; its logarithm is subtracted from the logit scale, which is one.
+            temperature (`float`): Above 0; its logarithm is subtracted from the logit scale, which is one, and the logit bias,
+                if there is one, is divided by it.
 
         Raises:
-            ValueError: If the dtype of the logit scale is too coarse to hold the result, or its exponential would be 0 or infinite;
-                nothing is changed then.
+            ValueError: If the dtype of the logit scale is too coarse to hold the result, or its exponential would be 0 or
+                infinite, or outside of what the model keeps it in; nothing is changed then.
         """
-        parameter = self.logit_scale
-        moved = parameter.detach().cpu().double() - math.log(temperature)
+        parameter, most = self.logit_scale, self._most
+        before = parameter.detach().cpu().double()
+        moved = (before if most is None else before.clamp(0.0, most)) - math.log(temperature)
         stored = moved.to(parameter.dtype)
         if not abs(math.expm1((stored.double() - moved).item())) <= _ROUNDING:
             raise ValueError(
                 f"A logit scale in {parameter.dtype} cannot hold the temperature {temperature:.6g}: rounding would "
                 f"change it by more than {100 * _ROUNDING:.1f} %. Load the model in float32."
             )
+        if most is not None and not 0 <= stored.item() <= most + _ROUNDING:
+            raise ValueError(
+                f"A {type(self.core).__name__} keeps its scale between 1 and {math.exp(most):.0f}, and the temperature "
+                f"{temperature:.6g} would make it {stored.exp().item():.6g}; leave such a temperature to the head or the pipeline."
+            )
         _usable_scale(stored)
         parameter.copy_(stored)
+        if self.logit_bias is not None:
+            self.logit_bias.div_(temperature)

@@ -75,7 +75,7 @@ class ClipFeatures:
 
 def logit_scale(model: nn.Module) -> Tensor:
     """The exponentiated logit scale of a `model` (scalar, with gradient, at least float32)."""
-    return at_least_float32(DualEncoder.of(model).logit_scale).exp().reshape(())
+    return DualEncoder.of(model).scale
 
 
 def logit_bias(model: nn.Module) -> Tensor | None:
@@ -251,10 +251,9 @@ def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tu
     if not texts:
         if bare:
             return encoder.image_features(pixel_values), None
-        input_ids = pixel_values.new_full((1, 1), rules.end_of_text, dtype=torch.long)
+        input_ids = torch.tensor([rules.blank], device=pixel_values.device)
         return encoder.forward(pixel_values, input_ids)[0], None
-    # What follows the first end-of-text token is not seen, so shorter tables may be padded with that token.
-    input_ids = pad_captions(texts, rules.end_of_text)
+    input_ids = pad_captions(texts, rules.padding)
     memory = getattr(model, "_caption_memory", None)
     if memory is not None and bare and not (model.training or torch.is_grad_enabled()):
         text_features = memory.features(input_ids, rules, encoder.text_features)

@@ -96,7 +96,7 @@ def _encoded_by_length(encoder: DualEncoder, tokenizer, prompts: Sequence[str], 
         tokenizer(prompts[start : start + _TOKENIZED_AT_ONCE], padding=True, truncation=True, return_tensors="pt")
         for start in range(0, len(prompts), _TOKENIZED_AT_ONCE)
     ]
-    distinct = distinct_captions(pad_captions([table["input_ids"] for table in tables], rules.end_of_text), rules)
+    distinct = distinct_captions(pad_captions([table["input_ids"] for table in tables], rules.padding), rules)
     lengths = rules.end_positions(distinct.input_ids) + 1
     # The longest first: what does not fit into memory fails at once.
     order = lengths.argsort(descending=True, stable=True)

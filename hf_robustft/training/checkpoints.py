@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..data.messages import one_line
 from ..files import put_in_place
-from ..modeling.checkpoint_check import check_weights_of
+from ..modeling.checkpoint_check import check_weights_of, load_converted
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.spread_weights import full_values, is_sharded
 from ..objectives.base import take, take_module
@@ -176,12 +176,14 @@ class ExactCheckpoints:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         # Trainer loads what is there, leaves the rest as it is, and warns.
         check_weights_of(resume_from_checkpoint, self.model)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not load_converted(resume_from_checkpoint, self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         whole_state(self.state.best_model_checkpoint)
         check_weights_of(self.state.best_model_checkpoint, self.model)
-        super()._load_best_model()
+        if not load_converted(self.state.best_model_checkpoint, self.model):
+            super()._load_best_model()
         # Head and teacher belong to the weights of the same checkpoint.
         self.load_extra_state(load_state(self.state.best_model_checkpoint))
 

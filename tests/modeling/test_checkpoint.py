@@ -130,7 +130,7 @@ BROKEN = {
     "image classification": (saved(CLIPForImageClassification), ["CLIPForImageClassification", "CLIPModel"]),
     "vision tower": (saved(CLIPVisionModelWithProjection), ["clip_vision_model"]),
     "text tower": (saved(CLIPTextModel), ["clip_text_model"]),
-    "other type": (changed("config.json", "model_type", value="siglip"), ["'siglip'", "CLIPModel or MetaClip2Model"]),
+    "other type": (changed("config.json", "model_type", value="flava"), ["'flava'", "CLIPModel, MetaClip2Model"]),
     "type of another class": (changed("config.json", "model_type", value="metaclip_2"), ["CLIPModel", "MetaClip2Model"]),
     "no type": (written("config.json", "{}"), ["type None"]),
     "wrong type of value": (changed("config.json", "projection_dim", value="many"), ["config.json"]),

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import (
     CLIPImageProcessorPil,
     CLIPProcessor,
+    CLIPSegConfig,
+    CLIPSegModel,
     MetaClip2Config,
     MetaClip2Model,
-    SiglipConfig,
-    SiglipModel,
     XLMRobertaTokenizer,
 )
 from transformers import pipeline as transformers_pipeline
@@ -149,21 +149,21 @@ def test_a_tokenizer_that_cuts_the_end_off_is_refused(base, monkeypatch):
 
 def test_other_families_are_refused_in_one_line_that_names_those_there_are(base, tmp_path):
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = SiglipConfig(
+    config = CLIPSegConfig(
         text_config={**tower, "vocab_size": 9}, vision_config={**tower, "image_size": 32, "patch_size": 16}
     )
-    siglip = SiglipModel(config)
-    siglip.save_pretrained(tmp_path / "siglip")
-    processor().save_pretrained(tmp_path / "siglip")
+    other = CLIPSegModel(config)
+    other.save_pretrained(tmp_path / "other")
+    processor().save_pretrained(tmp_path / "other")
     data = Benchmark.from_dataset(image_dataset(4), name="test", role="id", templates=TEMPLATES)
     evaluator = Evaluator([data], processor(), progress=False)
     for refuse in (
-        lambda: load_dual_encoder(tmp_path / "siglip"),
-        lambda: encode(siglip, {"pixel_values": torch.zeros(1, 3, 32, 32), "input_ids": torch.zeros(1, 2).long()}),
-        lambda: evaluator.evaluate(siglip),
-        lambda: ZeroShotHead.from_model(siglip, processor(), CLASSES, TEMPLATES),
+        lambda: load_dual_encoder(tmp_path / "other"),
+        lambda: encode(other, {"pixel_values": torch.zeros(1, 3, 32, 32), "input_ids": torch.zeros(1, 2).long()}),
+        lambda: evaluator.evaluate(other),
+        lambda: ZeroShotHead.from_model(other, processor(), CLASSES, TEMPLATES),
     ):
-        with pytest.raises(ValueError, match="(?i)siglip.*CLIPModel or MetaClip2Model") as caught:
+        with pytest.raises(ValueError, match="(?i)clipseg.*CLIPModel, MetaClip2Model.*SiglipModel") as caught:
             refuse()
         assert "\n" not in str(caught.value)
 

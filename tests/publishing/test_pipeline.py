@@ -223,9 +223,9 @@ def test_checkpoints_of_others_are_refused(checkpoint, tmp_path, tiny_clip):
     with pytest.raises(OSError, match="no robustft.json"):
         pipeline(checkpoint)
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="type 'bert'.*CLIPModel or MetaClip2Model"):
+    with pytest.raises(ValueError, match="type 'bert'.*CLIPModel, MetaClip2Model"):
         pipeline(tmp_path / "bert")
-    with pytest.raises(ValueError, match="CLIPVisionModel.*CLIPModel or MetaClip2Model"):
+    with pytest.raises(ValueError, match="CLIPVisionModel.*CLIPModel, MetaClip2Model"):
         OpenSetImageClassificationPipeline(tiny_clip.vision_model, tiny_processor())
     with pytest.raises(ValueError, match="not loaded from a folder"):
         OpenSetImageClassificationPipeline(tiny_clip, tiny_processor())

@@ -267,7 +267,7 @@ def test_plain_training_arguments_are_refused(tiny_clip, tmp_path):
 
 def test_another_model_is_refused(tiny_clip, tmp_path):
     other = CLIPVisionModel(tiny_clip.config.vision_config)
-    with pytest.raises(ValueError, match="CLIPVisionModel.*CLIPModel or MetaClip2Model") as caught:
+    with pytest.raises(ValueError, match="CLIPVisionModel.*CLIPModel, MetaClip2Model") as caught:
         CaRotTrainer(other, arguments(tmp_path))
     one_line(caught)
 

@@ -1,0 +1,158 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A tiny random model of every family with a real processor, of the kinds that its released checkpoints have."""
+
+from __future__ import annotations
+
+import string
+from functools import cache
+
+import torch
+import transformers
+from transformers import PreTrainedModel, ProcessorMixin
+
+from helpers import tiny_config, tiny_processor
+from hf_robustft.modeling.dual_encoder import FAMILIES
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+IMAGE = {**TOWER, "image_size": 32, "patch_size": 8}
+MEAN = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]}
+SQUARE = {"size": {"height": 32, "width": 32}, **MEAN}
+CHINESE = "一只猫狗的照片在"
+#: Every family by the `model_type` of its configuration.
+FAMILY_NAMES = (
+    "clip",
+    "metaclip_2",
+    "chinese_clip",
+    "altclip",
+    "aimv2",
+    "blip",
+    "siglip",
+    "vision-text-dual-encoder",
+)
+
+
+def xlm_roberta_tokenizer(length: int = 32) -> transformers.XLMRobertaTokenizer:
+    """Letters, some words and Chinese characters; padding 1, end of text 2."""
+    pieces = ["\u2581", *string.ascii_lowercase, ".", "\u2581a", "\u2581photo", "\u2581of", "\u2581the", *CHINESE]
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocab = [(piece, 0.0) for piece in special] + [(piece, -float(30 - 5 * min(len(piece), 5))) for piece in pieces]
+    return transformers.XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)], model_max_length=length)
+
+
+def bert_tokenizer(length: int = 32) -> transformers.BertTokenizer:
+    """Letters, some words and Chinese characters; padding 0."""
+    letters = string.ascii_lowercase
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces += [".", "photo", "of", "the", *CHINESE]
+    return transformers.BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, model_max_length=length)
+
+
+def gemma_tokenizer(length: int = 64) -> transformers.Siglip2Tokenizer:
+    """Letters in lower case, and an end of text; padding 0, as that of SigLIP 2."""
+    vocab = {piece: i for i, piece in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", "."])}
+    vocab |= {letter: len(vocab) + i for i, letter in enumerate(string.ascii_lowercase)}
+    vocab |= {f"<0x{byte:02X}>": len(vocab) + byte for byte in range(256)}
+    tokenizer = transformers.Siglip2Tokenizer(
+        vocab=vocab,
+        merges=[],
+        padding_side="right",
+        model_max_length=length,
+        model_input_names=["input_ids"],
+        add_bos_token=False,
+        add_eos_token=True,
+    )
+    return tokenizer
+
+
+@cache
+def _processor(name: str) -> ProcessorMixin:
+    images = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, **MEAN
+    )
+    if name in ("clip", "aimv2"):
+        processor = tiny_processor()
+        processor.tokenizer.model_max_length = 16
+        return processor
+    if name == "metaclip_2":
+        return transformers.CLIPProcessor(image_processor=images, tokenizer=xlm_roberta_tokenizer())
+    if name == "altclip":
+        return transformers.AltCLIPProcessor(image_processor=images, tokenizer=xlm_roberta_tokenizer())
+    if name == "chinese_clip":
+        images = transformers.ChineseCLIPImageProcessorPil(do_center_crop=False, **SQUARE)
+        return transformers.ChineseCLIPProcessor(image_processor=images, tokenizer=bert_tokenizer())
+    if name == "blip":
+        images = transformers.BlipImageProcessorPil(**SQUARE)
+        return transformers.BlipProcessor(image_processor=images, tokenizer=bert_tokenizer())
+    if name == "siglip":
+        images = transformers.SiglipImageProcessorPil(resample=2, **SQUARE)
+        return transformers.SiglipProcessor(image_processor=images, tokenizer=gemma_tokenizer())
+    images = transformers.ViTImageProcessorPil(**SQUARE)
+    return transformers.VisionTextDualEncoderProcessor(image_processor=images, tokenizer=bert_tokenizer())
+
+
+def family_processor(name: str) -> ProcessorMixin:
+    """The processor of a family, the same object each time."""
+    return _processor(name)
+
+
+def family_config(name: str) -> transformers.PreTrainedConfig:
+    """The configuration of the tiny model of a family."""
+    tokenizer = family_processor(name).tokenizer
+    text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    if name == "clip":
+        return tiny_config()
+    if name == "metaclip_2":
+        text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+        return transformers.MetaClip2Config(text_config=text, vision_config=IMAGE, projection_dim=16)
+    if name == "altclip":
+        # Positions begin behind the padding.
+        text |= {"max_position_embeddings": tokenizer.model_max_length + 2, "project_dim": 24, "pad_token_id": 1}
+        return transformers.AltCLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=16)
+    if name == "aimv2":
+        text |= {"vocab_size": 64, "eos_token_id": 63}
+        return transformers.Aimv2Config(text_config=text, vision_config=IMAGE, projection_dim=16)
+    if name == "chinese_clip":
+        return transformers.ChineseCLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=16)
+    if name == "blip":
+        # Special tokens of the tokenizer of its checkpoints.
+        text |= {"bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+        return transformers.BlipConfig(text_config=text, vision_config=IMAGE, projection_dim=16)
+    if name == "siglip":
+        # As published: `pad_token_id` is the class's own and not the tokenizer's.
+        text |= {"projection_size": 32, "bos_token_id": 2, "eos_token_id": 1}
+        return transformers.SiglipConfig(text_config=text, vision_config=IMAGE)
+    return transformers.VisionTextDualEncoderConfig(
+        text_config={"model_type": "bert", **text}, vision_config={"model_type": "vit", **IMAGE}, projection_dim=16
+    )
+
+
+def family_model(name: str, seed: int = 0) -> PreTrainedModel:
+    """A tiny random model of a family, in evaluation mode; its padding is that of its processor, as after loading."""
+    config = family_config(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = FAMILIES[name].model_class(config).eval()
+        for parameter in model.parameters():
+            # Some are made as zeros, which hides what they do.
+            if parameter.ndim < 2 and parameter is not model.logit_scale:
+                parameter.data += 0.05 * torch.randn_like(parameter)
+            elif name in ("altclip", "blip", "vision-text-dual-encoder"):
+                # Made so small that all captions are one.
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    if name == "siglip":
+        model.logit_scale.data.fill_(2.3)
+        model.logit_bias.data.fill_(-1.5)
+        config.text_config.pad_token_id = 0
+    return model
+
+
+def save_family(name: str, folder, seed: int = 0) -> PreTrainedModel:
+    """Write the checkpoint of a family into `folder`, as it is published; returns the model."""
+    model = family_model(name, seed)
+    if name == "siglip":
+        model.config.text_config.pad_token_id = 1
+    model.save_pretrained(folder)
+    family_processor(name).save_pretrained(folder)
+    if name == "siglip":
+        model.config.text_config.pad_token_id = 0
+    return model
