@@ -16,7 +16,8 @@ from ..files import write_whole
 from ..objectives.settings import paper_values
 from ..training.arguments import REFERENCE_PRESET
 from ..training.methods import METHODS, RobustTrainingArguments
-from ..training.settings import declarations, declared_settings
+from ..training.settings import declarations, declared_settings, unused_settings
+from ..training.trainer import RobustTrainer
 from . import COMMANDS
 from .auto import HELP, AutoOptions
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_hash, transformers_version
@@ -34,6 +35,8 @@ OF_METHODS["tip_adapter"] = ("tip_alpha", "tip_beta", "tip_views")
 BRIEF = {
     "per_device_eval_batch_size": "Images encoded at once",
     "output_dir": "Folder of the run (default: outputs/<method>)",
+    "true_positive_rate": "Share of validation images that the detector accepts",
+    "train": "Parts that train, with commas",
     "num_train_epochs": "Passes over the training set",
     "max_steps": "Optimizer steps, instead of epochs",
     "per_device_train_batch_size": "Images per device and step",
@@ -84,12 +87,16 @@ def describe() -> dict[str, Any]:
 
 def _method(name: str, trainer: Any) -> dict[str, Any]:
     """What the help of `train` says of a method: its settings, what it refuses, and its defaults and the paper's values by setting."""
-    settings = () if trainer is None else declared_settings(trainer) - set(trainer.idle_settings)
+    # What every method has is in the help of every training.
+    common = declared_settings(RobustTrainer)
+    settings = () if trainer is None else declared_settings(trainer) - common - set(trainer.idle_settings)
     own = paper_values(*declarations(RobustTrainingArguments).values())
     paper = {name: own[name] for name in sorted(settings) if name in own} | dict(getattr(trainer, "paper_settings", {}))
     if paper.get("preset") == "reference":
         paper = {**REFERENCE_PRESET, **paper}
     idle = set() if getattr(trainer, "paper_settings", {}) else {"paper_settings"}
+    if trainer is not None:
+        idle |= common & unused_settings(trainer, RobustTrainingArguments)
     if trainer is None:
         of_training = set(SHOWN["training"].split()) & set(RobustTrainingArguments.__dataclass_fields__)
         idle |= of_training - MEASURING - (CACHING if name == "tip_adapter" else set())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
 from ..modeling.spread_weights import exchanged, is_sharded, placed_like, whole_copy
+from ..modeling.trained_parts import PARTS
 from .settings import ObjectiveSettings
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class ObjectiveMixin:
         trains_model (`bool`, defaults to `True`):
             Whether the model trains. Otherwise the Trainer freezes it, encodes batches in eval mode without gradient,
             and takes cached features.
+        trained_parts (`tuple[str, ...]`, defaults to all):
+            Parts of the model (see `modeling.trained_parts`) that the objective can train, if the model trains.
         smooths_labels (`bool`, defaults to `False`): Whether the objective uses `label_smoothing_factor`.
         fixed_length (`bool`, defaults to `False`): Whether a resumed run must have the steps that it was planned with.
         settings (subclass of [`ObjectiveSettings`], *optional*):
@@ -63,6 +66,7 @@ class ObjectiveMixin:
     needs_captions: bool = False
     needs_labels: bool = False
     trains_model: bool = True
+    trained_parts: tuple[str, ...] = PARTS
     smooths_labels: bool = False
     fixed_length: bool = False
     settings: type[ObjectiveSettings] | None = None

@@ -65,6 +65,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     """
 
     needs_labels = True
+    trained_parts = ("image", "projections")
     smooths_labels = True
     settings = HeadSettings
 

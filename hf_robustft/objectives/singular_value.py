@@ -15,6 +15,9 @@ from ..modeling.features import ClipFeatures
 from ..modeling.spread_weights import full_tensor
 from .base import ObjectiveMixin
 from .settings import WEIGHT, ObjectiveSettings, setting
+from .trained_parts import parts_to_train
+
+_WEIGHTS = ("orthogonality_weight", "cross_frobenius_weight")
 
 
 def _full_precision(weight: Tensor) -> Tensor:
@@ -108,12 +111,18 @@ class SingularValueMixin(ObjectiveMixin):
     @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:
         super().check_model(args, encoder)
-        for name in ("orthogonality_weight", "cross_frobenius_weight"):
+        for name in _WEIGHTS:
             if getattr(args, name) and not cls._has_projections(encoder):
                 raise ValueError(
                     f"`{name}={getattr(args, name)}` constrains linear projections, which a {encoder.name} does not end in; use "
                     "`--method covariance_anchor`, which holds the spread of the image features themselves, or set it to 0."
                 )
+        weights = [f"{name}={getattr(args, name):g}" for name in _WEIGHTS if getattr(args, name)]
+        if weights and "projections" not in parts_to_train(cls, args):
+            raise ValueError(
+                f"`train={args.train}` freezes the projections, on which `{'` and `'.join(weights)}` {'acts' if len(weights) == 1 else 'act'}; "
+                f"name projections too, or set {' and '.join(name.partition('=')[0] for name in weights)} to 0."
+            )
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)

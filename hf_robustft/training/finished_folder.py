@@ -120,6 +120,7 @@ class FinishedFolder:
 
     def _facts_of_the_run(self) -> dict[str, Any]:
         trained = self._train_seconds is not None
+        what = {"Trained": self.what_trained()} if self.trains_model and self.what_trained() else {}
         return {
             "base_model": self.model.name_or_path or None,
             "base_model_revision": commit_of(self.model),
@@ -127,7 +128,7 @@ class FinishedFolder:
             "wall_seconds": self._train_seconds,
             "seed": self.args.seed,
             # Without a training its arguments describe nothing.
-            "run": what_ran(self.args, *self.given_optimizers()) if trained else None,
+            "run": what_ran(self.args, *self.given_optimizers()) | what if trained else None,
             "log_history": self.state.log_history,
         }
 

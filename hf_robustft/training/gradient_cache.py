@@ -298,6 +298,8 @@ class ChunkedEncoding:
         if frozen:
             # Trainer sets training mode; dropout in a frozen encoder would be noise.
             self.model.eval()
+        else:
+            self.still_frozen_towers()
         size, captions, texts = self.args.contrastive_chunk_size, self._encodes_captions, self.extra_texts()
         if self._keeps_encoding:
             self._encoding = CachedEncoding(model, divide(batch, texts, size), captions)

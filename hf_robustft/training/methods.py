@@ -25,6 +25,7 @@ from ..objectives.settings import document, paper_values
 from ..objectives.singular_value import SingularValueMixin, SingularValueSettings
 from ..objectives.starting_weights import StartingWeightsMixin, StartingWeightsSettings
 from ..objectives.teacher import EMATeacherSettings, TeacherSettings, TrajectoryTeacherSettings
+from ..objectives.trained_parts import TrainedPartsSettings
 from ..objectives.trajectory_distillation import TrajectoryDistillationMixin, TrajectoryDistillationSettings
 from .arguments import RunArguments
 from .trainer import RobustTrainer
@@ -344,6 +345,7 @@ class RobustTrainingArguments(
     StartingWeightsSettings,
     ContextDistillationSettings,
     RandomTextSettings,
+    TrainedPartsSettings,
     RunArguments,
 ):
     """

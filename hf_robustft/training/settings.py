@@ -12,6 +12,7 @@ from ..data.streams.examples import StreamingExamples
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
 from ..objectives.settings import ObjectiveSettings
+from ..objectives.trained_parts import TrainedPartsSettings
 from ..publishing.model_card import FEWER
 from .arguments import RunArguments
 from .distributed import world_size
@@ -33,7 +34,10 @@ def declarations(arguments: type[RunArguments]) -> dict[str, type[ObjectiveSetti
 
 def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[str]:
     """Those of `arguments` that the class `trainer` does not read: of other objectives, or idle in this method."""
-    return declarations(arguments).keys() - declared_settings(trainer) | frozenset(trainer.idle_settings)
+    idle = frozenset(trainer.idle_settings)
+    if not trainer.trains_model:
+        idle |= {f.name for f in fields(TrainedPartsSettings)}
+    return declarations(arguments).keys() - declared_settings(trainer) | idle
 
 
 def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]:

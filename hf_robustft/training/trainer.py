@@ -26,6 +26,7 @@ from ..modeling.feature_cache import collate_features, feature_fingerprints, ima
 from ..modeling.spread_weights import is_sharded
 from ..objectives.base import ObjectiveMixin
 from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
+from ..objectives.trained_parts import TrainedPartsMixin
 from ..publishing.hub import Publication
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
@@ -59,6 +60,7 @@ class RobustTrainer(
     CompleteOptimizer,
     TrainingPasses,
     ChunkedEncoding,
+    TrainedPartsMixin,
     ObjectiveMixin,
     Trainer,
 ):
@@ -143,6 +145,8 @@ class RobustTrainer(
         self._run_started = time.time()
         self.hub_pusher = HubPusher(self, args)
         self._window = LossWindow()
+        if self.trains_model:
+            self.choose_what_trains(args)
         self.validate_arguments(args)
         if args.label_smoothing_factor and not self.smooths_labels:
             raise ValueError(

@@ -306,11 +306,15 @@ def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, caps
 def test_the_settings_in_the_help_are_those_that_the_method_reads():
     from hf_robustft.training.methods import METHODS as trainers
     from hf_robustft.training.methods import RobustTrainingArguments
-    from hf_robustft.training.settings import declarations, unused_settings
+    from hf_robustft.training.settings import declarations, declared_settings, unused_settings
+    from hf_robustft.training.trainer import RobustTrainer
 
     for method, trainer in trainers.items():
         unused = unused_settings(trainer, RobustTrainingArguments)
-        read = set(declarations(RobustTrainingArguments)) - unused
+        # What trains is chosen for every method alike, and shown with the settings of training.
+        common = declared_settings(RobustTrainer)
+        assert bool(common & unused) == (not trainer.trains_model) and unused & common <= set(METHODS[method]["idle"])
+        read = set(declarations(RobustTrainingArguments)) - unused - common
         assert read <= set(METHODS[method]["settings"]) and not unused & set(METHODS[method]["settings"])
     assert METHODS["croft"]["paper"]["learning_rate"] == 0.002 and METHODS["croft"]["defaults"]["learning_rate"] == 0.003
 

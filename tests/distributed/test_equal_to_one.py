@@ -31,6 +31,10 @@ JOBS = [
 #: Three micro-batches an epoch, so that every second step has but one.
 JOBS.append({"name": "accumulated-end", "method": "carot", "settings": {"gradient_accumulation_steps": 2}})
 JOBS.append({"name": "frozen-end", "method": "carot", "frozen": "text_model"})
+#: Parts of the model, all of a tower frozen, and of the other the first layer.
+OF_PARTS = {"train": "text,projections", "train_last_layers": 1}
+JOBS.append({"name": "parts-end", "method": "carot", "settings": OF_PARTS})
+JOBS.append({"name": "chunked-parts-end", "method": "carot", "settings": {**OF_PARTS, "contrastive_chunk_size": 1}})
 
 
 def jobs_of(processes: int) -> list[dict]:
@@ -42,6 +46,7 @@ def jobs_of(processes: int) -> list[dict]:
 
 #: The same by FSDP2, and three variants of it that must not matter.
 SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") or job["name"] == "tracer-end"]
+SHARDED = [job for job in SHARDED if "contrastive_chunk_size" not in job.get("settings", {})]
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
 SHARDED = [{**job, "settings": {**job.get("settings", {}), "fully_shard": True}} for job in SHARDED]

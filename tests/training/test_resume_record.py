@@ -11,7 +11,7 @@ from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 
 from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
 from hf_robustft.training.checkpoint_files import VALUES
-from hf_robustft.training.methods import METHODS
+from hf_robustft.training.methods import METHODS, RobustTrainingArguments
 from hf_robustft.training.run_record import check_same_run
 
 DATA = image_dataset(24)
@@ -195,10 +195,10 @@ def test_the_last_checkpoint_is_compared_too(tiny_clip, tmp_path, checkpoint):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_record_is_json_and_holds_the_settings_of_the_method(tiny_clip, tmp_path, method):
     from hf_robustft.training.run_record import run_record
-    from hf_robustft.training.settings import declared_settings
+    from hf_robustft.training.settings import declared_settings, unused_settings
 
     record = run_record(trainer_of(tiny_clip, tmp_path, cls=METHODS[method]), 4)
     assert json.loads(json.dumps(record)) == record
     of_output = {"export_weights", "preset", "shard_teacher"}
-    idle = set(METHODS[method].idle_settings)
+    idle = unused_settings(METHODS[method], RobustTrainingArguments)
     assert set(record) >= declared_settings(METHODS[method]) - of_output - idle

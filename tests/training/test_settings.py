@@ -90,6 +90,10 @@ ELSEWHERE = {
     (name, method) for name in ("shard_teacher", "bound_logit_scale", "text_adapter_order") for method in METHODS
 }
 ELSEWHERE |= {("generator_order", "carot+croft"), ("tip_views", "tip_adapter_f")}
+#: What trains is chosen for every method alike; see `test_trained_parts.py`.
+OF_ALL = sorted(declared_settings(RobustTrainer))
+ELSEWHERE |= {(name, method) for name in OF_ALL for method in METHODS}
+OTHER |= {"train": ("image", {}), "train_last_layers": (1, {})}
 
 
 def trainer_of(cls, model, folder, **settings):

@@ -1,0 +1,166 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""`--train` and `--train_last_layers`: what they leave out is frozen in every respect, and the rest trains as it always did."""
+
+import copy
+
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, tiny_config, tiny_processor
+from helpers.runs import Kill, Killed, assert_same_run
+from helpers.runs import trainer_of as resumable
+from transformers import CLIPModel, TrainerCallback
+
+from hf_robustft import CaRotTrainer
+from hf_robustft.modeling.dual_encoder import DualEncoder
+from hf_robustft.modeling.features import encode
+from hf_robustft.modeling.trained_parts import PARTS, parameters_by_part
+from hf_robustft.training.finished_folder import changed_arguments
+from hf_robustft.training.methods import METHODS
+from hf_robustft.training.run_record import run_record
+
+#: Settings that make terms of each method move their parameters already in the first step.
+QUIET = {"max_steps": 1, "optim": "sgd", "warmup_steps": 0, "max_grad_norm": 0.0, "log_gradient_shares": 0.0}
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the last step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def trainer_of(method, model, folder, **settings):
+    cls, names = METHODS[method], {}
+    if cls.needs_labels:
+        names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
+    dataset = rows(random_batch(16, dtype=model.dtype))
+    step = Gradients()
+    args = arguments(folder, **{**QUIET, **settings})
+    trainer = cls(copy.deepcopy(model), args, train_dataset=dataset, data_collator=stack, callbacks=[step], **names)
+    trainer.step = step
+    return trainer
+
+
+def trained(trainer):
+    return {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+
+
+def test_every_parameter_is_in_one_part(tiny_clip):
+    found = parameters_by_part(tiny_clip)
+    assert tuple(found) == PARTS
+    held = [id(parameter) for parameters in found.values() for parameter in parameters]
+    assert sorted(held) == sorted(map(id, tiny_clip.parameters()))
+    assert [p.shape for p in found["projections"]] == [(16, 32), (16, 32)] and found["scale"] == [tiny_clip.logit_scale]
+
+
+CHOICES = [
+    # Method, settings, what the names of the parameters that train begin with.
+    ("flyp", {"train": "image"}, ["vision_model."]),
+    ("flyp", {"train": "text, projections"}, ["text_model.", "visual_projection.", "text_projection."]),
+    ("flyp", {"train": "scale"}, ["logit_scale"]),
+    ("ft", {"train": "projections"}, ["visual_projection."]),
+    ("ft", {"train_last_layers": 1}, ["vision_model.encoder.layers.1.", "vision_model.post_layernorm.", "visual_projection."]),
+    (
+        "carot",
+        {"train": "projections,text", "train_last_layers": 1, "contrastive_chunk_size": 3},
+        ["text_model.encoder.layers.1.", "text_model.final_layer_norm.", "visual_projection.", "text_projection."],
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "settings", "prefixes"), CHOICES)
+def test_what_is_left_out_is_frozen_and_the_rest_has_the_gradients_it_always_had(tiny_clip, tmp_path, method, settings, prefixes):
+    model = tiny_clip.double()
+    whole, part = trainer_of(method, model, tmp_path), trainer_of(method, model, tmp_path, weight_decay=0.5, **settings)
+    wanted = {name for name in trained(whole) if name.startswith(tuple(prefixes))}
+    assert trained(part) == wanted and wanted
+    whole.train()
+    part.train()
+    assert part.step.found.keys() == wanted
+    for name, gradient in part.step.found.items():
+        torch.testing.assert_close(gradient, whole.step.found[name], rtol=1e-10, atol=1e-12, msg=name)
+    held = {id(p) for group in part.optimizer.param_groups for p in group["params"]}
+    for name, parameter in part.model.named_parameters():
+        assert (id(parameter) in held) == (name in wanted), name
+        if name not in wanted:
+            assert torch.equal(parameter, model.get_parameter(name)), f"{name} is not as it was"
+    assert any(not torch.equal(part.model.get_parameter(name), model.get_parameter(name)) for name in wanted)
+
+
+def test_a_tower_that_is_frozen_draws_no_noise(tmp_path):
+    config = tiny_config()
+    config.text_config.attention_dropout = config.vision_config.attention_dropout = 0.5
+    modes = {}
+
+    class Watched(METHODS["flyp"]):
+        def loss_terms(self, features, batch):
+            modes.update(text=self.model.text_model.training, image=self.model.vision_model.training)
+            again = encode(self.model, batch)
+            modes["same"] = [torch.equal(one, two) for one, two in ((again.image_embeds, features.image_embeds), (again.text_embeds, features.text_embeds))]
+            return super().loss_terms(features, batch)
+
+    data = {"train_dataset": rows(random_batch(8)), "data_collator": stack}
+    Watched(CLIPModel(config), arguments(tmp_path, **QUIET, train="image,projections"), **data).train()
+    assert modes == {"text": False, "image": True, "same": [False, True]}
+
+
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
+def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
+    settings = {"train": "image,projections", "train_last_layers": 1, "num_train_epochs": 2}
+    whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
+    whole.train()
+    with pytest.raises(Killed):
+        resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", callbacks=[Kill(4)], **settings).train()
+    other = resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", **{**settings, "train": "text,projections"})
+    with pytest.raises(ValueError, match="`train='image,projections'`.*this run has `train='text,projections'`"):
+        other.train(resume_from_checkpoint=True)
+    resumed = resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(whole, resumed)
+
+
+REFUSED = [
+    ("flyp", {"train": "imgae"}, r"`train=imgae`: there is no 'imgae'; did you mean image\?"),
+    ("flyp", {"train": " , "}, "`train=' , '` names nothing"),
+    ("flyp", {"train": "projections", "train_last_layers": 1}, "`train_last_layers=1`.*trains no tower"),
+    ("ft", {"train": "image,scale"}, "`train=image,scale`: the method 'ft' trains image and projections, never scale"),
+    ("ft", {"train": "text"}, "`train=text`: .*never text"),
+    ("carot", {"train": "image"}, "`train=image` freezes the projections.*`orthogonality_weight=0.2` and `cross_frobenius_weight=0.05`"),
+    ("tracer", {"train": "text,scale"}, "`train=text,scale` freezes the projections.*`cross_frobenius_weight="),
+    ("flyp", {"train_last_layers": -1}, "`train_last_layers=-1` must be"),
+    ("flyp", {"train_last_layers": 3}, "`train_last_layers=3`: the image tower of a .* has 2 layers"),
+    *(
+        (method, {name: value}, f"`{name}={value}` was given, and the method '{method}' does not use it")
+        for method in ("lp", "croft", "clip_adapter", "tip_adapter_f")
+        for name, value in (("train", "image"), ("train_last_layers", 1))
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "settings", "message"), REFUSED)
+def test_what_no_run_can_do_is_refused_before_anything_is_loaded(tiny_clip, tmp_path, method, settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        args = arguments(tmp_path, **settings)
+        args.take_defaults(METHODS[method].defaults, "the method")
+        METHODS[method].check_settings(args)
+        # What the command line looks at before data are opened.
+        METHODS[method].check_model(args, DualEncoder.of(tiny_clip.to("meta")))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_comes_frozen_is_refused(tiny_clip, tmp_path):
+    # Without the constraint there is nothing that frozen projections would be in the way of.
+    trainer_of("carot", tiny_clip, tmp_path, train="image", orthogonality_weight=0, cross_frobenius_weight=0)
+    tiny_clip.vision_model.requires_grad_(False)
+    with pytest.raises(ValueError, match="`train=image` leaves nothing to train"):
+        trainer_of("flyp", tiny_clip, tmp_path, train="image")
+
+
+def test_it_is_recorded(tiny_clip, tmp_path):
+    trainer = trainer_of("flyp", tiny_clip, tmp_path, train="text,image", train_last_layers=1)
+    assert {"train": "text,image", "train_last_layers": 1}.items() <= changed_arguments(trainer.args).items()
+    assert {"train": "text,image", "train_last_layers": 1}.items() <= run_record(trainer, 1).items()
+    count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in trainer.model.parameters())
+    assert trainer.what_trained() == f"image, text, the last 1 layers of each tower: {count:,} of {every:,} parameters"
+    assert trainer_of("flyp", tiny_clip, tmp_path).what_trained() == trainer_of("ft", tiny_clip, tmp_path).what_trained() == ""
