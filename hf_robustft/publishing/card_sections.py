@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.findings import percent
@@ -17,7 +19,7 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
-from ..modeling.dual_encoder import LOGIT_BIAS
+from ..modeling.dual_encoder import FAMILIES, LOGIT_BIAS
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import verdict
 from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
@@ -207,6 +209,35 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> dic
         "rows": _temperature_rows(facts),
         "shifts": worse_under_shift(facts),
     }
+
+
+def sigmoid_sentence(output_dir: str | Path) -> str | None:
+    """
+    Say of a model of a sigmoid family which of its two kinds of probabilities are calibrated, and which the plain pipeline
+    shows.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+
+    Returns:
+        `str` or `None`: The sentences, `None` for a model of another family.
+    """
+    folder = Path(output_dir)
+    kind = json.loads((folder / CONFIG_NAME).read_text("utf-8")).get("model_type") if (folder / CONFIG_NAME).is_file() else None
+    if kind not in FAMILIES or FAMILIES[kind].similarity != "sigmoid":
+        return None
+    facts = load_robustft_json(folder).get("temperature") if (folder / METADATA_FILE).is_file() else None
+    if facts is None:
+        calibrated = "Neither of the two was calibrated on validation images"
+    elif facts["temperature"] != 1:
+        calibrated = "Calibrated are the shares, once `hf_robustft`'s pipeline has applied the temperature; the sigmoids are not"
+    else:
+        calibrated = "Calibrated by the temperature are the shares; the sigmoids are not"
+    return (
+        "**The plain pipeline shows the sigmoid of each class by itself**, with the model's logit bias in it; these do not add up "
+        "to 1. What the evaluation measures are the shares of all classes (softmax), in which the bias cancels. "
+        f"{calibrated}."
+    )
 
 
 def worse_under_shift(facts: Mapping[str, Any]) -> str:

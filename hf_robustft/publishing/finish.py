@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.utils import CONFIG_NAME
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.alpha_sweep import AlphaSweep
@@ -369,7 +370,7 @@ def complete_folder(
             sweep.save(stage, (merge or {}).get("alpha"))
         if (report is None and progress is None) or CARD_FILE in stays:
             return
-        _show_the_card_what_stays(folder, stage, [*stays, *([HEAD_FILE] if method is None else [])])
+        _show_the_card_what_stays(folder, stage, [*stays, CONFIG_NAME, *([HEAD_FILE] if method is None else [])])
         if progress is not None:
             write_progress_card(stage, report=report, **progress)
         elif method is None and not data:
@@ -381,7 +382,7 @@ def complete_folder(
 
 
 def _show_the_card_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -> None:
-    """Copy what the card speaks of, such as pictures, and what people wrote of card and entries, which their writers keep."""
+    """Copy what the card speaks of, such as pictures and the family, and what people wrote of card and entries, which their writers keep."""
     written = (folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml"))
     theirs = [path for path in written if path.is_file() and not (is_untouched if path.name == CARD_FILE else eval_results.is_ours)(path)]
     for path in (*theirs, *(folder / name for name in stays)):

@@ -22,7 +22,7 @@ from ..objectives.papers import METHOD_FACTS, MethodFacts
 from . import snippets, verdict
 from .card_facts import CardFacts, SetFacts
 from .card_file import RELIABILITY_FILE, write_card
-from .card_sections import history_table, results_section, temperature_section, training_log
+from .card_sections import history_table, results_section, sigmoid_sentence, temperature_section, training_log
 from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
 from .metadata import METADATA_FILE, load_robustft_json
 from .open_set_section import open_set_facts
@@ -250,12 +250,14 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
     shown = len(names) if len(names) <= snippets.LITERAL_CLASSES else snippets.SHOWN_CLASSES
     of_head = [result for result in ordered(report) if result.head != ZERO_SHOT_HEAD]
     has_head = of_head and (output_dir / HEAD_FILE).is_file()
+    sigmoid = sigmoid_sentence(output_dir)
     return {
         "trained_head": ", ".join(markdown_text(result.name) for result in of_head),
         "head_label": markdown_text(of_head[0].head) if of_head else None,
         "head_snippet": code_block(snippets.trained_head_snippet(), "python") if has_head else None,
         "pipeline_snippet": code_block(snippets.pipeline_snippet(names, templates), "python"),
-        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata), "python"),
+        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata, sigmoid is not None), "python"),
+        "sigmoid": sigmoid,
         "shown_classes": shown,
         "n_classes": len(names),
         "n_templates": len(templates),

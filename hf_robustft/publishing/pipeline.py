@@ -26,6 +26,7 @@ from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
+from ..evaluation.platt_scaling import sigmoid_probabilities
 from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
@@ -41,6 +42,8 @@ from .run_folder import has_trained_head, reading, weights_in
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
+#: What makes probabilities of logits, under the names that Transformers' image classification pipeline has for it.
+FUNCTIONS = ("softmax", "sigmoid")
 #: The parameter of `preprocess` by which an image that cannot be read does not stop the others.
 _SEVERAL = "among_several"
 
@@ -63,11 +66,12 @@ class OpenSetImageClassificationPipeline(Pipeline):
         detector ([`OpenSetDetector`], *optional*): The detector to use instead of the folder's.
         require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
             not, nothing is called unknown: `is_known` and `score` are `None`.
-        kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`.
+        kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`; and those of a
+            call, for all calls.
 
     Raises:
         ValueError: If there is no detector, it was fitted for other classes or at another logit scale, the model was
-            trained on captions and has no class names, or the model's family is not supported.
+            trained on captions and has no class names, the model's family is not supported, or it has no sigmoid.
         OSError: If there is no `robustft.json`, or `head.safetensors` is missing.
     """
 
@@ -116,6 +120,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self.detector.check(self.head.class_names, logit_scale(model).item())
         # For probabilities without a detector; a detector has its own.
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
+        self._check_answers(**self._postprocess_params)
 
     def __call__(self, images, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
         """
@@ -125,19 +130,27 @@ class OpenSetImageClassificationPipeline(Pipeline):
             images (`str`, `Path`, `PIL.Image.Image` or a list of them): A folder, which is searched for images at any depth,
                 in the order of their paths, except for hidden and helper folders; a file; a PIL image; or a list, generator
                 or data set of files and PIL images. Web addresses are not fetched.
-            kwargs (`Any`, *optional*): `batch_size` (`int`), images encoded at once, and `num_workers` (`int`), processes that
-                read.
+            kwargs (`Any`, *optional*): `batch_size` (`int`), images encoded at once, `num_workers` (`int`), processes that
+                read, and:
+
+                - **function_to_apply** (`str`, defaults to `"softmax"`) -- `"softmax"`: probabilities of the classes against
+                  each other, which add up to 1, as the evaluation measures them. `"sigmoid"`: of each class by itself,
+                  `sigmoid(logit scale * cosine + logit bias)`, only for models that were trained so (SigLIP) and without a
+                  trained head. These are what Transformers' `zero-shot-image-classification` pipeline shows of such a model
+                  for one template; a temperature that is not in the weights does not change them.
+                - **top_k** (`int`, *optional*) -- Answers also have `classes`: this many of the most probable, `None` for all,
+                  each a `dict` of `score` (its probability) and `label`, as Transformers' pipelines give them.
 
         Returns:
             `dict` for one image, a list of them for a folder or a list: `image` (the file; `None` for a PIL image that was
             not read from one), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the known
             classes, after temperature scaling if a temperature was fitted), `score` (of the detector; higher is more like
-            the training data), `is_known`, `nearest_class`, and `error`: `None`, or one line that says why one of several
-            images cannot be read; everything except `image` is then `None`.
+            the training data), `is_known`, `nearest_class`, with `top_k` also `classes`, and `error`: `None`, or one line that
+            says why one of several images cannot be read; everything except `image` is then `None`.
 
         Raises:
             OSError: If one image is given and does not exist or cannot be read; the message names it.
-            ValueError: If a folder has no images, or a list holds something else.
+            ValueError: If a folder has no images, a list holds something else, or an option is unknown or means nothing for the model.
         """
         if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
             images = _images_in(Path(images).expanduser())
@@ -200,9 +213,28 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
     def _sanitize_parameters(self, **kwargs):
         several = {_SEVERAL: kwargs.pop(_SEVERAL)} if _SEVERAL in kwargs else {}
+        answers = {name: kwargs.pop(name) for name in ("function_to_apply", "top_k") if name in kwargs}
         if kwargs:
             raise ValueError(f"The pipeline has no option {sorted(kwargs)[0]!r}; see its documentation.")
-        return several, {}, {}
+        # While the pipeline is built its head is not known yet.
+        if hasattr(self, "trained_head"):
+            self._check_answers(**answers)
+        return several, {}, answers
+
+    def _check_answers(self, function_to_apply: str = "softmax", top_k: int | None = None) -> None:
+        if function_to_apply not in FUNCTIONS:
+            raise ValueError(f"function_to_apply={function_to_apply!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
+        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r} must be a number of classes, at least 1, or None for all of them.")
+        if function_to_apply == "softmax":
+            return
+        encoder = DualEncoder.of(self.model)
+        if encoder.similarity != "sigmoid" or self.trained_head:
+            what = "trained head" if self.trained_head else encoder.name
+            raise ValueError(
+                f"function_to_apply='sigmoid': the {what} was trained to tell classes from each other, and a sigmoid of its "
+                "logits is not a probability; leave function_to_apply out."
+            )
 
     def preprocess(self, input_, among_several: bool = False) -> dict[str, Any]:
         """Prepare the image `input_`; one that cannot be read is an error, or if it is `among_several`, a blank one."""
@@ -221,30 +253,34 @@ class OpenSetImageClassificationPipeline(Pipeline):
         embeds = encode_images(self.model, model_inputs["pixel_values"].to(self.model.dtype))
         return {**model_inputs, "logits": classify(self.head, embeds)}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
-        """Turn the logits in `model_outputs` into the answer for one image, see `__call__`."""
-        answer, error = self._answer(model_outputs["logits"]), model_outputs["error"]
+    def postprocess(self, model_outputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Turn the logits in `model_outputs` into the answer for one image; `options` and answer as of `__call__`."""
+        answer, error = self._answer(model_outputs["logits"], **options), model_outputs["error"]
         return {
             "image": model_outputs["image"],
             **(answer if error is None else dict.fromkeys(answer)),
             "error": error,
         }
 
-    def _answer(self, logits: Tensor) -> dict[str, Any]:
-        if self.detector is None:
-            probabilities = self.temperature.probabilities(logits)[0]
+    def _answer(self, logits: Tensor, function_to_apply: str = "softmax", **top: Any) -> dict[str, Any]:
+        detector, names = self.detector, self.head.class_names
+        if function_to_apply == "sigmoid":
+            probabilities = sigmoid_probabilities(self.model, logits)[0]
+        else:
+            temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
+            probabilities = temperature.probabilities(logits)[0]
+        if detector is None:
             best = int(probabilities.argmax())
-            name = self.head.class_names[best]
-            unscored = {"score": None, "is_known": None, "nearest_class": name}
-            return {"label": name, "probability": float(probabilities[best]), **unscored}
-        guess = self.detector.predict(logits)[0]
-        return {
-            "label": guess.label if guess.is_known else UNKNOWN,
-            "probability": guess.probability,
-            "score": guess.score,
-            "is_known": guess.is_known,
-            "nearest_class": guess.label,
-        }
+            label, judged = names[best], {"score": None, "is_known": None, "nearest_class": names[best]}
+        else:
+            guess = detector.predict(logits)[0]
+            best, label = guess.index, guess.label if guess.is_known else UNKNOWN
+            judged = {"score": guess.score, "is_known": guess.is_known, "nearest_class": guess.label}
+        answer = {"label": label, "probability": float(probabilities[best]), **judged}
+        if top:
+            order = probabilities.argsort(descending=True, stable=True)[: top["top_k"]].tolist()
+            answer["classes"] = [{"score": float(probabilities[index]), "label": names[index]} for index in order]
+        return answer
 
 
 def pipeline(
@@ -268,7 +304,7 @@ def pipeline(
             float32; in half precision a score near the threshold may fall on its other side.
         batch_size (`int`, *optional*, defaults to 32): Images encoded at once.
         kwargs (`Any`, *optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`,
-            `device`, ...
+            `device`, `function_to_apply`, `top_k`, ...
 
     Returns:
         [`OpenSetImageClassificationPipeline`]: The pipeline.

@@ -31,8 +31,14 @@ for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_tem
 """
 
 
-def model_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
-    """Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`."""
+def model_snippet(
+    class_names: Sequence[str], templates: Sequence[str], from_metadata: bool, fixed_length: bool = False
+) -> str:
+    """
+    Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`, and captions
+    padded to the longest or to a `fixed_length`.
+    """
+    padding = '"max_length"' if fixed_length else "True"
     if from_metadata:
         imports, facts = (
             "import json\n\n",
@@ -54,7 +60,7 @@ processor = AutoProcessor.from_pretrained(".")
 
 prompts = [template.replace("{{}}", name) for name in class_names for template in templates]
 image = Image.open("photo.png").convert("RGB")
-inputs = processor(text=prompts, images=image, padding=True, truncation=True, return_tensors="pt")
+inputs = processor(text=prompts, images=image, padding={padding}, truncation=True, return_tensors="pt")
 with torch.no_grad():
     output = model(**inputs)
     classes = output.text_embeds.float().unflatten(0, (len(class_names), len(templates)))

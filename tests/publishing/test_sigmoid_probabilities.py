@@ -1,0 +1,133 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A model of a sigmoid family has two kinds of probabilities: ours and the plain pipeline's are told apart, and equal."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import CLASSES, image_dataset, tiny_processor
+from helpers.cards import report
+from helpers.families import family_model, family_processor, save_family
+from PIL import Image
+from transformers import pipeline as hf_pipeline
+
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.report import TRAINED_HEAD
+from hf_robustft.modeling.zero_shot import ZeroShotHead
+from hf_robustft.publishing.metadata import write_robustft_json
+from hf_robustft.publishing.model_card import write_model_card
+from hf_robustft.publishing.pipeline import pipeline
+
+ONE = ("a photo of {}.",)
+
+
+@pytest.fixture
+def data() -> Benchmark:
+    return Benchmark.from_dataset(image_dataset(6), name="val", role="validation", class_names=CLASSES, templates=ONE)
+
+
+@pytest.fixture
+def photos(data, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index, row in enumerate(data.load()):
+        row["image"].save(tmp_path / "photos" / f"{index}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def siglip(tmp_path):
+    """A saved SigLIP with names and one template."""
+    save_family("siglip", tmp_path / "siglip")
+    write_robustft_json(tmp_path / "siglip", method="flyp", class_names=CLASSES, templates=ONE, settings={})
+    return tmp_path / "siglip"
+
+
+def plain(folder, photos):
+    """What Transformers' own pipeline shows for each image."""
+    classify = hf_pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
+    return [
+        classify(str(path), candidate_labels=list(CLASSES), hypothesis_template=ONE[0])
+        for path in sorted(photos.iterdir())
+    ]
+
+
+# ---- The pipeline --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.numbers
+def test_the_sigmoids_are_those_of_the_plain_pipeline(siglip, photos):
+    want = plain(siglip, photos)
+    found = pipeline(siglip, require_detector=False)(photos, function_to_apply="sigmoid", top_k=None)
+    assert [row["error"] for row in found] == [None] * 6
+    for row, expected in zip(found, want, strict=True):
+        assert [item["label"] for item in row["classes"]] == [item["label"] for item in expected]
+        scores = [item["score"] for item in row["classes"]]
+        assert scores == pytest.approx([item["score"] for item in expected], abs=1e-5)
+        assert (row["label"], row["probability"]) == (row["classes"][0]["label"], scores[0])
+        assert abs(sum(scores) - 1) > 0.01
+
+
+@pytest.mark.numbers
+def test_the_shares_and_the_detector_are_as_without_it(siglip, photos, data):
+    model = family_model("siglip")
+    logits, _ = collect_logits(model, data, family_processor("siglip"), progress=False)
+    scale = model.logit_scale.exp().item()
+    OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=scale, true_positive_rate=0.5).save(siglip)
+    classify = pipeline(siglip, top_k=2)
+    shares, sigmoids = classify(photos), classify(photos, function_to_apply="sigmoid")
+    for row, other, of in zip(shares, sigmoids, logits, strict=True):
+        assert len(row["classes"]) == len(other["classes"]) == 2
+        assert {key: row[key] for key in ("label", "score", "is_known", "nearest_class")} == {
+            key: other[key] for key in ("label", "score", "is_known", "nearest_class")
+        }
+        assert row["probability"] == pytest.approx(of.softmax(dim=0).max().item(), rel=1e-5)
+        assert other["probability"] == pytest.approx((of - 1.5).sigmoid().max().item(), rel=1e-5)
+    (photos / "7.png").write_text("no image")
+    with_broken = classify(photos)
+    assert with_broken[-1]["error"] and with_broken[-1]["classes"] is None and with_broken[:6] == shares
+
+
+def test_where_a_sigmoid_means_nothing_it_is_refused(siglip, photos, tiny_clip, tmp_path):
+    folder = tmp_path / "clip"
+    tiny_clip.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    write_robustft_json(folder, method="flyp", class_names=CLASSES, templates=ONE, settings={})
+    with pytest.raises(ValueError, match="function_to_apply='sigmoid': the CLIPModel was trained"):
+        pipeline(folder, require_detector=False, function_to_apply="sigmoid")
+    classify = pipeline(folder, require_detector=False)
+    for wrong in ({"function_to_apply": "sigmoid"}, {"function_to_apply": "none"}, {"top_k": 0}, {"top_k": True}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            classify(photos, **wrong)
+    ZeroShotHead(torch.randn(4, 32), CLASSES).save_pretrained(siglip)
+    write_robustft_json(siglip, method="ft", class_names=CLASSES, templates=ONE, settings={}, head=TRAINED_HEAD)
+    with pytest.raises(ValueError, match="the trained head was trained"):
+        pipeline(siglip, require_detector=False, function_to_apply="sigmoid")
+
+
+# ---- The card ------------------------------------------------------------------------------------------------------
+
+
+def card(folder, data) -> str:
+    path = write_model_card(folder, report=report(names=[("val", "id")]), method="flyp", data=[data], settings={})
+    return path.read_text()
+
+
+@pytest.mark.numbers
+def test_the_card_says_which_of_the_two_is_calibrated_and_its_code_gives_the_shares(
+    siglip, data, photos, monkeypatch, capsys
+):
+    text = card(siglip, data)
+    assert "**The plain pipeline shows the sigmoid of each class by itself**" in text
+    assert "Neither of the two was calibrated" in text and "these are the probabilities of the results" not in text
+    code = next(part for part in text.split("```python\n")[1:] if "AutoModel" in part).partition("```")[0]
+    Image.open(photos / "3.png").save(siglip / "photo.png")
+    monkeypatch.chdir(siglip)
+    shown: dict = {}
+    exec(code, shown)  # noqa: S102
+    want, _ = collect_logits(family_model("siglip"), data, family_processor("siglip"), progress=False)
+    assert np.abs(shown["probabilities"].numpy() - want[3].softmax(dim=0).numpy()).max() < 1e-5
+    capsys.readouterr()
+    # CLIP has one kind, and says nothing.
+    (siglip / "config.json").write_text('{"model_type": "clip"}')
+    assert "by itself" not in card(siglip, data)
