@@ -37,6 +37,7 @@ BRIEF = {
     "output_dir": "Folder of the run (default: outputs/<method>)",
     "true_positive_rate": "Share of validation images that the detector accepts",
     "train": "Parts that train, with commas",
+    "lora_rank": "Train towers by LoRA of that rank; 0: off",
     "num_train_epochs": "Passes over the training set",
     "max_steps": "Optimizer steps, instead of epochs",
     "per_device_train_batch_size": "Images per device and step",

@@ -33,7 +33,7 @@ SHOWN = {
     "data": """train_dataset caption_column image_column label_column class_names templates shots hold_out streaming bad_images
         allow_overlap""",
     "evaluation": "eval_datasets detector true_positive_rate fold_temperature skip_baseline per_device_eval_batch_size",
-    "training": """output_dir config train learning_rate num_train_epochs max_steps per_device_train_batch_size
+    "training": """output_dir config train lora_rank learning_rate num_train_epochs max_steps per_device_train_batch_size
         contrastive_chunk_size gradient_accumulation_steps weight_decay warmup_steps lr_schedule optim max_grad_norm
         train_crop seed bf16 activation_checkpointing dataloader_num_workers fully_shard use_cpu logging_steps report_to
         save_strategy resume_from_checkpoint""",

@@ -374,6 +374,8 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
         _refuse(args, ["eval_strategy"], "nothing is measured without --eval_datasets")
     if data_args.feature_views == 0:
         _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
+    if method in MERGES:
+        _refuse(args, ["lora_keep_adapter"], f"{method} saves merged weights, and not an adapter")
     if model_args.trains:
         trainer = model_args.trainer
         args.take_defaults(trainer.defaults, f"default of {trainer.method}")

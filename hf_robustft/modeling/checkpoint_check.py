@@ -285,7 +285,9 @@ def refuse_misfits(what: str, missing: Iterable[str], unexpected: Iterable[str],
     if not faults:
         return
     prefix = _common_prefix(missing, unexpected)
-    if prefix:
+    if any(".base_layer." in name for name in unexpected):
+        advice = "it holds LoRA adapters that are not merged, as checkpoints of a run do: give the folder of the finished run"
+    elif prefix:
         whose = f", which {_WRAPPERS[prefix]} puts there" if prefix in _WRAPPERS else ""
         advice = f"the names begin with {prefix!r}{whose}: save the model itself with save_pretrained, not its wrapper"
     else:

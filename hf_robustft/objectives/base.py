@@ -233,6 +233,14 @@ class ObjectiveMixin:
         return DualEncoder.of(self.model)
 
     @contextmanager
+    def plain_model(self) -> Iterator[None]:
+        """
+        Take out of `self.model`, as long as the context lasts, what only trains it: it is as a model of its class is, named and
+        saved as one. An objective that puts something in extends this, and merges it meanwhile.
+        """
+        yield
+
+    @contextmanager
     def exported_weights(self) -> Iterator[nn.Module]:
         """
         The model with the weights that `save_model` writes; all processes must ask for it.
@@ -242,13 +250,14 @@ class ObjectiveMixin:
             a frozen copy, the two are the same.
         """
         source = self.frozen_models().get(getattr(self.args, "export_weights", "student"), self.model)
-        model = whole_copy(source) if is_sharded(source) else source
-        changed, own = {}, dict(self.model.named_parameters())
-        if source is self.model:
-            changed = {n: v for n, v in self.exported_parameters(exact=True).items() if v is not own[n]}
-        held = dict(model.named_parameters())
-        with exchanged([held[name] for name in changed], list(changed.values())):
-            yield model
+        with self.plain_model():
+            model = whole_copy(source) if is_sharded(source) else source
+            changed, own = {}, dict(self.model.named_parameters())
+            if source is self.model:
+                changed = {n: v for n, v in self.exported_parameters(exact=True).items() if v is not own[n]}
+            held = dict(model.named_parameters())
+            with exchanged([held[name] for name in changed], list(changed.values())):
+                yield model
 
 
 def refuse_idle(args: Any, names: Iterable[str], reason: str) -> None:

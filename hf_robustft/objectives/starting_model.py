@@ -30,7 +30,10 @@ class StartingModelMixin(ObjectiveMixin):
 
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
-        self.start = whole_copy(self.model).eval().requires_grad_(False) if self.needs_start() else None
+        self.start = None
+        if self.needs_start():
+            with self.exported_weights() as model:
+                self.start = whole_copy(model).eval().requires_grad_(False)
 
     def start_features(self, batch: Mapping[str, Tensor]) -> ClipFeatures:
         """The features that the model of the start gives for a `batch`, without gradient."""
@@ -38,11 +41,13 @@ class StartingModelMixin(ObjectiveMixin):
             return self.encode_global(self.start, batch)
 
     def start_weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The parameters of the model that train, by name, each with what it was at the start."""
+        """The weights that the model is exported with, as far as they train, by name, each with what it was at the start."""
         if self.start is None:
             return {}
         held = dict(self.start.named_parameters())
-        return {name: (p, placed_like(held[name], p)) for name, p in self.model.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            exported = self.exported_parameters()
+        return {name: (p, placed_like(held[name], p)) for name, p in exported.items() if p.requires_grad}
 
     def frozen_models(self) -> dict[str, nn.Module]:
         return {**super().frozen_models(), **({} if self.start is None else {"start": self.start})}

@@ -1,13 +1,18 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What of the model trains: the parts and layers that a run chooses, among those that its method trains."""
+"""What of the model trains, among the parts that its method trains: all of them, the last layers, or low-rank adapters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from typing import Any
+
+from torch import Tensor
 
 from ..data.messages import did_you_mean
 from ..modeling.dual_encoder import DualEncoder
+from ..modeling.lora import LowRankAdapters, adapted_maps, check_peft
 from ..modeling.trained_parts import PARTS, TOWERS, frozen_modules, last_layers, parameters_by_part, train_only
 from .base import ObjectiveMixin, refuse_idle
 from .settings import ObjectiveSettings, Range, setting
@@ -28,6 +33,32 @@ class TrainedPartsSettings(ObjectiveSettings):
         "stay as they are. 0 trains whole towers.",
         range=Range("must be a number of layers, or 0 for all", whole_from=0),
     )
+    lora_rank: int = setting(
+        0,
+        "Train towers by low-rank adapters (LoRA) of that rank on the linear maps of their layers, which stay as they are. The "
+        "model is saved with the adapters merged. 0 is off; it needs PEFT, the extra 'lora'.",
+        range=Range("must be a rank of 1 or more, or 0 for no adapters", whole_from=0),
+    )
+    lora_alpha: float = setting(
+        16.0,
+        "What an adapter adds is multiplied by alpha / rank.",
+        range=Range("must be above 0", above=True, below=True),
+    )
+    lora_dropout: float = setting(
+        0.0, "Dropout of what the adapters read.", range=Range("must lie in [0, 1); 0 is off", high=1, below=True)
+    )
+    lora_towers: str = setting(
+        ",".join(TOWERS), "Towers that have adapters, with commas. The other one stays as it is."
+    )
+    lora_rslora: bool = setting(False, "Multiply by alpha / sqrt(rank) instead, for high ranks (rsLoRA).")
+    lora_dora: bool = setting(False, "Train the norm of each row of the weights apart from its direction (DoRA).")
+    lora_keep_adapter: bool = setting(
+        False, "Write the adapters into lora_adapter beside the model too, for PeftModel.from_pretrained."
+    )
+
+
+#: What says how adapters are made.
+_OF_ADAPTERS = [f.name for f in fields(TrainedPartsSettings) if f.name.startswith("lora_") and f.name != "lora_rank"]
 
 
 def names_in(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -77,9 +108,45 @@ def parts_to_train(method: type[ObjectiveMixin], args: Any) -> tuple[str, ...]:
     return tuple(part for part in asked if part not in never)
 
 
+def adapted_towers(method: type[ObjectiveMixin], args: Any) -> tuple[str, ...]:
+    """
+    The towers that a run trains by adapters.
+
+    Args:
+        method (subclass of [`ObjectiveMixin`]): Its method.
+        args ([`~hf_robustft.RobustTrainingArguments`]): Its settings; their rank is not 0.
+
+    Raises:
+        ValueError: If there is none, or `train` and `lora_towers` were given and contradict each other.
+    """
+    chosen = [part for part in parts_to_train(method, args) if part in TOWERS]
+    towers = names_in("lora_towers", args.lora_towers, TOWERS)
+    for name, ours, other, theirs in (
+        ("lora_towers", towers, "train", chosen),
+        ("train", chosen, "lora_towers", towers),
+    ):
+        left = [tower for tower in ours if tower not in theirs]
+        if left and name in args.given:
+            of_method = f" in the method {method.method!r}" if set(left) - set(method.trained_parts) else ""
+            raise ValueError(
+                f"`{name}={getattr(args, name)}` names {' and '.join(left)}, which `{other}={getattr(args, other)}`{of_method} "
+                "leaves as it is; name the same towers in both, or leave one out."
+            )
+    adapted = tuple(tower for tower in towers if tower in chosen)
+    if not adapted:
+        raise ValueError(
+            f"`lora_rank={args.lora_rank}` trains towers by adapters, and `train={args.train}` with "
+            f"`lora_towers={args.lora_towers}` trains none; name one in both."
+        )
+    return adapted
+
+
 class TrainedPartsMixin(ObjectiveMixin):
     """
     Freezes what `train` and `train_last_layers` leave out: it has no gradient, no state in the optimizer and no decay.
+
+    With `lora_rank` the towers are frozen too, and low-rank adapters train in their layers; projections and scale train as
+    they do without. Whoever acts on weights acts on those with the adapters in them: teachers, penalties and every export.
 
     A tower that is frozen as a whole is in evaluation mode in each step, so that it draws no noise, and a caption that
     repeats is encoded once.
@@ -89,12 +156,30 @@ class TrainedPartsMixin(ObjectiveMixin):
     """
 
     settings = TrainedPartsSettings
+    lora: LowRankAdapters | None = None
 
     @classmethod
     def check_settings(cls, args) -> None:
         super().check_settings(args)
-        if cls.trains_model and not set(parts_to_train(cls, args)) & set(TOWERS):
+        if not cls.trains_model:
+            return
+        if not set(parts_to_train(cls, args)) & set(TOWERS):
             refuse_idle(args, ["train_last_layers"], f"`train={args.train}` trains no tower; name one")
+        if not args.lora_rank:
+            refuse_idle(args, _OF_ADAPTERS, "`lora_rank=0` makes no adapters; set a rank, such as 8")
+            return
+        check_peft()
+        adapted_towers(cls, args)
+        if args.fully_shard:
+            raise ValueError(
+                f"`lora_rank={args.lora_rank}` does not go together with `fully_shard`: what adapters save is what it would spread; "
+                "leave --fully_shard away, and DDP does this run."
+            )
+        if args.lora_keep_adapter and args.export_weights == "teacher":
+            raise ValueError(
+                "`lora_keep_adapter` keeps the student's adapters, and `export_weights=teacher` saves an average of weights, which "
+                "is not an adapter; leave one of the two out."
+            )
 
     @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:
@@ -103,13 +188,34 @@ class TrainedPartsMixin(ObjectiveMixin):
         missing = [part for part in chosen if not of_parts[part]]
         if missing and "train" in args.given:
             raise ValueError(f"`train={args.train}`: a {encoder.name} has no linear {' and '.join(missing)}; leave that out.")
-        for tower in TOWERS if cls.trains_model else ():
-            if tower in chosen:
+        if cls.trains_model and args.lora_rank:
+            adapted_maps(encoder.model, adapted_towers(cls, args), args.train_last_layers)
+        elif cls.trains_model:
+            for tower in [part for part in chosen if part in TOWERS]:
                 last_layers(encoder.model, tower, args.train_last_layers)
 
     def choose_what_trains(self, args: Any) -> None:
-        """Freeze what `args` leave out. Called once, before objectives look at the model."""
-        train_only(self.model, parts_to_train(type(self), args), args.train_last_layers)
+        """
+        Freeze what `args` leave out, and put the adapters in. Called once, before objectives look at the model.
+
+        Raises:
+            ValueError: If nothing is left.
+        """
+        chosen = parts_to_train(type(self), args)
+        if args.lora_rank:
+            chosen = tuple(part for part in chosen if part not in TOWERS)
+        train_only(self.model, chosen, args.train_last_layers)
+        if args.lora_rank:
+            self.lora = LowRankAdapters.add(
+                self.model,
+                adapted_maps(self.model, adapted_towers(type(self), args), args.train_last_layers),
+                rank=args.lora_rank,
+                alpha=args.lora_alpha,
+                dropout=args.lora_dropout,
+                rslora=args.lora_rslora,
+                dora=args.lora_dora,
+                seed=args.seed,
+            )
         if not any(parameter.requires_grad for parameter in self.model.parameters()) and not args.given.isdisjoint(
             ("train", "train_last_layers")
         ):
@@ -122,10 +228,32 @@ class TrainedPartsMixin(ObjectiveMixin):
 
     def what_trained(self) -> str:
         """What trained, in words with numbers, for a card; empty where it is all that the method trains."""
-        args = self.args
-        if not args.train_last_layers and set(self.trained_parts) <= set(names_in("train", args.train, PARTS)):
+        args, own = self.args, [] if self.lora is None else self.lora.parameters()
+        if not args.train_last_layers and not own and set(self.trained_parts) <= set(names_in("train", args.train, PARTS)):
             return ""
-        layers = f", the last {args.train_last_layers} layers of each tower" if args.train_last_layers else ""
-        counts = [p.numel() for p in self.model.parameters() if p.requires_grad], [p.numel() for p in self.model.parameters()]
-        parts = ", ".join(parts_to_train(type(self), args))
-        return f"{parts}{layers}: {sum(counts[0]):,} of {sum(counts[1]):,} parameters"
+        parts = list(parts_to_train(type(self), args))
+        if own:
+            towers = " and ".join(adapted_towers(type(self), args))
+            parts = [f"LoRA of rank {args.lora_rank} in {towers}", *(part for part in parts if part not in TOWERS)]
+        layers = {0: "", 1: "; of towers the last layer"}
+        where = layers.get(args.train_last_layers, f"; of towers the last {args.train_last_layers} layers")
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        every = sum(p.numel() for p in self.model.parameters()) - sum(p.numel() for p in own)
+        return f"{', '.join(parts)}{where}: {trained:,} parameters of a model of {every:,}"
+
+    # ---- Adapters ----------------------------------------------------------------------------------------------
+
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
+        parameters = super().exported_parameters(exact)
+        return parameters if self.lora is None else self.lora.exported(parameters, exact)
+
+    @contextmanager
+    def plain_model(self) -> Iterator[None]:
+        with super().plain_model(), nullcontext() if self.lora is None else self.lora.merged():
+            yield
+
+    def save_extras(self, directory: str) -> None:
+        super().save_extras(directory)
+        # A checkpoint holds the adapters with the weights.
+        if self.lora is not None and self.args.lora_keep_adapter and not self._saving_checkpoint:
+            self.lora.save_pretrained(directory)

@@ -23,6 +23,7 @@ from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
 from ..files import changing, half_names, settle
 from ..modeling.adapters import ADAPTERS_FILE
+from ..modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.zero_shot import HEAD_FILE
 from . import eval_results
@@ -41,11 +42,11 @@ LOGITS = "logits"
 LOGITS_STAGE = ".robustft_logits"
 INDEX_FILE = "model.safetensors.index.json"
 _MODEL_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
-WEIGHT_FILES = (*_MODEL_WEIGHTS, HEAD_FILE, ADAPTERS_FILE)
+WEIGHT_FILES = (*_MODEL_WEIGHTS, HEAD_FILE, ADAPTERS_FILE, ADAPTER_WEIGHTS)
 CONFIG_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja"),
+    *("added_tokens.json", "chat_template.jinja", ADAPTER_CONFIG),
 )
 #: What loading the model depends on, and what the Trainer writes beside it.
 MODEL_FILES = (
@@ -77,6 +78,7 @@ def _owned_files(folder: str | Path) -> list[str]:
     owned += [name for name in (CARD_FILE, GENERATED_FILE) if name in names and is_untouched(folder / name)]
     entries = sorted((folder / eval_results.FOLDER).glob("*.yaml"))
     owned += [f"{eval_results.FOLDER}/{path.name}" for path in entries if eval_results.is_ours(path)]
+    owned += [name for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) if (folder / name).is_file()]
     owned += [f"{LOGITS}/{path.name}" for path in sorted((folder / LOGITS).glob("*.safetensors"))]
     return owned
 

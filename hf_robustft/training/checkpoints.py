@@ -326,7 +326,8 @@ class ExactCheckpoints:
             check_weights(tensors, self.state.global_step, self.args.output_dir)
         super()._save(folder, state_dict)
         if self.args.should_save:
-            self.save_extras(folder)
+            with self.plain_model():
+                self.save_extras(folder)
 
     def _export(self, folder: str) -> None:
         """The model takes the place of another one in the folder as a whole; results of this run stay."""
@@ -341,7 +342,8 @@ class ExactCheckpoints:
             with self.exported_weights() as model:
                 check_weights(model.state_dict(), self.state.global_step, folder)
                 super()._save(str(stage), model.state_dict())
-            self.save_extras(str(stage))
+            with self.plain_model():
+                self.save_extras(str(stage))
             metadata = Path(folder) / METADATA_FILE
             if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
                 self._write_metadata(stage)

@@ -34,6 +34,7 @@ JOBS.append({"name": "frozen-end", "method": "carot", "frozen": "text_model"})
 #: Parts of the model, all of a tower frozen, and of the other the first layer.
 OF_PARTS = {"train": "text,projections", "train_last_layers": 1}
 JOBS.append({"name": "parts-end", "method": "carot", "settings": OF_PARTS})
+JOBS.append({"name": "lora-end", "method": "carot", "settings": {"lora_rank": 2}})
 JOBS.append({"name": "chunked-parts-end", "method": "carot", "settings": {**OF_PARTS, "contrastive_chunk_size": 1}})
 
 
@@ -46,7 +47,7 @@ def jobs_of(processes: int) -> list[dict]:
 
 #: The same by FSDP2, and three variants of it that must not matter.
 SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") or job["name"] == "tracer-end"]
-SHARDED = [job for job in SHARDED if "contrastive_chunk_size" not in job.get("settings", {})]
+SHARDED = [job for job in SHARDED if not {"contrastive_chunk_size", "lora_rank"} & job.get("settings", {}).keys()]
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
 SHARDED = [{**job, "settings": {**job.get("settings", {}), "fully_shard": True}} for job in SHARDED]

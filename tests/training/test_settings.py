@@ -93,7 +93,9 @@ ELSEWHERE |= {("generator_order", "carot+croft"), ("tip_views", "tip_adapter_f")
 #: What trains is chosen for every method alike; see `test_trained_parts.py`.
 OF_ALL = sorted(declared_settings(RobustTrainer))
 ELSEWHERE |= {(name, method) for name in OF_ALL for method in METHODS}
-OTHER |= {"train": ("image", {}), "train_last_layers": (1, {})}
+OTHER |= {"train": ("image", {}), "train_last_layers": (1, {}), "lora_rank": (2, {}), "lora_alpha": (2.0, {})}
+OTHER |= {"lora_dropout": (0.1, {}), "lora_towers": ("image", {}), "lora_rslora": (True, {}), "lora_dora": (True, {})}
+OTHER |= {"lora_keep_adapter": (True, {})}
 
 
 def trainer_of(cls, model, folder, **settings):

@@ -162,5 +162,5 @@ def test_it_is_recorded(tiny_clip, tmp_path):
     assert {"train": "text,image", "train_last_layers": 1}.items() <= run_record(trainer, 1).items()
     count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in trainer.model.parameters())
-    assert trainer.what_trained() == f"image, text, the last 1 layers of each tower: {count:,} of {every:,} parameters"
+    assert trainer.what_trained() == f"image, text; of towers the last layer: {count:,} parameters of a model of {every:,}"
     assert trainer_of("flyp", tiny_clip, tmp_path).what_trained() == trainer_of("ft", tiny_clip, tmp_path).what_trained() == ""
