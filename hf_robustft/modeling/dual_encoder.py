@@ -32,6 +32,8 @@ LOGIT_BIAS = "logit_bias"
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 #: As those, of towers that have them.
 _FURTHER_TOWER_SETTINGS = ("rms_norm_eps", "use_head", "vision_use_head")
+#: Where attention layers hold their rate of dropout, if they do not hold a module.
+_DROPOUT_RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_prob", "attn_dropout")
 #: A folded temperature may move the scale by this much through rounding.
 _ROUNDING = 1e-3
 #: Text towers that are causal and read a caption at its end; and those that read rows of one length with their padding.
@@ -67,6 +69,7 @@ class Family:
             as they are after the projections. What it returns otherwise is projected again outside.
         any_towers (`bool`, *optional*, defaults to `False`): Whether towers may be of any kind, so that a configuration does
             not tell what images they take.
+        may_idle (`bool`, *optional*, defaults to `False`): Whether a model may have parameters on which no feature depends.
     """
 
     class_name: str
@@ -75,6 +78,7 @@ class Family:
     similarity: str = "softmax"
     projects: bool = True
     any_towers: bool = False
+    may_idle: bool = False
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
@@ -118,7 +122,8 @@ FAMILIES = {
     "chinese_clip": Family("ChineseCLIPModel", "ChineseCLIPProcessor"),
     "altclip": Family("AltCLIPModel", "AltCLIPProcessor", projects=False),
     "aimv2": Family("Aimv2Model", projects=False),
-    "blip": Family("BlipModel", "BlipProcessor", projects=False),
+    # Its text tower has cross-attention for other models of the family.
+    "blip": Family("BlipModel", "BlipProcessor", projects=False, may_idle=True),
     "siglip": Family("SiglipModel", "SiglipProcessor", similarity="sigmoid"),
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",
@@ -126,6 +131,7 @@ FAMILIES = {
         legacy_end_of_text=2,
         projects=False,
         any_towers=True,
+        may_idle=True,
     ),
 }
 _NAMES = [family.class_name for family in FAMILIES.values()]
@@ -152,9 +158,11 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def dropout_rate(module: nn.Module) -> float:
     """The rate at which a module itself drops out, 0 if it does not."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
     # Attention holds its rate as a number, other layers as a module.
-    rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", None)
-    return rate if isinstance(rate, (int, float)) else 0.0
+    rates = [getattr(module, name, None) for name in _DROPOUT_RATES]
+    return max((rate for rate in rates if isinstance(rate, (int, float))), default=0.0)
 
 
 def _usable_scale(logit_scale: Tensor) -> float:

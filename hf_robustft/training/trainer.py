@@ -133,9 +133,9 @@ class RobustTrainer(
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)
-        if args.ddp_find_unused_parameters is None:
-            # Every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
-            args.derive(ddp_find_unused_parameters=False)
+        if "ddp_find_unused_parameters" not in {*args.given, *args.origins}:
+            # Else every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
+            args.derive(ddp_find_unused_parameters=encoder.family.may_idle)
         if args.device.type == "cpu":
             # Pinned memory serves transfers to an accelerator; without one torch warns at every loader.
             args.derive(dataloader_pin_memory=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.families import family_model
 from launching import run_in
 from safetensors.torch import load_file
 
@@ -36,17 +37,23 @@ OF_PARTS = {"train": "text,projections", "train_last_layers": 1}
 JOBS.append({"name": "parts-end", "method": "carot", "settings": OF_PARTS})
 JOBS.append({"name": "lora-end", "method": "carot", "settings": {"lora_rank": 2}})
 JOBS.append({"name": "chunked-parts-end", "method": "carot", "settings": {**OF_PARTS, "contrastive_chunk_size": 1}})
+#: SigLIP, whose bias trains too, by the objectives that have a form for it and by one that has not; CLIP's kin by the plainest.
+OF_SIGLIP = ("flyp", "tracer", "covariance_anchor", "ft")
+KIN = ("altclip", "blip", "vision-text-dual-encoder", "chinese_clip", "aimv2", "metaclip_2")
+JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} for method in OF_SIGLIP]
+JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
 
 
 def jobs_of(processes: int) -> list[dict]:
     """Four processes round as two do in float32: of them one method says it all."""
     if processes < 4:
         return JOBS
-    return [job for job in JOBS if job["method"] in BY_FOUR and (job.get("dtype") != "float32" or job["method"] == "carot")]
+    return [job for job in JOBS if job["method"] in BY_FOUR and "family" not in job and (job.get("dtype") != "float32" or job["method"] == "carot")]
 
 
 #: The same by FSDP2, and three variants of it that must not matter.
-SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") or job["name"] == "tracer-end"]
+SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") and "family" not in job]
+SHARDED += [job for job in JOBS if job["name"] in ("tracer-end", "siglip-covariance_anchor-end")]
 SHARDED = [job for job in SHARDED if not {"contrastive_chunk_size", "lora_rank"} & job.get("settings", {}).keys()]
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
@@ -137,6 +144,15 @@ def test_what_is_compared_is_all_there(trained):
         assert all(
             value.abs().max() > 1e-9 for name, value in gradients.items() if not name.endswith("k_proj.bias")
         ), method
+    for method in OF_SIGLIP:
+        end, logs = trained(1, f"siglip-{method}-end")
+        terms, distils = set().union(*(entry.keys() for entry in logs)), method in ("tracer", "covariance_anchor")
+        assert ("loss/batch_distillation" in terms) == ("loss/feature_distillation" in terms) == (method == "tracer")
+        assert ("loss/self_distillation" in terms) == ("loss/covariance_anchor" in terms) == (method == "covariance_anchor")
+        assert "loss/cross_frobenius" not in terms and ("teacher.logit_bias" in end) == distils
+        start = family_model("siglip").logit_bias.item()
+        assert (end["student.logit_bias"].item() == start) == (method == "ft"), "a bias that a head does not read is frozen"
+        assert not distils or end["teacher.logit_bias"].item() not in (start, end["student.logit_bias"].item())
     # The frozen tower is still what it was at the start: the teacher's too, but nothing else.
     frozen, _ = trained(1, "frozen-end")
     free, _ = trained(1, "carot-end")

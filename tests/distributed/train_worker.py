@@ -2,8 +2,8 @@
 """
 Trains the tiny CLIP by a list of jobs, in this process or in all processes that torchrun started.
 
-A job is a dict of JSON values: `name` (its folder), `method`, `dtype`, `settings` of the run, `frozen` (a part of the
-model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
+A job is a dict of JSON values: `name` (its folder), `method`, `family` (by default CLIP), `dtype`, `settings` of the run,
+`frozen` (a part of the model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
 `interrupt` (Ctrl-C in a process of that rank within that step), `iterated` (so many examples in a data set that is iterated, of
 another number in a process if it is a list), and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
@@ -18,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from helpers import CLASSES, TEMPLATES, random_batch, stack, tiny_config, tiny_tokenizer
+from helpers.families import family_batch, family_model
 from safetensors.torch import save_file
 from torch.utils.data import IterableDataset
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import CrossEntropyMixin, RobustTrainingArguments, ZeroShotHead
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.spread_weights import full_tensor, full_values, is_sharded, placed_like
 from hf_robustft.training.distributed import end_gloo, rank, world_size
 from hf_robustft.training.given import Suggested
@@ -87,10 +89,19 @@ def work(job: dict, output: Path, processes: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, job.get("dtype", "float64"))
     torch.manual_seed(0)
-    model = CLIPModel(tiny_config()).to(dtype)
+    family = job.get("family")
+    model = (family_model(family) if family else CLIPModel(tiny_config())).train().to(dtype)
+    for module in model.modules():
+        # Each process draws masks of its own.
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for rate in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
     if job.get("frozen"):
         model.get_submodule(job["frozen"]).requires_grad_(False)
-    pairs = random_batch(3 * GLOBAL_BATCH, seed=1, dtype=dtype)
+    options = {"n": 3 * GLOBAL_BATCH, "seed": 1, "dtype": dtype}
+    pairs = family_batch(family, **options) if family else random_batch(**options)
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
     if "iterated" in job:
         count = job["iterated"]
@@ -117,7 +128,7 @@ def work(job: dict, output: Path, processes: int) -> None:
     args = RobustTrainingArguments(**{**defaults, **job.get("settings", {})})
     method, extra = job["method"], {}
     if issubclass(METHODS[method], CrossEntropyMixin) and method != "lp_ft":
-        weight = torch.randn(4, 16, dtype=dtype, generator=torch.Generator().manual_seed(2))
+        weight = torch.randn(4, DualEncoder.of(model).embed_dim, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
     if METHODS[method].needs_labels:
         extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}

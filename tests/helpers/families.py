@@ -156,3 +156,18 @@ def save_family(name: str, folder, seed: int = 0) -> PreTrainedModel:
     if name == "siglip":
         model.config.text_config.pad_token_id = 0
     return model
+
+
+def family_captions(n: int = 8, seed: int = 0) -> list[str]:
+    """`n` captions of random words, of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    letters = torch.randint(0, 26, (n, 9), generator=generator).tolist()
+    words = ["".join(string.ascii_lowercase[i] for i in row[: 2 + index % 8]) for index, row in enumerate(letters)]
+    return [f"a photo of {word}." if index % 2 else f"the {word}" for index, word in enumerate(words)]
+
+
+def family_batch(name: str, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict:
+    """`n` random image-caption pairs as a loader makes them for a family, with labels."""
+    tokens = family_processor(name).tokenizer(family_captions(n, seed), padding=True, truncation=True, return_tensors="pt")
+    images = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return {"pixel_values": images, "input_ids": tokens["input_ids"], "labels": torch.arange(n) % 4}

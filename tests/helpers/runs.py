@@ -32,7 +32,7 @@ class Kill(TrainerCallback):
             raise Killed
 
 
-def trainer_of(cls, model, folder, callbacks=(), evaluation=None, **settings):
+def trainer_of(cls, model, folder, callbacks=(), evaluation=None, processor=None, **settings):
     # With the teacher moving at steps 0, 4, 8 and 12, its last momentum is logged after a resume at step 10.
     defaults = {f"{teacher}_update_every": Suggested(4, "this file") for teacher in ("ema", "trajectory")}
     defaults |= {"num_train_epochs": 3, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
@@ -41,7 +41,7 @@ def trainer_of(cls, model, folder, callbacks=(), evaluation=None, **settings):
         arguments(folder, **{**defaults, **settings}),
         train_dataset=BENCHMARK,
         eval_dataset=evaluation,
-        processing_class=tiny_processor(),
+        processing_class=tiny_processor() if processor is None else processor,
         callbacks=list(callbacks),
     )
 

@@ -362,6 +362,11 @@ def test_texts_of_a_tower_with_dropout_have_masks_of_their_own(tiny_clip, seen_t
         features = encode(tiny_clip.train(training), batch)
         assert seen_texts.pop()[0] == rows
         assert torch.equal(features.text_features[0], features.text_features[3]) is (rows == 3)
+    # Other families keep the rate under another name.
+    tiny_clip.text_model.encoder.layers[0].self_attn.attention_dropout = 0.5
+    encode(tiny_clip, batch)
+    assert seen_texts.pop()[0] == 9
+    tiny_clip.text_model.encoder.layers[0].self_attn.attention_dropout = 0.0
     # Dropout as a module, as adapters in the layers bring it.
     tiny_clip.text_model.encoder.layers[0].mlp.fc2 = nn.Sequential(
         tiny_clip.text_model.encoder.layers[0].mlp.fc2, nn.Dropout(0.1)

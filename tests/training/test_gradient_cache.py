@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, step_logs, tiny_config, tiny_processor
+from helpers.families import family_batch, family_model
 from helpers.forked import run_ranks
 from safetensors.torch import load_file
 from torch import nn
@@ -38,10 +39,10 @@ class Gradients(TrainerCallback):
         self.steps.append({name: None if p.grad is None else p.grad.clone() for name, p in named.items()})
 
 
-def run(cls, model, tmp_path, *, n=24, scaler=None, **settings):
+def run(cls, model, tmp_path, *, n=24, batch=None, scaler=None, **settings):
     """Train a copy of `model` for three steps of 8 pairs; returns the gradients of each step, and the trainer."""
     model, recorder = copy.deepcopy(model), Gradients(scaler)
-    batch = random_batch(n, dtype=next(model.parameters()).dtype)
+    batch = random_batch(n, dtype=next(model.parameters()).dtype) if batch is None else batch
     defaults = {"num_train_epochs": 1, "optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0, "warmup_steps": 0}
     names = {}
     if cls.needs_labels:
@@ -106,6 +107,17 @@ def test_the_scale_is_counted_once(tiny_clip, tmp_path):
     cached, _ = run(FLYPTrainer, model, tmp_path, contrastive_chunk_size=1)
     ratio = cached[0]["model.logit_scale"] / plain[0]["model.logit_scale"]
     assert ratio.item() == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(("method", "size"), [("flyp", 1), ("tracer", 3), ("covariance_anchor", 3)])
+def test_of_siglip_too_and_its_bias_is_counted_once(tmp_path, method, size):
+    model = family_model("siglip").double()
+    settings = {"batch": family_batch("siglip", 24, dtype=torch.float64), "contrastive_positives": "same_label"}
+    plain, _ = run(METHODS[method], model, tmp_path, **settings)
+    cached, trainer = run(METHODS[method], model, tmp_path, contrastive_chunk_size=size, **settings)
+    assert all(step["model.logit_bias"].abs().item() > 1e-6 for step in plain)
+    assert_same(cached, plain, 1e-12)
+    assert "logit_bias" in step_logs(trainer)[0]
 
 
 @pytest.mark.parametrize("templates", [0, 1])

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from helpers import TEMPLATES, image_dataset, step_logs
+from helpers.families import family_model, family_processor
 from helpers.runs import Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
 from safetensors.torch import load_file
 from transformers import CLIPModel
@@ -79,6 +80,22 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
     resumed = trainer_of(cls, model, tmp_path, **settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same_run(whole, resumed)
+
+
+@pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
+@pytest.mark.parametrize("cls", [TRACERTrainer, CovarianceAnchorTrainer])
+def test_of_siglip_too(tmp_path, cls):
+    model, options = family_model("siglip"), {"processor": family_processor("siglip"), "logging_steps": 4, "num_train_epochs": 2}
+    model.logit_bias.data.fill_(-1.5)
+    whole = trainer_of(cls, model, tmp_path / "whole", **options)
+    whole.train()
+    with pytest.raises(Killed):
+        trainer_of(cls, model, tmp_path, callbacks=[Kill(6)], **options).train()
+    resumed = trainer_of(cls, model, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert_same_run(whole, resumed)
+    biases = {model.logit_bias.item(), whole.model.logit_bias.item(), whole.teacher.logit_bias.item()}
+    assert len(biases) == 3, "the bias trains, and the teacher follows it"
 
 
 def test_the_cases_cover_what_they_claim():

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, random_batch, rows, stack, step_logs, tiny_processor
+from helpers.families import family_batch, family_model
 from transformers import CLIPVisionModel, TrainingArguments
 
 from hf_robustft import (
@@ -228,6 +229,18 @@ def test_the_scale_is_not_decayed_unless_everything_is(tiny_clip, tmp_path, ever
     settings = {"weight_decay": 100.0, "num_train_epochs": 1, "lr_schedule": "reference", "warmup_steps": 1}
     trained(OnlyProjectionTrainer, tiny_clip, tmp_path, decay_all_parameters=everything, **settings)
     assert tiny_clip.logit_scale.item() < 0.9 * start if everything else tiny_clip.logit_scale.item() == start
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_siglips_scale_and_bias_never_decay(tmp_path, everything):
+    model = family_model("siglip")
+    args = arguments(tmp_path, decay_all_parameters=everything)
+    trainer = FLYPTrainer(model, args, train_dataset=rows(family_batch("siglip")), data_collator=stack)
+    groups = trainer.create_optimizer().param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    named = {name: decay[id(p)] for name, p in model.named_parameters()}
+    assert (named["logit_scale"], named["logit_bias"], named["text_model.head.weight"]) == (0.0, 0.0, 0.1)
+    assert named["text_model.head.bias"] == (0.1 if everything else 0.0)
 
 
 # ---- Refusals -------------------------------------------------------------------------------------------------------
