@@ -55,7 +55,7 @@ def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
 
     # Load: every set of images as a `Benchmark`, whatever it is stored as; and once they are known to fit, the model.
     data = load_data(command)
-    model, processor = load_dual_encoder(model_args.model, option="--model")
+    model, processor = load_dual_encoder(model_args.model, revision=model_args.model_revision, option="--model")
 
     # A method is a Trainer whose loss is the sum of its objectives; `zero_shot` and `tip_adapter` train nothing.
     trainer = make_trainer(command, model, processor, data)

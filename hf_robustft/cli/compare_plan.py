@@ -20,6 +20,7 @@ from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
 from ..data.packaged import CHECKPOINTS
+from ..modeling.pinned import pinned
 from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
@@ -167,6 +168,7 @@ class _Planner:
             parts[method] = self._parse(method)
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
+        self._pin(parts)
         self._check_contexts(parts, data.train.templates)
         images = None if data.train.streaming else len(data.train.load())
         usual = {name: parts[name][2] for name in self.methods if name in METHODS}
@@ -245,6 +247,14 @@ class _Planner:
         # One of them measures the zero-shot model on these classes, too.
         runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))
         return runs
+
+    def _pin(self, parts: Mapping[str, TrainCommand]) -> None:
+        """Give all runs the commit of the Hub that the model was looked at: what comes between two of them would set them apart."""
+        model = next(iter(parts.values())).model_args
+        if (commit := pinned(model.model, model.model_revision)) is not None:
+            self.passed["model_revision"] = ["--model_revision", commit]
+            for command in parts.values():
+                command.model_args.model_revision = commit
 
     def _parse(self, method: str) -> TrainCommand:
         """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""

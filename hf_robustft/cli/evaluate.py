@@ -37,6 +37,7 @@ from ..modeling.checkpoint_file import is_packaged
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.output_folders import check_apart, check_output_dir
+from ..modeling.processes import commits_of_the_first
 from ..publishing.card_sections import draw_pictures
 from ..publishing.run_folder import (
     EVALUATION_FILE,
@@ -124,7 +125,8 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
     is_here = Path(options.model).is_dir() and not is_packaged(options.model)
     with reading(options.model) if is_here else nullcontext():
         # The data before any weights.
-        processor = load_processor(options.model, revision=options.revision, option="MODEL")
+        with commits_of_the_first(state):
+            processor = load_processor(options.model, revision=options.revision, option="MODEL")
         folder = own_files(options.model, options.revision)
         facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
         known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))

@@ -21,7 +21,7 @@ from ..data.overlap import Sketch
 from ..evaluation.alpha_sweep import sweep_alpha
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
-from ..modeling.checkpoint import load_dual_encoder, own_files
+from ..modeling.checkpoint import commit_of, load_dual_encoder, own_files
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
@@ -188,7 +188,7 @@ def notes_on_models(options: Any) -> list[str]:
         if folded != 1:
             notes.append(f"{source} is merged as it was trained: the temperature {folded:.4g}, folded in since, is taken out of its weights")
     with suppress(OSError):  # of the Hub, which cannot be asked what it has beside weights that are in the cache
-        folder = checkpoint_folder(options.model, METADATA_FILE)
+        folder = checkpoint_folder(options.model, METADATA_FILE, revision=options.model_revision)
         facts = load_robustft_json(folder) if (folder / METADATA_FILE).is_file() else {}
         head = facts.get("head", TRAINED_HEAD if (folder / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
         if head != ZERO_SHOT_HEAD:
@@ -243,11 +243,13 @@ class FineTuned:
         source (`str`, *optional*): The name of its folder, or its id on the Hub; `None` if it was trained in this run.
         weights (`dict[str, torch.Tensor]`): Its state dict.
         head ([`ZeroShotHead`], *optional*): Its trained head, if that is merged too.
+        commit (`str`, *optional*): Of the Hub, where it is from there.
     """
 
     source: str | None
     weights: dict[str, Tensor]
     head: ZeroShotHead | None = None
+    commit: str | None = None
 
 
 def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> list[FineTuned]:
@@ -286,7 +288,7 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
                 f"not those of the training set {train.name!r}; give --train_dataset as it was trained, or --merged_head rebuilt."
             )
         name = Path(source).resolve().name if Path(source).exists() else source
-        found.append(FineTuned(name, model.state_dict(), head))
+        found.append(FineTuned(name, model.state_dict(), head, commit_of(model)))
     return found
 
 
@@ -313,7 +315,7 @@ def merge(
         `tuple`: The model, and facts for [`finish_checkpoint`].
     """
     method, facts = MERGES[options.method], {}
-    start = model if trainer is None else load_dual_encoder(options.model, option="--model")[0]
+    start = model if trainer is None else load_dual_encoder(options.model, revision=options.model_revision, option="--model")[0]
     start = start.to(PartialState().device)
     if trainer is not None:
         # As it would be saved.
@@ -344,6 +346,8 @@ def merge(
         facts["head"] = copy.deepcopy(heads[0])
         facts["head"].load_state_dict(method.weights(*heads, alpha, options))
     told = {"trained_with": trainer.method} if trainer is not None else {"fine_tuned": [item.source for item in tuned]}
+    if commits := {item.source: item.commit for item in tuned if item.commit is not None}:
+        told["fine_tuned_revisions"] = commits
     told["head"] = "rebuilt" if heads is None else "interpolated"
     if alpha is not None:
         told |= {"alpha": alpha, "alpha_rule": rule}

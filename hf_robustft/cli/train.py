@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.benchmarks import Benchmark
@@ -37,6 +38,7 @@ from ..modeling.feature_cache import cache_features
 from ..modeling.heads import TipAdapterHead
 from ..modeling.output_folders import unless_refused
 from ..modeling.pinned import pinned
+from ..modeling.processes import commits_of_the_first
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -106,9 +108,10 @@ def load_data(command: TrainCommand) -> TrainingData:
     processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
-    processor = load_processor(model_args.model, option="--model")
-    for source in model_args.finetuned_model:
-        load_processor(source, option="--finetuned_model")
+    with commits_of_the_first(PartialState()):
+        processor = load_processor(model_args.model, revision=model_args.model_revision, option="--model")
+        for source in model_args.finetuned_model:
+            load_processor(source, option="--finetuned_model")
     leaves_out = data_args.leave_out_classes is not None
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
@@ -171,7 +174,8 @@ def load_data(command: TrainCommand) -> TrainingData:
     if model_args.select_alpha and validation is None:
         raise ValueError("`--select_alpha` chooses on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
-    earlier = [entry for source in (model_args.model, *model_args.finetuned_model) for entry in image_hashes_of(source)]
+    sources = [(model_args.model, model_args.model_revision), *((source, None) for source in model_args.finetuned_model)]
+    earlier = [entry for source in sources for entry in image_hashes_of(*source)]
     seen = train if model_args.learns else None
     check = check_images(seen, sets, earlier=earlier, allow_overlap=data_args.allow_overlap)
     say(args, *(f"Note: {note}" for note in check.notes))
@@ -272,7 +276,7 @@ def facts(command: TrainCommand, data: TrainingData, trainer: RobustTrainer | No
     found = {"method": model_args.method, "base_model": model_args.model, "left_out_classes": data.left_out}
     if model_args.model in CHECKPOINTS:
         found["base_model_note"] = CHECKPOINTS[model_args.model]
-    if (commit := pinned(model_args.model, None)) is not None:
+    if (commit := pinned(model_args.model, model_args.model_revision)) is not None:
         found["base_model_revision"] = commit
     if trainer is not None:
         return found
@@ -351,13 +355,16 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
     else:
         check(*command)
     with locked(args.output_dir, "hf-robustft train") if args.should_save else nullcontext():
-        return train_each(arguments, suites, args) if suites else _train(command, arguments, started)
+        if not suites:
+            return _train(command, arguments, started)
+        train_each(arguments, suites, args)
+        return None
 
 
 def _train(command: TrainCommand, arguments: Sequence[str], started: float) -> EvaluationReport | None:
     model_args, data_args, args = command
     data = load_data(command)
-    model, processor = load_dual_encoder(model_args.model, option="--model")
+    model, processor = load_dual_encoder(model_args.model, revision=model_args.model_revision, option="--model")
     fine_tuned = load_fine_tuned(model_args, model, data.train)
     trainer = make_trainer(command, model, processor, data)
     cache = make_cache(command, model, processor, data)

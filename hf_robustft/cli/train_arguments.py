@@ -12,8 +12,10 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import PartialState
 from transformers.trainer_utils import SchedulerType
 
 from ..data.hold_out import check_share
@@ -21,7 +23,9 @@ from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.fitting import DETECTORS, check_fit
 from ..files import locked
+from ..modeling.checkpoint_file import is_packaged
 from ..modeling.output_folders import check_apart, check_output_dir
+from ..modeling.processes import commits_of_the_first
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
@@ -70,6 +74,7 @@ class ModelArguments(RecordsGiven):
     model: str = option(
         f"A CLIP or MetaCLIP 2 model: a folder, a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}.", "emoji_clip"
     )
+    model_revision: str | None = option("Commit, branch or tag of --model on the Hub.", None)
     finetuned_model: list[str] = option(
         "Folders of fine-tuned runs to merge. One for wise_ft and lines, instead of training; two or more for model_stock.", []
     )
@@ -317,7 +322,8 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
         )
     check_world_size(args.world_size)
     check_fit(model_args.detector, model_args.true_positive_rate)
-    check_merge(model_args)
+    with commits_of_the_first(PartialState()):
+        check_merge(model_args)
     if args.should_save:
         check_output_dir(args.output_dir)
     inputs = {"--model": model_args.model}
@@ -395,6 +401,8 @@ def _check_model_options(model_args: Any) -> None:
     for name, methods in MERGE_OPTIONS.items():
         if model_args.method not in methods:
             _refuse(model_args, [name], f"it is for --method {', '.join(methods)}, not {model_args.method}")
+    if is_packaged(model_args.model) or Path(model_args.model).expanduser().is_dir():
+        _refuse(model_args, ["model_revision"], f"{model_args.model} is not on the Hub")
     if model_args.detector == "none":
         _refuse(model_args, ["true_positive_rate"], "--detector none fits no detector")
 

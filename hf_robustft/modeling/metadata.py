@@ -35,7 +35,7 @@ _NUMBER = (int, float)
 #: The kinds of entries of a part that readers count on, where they are there; of a list, the kind of its items.
 ENTRIES: dict[str, dict[str, Any]] = {
     "settings": {"learning_rate": _NUMBER, "seed": int},
-    "merge": {"fine_tuned": [str], "trained_with": str, "alpha_rule": str},
+    "merge": {"fine_tuned": [str], "fine_tuned_revisions": dict, "trained_with": str, "alpha_rule": str},
     "left_out_classes": {"share": _NUMBER, "fold": int, "classes": [str]},
     "temperature": {
         **dict.fromkeys(("temperature", "folded", "nll_before", "nll_after", "ece_before", "ece_after"), _NUMBER),

@@ -25,6 +25,11 @@ def pinned(source: str, revision: str | None) -> str | None:
     return (_commits or {}).get((source, revision), revision)
 
 
+def known_commits() -> dict[tuple[str, str | None], str]:
+    """Which commit each revision of a repository stands for, as far as [`one_commit`] has asked."""
+    return dict(_commits or {})
+
+
 def pin(source: str, revision: str | None, commit: str) -> None:
     """Say that a `revision` of the repository `source` stands for a `commit`, for as long as [`one_commit`] holds."""
     if _commits is not None:

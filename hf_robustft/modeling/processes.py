@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather
+
+from .pinned import known_commits, pin
 
 
 class _FailedElsewhere(RuntimeError):
@@ -60,3 +63,23 @@ def failing_together(what: str, state: PartialState) -> Iterator[None]:
         together(state)
     except _FailedElsewhere as where:
         raise RuntimeError(f"{what} failed in process {where}, whose own error says why.") from None
+
+
+@contextmanager
+def commits_of_the_first(state: PartialState) -> Iterator[None]:
+    """
+    The main process goes through the block before the others, which take models of the commits that it was told by the Hub.
+
+    Args:
+        state (`PartialState`): The processes. All of them come here.
+    """
+    known: list[Any] = [None]
+    if not state.is_main_process:
+        broadcast_object_list(known)
+        for (source, revision), commit in known[0].items():
+            pin(source, revision, commit)
+    try:
+        yield
+    finally:
+        if state.is_main_process and state.num_processes > 1:
+            broadcast_object_list([known_commits()])

@@ -329,7 +329,9 @@ def _merged(facts: CardFacts, report: EvaluationReport) -> str | None:
     if "trained_with" in merge:
         said.append(f"The fine-tuned model was trained with {_method_facts(merge['trained_with']).label} in the same run.")
     elif "fine_tuned" in merge:
-        said.append(f"Fine-tuned: {', '.join(map(code_span, merge['fine_tuned']))}.")
+        commits = merge.get("fine_tuned_revisions", {})
+        models = [code_span(name) + (f" (revision {code_span(commits[name])})" if name in commits else "") for name in merge["fine_tuned"]]
+        said.append(f"Fine-tuned: {', '.join(models)}.")
     if merge.get("alpha_rule", "given") != "given":
         said.append(f"This alpha has the {merge['alpha_rule']}.")
     words = {

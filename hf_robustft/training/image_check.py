@@ -104,10 +104,13 @@ def check_images(
     return check
 
 
-def image_hashes_of(source: str | Path) -> list[dict[str, Any]]:
-    """Return what the `robustft.json` of a checkpoint says about its images; the `source` is a folder or Hub id; [] without one."""
+def image_hashes_of(source: str | Path, revision: str | None = None) -> list[dict[str, Any]]:
+    """
+    Return what the `robustft.json` of a checkpoint says about its images; the `source` is a folder, or a Hub id with a `revision`;
+    [] without one.
+    """
     try:
-        folder = checkpoint_folder(source, METADATA_FILE)
+        folder = checkpoint_folder(source, METADATA_FILE, revision=revision)
     except OSError:
         return []
     return load_robustft_json(folder).get("image_hashes", []) if (folder / METADATA_FILE).is_file() else []

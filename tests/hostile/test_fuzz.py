@@ -84,7 +84,7 @@ def metadata(folder):
             **{"score": "energy", "threshold": 1.5, "true_positive_rate": 0.95, "achieved_true_positive_rate": 0.96},
             **{"class_names": facts["class_names"], "logit_scale": 20.0, "n": 30, "fitted_on": "validation"},
         },
-        "merge": {"fine_tuned": ["a"], "trained_with": "flyp", "alpha_rule": "given"},
+        "merge": {"fine_tuned": ["a"], "fine_tuned_revisions": {"a": "b"}, "trained_with": "flyp", "alpha_rule": "given"},
         "alpha": 0.5,
         "left_out_classes": {"share": 0.25, "fold": 0, "classes": ["dog"]},
     }

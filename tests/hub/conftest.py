@@ -5,12 +5,9 @@ import functools
 from pathlib import Path
 
 import pytest
-from helpers.forked import ForkServer
+from helpers.forked import ForkServer, run_ranks
 
 from hub.loopback import LoopbackHub, own_port
-
-#: Two cores that are busy with other things can take minutes for what takes seconds.
-SECONDS = 900
 
 
 @pytest.fixture
@@ -48,16 +45,17 @@ def clients(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_with_hub_in(clients):
-    """As `run_with_hub`, in a folder of one's own: `run_with_hub_in(folder, what, hub, ...)`."""
+    """As `run_with_hub`, in a folder of its own: `run_with_hub_in(folder, what, hub, ...)`."""
 
-    def run(folder, what, hub, token="hf_alice", check=True, **environment):
+    def run(folder, what, hub, token="hf_alice", check=True, processes=1, **environment):
         server, home = clients
         assert hub is None or hub.url == server.environment["HF_ENDPOINT"]
         (Path(folder) / "hf").mkdir(exist_ok=True)
         home.unlink(missing_ok=True)
         home.symlink_to(Path(folder) / "hf", target_is_directory=True)
         environment |= {} if token is None else {"HF_TOKEN": token}
-        done = server.run(["-c", what] if isinstance(what, str) else what, cwd=folder, timeout=SECONDS, **environment)
+        arguments = ["-c", what] if isinstance(what, str) else what
+        done = run_ranks(processes, *arguments, server=server, cwd=folder, **environment)
         if check and done.returncode:
             raise AssertionError(f"exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
         return done
@@ -68,7 +66,7 @@ def run_with_hub_in(clients):
 @pytest.fixture
 def run_with_hub(run_with_hub_in, tmp_path):
     """
-    `run_with_hub(what, hub, token="hf_alice", check=True, **environment)` runs Python with unmodified clients of `hub`.
+    `run_with_hub(what, hub, token="hf_alice", check=True, processes=1, **environment)` runs Python with unmodified clients of `hub`.
 
     `what` is source code, or a list of Python's arguments, such as `["-m", "hub.push_worker", ...]`: the modules of
     tests/ can be imported. The working folder is `tmp_path`, with a cache that is empty at first. `token=None` is an

@@ -2,6 +2,7 @@
 """Models and data by name are of one commit, which is recorded; and the token is in nothing that is written or said."""
 
 import json
+import shlex
 
 import pytest
 from helpers import TEMPLATES, image_dataset, tiny_processor
@@ -11,6 +12,7 @@ from hf_robustft.evaluation.report import load_reports
 from hub.loopback import LoopbackHub
 
 TOKEN = "hf_" + "Q7wE9r" * 6
+DATA = ["--model", "alice/base", "--templates", "prompts.txt", "--train_dataset", "alice/train", "--eval_datasets", "alice/test"]
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
 
 
@@ -34,8 +36,7 @@ def seeded(hub, folder, tiny_clip):
 
 
 def train(*more):
-    flags = ["--model", "alice/base", "--templates", "prompts.txt", "--train_dataset", "alice/train", "--eval_datasets", "alice/test"]
-    flags += ["--method", "flyp", "--max_steps", "2", "--per_device_train_batch_size", "8", "--output_dir", "out", *QUIET]
+    flags = [*DATA, "--method", "flyp", "--max_steps", "2", "--per_device_train_batch_size", "8", "--output_dir", "out", *QUIET]
     return ["-m", "hf_robustft.cli", "train", *flags, *more]
 
 
@@ -76,6 +77,57 @@ def test_a_run_is_of_one_commit_and_says_which(private, run_with_hub, tmp_path, 
     written = (out / "README.md").read_text()
     assert all(f"revision `{commit}`" in written for commit in first.values())
     check_silence(private, tmp_path, done)
+
+
+def moved(hub, first):
+    """What each model is now, which has changed since it was `first` looked at; nothing of that was asked for."""
+    later = {id: hub.repositories["model", id].at("main").sha for _, id in first}
+    assert set(later.values()).isdisjoint(first.values())
+    assert not [request.path for request in hub.log if any(sha in request.path for sha in later.values())]
+
+
+def test_processes_merge_models_of_one_commit_and_say_which(private, run_with_hub, tmp_path, tiny_clip):
+    """Both models change as soon as the first process has one file of theirs."""
+    model = seeded(private, tmp_path, tiny_clip)
+    tuned, later = ({name: value + by for name, value in load(model["model.safetensors"]).items()} for by in (0.01, 1))
+    files = {**model, "model.safetensors": save(tuned, {"format": "pt"})}
+    private.seed("model", "alice/tuned", files, private=True)
+    first = {("model", id): private.repositories["model", id].at("main").sha for id in ("alice/base", "alice/tuned")}
+    for id in ("alice/tuned", "alice/base"):
+        moving(private, id, {"model.safetensors": save(later, {"format": "pt"})}, f"{id}/resolve/{first['model', id]}")
+    words = ["--method", "wise_ft", "--finetuned_model", "alice/tuned", *DATA, "--skip_baseline"]
+    words += ["--output_dir", "out", "--use_cpu", "--disable_tqdm"]
+    run_with_hub(["-m", "hf_robustft.cli", "train", *words], private, TOKEN, processes=2)
+    moved(private, first)
+    # By one process: before, and as it is downloaded.
+    assert len([request for request in private.log if "alice/base/resolve/main" in request.path]) <= 3
+    facts = json.loads((tmp_path / "out" / "robustft.json").read_text())
+    assert facts["card"]["base_model_revision"] == first["model", "alice/base"]
+    assert facts["merge"]["fine_tuned_revisions"] == {"alice/tuned": first["model", "alice/tuned"]}
+    written = (tmp_path / "out" / "README.md").read_text()
+    assert f"Fine-tuned: `alice/tuned` (revision `{first['model', 'alice/tuned']}`)." in written
+
+
+def test_all_runs_of_a_comparison_start_at_one_commit(private, run_with_hub, tmp_path, tiny_clip):
+    model = seeded(private, tmp_path, tiny_clip)
+    first = {("model", "alice/base"): private.repositories["model", "alice/base"].at("main").sha}
+    words = [*DATA, "--methods", "flyp", "--seeds", "0", "--output_dir", "runs", "--use_cpu", "--dry_run"]
+    done = run_with_hub(["-m", "hf_robustft.cli", "compare", *words], private, TOKEN)
+    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+    given = [command[command.index("--model_revision") + 1] for command in commands]
+    assert len(given) == 4 and {*given} == {*first.values()}
+    weights = {name: value + 1 for name, value in load(model["model.safetensors"]).items()}
+    private.seed("model", "alice/base", {"model.safetensors": save(weights, {"format": "pt"})})
+    zero_shot = next(command for command in commands if "zero_shot" in command)
+    run_with_hub(["-m", "hf_robustft.cli", *zero_shot[1:]], private, TOKEN)
+    moved(private, first)
+    facts = json.loads((tmp_path / "runs" / "runs" / "zero_shot" / "robustft.json").read_text())
+    assert facts["card"]["base_model_revision"] == first["model", "alice/base"]
+    made = load((tmp_path / "runs" / "runs" / "zero_shot" / "model.safetensors").read_bytes())
+    assert all(made[name].equal(value) for name, value in load(model["model.safetensors"]).items())
+    # What changes nothing is refused.
+    wrong = train("--model", "emoji_clip", "--model_revision", "main")
+    assert "--model_revision" in run_with_hub(wrong, private, TOKEN, check=False).stderr
 
 
 def check_silence(hub, folder, *done):

@@ -225,6 +225,9 @@ def test_a_merged_model_says_of_what(write):
     merge = {"fine_tuned": ["ft-0", "ft-1"], "head": "interpolated"}
     text = write(method="model_stock", base_model="a/b", merge=merge).read_text()
     assert "Fine-tuned: `ft-0`, `ft-1`. Head of the results above:" in text and "jang2024model" in text
+    merge = {"fine_tuned": ["ft-0", "a/ft-1"], "fine_tuned_revisions": {"a/ft-1": "abc"}, "head": "interpolated"}
+    text = write(method="model_stock", base_model="a/b", merge=merge).read_text()
+    assert "Fine-tuned: `ft-0`, `a/ft-1` (revision `abc`)." in text
     merge = {"trained_with": "carot", "head": "rebuilt", "alpha": 0.2, "alpha_rule": "best validation accuracy of 0.2, 1"}
     text = write(method="lines", merge={**merge, "whole_projections": True}).read_text()
     assert "alpha = 0.2 of the change of the first layers is kept, and all of the projections'." in text
