@@ -115,7 +115,8 @@ def train_benchmark(text: str, options: ReadingOptions, caption_column: str | No
         )
         if caption_column is not None:
             own["caption_column"] = caption_column
-        return load_benchmark(spec.source, own_split(spec, "train"), name="train", role="train", **own)
+        benchmark: Benchmark = load_benchmark(spec.source, own_split(spec, "train"), name="train", role="train", **own)
+        return benchmark
     for name in ("class_names", "caption_column"):
         if (caption_column if name == "caption_column" else options.class_names) is not None:
             raise ValueError(f"`--{name}` describes your own training data, but {text} is registered; leave it out")
@@ -272,7 +273,7 @@ def held_out(
         raise ValueError(f"`--hold_out {share:g}` makes a set {names[0]!r}, and an evaluation set has that name; rename its folder.")
     train, *held = hold_out(train, share, missing, group_column)
     found = dict(zip(missing, held, strict=True))
-    return train, [*([found["id"]] if "id" in found else []), *benchmarks], found.get("validation", validation)
+    return train, [*([found["id"]] if "id" in found else []), *benchmarks], found["validation"] if validation is None else validation
 
 
 def model_classes(
@@ -325,7 +326,7 @@ def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) ->
     if role == "open_set":
         label_column = columns.pop("label_column", "label")
         given = {"name": name, "role": role, "label_column": None, **columns, **_streamed(options)}
-        benchmark = load_benchmark(spec.source, split, **given)
+        benchmark: Benchmark = load_benchmark(spec.source, split, **given)
         shared = (
             [] if known is None or options.streaming else shared_classes(benchmark, known.class_names, label_column)
         )
@@ -338,7 +339,8 @@ def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) ->
         return (replace(benchmark, class_names=(), label_names=None) if benchmark.class_names else benchmark), []
     settings = {"name": name, "role": role, **columns, **_streamed(options)}
     if known is None:
-        return load_benchmark(spec.source, split, **settings, **_given(options, "class_names", "templates")), []
+        benchmark = load_benchmark(spec.source, split, **settings, **_given(options, "class_names", "templates"))
+        return benchmark, []
     matched = {"class_names": known.class_names, "templates": known.templates, "label_names": known.label_names}
     return load_matched(spec.source, split, **settings, **matched)
 

@@ -131,7 +131,8 @@ def _listen() -> list[int]:
     """Answer signals by [`_Stop`], unless something else does; returns which of them this call has changed."""
     if threading.current_thread() is not threading.main_thread():
         return []
-    numbers, stop = [number for number, usual in _USUAL.items() if signal.getsignal(number) is usual], _Stop()
+    numbers: list[int] = [number for number, usual in _USUAL.items() if signal.getsignal(number) is usual]
+    stop = _Stop()
     for number in numbers:
         signal.signal(number, stop)
     return numbers

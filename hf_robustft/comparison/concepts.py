@@ -38,7 +38,7 @@ def is_twin(run: FinishedRun) -> bool:
 
 def with_concepts(
     candidates: Candidates, roles: Mapping[str, str], baseline: Measured | None, *twins: Comparison
-) -> tuple[dict[Candidate, dict[str, dict[str, float]]], dict[str, str], dict[str, dict[str, float]] | None]:
+) -> tuple[Candidates, dict[str, str], Measured | None]:
     """
     Give candidates what was measured of their twins, as a set with the role `concepts`.
 

@@ -341,7 +341,7 @@ def _rate(facts: Mapping[str, Any]) -> float | None:
     # Settings name what differs from the arguments' defaults, not from the method's.
     from ..training.methods import RobustTrainingArguments
 
-    return RobustTrainingArguments.__dataclass_fields__["learning_rate"].default
+    return float(RobustTrainingArguments.__dataclass_fields__["learning_rate"].default)
 
 
 def _sweep(path: Path) -> dict[float, dict[str, float]]:

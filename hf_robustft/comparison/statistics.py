@@ -202,7 +202,7 @@ def of_the_same_images(runs: Sequence[Predictions], reference: SetPredictions) -
                 f"The predictions of two runs are for the same images of {reference.name!r} in other groups; evaluate both with the "
                 "same --group_column."
             )
-    return found
+    return [item for item in found if item is not None]
 
 
 class Bootstrap:

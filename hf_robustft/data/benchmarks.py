@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, cast, overload
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -200,8 +200,9 @@ class Benchmark:
         where = f"data set {self.name!r}"
         if self.registered is None:
             return checked_rows(self, self.dataset if self.dataset is not None else open_rows(self))
-        options = {"training": self.role == "train", "group_column": self.group_column}
-        rows = open_registered(self.registered, where, self.streaming, **options)
+        rows = open_registered(
+            self.registered, where, self.streaming, training=self.role == "train", group_column=self.group_column
+        )
         if self.caption_column is not None:
             require_column(("image", "label"), self.caption_column, "caption_column", where)
         if isinstance(rows, StoredRows):
@@ -243,7 +244,7 @@ class Benchmark:
     @property
     def n_images(self) -> int | None:
         """Number of images, if it is known without opening anything; never of a stream."""
-        rows = self.dataset if self.dataset is not None else vars(self).get("_rows")
+        rows: Any = self.dataset if self.dataset is not None else vars(self).get("_rows")
         return len(rows) if hasattr(rows, "__len__") else None
 
     def load(self) -> Dataset:
@@ -269,7 +270,7 @@ class Benchmark:
                 f"data set {self.name!r} is streamed, so its rows cannot be asked for by number, which a draw of few "
                 "shots, a bank of neighbours and a look at single images need; leave streaming=True (--streaming) out."
             )
-        return self._rows
+        return cast(StoredRows, self._rows)
 
     def row_stream(self) -> RowStream:
         """
@@ -282,7 +283,7 @@ class Benchmark:
             raise ValueError(
                 f"data set {self.name!r} is not streamed; use load(), or describe it with streaming=True."
             )
-        return self._rows
+        return cast(RowStream, self._rows)
 
     def stream(self) -> IterableDataset:
         """
@@ -305,7 +306,7 @@ class Benchmark:
         *,
         name: str,
         role: str,
-        class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+        class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None = None,
         templates: Iterable[str] | str | Path = DEFAULT_TEMPLATES,
         label_column: str | None = "label",
         caption_column: str | None = None,
@@ -340,7 +341,7 @@ def load_benchmark(
     /,
     split: None = None,
     *,
-    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None = None,
     templates: Iterable[str] | str | Path | None = None,
     **overrides,
 ) -> dict[str, Benchmark]: ...
@@ -352,7 +353,7 @@ def load_benchmark(
     /,
     split: str,
     *,
-    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None = None,
     templates: Iterable[str] | str | Path | None = None,
     **overrides,
 ) -> Benchmark: ...
@@ -364,7 +365,7 @@ def load_benchmark(
     /,
     split: None = None,
     *,
-    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None = None,
     templates: Iterable[str] | str | Path | None = None,
     **overrides,
 ) -> Benchmark | dict[str, Benchmark]: ...
@@ -375,7 +376,7 @@ def load_benchmark(
     /,
     split: str | None = None,
     *,
-    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None = None,
+    class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None = None,
     templates: Iterable[str] | str | Path | None = None,
     **overrides,
 ) -> Benchmark | dict[str, Benchmark]:

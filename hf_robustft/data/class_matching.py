@@ -53,7 +53,7 @@ def load_matched(
         OSError: as `load_benchmark`.
     """
     check_two_columns(given.get("image_column", "image"), label_column)
-    probe = load_benchmark(source, split, label_column=None, templates=templates, **given)
+    probe: Benchmark = load_benchmark(source, split, label_column=None, templates=templates, **given)
     rows = open_rows(probe) if probe.streaming else probe.load()
     stored = rows if isinstance(rows, Dataset) else None
     where = f"data set {probe.name!r}"

@@ -233,7 +233,7 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
 
 
 def read_names_and_templates(
-    class_names: Iterable[str] | Mapping[str | int, str] | str | Path | None,
+    class_names: Iterable[str] | Mapping[str, str] | Mapping[int, str] | str | Path | None,
     templates: Iterable[str] | str | Path | None,
     label_names: Iterable[str] | None = None,
 ) -> dict[str, tuple[str, ...]]:

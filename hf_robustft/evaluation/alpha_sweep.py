@@ -40,10 +40,11 @@ class AlphaSweep:
         Raises:
             ValueError: If no set has the role validation.
         """
-        accuracies = {alpha: _first(report, "validation") for alpha, report in self.reports.items()}
-        if None in accuracies.values():
+        found = {alpha: _first(report, "validation") for alpha, report in self.reports.items()}
+        accuracies = {alpha: result.accuracy for alpha, result in found.items() if result is not None}
+        if len(accuracies) < len(found):
             raise ValueError("No set has the role validation, by which alpha is chosen; give the evaluator one.")
-        return max(accuracies, key=lambda alpha: accuracies[alpha].accuracy)
+        return max(accuracies, key=lambda alpha: accuracies[alpha])
 
     def table(self, saved: float | None = None) -> str:
         """Lay out the main numbers for the terminal, a line for each alpha; that of the `saved` model has a mark."""
@@ -54,7 +55,8 @@ class AlphaSweep:
         rows = [heads]
         for alpha, report in self.reports.items():
             row = [f"{'* ' if alpha == saved else ''}{alpha:g}"]
-            row += [f"{100 * _first(report, role).accuracy:.1f}" for role, result in columns if result is not None]
+            found = [_first(report, role) for role, result in columns if result is not None]
+            row += [f"{100 * result.accuracy:.1f}" for result in found if result is not None]
             if shifts:
                 mean = report.shift_mean
                 row += [f"{100 * mean['accuracy']:.1f}", f"{100 * mean['ece']:.1f}", f"{mean['nll']:.2f}"]

@@ -141,7 +141,7 @@ class TemperatureScaling:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes that are set as JSON values, for the part `temperature` of `robustft.json`."""
-        facts = {"temperature": self.temperature, "folded": self.folded}
+        facts: dict[str, Any] = {"temperature": self.temperature, "folded": self.folded}
         if self.n is not None:
             facts |= {"n": self.n, "nll_before": self.nll_before, "nll_after": self.nll_after}
         return facts | {name: value for name, value in self.record.items() if name not in facts}

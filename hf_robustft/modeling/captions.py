@@ -25,13 +25,13 @@ _NO_LIMIT = 1_000_000
 _FRAME = 2
 
 
-def pad_captions(parts: Sequence[Tensor], padding: int, least: int = 0) -> Tensor:
+def pad_captions(parts: Sequence[Tensor], padding: int | None, least: int = 0) -> Tensor:
     """
     Captions of several tables in one, as wide as the widest.
 
     Args:
         parts (sequence of `torch.Tensor` of shape `(texts, length)`): Token ids.
-        padding (`int`): What follows the shorter ones.
+        padding (`int` or `None`): What follows the shorter ones; 0 for a model that names none.
         least (`int`, *optional*, defaults to 0): Tokens that rows have at least.
 
     Returns:

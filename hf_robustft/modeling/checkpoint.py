@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -91,7 +92,7 @@ def load_dual_encoder(
     config = check_config(folder, what)
     kinds = set() if converted else check_weights(folder, config, what)
     processor = _processor(folder, config, what)
-    options = {"pretrained_model_name_or_path": folder}
+    options: dict[str, Any] = {"pretrained_model_name_or_path": folder}
     if converted:
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
         options = {"pretrained_model_name_or_path": str(source), "revision": "main", "token": token}
@@ -284,7 +285,7 @@ def _check_tokenizer(tokenizer, rules: CaptionRules, what: str) -> None:
             f"The tokenizer of {what} pads with the token {tokenizer.pad_token_id}, and the model knows {rules.padding} as "
             f"padding (pad_token_id of its text_config); {advice}."
         )
-    if len(tokenizer) > rules.vocab_size:
+    if rules.vocab_size is not None and len(tokenizer) > rules.vocab_size:
         raise ValueError(
             f"The tokenizer of {what} has {len(tokenizer)} tokens, and the model knows {rules.vocab_size}; {advice}."
         )

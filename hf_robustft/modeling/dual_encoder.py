@@ -321,7 +321,7 @@ class DualEncoder:
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The transformer layers of the image tower and of the text tower."""
-        return tuple(_layers(tower) for tower in (self.core.vision_model, self.core.text_model))
+        return _layers(self.core.vision_model), _layers(self.core.text_model)
 
     def depths(self) -> dict[str, float]:
         """How deep in its tower each tensor of a transformer layer lies, by name: 0 in the first layer, 1 in the last."""

@@ -415,5 +415,7 @@ def _difference(there: Any, here: Any) -> tuple[str, str]:
     """Two unequal facts in few words: of settings those that differ, of fingerprints the beginning."""
     if isinstance(there, dict) and isinstance(here, dict):
         differing = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-        return tuple(", ".join(f"{name} {side.get(name)}" for name in differing) for side in (there, here))
-    return tuple(side[:12] if isinstance(side, str) else str(side) for side in (there, here))
+        first, second = (", ".join(f"{name} {side.get(name)}" for name in differing) for side in (there, here))
+    else:
+        first, second = (side[:12] if isinstance(side, str) else str(side) for side in (there, here))
+    return first, second

@@ -75,7 +75,7 @@ class FrozenHeadMixin(CrossEntropyMixin):
 class ClipAdapterMixin(FrozenHeadMixin):
     """CLIP-Adapter: the head is a [`ClipAdapterHead`] around the zero-shot classifier. Arguments as for [`CrossEntropyMixin`]."""
 
-    settings = ClipAdapterSettings
+    settings: type[ObjectiveSettings] = ClipAdapterSettings
 
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
         args = self.args
@@ -95,7 +95,7 @@ class TipAdapterMixin(FrozenHeadMixin):
         ValueError: As [`CrossEntropyMixin`], and if there are no labelled images to make keys of.
     """
 
-    settings = TipAdapterSettings
+    settings: type[ObjectiveSettings] = TipAdapterSettings
 
     @property
     def searches_head(self) -> bool:

@@ -78,7 +78,7 @@ class ContextDistillationMixin(StartingModelMixin):
         ValueError: If class names, templates or the tokenizer are missing, or there is one template.
     """
 
-    settings = ContextDistillationSettings
+    settings: type[ObjectiveSettings] = ContextDistillationSettings
     _contexts: Tensor | None = None
 
     def __init__(self, *args, **kwargs):

@@ -130,7 +130,7 @@ class ContrastiveMixin(ObjectiveMixin):
     """
 
     needs_captions = True
-    settings = ContrastiveSettings
+    settings: type[ObjectiveSettings] = ContrastiveSettings
 
     @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:

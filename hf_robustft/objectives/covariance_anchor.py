@@ -78,7 +78,7 @@ class CovarianceAnchorMixin(TeacherMixin):
     is for, said of the features, so that it is defined for every model.
     """
 
-    settings = CovarianceAnchorSettings
+    settings: type[ObjectiveSettings] = CovarianceAnchorSettings
     distillation_weights = ("covariance_anchor_weight",)
 
     def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from .energy_gradient import (
     mixed_back,
     same_class_alignment,
 )
+from .settings import ObjectiveSettings
 
 #: Settings of the generator's optimizer, and all that shifted features alone use.
 _OF_GENERATOR = ("generator_learning_rate", "generator_momentum", "generator_weight_decay")
@@ -69,7 +70,7 @@ class CRoFTObjective(ObjectiveMixin):
     """
 
     needs_labels = True
-    settings = CRoFTSettings
+    settings: type[ObjectiveSettings] = CRoFTSettings
     generator_loss: Tensor | None = None
 
     def __init__(
@@ -387,7 +388,7 @@ class EnergyGradientMixin(CRoFTObjective):
     steps alone, on detached features (`generator_order="clean"`). Arguments and errors as for [`CRoFTObjective`].
     """
 
-    settings = JointCRoFTSettings
+    settings: type[ObjectiveSettings] = JointCRoFTSettings
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
         shape = super()._take_classes(class_names, templates)

@@ -67,7 +67,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     needs_labels = True
     trained_parts = ("image", "projections")
     smooths_labels = True
-    settings = HeadSettings
+    settings: type[ObjectiveSettings] = HeadSettings
 
     def __init__(
         self,

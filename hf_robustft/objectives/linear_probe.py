@@ -76,7 +76,7 @@ class LinearProbeMixin(ObjectiveMixin):
     several processes the first one fits, for all.
     """
 
-    settings = LinearProbeSettings
+    settings: type[ObjectiveSettings] = LinearProbeSettings
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

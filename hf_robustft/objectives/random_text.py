@@ -80,7 +80,7 @@ class RandomTextMixin(StartingModelMixin):
         ValueError: If the tokenizer is missing, or a text would be longer than the text tower can read.
     """
 
-    settings = RandomTextSettings
+    settings: type[ObjectiveSettings] = RandomTextSettings
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

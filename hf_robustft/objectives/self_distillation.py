@@ -75,7 +75,7 @@ class SelfDistillationMixin(TeacherMixin):
     models with SigLIP's loss, [`~hf_robustft.objectives.pairwise_sigmoid.pairwise_sigmoid_distillation_loss`].
     """
 
-    settings = SelfDistillationSettings
+    settings: type[ObjectiveSettings] = SelfDistillationSettings
     distillation_weights = ("distillation_weight",)
 
     def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:

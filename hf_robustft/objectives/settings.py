@@ -6,7 +6,6 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
-from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -44,14 +43,14 @@ SHARE = Range("must lie in [0, 1]", high=1)
 STEPS = Range("must be a whole number of optimizer steps, or a fraction of the run below 1", below=True, whole_from=1)
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[Any, str]] = {
     "bool": (bool, "must be True or False"),
     "int": (Integral, "must be an integer"),
     "float": (Real, "must be a number"),
 }
 
 
-def problem(declared: Field, value: Any, allowed: Range | None) -> str | None:
+def problem(declared: Field[Any], value: Any, allowed: Range | None) -> str | None:
     """What is wrong with the `value` of a `declared` field, by its type and the numbers that are `allowed`; `None` if nothing is."""
     type_ = declared.type.__name__ if isinstance(declared.type, type) else str(declared.type)
     kind, words = _KINDS.get(type_.partition(" |")[0], (object, ""))
@@ -66,7 +65,7 @@ def problem(declared: Field, value: Any, allowed: Range | None) -> str | None:
 
 class _Facts(dict):
     # `HfArgumentParser` hands all that it finds in a field's metadata on to `add_argument`, which takes these alone.
-    def keys(self) -> Iterator[str]:
+    def keys(self) -> Any:
         return (name for name in ("help", "choices") if name in self)
 
     __iter__ = keys
@@ -103,7 +102,7 @@ class ObjectiveSettings:
 
 
     class MyMixin(ObjectiveMixin):
-        settings = MySettings
+        settings: type[ObjectiveSettings] = MySettings
 
 
     @dataclass
@@ -124,11 +123,11 @@ def document(arguments: type) -> str:
     """The docstring of arguments with what their bases declare, in Hugging Face's dialect."""
     lines = []
     for cls in arguments.__bases__:
-        lines += ["", f"> {cls.__doc__.strip().partition('.')[0]}", ""]
+        lines += ["", f"> {(cls.__doc__ or '').strip().partition('.')[0]}", ""]
         for f in fields(cls):
             if f.name in cls.__annotations__:
                 default = f'`"{f.default}"`' if isinstance(f.default, str) else f.default
                 lines.append(f"    {f.name} (`{f.type}`, *optional*, defaults to {default}):")
                 lines += textwrap.wrap(f.metadata["help"], 119, initial_indent=" " * 8, subsequent_indent=" " * 8)
-    text, raises, errors = inspect.cleandoc(arguments.__doc__).partition("\n\nRaises:")
+    text, raises, errors = inspect.cleandoc(arguments.__doc__ or "").partition("\n\nRaises:")
     return "\n".join([text, *lines]) + raises + errors

@@ -96,7 +96,7 @@ class SingularValueMixin(ObjectiveMixin):
     Both depend on the weights alone, so they are the same in every process and need no gathering.
     """
 
-    settings = SingularValueSettings
+    settings: type[ObjectiveSettings] = SingularValueSettings
 
     @classmethod
     def model_defaults(cls, encoder: DualEncoder) -> dict[str, Any]:

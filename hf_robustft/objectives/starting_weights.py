@@ -49,7 +49,7 @@ class StartingWeightsMixin(StartingModelMixin):
     the rest.
     """
 
-    settings = StartingWeightsSettings
+    settings: type[ObjectiveSettings] = StartingWeightsSettings
 
     def needs_start(self) -> bool:
         return bool(self.args.l2_sp_weight) or super().needs_start()

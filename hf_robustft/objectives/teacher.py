@@ -176,7 +176,7 @@ class TeacherMixin(ObjectiveMixin):
     """
 
     needs_captions = True
-    settings = TeacherSettings
+    settings: type[ObjectiveSettings] = TeacherSettings
     #: Settings of an objective that weigh its terms. If all are 0, there is no teacher.
     distillation_weights: tuple[str, ...] = ()
     teacher: nn.Module | None = None

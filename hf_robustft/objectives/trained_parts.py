@@ -155,7 +155,7 @@ class TrainedPartsMixin(ObjectiveMixin):
         ValueError: If a tower has fewer layers, the model has nothing of a part that was given, or nothing is left to train.
     """
 
-    settings = TrainedPartsSettings
+    settings: type[ObjectiveSettings] = TrainedPartsSettings
     lora: LowRankAdapters | None = None
 
     @classmethod

@@ -80,7 +80,7 @@ class TrajectoryDistillationMixin(TeacherMixin):
     left out. The weights of the authors' scripts are 1 and 2,000, times a common 0.9.
     """
 
-    settings = TrajectoryDistillationSettings
+    settings: type[ObjectiveSettings] = TrajectoryDistillationSettings
     distillation_weights = ("batch_distillation_weight", "feature_distillation_weight")
 
     def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:

@@ -80,7 +80,7 @@ def results_section(
 
 def _table_rows(
     report: EvaluationReport, baseline: EvaluationReport | None, names: tuple[str, str | None]
-) -> list[list[str]]:
+) -> list[list[str | None]]:
     rows = []
     results = ordered(report)
     last_shift = max((index for index, result in enumerate(results) if result.role == "shift"), default=None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl
 
 # HTTPError is the HTTP library's base class, by the name under which the client has it: the library has changed before.
 from huggingface_hub.errors import (
@@ -162,7 +162,7 @@ def _publish(
     )
 
 
-def open_repository(api: HfApi, repo_id: str, private: bool | None, retries: int = RETRIES) -> str:
+def open_repository(api: HfApi, repo_id: str, private: bool | None, retries: int = RETRIES) -> RepoUrl:
     """
     Create a model repository if it does not exist.
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from PIL import Image
@@ -122,7 +123,16 @@ class OpenSetImageClassificationPipeline(Pipeline):
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
         self._check_answers(**self._postprocess_params)
 
-    def __call__(self, images, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
+    # Whether a path is that of an image or of a folder of them, no type can tell.
+    @overload
+    def __call__(self, images: str | Path, **kwargs: Any) -> Any: ...
+    @overload
+    def __call__(self, images: Image.Image, **kwargs: Any) -> dict[str, Any]: ...
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...], **kwargs: Any) -> list[dict[str, Any]]: ...
+    @overload
+    def __call__(self, images: Iterable[Any], **kwargs: Any) -> Iterable[dict[str, Any]]: ...
+    def __call__(self, images: Any, **kwargs: Any) -> Any:
         """
         Classify images.
 

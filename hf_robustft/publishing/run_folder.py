@@ -137,7 +137,7 @@ def reading(folder: str | Path) -> Iterator[None]:
 
 def _model_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """By which the files that a model is read from are known to be the same."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in Path(folder).iterdir():
         if _fits(path.name, (*MODEL_FILES, METADATA_FILE)):
             with suppress(OSError):

@@ -211,7 +211,7 @@ class ExactCheckpoints:
             check_same_run(state["run"], self)
         check_weights_of(folder, self.model)
 
-    def checkpoint_to_resume(self, chosen: str | os.PathLike | bool | None) -> str | os.PathLike | None:
+    def checkpoint_to_resume(self, chosen: str | os.PathLike | bool | None) -> str | os.PathLike | bool | None:
         """
         The checkpoint that `train` is to go on from, looked at before an hour of loading and skipping.
 

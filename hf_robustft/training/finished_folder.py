@@ -97,6 +97,7 @@ class FinishedFolder:
     Stands before `ObjectiveMixin` and `Trainer` in the order of base classes.
     """
 
+    last_report: EvaluationReport | None
     #: The training set, if it was given as a [`Benchmark`].
     train_benchmark: Benchmark | None = None
     #: Whether `output_dir` holds all there is: a push saves nothing then.

@@ -37,7 +37,7 @@ def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[s
     idle = frozenset(trainer.idle_settings)
     if not trainer.trains_model:
         idle |= {f.name for f in fields(TrainedPartsSettings)}
-    return declarations(arguments).keys() - declared_settings(trainer) | idle
+    return frozenset(declarations(arguments).keys() - declared_settings(trainer) | idle)
 
 
 def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]:

@@ -1,14 +1,22 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""A user's type checker accepts the training code of README. Slow: `pip install mypy`, then `python -m pytest -m slow tests/invariants/test_types.py`."""
+"""
+The types that users see. Slow but for the first: `pip install -e ".[quality]"`, then
+`python -m pytest -m slow tests/invariants/test_types.py`.
+"""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.commands import blocks
 
-#: Their types are not ours, and reading them takes minutes. Errors inside the package are no concern of who uses it.
+import hf_robustft
+
+PROGRAM = Path(__file__).with_name("every_public_name.py")
+#: Their types are not ours, and reading them takes minutes. Errors inside the package are the business of the last test.
 SETTINGS = """
 [mypy]
 ignore_missing_imports = True
@@ -19,25 +27,49 @@ follow_imports = skip
 follow_imports = silent
 """
 WRONG = """
-from hf_robustft import load_benchmark, TemperatureScaling
+from hf_robustft import Benchmark, EvaluationReport, TemperatureScaling, load_benchmark, pipeline
 load_benchmark("emoji_shift", "train")["train"]
 TemperatureScaling("1")
+EvaluationReport.load_json("evaluation.json").results["test"].acuracy
+Benchmark("mine", "id", class_names=["cat"])
+pipeline("outputs/mine", "main")
+pipeline("outputs/mine")(["a.png"])["label"]
 """
 
 
-def checked(text: str, folder, repository) -> subprocess.CompletedProcess:
+def checked(folder, repository, *arguments) -> subprocess.CompletedProcess:
+    pytest.importorskip("mypy")
+    environment = {**os.environ, "MYPYPATH": str(repository), "PYTHONPATH": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=550
+    )
+
+
+def checked_text(text: str, folder, repository) -> subprocess.CompletedProcess:
     (folder / "settings.ini").write_text(SETTINGS)
     (folder / "user.py").write_text(text)
-    command = [sys.executable, "-m", "mypy", "--config-file", "settings.ini", "user.py"]
-    environment = {**os.environ, "MYPYPATH": str(repository), "PYTHONPATH": ""}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=550)
+    return checked(folder, repository, "--config-file", "settings.ini", "user.py")
+
+
+def test_the_program_has_every_public_name():
+    used = {node.id for node in ast.walk(ast.parse(PROGRAM.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    assert set(hf_robustft.__all__) <= used
 
 
 @pytest.mark.slow
-def test_the_training_code_of_readme_has_the_right_types(repository, tmp_path):
-    pytest.importorskip("mypy")
+def test_a_type_checker_accepts_what_users_write(repository, tmp_path):
+    """The Python of README, and a program that calls every public name and says what it gets."""
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    # Whether a path that `pipeline` is asked about is an image or a folder of them, no type can tell: left out.
-    done = checked(blocks(readme, "python")[0], tmp_path, repository)
+    text = "\n".join([*blocks(readme, "python"), PROGRAM.read_text(encoding="utf-8")])
+    done = checked_text(text, tmp_path, repository)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert checked(WRONG, tmp_path, repository).stdout.count("error:") == 2
+    wrong = checked_text(WRONG, tmp_path, repository).stdout
+    lines = [line for line in WRONG.splitlines()[2:] if line]
+    assert wrong.count("error:") == len(lines), wrong
+
+
+@pytest.mark.slow
+def test_the_package_itself_is_sound(repository):
+    """By the settings of pyproject.toml, which say what is not asked, and why."""
+    done = checked(repository, repository, "--cache-dir", os.devnull)
+    assert done.returncode == 0, done.stdout + done.stderr
