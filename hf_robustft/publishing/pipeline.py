@@ -279,6 +279,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         else:
             temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
             probabilities = temperature.probabilities(logits)[0]
+        judged: dict[str, Any]
         if detector is None:
             best = int(probabilities.argmax())
             label, judged = names[best], {"score": None, "is_known": None, "nearest_class": names[best]}
@@ -286,7 +287,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             guess = detector.predict(logits)[0]
             best, label = guess.index, guess.label if guess.is_known else UNKNOWN
             judged = {"score": guess.score, "is_known": guess.is_known, "nearest_class": guess.label}
-        answer = {"label": label, "probability": float(probabilities[best]), **judged}
+        answer: dict[str, Any] = {"label": label, "probability": float(probabilities[best]), **judged}
         if top:
             order = probabilities.argsort(descending=True, stable=True)[: top["top_k"]].tolist()
             answer["classes"] = [{"score": float(probabilities[index]), "label": names[index]} for index in order]
