@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
 from ..data.packaged import CHECKPOINTS
+from ..modeling.checkpoint import outline
 from ..modeling.pinned import pinned
 from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
-from ..training.settings import unused_settings
+from ..training.settings import settle_settings, unused_settings
 from .compare_length import BATCH_FLAG, lengths
 from .config_file import read_config, read_recipe, recipes
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
@@ -166,6 +167,10 @@ class _Planner:
         parts = {}
         for method in (*self.methods, *zero_shot):
             parts[method] = self._parse(method)
+        start = parts[method].model_args
+        encoder = outline(start.model, revision=start.model_revision, option="--model")
+        trained = [name for name in self.methods if name in METHODS]
+        self._leave_out_unfit(parts, trained, lambda part: settle_settings(part.model_args.trainer, part.args, encoder))
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
         self._pin(parts)
@@ -400,9 +405,13 @@ class _Planner:
     def _check_contexts(self, parts: dict[str, TrainCommand], templates: Sequence[str]) -> None:
         """Leave a method out, or refuse it where it is named, that compares prompts and has only one."""
         compares = [name for name in self.methods if issubclass(METHODS.get(name, object), ContextDistillationMixin)]
-        for method in [name for name in compares if parts[name][2].context_weight]:
+        compares = [name for name in compares if parts[name][2].context_weight]
+        self._leave_out_unfit(parts, compares, lambda part: check_contexts(templates))
+
+    def _leave_out_unfit(self, parts: dict[str, TrainCommand], methods: list[str], check: Callable[[TrainCommand], None]) -> None:
+        for method in methods:
             try:
-                check_contexts(templates)
+                check(parts[method])
             except ValueError as error:
                 if method in self.named:
                     raise

@@ -33,7 +33,7 @@ from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
 from ..files import is_of_this_room, locked
-from ..modeling.checkpoint import load_dual_encoder, load_processor
+from ..modeling.checkpoint import load_dual_encoder, load_processor, outline
 from ..modeling.feature_cache import cache_features
 from ..modeling.heads import TipAdapterHead
 from ..modeling.output_folders import unless_refused
@@ -47,6 +47,7 @@ from ..training.finished_folder import changed_arguments
 from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
 from ..training.methods import RobustTrainingArguments
+from ..training.settings import settle_settings
 from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (
@@ -101,7 +102,8 @@ def load_data(command: TrainCommand) -> TrainingData:
         [`TrainingData`]
 
     Raises:
-        ValueError: If data do not fit the method or each other, or the sets to measure on hold training images.
+        ValueError: If the model cannot serve the method, data do not fit it or each other, or the sets to measure on hold training
+            images.
         OSError: If a data set cannot be read, or there is no such model.
     """
     model_args, data_args, args = command
@@ -112,6 +114,9 @@ def load_data(command: TrainCommand) -> TrainingData:
         processor = load_processor(model_args.model, revision=model_args.model_revision, option="--model")
         for source in model_args.finetuned_model:
             load_processor(source, option="--finetuned_model")
+    if model_args.trains:
+        encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
+        settle_settings(model_args.trainer, args, encoder)
     leaves_out = data_args.leave_out_classes is not None
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]

@@ -29,6 +29,7 @@ from .checkpoint_check import (
     check_weights,
     index_of,
     refuse_misfits,
+    without_weights,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
 from .dual_encoder import FAMILIES, SUPPORTED, DualEncoder
@@ -141,6 +142,27 @@ def load_processor(
     if here is not None:
         check_weights(folder, config, what)
     return _processor(folder, config, what)
+
+
+def outline(source: str | Path, *, revision: str | None = None, option: str | None = None) -> DualEncoder:
+    """
+    The model of a checkpoint without its weights, by its configuration alone: what it consists of is known before these are
+    read.
+
+    Args:
+        source (`str` or `Path`), revision (`str`, *optional*), option (`str`, *optional*): As for [`load_dual_encoder`].
+
+    Returns:
+        [`DualEncoder`]: Of a model on the meta device.
+
+    Raises:
+        OSError, ValueError: As [`load_dual_encoder`].
+    """
+    here, what = local_folder(source), str(source) if option is None else f"`{option} {source}`"
+    config = file_from_hub(str(source), CONFIG_FILE, revision) if here is None else here / CONFIG_FILE
+    if config is None:
+        raise FileNotFoundError(f"{what} has no {CONFIG_FILE}; give a checkpoint of a {SUPPORTED}.")
+    return DualEncoder.of(without_weights(config.parent, check_config(config.parent, what)))
 
 
 def _found(

@@ -192,9 +192,13 @@ def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]
     Raises:
         OSError, ValueError: As `check_checkpoint`.
     """
+    return check_weights_of(folder, without_weights(folder, config), what)
+
+
+def without_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of a `config` read from a `folder`, on the meta device. Raises ValueError if there can be no such model."""
     with _named_as_configuration(folder), torch.device("meta"):
-        model = FAMILIES[config.model_type].model_class(config)
-    return check_weights_of(folder, model, what)
+        return FAMILIES[config.model_type].model_class(config)
 
 
 def check_weights_of(folder: str | Path, model: nn.Module, what: str | None = None) -> set[str]:

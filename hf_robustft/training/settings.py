@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.examples import TrainingExamples
 from ..data.streams.examples import StreamingExamples
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import CachedFeatures
 from ..objectives.base import refuse_idle
 from ..objectives.settings import ObjectiveSettings
@@ -46,6 +47,25 @@ def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]
     from .methods import METHODS
 
     return tuple(name for name, trainer in METHODS.items() if setting not in unused_settings(trainer, arguments))
+
+
+def settle_settings(trainer: type, args: RunArguments, encoder: DualEncoder) -> None:
+    """
+    Set what nobody gave to the defaults of a method and of a model, and refuse what does not go together.
+
+    Args:
+        trainer (`type`): The class of the method's Trainer.
+        args ([`RobustTrainingArguments`]): Settings of the run.
+        encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+
+    Raises:
+        ValueError: As `check_settings` of the class, and if the model lacks what an objective needs.
+    """
+    own = trainer.model_defaults(encoder)
+    origin = f"default of {trainer.method}{f' for a {encoder.name}' if own else ''}"
+    args.take_defaults({**trainer.defaults, **own}, origin)
+    trainer.check_settings(args)
+    trainer.check_model(args, encoder)
 
 
 def check_declared(trainer: type, args: RunArguments) -> None:

@@ -48,7 +48,7 @@ from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .passes import TrainingPasses
-from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch
+from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch, settle_settings
 from .sharding import check_sharding, shard_run
 from .usual_arguments import check_trainer_options
 
@@ -126,10 +126,7 @@ class RobustTrainer(
                 f"{type(self).__name__} takes `RobustTrainingArguments`, which hold the objectives' settings, "
                 f"got `{type(args).__name__}`."
             )
-        own = self.model_defaults(encoder)
-        args.take_defaults({**self.defaults, **own}, f"default of {self.method}{f' for a {encoder.name}' if own else ''}")
-        self.check_settings(args)
-        self.check_model(args, encoder)
+        settle_settings(type(self), args, encoder)
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)

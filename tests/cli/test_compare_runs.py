@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import CLASSES, image_dataset
+from helpers.families import save_family
 from PIL import Image
 
 from hf_robustft import cli
@@ -35,6 +36,18 @@ def words_of(made, name):
 
 def value(words, flag):
     return words[words.index(flag) + 1]
+
+
+def test_methods_that_a_model_cannot_serve_are_left_out_or_refused(own, tmp_path):
+    save_family("siglip", tmp_path / "siglip")
+    passed = f"--train_dataset {own / 'photo'} --model {tmp_path / 'siglip'}"
+    made = planned(tmp_path / "out", passed)
+    left_out = [note for note in made.notes if " is left out: " in note and "covariance_anchor" in note]
+    assert [note.partition(" ")[0] for note in left_out] == ["carot", "croft", "carot+croft"]
+    names = {run.method for run in made.runs}
+    assert {"flyp", "tracer", "covariance_anchor", "ft"} <= names and not {"carot", "croft", "carot+croft"} & names
+    with pytest.raises(ValueError, match="--method covariance_anchor"):
+        planned(tmp_path / "out", passed, ["flyp", "carot"])
 
 
 def test_own_images_alone_are_enough(own, tmp_path):

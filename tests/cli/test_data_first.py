@@ -4,6 +4,7 @@
 
 import pytest
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor
+from helpers.families import save_family
 from transformers import CLIPModel
 
 from hf_robustft.cli import calibrate, evaluate, train
@@ -57,6 +58,7 @@ def place(tmp_path_factory):
         patch.chdir(place)
         CLIPModel(tiny_config()).save_pretrained("base")
         tiny_processor().save_pretrained("base")
+        save_family("siglip", "siglip")
         write_robustft_json("base", method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
         sets = {"train": (CLASSES, 12), "test": (CLASSES, 8), "held_out": (CLASSES, 8), "other": (("fox", "ant"), 6),
                 "numbers": (("part 1", "part 2"), 6)}  # fmt: skip
@@ -86,6 +88,27 @@ def run(script, place, monkeypatch):
                 program(line.split())
 
     return carry_out
+
+
+NOWHERE = f"--model siglip --train_dataset ./nowhere --eval_datasets ./nowhere --output_dir out {QUIET} --report_to none"
+OF_SIGLIP = [
+    ("", "`orthogonality_weight=0.2`.*--method covariance_anchor"),
+    ("--method croft", "--method covariance_anchor"),
+    ("--method carot+croft", "--method covariance_anchor"),
+    ("--method tracer --cross_frobenius_weight 0.1", "`cross_frobenius_weight=0.1`.* set it to 0"),
+    ("--method tracer --paper_settings", "`cross_frobenius_weight=0.05`.* set it to 0"),
+    ("--method flyp --contrastive_label_smoothing 0.1", "`contrastive_label_smoothing=0.1`.* set it to 0"),
+    # What it can do is looked at next.
+    ("--method tracer", "nowhere"),
+    ("--method covariance_anchor", "nowhere"),
+    ("--orthogonality_weight 0", "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("flags", "name"), OF_SIGLIP)
+def test_a_method_that_a_model_cannot_serve_is_refused_before_data_are_opened(run, place, flags, name):
+    run("train", f"{NOWHERE} {flags}", (ValueError, OSError), name)
+    assert not (place / "out").exists()
 
 
 @pytest.mark.parametrize(("command", "line", "name"), ROWS)

@@ -19,6 +19,7 @@ from hf_robustft import (
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.features import encode
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.settings import settle_settings
 
 pytestmark = pytest.mark.numbers
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -139,11 +140,8 @@ def test_the_teacher_follows_the_bias(tmp_path):
 
 def checked(name, method, **settings):
     """What a Trainer looks at before it is made, without one."""
-    trainer, encoder = METHODS[method], DualEncoder.of(family_model(name))
     args = arguments("unused", **settings)
-    args.take_defaults({**trainer.defaults, **trainer.model_defaults(encoder)}, "default of the method")
-    trainer.check_settings(args)
-    trainer.check_model(args, encoder)
+    settle_settings(METHODS[method], args, DualEncoder.of(family_model(name)))
     return args
 
 
