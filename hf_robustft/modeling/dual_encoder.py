@@ -51,6 +51,8 @@ _SHIFTED_POSITIONS = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+#: Modules in the layers of towers that read what another tower says, which no embedding does.
+_UNUSED = ("crossattention",)
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,10 @@ class DualEncoder:
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The transformer layers of the image tower and of the text tower."""
         return _layers(self.core.vision_model), _layers(self.core.text_model)
+
+    def unused_modules(self) -> list[nn.Module]:
+        """Modules of the towers on which no feature depends."""
+        return [module for name, module in self.core.named_modules() if name.rpartition(".")[2] in _UNUSED]
 
     def depths(self) -> dict[str, float]:
         """How deep in its tower each tensor of a transformer layer lies, by name: 0 in the first layer, 1 in the last."""

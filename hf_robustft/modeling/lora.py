@@ -53,15 +53,18 @@ def adapted_maps(model: nn.Module, towers: Collection[str], count: int = 0) -> l
     Raises:
         ValueError: If the layers of a tower hold no linear map, or the model holds adapters already.
     """
-    core = DualEncoder.of(model).core
-    names = {module: name for name, module in core.named_modules()}
+    encoder = DualEncoder.of(model)
+    names = {module: name for name, module in encoder.core.named_modules() if isinstance(module, nn.Linear)}
+    for module in encoder.unused_modules():
+        for part in module.modules():
+            names.pop(part, None)
     found = []
     for tower in towers:
         layers = last_layers(model, tower, count)
-        maps = [names[module] for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
+        maps = [names[module] for layer in layers for module in layer.modules() if module in names]
         if not maps:
             raise ValueError(
-                f"`lora_rank`: the {tower} tower of this {type(core).__name__} has no layers with linear maps, which LoRA is put "
+                f"`lora_rank`: the {tower} tower of this {encoder.name} has no layers with linear maps, which LoRA is put "
                 "on; leave it out of --lora_towers, or train it whole."
             )
         found += maps

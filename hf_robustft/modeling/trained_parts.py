@@ -22,17 +22,17 @@ def parameters_by_part(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         model (`torch.nn.Module`): A dual encoder, possibly wrapped.
 
     Returns:
-        `dict[str, list[torch.nn.Parameter]]`: By the names of `PARTS`; a model without linear projections has none there.
+        `dict[str, list[torch.nn.Parameter]]`: By the names of `PARTS`; a model without linear projections has none there. What
+        no feature depends on is in no part.
     """
     encoder = DualEncoder.of(model)
     sides = dict(zip(TOWERS, (encoder.image_side(), encoder.text_side()), strict=True))
     weights = {id(weight) for weight in (encoder.visual_projection, encoder.text_projection) if weight is not None}
     maps = [m for side in sides.values() for m in side.modules() if id(getattr(m, "weight", None)) in weights]
     projections = [parameter for module in maps for parameter in module.parameters()]
-    apart = set(map(id, projections))
+    apart = {id(p) for module in encoder.unused_modules() for p in module.parameters()} | set(map(id, projections))
     towers = {name: [p for p in side.parameters() if id(p) not in apart] for name, side in sides.items()}
-    scale = [parameter for parameter in (encoder.logit_scale, encoder.logit_bias) if parameter is not None]
-    return {**towers, "projections": projections, "scale": scale}
+    return {**towers, "projections": projections, "scale": encoder.scalars}
 
 
 def last_layers(model: nn.Module, tower: str, count: int) -> list[nn.Module]:

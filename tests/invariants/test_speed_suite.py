@@ -26,6 +26,7 @@ import processes  # noqa: E402
 import run  # noqa: E402
 import scores  # noqa: E402
 import steps  # noqa: E402
+import what_trains  # noqa: E402
 import workload  # noqa: E402
 from table import Row, as_markdown  # noqa: E402
 from turns import Contender, Steps, interleave, median_ratio  # noqa: E402
@@ -41,9 +42,9 @@ def in_this_process(monkeypatch):
             contender.results = [{"peak_bytes": 1, **(contender.function(turn, **contender.settings) or {})}]
             contender.seconds, contender.info = turn.seconds, turn.info
 
-    for module in (steps, heads, croft, processes):
+    for module in (steps, heads, croft, processes, what_trains):
         monkeypatch.setattr(module, "interleave", one_after_the_other)
-    for module in (memory, scores, pictures):
+    for module in (memory, scores, pictures, what_trains):
         monkeypatch.setattr(module, "in_a_process", lambda function, *arguments: function(*arguments))
 
 
@@ -201,6 +202,27 @@ def test_contenders_work_in_turn(sleepers, tmp_path):
 def test_a_side_that_fails_is_named(sleepers, name, message):
     with pytest.raises(RuntimeError, match=f"the {name} one(?s:.*){message}"):
         interleave([Contender(f"the {name} one", getattr(sleepers, name), {}, None)], 1, 1, lambda text: None)
+
+
+def test_what_trains_is_counted(in_this_process, tmp_path, capsys):
+    pytest.importorskip("peft")
+    settings = ["--model", "tiny", "--batch", "4", "--rounds", "1", "--threads", "1", "--output", str(tmp_path / "rows.json")]
+    rows = what_trains.main(settings)
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    assert [(row["trains"], row["chunk"]) for row in rows] == [(name, chunk) for chunk in (0, 1) for name in what_trains.CHOICES]
+    model = workload.random_model("tiny")
+    every = sum(p.numel() for p in model.parameters())
+    # Two towers of two layers of width 64: four maps in attention, and two of the MLP; projections and scale train too.
+    adapters = 8 * 2 * 2 * (4 * (64 + 64) + 2 * (64 + 256))
+    rest = sum(p.numel() for p in (model.visual_projection.weight, model.text_projection.weight, model.logit_scale))
+    layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n or n.endswith(("post_layernorm.weight", "post_layernorm.bias")))
+    layers += sum(p.numel() for p in model.text_model.final_layer_norm.parameters())
+    for row in rows:
+        assert row["model_parameters"] == every
+        assert row["parameters"] == {"everything": every, "LoRA, rank 8": adapters + rest, "last 2 layers": layers + rest}[row["trains"]]
+        # Two moments of each, and the count of steps.
+        assert 8 * row["parameters"] <= row["optimizer_bytes"] <= 8 * row["parameters"] + 4 * 200
+    assert "LoRA" in capsys.readouterr().out
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPModel, TrainerCallback
 
-from hf_robustft import Benchmark, CaRotTrainer, FLYPTrainer, load_dual_encoder
+from hf_robustft import (
+    Benchmark,
+    CaRotTrainer,
+    FLYPTrainer,
+    interpolate_weights,
+    load_adapters,
+    load_dual_encoder,
+)
 from hf_robustft.modeling import lora
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.features import _draws_noise
@@ -196,9 +203,32 @@ def test_a_penalty_is_on_effective_weights(tiny_clip, tmp_path):
     torch.testing.assert_close(by_down, up.detach().t() @ change, rtol=1e-10, atol=1e-14)
 
 
+def test_merges_are_of_effective_weights(tiny_clip, tmp_path):
+    trainer = trainer_of("ft", tiny_clip.double(), tmp_path)
+    trainer.train()
+    with trainer.exported_weights() as trained:
+        merged = interpolate_weights(tiny_clip, trained, 0.3)
+    merged = merged if isinstance(merged, dict) else merged.state_dict()
+    for name, value in by_hand(trainer).items():
+        torch.testing.assert_close(merged[name], 0.7 * tiny_clip.state_dict()[name] + 0.3 * value, rtol=1e-12, atol=1e-15)
+
+
+def test_adapters_of_croft_sit_on_effective_weights(tiny_clip, tmp_path):
+    trainer = trainer_of("carot+croft", tiny_clip.double(), tmp_path, class_templates_per_step=0)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    saved, projections = CLIPModel.from_pretrained(tmp_path / "saved", dtype=torch.float64), trainer.adapters.effective_projections(trainer.model)
+    assert torch.allclose(saved.visual_projection.weight, projections[0], rtol=0, atol=1e-14)
+    # By the fingerprints of the model before and after, of which no file but this one holds the former.
+    adapters = load_adapters(saved, tmp_path / "saved")
+    assert torch.equal(adapters.image_adapter, trainer.adapters.image_adapter)
+    for name, value in by_hand(trainer).items():
+        torch.testing.assert_close(saved.state_dict()[name], value, rtol=0, atol=1e-15)
+
+
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
-    settings = {"lora_rank": 2, "lora_dropout": 0.3, "max_steps": 6, "contrastive_chunk_size": 3, "log_gradient_shares": 0.0}
+    settings = {"lora_rank": 2, "lora_dropout": 0.3, "max_steps": 4, "contrastive_chunk_size": 3, "log_gradient_shares": 0.0}
     whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
@@ -217,7 +247,7 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
 def test_chunks_dropout_and_bfloat16(tiny_clip, tmp_path):
     losses = {}
     for name, settings in {"whole": {}, "chunks": {"contrastive_chunk_size": 3}, "bf16": {"bf16": True}}.items():
-        trainer = trainer_of("carot", tiny_clip.double() if name != "bf16" else tiny_clip.float(), tmp_path, **settings)
+        trainer = trainer_of("carot", tiny_clip.double() if name != "bf16" else tiny_clip.float(), tmp_path, max_steps=2, **settings)
         trainer.train()
         losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         assert all(p.dtype == trainer.model.dtype for p in trainer.lora.parameters())
@@ -241,7 +271,7 @@ def test_adapters_are_in_every_layer_of_every_family(family):
     names = adapted_maps(model, ("image", "text"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     adapters = LowRankAdapters.add(model, names, rank=2, alpha=4.0)
-    assert len(names) >= 2 * 2 * 4 and not any(p.requires_grad for n in names for p in adapters.layers[n].get_base_layer().parameters())
+    assert len(names) == {"blip": 2 * (4 + 6), "aimv2": 2 * 2 * 7}.get(family, 2 * 2 * 6) and not any(p.requires_grad for n in names for p in adapters.layers[n].get_base_layer().parameters())
     generator = torch.Generator().manual_seed(1)
     for parameter in adapters.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -315,7 +345,5 @@ def test_a_finished_folder_says_what_trained(tiny_clip, tmp_path):
     assert f"LoRA of rank 2 in image and text, projections, scale: {count:,} parameters" in card and "lora_rank" in card
     assert load_file(tmp_path / "run" / ADAPTER_FOLDER / "adapter_model.safetensors")
     # A run without adapters that takes its place takes theirs too.
-    other = resumable(FLYPTrainer, tiny_clip, tmp_path / "run", max_steps=1, save_strategy="no")
-    other.train()
-    other.save_model()
+    resumable(FLYPTrainer, tiny_clip, tmp_path / "run", save_strategy="no").save_model()
     assert not (tmp_path / "run" / ADAPTER_FOLDER / "adapter_model.safetensors").exists()

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, tiny_config, tiny_processor
+from helpers.families import FAMILY_NAMES, family_model
 from helpers.runs import Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as resumable
 from transformers import CLIPModel, TrainerCallback
@@ -13,7 +14,7 @@ from transformers import CLIPModel, TrainerCallback
 from hf_robustft import CaRotTrainer
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.features import encode
-from hf_robustft.modeling.trained_parts import PARTS, parameters_by_part
+from hf_robustft.modeling.trained_parts import PARTS, parameters_by_part, train_only
 from hf_robustft.training.finished_folder import changed_arguments
 from hf_robustft.training.methods import METHODS
 from hf_robustft.training.run_record import run_record
@@ -45,12 +46,21 @@ def trained(trainer):
     return {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
 
 
-def test_every_parameter_is_in_one_part(tiny_clip):
-    found = parameters_by_part(tiny_clip)
-    assert tuple(found) == PARTS
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_parameter_that_features_depend_on_is_in_one_part(family):
+    model = family_model(family)
+    found, encoder = parameters_by_part(model), DualEncoder.of(model)
+    assert tuple(found) == PARTS and found["scale"] == encoder.scalars
     held = [id(parameter) for parameters in found.values() for parameter in parameters]
-    assert sorted(held) == sorted(map(id, tiny_clip.parameters()))
-    assert [p.shape for p in found["projections"]] == [(16, 32), (16, 32)] and found["scale"] == [tiny_clip.logit_scale]
+    assert len(held) == len(set(held)) and len(found["projections"]) == (0 if family == "siglip" else 2)
+    ids = torch.full((2, 6), 7)
+    ids[:, -1] = encoder.caption_rules.end_of_text or 1
+    features = encoder.forward(torch.randn(2, 3, 32, 32), ids)
+    (sum(side.square().sum() for side in features) + sum(encoder.scalars)).backward()
+    assert {id(p) for p in model.parameters() if p.grad is not None} == set(held)
+    # What no feature depends on would keep DDP waiting for its gradient.
+    train_only(model, PARTS)
+    assert {id(p) for p in model.parameters() if p.requires_grad} == set(held)
 
 
 CHOICES = [
@@ -106,11 +116,11 @@ def test_a_tower_that_is_frozen_draws_no_noise(tmp_path):
 
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
-    settings = {"train": "image,projections", "train_last_layers": 1, "num_train_epochs": 2}
+    settings = {"train": "image,projections", "train_last_layers": 1, "max_steps": 4}
     whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
-        resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", callbacks=[Kill(4)], **settings).train()
+        resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", callbacks=[Kill(2)], **settings).train()
     other = resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", **{**settings, "train": "text,projections"})
     with pytest.raises(ValueError, match="`train='image,projections'`.*this run has `train='text,projections'`"):
         other.train(resume_from_checkpoint=True)
