@@ -3,6 +3,7 @@
 
     hf-robustft calibrate outputs/carot --dataset emoji_shift/validation
     hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
+    hf-robustft calibrate outputs/siglip --dataset my_images/validation --probabilities sigmoid
 
 The folder stays a plain model whose probabilities are calibrated on data like the validation images; accuracy is
 unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured again,
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
+from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..objectives.papers import METHOD_FACTS
@@ -46,6 +48,12 @@ class CalibrateOptions:
         metavar="SET",
     )
     eval_datasets: list[str] = option(f"Sets to measure on before and after. {SETS}", [], metavar="SET")
+    probabilities: str = option(
+        "What to calibrate: 'softmax' (of the classes against each other, by a temperature), or 'sigmoid' (of each class by "
+        "itself, for SigLIP, by Platt scaling of logit scale and bias). One scale cannot serve both.",
+        "softmax",
+        choices=list(FUNCTIONS),
+    )
     allow_test_set: bool = option(
         "Fit on a set that the model is measured or was trained on all the same; the card says so.", False
     )
@@ -76,6 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         validation_set(options.dataset, data, known),
         evaluation,
         bad_images=data.policy(),
+        probabilities=options.probabilities,
         allow_test_set=options.allow_test_set,
         keep_detector=not options.remove_detector,
         batch_size=running.batch_size,
@@ -115,11 +124,17 @@ def validation_set(text: str, data: ReadingOptions, known: Known | None) -> Benc
 def summary(found: Recalibration, directory: str) -> list[str]:
     """What was `found` and written to `directory`, one line each, for the terminal."""
     temperature, record = found.temperature, found.temperature.record
+    platt = f" and bias {found.bias:+.6g}" if record.get("probabilities") == "sigmoid" else ""
     lines = [
-        f"Temperature {found.fitted:.6g} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",
+        f"Temperature {found.fitted:.6g}{platt} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",
         f"{record['fitted_on']}: NLL {temperature.nll_before:.4f} -> {temperature.nll_after:.4f}, "
         f"ECE {100 * record['ece_before']:.1f} -> {100 * record['ece_after']:.1f} %",
     ]
+    if "sigmoid_ece_before" in record:
+        before, after = record["sigmoid_ece_before"], record["sigmoid_ece_after"]
+        other = "the shares (softmax) are not" if platt else "the sigmoids of the plain pipeline are not"
+        lines[-1] += f", ECE of the sigmoids {100 * before:.1f} -> {100 * after:.1f} %"
+        lines.append(f"Calibrated are {'the sigmoids' if platt else 'the shares (softmax)'}; {other}.")
     for name, row in record.get("sets", {}).items():
         (ece, new_ece), (nll, new_nll) = row["ece"], row["nll"]
         lines.append(

@@ -23,7 +23,7 @@ from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import commit_of, load_dual_encoder, own_files
 from ..modeling.checkpoint_file import checkpoint_folder
-from ..modeling.dual_encoder import LOGIT_SCALE
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE
 from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -269,15 +269,15 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
     for source in options.finetuned_model:
         model, _ = load_dual_encoder(source, option="--finetuned_model")
         head = ZeroShotHead.from_pretrained(source) if with_head else None
-        folded = _folded(_facts_of(source))
-        if folded != 1:
+        facts = _facts_of(source)
+        if _folded(facts) != 1:
             # Beside a start without it, or runs with others, a share of it would stay.
-            TemperatureScaling(1 / folded).fold_into(model, head)
+            TemperatureScaling.from_dict(facts["temperature"]).take_out_of(model, head)
         try:
             first, second = check_interpolation(start, model)
         except ValueError as error:
             raise ValueError(f"`--finetuned_model {source}` is not {options.model} fine-tuned: {error}") from None
-        if head is None and all(torch.equal(value, second[name]) for name, value in first.items() if name != LOGIT_SCALE):
+        if head is None and all(torch.equal(value, second[name]) for name, value in first.items() if name not in (LOGIT_SCALE, LOGIT_BIAS)):
             raise ValueError(
                 f"`--finetuned_model {source}` has the weights of `--model {options.model}`, so there is nothing to merge: give "
                 "by --model what it was fine-tuned from, and by --finetuned_model a run that changed the weights."

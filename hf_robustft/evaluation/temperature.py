@@ -16,6 +16,8 @@ from ..modeling.dual_encoder import DualEncoder
 from ..modeling.zero_shot import ZeroShotHead
 from .binning import PIECE_ELEMENTS, check_scores
 
+_APPLIED = ("temperature", "folded", "folded_bias")
+
 
 class TemperatureScaling:
     """
@@ -29,6 +31,8 @@ class TemperatureScaling:
     Attributes:
         temperature (`float`): T, still to be applied to the model's logits.
         folded (`float`): The temperature that `fold_into` has put into the model's weights; 1 if none.
+        folded_bias (`float`): What is then added to the logits by the model's weights, on top of their own logit bias; 0 but
+            for [`~evaluation.platt_scaling.PlattScaling`].
         n (`int`, *optional*): Validation images of the fit.
         nll_before, nll_after (`float`, *optional*): Their mean negative log-likelihood at T = 1 and at the fitted T.
         record (`dict[str, Any]`): Further JSON values that are stored too, such as the name of the set of the fit.
@@ -40,6 +44,7 @@ class TemperatureScaling:
     def __init__(self, temperature: float = 1.0):
         self.temperature = _positive(temperature, "temperature")
         self.folded = 1.0
+        self.folded_bias = 0.0
         self.n: int | None = None
         self.nll_before: float | None = None
         self.nll_after: float | None = None
@@ -137,11 +142,26 @@ class TemperatureScaling:
         if head is not None:
             head.fold(self.temperature)
         self.folded *= self.temperature
+        self.folded_bias /= self.temperature
         self.temperature = 1.0
+
+    @torch.no_grad()
+    def take_out_of(self, model: nn.Module, head: ZeroShotHead | None = None) -> None:
+        """
+        Undo what `fold_into` has put into weights.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]), head ([`ZeroShotHead`], *optional*): As for `fold_into`.
+        """
+        if self.folded_bias:
+            DualEncoder.of(model).logit_bias.sub_(self.folded_bias)
+        TemperatureScaling(1 / self.folded).fold_into(model, head)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes that are set as JSON values, for the part `temperature` of `robustft.json`."""
         facts: dict[str, Any] = {"temperature": self.temperature, "folded": self.folded}
+        if self.folded_bias:
+            facts["folded_bias"] = self.folded_bias
         if self.n is not None:
             facts |= {"n": self.n, "nll_before": self.nll_before, "nll_after": self.nll_after}
         return facts | {name: value for name, value in self.record.items() if name not in facts}
@@ -164,10 +184,11 @@ class TemperatureScaling:
             raise ValueError(f"There is no 'temperature' in {dict(facts)!r}; fit one and store it again.")
         scaling = cls(facts["temperature"])
         scaling.folded = _positive(facts.get("folded", 1.0), "folded")
+        scaling.folded_bias = facts.get("folded_bias", 0.0)
         known = ("n", "nll_before", "nll_after")
         for name in known:
             setattr(scaling, name, facts.get(name))
-        scaling.record = {name: facts[name] for name in facts if name not in ("temperature", "folded", *known)}
+        scaling.record = {name: facts[name] for name in facts if name not in (*_APPLIED, *known)}
         return scaling
 
 

@@ -38,8 +38,9 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "merge": {"fine_tuned": [str], "fine_tuned_revisions": dict, "trained_with": str, "alpha_rule": str},
     "left_out_classes": {"share": _NUMBER, "fold": int, "classes": [str]},
     "temperature": {
-        **dict.fromkeys(("temperature", "folded", "nll_before", "nll_after", "ece_before", "ece_after"), _NUMBER),
-        **{"n": int, "fitted_on": str, "history": list, "sets": dict},
+        **dict.fromkeys(("temperature", "folded", "folded_bias", "nll_before", "nll_after", "ece_before", "ece_after"), _NUMBER),
+        **dict.fromkeys(("sigmoid_ece_before", "sigmoid_ece_after"), _NUMBER),
+        **{"n": int, "fitted_on": str, "probabilities": str, "history": list, "sets": dict},
     },
     "card": {
         **dict.fromkeys(("method", "base_model", "base_model_revision", "base_model_note", "hardware", "licence", "command"), str),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers.utils import CONFIG_NAME
 
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.findings import percent
@@ -19,11 +17,12 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
-from ..modeling.dual_encoder import FAMILIES, LOGIT_BIAS
+from ..modeling.dual_encoder import LOGIT_BIAS
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import verdict
 from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .eval_results import n_bins
+from .run_folder import similarity_in
 from .text import code_span, markdown_text, public_text
 
 #: In a report's settings: the temperature that was folded into the weights after the report was measured.
@@ -223,16 +222,17 @@ def sigmoid_sentence(output_dir: str | Path) -> str | None:
         `str` or `None`: The sentences, `None` for a model of another family.
     """
     folder = Path(output_dir)
-    kind = json.loads((folder / CONFIG_NAME).read_text("utf-8")).get("model_type") if (folder / CONFIG_NAME).is_file() else None
-    if kind not in FAMILIES or FAMILIES[kind].similarity != "sigmoid":
+    if similarity_in(folder) != "sigmoid":
         return None
     facts = load_robustft_json(folder).get("temperature") if (folder / METADATA_FILE).is_file() else None
     if facts is None:
         calibrated = "Neither of the two was calibrated on validation images"
+    elif facts.get("probabilities") == "sigmoid":
+        calibrated = "Calibrated, by Platt scaling, are the sigmoids; the shares are not, since one scale cannot serve both"
     elif facts["temperature"] != 1:
         calibrated = "Calibrated are the shares, once `hf_robustft`'s pipeline has applied the temperature; the sigmoids are not"
     else:
-        calibrated = "Calibrated by the temperature are the shares; the sigmoids are not"
+        calibrated = "Calibrated, by the temperature, are the shares; the sigmoids are not, since one scale cannot serve both"
     return (
         "**The plain pipeline shows the sigmoid of each class by itself**, with the model's logit bias in it; these do not add up "
         "to 1. What the evaluation measures are the shares of all classes (softmax), in which the bias cancels. "
@@ -264,6 +264,8 @@ def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
         ece = ""
         if facts.get("ece_before") is not None:
             ece = f"; ECE {percent(facts['ece_before'])} before, {percent(facts['ece_after'])} after"
+        if facts.get("sigmoid_ece_before") is not None:
+            ece += f"; ECE of the sigmoids {percent(facts['sigmoid_ece_before'])} before, {percent(facts['sigmoid_ece_after'])} after"
         fit = f", fitted on {facts['n']:,} images{on} (NLL {before:.3f} before, {after:.3f} after{ece})"
     if facts.get("test_set"):
         fit += ", which the model was trained or measured on too, so that calibration on them looks better than it is"
@@ -272,7 +274,10 @@ def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
         times = len(facts.get("history", ()))
         # The fit in the facts is the last one.
         last = f" (the product of {times} fits, the last one" if times > 1 else ""
-        folded = f"The logit scale has a temperature of {facts['folded']:.4g} in it{last}{fit}{')' if last else ''}"
+        bias = facts.get("folded_bias")
+        scaled = f"The logit scale has a temperature of {facts['folded']:.4g} in it"
+        scaled += f", and the logit bias {bias:+.4g} (Platt scaling)" if bias else ""
+        folded = f"{scaled}{last}{fit}{')' if last else ''}"
         return f"{folded}; the numbers above {'include it' if included else 'do not include all of it'}.{more}"
     return (
         f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "

@@ -29,7 +29,6 @@ from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, Eval
 from ..evaluation.temperature import TemperatureScaling
 from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
-from ..modeling.dual_encoder import LOGIT_SCALE
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -258,7 +257,7 @@ def complete_folder(
     *,
     model: PreTrainedModel | None = None,
     processor: ProcessorMixin | None = None,
-    logit_scale: Tensor | None = None,
+    scalars: Mapping[str, Tensor] | None = None,
     method: str | None = None,
     class_names: Sequence[str] = (),
     templates: Sequence[str] = (),
@@ -292,7 +291,8 @@ def complete_folder(
         folder (`str` or `Path`): The folder. What is in it and not written here goes, if it is ours.
         model ([`~transformers.PreTrainedModel`], *optional*), processor ([`~transformers.CLIPProcessor`], *optional*): To
             save; by default the model in the folder stays.
-        logit_scale (`torch.Tensor`, *optional*): To be put into the weights in the folder, whose every other byte stays.
+        scalars (`Mapping[str, torch.Tensor]`, *optional*): By name tensors to be put into the weights in the folder, whose
+            every other byte stays.
         method (`str`, *optional*), class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*), settings
             (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), merge (`Mapping[str, Any]`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
             *optional*), label_names (`Sequence[str]`, *optional*), left_out_classes (`Mapping[str, Any]`, *optional*): See `write_robustft_json`. Without a method
@@ -329,8 +329,8 @@ def complete_folder(
         if model is not None:
             model.save_pretrained(stage)
             processor.save_pretrained(stage)
-        if logit_scale is not None:
-            _save_logit_scale(folder, stage, logit_scale)
+        if scalars:
+            _save_scalars(folder, stage, scalars)
         parts = {} if cache is None else {"cache": dict(cache)}
         parts |= {} if selection is None else {"selection": dict(selection)}
         parts |= {} if temperature is None else {"detector": None, "temperature": temperature.to_dict()}
@@ -392,18 +392,20 @@ def _show_the_card_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -
             shutil.copy2(path, stage / name)
 
 
-def _save_logit_scale(folder: Path, stage: Path, logit_scale: Tensor) -> None:
-    """Write again the one file of the weights that holds the logit scale."""
+def _save_scalars(folder: Path, stage: Path, scalars: Mapping[str, Tensor]) -> None:
+    """Write again the files of the weights that hold the `scalars`, mostly one."""
+    missing = set(scalars)
     for path in sorted(folder.glob("*.safetensors")):
         if path.name == HEAD_FILE:
             continue
         with safe_open(path, framework="pt") as file:
-            names, metadata = set(file.keys()), file.metadata()
-        if LOGIT_SCALE in names:
+            found, metadata = missing & set(file.keys()), file.metadata()
+        if found:
             tensors = load_file(path)
-            tensors[LOGIT_SCALE] = logit_scale.detach().to("cpu", tensors[LOGIT_SCALE].dtype)
+            tensors |= {name: scalars[name].detach().to("cpu", tensors[name].dtype) for name in found}
             save_file(tensors, stage / path.name, metadata=metadata)
-            return
-    raise OSError(
-        f"No .safetensors file in {folder} holds `{LOGIT_SCALE}`; save the model there with save_pretrained first."
-    )
+            missing -= found
+    if missing:
+        raise OSError(
+            f"No .safetensors file in {folder} holds `{sorted(missing)[0]}`; save the model there with save_pretrained first."
+        )

@@ -27,7 +27,7 @@ from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
-from ..evaluation.platt_scaling import sigmoid_probabilities
+from ..evaluation.platt_scaling import FUNCTIONS, pair_logits
 from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
@@ -43,8 +43,6 @@ from .run_folder import has_trained_head, reading, weights_in
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
-#: What makes probabilities of logits, under the names that Transformers' image classification pipeline has for it.
-FUNCTIONS = ("softmax", "sigmoid")
 #: The parameter of `preprocess` by which an image that cannot be read does not stop the others.
 _SEVERAL = "among_several"
 
@@ -160,7 +158,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
         Raises:
             OSError: If one image is given and does not exist or cannot be read; the message names it.
-            ValueError: If a folder has no images, a list holds something else, or an option is unknown or means nothing for the model.
+            ValueError: If a folder has no images, a list holds something else, or an option is unknown or means nothing for
+                the model.
         """
         if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
             images = _images_in(Path(images).expanduser())
@@ -275,7 +274,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
     def _answer(self, logits: Tensor, function_to_apply: str = "softmax", **top: Any) -> dict[str, Any]:
         detector, names = self.detector, self.head.class_names
         if function_to_apply == "sigmoid":
-            probabilities = sigmoid_probabilities(self.model, logits)[0]
+            probabilities = pair_logits(self.model, logits)[0].sigmoid()
         else:
             temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
             probabilities = temperature.probabilities(logits)[0]

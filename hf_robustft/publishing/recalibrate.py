@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Temperature scaling of a finished checkpoint folder: fitted, folded into its weights, and stated in all its files."""
+"""Temperature or Platt scaling of a finished checkpoint folder: fitted, folded into its weights, and stated in all its files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
+from ..evaluation.multi_label import calibration_error_per_class
+from ..evaluation.platt_scaling import FUNCTIONS, PlattScaling, pair_logits
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
 from ..evaluation.temperature import TemperatureScaling
 from ..files import locked
 from ..modeling.checkpoint import load_checkpoint, load_processor
-from ..modeling.dual_encoder import DualEncoder
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.output_folders import check_output_dir
@@ -36,7 +38,7 @@ from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
-from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head
+from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head, similarity_in
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -52,6 +54,7 @@ class Recalibration:
     Attributes:
         temperature ([`TemperatureScaling`]): With everything that `robustft.json` now says about it.
         fitted (`float`): The temperature of this fit, which is now in the weights.
+        bias (`float`): With Platt scaling what is now in the logit bias too, else 0.
         detector ([`OpenSetDetector`], *optional*): The folder's detector, refitted; `None` if it has none.
         before, after ([`EvaluationReport`], *optional*): Results on the evaluation sets, if there were any.
         notes (`list[str]`): What the caller should know.
@@ -59,6 +62,7 @@ class Recalibration:
 
     temperature: TemperatureScaling
     fitted: float
+    bias: float
     detector: OpenSetDetector | None
     before: EvaluationReport | None = None
     after: EvaluationReport | None = None
@@ -70,6 +74,7 @@ def recalibrate(
     validation: Benchmark,
     evaluation: Sequence[Benchmark] = (),
     *,
+    probabilities: str = "softmax",
     allow_test_set: bool = False,
     keep_detector: bool = True,
     bad_images: BadImages | None = None,
@@ -78,10 +83,10 @@ def recalibrate(
     progress: bool = True,
 ) -> Recalibration:
     """
-    Fit a temperature on in-distribution validation images and fold it into a checkpoint folder.
+    Fit a temperature, or temperature and bias, on in-distribution validation images and fold them into a checkpoint folder.
 
-    In the weights only the logit scale changes, and the scale of a trained head, so predicted classes stay the same. The
-    open-set detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE
+    In the weights only logit scale and logit bias change, and the scale of a trained head, so predicted classes stay the
+    same. The open-set detector is refitted on the same images with its score and rate. `robustft.json` and the card state NLL and ECE
     before and after; `evaluation.json`, the pictures and the card are measured again if there are evaluation sets, and
     otherwise marked as measured before. Either all files change or none does.
 
@@ -90,6 +95,10 @@ def recalibrate(
         validation ([`Benchmark`]): Images in distribution that were neither trained nor tested on, with the folder's class
             names in their order.
         evaluation (`Sequence[Benchmark]`, *optional*): Sets to measure on before and after.
+        probabilities (`str`, *optional*, defaults to `"softmax"`): What is to be calibrated. `"softmax"`: the probabilities of
+            the classes against each other, by a temperature. `"sigmoid"`: of each class by itself, as the plain pipeline
+            shows them of a sigmoid family (SigLIP), by Platt scaling ([`PlattScaling`]) of the pairs of image and class. One
+            logit scale cannot serve both; for a sigmoid family the ECE of both is stated, before and after.
         allow_test_set (`bool`, *optional*, defaults to `False`): Whether to fit even on a test, shift or training set; the
             card then says so.
         keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; otherwise it is removed.
@@ -103,21 +112,31 @@ def recalibrate(
     Raises:
         OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
         ValueError: If the folder is one of the package, the validation set is one to measure or train on, its classes are
-            not the folder's, there is no best temperature, or the precision of the weights cannot hold it.
+            not the folder's, there is no best temperature, the precision of the weights cannot hold it, or sigmoids are to be
+            calibrated of a model of another family or a trained head.
     """
     check_not_packaged(directory, "DIR")
     directory = Path(directory)
-    load_robustft_json(directory)
+    facts = load_robustft_json(directory)
+    if probabilities not in FUNCTIONS:
+        raise ValueError(f"--probabilities {probabilities!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
+    headed = has_trained_head(directory, facts)
+    if probabilities == "sigmoid" and (headed or similarity_in(directory) != "sigmoid"):
+        raise ValueError(
+            f"--probabilities sigmoid: the model in {directory} {'has a trained head' if headed else 'is not of a sigmoid family'}, "
+            "so its probabilities are those of the classes against each other; leave the option out."
+        )
     check_output_dir(directory, "DIR")
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     with locked(directory, "hf-robustft calibrate"):
-        return _recalibrate(directory, validation, evaluation, allow_test_set, keep_detector, bad_images, options)
+        return _recalibrate(directory, validation, evaluation, probabilities, allow_test_set, keep_detector, bad_images, options)
 
 
 def _recalibrate(
     directory: Path,
     validation: Benchmark,
     evaluation: Sequence[Benchmark],
+    probabilities: str,
     allow_test_set: bool,
     keep_detector: bool,
     bad_images: BadImages | None,
@@ -153,7 +172,8 @@ def _recalibrate(
     device = state.device
     model, processor = load_checkpoint(directory, dtype=None)
     model = model.to(device)
-    logit_scale = DualEncoder.of(model).logit_scale
+    encoder = DualEncoder.of(model)
+    logit_scale = encoder.logit_scale
     if logit_scale.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"The weights in {directory} are in {logit_scale.dtype}, whose logit scale cannot hold a temperature; load "
@@ -162,8 +182,10 @@ def _recalibrate(
     head = load_head(directory).to(device) if has_trained_head(directory, facts) else None
     bad = None if bad_images is None else bad_images.of(f"data set {validation.name!r}")
     logits, labels = collect_logits(model, validation, processor, head=head, bad_images=bad, **options)
-    temperature = _fitted(facts, logits, labels)
-    fitted = temperature.temperature
+    # Of a sigmoid family, before the fit: what is in the weights is changed by it.
+    pairs = pair_logits(model, logits) if encoder.similarity == "sigmoid" and head is None else None
+    temperature = _fitted(facts, logits, labels, pairs if probabilities == "sigmoid" else None)
+    fitted, bias = temperature.temperature, getattr(temperature, "bias", 0.0)
     temperature.record |= {"fitted_on": validation.name, "test_set": reason is not None}
     name = reports[-1].model if reports else facts["method"]
     before = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
@@ -180,7 +202,7 @@ def _recalibrate(
     measures_it = evaluator is not None and validation.name in evaluator.benchmarks
     unreported = validation if keeps_predictions and not measures_it else None
     after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported)
-    _record(temperature, fitted, logits, labels, before, after)
+    _record(temperature, fitted, bias, logits, pairs, labels, before, after)
 
     stays = [*IMAGE_FILES]
     if after is not None:
@@ -200,7 +222,7 @@ def _recalibrate(
     *earlier, baseline, report = [None, None, *reports]
     complete_folder(
         directory,
-        logit_scale=logit_scale,
+        scalars=dict(zip((LOGIT_SCALE, LOGIT_BIAS), encoder.scalars, strict=False)),
         image_hashes=hashes,
         head=head,
         cache=facts["cache"] | {"alpha": head.alpha.item()} if "cache" in facts else None,
@@ -219,7 +241,7 @@ def _recalibrate(
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     if keeps_predictions and evaluator is None:
         notes.append(f"{PREDICTIONS_FILE} in {directory} holds the predictions before this temperature.")
-    return Recalibration(temperature, fitted, detector, before, after, notes)
+    return Recalibration(temperature, fitted, bias, detector, before, after, notes)
 
 
 def _why_not_validation(
@@ -302,12 +324,14 @@ def _check_classes(facts: dict[str, Any], validation: Benchmark, directory: Path
         )
 
 
-def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor) -> TemperatureScaling:
-    """Return the temperature of this fit, with what earlier fits left in the weights."""
+def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor, pairs: Tensor | None) -> TemperatureScaling:
+    """Return the temperature of this fit, or the Platt scaling of `pairs`, with what earlier fits left in the weights."""
     earlier = TemperatureScaling.from_dict(facts.get("temperature", {"temperature": 1.0}))
-    temperature = TemperatureScaling()
-    temperature.folded, temperature.record = earlier.folded, dict(earlier.record)
-    return temperature.fit(logits, labels)
+    temperature = TemperatureScaling() if pairs is None else PlattScaling()
+    temperature.folded, temperature.folded_bias = earlier.folded, earlier.folded_bias
+    temperature.record = {name: value for name, value in earlier.record.items() if name != "probabilities"}
+    temperature.record |= {} if pairs is None else {"probabilities": "sigmoid"}
+    return temperature.fit(logits if pairs is None else pairs, labels)
 
 
 def _detector(
@@ -324,16 +348,23 @@ def _detector(
 def _record(
     temperature: TemperatureScaling,
     fitted: float,
+    bias: float,
     logits: Tensor,
+    pairs: Tensor | None,
     labels: Tensor,
     before: EvaluationReport | None,
     after: EvaluationReport | None,
 ) -> None:
     """Complete what is stored about the temperature: ECE before and after, on which sets, and this fit in the history."""
     record = temperature.record
-    for key, divisor in (("ece_before", 1.0), ("ece_after", fitted)):
-        record[key] = float(expected_calibration_error((logits.double() / divisor).softmax(dim=1), labels))
+    for when, divisor, added in (("before", 1.0, 0.0), ("after", fitted, bias)):
+        shares = (logits.double() / divisor).softmax(dim=1)
+        record[f"ece_{when}"] = float(expected_calibration_error(shares, labels))
+        if pairs is not None:
+            errors = calibration_error_per_class((pairs / divisor + added).sigmoid(), labels)
+            record[f"sigmoid_ece_{when}"] = errors.mean().item()
     this = {"temperature": fitted, "fitted_on": record["fitted_on"], "n": temperature.n}
+    this |= {"bias": bias, "probabilities": "sigmoid"} if "probabilities" in record else {}
     this |= {"nll_before": temperature.nll_before, "nll_after": temperature.nll_after}
     record["history"] = [*record.get("history", []), this]
     if after is None and abs(fitted - 1) > UNCHANGED:

@@ -19,10 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
 from ..files import changing, half_names, settle
 from ..modeling.adapters import ADAPTERS_FILE
+from ..modeling.dual_encoder import FAMILIES
 from ..modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.zero_shot import HEAD_FILE
@@ -152,6 +155,15 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
 
 def _is_result_since(path: Path, since: float | None) -> bool:
     return since is not None and not _fits(path.name, MODEL_FILES) and path.stat().st_mtime >= since
+
+
+def similarity_in(folder: str | Path) -> str | None:
+    """What makes probabilities of the scaled similarities of the model in a `folder`, by its configuration; `None` if that is missing."""
+    path = Path(folder) / CONFIG_NAME
+    if not path.is_file():
+        return None
+    family = FAMILIES.get(json.loads(path.read_text("utf-8")).get("model_type"))
+    return None if family is None else family.similarity
 
 
 def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:

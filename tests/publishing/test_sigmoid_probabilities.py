@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """A model of a sigmoid family has two kinds of probabilities: ours and the plain pipeline's are told apart, and equal."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,16 +10,20 @@ from helpers import CLASSES, image_dataset, tiny_processor
 from helpers.cards import report
 from helpers.families import family_model, family_processor, save_family
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import pipeline as hf_pipeline
 
+from hf_robustft.cli import main
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD
+from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
 from hf_robustft.publishing.pipeline import pipeline
+from hf_robustft.publishing.recalibrate import recalibrate
 
 ONE = ("a photo of {}.",)
 
@@ -131,3 +137,69 @@ def test_the_card_says_which_of_the_two_is_calibrated_and_its_code_gives_the_sha
     # CLIP has one kind, and says nothing.
     (siglip / "config.json").write_text('{"model_type": "clip"}')
     assert "by itself" not in card(siglip, data)
+
+
+# ---- Calibration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validation(siglip) -> Benchmark:
+    """Images whose labels are mostly what the model says."""
+    images = image_dataset(40, seed=3)
+    rows = Benchmark.from_dataset(images, name="rows", role="id", class_names=CLASSES, templates=ONE)
+    logits, _ = collect_logits(family_model("siglip"), rows, family_processor("siglip"), progress=False)
+    labels = [(best + (row % 4 == 0)) % 4 for row, best in enumerate(logits.argmax(dim=1).tolist())]
+    images = images.remove_columns("label").add_column("label", labels)
+    return Benchmark.from_dataset(images, name="val", role="validation", class_names=CLASSES, templates=ONE)
+
+
+def scalars(folder):
+    weights = load_file(folder / "model.safetensors")
+    return {name: weights[name].double() for name in ("logit_scale", "logit_bias")}
+
+
+@pytest.mark.numbers
+def test_sigmoids_are_calibrated_in_scale_and_bias_and_the_record_says_so(siglip, validation, data, photos):
+    before, probabilities = scalars(siglip), pipeline(siglip, require_detector=False)
+    old = [row["classes"] for row in probabilities(photos, function_to_apply="sigmoid", top_k=None)]
+    card(siglip, data)
+    found = recalibrate(siglip, validation, progress=False, probabilities="sigmoid")
+    after = scalars(siglip)
+    slope = 1 / found.fitted
+    assert found.bias != 0 and (after["logit_scale"] - before["logit_scale"]).item() == pytest.approx(
+        math.log(slope), abs=1e-6
+    )
+    assert after["logit_bias"].item() == pytest.approx(slope * before["logit_bias"].item() + found.bias, abs=1e-6)
+    for row, new in zip(old, plain(siglip, photos), strict=True):
+        was = {item["label"]: item["score"] for item in row}
+        for item in new:
+            score = was[item["label"]]
+            logit = math.log(score / (1 - score))
+            assert item["score"] == pytest.approx(1 / (1 + math.exp(-(slope * logit + found.bias))), abs=1e-5)
+    record = load_robustft_json(siglip)["temperature"]
+    assert record["probabilities"] == "sigmoid" and record["folded_bias"] == pytest.approx(found.bias)
+    assert record["sigmoid_ece_after"] < record["sigmoid_ece_before"] and "ece_before" in record
+    assert record["history"][0]["bias"] == found.bias
+    text = card(siglip, data)
+    assert "Calibrated, by Platt scaling, are the sigmoids" in text and "(Platt scaling), fitted on 40 images" in text
+    # Then for the shares: what was calibrated no longer is, and the bias goes along in the weights.
+    second = recalibrate(siglip, validation, progress=False)
+    record = load_robustft_json(siglip)["temperature"]
+    assert "probabilities" not in record and len(record["history"]) == 2
+    assert record["folded_bias"] == pytest.approx(found.bias / second.fitted)
+    assert record["sigmoid_ece_after"] > record["sigmoid_ece_before"]
+    assert scalars(siglip)["logit_bias"].item() == pytest.approx(after["logit_bias"].item() / second.fitted, rel=1e-6)
+    assert "Calibrated, by the temperature, are the shares" in card(siglip, data)
+
+
+def test_the_command_calibrates_sigmoids_and_refuses_models_without(siglip, validation, tiny_clip, tmp_path, capsys):
+    validation.load().to_parquet(tmp_path / "val.parquet")
+    given = ["--dataset", str(tmp_path / "val.parquet"), "--probabilities", "sigmoid", "--use_cpu", "--disable_tqdm"]
+    assert main(["calibrate", str(siglip), *given]) == 0
+    out = capsys.readouterr().out
+    assert "and bias" in out and "ECE of the sigmoids" in out and "Calibrated are the sigmoids" in out
+    clip = tmp_path / "clip"
+    tiny_clip.save_pretrained(clip)
+    write_robustft_json(clip, method="flyp", class_names=CLASSES, templates=ONE, settings={})
+    assert main(["calibrate", str(clip), *given]) != 0
+    assert "--probabilities sigmoid" in capsys.readouterr().err
