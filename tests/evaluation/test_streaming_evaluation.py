@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import threading
 
 import pytest
@@ -214,7 +215,9 @@ def test_a_stream_that_was_not_read_to_its_end_ends_with_the_process_in_silence(
         "next(rows)\n"
     )
     done = run_ranks(1, "-c", code)
-    assert (done.returncode, done.stderr) == (0, "")
+    # At the end of any process triton, which torch's builds for CUDA bring along, says what of its own leaked.
+    said = [line for line in done.stderr.splitlines() if not re.match(r"nanobind: |See https://nanobind| - (?:leaked|\.\.\. skipped) ", line)]
+    assert (done.returncode, said) == (0, [])
 
 
 def test_parquet_that_is_damaged_amid_its_rows_is_named(tmp_path):
