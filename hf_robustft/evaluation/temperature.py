@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from scipy.optimize import brentq
@@ -154,7 +154,7 @@ class TemperatureScaling:
             model ([`~transformers.PreTrainedModel`]), head ([`ZeroShotHead`], *optional*): As for `fold_into`.
         """
         if self.folded_bias:
-            DualEncoder.of(model).logit_bias.sub_(self.folded_bias)
+            cast(nn.Parameter, DualEncoder.of(model).logit_bias).sub_(self.folded_bias)
         TemperatureScaling(1 / self.folded).fold_into(model, head)
 
     def to_dict(self) -> dict[str, Any]:
