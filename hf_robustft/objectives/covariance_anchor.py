@@ -76,6 +76,10 @@ class CovarianceAnchorMixin(TeacherMixin):
 
     Every process computes it of the global batch, from gathered features. It is our own, in no paper: what CaRot's constraint
     is for, said of the features, so that it is defined for every model.
+
+    The default weight gives it about the say of CaRot's constraint: of the norms of all terms' gradients it has 8 % on average
+    over the first 90 steps from the packaged checkpoint on Emoji Shift (5 to 11 %, by `log_gradient_shares`), where
+    orthogonality has 10 % (7 to 15 %) at its published weight.
     """
 
     settings: type[ObjectiveSettings] = CovarianceAnchorSettings

@@ -18,21 +18,22 @@ from .settings import WEIGHT, ObjectiveSettings, Range, setting
 from .starting_model import StartingModelMixin
 
 
-def random_texts(tokens: Sequence[int], frame: tuple[int, int], count: int, length: int, seed: int, step: int) -> Tensor:
+def random_texts(tokens: Sequence[int], frame: Sequence[int], count: int, length: int, seed: int, step: int) -> Tensor:
     """
     Texts of random tokens, a function of the seed and the step alone.
 
     Args:
         tokens (`Sequence[int]`): The ids to draw from, all with the same probability.
-        frame (`tuple[int, int]`): The ids that begin and end a text.
+        frame (`Sequence[int]`): The ids of an empty text: the last ends a text, what is before it begins one.
         count (`int`), length (`int`): Number of texts, and tokens of each within its frame.
         seed (`int`), step (`int`): Of the run, and of its optimizer.
 
     Returns:
-        `torch.Tensor` of shape `(count, length + 2)`: Token ids.
+        `torch.Tensor` of shape `(count, length + len(frame))`: Token ids.
     """
     rng = example_rng(seed, step, 0, "random text")
-    rows = [[frame[0], *(tokens[pick(rng, len(tokens))] for _ in range(length)), frame[1]] for _ in range(count)]
+    begin, end = frame[:-1], frame[-1:]
+    rows = [[*begin, *(tokens[pick(rng, len(tokens))] for _ in range(length)), *end] for _ in range(count)]
     return torch.tensor(rows)
 
 
@@ -89,15 +90,15 @@ class RandomTextMixin(StartingModelMixin):
         if self.processing_class is None:
             raise ValueError("Random texts are made of the tokens of a tokenizer: pass `processing_class=`.")
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        rules, longest = self.encoder.caption_rules, self.encoder.caption_rules.max_length - 2
+        rules, self._frame = self.encoder.caption_rules, tokenizer("")["input_ids"]
+        longest = rules.max_length - len(self._frame)
         if self.args.random_text_length > longest:
             raise ValueError(
                 f"`random_text_length={self.args.random_text_length}`: the text tower reads {longest} tokens within the frame "
                 f"of a text; set it to {longest} or less."
             )
-        special = {*tokenizer.all_special_ids, rules.end_of_text}
+        special = {*tokenizer.all_special_ids, rules.end_of_text, rules.padding}
         self._tokens = [token for token in range(rules.vocab_size) if token not in special]
-        self._frame = tuple(tokenizer("")["input_ids"])
 
     @classmethod
     def check_settings(cls, args) -> None:

@@ -5,8 +5,9 @@ import copy
 
 import pytest
 import torch
-from helpers import arguments, random_batch
+from helpers import arguments, random_batch, step_logs
 from helpers.families import FAMILY_NAMES, family_batch, family_captions, family_model, family_processor
+from helpers.runs import trainer_of
 from helpers.walking import Walking
 
 from hf_robustft import (
@@ -133,6 +134,39 @@ def test_the_teacher_follows_the_bias(tmp_path):
     mixin.step()
     assert not torch.equal(model.logit_bias, before)
     torch.testing.assert_close(mixin.teacher.logit_bias, 0.75 * before + 0.25 * model.logit_bias, **EXACT)
+
+
+# ---- Heads and what stands beside them ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["car_ft", "lipsum_ft", "clip_adapter"])
+def test_a_bias_that_all_classes_have_in_common_changes_nothing(tmp_path, method):
+    """A softmax over classes or contexts does not see it, nor does a change of logits: SigLIP has these objectives as CLIP has."""
+    runs = []
+    for bias in (-1.5, 4.0):
+        model = family_model("siglip")
+        model.logit_bias.data.fill_(bias)
+        options = {"processor": family_processor("siglip"), "save_strategy": "no", "max_steps": 3, "learning_rate": 1e-3}
+        trainer = trainer_of(METHODS[method], model, tmp_path, **options)
+        trainer.train()
+        assert trainer.model.logit_bias.item() == bias and not trainer.model.logit_bias.requires_grad
+        runs.append([{key: value for key, value in log.items() if key != "logit_bias"} for log in step_logs(trainer)])
+    assert runs[0] == runs[1] and all(log["grad_norm"] > 0 for log in runs[0])
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_random_texts_are_framed_as_the_familys_own(tmp_path, name):
+    tokenizer, model = family_processor(name).tokenizer, family_model(name)
+    options = {"processor": family_processor(name), "random_text_length": 5, "random_texts": 40}
+    trainer = trainer_of(METHODS["lipsum_ft"], model, tmp_path, **options)
+    texts, empty = trainer.extra_texts().tolist(), tokenizer("")["input_ids"]
+    assert {len(text) for text in texts} == {5 + len(empty)}
+    for text in texts:
+        assert text[: len(empty) - 1] == empty[:-1] and text[-1] == empty[-1]
+        assert not {*tokenizer.all_special_ids, DualEncoder.of(model).caption_rules.padding} & {*text[len(empty) - 1 : -1]}
+    longest = DualEncoder.of(model).caption_rules.max_length - len(empty)
+    with pytest.raises(ValueError, match=f"`random_text_length={longest + 1}`.*set it to {longest} or less"):
+        trainer_of(METHODS["lipsum_ft"], model, tmp_path, **{**options, "random_text_length": longest + 1})
 
 
 # ---- Refusals --------------------------------------------------------------------------------------------------------
