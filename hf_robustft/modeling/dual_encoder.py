@@ -62,6 +62,7 @@ class Family:
 
     Attributes:
         class_name (`str`): The class in Transformers of the whole model, with both towers and their projections.
+        label (`str`): What readers call such a model.
         processor_name (`str`, *optional*, defaults to `"CLIPProcessor"`): The class of the processor of its checkpoints.
         legacy_end_of_text (`int`, *optional*): The `eos_token_id` of old conversions, with which the text tower reads
             a caption at its highest token id. `None` if the family has none.
@@ -71,10 +72,12 @@ class Family:
             as they are after the projections. What it returns otherwise is projected again outside.
         any_towers (`bool`, *optional*, defaults to `False`): Whether towers may be of any kind, so that a configuration does
             not tell what images they take.
-        may_idle (`bool`, *optional*, defaults to `False`): Whether a model may have parameters on which no feature depends.
+        may_idle (`bool`, *optional*, defaults to `False`): Whether there may be parameters that no feature depends on, such
+            as those of attention from one tower to the other.
     """
 
     class_name: str
+    label: str
     processor_name: str = "CLIPProcessor"
     legacy_end_of_text: int | None = None
     similarity: str = "softmax"
@@ -118,17 +121,18 @@ class Family:
 
 #: The families by the `model_type` of their configurations.
 FAMILIES = {
-    "clip": Family("CLIPModel", legacy_end_of_text=2),
+    "clip": Family("CLIPModel", "CLIP model", legacy_end_of_text=2),
     # Its released models have the `eos_token_id` 2 and mean it.
-    "metaclip_2": Family("MetaClip2Model"),
-    "chinese_clip": Family("ChineseCLIPModel", "ChineseCLIPProcessor"),
-    "altclip": Family("AltCLIPModel", "AltCLIPProcessor", projects=False),
-    "aimv2": Family("Aimv2Model", projects=False),
+    "metaclip_2": Family("MetaClip2Model", "MetaCLIP 2 model"),
+    "chinese_clip": Family("ChineseCLIPModel", "Chinese CLIP model", "ChineseCLIPProcessor"),
+    "altclip": Family("AltCLIPModel", "AltCLIP model", "AltCLIPProcessor", projects=False),
+    "aimv2": Family("Aimv2Model", "AIMv2 model", projects=False),
     # Its text tower has cross-attention for other models of the family.
-    "blip": Family("BlipModel", "BlipProcessor", projects=False, may_idle=True),
-    "siglip": Family("SiglipModel", "SiglipProcessor", similarity="sigmoid"),
+    "blip": Family("BlipModel", "BLIP model", "BlipProcessor", projects=False, may_idle=True),
+    "siglip": Family("SiglipModel", "SigLIP model", "SiglipProcessor", similarity="sigmoid"),
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",
+        "dual encoder",
         "VisionTextDualEncoderProcessor",
         legacy_end_of_text=2,
         projects=False,
@@ -320,6 +324,30 @@ class DualEncoder:
 
     def _side(self, *names: str) -> nn.ModuleDict:
         return nn.ModuleDict({name: getattr(self.core, name) for name in names if hasattr(self.core, name)})
+
+    def freeze_idle(self) -> list[str]:
+        """
+        Freeze the parameters that no feature depends on: they would never get a gradient, and DDP would wait for it.
+
+        Returns:
+            List of `str`: Their names; empty for families without such parameters.
+        """
+        if not self.family.may_idle:
+            return []
+        size = self.core.config.vision_config.image_size
+        image = torch.zeros(1, 3, size, size, dtype=self.core.dtype, device=self.core.device)
+        caption = torch.tensor([self.caption_rules.blank], device=self.core.device)
+        own = {name: value for name, value in self.image_side().named_parameters() if value.requires_grad}
+        own |= {name: value for name, value in self.text_side().named_parameters() if value.requires_grad}
+        if not own:
+            return []
+        with torch.enable_grad():
+            total = sum(side.sum() for side in (self.image_features(image), self.text_features(caption)))
+            gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        idle = [name for name, gradient in zip(own, gradients, strict=True) if gradient is None]
+        for name in idle:
+            own[name].requires_grad_(False)
+        return idle
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The transformer layers of the image tower and of the text tower."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.findings import percent
@@ -17,8 +18,9 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
-from ..modeling.dual_encoder import LOGIT_BIAS
+from ..modeling.dual_encoder import FAMILIES, LOGIT_BIAS, Family
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.tensor_files import read_json_object
 from . import verdict
 from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .eval_results import n_bins
@@ -210,6 +212,23 @@ def temperature_section(output_dir: str | Path, report: EvaluationReport) -> dic
     }
 
 
+def family_in(output_dir: str | Path) -> tuple[str, Family]:
+    """
+    Tell which family the model in a folder belongs to.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+
+    Returns:
+        `tuple`: The `model_type` of its configuration and the [`~hf_robustft.modeling.dual_encoder.Family`]; CLIP's where
+        there is no configuration yet.
+    """
+    path = Path(output_dir) / CONFIG_NAME
+    kind = read_json_object(path).get("model_type") if path.is_file() else None
+    kind = kind if kind in FAMILIES else "clip"
+    return kind, FAMILIES[kind]
+
+
 def sigmoid_sentence(output_dir: str | Path) -> str | None:
     """
     Say of a model of a sigmoid family which of its two kinds of probabilities are calibrated, and which the plain pipeline
@@ -237,6 +256,25 @@ def sigmoid_sentence(output_dir: str | Path) -> str | None:
         "**The plain pipeline shows the sigmoid of each class by itself**, with the model's logit bias in it; these do not add up "
         "to 1. What the evaluation measures are the shares of all classes (softmax), in which the bias cancels. "
         f"{calibrated}."
+    )
+
+
+def aimv2_sentence(output_dir: str | Path) -> str | None:
+    """
+    Say of an AIMv2 model that the plain pipeline may read prompts of one length otherwise than the evaluation does.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the checkpoint.
+
+    Returns:
+        `str` or `None`: The sentence, `None` for a model of another family.
+    """
+    if family_in(output_dir)[0] != "aimv2":
+        return None
+    return (
+        "**The plain pipeline's numbers may differ from the results** where all prompts are of one length: without padding, "
+        "Transformers (5.23) lets AIMv2's text tower look at later tokens, which it was not trained with. `hf_robustft`'s "
+        "pipeline and the code below read prompts as evaluated."
     )
 
 

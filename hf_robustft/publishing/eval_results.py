@@ -42,7 +42,7 @@ PARTS = {
 }
 
 
-def card_data(title: str, report: EvaluationReport, facts: CardFacts) -> ModelCardData:
+def card_data(title: str, report: EvaluationReport, facts: CardFacts, family: str = "clip") -> ModelCardData:
     """
     Gather the metadata of a card.
 
@@ -51,6 +51,7 @@ def card_data(title: str, report: EvaluationReport, facts: CardFacts) -> ModelCa
         report ([`EvaluationReport`]): The results; each set becomes four entries, and each open set two per score, with the
             convention of the metric in its arguments.
         facts ([`CardFacts`]): The rest. The base model is used if it is a Hub id.
+        family (`str`, *optional*, defaults to `"clip"`): The `model_type` of the model, which is a tag.
 
     Returns:
         `ModelCardData`: The metadata.
@@ -63,7 +64,7 @@ def card_data(title: str, report: EvaluationReport, facts: CardFacts) -> ModelCa
             base["base_model_relation"] = "finetune"
     if facts.emissions is not None:
         base["co2_eq_emissions"] = dict(facts.emissions)
-    tags = ["hf_robustft", one_line(method), "clip", "calibration", "robustness"]
+    tags = ["hf_robustft", one_line(method), family, "calibration", "robustness"]
     open_set_tags = ["out-of-distribution-detection"] if report.open_set else []
     open_set_metrics = ["roc_auc", "fpr95"] if report.open_set else []
     hub_data = [benchmark.path for benchmark in data if benchmark.role == "train" and on_hub(benchmark)]

@@ -22,7 +22,15 @@ from ..objectives.papers import METHOD_FACTS, MethodFacts
 from . import snippets, verdict
 from .card_facts import CardFacts, SetFacts
 from .card_file import RELIABILITY_FILE, write_card
-from .card_sections import history_table, results_section, sigmoid_sentence, temperature_section, training_log
+from .card_sections import (
+    aimv2_sentence,
+    family_in,
+    history_table,
+    results_section,
+    sigmoid_sentence,
+    temperature_section,
+    training_log,
+)
 from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
 from .metadata import METADATA_FILE, load_robustft_json
 from .open_set_section import open_set_facts
@@ -204,7 +212,7 @@ def _write(
     history, selected = history_table(facts.log), _selected(output_dir)
     fitted = [part for part in facts.run.get("Not set by hand", "").split("; ") if FEWER in part]
     card = ModelCard.from_template(
-        card_data(title, report, facts),
+        card_data(title, report, facts, family_in(output_dir)[0]),
         template_path=str(TEMPLATE),
         md=markdown_text,
         code=code_span,
@@ -215,13 +223,13 @@ def _write(
         **_how_to_use(output_dir, report, facts),
         unknown=unknown,
         temperature=temperature_section(output_dir, report),
-        summary=verdict.summary_sentence(_subject(method, facts), report, baseline),
+        summary=verdict.summary_sentence(_subject(method, facts, family_in(output_dir)[1].label), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,
         method_summary=method.summary if method.trains or not selected else "The weights are those of the start.",
         merged=_merged(facts, report),
         selected=selected,
-        run_facts=_run_facts(facts),
+        run_facts=_run_facts(facts, family_in(output_dir)[1].label),
         settings=[(name, shown_value(value)) for name, value in facts.settings.items() if not any(f" {name}=" in part for part in fitted)],
         command=_command(facts.command) if facts.command else None,
         history=history,
@@ -250,14 +258,16 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
     shown = len(names) if len(names) <= snippets.LITERAL_CLASSES else snippets.SHOWN_CLASSES
     of_head = [result for result in ordered(report) if result.head != ZERO_SHOT_HEAD]
     has_head = of_head and (output_dir / HEAD_FILE).is_file()
-    sigmoid = sigmoid_sentence(output_dir)
+    sigmoid, aimv2 = sigmoid_sentence(output_dir), aimv2_sentence(output_dir)
+    fixed = sigmoid is not None or aimv2 is not None
     return {
         "trained_head": ", ".join(markdown_text(result.name) for result in of_head),
         "head_label": markdown_text(of_head[0].head) if of_head else None,
         "head_snippet": code_block(snippets.trained_head_snippet(), "python") if has_head else None,
         "pipeline_snippet": code_block(snippets.pipeline_snippet(names, templates), "python"),
-        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata, sigmoid is not None), "python"),
+        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata, fixed, aimv2 is not None), "python"),
         "sigmoid": sigmoid,
+        "plain_pipeline": sigmoid or aimv2,
         "shown_classes": shown,
         "n_classes": len(names),
         "n_templates": len(templates),
@@ -273,15 +283,19 @@ def _example_benchmark(data: Sequence[Benchmark], report: EvaluationReport) -> B
     return min(named, key=lambda benchmark: (benchmark.role != "id", benchmark.name not in report.results))
 
 
-def _subject(method: MethodFacts, facts: CardFacts) -> str:
+def _subject(method: MethodFacts, facts: CardFacts, kind: str) -> str:
     trained_on: list[str] = []
     for item in facts.sets:
         if item.role == "train":
             suite = f" set of {markdown_text(item.suite)}" if item.suite else ""
             trained_on.append(f"the {markdown_text(item.name)}{suite}" if suite else markdown_text(item.name))
     on = f" on {', '.join(trained_on)}" if trained_on else ""
-    base = "A CLIP model" if facts.base_model is None else f"The CLIP model {_base_name(facts.base_model)}"
+    base = f"A{_a(kind)[1:]}" if facts.base_model is None else f"The {kind} {_base_name(facts.base_model)}"
     return f"{base}, {method.phrase}{on},"
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
 
 
 def _base_name(base_model: str) -> str:
@@ -349,10 +363,10 @@ def _merged(facts: CardFacts, report: EvaluationReport) -> str | None:
     return " ".join(said)
 
 
-def _run_facts(facts: CardFacts) -> list[str]:
+def _run_facts(facts: CardFacts, kind: str) -> list[str]:
     lines = []
     if facts.base_model is not None or facts.base_model_note is not None:
-        name = "a CLIP model" if facts.base_model is None else _base_name(facts.base_model)
+        name = _a(kind) if facts.base_model is None else _base_name(facts.base_model)
         commit = f", revision {code_span(facts.base_model_revision)}" if facts.base_model_revision else ""
         note = f". {markdown_text(facts.base_model_note)}" if facts.base_model_note else ""
         lines.append(f"Started from: {name}{commit}{note}")

@@ -14,6 +14,7 @@ from ..evaluation.report import SHIFT_METRICS, EvaluationReport
 from ..evaluation.tables import label, metric_texts, ordered
 from ..objectives.papers import METHOD_FACTS
 from .card_file import CARD_FILE, RELIABILITY_FILE, write_card
+from .card_sections import family_in
 from .eval_results import is_hub_id
 from .text import code_span, markdown_text, one_line, public_value
 
@@ -71,7 +72,7 @@ def write_progress_card(
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=["hf_robustft", one_line(method), "clip", TAG],
+        tags=["hf_robustft", one_line(method), family_in(output_dir)[0], TAG],
         **({"base_model": base_model} if base_model and is_hub_id(base_model) else {}),
     )
     card = ModelCard.from_template(

@@ -32,13 +32,18 @@ for guess in classifier(image, candidate_labels=candidate_labels, hypothesis_tem
 
 
 def model_snippet(
-    class_names: Sequence[str], templates: Sequence[str], from_metadata: bool, fixed_length: bool = False
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    from_metadata: bool,
+    fixed_length: bool = False,
+    clamped: bool = False,
 ) -> str:
     """
-    Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`, and captions
-    padded to the longest or to a `fixed_length`.
+    Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`, captions
+    padded to the longest or to a `fixed_length`, and the scale as it is or `clamped` as the model's own `forward` does.
     """
     padding = '"max_length"' if fixed_length else "True"
+    clamp = "clamp(0, model.max_log_logit_scale)." if clamped else ""
     if from_metadata:
         imports, facts = (
             "import json\n\n",
@@ -65,7 +70,7 @@ with torch.no_grad():
     output = model(**inputs)
     classes = output.text_embeds.float().unflatten(0, (len(class_names), len(templates)))
     classes = torch.nn.functional.normalize(classes.mean(dim=1), dim=-1)
-    logits = model.logit_scale.exp().float() * output.image_embeds.float() @ classes.T
+    logits = model.logit_scale.{clamp}exp().float() * output.image_embeds.float() @ classes.T
 probabilities = logits.softmax(dim=-1)[0]
 best = probabilities.argmax().item()
 print(f"{{probabilities[best].item():.3f}} {{class_names[best]}}")

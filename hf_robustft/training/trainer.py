@@ -127,12 +127,13 @@ class RobustTrainer(
                 f"got `{type(args).__name__}`."
             )
         settle_settings(type(self), args, encoder)
+        encoder.freeze_idle()
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)
         if "ddp_find_unused_parameters" not in {*args.given, *args.origins}:
             # Else every parameter that trains is used in each step; looking for unused ones would cost a pass over the graph.
-            args.derive(ddp_find_unused_parameters=encoder.family.may_idle)
+            args.derive(ddp_find_unused_parameters=False)
         if args.device.type == "cpu":
             # Pinned memory serves transfers to an accelerator; without one torch warns at every loader.
             args.derive(dataloader_pin_memory=False)
