@@ -48,15 +48,13 @@ def fine_tuning(turn, accelerator: bool = False, **settings) -> dict[str, int]:
     if accelerator:
         where = {"device": PartialState().device, "use_cpu": False, "bf16": True, "dataloader_pin_memory": False}
     ours(turn, **settings, **where, log_gradient_shares=0.0)
-    # Before anything else asks for some.
-    peak = torch.accelerator.max_memory_allocated() if accelerator else peak_memory()
     trainer = turn.trainer
     states = [value for state in trainer.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return {
         "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "model_parameters": sum(value.numel() for value in trainer.exported_parameters().values()),
         "optimizer_bytes": sum(value.numel() * value.element_size() for value in states),
-        "memory_bytes": peak,
+        "memory_bytes": torch.accelerator.max_memory_allocated() if accelerator else peak_memory(),
     }
 
 

@@ -145,9 +145,7 @@ class LowRankAdapters:
         bases = {id(p) for layer in self.layers.values() for p in layer.get_base_layer().parameters()}
         return [p for layer in self.layers.values() for p in layer.parameters() if id(p) not in bases]
 
-    def exported(
-        self, parameters: Mapping[str, Tensor], exact: bool = False, names: Collection[str] | None = None
-    ) -> dict[str, Tensor]:
+    def exported(self, parameters: Mapping[str, Tensor], exact: bool = False) -> dict[str, Tensor]:
         """
         The parameters of the plain model.
 
@@ -155,7 +153,6 @@ class LowRankAdapters:
             parameters (`Mapping[str, torch.Tensor]`): Those of the model with adapters, by name.
             exact (`bool`, *optional*, defaults to `False`): Whether to give the very bits that are saved, taken in float64
                 and rounded once, without gradient. Otherwise they come with gradient to the adapters.
-            names (collection of `str`, *optional*): Of the weights with adapters, give these alone.
 
         Raises:
             ValueError: If an exact one is not finite.
@@ -169,8 +166,6 @@ class LowRankAdapters:
                 continue
             if base and target in self.layers:
                 name = f"{target}.{rest}"
-                if rest == "weight" and names is not None and name not in names:
-                    continue
                 value = self._effective(target, exact) if rest == "weight" else value
             result[name] = value
         return result
@@ -201,7 +196,7 @@ class LowRankAdapters:
             yield
             return
         weights = [layer.get_base_layer().weight for layer in self.layers.values()]
-        with exchanged(weights, [self._effective(name, True) for name in self.layers]):
+        with exchanged(weights, [self._effective(name, exact=True) for name in self.layers]):
             try:
                 self._put({name: layer.get_base_layer() for name, layer in self.layers.items()})
                 self.is_merged = True

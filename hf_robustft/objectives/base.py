@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +187,7 @@ class ObjectiveMixin:
         """
         return {}
 
-    def exported_parameters(self, exact: bool = False, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
         """
         The student's parameters as they are exported. Called by objectives that act on these, and by every export.
 
@@ -195,7 +195,6 @@ class ObjectiveMixin:
             exact (`bool`, *optional*, defaults to `False`):
                 Whether to give the very bits that are saved, without gradient. Otherwise they come with gradient, as
                 fast as a step needs them.
-            names (collection of `str`, *optional*): Those that are asked for; others, which cost memory, may be left out then.
 
         Returns:
             `dict[str, torch.Tensor]`: By name.

@@ -7,7 +7,7 @@ shifted features, and the terms of the combined objective.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -303,9 +303,9 @@ class CRoFTObjective(ObjectiveMixin):
             values["generator/loss"] = self.generator_loss.item()
         return values
 
-    def exported_parameters(self, exact: bool = False, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
         projections = self.adapters.effective_projections(self.model, exact)
-        return super().exported_parameters(exact, names) | dict(zip(PROJECTION_WEIGHTS, projections, strict=True))
+        return super().exported_parameters(exact) | dict(zip(PROJECTION_WEIGHTS, projections, strict=True))
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)

@@ -137,7 +137,7 @@ class SingularValueMixin(ObjectiveMixin):
         if not (self.args.cross_frobenius_weight or self.args.orthogonality_weight):
             return terms
         # With adapters in front of it, the projection that the exported model will have is the one to constrain.
-        parameters = self.exported_parameters(names=PROJECTION_WEIGHTS)
+        parameters = self.exported_parameters()
         visual, text = (parameters[name] for name in PROJECTION_WEIGHTS)
         if self.args.cross_frobenius_weight:
             penalty = cross_frobenius_penalty(visual, text)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -243,9 +243,9 @@ class TrainedPartsMixin(ObjectiveMixin):
 
     # ---- Adapters ----------------------------------------------------------------------------------------------
 
-    def exported_parameters(self, exact: bool = False, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        parameters = super().exported_parameters(exact, names)
-        return parameters if self.lora is None else self.lora.exported(parameters, exact, names)
+    def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
+        parameters = super().exported_parameters(exact)
+        return parameters if self.lora is None else self.lora.exported(parameters, exact)
 
     @contextmanager
     def plain_model(self) -> Iterator[None]:

@@ -338,11 +338,12 @@ class ExactCheckpoints:
             # Spread weights are gathered from all processes.
             with self.exported_weights():
                 return
-        with replacing(folder, since=self._run_started) as stage, self.plain_model():
+        with replacing(folder, since=self._run_started) as stage:
             with self.exported_weights() as model:
                 check_weights(model.state_dict(), self.state.global_step, folder)
                 super()._save(str(stage), model.state_dict())
-            self.save_extras(str(stage))
+            with self.plain_model():
+                self.save_extras(str(stage))
             metadata = Path(folder) / METADATA_FILE
             if not metadata.is_file() or metadata.stat().st_mtime < self._run_started:
                 self._write_metadata(stage)

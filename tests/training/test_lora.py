@@ -203,17 +203,6 @@ def test_a_penalty_is_on_effective_weights(tiny_clip, tmp_path):
     torch.testing.assert_close(by_down, up.detach().t() @ change, rtol=1e-10, atol=1e-14)
 
 
-def test_a_step_makes_no_weight_that_it_does_not_need(tiny_clip, tmp_path, monkeypatch):
-    made = []
-    effective = LowRankAdapters._effective
-    monkeypatch.setattr(LowRankAdapters, "_effective", lambda self, name, exact: made.append(name) or effective(self, name, exact))
-    trainer = trainer_of("carot", tiny_clip, tmp_path, distillation_weight=0, max_steps=1)
-    trainer.train()
-    assert "loss/orthogonality" in trainer.state.log_history[0] and not made
-    trainer.save_model()
-    assert len(made) == len(trainer.lora.layers)
-
-
 def test_merges_are_of_effective_weights(tiny_clip, tmp_path):
     trainer = trainer_of("ft", tiny_clip.double(), tmp_path)
     trainer.train()
