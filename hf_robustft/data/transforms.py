@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""From an image to the tensor a CLIP vision tower reads, with PIL, NumPy and torch alone (no torchvision)."""
+"""From an image to the tensor an image tower reads, with PIL, NumPy and torch alone (no torchvision)."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .images import EncodedImage, UnreadableImage, max_pixels, to_rgb, too_large
+from .patches import BASE, CHANNELS, pack_patches
 from .randomness import pick, uniform
 
 PAPER_CROPS = {
@@ -189,13 +190,27 @@ class ImageTransform:
         """What each of the 256 levels of each channel becomes by normalisation, float32 (3, 256)."""
         return self._table
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a result."""
+        return CHANNELS, self.size, self.size
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        """What the report of an evaluation says of how images were prepared."""
+        return {"image_size": self.size, "image_resampling": f"{self.resample} (PIL)"}
+
+    def blank(self) -> torch.Tensor:
+        """A result that stands for an image which cannot be read: a black one."""
+        return replace(self, train=False)(Image.new("RGB", (self.size, self.size)))
+
     @classmethod
     def from_processor(cls, processor, *, train: bool, crop: str | None = None, **options) -> ImageTransform:
         """The transform that a checkpoint's own processor describes.
 
         Args:
             processor (`Any`): A `CLIPProcessor`, or an image processor (`CLIPImageProcessor`,
-                `CLIPImageProcessorPil`).
+                `CLIPImageProcessorPil`). Of a `Siglip2Processor`, the result is a [`PatchTransform`].
             train (`bool`): Training (random resized crop to the same final size, with the same filter) or evaluation.
             crop (`str`, *optional*): In training, "carot", "croft" or "tip_adapter": crop and flip as in that paper
                 (`PAPER_CROPS`; default "carot").
@@ -216,6 +231,19 @@ class ImageTransform:
                 "CLIPProcessor.from_pretrained(checkpoint)."
             )
 
+        normalize = bool(source.do_normalize)
+        common = {
+            "mean": _as_tuple(source.image_mean) if normalize else (0.0, 0.0, 0.0),
+            "std": _as_tuple(source.image_std) if normalize else (1.0, 1.0, 1.0),
+            "resample": _resampling(source.resample if source.resample is not None else "bilinear").name.lower(),
+            "rescale_factor": source.rescale_factor if source.do_rescale else 1.0,
+        }
+        if "spatial_shapes" in getattr(source, "model_input_names", ()):
+            if not source.do_resize:
+                raise ValueError("The image processor does not resize images to whole patches; set do_resize.")
+            patches = {"size": source.patch_size, "max_patches": source.max_num_patches}
+            return PatchTransform(train=train, **{**common, **patches, **options})
+
         def side(sizes, key):
             return sizes.get(key) if isinstance(sizes, dict) else getattr(sizes, key, None)
 
@@ -234,16 +262,12 @@ class ImageTransform:
                 f"The image processor gives images of height and width {final}; a fixed square is needed: set "
                 "do_center_crop and a square crop_size, or a square size."
             )
-        normalize = bool(source.do_normalize)
         settings = {
+            **common,
             "size": int(final[0]),
-            "mean": _as_tuple(source.image_mean) if normalize else (0.0, 0.0, 0.0),
-            "std": _as_tuple(source.image_std) if normalize else (1.0, 1.0, 1.0),
-            "resample": _resampling(source.resample if source.resample is not None else "bilinear").name.lower(),
             "resize": resize,
             "do_resize": do_resize,
             "do_center_crop": do_crop,
-            "rescale_factor": source.rescale_factor if source.do_rescale else 1.0,
         }
         return cls(train=train, **{**settings, **options})
 
@@ -255,7 +279,7 @@ class ImageTransform:
             rng (`random.Random`, *optional*): The example's generator; needed in training, unused in evaluation.
 
         Returns:
-            (3, size, size), float32 or uint8 as `output` says.
+            Of `shape`, (3, size, size), float32 or uint8 as `output` says.
 
         Raises:
             ValueError: training without `rng`, or (evaluation without centre crop) an image of another size.
@@ -276,7 +300,7 @@ class ImageTransform:
                 red border of 2).
 
         Returns:
-            (3, size, size), as `__call__` gives; without `fast`, the very same but for a JPEG of more than `max_pixels`.
+            As `__call__` gives it; without `fast`, the very same but for a JPEG of more than `max_pixels`.
 
         Raises:
             UnreadableImage: (an OSError) the image cannot be read, or nothing is left of it inside the border.
@@ -302,9 +326,7 @@ class ImageTransform:
     ) -> tuple[tuple, tuple[int, int]]:
         """The box to cut out of an image of `size`, and the width and height to which it is resized."""
         if self.train:
-            if rng is None:
-                raise ValueError("A training transform needs the example's generator: transform(image, rng).")
-            return random_crop_box(*size, rng, self.scale, self.ratio), (self.size, self.size)
+            return self._crop(size, rng, self.ratio), (self.size, self.size)
         target = self.size if self.resize is None else self.resize
         if not self.do_resize:
             target = size
@@ -317,6 +339,11 @@ class ImageTransform:
             # One row of pixels, whose shortest side is made as long as that of any other image.
             raise UnreadableImage.because(where, too_large(*target, f"of {size[0]} x {size[1]} pixels it is resized to"))
         return (0, 0, *size), target
+
+    def _crop(self, size: tuple[int, int], rng: random.Random | None, ratio: tuple[float, float]) -> tuple:
+        if rng is None:
+            raise ValueError("A training transform needs the example's generator: transform(image, rng).")
+        return random_crop_box(*size, rng, self.scale, ratio)
 
     def _cut(self, image: Image.Image, box: tuple, target: tuple[int, int], rng: random.Random | None) -> torch.Tensor:
         """The result from a box in an RGB image, which need not lie on whole pixels and is resized to `target`."""
@@ -332,22 +359,83 @@ class ImageTransform:
         if fast:
             kernel = _KERNELS[self._filter]
             levels = functional.interpolate(levels[None], target[::-1], mode=kernel, antialias=True)[0]
-        width, height = target
-        if self.train:
-            levels = levels.flip(-1) if self.flip > 0 and rng.random() < self.flip else levels
-        elif self.do_center_crop:
+        if self.train and self.flip > 0 and rng.random() < self.flip:
+            levels = levels.flip(-1)
+        return self._result(levels)
+
+    def _result(self, levels: torch.Tensor) -> torch.Tensor:
+        """The result from the levels of what was cut and resized."""
+        height, width = levels.shape[1:]
+        if not self.train and self.do_center_crop:
             # Padding by less than nothing cuts. Around a small image there is 0, as transformers pads it.
             left, top = (width - self.size) // 2, (height - self.size) // 2
             levels = functional.pad(levels, (-left, left + self.size - width, -top, top + self.size - height))
-        elif target != (self.size, self.size):
+        elif (width, height) != (self.size, self.size):
             raise ValueError(
                 f"The image came out {width} x {height}, not {self.size} x {self.size} pixels; "
                 "set do_center_crop or a square resize."
             )
-        if self.output == "uint8":
-            return levels.contiguous()
-        result = np.empty((3, self.size, self.size), dtype=np.float32)
-        for channel in range(3):
+        return levels.contiguous() if self.output == "uint8" else self._normalised(levels)
+
+    def _normalised(self, levels: torch.Tensor) -> torch.Tensor:
+        result = np.empty(levels.shape, dtype=np.float32)
+        for channel in range(CHANNELS):
             # No level is out of range; "clip" spares NumPy the check and the copy that comes with it.
             np.take(self._table[channel], levels[channel].numpy(), out=result[channel], mode="clip")
         return torch.from_numpy(result)
+
+
+@dataclass(frozen=True)
+class PatchTransform(ImageTransform):
+    """Image to patches of a grid of its own aspect ratio, packed into one tensor (`data.patches`), for SigLIP 2's NaFlex.
+
+    The image is resized to as many whole patches as there may be. Evaluation gives, bit for bit, the patches of
+    `Siglip2ImageProcessorPil`. A training crop has a grid of its own, and its `ratio` is relative to that of the image: the
+    share `scale` of a panorama is a panorama.
+
+    Args:
+        size (`int`): Side of a patch in pixels.
+        max_patches (`int`): Patches of an image, at most.
+
+    The others are those of [`ImageTransform`]; `resize`, `do_resize` and `do_center_crop` do not apply.
+
+    Raises:
+        ValueError: as [`ImageTransform`], or sizes that no grid can have.
+    """
+
+    max_patches: int = field(kw_only=True)
+
+    def __post_init__(self):
+        if self.resize is not None or not (self.do_resize and self.do_center_crop):
+            raise ValueError("resize, do_resize and do_center_crop do not apply to patches; leave them out.")
+        super().__post_init__()
+        if self.size < 2 or not 0 < self.max_patches < BASE**2:
+            raise ValueError(
+                f"patch_size is {self.size} and max_num_patches {self.max_patches}; give a side of at least 2 pixels and a "
+                f"number of patches from 1 to {BASE**2 - 1}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.max_patches + 1, CHANNELS * self.size**2
+
+    @property
+    def facts(self) -> dict[str, int | str]:
+        sizes = {"patch_size": self.size, "max_num_patches": self.max_patches}
+        return {**sizes, "image_resampling": f"{self.resample} (PIL)"}
+
+    def _plan(
+        self, size: tuple[int, int], rng: random.Random | None, where: str = "the image"
+    ) -> tuple[tuple, tuple[int, int]]:
+        # Only here, for nothing else that reads data needs Transformers.
+        from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
+
+        box = (0, 0, *size)
+        if self.train:
+            box = self._crop(size, rng, tuple(ratio * size[0] / size[1] for ratio in self.ratio))
+        height, width = get_image_size_for_max_num_patches(box[3] - box[1], box[2] - box[0], self.size, self.max_patches)
+        return box, (width, height)
+
+    def _result(self, levels: torch.Tensor) -> torch.Tensor:
+        image = levels if self.output == "uint8" else self._normalised(levels)
+        return pack_patches(image, self.size, self.max_patches)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from ..data.messages import one_line
-from ..data.transforms import ImageTransform
+from ..data.transforms import ImageTransform, PatchTransform
 from .caption_rules import CaptionRules
 from .captions import pad_captions
 from .checkpoint_check import (
@@ -250,13 +250,21 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
             "processor.save_pretrained."
         ) from error
     try:
-        size = ImageTransform.from_processor(processor, train=False).size
+        transform = ImageTransform.from_processor(processor, train=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"The image processor of {what} does not fit: {error}") from None
-    if family.image_size(config) not in (None, size):
+    patches = isinstance(transform, PatchTransform)
+    if patches != family.patches:
         raise ValueError(
-            f"The image processor of {what} gives images of {size} pixels, and the model takes "
-            f"{family.image_size(config)}; set crop_size and size to that in {IMAGE_PROCESSOR_FILES[0]}."
+            f"The image processor of {what} is a {type(processor.image_processor).__name__}, which gives "
+            f"{'patches' if patches else 'images of one size'}, and a {family.class_name} takes "
+            f"{'patches' if family.patches else 'images of one size'}; give that of the checkpoint it was fine-tuned from."
+        )
+    if family.image_size(config) not in (None, transform.size):
+        raise ValueError(
+            f"The image processor of {what} gives {'patches' if patches else 'images'} of {transform.size} pixels, and the model "
+            f"takes {family.image_size(config)}; set {'patch_size' if patches else 'crop_size and size'} to that in "
+            f"{IMAGE_PROCESSOR_FILES[0]}."
         )
     _check_tokenizer(processor.tokenizer, family.caption_rules(config), what)
     return processor

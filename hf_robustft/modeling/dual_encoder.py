@@ -20,6 +20,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from ..data.patches import unpack_patches
 from .caption_rules import CaptionRules
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
@@ -74,6 +75,8 @@ class Family:
             not tell what images they take.
         may_idle (`bool`, *optional*, defaults to `False`): Whether there may be parameters that no feature depends on, such
             as those of attention from one tower to the other.
+        patches (`bool`, *optional*, defaults to `False`): Whether images are taken as patches of a grid of their own
+            (`data.patches`).
     """
 
     class_name: str
@@ -84,6 +87,7 @@ class Family:
     projects: bool = True
     any_towers: bool = False
     may_idle: bool = False
+    patches: bool = False
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
@@ -115,8 +119,10 @@ class Family:
         return config.text_config, config.vision_config
 
     def image_size(self, config: PreTrainedConfig) -> int | None:
-        """Height and width in pixels of the images that models of a configuration take, `None` if it does not say."""
-        return None if self.any_towers else config.vision_config.image_size
+        """Height and width in pixels of the images, or patches, that models of a configuration take, `None` if it does not say."""
+        if self.any_towers:
+            return None
+        return config.vision_config.patch_size if self.patches else config.vision_config.image_size
 
 
 #: The families by the `model_type` of their configurations.
@@ -130,6 +136,8 @@ FAMILIES = {
     # Its text tower has cross-attention for other models of the family.
     "blip": Family("BlipModel", "BLIP model", "BlipProcessor", projects=False, may_idle=True),
     "siglip": Family("SiglipModel", "SigLIP model", "SiglipProcessor", similarity="sigmoid"),
+    # NaFlex; checkpoints of one resolution are `SiglipModel`s.
+    "siglip2": Family("Siglip2Model", "SigLIP 2 model", "Siglip2Processor", similarity="sigmoid", patches=True),
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",
         "dual encoder",
@@ -300,12 +308,13 @@ class DualEncoder:
         """Have captions filled up with a `token` that is not the one of the model's configuration."""
         self.core.config.text_config.pad_token_id = token
 
-    @property
-    def image_tokens(self) -> int:
-        """Tokens of an image in its tower, about: the patches, and one for what pools them."""
+    def image_tokens(self, pixel_values: Tensor) -> int:
+        """Tokens in the image tower of a batch of images, about: patches, padding too, and one for what pools them."""
+        if self.family.patches:
+            return pixel_values.shape[0] * pixel_values.shape[1]
         vision = self.core.config.vision_config
         size, patch = (getattr(vision, name, 1) for name in ("image_size", "patch_size"))
-        return (size // patch) ** 2 + 1
+        return len(pixel_values) * ((size // patch) ** 2 + 1)
 
     @property
     def image_settings(self) -> dict[str, Any]:
@@ -373,12 +382,19 @@ class DualEncoder:
         Projected features of images before normalisation, past the wrappers.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Normalised images.
+            pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): Normalised images, or what else the transform of
+                the model's processor makes of them.
 
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        return at_least_float32(self.core.get_image_features(pixel_values=pixel_values).pooler_output)
+        return at_least_float32(self.core.get_image_features(**self._image_inputs(pixel_values)).pooler_output)
+
+    def _image_inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        if not self.family.patches:
+            return {"pixel_values": pixel_values}
+        names = "pixel_values", "pixel_attention_mask", "spatial_shapes"
+        return dict(zip(names, unpack_patches(pixel_values, self.core.config.vision_config.patch_size), strict=True))
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """
@@ -398,13 +414,14 @@ class DualEncoder:
         Projected features of images and of texts in one call of the model, which the hooks of its wrappers see.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): Normalised images.
+            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): As for [`~DualEncoder.image_features`].
             input_ids (`torch.Tensor` of shape `(texts, length)`): Token ids, padded on the right.
 
         Returns:
             Two `torch.Tensor` of shapes `(images, embed_dim)` and `(texts, embed_dim)`, at least float32.
         """
-        output = self.model(pixel_values=pixel_values, **self.caption_rules.inputs(input_ids, self.core.dtype))
+        texts = self.caption_rules.inputs(input_ids, self.core.dtype)
+        output = self.model(**self._image_inputs(pixel_values), **texts)
         sides = [side.pooler_output for side in (output.vision_model_output, output.text_model_output)]
         if not self.family.projects:
             weights = self.visual_projection, self.text_projection

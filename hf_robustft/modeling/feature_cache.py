@@ -259,8 +259,7 @@ class _Marked(Dataset):
         try:
             return {**self.examples[key], "broken": False}
         except UnreadableImage:
-            size = self.transform.size
-            return {"pixel_values": torch.zeros(3, size, size, dtype=torch.uint8), "broken": True}
+            return {"pixel_values": self.transform.blank(), "broken": True}
 
 
 def _collate(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -11,8 +11,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.patches import unpack_patches
 from ..data.transforms import ImageTransform
 from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
 from .dual_encoder import DualEncoder, at_least_float32, dropout_rate
@@ -144,7 +146,8 @@ def normalised(
     transform itself gives, to the last bit.
 
     Args:
-        pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`): uint8 levels, or images already normalised.
+        pixel_values (`torch.Tensor` of shape `(n, 3, height, width)`, or `(n, ...)` packed patches): uint8 levels, or images
+            already normalised.
         transform ([`ImageTransform`], *optional*): The transform that made the levels; needed for uint8.
         dtype (`torch.dtype`, *optional*): Of the result. Defaults to float32 for levels, and to what the images have.
 
@@ -163,6 +166,15 @@ def normalised(
             "`transform` (`ImageTransform`), or normalised images in float32."
         )
     dtype = torch.float32 if dtype is None else dtype
+    if pixel_values.ndim != 3:
+        return _from_levels(pixel_values, table, dtype)
+    # Patches, in which a channel is every third value; their grid and what fills them up are not levels.
+    mask = unpack_patches(pixel_values, transform.size)[1]
+    result = _from_levels(pixel_values.unflatten(-1, (-1, 3)).movedim(-1, 1), table, dtype).movedim(1, -1).flatten(-2)
+    return torch.where(F.pad(mask, (0, 1))[..., None] > 0, result, pixel_values.to(dtype))
+
+
+def _from_levels(pixel_values: Tensor, table: np.ndarray, dtype: torch.dtype) -> Tensor:
     if pixel_values.device.type == "cpu" and dtype == torch.float32:
         # NumPy's look-up reads the levels as they are; torch's would first widen each to an index of four bytes.
         result = torch.empty(pixel_values.shape, dtype=dtype)

@@ -254,9 +254,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             if not among_several:
                 raise
             # A blank image goes through the model in its place: the images of a batch have one shape.
-            size = self.transform.size
-            blank = self.transform(Image.new("RGB", (size, size)))
-            return {"pixel_values": blank[None], "image": name, "error": " ".join(str(error).split())}
+            return {"pixel_values": self.transform.blank()[None], "image": name, "error": " ".join(str(error).split())}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         embeds = encode_images(self.model, model_inputs["pixel_values"].to(self.model.dtype))

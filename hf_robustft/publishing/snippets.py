@@ -65,9 +65,10 @@ processor = AutoProcessor.from_pretrained(".")
 
 prompts = [template.replace("{{}}", name) for name in class_names for template in templates]
 image = Image.open("photo.png").convert("RGB")
-inputs = processor(text=prompts, images=image, padding={padding}, truncation=True, return_tensors="pt")
+texts = processor.tokenizer(prompts, padding={padding}, truncation=True, return_tensors="pt")
+images = processor.image_processor(image, return_tensors="pt")
 with torch.no_grad():
-    output = model(**inputs)
+    output = model(**texts, **images)
     classes = output.text_embeds.float().unflatten(0, (len(class_names), len(templates)))
     classes = torch.nn.functional.normalize(classes.mean(dim=1), dim=-1)
     logits = model.logit_scale.{clamp}exp().float() * output.image_embeds.float() @ classes.T
@@ -82,6 +83,7 @@ def trained_head_snippet() -> str:
     return """\
 import torch
 from hf_robustft import load_head
+from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.features import encode_images
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
@@ -90,7 +92,7 @@ model = AutoModel.from_pretrained(".").eval()
 processor = AutoProcessor.from_pretrained(".")
 head = load_head(".")
 image = Image.open("photo.png").convert("RGB")
-pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+pixel_values = ImageTransform.from_processor(processor, train=False)(image)[None]
 with torch.no_grad():
     probabilities = head(encode_images(model, pixel_values)).softmax(dim=-1)[0]
 best = probabilities.argmax().item()

@@ -395,7 +395,7 @@ class RobustTrainer(
         if "pixel_values" not in inputs:
             # Cached features: no tower runs.
             return 0
-        operations = 6 * vision * self.encoder.image_tokens * len(inputs["pixel_values"])
+        operations = 6 * vision * self.encoder.image_tokens(inputs["pixel_values"])
         return operations + (6 * text * inputs["input_ids"].numel() if self._encodes_captions else 0)
 
     # ---- Hub ---------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ OF_SIGLIP = ("flyp", "tracer", "covariance_anchor", "ft")
 KIN = ("altclip", "blip", "vision-text-dual-encoder", "chinese_clip", "aimv2", "metaclip_2")
 JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} for method in OF_SIGLIP]
 JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
+#: It stretches its positions in float32, whatever it is in.
+JOBS.append({"name": "siglip2-float32", "method": "flyp", "family": "siglip2", "dtype": "float32", "gradients": True})
 
 
 def jobs_of(processes: int) -> list[dict]:

@@ -6,17 +6,24 @@ from __future__ import annotations
 import string
 from functools import cache
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from helpers import tiny_config, tiny_processor
+from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.dual_encoder import FAMILIES
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 IMAGE = {**TOWER, "image_size": 32, "patch_size": 8}
 MEAN = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]}
 SQUARE = {"size": {"height": 32, "width": 32}, **MEAN}
+#: Of an image of SigLIP 2, at most.
+PATCHES = 20
+#: Width and height of pictures.
+SIZES = ((91, 57), (57, 91), (40, 40), (150, 20), (20, 150), (64, 48), (33, 32), (120, 90))
 CHINESE = "一只猫狗的照片在"
 #: Every family by the `model_type` of its configuration.
 FAMILY_NAMES = (
@@ -27,6 +34,7 @@ FAMILY_NAMES = (
     "aimv2",
     "blip",
     "siglip",
+    "siglip2",
     "vision-text-dual-encoder",
 )
 
@@ -86,6 +94,9 @@ def _processor(name: str) -> ProcessorMixin:
     if name == "siglip":
         images = transformers.SiglipImageProcessorPil(resample=2, **SQUARE)
         return transformers.SiglipProcessor(image_processor=images, tokenizer=gemma_tokenizer())
+    if name == "siglip2":
+        images = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=PATCHES, **MEAN)
+        return transformers.Siglip2Processor(image_processor=images, tokenizer=gemma_tokenizer())
     images = transformers.ViTImageProcessorPil(**SQUARE)
     return transformers.VisionTextDualEncoderProcessor(image_processor=images, tokenizer=bert_tokenizer())
 
@@ -121,6 +132,11 @@ def family_config(name: str) -> transformers.PreTrainedConfig:
         # As published: `pad_token_id` is the class's own and not the tokenizer's.
         text |= {"projection_size": 32, "bos_token_id": 2, "eos_token_id": 1}
         return transformers.SiglipConfig(text_config=text, vision_config=IMAGE)
+    if name == "siglip2":
+        text |= {"projection_size": 32, "bos_token_id": 2, "eos_token_id": 1}
+        # A grid of positions of its own, which is stretched to that of each image.
+        grid = {**TOWER, "patch_size": 8, "num_patches": 16}
+        return transformers.Siglip2Config(text_config=text, vision_config=grid)
     return transformers.VisionTextDualEncoderConfig(
         text_config={"model_type": "bert", **text}, vision_config={"model_type": "vit", **IMAGE}, projection_dim=16
     )
@@ -139,7 +155,7 @@ def family_model(name: str, seed: int = 0) -> PreTrainedModel:
             elif name in ("altclip", "blip", "vision-text-dual-encoder"):
                 # Made so small that all captions are one.
                 parameter.data += 0.1 * torch.randn_like(parameter)
-    if name == "siglip":
+    if "siglip" in name:
         model.logit_scale.data.fill_(2.3)
         model.logit_bias.data.fill_(-1.5)
         config.text_config.pad_token_id = 0
@@ -149,11 +165,11 @@ def family_model(name: str, seed: int = 0) -> PreTrainedModel:
 def save_family(name: str, folder, seed: int = 0) -> PreTrainedModel:
     """Write the checkpoint of a family into `folder`, as it is published; returns the model."""
     model = family_model(name, seed)
-    if name == "siglip":
+    if "siglip" in name:
         model.config.text_config.pad_token_id = 1
     model.save_pretrained(folder)
     family_processor(name).save_pretrained(folder)
-    if name == "siglip":
+    if "siglip" in name:
         model.config.text_config.pad_token_id = 0
     return model
 
@@ -166,8 +182,31 @@ def family_captions(n: int = 8, seed: int = 0) -> list[str]:
     return [f"a photo of {word}." if index % 2 else f"the {word}" for index, word in enumerate(words)]
 
 
+def family_images(name: str, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """`n` random images as the transform of a family makes them; where they keep their aspect ratios, of different ones."""
+    if not FAMILIES[name].patches:
+        return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    transform = ImageTransform.from_processor(family_processor(name), train=False)
+    return torch.stack([transform(picture) for picture in pictures(n, seed)]).to(dtype)
+
+
+def plain_images(name: str, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Those of `family_images` as the own model of the family takes them, made by its own processor."""
+    if not FAMILIES[name].patches:
+        return {"pixel_values": family_images(name, n, seed, dtype)}
+    inputs = family_processor(name).image_processor(pictures(n, seed), return_tensors="pt")
+    return {**inputs, "pixel_values": inputs["pixel_values"].to(dtype)}
+
+
+def pictures(n: int = 8, seed: int = 0) -> list[Image.Image]:
+    """`n` pictures of noise, of different sizes and aspect ratios."""
+    generator = np.random.default_rng(seed)
+    sizes = [SIZES[i % len(SIZES)] for i in range(n)]
+    return [Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+
+
 def family_batch(name: str, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict:
     """`n` random image-caption pairs as a loader makes them for a family, with labels."""
     tokens = family_processor(name).tokenizer(family_captions(n, seed), padding=True, truncation=True, return_tensors="pt")
-    images = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    images = family_images(name, n, seed, dtype)
     return {"pixel_values": images, "input_ids": tokens["input_ids"], "labels": torch.arange(n) % 4}

@@ -12,11 +12,14 @@ from helpers import CLASSES, TEMPLATES
 from helpers.families import (
     FAMILY_NAMES,
     IMAGE,
+    PATCHES,
     TOWER,
     bert_tokenizer,
     family_config,
+    family_images,
     family_model,
     family_processor,
+    plain_images,
     save_family,
 )
 from PIL import Image
@@ -47,19 +50,16 @@ def tokenized(name, captions, **options):
     return tokenizer(captions, truncation=True, return_tensors="pt", **{**padding, **options})
 
 
-def images(n=6):
-    return torch.randn(n, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_features_and_logits_are_those_of_transformers(name, wrapped):
     model = family_model(name).double()
     inputs = tokenized(name, CAPTIONS)
-    batch = {"pixel_values": images(), "input_ids": inputs["input_ids"]}
-    plain = model(pixel_values=images(), **inputs)
+    images = plain_images(name, 6, dtype=torch.float64)
+    batch = {"pixel_values": family_images(name, 6, dtype=torch.float64), "input_ids": inputs["input_ids"]}
+    plain = model(**images, **inputs)
     ours = encode(torch.nn.DataParallel(model) if wrapped else model, batch)
-    theirs = model.get_image_features(images()).pooler_output, model.get_text_features(**inputs).pooler_output
+    theirs = model.get_image_features(**images).pooler_output, model.get_text_features(**inputs).pooler_output
     for mine, of_model in zip((ours.image_features, ours.text_features), theirs, strict=True):
         torch.testing.assert_close(mine, of_model, **EXACT)
         assert mine.std(dim=0).mean() > 1e-3, "a model to which all inputs are one shows nothing"
@@ -126,17 +126,19 @@ def test_a_folder_is_loaded_whole_and_saved_again(name, tmp_path):
     processor.save_pretrained(tmp_path / "two")
     for folder in ("one", "two"):
         loaded, processor = load_dual_encoder(tmp_path / folder)
+        loaded_view = DualEncoder.of(loaded)
         assert type(loaded) is FAMILIES[name].model_class and not loaded.training
         assert type(processor) is type(load_processor(tmp_path / folder)) is FAMILIES[name].processor_class
         state = loaded.state_dict()
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-        theirs = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0]
-        assert torch.equal(ImageTransform.from_processor(processor, train=False)(picture), theirs)
+        theirs = processor.image_processor(picture, return_tensors="pt")
+        ours = loaded_view._image_inputs(ImageTransform.from_processor(processor, train=False)(picture)[None])
+        assert ours.keys() <= theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
         padding = {"padding": "max_length"} if "siglip" in name else {"padding": True}
         tokens = processor.tokenizer(CAPTIONS, truncation=True, return_tensors="pt", **padding)
         width = tokens["input_ids"].shape[1]
         assert torch.equal(tokens["input_ids"], texts[:, :width]) and processor.tokenizer.padding_side == "right"
-        rules = DualEncoder.of(loaded).caption_rules
+        rules = loaded_view.caption_rules
         rules.check_tokenizer(processor.tokenizer)
         assert processor.tokenizer.model_max_length <= rules.max_length
 
@@ -150,16 +152,18 @@ def test_the_view_of_a_family(name):
     sides = {id(p) for side in (image, text) for p in side.parameters()}
     assert sides == {id(p) for n, p in model.named_parameters() if not n.startswith("logit_")}
     assert [len(layers) for layers in encoder.layers()] == [2, 2] and len(encoder.depths()) > 30
-    assert encoder.embed_dim == encoder.image_features(images(1).float()).shape[1]
+    images = family_images(name, 6)
+    assert encoder.embed_dim == encoder.image_features(images).shape[1]
     linear = (encoder.visual_projection is None, encoder.text_projection is None)
     assert linear == ((True, True) if "siglip" in name else (False, False))
-    assert encoder.similarity == ("sigmoid" if "siglip" in name else "softmax") and encoder.image_tokens == 17
+    assert encoder.similarity == ("sigmoid" if "siglip" in name else "softmax")
+    assert encoder.image_tokens(images) == 6 * (PATCHES + 1 if name == "siglip2" else 17)
     # A temperature divides all logits.
     model.logit_scale.fill_(2.0)
-    batch = {"pixel_values": images().float(), "input_ids": tokenized(name, CAPTIONS)["input_ids"]}
-    before = model(pixel_values=batch["pixel_values"], **tokenized(name, CAPTIONS)).logits_per_image
+    inputs = {**plain_images(name, 6), **tokenized(name, CAPTIONS)}
+    before = model(**inputs).logits_per_image
     encoder.fold(1.7)
-    after = model(pixel_values=batch["pixel_values"], **tokenized(name, CAPTIONS)).logits_per_image
+    after = model(**inputs).logits_per_image
     torch.testing.assert_close(after, before / 1.7, rtol=1e-5, atol=1e-5)
 
 
@@ -203,9 +207,10 @@ def changed_json(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_siglip_is_padded_by_the_tokenizers_token_to_its_full_width_without_a_mask(tmp_path):
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_siglip_is_padded_by_the_tokenizers_token_to_its_full_width_without_a_mask(name, tmp_path):
     """As published: the configuration has a `pad_token_id` that is another token, and some tokenizers make a mask."""
-    model = save_family("siglip", tmp_path)
+    model = save_family(name, tmp_path)
     changed_json(tmp_path / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     loaded, processor = load_dual_encoder(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["text_config"]["pad_token_id"] == 1
@@ -213,7 +218,7 @@ def test_siglip_is_padded_by_the_tokenizers_token_to_its_full_width_without_a_ma
     assert "attention_mask" not in processor.tokenizer("a zoo", padding="max_length")
     with torch.no_grad():
         ours = DualEncoder.of(loaded).text_features(processor.tokenizer(["a zoo"], return_tensors="pt")["input_ids"])
-        theirs = model.get_text_features(tokenized("siglip", ["a zoo"])["input_ids"]).pooler_output
+        theirs = model.get_text_features(tokenized(name, ["a zoo"])["input_ids"]).pooler_output
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="65 tokens.*reads 64.*max_length=64"):
         DualEncoder.of(loaded).text_features(torch.zeros(1, 65, dtype=torch.long))
@@ -293,6 +298,52 @@ def test_a_processor_of_another_family_is_refused(tmp_path):
     family_processor("clip").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a CLIPProcessor.*SiglipModel takes a SiglipProcessor"):
         load_dual_encoder(tmp_path)
+
+
+@torch.no_grad()
+def test_a_grid_of_patches_is_alone_whatever_is_beside_it():
+    """Padding of patches changes nothing, nor do other aspect ratios in the batch."""
+    encoder = DualEncoder.of(family_model("siglip2").double())
+    images = family_images("siglip2", 8, dtype=torch.float64)
+    together = encoder.image_features(images)
+    wide = torch.cat([images[:, :-1], torch.zeros(8, 5, images.shape[2]), images[:, -1:]], dim=1)
+    torch.testing.assert_close(encoder.image_features(wide), together, **EXACT)
+    mask = encoder._image_inputs(images)["pixel_attention_mask"]
+    assert 0 < (mask == 0).sum() and len(encoder._image_inputs(images)["spatial_shapes"].unique(dim=0)) > 4
+    padding = F.pad(mask == 0, (0, 1))
+    for row in range(8):
+        images[row, padding[row]] = 7.0
+        torch.testing.assert_close(encoder.image_features(images[row : row + 1])[0], together[row], **EXACT)
+    # The model would not look at the shapes, nor miss the patches that a grid leaves out.
+    inputs = encoder._image_inputs(images)
+    for wrong in (
+        torch.randn(2, 3, 32, 32),
+        inputs["pixel_values"],
+        images[..., :-1],
+        images[:, :-1],
+        torch.zeros_like(images),
+        images + 0.5,
+    ):
+        with pytest.raises(ValueError, match="packed patches of 8 x 8 pixels.*ImageTransform.from_processor") as caught:
+            encoder.image_features(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_patches_of_another_size_and_images_of_one_size_are_refused_on_loading(tmp_path):
+    save_family("siglip2", tmp_path)
+    processor = json.loads((tmp_path / "processor_config.json").read_text())
+    given = processor["image_processor"]
+    for changes, message in (
+        ({"patch_size": 16}, "gives patches of 16 pixels.*takes 8; set patch_size"),
+        ({"do_resize": False}, "does not resize.*set do_resize"),
+        ({"patch_size": 1}, "patch_size is 1 .*at least 2"),
+        ({"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}}, "gives images of one size, and a Siglip2Model takes patches"),
+    ):
+        (tmp_path / "processor_config.json").write_text(json.dumps({**processor, "image_processor": {**given, **changes}}))
+        for load in (load_dual_encoder, load_processor):
+            with pytest.raises(ValueError, match=message) as caught:
+                load(tmp_path)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("cls", ["BertModel", "SiglipTextModel", "SiglipVisionModel"])

@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 from helpers import arguments, random_batch, step_logs
-from helpers.families import FAMILY_NAMES, family_batch, family_captions, family_model, family_processor
+from helpers.families import FAMILY_NAMES, family_batch, family_captions, family_model, family_processor, plain_images
 from helpers.runs import trainer_of
 from helpers.walking import Walking
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.numbers
 EXACT = {"rtol": 0, "atol": 1e-12}
 BOTH = ("clip", "siglip")
 #: Families without linear projections.
-NONLINEAR = ("siglip",)
+NONLINEAR = ("siglip", "siglip2")
 
 
 class All(Walking, CovarianceAnchorMixin, SelfDistillationMixin, TrajectoryDistillationMixin, ContrastiveMixin):
@@ -47,9 +47,9 @@ def moved(model):
 
 def outputs(name, model):
     """What Transformers' own forward pass says of the batch."""
-    padding = {"padding": "max_length", "max_length": 64} if name == "siglip" else {"padding": True}
+    padding = {"padding": "max_length", "max_length": 64} if name in NONLINEAR else {"padding": True}
     tokens = family_processor(name).tokenizer(family_captions(), truncation=True, return_tensors="pt", **padding)
-    return model(pixel_values=family_batch(name, dtype=torch.float64)["pixel_values"], return_loss=True, **tokens)
+    return model(**plain_images(name, dtype=torch.float64), return_loss=True, **tokens)
 
 
 def plain_terms(name, student, teacher, labels):

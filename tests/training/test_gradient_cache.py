@@ -109,14 +109,18 @@ def test_the_scale_is_counted_once(tiny_clip, tmp_path):
     assert ratio.item() == pytest.approx(1.0, rel=1e-12)
 
 
-@pytest.mark.parametrize(("method", "size"), [("flyp", 1), ("tracer", 3), ("covariance_anchor", 3)])
-def test_of_siglip_too_and_its_bias_is_counted_once(tmp_path, method, size):
-    model = family_model("siglip").double()
-    settings = {"batch": family_batch("siglip", 24, dtype=torch.float64), "contrastive_positives": "same_label"}
+@pytest.mark.parametrize(
+    ("name", "method", "size"),
+    [("siglip", "flyp", 1), ("siglip", "tracer", 3), ("siglip", "covariance_anchor", 3), ("siglip2", "tracer", 3)],
+)
+def test_of_siglip_too_and_its_bias_is_counted_once(tmp_path, name, method, size):
+    model = family_model(name).double()
+    settings = {"batch": family_batch(name, 24, dtype=torch.float64), "contrastive_positives": "same_label"}
     plain, _ = run(METHODS[method], model, tmp_path, **settings)
     cached, trainer = run(METHODS[method], model, tmp_path, contrastive_chunk_size=size, **settings)
     assert all(step["model.logit_bias"].abs().item() > 1e-6 for step in plain)
-    assert_same(cached, plain, 1e-12)
+    # Transformers' SigLIP 2 stretches its positions in float32, whatever it is in.
+    assert_same(cached, plain, 1e-6 if name == "siglip2" else 1e-12)
     assert "logit_bias" in step_logs(trainer)[0]
 
 

@@ -18,7 +18,7 @@ from helpers import (
     tiny_config,
     tiny_processor,
 )
-from helpers.families import FAMILY_NAMES, family_model
+from helpers.families import FAMILY_NAMES, family_images, family_model
 from helpers.runs import Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as resumable
 from safetensors.torch import load_file
@@ -275,7 +275,7 @@ def test_adapters_are_in_every_layer_of_every_family(family):
     generator = torch.Generator().manual_seed(1)
     for parameter in adapters.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    pixels = family_images(family, 2, dtype=torch.float64)
     ids = torch.randint(5, 20, (2, 6))
     ids[:, -1] = encoder.caption_rules.end_of_text if isinstance(encoder.caption_rules.end_of_text, int) else 1
     with torch.no_grad():

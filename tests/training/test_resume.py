@@ -83,9 +83,11 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
 
 
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
-@pytest.mark.parametrize("cls", [TRACERTrainer, CovarianceAnchorTrainer])
-def test_of_siglip_too(tmp_path, cls):
-    model, options = family_model("siglip"), {"processor": family_processor("siglip"), "logging_steps": 4, "num_train_epochs": 2}
+@pytest.mark.parametrize(
+    "name, cls", [("siglip", TRACERTrainer), ("siglip", CovarianceAnchorTrainer), ("siglip2", TRACERTrainer)]
+)
+def test_of_siglip_too(tmp_path, name, cls):
+    model, options = family_model(name), {"processor": family_processor(name), "logging_steps": 4, "num_train_epochs": 2}
     model.logit_bias.data.fill_(-1.5)
     whole = trainer_of(cls, model, tmp_path / "whole", **options)
     whole.train()

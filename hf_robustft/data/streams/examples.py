@@ -236,11 +236,10 @@ class StreamedEvaluationImages(IterableDataset):
                 yield None if example is None else (self.stream.source.row_id(shard, row), where, example)
 
     def _collated(self, batch: list[tuple], unreadable: list[str]) -> dict[str, Any]:
-        size = self.transform.size
         pixels = [pixels for _, pixels, *_ in batch]
         collated: dict[str, Any] = {
             "index": torch.tensor([index for index, *_ in batch], dtype=torch.int64),
-            "pixel_values": torch.stack(pixels) if pixels else torch.empty(0, 3, size, size),
+            "pixel_values": torch.stack(pixels) if pixels else torch.empty(0, *self.transform.shape),
         }
         if self.labelled:
             collated["labels"] = torch.tensor([label for _, _, label, _ in batch], dtype=torch.int64)

@@ -1,0 +1,67 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""SigLIP 2 with pictures of any aspect ratio, from a folder to the pipeline."""
+
+import json
+
+import pytest
+import torch
+from helpers import CLASSES
+from helpers.families import PATCHES, pictures, save_family
+from PIL import Image
+from test_run_robust_ft import command
+from transformers import AutoModel, AutoProcessor
+from transformers import pipeline as plain_pipeline
+
+from hf_robustft import pipeline
+
+TEMPLATE = "a photo of a {}."
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A checkpoint, and folders of pictures of eight aspect ratios."""
+    save_family("siglip2", tmp_path / "base")
+    for split, n, seed in (("train", 16, 0), ("test", 11, 1)):
+        for i, picture in enumerate(pictures(n, seed)):
+            folder = tmp_path / "images" / split / CLASSES[i % len(CLASSES)]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{i}.png")
+    return tmp_path / "base", tmp_path / "images"
+
+
+@torch.no_grad()
+def expected(folder, images):
+    """Files of the test pictures, their labels and scaled similarities, by Transformers alone."""
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    names, files = sorted(CLASSES), sorted((images / "test").rglob("*.png"))
+    texts = processor.tokenizer([TEMPLATE.format(name) for name in names], padding="max_length", return_tensors="pt")
+    shown = processor.image_processor([Image.open(file) for file in files], return_tensors="pt")
+    labels = torch.tensor([names.index(file.parent.name) for file in files])
+    return files, labels, model(**texts, **shown).logits_per_image
+
+
+def test_from_a_folder_of_pictures_to_the_plain_pipeline(script, folders, tmp_path):
+    """What is reported is what Transformers' own model says of its own processor's output, and so are the pipelines."""
+    base, images = folders
+    report = script.main(command(base, images, tmp_path / "out", "--method", "flyp", "--contrastive_chunk_size", "1"))
+    settings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["reports"][-1]["settings"]
+    assert (settings["patch_size"], settings["max_num_patches"]) == (8, PATCHES) and "image_size" not in settings
+    files, labels, logits = expected(tmp_path / "out", images)
+    assert report.results["test"].nll == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert not torch.allclose(logits, expected(base, images)[2], atol=1e-3), "training moved them"
+    classify = pipeline(tmp_path / "out", require_detector=False, batch_size=4)
+    found = classify([str(file) for file in files], function_to_apply="sigmoid", top_k=None)
+    plain = plain_pipeline("zero-shot-image-classification", model=str(tmp_path / "out"), device="cpu")
+    for file, answer, row in zip(files, found, logits, strict=True):
+        want = dict(zip(sorted(CLASSES), row.sigmoid().tolist(), strict=True))
+        shown = plain(str(file), candidate_labels=sorted(CLASSES), hypothesis_template=TEMPLATE)
+        for of_class in (answer["classes"], shown):
+            assert {item["label"]: item["score"] for item in of_class} == pytest.approx(want, rel=1e-4)
+
+
+def test_a_linear_probe_of_cached_crops(script, folders, tmp_path):
+    base, images = folders
+    more = ["--method", "lp", "--feature_views", "2", "--feature_cache", str(tmp_path / "cache"), "--skip_baseline"]
+    reports = [script.main(command(base, images, tmp_path / name, *more)) for name in ("first", "again")]
+    assert reports[0].results["test"].nll == reports[1].results["test"].nll
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
