@@ -44,6 +44,9 @@ JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} 
 JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
 #: It stretches its positions in float32, whatever it is in.
 JOBS.append({"name": "siglip2-float32", "method": "flyp", "family": "siglip2", "dtype": "float32", "gradients": True})
+# With chunks, where some parameters have no gradient.
+OF_CHUNKS = {"max_steps": 2, "contrastive_chunk_size": 1}
+JOBS.append({"name": "chunked-blip-end", "method": "flyp", "family": "blip", "settings": OF_CHUNKS})
 
 
 def jobs_of(processes: int) -> list[dict]:
