@@ -127,9 +127,10 @@ def summary(found: Recalibration, directory: str) -> list[str]:
     platt = f" and bias {found.bias:+.6g}" if record.get("probabilities") == "sigmoid" else ""
     lines = [
         f"Temperature {found.fitted:.6g}{platt} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",
-        f"{record['fitted_on']}: NLL {temperature.nll_before:.4f} -> {temperature.nll_after:.4f}, "
-        f"ECE {100 * record['ece_before']:.1f} -> {100 * record['ece_after']:.1f} %",
+        f"{record['fitted_on']}: NLL {temperature.nll_before:.4f} -> {temperature.nll_after:.4f}",
     ]
+    if "ece_before" in record:
+        lines[-1] += f", ECE {100 * record['ece_before']:.1f} -> {100 * record['ece_after']:.1f} %"
     if "sigmoid_ece_before" in record:
         before, after = record["sigmoid_ece_before"], record["sigmoid_ece_after"]
         other = "the shares (softmax) are not" if platt else "the sigmoids of the plain pipeline are not"

@@ -63,7 +63,8 @@ class Benchmark:
         revision (`str`, *optional*): Commit or tag of a Hub data set.
         image_column (`str`, *optional*, defaults to `"image"`): Column of images.
         label_column (`str`, *optional*, defaults to `"label"`): Column of labels: integers, a ClassLabel, or class
-            names as strings. It is read only if there are class names.
+            names as strings; or lists of them for images that may have several, or none. It is read only if there are class
+            names.
         caption_column (`str`, *optional*): Column of captions, text or lists of text (default: captions are made from
             class names).
         label_names (`tuple[str, ...]`, *optional*): What the data set calls the classes, in the order of
@@ -223,6 +224,12 @@ class Benchmark:
             OSError: The path does not exist, or the Hub data set cannot be reached.
         """
         return self._rows
+
+    @property
+    def several(self) -> int:
+        """Number of classes where each image has a list of labels, which may be empty; 0 where it has one. Opens own data."""
+        labelled = self.registered is None and self.class_names and self.label_column is not None
+        return self.open().several if labelled else 0
 
     @property
     def place(self) -> dict[str, str | None]:

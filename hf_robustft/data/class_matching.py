@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset
 from .benchmarks import Benchmark, load_benchmark
 from .columns import arrow_column, check_two_columns, require_column
 from .folders import class_doubt
-from .labels import LabelFault, LabelRule, matching_rule, names_classes
+from .labels import LabelFault, LabelRule, holds_several, matching_rule, names_classes, one_label
 from .messages import quoted
 from .own_data import checked_rows, open_rows
 from .prompts import class_key
@@ -60,9 +60,9 @@ def load_matched(
     require_column(rows.features, label_column, "label_column", where)
     feature = rows.features[label_column]
     own = (probe.class_names or None, probe.label_names)
-    rule, called = matching_rule(feature, class_names, label_names, *own, label_column, where)
+    rule, called = matching_rule(one_label(feature), class_names, label_names, *own, label_column, where)
     # Of a stream only the names are known that its columns list.
-    labels = list(called or ()) if stored is None else pc.unique(arrow_column(stored, label_column)).to_pylist()
+    labels = list(called or ()) if stored is None else _stored_labels(stored, label_column)
     found, unknown = _sorted_out(labels, rule, called)
     if unknown:
         numbers = all(name.strip().removeprefix("-").isdecimal() for name in unknown)
@@ -90,6 +90,11 @@ def load_matched(
     return replace(described, opened=checked_rows(described, rows, rule)), notes
 
 
+def _stored_labels(dataset: Dataset, column: str) -> list:
+    values = arrow_column(dataset, column)
+    return pc.unique(pc.list_flatten(values) if holds_several(dataset.features[column]) else values).to_pylist()
+
+
 def _sorted_out(labels: Iterable, rule: LabelRule, called: Mapping[int, str] | None) -> tuple[set[int], list[str]]:
     """The classes that labels mean, and the names of those that mean none; what has no name is left to the check of rows."""
     found: set[int] = set()
@@ -112,11 +117,11 @@ def shared_classes(benchmark: Benchmark, class_names: Sequence[str], label_colum
         label_column (`str`, *optional*, defaults to `"label"`): The column, which need not be there.
     """
     dataset = benchmark.load()
-    feature = dataset.features.get(label_column)
+    feature = one_label(dataset.features.get(label_column))
     if feature is None or not names_classes(feature):
         return []
     known = {class_key(name) for name in class_names}
-    used = pc.unique(arrow_column(dataset, label_column)).to_pylist()
+    used = _stored_labels(dataset, label_column)
     if isinstance(feature, ClassLabel):
         used = [name for label, name in enumerate(feature.names) if label in used]
     return [name for name in used if name is not None and class_key(name) in known]

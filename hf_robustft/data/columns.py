@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
-from .labels import LabelFault, LabelRule, classes_of, holds_integers, is_text, label_rule, refuse_rows
+from .labels import (
+    NO_LIST,
+    LabelFault,
+    LabelRule,
+    classes_of,
+    holds_integers,
+    holds_several,
+    is_text,
+    label_rule,
+    lists_of_classes,
+    one_label,
+    refuse_rows,
+)
 from .messages import quoted, say_once
 from .prompts import check_class_names, class_key, label_key
 from .randomness import example_rng
@@ -38,6 +51,7 @@ class RowRule:
         label_column, caption_column (`str`, *optional*): The columns of labels and captions; `None` for what is not read.
         group_column (`str`, *optional*): The column of what images are drawn together with, text or whole numbers.
         label (`Callable`, *optional*): What a stored label means, such as a [`LabelRule`].
+        several (`int`): Number of classes where each row has a list of labels, which may be empty; 0 where it has one label.
         positions (`tuple[int, ...]`, *optional*): For each label its class, or -1 for rows that are left out. By default the
             label itself.
         domain_column (`str`, *optional*): The column of domains; `None` keeps the rows of all of them.
@@ -54,6 +68,7 @@ class RowRule:
     caption_column: str | None = None
     group_column: str | None = None
     label: Callable[[Any], int] | None = field(default=None, repr=False)
+    several: int = 0
     positions: tuple[int, ...] | None = field(default=None, repr=False)
     domain_column: str | None = None
     domain_names: tuple[str, ...] | None = None
@@ -79,6 +94,11 @@ class RowRule:
         label = self.label(value)
         return label if self.positions is None else self.positions[label]
 
+    def _classes_of(self, values: Any) -> list[int]:
+        if values is None:
+            raise NO_LIST
+        return sorted({self.class_of(value) for value in values})
+
     def _domain_name(self, value: Any) -> str:
         numbered = self.domain_names is not None and value in range(len(self.domain_names))
         return str(self.domain_names[value] if numbered else value)
@@ -95,9 +115,10 @@ class RowRule:
     def _known_domains(self) -> tuple[set[str], set[str]]:
         return {label_key(name) for name in self.all_domains}, {label_key(name) for name in self.domains}
 
-    def by_column(self, dataset: Dataset) -> tuple[np.ndarray | None, np.ndarray]:
+    def by_column(self, dataset: Dataset) -> tuple[np.ndarray | list[list[int]] | None, np.ndarray]:
         """
-        The class of each row of a data set (`None` without labels), and whether it is kept.
+        The class of each row of a data set (its classes, where rows have several; `None` without labels), and whether it is
+        kept.
 
         Raises:
             ValueError: For the first row whose label, caption or group is wrong, with the number of such rows; for domains that
@@ -106,8 +127,9 @@ class RowRule:
         classes, kept = None, np.ones(len(dataset), dtype=bool)
         stored = dataset.select_columns(self.columns).with_format("arrow")[:] if self.columns else None
         if self.label_column is not None:
-            classes = classes_of(stored[self.label_column], self.class_of, self.label_column, self.where)
-            kept &= classes >= 0
+            labels = stored[self.label_column], self.class_of, self.label_column, self.where
+            classes = lists_of_classes(*labels) if self.several else classes_of(*labels)
+            kept &= True if self.several else classes >= 0
         if self.caption_column is not None:
             # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
             chunks = stored[self.caption_column].chunks
@@ -142,7 +164,7 @@ class RowRule:
         column = self.label_column
         try:
             if column is not None:
-                example["label"] = self.class_of(values[column])
+                example["label"] = self._classes_of(values[column]) if self.several else self.class_of(values[column])
             column = self.caption_column
             if column is not None:
                 example["caption"] = value = values[column]
@@ -156,7 +178,7 @@ class RowRule:
                 example["group"] = str(values[column])
         except LabelFault as fault:
             raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}.") from None
-        if example.get("label", 0) < 0:
+        if not self.several and example.get("label", 0) < 0:
             return None
         if self.share != (0.0, 1.0) and not self.draws(self.first_rows[shard] + row):
             return None
@@ -192,6 +214,12 @@ class StoredRows:
         columns = [self.image_column, self.label_column, self.caption_column, self.group_column]
         rows = self.dataset.select_columns(list(dict.fromkeys(column for column in columns if column is not None)))
         return rows.cast_column(self.image_column, Image(decode=False))
+
+    @property
+    def several(self) -> int:
+        """Number of classes where each row has a list of labels; 0 where it has one."""
+        feature = None if self.label_column is None else self.dataset.features[self.label_column]
+        return len(feature.feature.names) if holds_several(feature) else 0
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -279,6 +307,15 @@ def check_groups(count: int, column: str, where: str) -> None:
         )
 
 
+def refuse_several(several: int, where: str) -> None:
+    """Refuse data `where` whose rows have lists of labels of `several` classes (0: one label each). Raises ValueError."""
+    if several:
+        raise ValueError(
+            f"{where} has lists of labels, and training needs one label per image: such data can be evaluated on, and calibrate "
+            "sigmoids; name another column with label_column (--label_column), or train on captions alone (--caption_column)."
+        )
+
+
 def check_two_columns(image_column: str, label_column: str | None) -> None:
     """Refuse the same column as `image_column` and `label_column`. Raises ValueError."""
     if image_column == label_column:
@@ -311,11 +348,12 @@ def own_class_names(rows: Any, column: str, where: str) -> tuple[str, ...]:
     """
     streamed = not isinstance(rows, Dataset)
     require_column(rows.features, column, "label_column", where)
-    feature = rows.features[column]
+    feature, several = one_label(rows.features[column]), holds_several(rows.features[column])
     if isinstance(feature, ClassLabel):
         return check_class_names(feature.names)
     if is_text(feature) and not streamed:
-        found = pc.unique(arrow_column(rows, column)).to_pylist()
+        stored = arrow_column(rows, column)
+        found = pc.unique(pc.list_flatten(stored) if several else stored).to_pylist()
         return check_class_names(sorted(name for name in found if name is not None))
     why = "a stream is not read to learn its classes" if is_text(feature) else "which names no classes"
     raise ValueError(
@@ -366,18 +404,20 @@ def row_rule(
     is_file = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
     is_encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
     _check_kind(feature, isinstance(feature, Image) or is_file or is_encoded, image_column, where, "images", "image")
-    label_column = label_column if class_names else None
+    label_column, several = label_column if class_names else None, 0
     if label_column is not None:
         names = check_class_names(class_names)
         require_column(features, label_column, "label_column", where)
-        rule = rule or label_rule(features[label_column], names, own_names, label_column, where)
+        feature = features[label_column]
+        several = len(names) if holds_several(feature) else 0
+        rule = rule or label_rule(one_label(feature), names, own_names, label_column, where)
     if caption_column is not None:
         require_column(features, caption_column, "caption_column", where)
         feature = features[caption_column]
         texts = is_text(feature.feature if isinstance(feature, (List, LargeList)) else feature)
         _check_kind(feature, texts, caption_column, where, "captions (text or lists of text)", "caption")
     check_group_column(features, group_column, where)
-    return RowRule(where, image_column, label_column, caption_column, group_column, label=rule)
+    return RowRule(where, image_column, label_column, caption_column, group_column, label=rule, several=several)
 
 
 def check_dataset(
@@ -409,12 +449,14 @@ def check_dataset(
     classes, _ = rule.by_column(dataset)
     if column is not None:
         if say:
-            say_unused(set(classes.tolist()), class_names, where)
-        feature = dataset.features[column]
+            say_unused(set(chain(*classes) if rule.several else classes.tolist()), class_names, where)
+        feature = one_label(dataset.features[column])
         called = feature.names if isinstance(feature, ClassLabel) else class_names
         same = [*map(class_key, called)] == [*map(class_key, class_names)]
-        if not (rule.label.keeps_numbers and holds_integers(feature) and same):
+        named = isinstance(feature, ClassLabel) or not rule.several
+        if not (rule.label.keeps_numbers and holds_integers(feature) and same and named):
             names = ClassLabel(names=list(check_class_names(class_names)))
+            names = List(names) if rule.several else names
             replaced = dataset.remove_columns(column).add_column(column, classes, feature=names)
             dataset = replaced.select_columns(dataset.column_names)
     return StoredRows(dataset, rule.image_column, column, rule.caption_column, rule.group_column)

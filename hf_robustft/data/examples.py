@@ -9,13 +9,14 @@ from typing import Any
 
 import datasets
 import torch
+from datasets import ClassLabel
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from .benchmarks import Benchmark
-from .columns import StoredRows, check_dataset, require_column, require_dataset
+from .columns import StoredRows, check_dataset, refuse_several, require_column, require_dataset
 from .images import UNREADABLE, BadImages, UnreadableImage
-from .labels import holds_integers
+from .labels import holds_integers, holds_several, one_label
 from .prompts import check_class_names, check_templates, fill_template
 from .randomness import choose, example_rng
 from .transforms import ImageTransform
@@ -157,6 +158,7 @@ class TrainingExamples(CaptionedImages, Dataset):
                 label_column=label_column,
                 caption_column=caption_column,
             )
+        refuse_several(dataset.several if labelled else 0, where)
         self.rows = dataset
         self.bad_images = counter(bad_images, where, len(self.rows))
 
@@ -297,7 +299,8 @@ class EvaluationImages(Dataset):
         dataset ([`~datasets.Dataset`]): Rows with images and integer labels, as `Benchmark.load` returns them.
         transform ([`ImageTransform`]): For evaluation.
         image_column (`str`, *optional*, defaults to `"image"`): Column of images.
-        label_column (`str`, *optional*, defaults to `"label"`): Column of integer labels; `None` if there are none.
+        label_column (`str`, *optional*, defaults to `"label"`): Column of integer labels, or of lists of a ClassLabel; `None`
+            if there are none.
         bad_images ([`BadImages`], *optional*): What is done about images that cannot be read. By default the first one is
             an error.
         border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image before the transform
@@ -330,9 +333,10 @@ class EvaluationImages(Dataset):
         rows = check_dataset(dataset, where=where, **columns)
         if label_column is not None:
             require_column(rows.dataset.features, label_column, "label_column", where)
-            if not holds_integers(rows.dataset.features[label_column]):
+            feature = rows.dataset.features[label_column]
+            if not (isinstance(one_label(feature), ClassLabel) if holds_several(feature) else holds_integers(feature)):
                 raise ValueError(
-                    f"column {label_column!r} of {where} holds {rows.dataset.features[label_column]}, not integer labels; "
+                    f"column {label_column!r} of {where} holds {feature}, not integer labels; "
                     "use what Benchmark.load returns."
                 )
         self.rows = replace(rows, label_column=label_column)
@@ -343,7 +347,10 @@ class EvaluationImages(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`pixel_values` (3, size, size) as the transform gives them; `label` int and `group` str if there are such columns."""
+        """
+        `pixel_values` (3, size, size) as the transform gives them; `label` int, or of a list 0 or 1 for each class, and `group`
+        str if there are such columns.
+        """
         row, where = self.rows[int(index)]
         try:
             example: dict[str, Any] = {"pixel_values": self.transform.decode(row["image"], None, where, self.border)}
@@ -352,10 +359,17 @@ class EvaluationImages(Dataset):
                 raise
             return {UNREADABLE: [error.summary]}
         if "label" in row:
-            example["label"] = int(row["label"])
+            several = self.rows.several
+            example["label"] = zeros_and_ones(row["label"], several) if several else int(row["label"])
         if "group" in row:
             example["group"] = row["group"]
         return example
+
+
+def zeros_and_ones(labels: Sequence[int], classes: int) -> list[int]:
+    """Return 1 for each of the `labels` among so many `classes`, and 0 for the others."""
+    found = set(labels)
+    return [int(index in found) for index in range(classes)]
 
 
 def check_transform(transform: ImageTransform) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, LargeList, List, Value
 
 from .messages import quoted
 from .prompts import class_key
@@ -39,6 +40,16 @@ def _holds_numbers(feature) -> bool:
     )
 
 
+def holds_several(feature) -> bool:
+    """Return whether a column of the type `feature` holds a list of labels for each image."""
+    return isinstance(feature, (List, LargeList))
+
+
+def one_label(feature):
+    """Return the type of a single label in a column of the type `feature`, which may hold lists of them."""
+    return feature.feature if holds_several(feature) else feature
+
+
 def names_classes(feature) -> bool:
     """Return whether a column of the type `feature` names its classes itself; a ClassLabel whose names are numbers does not."""
     if isinstance(feature, ClassLabel):
@@ -52,6 +63,9 @@ class LabelFault(ValueError):
     def __init__(self, label: str, rule: str):
         super().__init__(f"{label} {rule}")
         self.label, self.rule = label, rule
+
+
+NO_LIST = LabelFault("The list of labels", "is missing; give an empty list to an image without labels or leave the row out")
 
 
 @dataclass(frozen=True)
@@ -256,9 +270,17 @@ def matching_rule(
     return LabelRule(found, rule, called=called), called
 
 
-def classes_of(values: pa.ChunkedArray, rule: LabelRule, column: str, where: str) -> np.ndarray:
+def classes_of(
+    values: pa.ChunkedArray, rule: Callable[[Any], int], column: str, where: str, rows: np.ndarray | None = None
+) -> np.ndarray:
     """
     Return the class of each label among the `values` of a `column` of the data `where`, by a `rule`.
+
+    Args:
+        values (`pyarrow.ChunkedArray`): The labels.
+        rule (`Callable`): Such as a [`LabelRule`].
+        column, where (`str`): For messages.
+        rows (`np.ndarray`, *optional*): The row that each label is in, where rows have several.
 
     Raises:
         ValueError: The first row whose label means no class, with the number of such rows.
@@ -273,8 +295,28 @@ def classes_of(values: pa.ChunkedArray, rule: LabelRule, column: str, where: str
             faults[index] = fault
     indices = encoded.indices.to_numpy(zero_copy_only=False)
     if faults:
-        refuse_rows(np.isin(indices, list(faults)), lambda row: faults[int(indices[row])], column, where)
+        places = np.flatnonzero(np.isin(indices, list(faults)))
+        of = np.arange(len(indices)) if rows is None else rows
+        bad = np.zeros(of[-1] + 1, dtype=bool)
+        bad[of[places]] = True
+        first = faults[int(indices[places[0]])]
+        refuse_rows(bad, lambda row: first, column, where)
     return classes[indices]
+
+
+def lists_of_classes(values: pa.ChunkedArray, rule: Callable[[Any], int], column: str, where: str) -> list[list[int]]:
+    """
+    Return the classes of each list of labels among the `values` of a `column` of the data `where`, by a `rule`: each once, in order.
+
+    Raises:
+        ValueError: The first row that has no list, or a label that means no class, with the number of such rows.
+    """
+    refuse_rows(values.is_null().to_numpy(), lambda row: NO_LIST, column, where)
+    lists = values.combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    classes = classes_of(pa.chunked_array([pc.list_flatten(lists)]), rule, column, where, rows)
+    ends = np.searchsorted(rows, np.arange(1, len(lists)))
+    return [sorted(set(some.tolist())) for some in np.split(classes, ends)] if len(lists) else []
 
 
 def refuse_rows(bad: np.ndarray, fault: Callable[[int], LabelFault], column: str, where: str) -> None:

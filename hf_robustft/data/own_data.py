@@ -7,6 +7,7 @@ import glob
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from datasets import Dataset, load_dataset, load_dataset_builder
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
-from .columns import StoredRows, check_dataset, row_rule, say_unused
+from .columns import StoredRows, check_dataset, refuse_several, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import require_hub
-from .labels import LabelRule
+from .labels import LabelRule, holds_several
 from .messages import quoted
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
@@ -161,6 +162,8 @@ def checked_rows(
         "group_column": benchmark.group_column,
         "rule": rule,
     }
+    if benchmark.role == "train" and benchmark.class_names and benchmark.label_column in rows.features:
+        refuse_several(int(holds_several(rows.features[benchmark.label_column])), where)
     if not benchmark.streaming:
         return check_dataset(rows, say=rule is None, **described)
     meaning = row_rule(rows.features, **described)
@@ -168,7 +171,7 @@ def checked_rows(
         # What can be asked for by number is checked before it is used, as if it were loaded.
         classes, _ = replace(meaning, caption_column=None).by_column(rows)
         if rule is None:
-            say_unused(set(classes.tolist()), benchmark.class_names, where)
+            say_unused(set(chain(*classes) if meaning.several else classes.tolist()), benchmark.class_names, where)
     return stream_of(rows, meaning, training=benchmark.role == "train")
 
 

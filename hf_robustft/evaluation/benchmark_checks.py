@@ -112,6 +112,30 @@ def _check_open_set(benchmark: Benchmark, known: Benchmark | None) -> None:
         )
 
 
+def check_several(benchmarks: Mapping[str, Benchmark], validation: Benchmark | None = None) -> None:
+    """
+    Refuse what cannot be measured on images with lists of labels. Own data are opened to see whether they have such.
+
+    Args:
+        benchmarks (`Mapping[str, Benchmark]`): From [`checked_benchmarks`].
+        validation ([`Benchmark`], *optional*): Images that are measured for their predictions alone.
+
+    Raises:
+        ValueError: If such a set has groups for standard errors, is the known set of open sets, or is measured for its
+            predictions.
+    """
+    several = [benchmark for benchmark in benchmarks.values() if benchmark.role != "open_set" and benchmark.several]
+    known = next((benchmark for benchmark in benchmarks.values() if benchmark.role == "id"), None)
+    for benchmark in several:
+        what = f"Benchmark {benchmark.name!r} has lists of labels"
+        if benchmark.group_column is not None:
+            raise ValueError(f"{what}, whose measures have no standard errors; leave group_column (--group_column) out.")
+        if benchmark is validation:
+            raise ValueError(f"{what}, and predictions are of one label per image; leave save_predictions (--save_predictions) out.")
+        if benchmark is known and any(other.role == "open_set" for other in benchmarks.values()):
+            raise ValueError(f"{what}, and open sets are compared with images of one known class each; leave the open sets out.")
+
+
 def check_bank(bank: Benchmark | None, benchmarks: Mapping[str, Benchmark]) -> None:
     """
     Refuse images that cannot be the bank of the score `knn`.

@@ -61,7 +61,8 @@ def collect_logits(
 
     Returns:
         `tuple`: Logits of shape `(n, classes)`, projected to the benchmark's classes if it has a projection, in float32
-        (float64 of a float64 model), at the model's logit scale, and int64 labels of shape `(n,)` or `None`; on the CPU,
+        (float64 of a float64 model), at the model's logit scale, and int64 labels of shape `(n,)` (0 and 1 of shape
+        `(n, classes)` for lists of labels) or `None`; on the CPU,
         in the order of the data.
 
     Raises:
@@ -95,7 +96,7 @@ def collect_logits(
             )
         else:
             head = evaluation_head(head, model)
-        rows = [torch.empty(0, 2, dtype=torch.long)]
+        rows = [torch.empty(0, 1 + (labelled and benchmark.several or 1), dtype=torch.long)]
         classes = len(benchmark.class_names) if known else len(head.weight)
         logits = [torch.empty(0, classes, dtype=head.weight.dtype)]
         with failing_together(f"Evaluation on {benchmark.name!r}", state):
@@ -104,7 +105,9 @@ def collect_logits(
                 whole = classify(head, embeds)
                 logits.append((benchmark.project_logits(whole) if known else whole).cpu())
         rows, logits = gather_rows(torch.cat(rows), torch.cat(logits), state=state)
-    return logits, rows[:, 1].clone() if labelled else None
+    if not labelled:
+        return logits, None
+    return logits, rows[:, 1:].clone() if benchmark.several else rows[:, 1].clone()
 
 
 def image_batches(

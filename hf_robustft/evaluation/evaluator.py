@@ -20,11 +20,11 @@ from ..data.columns import check_groups
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
-from ..modeling.features import logit_scale
+from ..modeling.features import logit_bias, logit_scale
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
-from .benchmark_checks import check_bank, checked_benchmarks, head_keys, with_validation
+from .benchmark_checks import check_bank, check_several, checked_benchmarks, head_keys, with_validation
 from .binning import check_n_bins
 from .collect import (
     data_source,
@@ -40,6 +40,7 @@ from .open_set import open_set_results
 from .predictions import Predictions, set_predictions
 from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
+from .several_labels import SeveralLabels, several_results
 from .spectrum import EmbeddingCovariance
 
 NOISE_FLOOR_DRAWS = 200
@@ -64,6 +65,12 @@ class Evaluator:
     classifies. The scores are those of the table `SCORES` that can be computed: `mcm` needs a zero-shot head, and `knn` a
     bank. They are over all classes of the head, even for sets with a projection, as in CRoFT's code: a detector in use does
     not know to which of the classes an image could belong, and one threshold must serve all sets.
+
+    A benchmark whose images have lists of labels is measured by mean average precision, F1 and the calibration error of each
+    class by itself, on probabilities that `evaluation.multi_label` states: the sigmoids of a sigmoid family with its prompts,
+    else the share of each class against the rest. Thresholds for F1 are fitted on the first such set with the role
+    `validation` and the same classes, and are 0.5 without one. Its logits are kept in memory, in float64. It has no standard
+    errors, no predictions per image, and is not compared with open sets.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
@@ -173,6 +180,8 @@ class Evaluator:
         """
         model, state = unwrapped(model), PartialState()
         measured = with_validation(self.benchmarks, validation)
+        check_several(measured, validation)
+        several: dict[str, SeveralLabels] = {}
         self.scores, self.predictions = {}, Predictions({})
         results, scores, correct, unseen, predictions, spectrum = {}, {}, {}, {}, {}, None
         with evaluation_mode(model), torch.inference_mode():
@@ -184,6 +193,19 @@ class Evaluator:
                 covariance = (
                     EmbeddingCovariance(DualEncoder.of(model).embed_dim) if benchmark is self._spectrum_of else None
                 )
+                if benchmark.several:
+                    labels_of = self._several_labels(model, benchmark, chosen, kind, covariance, state)
+                    several[benchmark.name] = labels_of
+                    if covariance is not None:
+                        spectrum = {**covariance.summary(), "dataset": benchmark.name}
+                    if logits_dir is not None:
+                        kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets}
+                        facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
+                        facts |= {"logit_scale": scale, "class_names": benchmark.class_names}
+                        with failing_together(f"Evaluation on {benchmark.name!r}", state):
+                            if state.is_main_process:
+                                save_logits(logits_dir, benchmark.name, kept, facts)
+                    continue
                 numbers = ImageNumbers(
                     benchmark,
                     chosen,
@@ -235,7 +257,8 @@ class Evaluator:
         open_set = self._open_set(correct)
         for of, read in unseen.items():
             open_set[of].update(read)
-        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set)
+        found = several_results(several, self.n_bins) or None
+        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found)
 
     def _heads(
         self, model: nn.Module, trained: ZeroShotHead | None, measured: Mapping[str, Benchmark]
@@ -261,6 +284,26 @@ class Evaluator:
                 )
             heads[name] = (built[key], ZERO_SHOT_HEAD)
         return heads
+
+    def _several_labels(
+        self,
+        model: nn.Module,
+        benchmark: Benchmark,
+        head: nn.Module,
+        kind: str,
+        covariance: EmbeddingCovariance | None,
+        state: PartialState,
+    ) -> SeveralLabels:
+        """Return logits and labels of all images of a benchmark with lists of labels, merged over processes."""
+        numbers = SeveralLabels(benchmark, head, kind, covariance)
+        bad, batches = self._batches(model, benchmark, labelled=True)
+        with failing_together(f"Evaluation on {benchmark.name!r}", state):
+            for batch in batches:
+                numbers.update(*batch)
+        sigmoid = kind == ZERO_SHOT_HEAD and DualEncoder.of(model).similarity == "sigmoid"
+        numbers.finish(logit_bias(model) if sigmoid else None, state)
+        numbers.read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
+        return numbers
 
     def _batches(
         self, model: nn.Module, benchmark: Benchmark, labelled: bool, groups: dict[int, str] | None = None

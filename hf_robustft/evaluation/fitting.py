@@ -43,6 +43,15 @@ def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL)
         raise ValueError(f"`--true_positive_rate {true_positive_rate}` must lie in (0, 1].")
 
 
+def check_one_label(validation: Benchmark) -> None:
+    """Refuse a `validation` set whose images have lists of labels. Raises ValueError."""
+    if validation.several:
+        raise ValueError(
+            f"{validation.name!r} has lists of labels, and temperature and detector are fitted on images with one label each; give "
+            "such images, or fit neither (--detector none), and then hf-robustft calibrate --probabilities sigmoid."
+        )
+
+
 def fit_on_validation(
     model: PreTrainedModel,
     validation: Benchmark,
@@ -77,6 +86,7 @@ def fit_on_validation(
     check_fit(detector, true_positive_rate)
     if detector == "none" and not fold:
         return None, None, []
+    check_one_label(validation)
     logits, labels = collect_logits(model, validation, processor, head=head, **reading)
     notes, temperature, found = [], None, None
     try:

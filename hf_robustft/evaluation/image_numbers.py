@@ -142,12 +142,18 @@ class ImageNumbers:
         if self.classwise is not None:
             self.classwise.gaps = reduce(self.classwise.gaps.to(state.device), "sum").cpu()
             self.classwise.n = n
-        covariance = self.covariance
-        if covariance is not None:
-            # Merged by every process in the order of the ranks, so that all of them get the same bits.
-            counts = gather(torch.tensor([covariance.n], device=state.device)).tolist()
-            means = gather(covariance.mean[None].to(state.device)).cpu()
-            scatters = gather(covariance.scatter[None].to(state.device)).cpu()
-            covariance.n, covariance.mean, covariance.scatter = counts[0], means[0], scatters[0]
-            for part in zip(counts[1:], means[1:], scatters[1:], strict=True):
-                covariance.merge_moments(*part)
+        if self.covariance is not None:
+            merge_covariance(self.covariance, state)
+
+
+def merge_covariance(covariance: EmbeddingCovariance, state: PartialState) -> None:
+    """Have `covariance` in every process hold the embeddings of all of them; `state` knows the processes."""
+    if state.num_processes == 1:
+        return
+    # Merged by every process in the order of the ranks, so that all of them get the same bits.
+    counts = gather(torch.tensor([covariance.n], device=state.device)).tolist()
+    means = gather(covariance.mean[None].to(state.device)).cpu()
+    scatters = gather(covariance.scatter[None].to(state.device)).cpu()
+    covariance.n, covariance.mean, covariance.scatter = counts[0], means[0], scatters[0]
+    for part in zip(counts[1:], means[1:], scatters[1:], strict=True):
+        covariance.merge_moments(*part)

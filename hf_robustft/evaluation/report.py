@@ -20,6 +20,8 @@ TRAINED_HEAD = ZeroShotHead.label
 SWEEP_TABLE, SWEEP_PICTURE = "alpha_sweep.csv", "alpha_sweep.png"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
 ADDED = ("head_classes", "source", "unreadable", "predictions", "n_groups", "draws")
+#: Of a set whose images have lists of labels.
+MULTI_LABEL_METRICS = ("map", "f1", "f1_micro", "ece", "n")
 DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")
 
 
@@ -95,6 +97,10 @@ class EvaluationReport:
         open_set (`dict`, *optional*): By set of unseen classes, how well each score tells known images from unseen ones:
             `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, and `source`, `unreadable` and `n_groups` as of the
             other sets. `None` if there was no such set.
+        multi_label (`dict`, *optional*): By set whose images have lists of labels the numbers of `multi_label_results`, and
+            `role`, `head`, `probabilities` (`"sigmoid"` or `"softmax"`, see `evaluation.multi_label`), `thresholds_of` (the
+            validation set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
+            classes that have it), `source` and `unreadable`. `None` if there was no such set.
     """
 
     model: str
@@ -103,6 +109,7 @@ class EvaluationReport:
     logit_scale: float | None = None
     settings: dict = field(default_factory=dict)
     open_set: dict | None = None
+    multi_label: dict | None = None
 
     @property
     def shifts(self) -> list[DatasetResult]:
@@ -130,6 +137,8 @@ class EvaluationReport:
         flat.update({f"shift_mean/{key}": value for key, value in self.shift_mean.items()})
         if self.spectrum is not None:
             flat["spectrum/smallest_singular_value"] = self.spectrum["smallest_singular_value"]
+        for name, row in (self.multi_label or {}).items():
+            flat |= {f"{name}/{key}": row[key] for key in MULTI_LABEL_METRICS if row[key] is not None}
         return {**flat, **open_set_metrics(self.open_set)}
 
     def table(self, baseline: EvaluationReport | None = None, width: int = 100) -> str:
@@ -168,6 +177,7 @@ class EvaluationReport:
             "logit_scale": self.logit_scale,
             "settings": self.settings,
             "open_set": self.open_set,
+            **({} if self.multi_label is None else {"multi_label": self.multi_label}),
         }
 
     @classmethod
@@ -176,7 +186,7 @@ class EvaluationReport:
         Restore what `to_dict` returned.
 
         Args:
-            values (`dict`): The report as JSON types. `open_set`, and `head_classes`, `source` and `unreadable` of a result,
+            values (`dict`): The report as JSON types. `open_set`, `multi_label`, and `head_classes`, `source` and `unreadable` of a result,
                 may be missing, as in older reports.
 
         Returns:
@@ -189,7 +199,7 @@ class EvaluationReport:
         # shift_mean is derived from the results, so it is not read back.
         if not isinstance(values, dict):
             raise ValueError(f"A report is a mapping, not {type(values).__name__}; evaluate the model again.")
-        given = {"open_set": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
+        given = {"open_set": None, "multi_label": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
         given = _checked_fields(cls, given, "an evaluation report")
         if not isinstance(given["results"], dict):
             raise ValueError("The results of the report are not a mapping; evaluate the model again.")

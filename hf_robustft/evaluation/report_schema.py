@@ -44,9 +44,20 @@ def check_report(values: Mapping[str, Any]) -> None:
     if "knn_bank" in settings:
         need(settings.get("knn_k", MISSING), "settings/knn_k", ("a whole number, as there is a knn_bank", _count))
     check_open_set(values["open_set"])
+    _check_multi_label(values["multi_label"])
     for name, part in (values["open_set"] or {}).items():
         known = part["id"]
         need(known, f"open_set/{name}/id", ("the name of a result", lambda value: value in values["results"]))
+
+
+def _check_multi_label(results: Any) -> None:
+    need(results, "multi_label", optional(MAPPING))
+    for name, part in (results or {}).items():
+        what = f"multi_label/{name}"
+        need(part, what, MAPPING)
+        check_fields({"source": None, "unreadable": None, "n_groups": None} | part, _MULTI_LABEL, what)
+        for of, row in part["classes"].items():
+            check_fields(row, _MULTI_LABEL_CLASS, f"{what}/classes/{of}")
 
 
 def check_open_set(results: Any) -> None:
@@ -206,6 +217,22 @@ _RESULT = {
         )
     ),
     "draws": optional(("lists of numbers by metric", _draws)),
+}
+_LEAST_0: Kind = ("a whole number of at least 0", lambda value: _count(value, 0))
+_NAMES: Kind = ("a list of texts", lambda value: isinstance(value, list) and _texts(value))
+_MULTI_LABEL = {
+    **{"role": _RESULT["role"], "head": TEXT, "probabilities": TEXT, "thresholds_of": optional(TEXT)},
+    **dict.fromkeys(("n", "n_classes"), COUNT),
+    **dict.fromkeys(("n_labels", "without_label"), _LEAST_0),
+    **dict.fromkeys(("without_images", "default_thresholds"), _NAMES),
+    **dict.fromkeys(("map", "f1"), optional(SHARE)),
+    **dict.fromkeys(("f1_micro", "ece"), SHARE),
+    "classes": MAPPING,
+    **_READ,
+}
+_MULTI_LABEL_CLASS = {
+    **{"n": _LEAST_0, "average_precision": optional(SHARE), "f1": optional(SHARE)},
+    **dict.fromkeys(("ece", "threshold"), SHARE),
 }
 _SPECTRUM = {
     **dict.fromkeys(("smallest_singular_value", "largest_singular_value"), NOT_NEGATIVE),

@@ -20,6 +20,7 @@ from .report import DatasetResult, EvaluationReport
 ARROW = " \N{RIGHTWARDS ARROW} "
 ROLE_ORDER = ("id", "shift", "validation", "train")
 HEADER = ("set", "images", "accuracy %", "ECE % (floor)", "NLL", "Brier")
+MULTI_LABEL_HEADER = ("set", "images", "mAP %", "F1 %", "F1 micro %", "ECE %")
 OPEN_SET_HEADER = ("score", "ID AUROC %", "ID FPR95 %", "shifts AUROC %", "shifts FPR95 %", "shifts accepted %")
 
 
@@ -212,11 +213,47 @@ def _open_set_notes(report: EvaluationReport) -> list[str]:
     return lines
 
 
+def _multi_label_rows(report: EvaluationReport, baseline: EvaluationReport | None) -> list[_Row]:
+    rows = []
+    for name, row in (report.multi_label or {}).items():
+        before = ((baseline and baseline.multi_label) or {}).get(name)
+        cells = []
+        for key in ("map", "f1", "f1_micro", "ece"):
+            now, was = (None if of is None or of[key] is None else 100 * of[key] for of in (row, before))
+            text, old = ("n/a" if value is None else f"{value:.1f}" for value in (now, was))
+            known = now is not None and was is not None
+            cells.append((text, "") if baseline is None else (f"{old}{ARROW}{text}", f"{now - was:+.1f}" if known else ""))
+        rows.append(_Row(name if row["role"] in ("shift", name) else f"{name} ({'ID' if row['role'] == 'id' else row['role']})", f"{row['n']:,}", cells))
+    return rows
+
+
+def _multi_label_notes(report: EvaluationReport) -> list[str]:
+    found = report.multi_label or {}
+    kinds = {row["probabilities"] for row in found.values()}
+    words = {"sigmoid": "the sigmoid of each class", "softmax": "the share of each class against the rest (softmax)"}
+    lines = [
+        "mAP: mean average precision over classes with images, ranked by logit. F1: mean over these classes, and of all pairs "
+        f"(micro). ECE: mean over all classes. Probabilities: {', '.join(words[kind] for kind in sorted(kinds))}."
+    ]
+    for name, row in found.items():
+        of = "all 0.5, without validation images" if row["thresholds_of"] is None else f"of the highest F1 on {row['thresholds_of']}"
+        default = f", 0.5 for {len(row['default_thresholds'])} classes without images there" if row["thresholds_of"] and row["default_thresholds"] else ""
+        lines.append(f"{name}: {row['n_labels']:,} labels of {row['n_classes']:,} classes; thresholds {of}{default}.")
+        if row.get("unreadable") is not None:
+            lines.append(unreadable_line(name, row["unreadable"]))
+    return lines
+
+
 def _parts(report: EvaluationReport, baseline: EvaluationReport | None) -> list[tuple]:
     """Return title, header, rows and notes of each table: that of all data sets, and one per open set."""
     title = report.model if baseline is None else f"{baseline.model}{ARROW}{report.model}"
+    several = _multi_label_rows(report, baseline)
+    if not report.results:
+        return [(title, MULTI_LABEL_HEADER, several, _multi_label_notes(report))]
     rows = _rows(report, baseline)
     parts = [(title, HEADER, rows, [*_notes(report, baseline), *sentences(report, baseline)])]
+    if several:
+        parts.append(("images with lists of labels", MULTI_LABEL_HEADER, several, _multi_label_notes(report)))
     for name, result in (report.open_set or {}).items():
         known, rows = report.results[result["id"]], _open_set_rows(report, baseline, name)
         title = (
@@ -236,7 +273,7 @@ def terminal_table(report: EvaluationReport, baseline: EvaluationReport | None =
     for number, (title, header, rows, lines) in enumerate(_parts(report, baseline)):
         # Side by side there is room for the numbers or for the counts, and `check_same_data` compared the counts.
         counted = rows[0].images is not None and baseline is None
-        columns = header[1:] if counted or number else header[2:]
+        columns = header[1:] if counted or "images" not in header else header[2:]
         if number:
             console.print()
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text(title), title_justify="left")

@@ -156,6 +156,11 @@ def _recalibrate(
         reason = next((f"not unseen, since {found}" for found in shared if not found.tolerable), None)
         _refuse(validation, reason, allow_test_set)
     _check_classes(facts, validation, directory)
+    if validation.several and probabilities != "sigmoid":
+        raise ValueError(
+            f"{validation.name!r} has lists of labels, and a temperature is fitted on images with one label each; give such images, "
+            "or calibrate the sigmoids of a SigLIP with --probabilities sigmoid."
+        )
     if facts["templates"] and validation.templates != tuple(facts["templates"]):
         # The probabilities to calibrate are those of the folder's own prompts.
         validation = replace(validation, templates=tuple(facts["templates"]))
@@ -358,8 +363,10 @@ def _record(
     """Complete what is stored about the temperature: ECE before and after, on which sets, and this fit in the history."""
     record = temperature.record
     for when, divisor, added in (("before", 1.0, 0.0), ("after", fitted, bias)):
-        shares = (logits.double() / divisor).softmax(dim=1)
-        record[f"ece_{when}"] = float(expected_calibration_error(shares, labels))
+        record.pop(f"ece_{when}", None)
+        if labels.ndim == 1:
+            shares = (logits.double() / divisor).softmax(dim=1)
+            record[f"ece_{when}"] = float(expected_calibration_error(shares, labels))
         if pairs is not None:
             errors = calibration_error_per_class((pairs / divisor + added).sigmoid(), labels)
             record[f"sigmoid_ece_{when}"] = errors.mean().item()

@@ -15,7 +15,8 @@ import fsspec.asyn
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..examples import CaptionedImages, check_transform, counter
+from ..columns import refuse_several
+from ..examples import CaptionedImages, check_transform, counter, zeros_and_ones
 from ..images import UNREADABLE, BadImages, UnreadableImage
 from ..transforms import ImageTransform
 from .order import DEFAULT_BUFFER, Position, Reader, parts_of_a_shard
@@ -65,6 +66,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         size: int | None = None,
         bad_images: BadImages | None = None,
     ):
+        refuse_several(stream.several, stream.where)
         labelled, captioned = stream.rule.label_column is not None, stream.rule.caption_column is not None
         super().__init__(transform, labelled, captioned, class_names, templates, seed)
         self.size = stream.examples if size is None else size
@@ -218,7 +220,9 @@ class StreamedEvaluationImages(IterableDataset):
                     raise
                 unreadable.append(error.summary)
                 continue
-            batch.append((index, pixels, example.get("label", -1), example.get("group")))
+            label = example.get("label", -1)
+            label = zeros_and_ones(label, self.stream.several) if self.labelled and self.stream.several else label
+            batch.append((index, pixels, label, example.get("group")))
             if len(batch) == self.batch_size:
                 yield self._collated(batch, unreadable)
                 batch, unreadable = [], []

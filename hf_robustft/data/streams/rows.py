@@ -254,6 +254,11 @@ class RowStream:
         return self.rule.where
 
     @property
+    def several(self) -> int:
+        """Number of classes where each row has a list of labels; 0 where it has one."""
+        return self.rule.several
+
+    @property
     def examples(self) -> int | None:
         """Examples of one pass; None where it is not known how many rows are left out."""
         return self.declared if self.rule.keeps_all and self.certain else None
@@ -273,7 +278,7 @@ class RowStream:
         """The stream as a data set with the columns `image` (encoded), and `label`, `caption` and `group` where they are read."""
         features = Features({"image": Image(decode=False)})
         if self.rule.label_column is not None:
-            features["label"] = Value("int64")
+            features["label"] = List(Value("int64")) if self.several else Value("int64")
         if self.rule.caption_column is not None:
             stored = self.source.dataset.features[self.rule.caption_column]
             features["caption"] = List(Value("string")) if not isinstance(stored, Value) else Value("string")

@@ -1,0 +1,118 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What an evaluation keeps of images with lists of labels, and the numbers that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from ..data.benchmarks import Benchmark
+from .collect import classify, gather_rows
+from .image_numbers import merge_covariance
+from .multi_label import DEFAULT_THRESHOLD, fit_thresholds, multi_label_results
+from .spectrum import EmbeddingCovariance
+
+
+class SeveralLabels:
+    """
+    Logits and labels of all images of a data set, filled batch by batch in each process and merged by `finish`.
+
+    Args:
+        benchmark ([`Benchmark`]): The data set.
+        head ([`ZeroShotHead`]): Classifies unit-norm embeddings.
+        kind (`str`): What reports call the head.
+        covariance ([`EmbeddingCovariance`], *optional*): Filled with the embeddings.
+
+    Attributes:
+        logits, probabilities (`torch.Tensor` of shape `(n, classes)`): After `finish`, in float64, in the order of the data.
+        targets (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
+        function (`str`): `"sigmoid"` or `"softmax"`, what made the probabilities.
+        read (`dict`): For the report: `source` and `unreadable`.
+    """
+
+    def __init__(
+        self, benchmark: Benchmark, head: nn.Module, kind: str, covariance: EmbeddingCovariance | None = None
+    ):
+        self.benchmark, self.head, self.kind, self.covariance = benchmark, head, kind, covariance
+        self.read: dict[str, Any] = {}
+        classes = len(benchmark.class_names)
+        self._rows = [torch.empty(0, 1 + classes, dtype=torch.long)]
+        self._logits = [torch.empty(0, classes, dtype=torch.float64)]
+
+    def update(self, index: Tensor, embeds: Tensor, labels: Tensor) -> None:
+        """
+        Add a batch.
+
+        Args:
+            index (`torch.Tensor` of shape `(batch,)`): Rows of the data set.
+            embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm image embeddings.
+            labels (`torch.Tensor` of shape `(batch, classes)`): 0 and 1.
+
+        Raises:
+            ValueError: If a logit is not finite; it names the data set and the images.
+        """
+        logits = self.benchmark.project_logits(classify(self.head, embeds)).double().cpu()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"Data set {self.benchmark.name!r}, images {int(index[0])} to {int(index[-1])}: the logits are not all finite; look "
+                "for a model that diverged."
+            )
+        if self.covariance is not None:
+            self.covariance.update(embeds)
+        self._rows.append(torch.column_stack([index, labels.cpu()]))
+        self._logits.append(logits)
+
+    def finish(self, bias: Tensor | None, state: PartialState) -> None:
+        """
+        Merge the images of all processes, and compute their probabilities.
+
+        Args:
+            bias (`torch.Tensor`, *optional*): The logit bias of a sigmoid family; without it probabilities are shares.
+            state (`PartialState`): The processes.
+        """
+        rows, self.logits = gather_rows(torch.cat(self._rows), torch.cat(self._logits), state=state)
+        self.targets = rows[:, 1:].clone()
+        self.function = "softmax" if bias is None else "sigmoid"
+        with_bias = None if bias is None else self.logits + bias.cpu().double()
+        self.probabilities = self.logits.softmax(dim=1) if with_bias is None else with_bias.sigmoid()
+        if self.covariance is not None:
+            merge_covariance(self.covariance, state)
+
+
+def several_results(sets: Mapping[str, SeveralLabels], n_bins: int = 15) -> dict[str, dict[str, Any]]:
+    """
+    The part `multi_label` of a report.
+
+    Args:
+        sets (`Mapping[str, SeveralLabels]`): By name, after `finish`.
+        n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors.
+
+    Returns:
+        `dict`: By name what [`EvaluationReport`] says of it.
+    """
+    found = {}
+    for name, images in sets.items():
+        names = images.benchmark.class_names
+        fits = (
+            item
+            for item in sets.values()
+            if item.benchmark.role == "validation" and item.benchmark.class_names == names and item.head is images.head
+        )
+        validation = next(fits, None)
+        thresholds, fitted = torch.full((len(names),), DEFAULT_THRESHOLD).double(), torch.zeros(len(names), dtype=torch.bool)
+        if validation is not None:
+            thresholds, fitted = fit_thresholds(validation.probabilities, validation.targets)
+        found[name] = {
+            "role": images.benchmark.role,
+            "head": images.kind,
+            "probabilities": images.function,
+            "thresholds_of": None if validation is None else validation.benchmark.name,
+            "default_thresholds": [of for of, own in zip(names, fitted.tolist(), strict=True) if not own],
+            **multi_label_results(images.logits, images.probabilities, images.targets, names, thresholds, n_bins),
+            **images.read,
+        }
+    return found

@@ -1,0 +1,238 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Images with lists of labels: read in every form, measured by what each family has, refused where one label is needed."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from helpers.families import family_model, family_processor, save_family
+from helpers.forked import run_ranks
+
+from hf_robustft.cli import main
+from hf_robustft.data.benchmarks import Benchmark, load_benchmark
+from hf_robustft.data.class_matching import load_matched
+from hf_robustft.data.examples import TrainingExamples
+from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.fitting import fit_on_validation
+from hf_robustft.evaluation.multi_label import fit_thresholds, multi_label_results
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.publishing.metadata import write_robustft_json
+from hf_robustft.publishing.recalibrate import recalibrate
+
+N = 14
+
+
+def lists(n=N, seed=0):
+    """No bee is seen, and some images show nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    has = torch.rand(n, 3, generator=generator) < 0.45
+    return [row.nonzero()[:, 0].tolist() for row in has]
+
+
+def table(n=N, seed=0, labels=None, kind=None):
+    images = image_dataset(n, seed=seed).remove_columns("label")
+    kind = kind or datasets.List(datasets.ClassLabel(names=list(CLASSES)))
+    return images.add_column("label", lists(n, seed) if labels is None else labels, feature=kind)
+
+
+def benchmark(name="set", role="id", seed=0, **changes):
+    return Benchmark.from_dataset(
+        table(seed=seed), **{"name": name, "role": role, "class_names": CLASSES, "templates": TEMPLATES, **changes}
+    )
+
+
+def targets(seed=0):
+    return torch.tensor([[int(c in row) for c in range(4)] for row in lists(seed=seed)])
+
+
+def folder(path):
+    path.mkdir()
+    lines = []
+    for index, row in enumerate(table()):
+        row["image"].save(path / f"{index:02d}.png")
+        lines.append({"file_name": f"{index:02d}.png", "label": [CLASSES[label] for label in row["label"]]})
+    (path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# ---- Reading -------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_read_in_every_form(tiny_clip, tmp_path):
+    names = [[CLASSES[label] for label in row] for row in lists()]
+    text, numbers = datasets.List(datasets.Value("string")), datasets.List(datasets.Value("int64"))
+    given = {"name": "set", "role": "id", "class_names": CLASSES, "templates": TEMPLATES}
+    table().to_parquet(tmp_path / "set.parquet")
+    swapped = dict(enumerate(("bee", "owl", "dog", "cat")))
+    forms = {
+        "classes": benchmark(),
+        "names": Benchmark.from_dataset(table(labels=names, kind=text), **given),
+        "twice": Benchmark.from_dataset(table(labels=[[*row, *row] for row in names], kind=text), **given),
+        "numbers": Benchmark.from_dataset(table(kind=numbers), **given),
+        "parquet": load_benchmark(tmp_path / "set.parquet", **given),
+        "stream": load_benchmark(tmp_path / "set.parquet", streaming=True, **given),
+        "folder": load_benchmark(folder(tmp_path / "photos"), **given),
+        "folder stream": load_benchmark(tmp_path / "photos", streaming=True, **given),
+        "matched": load_matched(tmp_path / "photos", name="set", class_names=CLASSES, templates=TEMPLATES)[0],
+        "renamed": Benchmark.from_dataset(
+            table(labels=[[3 - label for label in row] for row in lists()], kind=numbers),
+            **{**given, "class_names": CLASSES, "label_names": [str(list(swapped.values()).index(c)) for c in CLASSES]},
+        ),
+    }
+    want, expected = collect_logits(tiny_clip, forms["classes"], tiny_processor(), progress=False)
+    assert torch.equal(expected, targets()) and 0 in [len(row) for row in lists()]
+    for form, chosen in forms.items():
+        assert chosen.several == 4, form
+        logits, found = collect_logits(tiny_clip, chosen, tiny_processor(), batch_size=5, progress=False)
+        assert torch.equal(found, expected), form
+        torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-4, msg=form)
+    # The data name their classes.
+    assert Benchmark.from_dataset(table(), name="a", role="id").class_names == CLASSES
+    assert load_benchmark(tmp_path / "photos").class_names == ("cat", "dog", "owl")
+    streamed = forms["stream"].stream()
+    assert [sorted(row["label"]) for row in streamed] == lists()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_wrong_label_in_a_list_is_named_with_its_row(tiny_clip, tmp_path, streaming):
+    text = datasets.List(datasets.Value("string"))
+    given = {"name": "set", "role": "id", "class_names": CLASSES, "templates": TEMPLATES, "streaming": streaming}
+    for labels, words in ((["cat", "cow"], "'cow'.*row 2"), (None, "empty list")):
+        rows = [["cat"], [], labels, ["owl"]]
+        table(4, labels=rows, kind=text).to_parquet(tmp_path / "wrong.parquet")
+        with pytest.raises(ValueError, match=words):
+            found = load_benchmark(tmp_path / "wrong.parquet", **given)
+            list(found.stream())
+
+
+# ---- Measuring -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("family, function", [("siglip", "sigmoid"), ("clip", "softmax")])
+def test_the_numbers_are_those_of_the_pure_functions(family, function):
+    model, processor = family_model(family), family_processor(family)
+    sets = [benchmark("test"), benchmark("val", "validation", seed=5)]
+    report = Evaluator(sets, processor, batch_size=5, progress=False).evaluate(model)
+    assert report.results == {} and list(report.multi_label) == ["test", "val"]
+    probabilities = {}
+    for item in sets:
+        logits, labels = collect_logits(model, item, processor, progress=False)
+        logits = logits.double()
+        found = (logits - 1.5).sigmoid() if function == "sigmoid" else logits.softmax(dim=1)
+        probabilities[item.name] = (logits, found, labels)
+    thresholds, _ = fit_thresholds(*probabilities["val"][1:])
+    for name, (logits, found, labels) in probabilities.items():
+        want, got = multi_label_results(logits, found, labels, CLASSES, thresholds), report.multi_label[name]
+        assert got["probabilities"] == function and got["thresholds_of"] == "val" and got["default_thresholds"] == ["bee"]
+        for key in ("n", "n_labels", "without_label", "without_images", "map", "f1", "f1_micro"):
+            assert got[key] == pytest.approx(want[key], abs=1e-9), key
+        assert got["ece"] == pytest.approx(want["ece"], abs=1e-5)
+        for of, row in want["classes"].items():
+            assert got["classes"][of] == pytest.approx(row, abs=1e-5), of
+    assert report.metrics()["test/map"] == report.multi_label["test"]["map"]
+    assert report.spectrum["dataset"] == "test"
+
+
+def test_without_validation_images_the_thresholds_are_the_default_and_the_report_says_so(tiny_clip, tmp_path):
+    single = Benchmark.from_dataset(image_dataset(8), name="one", role="shift", templates=TEMPLATES)
+    report = Evaluator([benchmark(), single], tiny_processor(), bootstrap_draws=20, progress=False).evaluate(tiny_clip)
+    assert list(report.results) == ["one"] and report.multi_label["set"]["thresholds_of"] is None
+    assert report.multi_label["set"]["default_thresholds"] == list(CLASSES)
+    assert {row["threshold"] for row in report.multi_label["set"]["classes"].values()} == {0.5}
+    read = EvaluationReport.load_json(report.save_json(tmp_path / "evaluation.json"))
+    assert read.multi_label == report.multi_label
+    for text in (report.table(), report.markdown(), report.table(read)):
+        assert "mAP %" in text and "one" in text and "all 0.5, without validation images" in text
+    broken = report.to_dict()
+    broken["multi_label"]["set"]["map"] = 2
+    with pytest.raises(ValueError, match="multi_label/set/map"):
+        EvaluationReport.from_dict(broken)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+sys.path.insert(0, {tests!r})
+from evaluation.test_several_labels import benchmark
+from helpers.families import family_model, family_processor
+from hf_robustft.evaluation.evaluator import Evaluator
+state = PartialState(cpu=True)
+report = Evaluator([benchmark()], family_processor("siglip"), batch_size=3, progress=False).evaluate(family_model("siglip"))
+report.save_json(Path({out!r}) / f"{{state.process_index}}.json")
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.numbers
+def test_two_processes_measure_what_one_does(tmp_path, repository):
+    code = WORKER.format(tests=str(repository / "tests"), out=str(tmp_path))
+    run = run_ranks(2, "-c", code, ACCELERATE_USE_CPU="true")
+    assert run.returncode == 0, run.stderr
+    one = Evaluator([benchmark()], family_processor("siglip"), progress=False).evaluate(family_model("siglip"))
+    for rank in (0, 1):
+        found = EvaluationReport.load_json(tmp_path / f"{rank}.json").multi_label["set"]
+        for key in ("n", "n_labels", "map", "f1", "ece"):
+            assert found[key] == pytest.approx(one.multi_label["set"][key], abs=1e-5), key
+
+
+def test_the_command_measures_a_folder_of_lists(tmp_path, capsys):
+    save_family("siglip", tmp_path / "siglip")
+    folder(tmp_path / "photos")
+    out = tmp_path / "results"
+    given = ["--eval_datasets", str(tmp_path / "photos"), "--output_dir", str(out), "--use_cpu", "--disable_tqdm"]
+    assert main(["evaluate", str(tmp_path / "siglip"), *given, "--save_logits"]) == 0
+    assert "mAP %" in capsys.readouterr().out
+    content = json.loads((out / "evaluation.json").read_text())["reports"][0]
+    assert content["multi_label"]["photos"]["probabilities"] == "sigmoid"
+    assert (out / "logits" / "photos.safetensors").is_file()
+
+
+# ---- Where one label per image is needed ---------------------------------------------------------------------------
+
+
+def test_what_needs_one_label_per_image_refuses_lists(tiny_clip, tmp_path):
+    table().to_parquet(tmp_path / "set.parquet")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="lists of labels.*label_column"):
+            load_benchmark(tmp_path / "set.parquet", role="train", class_names=CLASSES, streaming=streaming)
+    transform = ImageTransform.from_processor(tiny_processor(), train=True)
+    with pytest.raises(ValueError, match="lists of labels"):
+        TrainingExamples(table(), transform, class_names=CLASSES, templates=TEMPLATES)
+    with pytest.raises(ValueError, match="--detector none"):
+        fit_on_validation(tiny_clip, benchmark(role="validation"), tiny_processor())
+    evaluator = Evaluator([benchmark()], tiny_processor(), progress=False)
+    with pytest.raises(ValueError, match="--save_predictions"):
+        evaluator.evaluate(tiny_clip, validation=benchmark("val", "validation"))
+    grouped = table().add_column("group", [row % 3 for row in range(N)])
+    grouped = Benchmark.from_dataset(grouped, name="g", role="id", class_names=CLASSES, group_column="group")
+    unseen = Benchmark.from_dataset(image_dataset(6, classes=("ant", "bat")), name="unseen", role="open_set", label_column=None)
+    for sets, words in (([grouped], "--group_column"), ([benchmark(), unseen], "open sets")):
+        with pytest.raises(ValueError, match=words):
+            Evaluator(sets, tiny_processor(), progress=False).evaluate(tiny_clip)
+
+
+def test_lists_calibrate_sigmoids_and_no_temperature(tmp_path):
+    save_family("siglip", tmp_path)
+    write_robustft_json(tmp_path, method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
+    validation = benchmark("val", "validation")
+    with pytest.raises(ValueError, match="--probabilities sigmoid"):
+        recalibrate(tmp_path, validation, progress=False)
+    logits, labels = collect_logits(family_model("siglip"), validation, family_processor("siglip"), progress=False)
+    if logits[labels.bool()].mean() < logits[~labels.bool()].mean():
+        # A random model that is worse than chance has no positive temperature.
+        flipped = [[label for label in range(3) if label not in row] for row in lists()]
+        validation = Benchmark.from_dataset(
+            table(labels=flipped), name="val", role="validation", class_names=CLASSES, templates=TEMPLATES
+        )
+    found = recalibrate(tmp_path, validation, progress=False, probabilities="sigmoid")
+    record = load_robustft_json(tmp_path)["temperature"]
+    assert record["sigmoid_ece_after"] < record["sigmoid_ece_before"] and "ece_before" not in record
+    assert found.bias == pytest.approx(record["folded_bias"])
