@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
+from ..data.messages import quoted
 from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
@@ -136,6 +137,10 @@ def summary(found: Recalibration, directory: str) -> list[str]:
         other = "the shares (softmax) are not" if platt else "the sigmoids of the plain pipeline are not"
         lines[-1] += f", ECE of the sigmoids {100 * before:.1f} -> {100 * after:.1f} %"
         lines.append(f"Calibrated are {'the sigmoids' if platt else 'the shares (softmax)'}; {other}.")
+    if found.thresholds is not None:
+        default = found.thresholds["default"]
+        of = f"{len(found.thresholds['classes']) - len(default)} classes" + (f"; 0.5 for {quoted(default)}, without images" if default else "")
+        lines.append(f"Thresholds of the highest F1 for {of}: the pipeline gives an image all labels above theirs.")
     for name, row in record.get("sets", {}).items():
         (ece, new_ece), (nll, new_nll) = row["ece"], row["nll"]
         lines.append(

@@ -29,9 +29,8 @@ from ..data.few_shot import few_shot
 from ..data.left_out import leave_out_classes
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
-from ..evaluation.benchmark_checks import checked_benchmarks
+from ..evaluation.benchmark_checks import checked_benchmarks, refuse_lists
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.fitting import check_one_label
 from ..evaluation.report import EvaluationReport
 from ..files import is_of_this_room, locked
 from ..modeling.checkpoint import load_dual_encoder, load_processor, outline
@@ -169,8 +168,6 @@ def load_data(command: TrainCommand) -> TrainingData:
     if model_args.fold_temperature and validation is None:
         raise ValueError("`--fold_temperature` fits on validation images; give --eval_datasets <path>:validation too.")
     closed = [benchmark for benchmark in evaluation if benchmark.role != "open_set"]
-    if validation is not None and (model_args.detector != "none" or model_args.fold_temperature):
-        check_one_label(validation)
     merged = merges_head(model_args)
     if (model_args.has_head or merged) and closed and not leaves_out and all(train.class_names not in head_classes(item) for item in closed):
         raise ValueError(
@@ -182,6 +179,7 @@ def load_data(command: TrainCommand) -> TrainingData:
     if model_args.select_alpha and validation is None:
         raise ValueError("`--select_alpha` chooses on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
+    refuse_lists(sets)
     sources = [(model_args.model, model_args.model_revision), *((source, None) for source in model_args.finetuned_model)]
     earlier = [entry for source in sources for entry in image_hashes_of(*source)]
     seen = train if model_args.learns else None

@@ -136,6 +136,25 @@ def check_several(benchmarks: Mapping[str, Benchmark], validation: Benchmark | N
             raise ValueError(f"{what}, and open sets are compared with images of one known class each; leave the open sets out.")
 
 
+def refuse_lists(benchmarks: Iterable[Benchmark], advice: str = "measure them with hf-robustft evaluate") -> None:
+    """
+    Refuse images with lists of labels, for what needs one label per image. Own data are opened to see whether they have such.
+
+    Args:
+        benchmarks (`Iterable[Benchmark]`): The sets.
+        advice (`str`, *optional*): What to do with such images instead.
+
+    Raises:
+        ValueError: If one has lists of labels.
+    """
+    for benchmark in benchmarks:
+        if benchmark.role != "open_set" and benchmark.several:
+            raise ValueError(
+                f"Benchmark {benchmark.name!r} has lists of labels, and what is fitted, measured and told of a model here needs one "
+                f"label per image; {advice}."
+            )
+
+
 def check_bank(bank: Benchmark | None, benchmarks: Mapping[str, Benchmark]) -> None:
     """
     Refuse images that cannot be the bank of the score `knn`.

@@ -16,12 +16,15 @@ from ..modeling.features import evaluation_mode, logit_scale
 from ..modeling.heads import TipAdapterHead
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
+from .benchmark_checks import refuse_lists
 from .collect import collect_logits, evaluation_head, image_batches
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
 from .open_set import DEFAULT_SCORE, RECALL
 from .temperature import TemperatureScaling
 
 DETECTORS = (*DETECTOR_SCORES, "none")
+#: What images with lists of labels are for, in messages.
+LISTS_CALIBRATE = "such images calibrate the sigmoids of a SigLIP, by hf-robustft calibrate --probabilities sigmoid"
 #: Where the search of Tip-Adapter's code on ImageNet ends, and in how many steps from 0.1; the end is not among them.
 CACHE_GRID = {"alpha": (3.0, 20), "beta": (7.0, 200)}
 
@@ -41,15 +44,6 @@ def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL)
         raise ValueError(f"`--detector {detector}` is unknown; choose one of {', '.join(DETECTORS)}.")
     if not 0 < true_positive_rate <= 1:
         raise ValueError(f"`--true_positive_rate {true_positive_rate}` must lie in (0, 1].")
-
-
-def check_one_label(validation: Benchmark) -> None:
-    """Refuse a `validation` set whose images have lists of labels. Raises ValueError."""
-    if validation.several:
-        raise ValueError(
-            f"{validation.name!r} has lists of labels, and temperature and detector are fitted on images with one label each; give "
-            "such images, or fit neither (--detector none), and then hf-robustft calibrate --probabilities sigmoid."
-        )
 
 
 def fit_on_validation(
@@ -86,7 +80,7 @@ def fit_on_validation(
     check_fit(detector, true_positive_rate)
     if detector == "none" and not fold:
         return None, None, []
-    check_one_label(validation)
+    refuse_lists([validation], LISTS_CALIBRATE)
     logits, labels = collect_logits(model, validation, processor, head=head, **reading)
     notes, temperature, found = [], None, None
     try:

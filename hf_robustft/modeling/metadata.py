@@ -24,6 +24,7 @@ OPTIONAL = {
     "head": str,
     "cache": dict,
     "temperature": dict,
+    "thresholds": dict,
     "detector": dict,
     "adapters": dict,
     "card": dict,
@@ -42,6 +43,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("sigmoid_ece_before", "sigmoid_ece_after"), _NUMBER),
         **{"n": int, "fitted_on": str, "probabilities": str, "history": list, "sets": dict},
     },
+    "thresholds": {"fitted_on": str, "n": int, "classes": dict, "default": [str]},
     "card": {
         **dict.fromkeys(("method", "base_model", "base_model_revision", "base_model_note", "hardware", "licence", "command"), str),
         **dict.fromkeys(("settings", "merge", "run", "emissions", "eval_tasks"), dict),
@@ -72,8 +74,8 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
-        parts (`Any`, *optional*): JSON values by name: `alpha`, `selection`, `head`, `cache`, `temperature`, `detector`, `adapters`,
-            `card`, `image_hashes`.
+        parts (`Any`, *optional*): JSON values by name: `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
+            `adapters`, `card`, `image_hashes`.
 
     Returns:
         `Path`: The file.
@@ -103,7 +105,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
         and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
         grid and seeds, and what it looked at), `head`, `cache` (how its
-        numbers were chosen), `temperature`, `detector`, `adapters`, `label_names` (what the training
+        numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
+        `adapters`, `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).

@@ -252,10 +252,15 @@ def sigmoid_sentence(output_dir: str | Path) -> str | None:
         calibrated = "Calibrated are the shares, once `hf_robustft`'s pipeline has applied the temperature; the sigmoids are not"
     else:
         calibrated = "Calibrated, by the temperature, are the shares; the sigmoids are not, since one scale cannot serve both"
+    fitted = load_robustft_json(folder).get("thresholds") if facts is not None else None
+    labels = "" if fitted is None else (
+        f" `hf_robustft`'s pipeline gives an image all labels whose sigmoid is above theirs, by thresholds of the highest F1 on "
+        f"{fitted['n']:,} images of {markdown_text(public_text(fitted['fitted_on']))}."
+    )
     return (
         "**The plain pipeline shows the sigmoid of each class by itself**, with the model's logit bias in it; these do not add up "
         "to 1. What the evaluation measures are the shares of all classes (softmax), in which the bias cancels. "
-        f"{calibrated}."
+        f"{calibrated}.{labels}"
     )
 
 

@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.alpha_sweep import AlphaSweep
-from ..evaluation.benchmark_checks import with_validation
+from ..evaluation.benchmark_checks import refuse_lists, with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation, search_cache
@@ -142,6 +142,7 @@ def finish_checkpoint(
         raise ValueError("`save_predictions` keeps what is measured, and nothing is; give `evaluator`, or leave it out.")
     if save_predictions:
         with_validation(evaluator.benchmarks, validation)
+    refuse_lists([*([] if evaluator is None else evaluator.benchmarks.values()), *([] if validation is None else [validation])])
     with locked(folder, "finish_checkpoint") if writes else nullcontext():
         if trainer is not None:
             if model is None:
@@ -272,6 +273,7 @@ def complete_folder(
     selection: Mapping[str, Any] | None = None,
     sweep: AlphaSweep | None = None,
     temperature: TemperatureScaling | None = None,
+    thresholds: Mapping[str, Any] | None = None,
     detector: OpenSetDetector | None = None,
     report: EvaluationReport | None = None,
     baseline: EvaluationReport | None = None,
@@ -299,6 +301,7 @@ def complete_folder(
             `robustft.json` stays, but for what is given, and the head too.
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
+        thresholds (`Mapping[str, Any]`, *optional*): Of sigmoids, for `robustft.json`; a temperature without any removes them.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
         selection (`Mapping[str, Any]`, *optional*): How method and rate were chosen, for `robustft.json` and card: `rule` (its
             name), `says`, `looked_at`, `grid`, `seeds` and `chosen`; `doubt`, where chance may have chosen; `command`, of the run.
@@ -333,7 +336,8 @@ def complete_folder(
             _save_scalars(folder, stage, scalars)
         parts = {} if cache is None else {"cache": dict(cache)}
         parts |= {} if selection is None else {"selection": dict(selection)}
-        parts |= {} if temperature is None else {"detector": None, "temperature": temperature.to_dict()}
+        if temperature is not None:
+            parts |= {"detector": None, "temperature": temperature.to_dict(), "thresholds": thresholds}
         if method is None:
             shutil.copy2(folder / METADATA_FILE, stage)
             parts |= {"image_hashes": list(image_hashes)} if image_hashes else {}

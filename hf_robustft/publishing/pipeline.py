@@ -64,7 +64,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         head ([`ZeroShotHead`], *optional*): The head to use instead of the folder's.
         detector ([`OpenSetDetector`], *optional*): The detector to use instead of the folder's.
         require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
-            not, nothing is called unknown: `is_known` and `score` are `None`.
+            not, or if the checkpoint has thresholds of several labels, nothing is called unknown: `is_known` and `score` are
+            `None`.
         kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`; and those of a
             call, for all calls.
 
@@ -119,6 +120,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self.detector.check(self.head.class_names, logit_scale(model).item())
         # For probabilities without a detector; a detector has its own.
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
+        self.thresholds = self._thresholds()
         self._check_answers(**self._postprocess_params)
 
     # Whether a path is that of an image or of a folder of them, no type can tell.
@@ -141,7 +143,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
             kwargs (`Any`, *optional*): `batch_size` (`int`), images encoded at once, `num_workers` (`int`), processes that
                 read, and:
 
-                - **function_to_apply** (`str`, defaults to `"softmax"`) -- `"softmax"`: probabilities of the classes against
+                - **function_to_apply** (`str`, *optional*) -- By default `"sigmoid"` if the checkpoint has thresholds of several
+                  labels, else `"softmax"`. `"softmax"`: probabilities of the classes against
                   each other, which add up to 1, as the evaluation measures them. `"sigmoid"`: of each class by itself,
                   `sigmoid(logit scale * cosine + logit bias)`, only for models that were trained so (SigLIP) and without a
                   trained head. These are what Transformers' `zero-shot-image-classification` pipeline shows of such a model
@@ -153,7 +156,9 @@ class OpenSetImageClassificationPipeline(Pipeline):
             `dict` for one image, a list of them for a folder or a list: `image` (the file; `None` for a PIL image that was
             not read from one), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the known
             classes, after temperature scaling if a temperature was fitted), `score` (of the detector; higher is more like
-            the training data), `is_known`, `nearest_class`, with `top_k` also `classes`, and `error`: `None`, or one line that
+            the training data), `is_known`, `nearest_class`, with `top_k` also `classes`, with sigmoids of a checkpoint that has
+            thresholds (`hf-robustft calibrate --probabilities sigmoid` on lists of labels) also `labels`: all classes above
+            theirs, as in `classes`, or none; and `error`: `None`, or one line that
             says why one of several images cannot be read; everything except `image` is then `None`.
 
         Raises:
@@ -212,7 +217,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
     def _detector(self, directory: Path, required: bool) -> OpenSetDetector | None:
         if "detector" in self.facts:
             return OpenSetDetector.from_pretrained(directory)
-        if not required:
+        if not required or "thresholds" in self.facts:
             return None
         raise ValueError(
             f"{METADATA_FILE} of this checkpoint has no detector, so nothing says what is unknown; fit one on validation "
@@ -230,12 +235,25 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self._check_answers(**answers)
         return several, {}, answers
 
-    def _check_answers(self, function_to_apply: str = "softmax", top_k: int | None = None) -> None:
-        if function_to_apply not in FUNCTIONS:
+    def _thresholds(self) -> Tensor | None:
+        """Return the threshold of each class, `None` if the checkpoint has none, or a trained head takes their place."""
+        if "thresholds" not in self.facts or self.trained_head:
+            return None
+        found = self.facts["thresholds"].get("classes") or {}
+        values = [found.get(name) for name in self.head.class_names]
+        if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
+            raise ValueError(
+                f"'thresholds' of {METADATA_FILE} do not give each class a number from 0 to 1; fit them again with hf-robustft calibrate "
+                "--probabilities sigmoid."
+            )
+        return torch.tensor(values, dtype=torch.float64)
+
+    def _check_answers(self, function_to_apply: str | None = None, top_k: int | None = None) -> None:
+        if function_to_apply not in (None, *FUNCTIONS):
             raise ValueError(f"function_to_apply={function_to_apply!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} must be a number of classes, at least 1, or None for all of them.")
-        if function_to_apply == "softmax":
+        if function_to_apply in (None, "softmax"):
             return
         encoder = DualEncoder.of(self.model)
         if encoder.similarity != "sigmoid" or self.trained_head:
@@ -269,9 +287,10 @@ class OpenSetImageClassificationPipeline(Pipeline):
             "error": error,
         }
 
-    def _answer(self, logits: Tensor, function_to_apply: str = "softmax", **top: Any) -> dict[str, Any]:
+    def _answer(self, logits: Tensor, function_to_apply: str | None = None, **top: Any) -> dict[str, Any]:
         detector, names = self.detector, self.head.class_names
-        if function_to_apply == "sigmoid":
+        function = function_to_apply or ("softmax" if self.thresholds is None else "sigmoid")
+        if function == "sigmoid":
             probabilities = pair_logits(self.model, logits)[0].sigmoid()
         else:
             temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
@@ -285,9 +304,13 @@ class OpenSetImageClassificationPipeline(Pipeline):
             best, label = guess.index, guess.label if guess.is_known else UNKNOWN
             judged = {"score": guess.score, "is_known": guess.is_known, "nearest_class": guess.label}
         answer: dict[str, Any] = {"label": label, "probability": float(probabilities[best]), **judged}
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        ranked = [{"score": float(probabilities[index]), "label": names[index]} for index in order]
+        if function == "sigmoid" and self.thresholds is not None:
+            above = (probabilities > self.thresholds)[order].tolist()
+            answer["labels"] = [item for item, given in zip(ranked, above, strict=True) if given]
         if top:
-            order = probabilities.argsort(descending=True, stable=True)[: top["top_k"]].tolist()
-            answer["classes"] = [{"score": float(probabilities[index]), "label": names[index]} for index in order]
+            answer["classes"] = ranked[: top["top_k"]]
         return answer
 
 

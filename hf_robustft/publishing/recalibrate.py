@@ -17,11 +17,13 @@ from ..data.benchmarks import Benchmark
 from ..data.images import BadImages
 from ..data.overlap import TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
 from ..data.packaged import check_not_packaged
+from ..evaluation.benchmark_checks import refuse_lists
 from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.multi_label import calibration_error_per_class
+from ..evaluation.fitting import LISTS_CALIBRATE
+from ..evaluation.multi_label import calibration_error_per_class, fit_thresholds
 from ..evaluation.platt_scaling import FUNCTIONS, PlattScaling, pair_logits
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
@@ -55,6 +57,9 @@ class Recalibration:
         temperature ([`TemperatureScaling`]): With everything that `robustft.json` now says about it.
         fitted (`float`): The temperature of this fit, which is now in the weights.
         bias (`float`): With Platt scaling what is now in the logit bias too, else 0.
+        thresholds (`dict`, *optional*): Of images with lists of labels, above which sigmoid each class is given, as
+            `robustft.json` has it: `fitted_on`, `n`, `classes` (thresholds by name) and `default` (names of classes without
+            images, whose threshold is 0.5).
         detector ([`OpenSetDetector`], *optional*): The folder's detector, refitted; `None` if it has none.
         before, after ([`EvaluationReport`], *optional*): Results on the evaluation sets, if there were any.
         notes (`list[str]`): What the caller should know.
@@ -66,6 +71,7 @@ class Recalibration:
     detector: OpenSetDetector | None
     before: EvaluationReport | None = None
     after: EvaluationReport | None = None
+    thresholds: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,7 +104,8 @@ def recalibrate(
         probabilities (`str`, *optional*, defaults to `"softmax"`): What is to be calibrated. `"softmax"`: the probabilities of
             the classes against each other, by a temperature. `"sigmoid"`: of each class by itself, as the plain pipeline
             shows them of a sigmoid family (SigLIP), by Platt scaling ([`PlattScaling`]) of the pairs of image and class. One
-            logit scale cannot serve both; for a sigmoid family the ECE of both is stated, before and after.
+            logit scale cannot serve both; for a sigmoid family the ECE of both is stated, before and after. Images with lists
+            of labels are for sigmoids, and then the threshold of the highest F1 of each class is fitted and stored too.
         allow_test_set (`bool`, *optional*, defaults to `False`): Whether to fit even on a test, shift or training set; the
             card then says so.
         keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; otherwise it is removed.
@@ -156,11 +163,9 @@ def _recalibrate(
         reason = next((f"not unseen, since {found}" for found in shared if not found.tolerable), None)
         _refuse(validation, reason, allow_test_set)
     _check_classes(facts, validation, directory)
-    if validation.several and probabilities != "sigmoid":
-        raise ValueError(
-            f"{validation.name!r} has lists of labels, and a temperature is fitted on images with one label each; give such images, "
-            "or calibrate the sigmoids of a SigLIP with --probabilities sigmoid."
-        )
+    refuse_lists(evaluation)
+    if probabilities != "sigmoid":
+        refuse_lists([validation], LISTS_CALIBRATE)
     if facts["templates"] and validation.templates != tuple(facts["templates"]):
         # The probabilities to calibrate are those of the folder's own prompts.
         validation = replace(validation, templates=tuple(facts["templates"]))
@@ -192,9 +197,12 @@ def _recalibrate(
     temperature = _fitted(facts, logits, labels, pairs if probabilities == "sigmoid" else None)
     fitted, bias = temperature.temperature, getattr(temperature, "bias", 0.0)
     temperature.record |= {"fitted_on": validation.name, "test_set": reason is not None}
+    thresholds = _thresholds(temperature.probabilities(pairs), labels, validation) if labels.ndim == 2 else None
     name = reports[-1].model if reports else facts["method"]
     before = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
     notes = [f"{found}." for found in shared]
+    if thresholds is None and "thresholds" in facts:
+        notes.append("The thresholds of labels are removed, as the probabilities have changed; fit them again on lists of labels.")
     detector = _detector(directory, facts, validation, keep_detector, notes)
     detector = fold_temperature(model, temperature, detector, logits, head)
     if "detector" in facts and not keep_detector:
@@ -232,6 +240,7 @@ def _recalibrate(
         head=head,
         cache=facts["cache"] | {"alpha": head.alpha.item()} if "cache" in facts else None,
         temperature=temperature,
+        thresholds=thresholds,
         detector=detector,
         report=report,
         baseline=baseline,
@@ -246,7 +255,7 @@ def _recalibrate(
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     if keeps_predictions and evaluator is None:
         notes.append(f"{PREDICTIONS_FILE} in {directory} holds the predictions before this temperature.")
-    return Recalibration(temperature, fitted, bias, detector, before, after, notes)
+    return Recalibration(temperature, fitted, bias, detector, before, after, thresholds, notes)
 
 
 def _why_not_validation(
@@ -337,6 +346,17 @@ def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor, pairs: Tensor
     temperature.record = {name: value for name, value in earlier.record.items() if name != "probabilities"}
     temperature.record |= {} if pairs is None else {"probabilities": "sigmoid"}
     return temperature.fit(logits if pairs is None else pairs, labels)
+
+
+def _thresholds(probabilities: Tensor, labels: Tensor, validation: Benchmark) -> dict[str, Any]:
+    values, fitted = fit_thresholds(probabilities, labels)
+    names, own = validation.class_names, fitted.tolist()
+    return {
+        "fitted_on": validation.name,
+        "n": len(labels),
+        "classes": dict(zip(names, values.tolist(), strict=True)),
+        "default": [name for name, is_own in zip(names, own, strict=True) if not is_own],
+    }
 
 
 def _detector(

@@ -9,6 +9,7 @@ import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.families import family_model, family_processor, save_family
 from helpers.forked import run_ranks
+from transformers import SiglipModel
 
 from hf_robustft.cli import main
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
@@ -20,8 +21,10 @@ from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import fit_on_validation
 from hf_robustft.evaluation.multi_label import fit_thresholds, multi_label_results
 from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
+from hf_robustft.publishing.finish import finish_checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
+from hf_robustft.publishing.pipeline import pipeline
 from hf_robustft.publishing.recalibrate import recalibrate
 
 N = 14
@@ -206,7 +209,7 @@ def test_what_needs_one_label_per_image_refuses_lists(tiny_clip, tmp_path):
     transform = ImageTransform.from_processor(tiny_processor(), train=True)
     with pytest.raises(ValueError, match="lists of labels"):
         TrainingExamples(table(), transform, class_names=CLASSES, templates=TEMPLATES)
-    with pytest.raises(ValueError, match="--detector none"):
+    with pytest.raises(ValueError, match="--probabilities sigmoid"):
         fit_on_validation(tiny_clip, benchmark(role="validation"), tiny_processor())
     evaluator = Evaluator([benchmark()], tiny_processor(), progress=False)
     with pytest.raises(ValueError, match="--save_predictions"):
@@ -219,12 +222,12 @@ def test_what_needs_one_label_per_image_refuses_lists(tiny_clip, tmp_path):
             Evaluator(sets, tiny_processor(), progress=False).evaluate(tiny_clip)
 
 
-def test_lists_calibrate_sigmoids_and_no_temperature(tmp_path):
-    save_family("siglip", tmp_path)
-    write_robustft_json(tmp_path, method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
+@pytest.fixture
+def siglip(tmp_path):
+    """A saved SigLIP, and validation images that it is better than chance on."""
+    save_family("siglip", tmp_path / "siglip")
+    write_robustft_json(tmp_path / "siglip", method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
     validation = benchmark("val", "validation")
-    with pytest.raises(ValueError, match="--probabilities sigmoid"):
-        recalibrate(tmp_path, validation, progress=False)
     logits, labels = collect_logits(family_model("siglip"), validation, family_processor("siglip"), progress=False)
     if logits[labels.bool()].mean() < logits[~labels.bool()].mean():
         # A random model that is worse than chance has no positive temperature.
@@ -232,7 +235,70 @@ def test_lists_calibrate_sigmoids_and_no_temperature(tmp_path):
         validation = Benchmark.from_dataset(
             table(labels=flipped), name="val", role="validation", class_names=CLASSES, templates=TEMPLATES
         )
-    found = recalibrate(tmp_path, validation, progress=False, probabilities="sigmoid")
-    record = load_robustft_json(tmp_path)["temperature"]
+    return tmp_path / "siglip", validation
+
+
+def test_lists_calibrate_sigmoids_and_the_pipeline_gives_all_labels_above_their_thresholds(siglip, tmp_path):
+    path, validation = siglip
+    with pytest.raises(ValueError, match="--probabilities sigmoid"):
+        recalibrate(path, validation, progress=False)
+    with pytest.raises(ValueError, match="hf-robustft evaluate"):
+        recalibrate(path, validation, [benchmark(seed=9)], progress=False, probabilities="sigmoid")
+    found = recalibrate(path, validation, progress=False, probabilities="sigmoid")
+    stored = load_robustft_json(path)
+    record = stored["temperature"]
     assert record["sigmoid_ece_after"] < record["sigmoid_ece_before"] and "ece_before" not in record
     assert found.bias == pytest.approx(record["folded_bias"])
+    assert stored["thresholds"] == found.thresholds and stored["thresholds"]["default"] == ["bee"]
+    model = SiglipModel.from_pretrained(path).eval()
+    model.config.text_config.pad_token_id = 0
+    logits, labels = collect_logits(model, validation, family_processor("siglip"), progress=False)
+    probabilities = (logits.double() + model.logit_bias.double()).sigmoid().detach()
+    thresholds, _ = fit_thresholds(probabilities, labels)
+    assert list(stored["thresholds"]["classes"].values()) == pytest.approx(thresholds.tolist(), abs=1e-6)
+    # The folder's own answers: all labels of an image, or none.
+    classify = pipeline(path)
+    images = [row["image"] for row in validation.load()]
+    answers = classify(images)
+    for row, values in zip(answers, probabilities, strict=True):
+        want = {name for name, value, at in zip(CLASSES, values, thresholds, strict=True) if value > at}
+        assert {item["label"] for item in row["labels"]} == want
+        scores = [item["score"] for item in row["labels"]]
+        assert scores == sorted(scores, reverse=True) and row["probability"] == pytest.approx(values.max().item(), abs=1e-5)
+    assert {len(row["labels"]) for row in answers} != {1}
+    assert "labels" not in classify(images[0], function_to_apply="softmax")
+    classify.save_pretrained(tmp_path / "again")
+    assert [row["labels"] for row in pipeline(tmp_path / "again")(images)] == [row["labels"] for row in answers]
+    update_robustft_json(path, thresholds={**found.thresholds, "classes": {"cat": 0.5}})
+    with pytest.raises(ValueError, match="thresholds"):
+        pipeline(path)
+    # Other probabilities, for which the thresholds mean nothing.
+    most = [(best + (row % 4 == 0)) % 4 for row, best in enumerate(logits.argmax(dim=1).tolist())]
+    rows = validation.load().remove_columns("label").add_column("label", most)
+    single = Benchmark.from_dataset(rows, name="one", role="validation", class_names=CLASSES, templates=TEMPLATES)
+    again = recalibrate(path, single, progress=False)
+    assert any("thresholds" in note for note in again.notes) and "thresholds" not in load_robustft_json(path)
+
+
+def test_training_does_not_begin_where_lists_are_to_be_measured(tiny_clip, tmp_path, capsys):
+    tiny_clip.save_pretrained(tmp_path / "clip")
+    tiny_processor().save_pretrained(tmp_path / "clip")
+    folder(tmp_path / "photos")
+    single = image_dataset(12)
+    for index, row in enumerate(single):
+        place = tmp_path / "train" / CLASSES[row["label"]]
+        place.mkdir(parents=True, exist_ok=True)
+        row["image"].save(place / f"{index}.png")
+    model = ["--model", str(tmp_path / "clip"), "--output_dir", str(tmp_path / "out"), "--use_cpu", "--method", "flyp"]
+    for train, measured, words in (("photos", "train", "label_column"), ("train", "photos", "hf-robustft evaluate")):
+        sets = ["--train_dataset", str(tmp_path / train), "--eval_datasets", str(tmp_path / measured)]
+        assert main(["train", *model, *sets]) != 0
+        said = capsys.readouterr().err.strip().splitlines()
+        assert words in said[-1] and "lists of labels" in said[-1]
+    evaluator = Evaluator([benchmark()], tiny_processor(), progress=False)
+    with pytest.raises(ValueError, match="lists of labels"):
+        finish_checkpoint(
+            tmp_path / "done", model=tiny_clip, processor=tiny_processor(), evaluator=evaluator, method="mine",
+            class_names=CLASSES, templates=TEMPLATES,
+        )  # fmt: skip
+    assert not (tmp_path / "done").exists()
