@@ -115,7 +115,7 @@ class RowRule:
     def _known_domains(self) -> tuple[set[str], set[str]]:
         return {label_key(name) for name in self.all_domains}, {label_key(name) for name in self.domains}
 
-    def by_column(self, dataset: Dataset) -> tuple[np.ndarray | list[list[int]] | None, np.ndarray]:
+    def by_column(self, dataset: Dataset) -> tuple[Any, np.ndarray]:
         """
         The class of each row of a data set (its classes, where rows have several; `None` without labels), and whether it is
         kept.

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ..files import write_csv
 from ..modeling.interpolation import check_alpha, interpolate_weights
 from ..modeling.zero_shot import ZeroShotHead
+from .benchmark_checks import refuse_lists
 from .evaluator import Evaluator
 from .plots import plot_alpha_sweep
 from .report import SWEEP_PICTURE, SWEEP_TABLE, DatasetResult, EvaluationReport
@@ -129,6 +130,7 @@ def sweep_alpha(
     alphas = sorted(set(alphas))
     if not alphas:
         raise ValueError("There is no alpha to measure; give at least one.")
+    refuse_lists(evaluator.benchmarks.values())
     for alpha in alphas:
         check_alpha(alpha)
     model = copy.deepcopy(zero_shot)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Evaluator:
     A benchmark whose images have lists of labels is measured by mean average precision, F1 and the calibration error of each
     class by itself, on probabilities that `evaluation.multi_label` states: the sigmoids of a sigmoid family with its prompts,
     else the share of each class against the rest. Thresholds for F1 are fitted on the first such set with the role
-    `validation` and the same classes, and are 0.5 without one. Its logits are kept in memory, in float64. It has no standard
+    `validation` and the same classes; without one they are those given, or 0.5. Its logits are kept in memory, in float64. It has no standard
     errors, no predictions per image, and is not compared with open sets.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
@@ -95,6 +96,7 @@ class Evaluator:
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy for images that cannot be read, counted
             separately for each data set. By default the first one is an error. The report says how many are skipped, and
             which.
+        thresholds (`Mapping[str, Any]`, *optional*): The part `thresholds` of a model's `robustft.json`, for lists of labels.
 
     Attributes:
         scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number per image,
@@ -121,6 +123,7 @@ class Evaluator:
         knn_bank: Benchmark | None = None,
         knn_k: int = 10,
         bad_images: BadImages | None = None,
+        thresholds: Mapping[str, Any] | None = None,
     ):
         check_n_bins(n_bins)
         if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2 or knn_k < 1:
@@ -138,6 +141,7 @@ class Evaluator:
         self.batch_size, self.num_workers, self.n_bins = batch_size, num_workers, n_bins
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
         self.knn_bank, self.knn_k, self.bad_images = knn_bank, knn_k, bad_images
+        self.thresholds = thresholds
         self.scores: dict[str, dict[str, Tensor]] = {}
         self.predictions = Predictions({})
 
@@ -257,7 +261,7 @@ class Evaluator:
         open_set = self._open_set(correct)
         for of, read in unseen.items():
             open_set[of].update(read)
-        found = several_results(several, self.n_bins) or None
+        found = several_results(several, self.n_bins, self.thresholds) or None
         return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found)
 
     def _heads(

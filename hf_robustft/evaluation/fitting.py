@@ -135,6 +135,7 @@ def search_cache(
             f"{validation.name!r} has the role {validation.role!r}; alpha and beta of a cache are chosen on labelled images "
             "with the role validation, never on those that are measured."
         )
+    refuse_lists([validation], LISTS_CALIBRATE)
     state, searched = PartialState(), evaluation_head(head, model)
     grid = {name: [i * (end - 0.1) / n + 0.1 for i in range(n)] for name, (end, n) in CACHE_GRID.items()}
     alphas = torch.tensor(grid["alpha"], dtype=head.weight.dtype, device=model.device)

@@ -99,7 +99,7 @@ class EvaluationReport:
             other sets. `None` if there was no such set.
         multi_label (`dict`, *optional*): By set whose images have lists of labels the numbers of `multi_label_results`, and
             `role`, `head`, `probabilities` (`"sigmoid"` or `"softmax"`, see `evaluation.multi_label`), `thresholds_of` (the
-            validation set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
+            set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
             classes that have it), `source` and `unreadable`. `None` if there was no such set.
     """
 

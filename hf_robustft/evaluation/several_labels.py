@@ -83,19 +83,23 @@ class SeveralLabels:
             merge_covariance(self.covariance, state)
 
 
-def several_results(sets: Mapping[str, SeveralLabels], n_bins: int = 15) -> dict[str, dict[str, Any]]:
+def several_results(
+    sets: Mapping[str, SeveralLabels], n_bins: int = 15, stored: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """
     The part `multi_label` of a report.
 
     Args:
         sets (`Mapping[str, SeveralLabels]`): By name, after `finish`.
         n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors.
+        stored (`Mapping[str, Any]`, *optional*): Thresholds that were fitted before, as `robustft.json` has them, for sigmoids of
+            the same classes where no validation set is measured.
 
     Returns:
         `dict`: By name what [`EvaluationReport`] says of it.
     """
     found = {}
-    for name, images in sets.items():
+    for key, images in sets.items():
         names = images.benchmark.class_names
         fits = (
             item
@@ -103,15 +107,20 @@ def several_results(sets: Mapping[str, SeveralLabels], n_bins: int = 15) -> dict
             if item.benchmark.role == "validation" and item.benchmark.class_names == names and item.head is images.head
         )
         validation = next(fits, None)
-        thresholds, fitted = torch.full((len(names),), DEFAULT_THRESHOLD).double(), torch.zeros(len(names), dtype=torch.bool)
+        thresholds, default = torch.full((len(names),), DEFAULT_THRESHOLD).double(), list(names)
+        of = None
         if validation is not None:
             thresholds, fitted = fit_thresholds(validation.probabilities, validation.targets)
-        found[name] = {
+            of, default = validation.benchmark.name, [name for name, own in zip(names, fitted.tolist(), strict=True) if not own]
+        elif stored is not None and images.function == "sigmoid" and list(stored["classes"]) == list(names):
+            thresholds = torch.tensor([float(stored["classes"][name]) for name in names], dtype=torch.float64)
+            of, default = stored["fitted_on"], list(stored["default"])
+        found[key] = {
             "role": images.benchmark.role,
             "head": images.kind,
             "probabilities": images.function,
-            "thresholds_of": None if validation is None else validation.benchmark.name,
-            "default_thresholds": [of for of, own in zip(names, fitted.tolist(), strict=True) if not own],
+            "thresholds_of": of,
+            "default_thresholds": default,
             **multi_label_results(images.logits, images.probabilities, images.targets, names, thresholds, n_bins),
             **images.read,
         }

@@ -256,6 +256,11 @@ def test_lists_calibrate_sigmoids_and_the_pipeline_gives_all_labels_above_their_
     probabilities = (logits.double() + model.logit_bias.double()).sigmoid().detach()
     thresholds, _ = fit_thresholds(probabilities, labels)
     assert list(stored["thresholds"]["classes"].values()) == pytest.approx(thresholds.tolist(), abs=1e-6)
+    # An evaluation without validation images takes them, for the sigmoids of these classes alone.
+    measures = Evaluator([benchmark(seed=9)], family_processor("siglip"), progress=False, thresholds=stored["thresholds"])
+    measured = measures.evaluate(model).multi_label["set"]
+    assert (measured["thresholds_of"], measured["default_thresholds"]) == ("val", ["bee"])
+    assert {name: row["threshold"] for name, row in measured["classes"].items()} == stored["thresholds"]["classes"]
     # The folder's own answers: all labels of an image, or none.
     classify = pipeline(path)
     images = [row["image"] for row in validation.load()]
