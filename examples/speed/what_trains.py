@@ -113,7 +113,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     options.chunk = options.chunk or max(1, options.batch // 4)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    console = Console()
+    # As wide as the table, also in a file.
+    console = Console(width=max(Console().width, 120))
     with Console(stderr=True).status("starting") as status:
         rows = measure(options, status.update)
     console.print(as_table(rows, f"{options.method}, {options.model}, batch {options.batch}"))
