@@ -161,24 +161,26 @@ def test_without_validation_images_the_thresholds_are_the_default_and_the_report
 WORKER = """
 import sys
 from pathlib import Path
-import torch
 from accelerate import PartialState
-sys.path.insert(0, {tests!r})
-from evaluation.test_several_labels import benchmark
+sys.path.insert(0, sys.argv[2])
+from helpers import CLASSES, TEMPLATES
 from helpers.families import family_model, family_processor
+from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.evaluation.evaluator import Evaluator
-state = PartialState(cpu=True)
-report = Evaluator([benchmark()], family_processor("siglip"), batch_size=3, progress=False).evaluate(family_model("siglip"))
-report.save_json(Path({out!r}) / f"{{state.process_index}}.json")
+state, folder = PartialState(cpu=True), Path(sys.argv[1])
+rows = load_benchmark(folder / "set.parquet", class_names=CLASSES, templates=TEMPLATES)
+report = Evaluator([rows], family_processor("siglip"), batch_size=3, progress=False).evaluate(family_model("siglip"))
+report.save_json(folder / f"{state.process_index}.json")
 state.destroy_process_group()
 """
 
 
 @pytest.mark.numbers
 def test_two_processes_measure_what_one_does(tmp_path, repository):
-    code = WORKER.format(tests=str(repository / "tests"), out=str(tmp_path))
-    run = run_ranks(2, "-c", code, ACCELERATE_USE_CPU="true")
-    assert run.returncode == 0, run.stderr
+    table().to_parquet(tmp_path / "set.parquet")
+    (tmp_path / "worker.py").write_text(WORKER)
+    run = run_ranks(2, tmp_path / "worker.py", tmp_path, repository / "tests", ACCELERATE_USE_CPU="true")
+    assert run.returncode == 0, run.stderr[-3000:]
     one = Evaluator([benchmark()], family_processor("siglip"), progress=False).evaluate(family_model("siglip"))
     for rank in (0, 1):
         found = EvaluationReport.load_json(tmp_path / f"{rank}.json").multi_label["set"]

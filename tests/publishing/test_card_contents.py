@@ -67,7 +67,7 @@ def test_the_card_says_where_the_plain_pipeline_differs(folder, classes, templat
     names = tuple(f"thing {i}" for i in range(classes))
     path = write(folder, data=[benchmark(classes=names, templates=TEMPLATES[:templates])])
     assert fact in path.read_text().replace("\n", " ")
-    assert ("text=prompts" in python_blocks(path)[1]) and len(python_blocks(path)) == 2
+    assert ("tokenizer(prompts" in python_blocks(path)[1]) and len(python_blocks(path)) == 2
 
 
 def test_the_table_of_data_says_roles_in_words_and_counts_what_was_measured(folder):
