@@ -57,7 +57,7 @@ def unpack_patches(packed: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: If it is something else, such as images of one size, or what a processor gives.
     """
     if packed.ndim == 3 and packed.shape[2] == CHANNELS * size**2:
-        last = packed[:, -1].detach().double().cpu()
+        last = packed[:, -1].detach().cpu().double()
         digits, rest = last[:, :DIGITS], last[:, DIGITS:]
         if ((digits >= 0) & (digits < BASE) & (digits == digits.floor())).all() and not rest.any():
             shapes = (digits[:, ::2] * BASE + digits[:, 1::2]).long()
