@@ -117,8 +117,7 @@ class RowRule:
 
     def by_column(self, dataset: Dataset) -> tuple[Any, np.ndarray]:
         """
-        The class of each row of a data set (its classes, where rows have several; `None` without labels), and whether it is
-        kept.
+        The class of each row of a data set (a list, where rows have several; `None` without labels), and whether it is kept.
 
         Raises:
             ValueError: For the first row whose label, caption or group is wrong, with the number of such rows; for domains that
@@ -304,15 +303,6 @@ def check_groups(count: int, column: str, where: str) -> None:
         raise ValueError(
             f"column {column!r} of {where} holds a single group, so nothing says how far chance moves a number; name another "
             "column with group_column (--group_column on the command line), or leave it out."
-        )
-
-
-def refuse_several(several: int, where: str) -> None:
-    """Refuse data `where` whose rows have lists of labels of `several` classes (0: one label each). Raises ValueError."""
-    if several:
-        raise ValueError(
-            f"{where} has lists of labels, and training needs one label per image: such data can be evaluated on, and calibrate "
-            "sigmoids; name another column with label_column (--label_column), or train on captions alone (--caption_column)."
         )
 
 

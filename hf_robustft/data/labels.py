@@ -45,6 +45,15 @@ def holds_several(feature) -> bool:
     return isinstance(feature, (List, LargeList))
 
 
+def refuse_several(several: int, where: str) -> None:
+    """Refuse data `where` whose rows have lists of labels of `several` classes (0: one label each). Raises ValueError."""
+    if several:
+        raise ValueError(
+            f"{where} has lists of labels, and training needs one label per image: such data can be evaluated on, and calibrate "
+            "sigmoids; name another column with label_column (--label_column), or train on captions alone (--caption_column)."
+        )
+
+
 def one_label(feature):
     """Return the type of a single label in a column of the type `feature`, which may hold lists of them."""
     return feature.feature if holds_several(feature) else feature

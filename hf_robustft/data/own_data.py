@@ -15,10 +15,10 @@ from datasets import Dataset, load_dataset, load_dataset_builder
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
-from .columns import StoredRows, check_dataset, refuse_several, row_rule, say_unused
+from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import require_hub
-from .labels import LabelRule, holds_several
+from .labels import LabelRule, holds_several, refuse_several
 from .messages import quoted
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of

@@ -15,9 +15,9 @@ import fsspec.asyn
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..columns import refuse_several
 from ..examples import CaptionedImages, check_transform, counter, zeros_and_ones
 from ..images import UNREADABLE, BadImages, UnreadableImage
+from ..labels import refuse_several
 from ..transforms import ImageTransform
 from .order import DEFAULT_BUFFER, Position, Reader, parts_of_a_shard
 from .rows import RowStream
