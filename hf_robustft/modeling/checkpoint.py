@@ -240,7 +240,7 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
         processor = family.processor_class.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         raise ValueError(
-            f"The tokenizer of {what} needs a package that is not installed ({one_line(error)}); install "
+            f"The tokenizer of {what} needs a package that is not installed ({one_line(error).split('. ')[0]}); install "
             '"hf_robustft[sentencepiece]", or save it with a tokenizer.json.'
         ) from error
     except Exception as error:

@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Every family gives what Transformers' own model gives, and its traps are known."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import torch.nn.functional as F
 import transformers
@@ -344,6 +346,49 @@ def test_patches_of_another_size_and_images_of_one_size_are_refused_on_loading(t
             with pytest.raises(ValueError, match=message) as caught:
                 load(tmp_path)
             assert "\n" not in str(caught.value)
+
+
+def spiece_folder(folder):
+    """A checkpoint of SigLIP as the first ones were published: its vocabulary is SentencePiece's, and it has no tokenizer.json."""
+    model = io.BytesIO()
+    texts = ["a photo of the cat", "a dog and a zebra in the zoo", "pack my box with five dozen quick jugs"] * 9
+    options = {"vocab_size": 50, "hard_vocab_limit": False, "bos_id": -1, "eos_id": 1, "unk_id": 2, "pad_id": 0}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=model, minloglevel=2, **options)
+    folder.mkdir()
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
+    config = family_config("siglip")
+    config.text_config.vocab_size = len(tokenizer)
+    made = transformers.SiglipModel(config)
+    made.logit_scale.data.fill_(2.0)
+    made.save_pretrained(folder)
+    transformers.SiglipProcessor(family_processor("siglip").image_processor, tokenizer).save_pretrained(folder)
+    assert not (folder / "tokenizer.json").exists()
+    return folder
+
+
+def test_siglips_own_tokenizer_without_a_mask_though_it_makes_one(tmp_path):
+    model, processor = load_dual_encoder(spiece_folder(tmp_path / "m"))
+    assert type(processor.tokenizer) is transformers.SiglipTokenizer
+    whole = processor.tokenizer(["A photo of the cat!", "a zoo"], padding="max_length", return_tensors="pt")
+    assert list(whole) == ["input_ids"] and whole["input_ids"].shape == (2, 64)
+    # The token that ends a text is the one that pads it.
+    short = processor.tokenizer(["a photo of the cat"], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        one, two = DualEncoder.of(model).text_features(short), model.get_text_features(whole["input_ids"]).pooler_output
+    torch.testing.assert_close(one[0], two[0], rtol=0, atol=1e-5)
+
+
+def test_without_sentencepiece_the_extra_is_named(tmp_path, monkeypatch, repository):
+    folder = spiece_folder(tmp_path / "m")
+
+    def missing(*args, **options):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found. Check out the page.")
+
+    monkeypatch.setattr(transformers.SiglipProcessor, "from_pretrained", missing)
+    with pytest.raises(ValueError, match=r"not found\).*hf_robustft\[sentencepiece\].*tokenizer.json") as caught:
+        load_processor(folder)
+    assert "\n" not in str(caught.value) and '\nsentencepiece = ["sentencepiece' in (repository / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("cls", ["BertModel", "SiglipTextModel", "SiglipVisionModel"])
