@@ -32,7 +32,8 @@ from .checkpoint_check import (
     without_weights,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
-from .dual_encoder import FAMILIES, SUPPORTED, DualEncoder
+from .dual_encoder import DualEncoder
+from .families import FAMILIES, SUPPORTED
 from .metadata import METADATA_FILE
 from .tensor_files import HALVES, not_finite, read_json_object
 from .zero_shot import HEAD_FILE

@@ -17,7 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from ..data.messages import one_line
-from .dual_encoder import FAMILIES, SUPPORTED
+from .families import FAMILIES, SUPPORTED
 from .spread_weights import placed_like
 from .tensor_files import FLOATS, check_is_content, read_json_object, shapes_and_kinds
 

@@ -18,7 +18,8 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
-from ..modeling.dual_encoder import FAMILIES, LOGIT_BIAS, Family
+from ..modeling.dual_encoder import LOGIT_BIAS
+from ..modeling.families import FAMILIES, Family
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.tensor_files import read_json_object
 from . import verdict

@@ -34,7 +34,8 @@ from ..files import changing, settle
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, is_packaged, local_folder
-from ..modeling.dual_encoder import FAMILIES, DualEncoder
+from ..modeling.dual_encoder import DualEncoder
+from ..modeling.families import FAMILIES
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json

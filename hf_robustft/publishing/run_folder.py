@@ -25,7 +25,7 @@ from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
 from ..files import changing, half_names, settle
 from ..modeling.adapters import ADAPTERS_FILE
-from ..modeling.dual_encoder import FAMILIES
+from ..modeling.families import FAMILIES
 from ..modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.zero_shot import HEAD_FILE

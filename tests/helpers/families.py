@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from helpers import tiny_config, tiny_processor
 from hf_robustft.data.transforms import ImageTransform
-from hf_robustft.modeling.dual_encoder import FAMILIES
+from hf_robustft.modeling.families import FAMILIES
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 IMAGE = {**TOWER, "image_size": 32, "patch_size": 8}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import pipeline as transformers_pipeline
 
 from hf_robustft import ZeroShotHead, cli, load_dual_encoder, pipeline
-from hf_robustft.modeling.dual_encoder import FAMILIES
+from hf_robustft.modeling.families import FAMILIES
 
 NO_CHECKPOINT = ("--save_strategy", "no")
 QUIET = ["--use_cpu", "--disable_tqdm", "true"]

@@ -31,7 +31,8 @@ from hf_robustft.data.prompts import class_prompts
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.captions import CaptionMemory, distinct_captions
 from hf_robustft.modeling.checkpoint import load_processor
-from hf_robustft.modeling.dual_encoder import FAMILIES, DualEncoder
+from hf_robustft.modeling.dual_encoder import DualEncoder
+from hf_robustft.modeling.families import FAMILIES
 from hf_robustft.modeling.features import encode
 from hf_robustft.modeling.zero_shot import prompt_features
 
