@@ -24,6 +24,7 @@ from ..comparison.winner import may_be_chance
 from ..evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from ..evaluation.report import EvaluationReport, load_reports
 from ..files import LOCK, is_of_this_room, locked
+from ..modeling.checkpoint import outline
 from ..modeling.metadata import load_robustft_json, update_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..publishing.card_file import SCORES_FILE
@@ -37,6 +38,7 @@ from .passed_on import check_auto, parted
 from .train_arguments import train_parser
 
 HELP = """Compare CaRot, TRACER, FLYP and WiSE-FT of FT at three rates and one seed, and keep what the rule chooses.
+For SigLIP, which CaRot's constraint cannot serve, the covariance anchor takes CaRot's place.
 
     hf-robustft train --method auto --train_dataset my_images/photo
 
@@ -83,10 +85,28 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
         return _train_chosen(options, passed, output, shlex.join(["hf-robustft", "train", *arguments]))
 
 
+def methods_for(passed: Passed) -> list[str]:
+    """
+    The methods that are compared, of those that can serve the model.
+
+    Args:
+        passed (list of `tuple`): What is passed on to the runs, by name, as [`parted`] gives it.
+
+    Returns:
+        List of `str`: Names of methods.
+    """
+    given = {name: group[0].partition("=")[2] or group[-1] for name, group in passed}
+    if "model" not in given:
+        return list(METHODS)
+    linear = outline(given["model"], revision=given.get("model_revision"), option="--model").visual_projection is not None
+    return [method if linear or method != "carot" else "covariance_anchor" for method in METHODS]
+
+
 def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: str) -> EvaluationReport:
-    compared = CompareOptions(methods=list(METHODS), seeds=[options.seed], output_dir=str(output / COMPARISON))
+    methods = methods_for(passed)
+    compared = CompareOptions(methods=methods, seeds=[options.seed], output_dir=str(output / COMPARISON))
     words = [word for _, group in passed for word in group]
-    same = ["--methods", *METHODS, "--seeds", str(options.seed), *words, "--output_dir", compared.output_dir]
+    same = ["--methods", *methods, "--seeds", str(options.seed), *words, "--output_dir", compared.output_dir]
     with locked(compared.output_dir, "hf-robustft train --method auto"):
         summary, status = compare_methods(compared, passed, same)
     if summary is None or summary.get("rule") is None:

@@ -5,11 +5,15 @@ import shlex
 
 import numpy as np
 import pytest
+from helpers.families import save_family
 from helpers.finished import CLASSES, SETS, finished
 
 from hf_robustft import cli
-from hf_robustft.cli.auto import choice, complete_chosen, worse_than
+from hf_robustft.cli.auto import METHODS, AutoOptions, choice, complete_chosen, methods_for, worse_than
+from hf_robustft.cli.commands import CommandParser
+from hf_robustft.cli.passed_on import parted
 from hf_robustft.cli.reopened import _command as reopened_command
+from hf_robustft.cli.train_arguments import train_parser
 from hf_robustft.comparison.runs import read_run
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import load_reports
@@ -52,6 +56,19 @@ def test_the_last_words_say_that_chance_may_have_chosen():
     _, record, words = choice(found, None)
     assert record["doubt"].endswith("on the 21 images that the rule looked at, WiSE-FT at 1e-3 cannot be told from it")
     assert record["doubt"] in words and "the zero-shot model is better" in words and "doubt" not in choice(found, ("validation", 0.1))[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "first"), [("siglip", "covariance_anchor"), ("blip", "carot"), (None, "carot")], ids=str
+)
+@pytest.mark.parametrize("form", ["--model {}", "--model={}"])
+def test_the_methods_are_those_that_can_serve_the_model(family, first, form, tmp_path):
+    words = ["--method", "auto", "--max_steps", "3"]
+    if family is not None:
+        save_family(family, tmp_path)
+        words += form.format(tmp_path).split()
+    _, passed = parted(words, CommandParser(AutoOptions), train_parser())
+    assert methods_for(passed) == [first, *METHODS[1:]]
 
 
 def test_worse_is_what_validation_images_say_beyond_noise(tmp_path):
