@@ -136,8 +136,8 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"line {line} of the file {str(path)!r} is not UTF-8, probably Latin-1 or Windows-1252; "
-            f"{convert.format('WINDOWS-1252')}."
+            f"line {line} of the file {str(path)!r} is not UTF-8; {convert.format('ENCODING')} (WINDOWS-1252 in most of "
+            "Europe, GB18030 or BIG5 in Chinese, SHIFT_JIS in Japanese, KOI8-R or WINDOWS-1251 in Russian)."
         ) from None
     # Not `splitlines`, which also cuts at signs within a name, such as U+2028.
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -21,6 +21,8 @@ from .caption_rules import CaptionRules
 
 #: What tokenizers say that know no limit is far above it.
 _NO_LIMIT = 1_000_000
+#: Characters of a name or prompt that a message shows.
+_SHOWN = 60
 #: The tokens of beginning and end.
 _FRAME = 2
 
@@ -191,7 +193,8 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
     """
     Refuse classes whose prompts are the same tokens: the model could not tell them apart, whatever it has learned.
 
-    Names that are cut because a prompt is longer than the model reads are named in a warning.
+    Names that are cut because a prompt is longer than the model reads, and names and templates with characters that the
+    tokenizer does not know, are named in a warning.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer, or a processor that holds one.
@@ -221,21 +224,45 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
             reason = (
                 f"both are cut to the {_limit(tokenizer)} tokens that the model reads; shorten them"
                 if len(cut) == 2
+                else "its tokenizer knows neither; rename them, or take a model that reads them"
+                if len(_unknown(tokenizer, (earlier, name))) == 2
                 else "its tokenizer knows no difference; rename one"
             )
             raise ValueError(
                 f"The classes {earlier!r} and {name!r} give the model the same prompt, such as "
-                f"{fill_template(shortest, name)!r}: {reason}"
+                f"{_shortened(fill_template(shortest, name))}: {reason}"
+            )
+    for what, texts in (("class names", names), ("templates", [template.replace("{}", "") for template in templates])):
+        unknown = _unknown(tokenizer, texts)
+        if unknown:
+            shown = ", ".join(map(_shortened, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+            warnings.warn(
+                f"The tokenizer of the model does not know all of {len(unknown)} of {len(texts)} {what} ({shown}): what it does not "
+                f"know reaches the model as {tokenizer.unk_token!r}, the same for all. Rename them, or take a model that reads them.",
+                stacklevel=3,
             )
     longest = max(templates, key=len)
     cut = _cut(tokenizer, longest, names)
     if cut:
-        shown = ", ".join(repr(name) for name in cut[:3]) + (", ..." if len(cut) > 3 else "")
+        shown = ", ".join(map(_shortened, cut[:3])) + (", ..." if len(cut) > 3 else "")
         warnings.warn(
             f"The model reads {_limit(tokenizer)} tokens, and {len(cut)} of {len(names)} prompts of the template "
-            f"{longest!r} are longer and cut ({shown}); shorten the names or the template.",
+            f"{_shortened(longest)} are longer and cut ({shown}); shorten the names or the template.",
             stacklevel=3,
         )
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _unknown(tokenizer, texts: Sequence[str]) -> list[str]:
+    """The texts with something that the tokenizer has no token for."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        # CLIP's reads bytes, and calls its end of text unknown too.
+        return []
+    return [text for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True) if unknown in ids]
 
 
 def _limit(tokenizer) -> int:

@@ -162,7 +162,7 @@ def outline(source: str | Path, *, revision: str | None = None, option: str | No
     here, what = local_folder(source), str(source) if option is None else f"`{option} {source}`"
     config = file_from_hub(str(source), CONFIG_FILE, revision) if here is None else here / CONFIG_FILE
     if config is None:
-        raise FileNotFoundError(f"{what} has no {CONFIG_FILE}; give a checkpoint of a {SUPPORTED}.")
+        raise FileNotFoundError(f"{what} has no {CONFIG_FILE}; give a checkpoint of one of {SUPPORTED}.")
     return DualEncoder.of(without_weights(config.parent, check_config(config.parent, what)))
 
 
@@ -197,7 +197,7 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
     """The cached commit of a repository, with its files."""
     config = file_from_hub(source, CONFIG_FILE, revision, token)
     if config is None:
-        raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of a {SUPPORTED}.")
+        raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of one of {SUPPORTED}.")
     folder = config.parent
     # Before the weights are downloaded.
     check_config(folder, source)
@@ -234,7 +234,7 @@ def _processor(folder: Path, config: PreTrainedConfig, what: str) -> ProcessorMi
         given = read_json_object(folder / name).get("processor_class") if (folder / name).is_file() else None
         if given != family.processor_name and given in {other.processor_name for other in FAMILIES.values()}:
             raise ValueError(
-                f"The processor of {what} is a {given} ({name}), and a {family.class_name} takes a {family.processor_name}; give "
+                f"The processor of {what} is of the class {given} ({name}), and {family.class_name} takes {family.processor_name}; give "
                 "that of the checkpoint it was fine-tuned from."
             )
     try:
@@ -294,7 +294,8 @@ def _fit(model: PreTrainedModel, processor: ProcessorMixin, what: str) -> None:
         # Towers are of any kind, and so are their errors.
         raise ValueError(
             f"The towers of {what} do not give one feature for an image of {size} pixels and for a text "
-            f"({one_line(error)}); give a model whose towers have a pooled output, and the processor of its image tower."
+            f"({one_line(error).rstrip('.')}); give a model whose towers have a pooled output, with the processor of its image tower and "
+            "the size of images that this takes."
         ) from error
 
 

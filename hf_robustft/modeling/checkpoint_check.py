@@ -79,7 +79,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ValueError(
-            f"{what} is a model of type {kind!r}, which is not supported; give a checkpoint of a {SUPPORTED}."
+            f"{what} is a model of type {kind!r}, which is not supported; give a checkpoint of one of {SUPPORTED}."
         )
     whole = family.class_name
     if isinstance(classes, list) and classes and whole not in classes:
@@ -93,9 +93,11 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         )
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
-    with _named_as_configuration(folder):
+    with _named_as_configuration(folder, what):
         config = family.model_class.config_class.from_dict(content)
         for part in family.towers(config):
+            if isinstance(getattr(part, "num_attention_heads", 1), (list, tuple)):
+                raise NotImplementedError(part.model_type)
             _check_sizes(part)
         family.caption_rules(config).check()
     return config
@@ -110,9 +112,14 @@ def _check_sizes(config: PreTrainedConfig) -> None:
 
 
 @contextmanager
-def _named_as_configuration(folder: Path) -> Iterator[None]:
+def _named_as_configuration(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{what} has a tower of the type {str(error)!r}, whose layers are of several sizes, which is not supported; give one "
+            "with layers of one size, such as ViT or DINOv2."
+        ) from None
     except Exception as error:
         # Whatever a configuration with wrong values brings about, it is the file that is wrong.
         raise ValueError(
@@ -197,7 +204,7 @@ def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]
 
 def without_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a `config` read from a `folder`, on the meta device. Raises ValueError if there can be no such model."""
-    with _named_as_configuration(folder), torch.device("meta"):
+    with _named_as_configuration(folder, str(folder)), torch.device("meta"):
         return FAMILIES[config.model_type].model_class(config)
 
 

@@ -117,7 +117,7 @@ class DualEncoder:
         for family in FAMILIES.values():
             if isinstance(core, family.model_class):
                 return cls(model, core, family)
-        raise ValueError(f"The model is a {type(core).__name__}, which is not supported; give a {SUPPORTED}.")
+        raise ValueError(f"The model is a {type(core).__name__}, which is not supported; give one of {SUPPORTED}.")
 
     @property
     def name(self) -> str:

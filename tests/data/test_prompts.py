@@ -145,7 +145,7 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
     [
         (
             "cat\nK\u00e4fer\n".encode("latin-1"),
-            r"line 2 of the file '.*classes\.txt' is not UTF-8.*iconv -f WINDOWS-1252",
+            r"line 2 of the file '.*classes\.txt' is not UTF-8.*iconv -f ENCODING.*WINDOWS-1252.*GB18030",
         ),
         (
             "cat\nK\u00e4fer\n".encode("utf-16"),

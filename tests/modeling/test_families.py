@@ -296,10 +296,33 @@ def test_towers_that_do_not_give_one_feature_each_are_refused(vision, text, tmp_
     assert "\n" not in str(caught.value)
 
 
+def test_towers_with_layers_of_several_sizes_are_refused(tmp_path):
+    folder = dual_encoder_of({"model_type": "vit"}, {"model_type": "bert"}, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] = {"model_type": "swin", "image_size": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="tower of the type 'swin'.*not supported.*ViT") as caught:
+        load_processor(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_in_a_script_that_the_tokenizer_reads_and_in_one_that_it_does_not():
+    """What it does not know is one token for all names: the model could not tell them apart."""
+    model, german = family_model("metaclip_2"), ["ein {}.", "{}"]
+    head = ZeroShotHead.from_model(model, family_processor("metaclip_2"), ["猫", "狗"], ["一只{}的照片"])
+    assert head.class_names == ("猫", "狗") and not torch.allclose(head.weight[0], head.weight[1])
+    with pytest.warns(UserWarning, match="does not know all of 1 of 2 class names.*'犬'.*'<unk>'.*take a model"):
+        ZeroShotHead.from_model(model, family_processor("metaclip_2"), ["猫", "犬"], ["{}"])
+    with pytest.warns(UserWarning, match="1 of 3 templates.*'ä .'"):
+        ZeroShotHead.from_model(model, family_processor("metaclip_2"), CLASSES, ["ä {}.", *german])
+    with pytest.raises(ValueError, match="'犬' and '鳥'.*knows neither"):
+        ZeroShotHead.from_model(model, family_processor("metaclip_2"), ["犬", "鳥"], german)
+
+
 def test_a_processor_of_another_family_is_refused(tmp_path):
     save_family("siglip", tmp_path)
     family_processor("clip").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a CLIPProcessor.*SiglipModel takes a SiglipProcessor"):
+    with pytest.raises(ValueError, match="CLIPProcessor.*SiglipModel takes SiglipProcessor"):
         load_dual_encoder(tmp_path)
 
 
