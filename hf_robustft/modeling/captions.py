@@ -237,8 +237,8 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
         if unknown:
             shown = ", ".join(map(_shortened, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
             warnings.warn(
-                f"The tokenizer of the model does not know all of {len(unknown)} of {len(texts)} {what} ({shown}): what it does not "
-                f"know reaches the model as {tokenizer.unk_token!r}, the same for all. Rename them, or take a model that reads them.",
+                f"{len(unknown)} of {len(texts)} {what} hold something that the model's tokenizer does not know ({shown}): it reaches the "
+                f"model as {tokenizer.unk_token!r}, whatever it is. Rename them, or take a model that reads them.",
                 stacklevel=3,
             )
     longest = max(templates, key=len)
