@@ -66,7 +66,7 @@ class EvaluateOptions:
     """What is measured, on what."""
 
     model: str = option(
-        f"Folder or Hub id of a CLIP or MetaCLIP 2 model, or one of the package: {quoted(tuple(CHECKPOINTS))}.",
+        f"Folder or Hub id of a CLIP, SigLIP or other dual encoder, or one of the package: {quoted(tuple(CHECKPOINTS))}.",
         positional=True,
         metavar="MODEL",
     )

@@ -72,7 +72,7 @@ class ModelArguments(RecordsGiven):
         "carot",
     )
     model: str = option(
-        f"A CLIP or MetaCLIP 2 model: a folder, a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}.", "emoji_clip"
+        f"A CLIP, SigLIP or other dual encoder: a folder, a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}.", "emoji_clip"
     )
     model_revision: str | None = option("Commit, branch or tag of --model on the Hub.", None)
     finetuned_model: list[str] = option(
