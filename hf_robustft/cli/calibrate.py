@@ -23,7 +23,7 @@ from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..objectives.papers import METHOD_FACTS
-from ..publishing.card_sections import worse_under_shift
+from ..publishing.card_sections import fit_errors, worse_under_shift
 from ..publishing.recalibrate import Recalibration, recalibrate
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import (
@@ -128,14 +128,17 @@ def summary(found: Recalibration, directory: str) -> list[str]:
     platt = f" and bias {found.bias:+.6g}" if record.get("probabilities") == "sigmoid" else ""
     lines = [
         f"Temperature {found.fitted:.6g}{platt} on {temperature.n:,} images of {record['fitted_on']}, folded into {directory}.",
-        f"{record['fitted_on']}: NLL {temperature.nll_before:.4f} -> {temperature.nll_after:.4f}",
     ]
-    if "ece_before" in record:
-        lines[-1] += f", ECE {100 * record['ece_before']:.1f} -> {100 * record['ece_after']:.1f} %"
+    facts, said = temperature.to_dict(), []
+    for key, error in fit_errors(facts).items():
+        before, after = facts[f"{key}_before"], facts[f"{key}_after"]
+        shown = f"{before:.4f} -> {after:.4f}" if key == "nll" else f"{100 * before:.1f} -> {100 * after:.1f} %"
+        said.append(f"{error} {shown}")
+    lines.append(f"{record['fitted_on']}: {', '.join(said)}")
+    of_shares = ""
     if "sigmoid_ece_before" in record:
-        before, after = record["sigmoid_ece_before"], record["sigmoid_ece_after"]
         other = "the shares (softmax) are not" if platt else "the sigmoids of the plain pipeline are not"
-        lines[-1] += f", ECE of the sigmoids {100 * before:.1f} -> {100 * after:.1f} %"
+        of_shares = " of the softmax"
         lines.append(f"Calibrated are {'the sigmoids' if platt else 'the shares (softmax)'}; {other}.")
     if found.thresholds is not None:
         default = found.thresholds["default"]
@@ -145,11 +148,11 @@ def summary(found: Recalibration, directory: str) -> list[str]:
         (ece, new_ece), (nll, new_nll) = row["ece"], row["nll"]
         lines.append(
             f"{name} ({'ID' if row['role'] == 'id' else row['role']}): accuracy {100 * row['accuracy']:.1f} %, "
-            f"NLL {nll:.4f} -> {new_nll:.4f}, ECE {100 * ece:.1f} -> {100 * new_ece:.1f} %"
+            f"NLL{of_shares} {nll:.4f} -> {new_nll:.4f}, ECE{of_shares} {100 * ece:.1f} -> {100 * new_ece:.1f} %"
         )
     if found.detector is not None:
         lines.append(
             f"Open-set detector refitted: {found.detector.score} at least {found.detector.threshold:.6g} is known."
         )
-    worse = worse_under_shift(temperature.to_dict())
+    worse = worse_under_shift(facts)
     return [*lines, *([worse] if worse else []), *found.notes]

@@ -284,6 +284,22 @@ def aimv2_sentence(output_dir: str | Path) -> str | None:
     )
 
 
+def fit_errors(facts: Mapping[str, Any]) -> dict[str, str]:
+    """
+    Name the errors of a temperature on the images of its fit, each with the probabilities that it is of where there are two.
+
+    Args:
+        facts (`Mapping[str, Any]`): What `robustft.json` holds of the temperature.
+
+    Returns:
+        `dict[str, str]`: The names of those that were measured, by `nll`, `ece` and `sigmoid_ece`.
+    """
+    of_shares = "" if facts.get("sigmoid_ece_before") is None else " of the softmax"
+    of_fit = " of the sigmoids, per pair," if facts.get("probabilities") == "sigmoid" else of_shares
+    names = {"nll": f"NLL{of_fit}", "ece": f"ECE{of_shares}", "sigmoid_ece": "ECE of the sigmoids"}
+    return {key: name for key, name in names.items() if facts.get(f"{key}_before") is not None}
+
+
 def worse_under_shift(facts: Mapping[str, Any]) -> str:
     """Return a sentence that the mean ECE over the shifts in `facts` rose with the temperature; empty if it did not."""
     pairs = [row["ece"] for row in facts.get("sets", {}).values() if row["role"] == "shift"]
@@ -303,28 +319,27 @@ def worse_under_shift(facts: Mapping[str, Any]) -> str:
 def _temperature_sentence(facts: Mapping[str, Any], included: bool) -> str:
     fit = ""
     if facts.get("n") is not None:
-        before, after = facts["nll_before"], facts["nll_after"]
         on = f" of {markdown_text(public_text(facts['fitted_on']))}" if facts.get("fitted_on") else ""
-        ece = ""
-        if facts.get("ece_before") is not None:
-            ece = f"; ECE {percent(facts['ece_before'])} before, {percent(facts['ece_after'])} after"
-        if facts.get("sigmoid_ece_before") is not None:
-            ece += f"; ECE of the sigmoids {percent(facts['sigmoid_ece_before'])} before, {percent(facts['sigmoid_ece_after'])} after"
-        fit = f", fitted on {facts['n']:,} images{on} (NLL {before:.3f} before, {after:.3f} after{ece})"
+        said = []
+        for key, name in fit_errors(facts).items():
+            before, after = (facts[f"{key}_{when}"] for when in ("before", "after"))
+            shown = f"{before:.3f} before, {after:.3f}" if key == "nll" else f"{percent(before)} before, {percent(after)}"
+            said.append(f"{name} {shown} after")
+        fit = f"on {facts['n']:,} images{on} ({'; '.join(said)})"
     if facts.get("test_set"):
         fit += ", which the model was trained or measured on too, so that calibration on them looks better than it is"
     if facts.get("folded", 1.0) != 1:
         more = "" if facts["temperature"] == 1 else f" A further one of {facts['temperature']:.4g} is not in them."
         times = len(facts.get("history", ()))
+        bias, product = facts.get("folded_bias"), f", the product of {times} fits" if times > 1 else ""
+        folded = f"The logit scale has a temperature of {facts['folded']:.4g} in it{product}"
+        folded += f", and the logit bias {bias:+.4g} (Platt scaling)" if bias else ""
+        folded += f", fitted {fit}" if fit and times <= 1 else ""
         # The fit in the facts is the last one.
-        last = f" (the product of {times} fits, the last one" if times > 1 else ""
-        bias = facts.get("folded_bias")
-        scaled = f"The logit scale has a temperature of {facts['folded']:.4g} in it"
-        scaled += f", and the logit bias {bias:+.4g} (Platt scaling)" if bias else ""
-        folded = f"{scaled}{last}{fit}{')' if last else ''}"
-        return f"{folded}; the numbers above {'include it' if included else 'do not include all of it'}.{more}"
+        last = f" The last fit was {fit}." if fit and times > 1 else ""
+        return f"{folded}; the numbers above {'include it' if included else 'do not include all of it'}.{more}{last}"
     return (
-        f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit}, by which `hf_robustft`'s "
+        f"{code_span(METADATA_FILE)} holds a temperature of {facts['temperature']:.4g}{fit and f', fitted {fit}'}, by which `hf_robustft`'s "
         "pipeline divides the logits before it computes a probability. The numbers above are without it."
     )
 

@@ -391,7 +391,8 @@ def _record(
             errors = calibration_error_per_class((pairs / divisor + added).sigmoid(), labels)
             record[f"sigmoid_ece_{when}"] = errors.mean().item()
     this = {"temperature": fitted, "fitted_on": record["fitted_on"], "n": temperature.n}
-    this |= {"bias": bias, "probabilities": "sigmoid"} if "probabilities" in record else {}
+    # Whose NLL it is: those of two kinds cannot be compared.
+    this |= {"bias": bias, "probabilities": "sigmoid"} if "probabilities" in record else {"probabilities": "softmax"}
     this |= {"nll_before": temperature.nll_before, "nll_after": temperature.nll_after}
     record["history"] = [*record.get("history", []), this]
     if after is None and abs(fitted - 1) > UNCHANGED:

@@ -142,7 +142,7 @@ def test_a_second_run_finds_a_temperature_of_one_and_keeps_the_history(folder, s
     assert "temperature_folded_since" not in (folder / "evaluation.json").read_text()
     assert "were measured before" not in card + (folder / "README.md").read_text()
     card = (folder / "README.md").read_text()
-    assert "(the product of 2 fits, the last one, fitted on 60 images" in card
+    assert " in it, the product of 2 fits; the numbers above include it. The last fit was on 60 images of validation (NLL " in card
     # Pictures stay, and the card goes on showing them.
     assert "](reliability.png)" in card and "](shift.png)" in card and (folder / "shift.png").is_file()
 

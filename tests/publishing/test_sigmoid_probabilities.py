@@ -2,6 +2,7 @@
 """A model of a sigmoid family has two kinds of probabilities: ours and the plain pipeline's are told apart, and equal."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -182,6 +183,7 @@ def test_sigmoids_are_calibrated_in_scale_and_bias_and_the_record_says_so(siglip
     assert record["history"][0]["bias"] == found.bias
     text = card(siglip, data)
     assert "Calibrated, by Platt scaling, are the sigmoids" in text and "(Platt scaling), fitted on 40 images" in text
+    assert " (NLL of the sigmoids, per pair, " in text and "; ECE of the softmax " in text and "; ECE of the sigmoids " in text
     # Then for the shares: what was calibrated no longer is, and the bias goes along in the weights.
     second = recalibrate(siglip, validation, progress=False)
     record = load_robustft_json(siglip)["temperature"]
@@ -189,7 +191,11 @@ def test_sigmoids_are_calibrated_in_scale_and_bias_and_the_record_says_so(siglip
     assert record["folded_bias"] == pytest.approx(found.bias / second.fitted)
     assert record["sigmoid_ece_after"] > record["sigmoid_ece_before"]
     assert scalars(siglip)["logit_bias"].item() == pytest.approx(after["logit_bias"].item() / second.fitted, rel=1e-6)
-    assert "Calibrated, by the temperature, are the shares" in card(siglip, data)
+    assert [entry["probabilities"] for entry in record["history"]] == ["sigmoid", "softmax"]
+    text = card(siglip, data)
+    assert "Calibrated, by the temperature, are the shares" in text
+    said = f"in it, the product of 2 fits, and the logit bias {record['folded_bias']:+.4g} (Platt scaling); the numbers above"
+    assert said in text and " The last fit was on 40 images of val (NLL of the softmax " in text and "((" not in text
 
 
 def test_the_command_calibrates_sigmoids_and_refuses_models_without(siglip, validation, tiny_clip, tmp_path, capsys):
@@ -197,7 +203,8 @@ def test_the_command_calibrates_sigmoids_and_refuses_models_without(siglip, vali
     given = ["--dataset", str(tmp_path / "val.parquet"), "--probabilities", "sigmoid", "--use_cpu", "--disable_tqdm"]
     assert main(["calibrate", str(siglip), *given]) == 0
     out = capsys.readouterr().out
-    assert "and bias" in out and "ECE of the sigmoids" in out and "Calibrated are the sigmoids" in out
+    assert "and bias" in out and "Calibrated are the sigmoids" in out
+    assert re.search(r"val: NLL of the sigmoids, per pair, [\d.]+ -> [\d.]+, ECE of the softmax .* %, ECE of the sigmoids .* %\n", out)
     clip = tmp_path / "clip"
     tiny_clip.save_pretrained(clip)
     write_robustft_json(clip, method="flyp", class_names=CLASSES, templates=ONE, settings={})
