@@ -67,14 +67,15 @@ def fit_on_validation(
         head ([`ZeroShotHead`], *optional*): A trained head.
         detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
-        fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place.
+        fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place; without a best one they
+            stay.
         reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
 
     Returns:
         `tuple`: The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.
 
     Raises:
-        ValueError: If an option is out of range, or there is no best temperature and it is to be folded.
+        ValueError: If an option is out of range, or the weights are too coarse for the temperature that is to be folded.
         OSError: If an image cannot be read.
     """
     check_fit(detector, true_positive_rate)
@@ -86,9 +87,7 @@ def fit_on_validation(
     try:
         temperature = TemperatureScaling().fit(logits, labels)
     except ValueError as error:
-        if fold:
-            raise
-        notes.append(f"No temperature: {error}")
+        notes.append(f"No temperature{', and `--fold_temperature` folds none' if fold else ''}: {error}")
     if detector != "none":
         found = OpenSetDetector.fit(
             logits,
@@ -99,7 +98,7 @@ def fit_on_validation(
             temperature=temperature,
             fitted_on=validation.name,
         )
-    if fold:
+    if fold and temperature is not None:
         found = fold_temperature(model, temperature, found, logits, head)
     return temperature, found, notes
 

@@ -29,6 +29,7 @@ from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, Eval
 from ..evaluation.temperature import TemperatureScaling
 from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -202,7 +203,9 @@ def finish_checkpoint(
             notes = [
                 "No set with the role validation: neither a temperature nor an open-set detector was fitted."
             ] * missing
-        if fold_temperature and "cache" in found:
+        # Without a best one there is nothing to fold, as a note says.
+        folded = fold_temperature and found.get("temperature") is not None
+        if folded and "cache" in found:
             found["cache"]["alpha"] = head.alpha.item()
             facts["run"]["Alpha and beta of the cache"] += f"; the folded temperature makes alpha {head.alpha.item():.3g}"
         for note in notes if writes else ():
@@ -232,7 +235,8 @@ def finish_checkpoint(
             sets.append(validation)
         if writes:
             # The temperature is in the weights.
-            changed = {"model": model, "processor": processor} if fold_temperature else {}
+            encoder = DualEncoder.of(model)
+            changed = {"scalars": dict(zip((LOGIT_SCALE, LOGIT_BIAS), encoder.scalars, strict=False))} if folded else {}
             complete_folder(folder, **{"data": sets, **facts}, **changed)
         state.wait_for_everyone()
         if trainer is not None:

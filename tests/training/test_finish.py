@@ -17,6 +17,7 @@ from hf_robustft import (
     interpolate_weights,
     pipeline,
 )
+from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.publishing.progress_card import is_progress_card
 
@@ -77,6 +78,26 @@ def test_a_folder_is_measured_without_a_trainer(trainer, tmp_path):
     assert facts["method"] == "flyp" and facts["class_names"] == list(CLASSES) and facts["image_hashes"]
     assert facts["temperature"]["temperature"] == 1 != facts["temperature"]["folded"]
     assert pipeline(folder) and report.results["id"].n == 16
+
+
+def test_images_that_are_all_right_have_no_temperature_to_fold_and_the_folder_is_whole(trainer, tmp_path, caplog):
+    """The likelihood grows as the temperature falls to 0: the training was lost by it."""
+    validation = trainer.eval_dataset[0]
+    logits, _ = collect_logits(trainer.model, validation, tiny_processor(), progress=False)
+    guesses = validation.load().remove_columns("label").add_column("label", logits.argmax(dim=1).tolist())
+    right = Benchmark.from_dataset(guesses, name="right", role="validation", class_names=CLASSES, templates=TEMPLATES)
+    more = {"model": trainer.model, "processor": tiny_processor(), "method": "flyp", "class_names": CLASSES, "templates": TEMPLATES}
+    evaluator = Evaluator([trainer.eval_dataset[1]], tiny_processor(), progress=False)
+    facts = {}
+    for fold in (False, True):
+        folder = tmp_path / str(fold)
+        finish_checkpoint(folder, evaluator=evaluator, validation=right, fold_temperature=fold, **more)
+        facts[fold] = json.loads((folder / "robustft.json").read_text())
+        assert (folder / "evaluation.json").is_file() and (folder / "README.md").is_file()
+    notes = [message for message in caplog.messages if message.startswith("No temperature")]
+    assert len(notes) == 2 and "`--fold_temperature` folds none" in notes[1] and "as the largest logit" in notes[1]
+    assert "\n" not in notes[1]
+    assert "temperature" not in facts[True] and facts[True]["detector"] == facts[False]["detector"]
 
 
 @pytest.mark.parametrize("given", [{}, {"validation": True, "detector": True}])
