@@ -19,6 +19,9 @@ from .arguments import RunArguments
 from .distributed import world_size
 from .schedules import WITHOUT_WARMUP
 
+#: Methods of the command line that train by another one, ft by default, and merge what it has trained.
+MERGING = ("wise_ft", "lines")
+
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -42,11 +45,13 @@ def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[s
 
 
 def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]:
-    """The names of the methods that read a `setting` of `arguments`."""
+    """The names of the methods that read a `setting` of `arguments`, with those that merge what ft has trained with it."""
     # The methods are made of the Trainer that asks here.
     from .methods import METHODS
 
-    return tuple(name for name, trainer in METHODS.items() if setting not in unused_settings(trainer, arguments))
+    found = tuple(name for name, trainer in METHODS.items() if setting not in unused_settings(trainer, arguments))
+    # An adapter is of one model, and not of a merge.
+    return (*found, *MERGING) if "ft" in found and setting != "lora_keep_adapter" else found
 
 
 def settle_settings(trainer: type, args: RunArguments, encoder: DualEncoder) -> None:

@@ -3,9 +3,10 @@
 
 import pytest
 
-from hf_robustft.cli.merging import MERGES
+from hf_robustft.cli.merging import MERGE_OPTIONS, MERGES
 from hf_robustft.cli.train_arguments import check_options
 from hf_robustft.training.methods import METHODS
+from hf_robustft.training.settings import MERGING
 
 ALL = (*METHODS, *MERGES, "zero_shot")
 
@@ -85,6 +86,7 @@ REFUSED = [
     ("--train_dataset x --skip_baseline", "`--skip_baseline` would do nothing.*--eval_datasets"),
     ("--method zero_shot --paper_settings", "--paper_settings.*no paper"),
     ("--method model_stock --paper_settings", "--paper_settings.*no paper"),
+    ("--method lp --lora_rank 2", "lora_rank=2.*'lp' does not use it.*method that does: .*ft, .*wise_ft, lines"),
 ]
 
 
@@ -102,6 +104,8 @@ def test_what_would_be_ignored_is_refused(script, flags, message):
         "--method zero_shot --push_to_hub --hub_model_id a/b --skip_baseline false",
         "--method wise_ft --alpha 0.3 --learning_rate 1e-3",
         "--method lines --finetune_with carot --distillation_weight 1",
+        "--method wise_ft --train image --lora_rank 2",
+        "--method lines --train_last_layers 1",
         "--method croft --train_crop croft",
         "--detector none",
         "--preset reference --max_grad_norm 1 --train_sampling_strategy sequential",
@@ -110,6 +114,10 @@ def test_what_would_be_ignored_is_refused(script, flags, message):
 )
 def test_what_has_a_use_passes(script, flags):
     checked(script, *flags.split())
+
+
+def test_merges_that_train_are_those_that_refusals_name():
+    assert MERGE_OPTIONS["finetune_with"] == MERGING
 
 
 @pytest.mark.parametrize("method", [name for name, trainer in METHODS.items() if trainer.paper_settings])
