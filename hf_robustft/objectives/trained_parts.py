@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.messages import did_you_mean
 from ..modeling.dual_encoder import DualEncoder
-from ..modeling.lora import LowRankAdapters, adapted_maps, check_peft
+from ..modeling.lora import ADAPTER_FOLDER, LowRankAdapters, adapted_maps, check_peft
 from ..modeling.trained_parts import PARTS, TOWERS, frozen_modules, last_layers, parameters_by_part, train_only
 from .base import ObjectiveMixin, refuse_idle
 from .settings import ObjectiveSettings, Range, setting
@@ -231,7 +231,8 @@ class TrainedPartsMixin(ObjectiveMixin):
         args, own = self.args, [] if self.lora is None else self.lora.parameters()
         if not args.train_last_layers and not own and set(self.trained_parts) <= set(names_in("train", args.train, PARTS)):
             return ""
-        parts = list(parts_to_train(type(self), args))
+        of_parts = parameters_by_part(self.model)
+        parts = [part for part in parts_to_train(type(self), args) if any(p.requires_grad for p in of_parts[part])]
         if own:
             towers = " and ".join(adapted_towers(type(self), args))
             parts = [f"LoRA of rank {args.lora_rank} in {towers}", *(part for part in parts if part not in TOWERS)]
@@ -240,6 +241,16 @@ class TrainedPartsMixin(ObjectiveMixin):
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         every = sum(p.numel() for p in self.model.parameters()) - sum(p.numel() for p in own)
         return f"{', '.join(parts)}{where}: {trained:,} parameters of a model of {every:,}"
+
+    def what_is_kept(self) -> str:
+        """What the folder of the adapters is, for a card; empty where none is written."""
+        if self.lora is None or not self.args.lora_keep_adapter:
+            return ""
+        return (
+            f"in the folder {ADAPTER_FOLDER}, with what else trained; the weights of this model have them merged in. "
+            f"PeftModel.from_pretrained(base, '{ADAPTER_FOLDER}') loads them onto the model that the training started from, "
+            "without a temperature that was folded in later"
+        )
 
     # ---- Adapters ----------------------------------------------------------------------------------------------
 

@@ -121,7 +121,8 @@ class FinishedFolder:
 
     def _facts_of_the_run(self) -> dict[str, Any]:
         trained = self._train_seconds is not None
-        what = {"Trained": self.what_trained()} if self.trains_model and self.what_trained() else {}
+        said = {"Trained": self.what_trained(), "Adapters": self.what_is_kept()} if self.trains_model else {}
+        what = {name: words for name, words in said.items() if words}
         return {
             "base_model": self.model.name_or_path or None,
             "base_model_revision": commit_of(self.model),

@@ -10,6 +10,7 @@ import torch
 from helpers import (
     CLASSES,
     arguments,
+    image_dataset,
     random_batch,
     rows,
     stack,
@@ -23,8 +24,10 @@ from torch import nn
 from transformers import CLIPModel, TrainerCallback
 
 from hf_robustft import (
+    Benchmark,
     CaRotTrainer,
     FLYPTrainer,
+    finish_checkpoint,
     interpolate_weights,
     load_adapters,
     load_dual_encoder,
@@ -345,6 +348,18 @@ def test_a_folder_says_what_trained(tiny_clip, tmp_path):
     said = trainer.checkpoint_facts()["run"]["Trained"]
     assert said == f"LoRA of rank 2 in image and text, projections, scale: {count:,} parameters of a model of {every:,}"
     assert (tmp_path / "run" / ADAPTER_FOLDER / "adapter_model.safetensors").is_file()
+    kept = trainer.checkpoint_facts()["run"]["Adapters"]
+    assert f"in the folder {ADAPTER_FOLDER}" in kept and f"PeftModel.from_pretrained(base, '{ADAPTER_FOLDER}')" in kept
+    # They stay where a temperature is folded into the weights.
+    labels = [i % 3 for i in range(12)]
+    validation = Benchmark.from_dataset(
+        image_dataset(12).remove_columns("label").add_column("label", labels), name="val", role="validation", class_names=CLASSES
+    )
+    finish_checkpoint(tmp_path / "run", validation=validation, detector="none", fold_temperature=True)
+    assert json.loads((tmp_path / "run" / "robustft.json").read_text())["temperature"]["folded"] != 1
+    assert (tmp_path / "run" / ADAPTER_FOLDER / "adapter_model.safetensors").is_file()
     # A run without adapters that takes its place takes theirs too.
-    resumable(FLYPTrainer, tiny_clip, tmp_path / "run", save_strategy="no").save_model()
+    plain = resumable(FLYPTrainer, tiny_clip, tmp_path / "run", save_strategy="no")
+    plain.save_model()
+    assert "Adapters" not in (plain.checkpoint_facts()["run"] or {})
     assert not (tmp_path / "run" / ADAPTER_FOLDER / "adapter_model.safetensors").exists()

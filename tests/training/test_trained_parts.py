@@ -173,4 +173,9 @@ def test_it_is_recorded(tiny_clip, tmp_path):
     count = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in trainer.model.parameters())
     assert trainer.what_trained() == f"image, text; of towers the last layer: {count:,} parameters of a model of {every:,}"
+    # A SigLIP has no projections, and of frozen ones nothing trains.
+    of_siglip = trainer_of("flyp", family_model("siglip"), tmp_path, train_last_layers=1)
+    assert of_siglip.what_trained().startswith("image, text, scale; of towers the last layer: ")
+    tiny_clip.visual_projection.requires_grad_(False)
+    assert trainer_of("ft", tiny_clip, tmp_path, train_last_layers=1).what_trained().startswith("image; of")
     assert trainer_of("flyp", tiny_clip, tmp_path).what_trained() == trainer_of("ft", tiny_clip, tmp_path).what_trained() == ""
