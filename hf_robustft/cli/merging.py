@@ -23,8 +23,15 @@ from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import commit_of, load_dual_encoder, own_files
 from ..modeling.checkpoint_file import checkpoint_folder
-from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE
-from ..modeling.interpolation import check_alpha, check_interpolation, interpolate_weights, lines, model_stock
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
+from ..modeling.interpolation import (
+    check_alpha,
+    check_interpolation,
+    check_whole_projections,
+    interpolate_weights,
+    lines,
+    model_stock,
+)
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.adapter_heads import FrozenHeadMixin
@@ -144,6 +151,21 @@ def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str])
             f"`--finetuned_model {without[0]}` has no trained head, and {with_head[0]} has one; give --merged_head rebuilt, or runs "
             "of one method."
         )
+
+
+def check_start(options: Any, encoder: DualEncoder) -> None:
+    """
+    Refuse a model that a method cannot merge as it is asked to, before any weights or data are read.
+
+    Args:
+        options ([`ModelArguments`]): Of the command line.
+        encoder ([`DualEncoder`]): Of `--model`; its weights may be on the meta device.
+
+    Raises:
+        ValueError: By the name of the option.
+    """
+    if options.method == "lines" and options.lines_whole_projections:
+        check_whole_projections(encoder, "--lines_whole_projections")
 
 
 def check_left_out(options: Any, trained: Sequence[str], left_out: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ from .data_sets import (
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program, without_resume
 from .first_look import word_behind
-from .merging import MERGES, check_left_out, load_fine_tuned, merge, merges_head, notes_on_models
+from .merging import MERGES, check_left_out, check_start, load_fine_tuned, merge, merges_head, notes_on_models
 from .train_arguments import AUTO, DataArguments, TrainCommand, check, parse, train_parser
 
 
@@ -114,8 +114,10 @@ def load_data(command: TrainCommand) -> TrainingData:
         processor = load_processor(model_args.model, revision=model_args.model_revision, option="--model")
         for source in model_args.finetuned_model:
             load_processor(source, option="--finetuned_model")
-    if model_args.trains:
+    if model_args.trains or model_args.method in MERGES:
         encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
+        check_start(model_args, encoder)
+    if model_args.trains:
         settle_settings(model_args.trainer, args, encoder)
     leaves_out = data_args.leave_out_classes is not None
     texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))

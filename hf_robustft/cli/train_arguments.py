@@ -82,7 +82,7 @@ class ModelArguments(RecordsGiven):
     alpha: float = option("Share of the fine-tuned weights, from 0 to 1. For wise_ft: 0 is the zero-shot model.", 0.5)
     lines_alpha: float = option("Share of the change that the first layer keeps. For lines; the last layer keeps all.", 0.1)
     lines_whole_projections: bool = option(
-        "Keep all of the change of projections, logit scale and head too. For lines; in the paper it is that of the first layer.",
+        "Keep all of the change of projections, logit scale, bias and head too. For lines; in the paper it is that of the first layer.",
         False,
     )
     merged_head: str | None = option(

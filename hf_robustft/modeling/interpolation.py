@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from .dual_encoder import LOGIT_SCALE, PROJECTION_WEIGHTS, DualEncoder
+from .dual_encoder import LOGIT_BIAS, LOGIT_SCALE, PROJECTION_WEIGHTS, DualEncoder
 from .zero_shot import ZeroShotHead
 
 
@@ -95,22 +95,22 @@ def lines(
     LiNeS (Wang et al., ICLR 2025): shallow layers stay near the start, and the last one takes all that it learned.
 
     Of a layer's change the share `alpha + (1 - alpha) * l / (L - 1)` is kept, with `l` from 0 to `L - 1` within
-    its tower, and `alpha` of whatever lies outside of layers: embeddings, final norms, projections and logit scale.
+    its tower, and `alpha` of whatever lies outside of layers: embeddings, final norms, projections, logit scale and logit bias.
 
     Args:
         start (`torch.nn.Module`): The model before fine-tuning; or the [`ZeroShotHead`] from which a head was trained, which
             counts as a projection.
         fine_tuned (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model after fine-tuning, or its state dict.
         alpha (`float`, *optional*, defaults to 0.1): Share of the change in the first layers; 1 gives the fine-tuned model.
-        whole_projections (`bool`, *optional*, defaults to `False`): Take projections and logit scale from the fine-tuned
-            model, as the last layer that they are; in the paper's experiments `alpha` of their change is kept.
+        whole_projections (`bool`, *optional*, defaults to `False`): Take projections, logit scale and logit bias from the
+            fine-tuned model, as the last layer that they are; in the paper's experiments `alpha` of their change is kept.
 
     Returns:
         `dict[str, torch.Tensor]`: A state dict, rounded as by `interpolate_weights`.
 
     Raises:
-        ValueError: If `alpha` is outside [0, 1], the model is neither a dual encoder nor a head, or names, shapes or
-            integer buffers disagree.
+        ValueError: If `alpha` is outside [0, 1], the model is neither a dual encoder nor a head, or has no projections to take
+            whole, or names, shapes or integer buffers disagree.
     """
     check_alpha(alpha)
     first, second = check_interpolation(start, fine_tuned)
@@ -118,7 +118,9 @@ def lines(
     depths = {} if is_head else DualEncoder.of(start).depths()
     shares = {name: alpha + (1.0 - alpha) * depth for name, depth in depths.items()}
     if whole_projections:
-        shares |= dict.fromkeys(first if is_head else (*PROJECTION_WEIGHTS, LOGIT_SCALE), 1.0)
+        if not is_head:
+            check_whole_projections(DualEncoder.of(start))
+        shares |= dict.fromkeys(first if is_head else (*PROJECTION_WEIGHTS, LOGIT_SCALE, LOGIT_BIAS), 1.0)
     return {name: _mixed(value, second[name], shares.get(name, alpha)) for name, value in first.items()}
 
 
@@ -139,6 +141,17 @@ def check_alpha(alpha: float, name: str = "alpha") -> None:
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"`{name}={alpha}` lies outside [0, 1]; 0 is the zero-shot model, 1 the fine-tuned one.")
+
+
+def check_whole_projections(encoder: DualEncoder, name: str = "whole_projections") -> None:
+    """
+    Refuse to take the projections of an `encoder` whole where it has none; messages call the setting by its `name`.
+
+    Raises:
+        ValueError: If they are not linear maps.
+    """
+    if encoder.visual_projection is None:
+        raise ValueError(f"`{name}` takes linear projections whole, which a {encoder.name} does not end in; leave it out.")
 
 
 def check_interpolation(

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from helpers import CLASSES, assert_rounded, image_dataset, tiny_config, tiny_processor
+from helpers.families import save_family
 from helpers.forked import run_ranks
 from PIL import Image
 from transformers import CLIPModel
@@ -269,6 +270,16 @@ def test_what_cannot_be_merged_is_refused_by_name(place, monkeypatch):
             run(place, "refused", *flags)
         assert "\n" not in str(caught.value)
     assert not (place / "refused").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--finetune_with", "flyp"], ["--finetuned_model"]], ids=["ft", "flyp", "merged"])
+def test_whole_projections_of_a_model_without_any_are_refused_before_data_are_read(place, tmp_path, monkeypatch, more):
+    save_family("siglip", tmp_path / "base")
+    more = [*more, str(tmp_path / "base")] if more == ["--finetuned_model"] else more
+    monkeypatch.setattr("hf_robustft.cli.train.train_benchmark", lambda *_: pytest.fail("data were read"))
+    with pytest.raises(ValueError, match="`--lines_whole_projections`.*SiglipModel.*leave it out") as caught:
+        run(place, "refused", "--method", "lines", "--lines_whole_projections", "--model", str(tmp_path / "base"), *more)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_was_not_fine_tuned_is_refused_and_another_base_is_told(place, capsys):

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from helpers import assert_golden, tiny_config, tolerance
+from helpers.families import FAMILY_NAMES, family_model
 from torch import nn
 from transformers import CLIPModel
 
 from hf_robustft import interpolate_weights, lines, model_stock
+from hf_robustft.modeling.dual_encoder import DualEncoder
 
 pytestmark = pytest.mark.numbers
 
@@ -208,6 +210,26 @@ def test_lines_by_a_plain_loop(layers, whole):
     assert torch.equal(result[deepest], end.state_dict()[deepest])
     for name, value in lines(start, end, 1.0).items():
         assert torch.equal(value, end.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_lines_keeps_the_same_share_of_scale_and_bias_and_takes_whole_what_there_is(family):
+    start = family_model(family)
+    end = fine_tuned(start)
+    after, encoder = end.state_dict(), DualEncoder.of(start)
+    scalars = {name: value for name, value in start.named_parameters() if id(value) in set(map(id, encoder.scalars))}
+    assert ("logit_bias" in scalars) == ("siglip" in family)
+    for name, value in scalars.items():
+        expected = value + 0.3 * (after[name] - value)
+        torch.testing.assert_close(lines(start, end, 0.3)[name], expected.detach(), rtol=1e-6, atol=1e-6, msg=name)
+    if encoder.visual_projection is None:
+        with pytest.raises(ValueError, match=f"`whole_projections`.*{encoder.name}.*leave it out") as caught:
+            lines(start, end, 0.3, whole_projections=True)
+        assert "\n" not in str(caught.value)
+        return
+    result = lines(start, end, 0.3, whole_projections=True)
+    for name in ("visual_projection.weight", "text_projection.weight", *scalars):
+        assert torch.equal(result[name], after[name]), name
 
 
 def test_lines_of_a_model_with_other_layers_is_refused(tiny_clip):
