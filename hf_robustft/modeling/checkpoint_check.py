@@ -100,6 +100,11 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
                 raise NotImplementedError(part.model_type)
             _check_sizes(part)
         family.caption_rules(config).check()
+    if head := family.missing_head(config):
+        raise ValueError(
+            f"{what} has an image tower without a pooling head (`{head}` is false in its {CONFIG_FILE}), so there is no feature of a "
+            "whole image; give the checkpoint with that head."
+        )
     return config
 
 

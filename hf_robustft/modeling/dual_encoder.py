@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ..data.patches import unpack_patches
 from .caption_rules import CaptionRules
-from .families import FAMILIES, SUPPORTED, Family
+from .families import FAMILIES, POOLING_HEADS, SUPPORTED, Family
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -32,7 +32,7 @@ LOGIT_BIAS = "logit_bias"
 #: What an image tower computes beyond its weights: one with the same weights and another activation is another.
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 #: As those, of towers that have them.
-_FURTHER_TOWER_SETTINGS = ("rms_norm_eps", "use_head", "vision_use_head")
+_FURTHER_TOWER_SETTINGS = ("rms_norm_eps", *POOLING_HEADS)
 #: Where attention layers hold their rate of dropout, if they do not hold a module.
 _DROPOUT_RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_prob", "attn_dropout")
 #: A folded temperature may move the scale by this much through rounding.

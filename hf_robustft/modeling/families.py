@@ -25,6 +25,8 @@ _SHIFTED_POSITIONS = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+#: Settings of image towers that say whether they pool their patches, and so have one feature per image.
+POOLING_HEADS = ("use_head", "vision_use_head")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Family:
     def towers(self, config: PreTrainedConfig) -> tuple[PreTrainedConfig, PreTrainedConfig]:
         """The parts of a configuration that say what the text tower and the image tower are."""
         return config.text_config, config.vision_config
+
+    def missing_head(self, config: PreTrainedConfig) -> str | None:
+        """The setting by which a configuration leaves out the pooling head of the image tower, `None` if none does."""
+        return next((name for name in POOLING_HEADS if not getattr(config.vision_config, name, True)), None)
 
     def image_size(self, config: PreTrainedConfig) -> int | None:
         """Height and width in pixels of the images, or patches, that models of a configuration take, `None` if it does not say."""

@@ -30,7 +30,7 @@ from hf_robustft import ZeroShotHead, load_dual_encoder
 from hf_robustft.data.prompts import class_prompts
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.modeling.captions import CaptionMemory, distinct_captions
-from hf_robustft.modeling.checkpoint import load_processor
+from hf_robustft.modeling.checkpoint import load_processor, outline
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.families import FAMILIES
 from hf_robustft.modeling.features import encode
@@ -317,6 +317,18 @@ def test_names_in_a_script_that_the_tokenizer_reads_and_in_one_that_it_does_not(
         ZeroShotHead.from_model(model, family_processor("metaclip_2"), CLASSES, ["ä {}.", *german])
     with pytest.raises(ValueError, match="'犬' and '鳥'.*knows neither"):
         ZeroShotHead.from_model(model, family_processor("metaclip_2"), ["犬", "鳥"], german)
+
+
+@pytest.mark.parametrize("name, setting", [("siglip", "vision_use_head"), ("siglip2", "vision_use_head"), ("aimv2", "use_head")])
+def test_an_image_tower_without_its_pooling_head_is_refused_on_loading(name, setting, tmp_path):
+    save_family(name, tmp_path)
+    config = family_config(name)
+    setattr(config.vision_config, setting, False)
+    FAMILIES[name].model_class(config).save_pretrained(tmp_path)
+    for load in (load_dual_encoder, load_processor, outline):
+        with pytest.raises(ValueError, match=f"image tower without a pooling head .`{setting}` is false in its config.json") as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_processor_of_another_family_is_refused(tmp_path):
