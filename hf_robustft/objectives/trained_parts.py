@@ -61,6 +61,10 @@ class TrainedPartsSettings(ObjectiveSettings):
 _OF_ADAPTERS = [f.name for f in fields(TrainedPartsSettings) if f.name.startswith("lora_") and f.name != "lora_rank"]
 
 
+#: What others call the parts.
+_SYNONYMS = {"vision": "image", "visual": "image", "language": "text", "caption": "text"}
+
+
 def names_in(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """
     The names in a list with commas, in the order in which they are known.
@@ -76,7 +80,7 @@ def names_in(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            near = did_you_mean(name, known)
+            near = did_you_mean(_SYNONYMS.get(name.lower(), name), known)
             advice = f"{near} Give" if near else "; give"
             raise ValueError(f"`{option}={text}`: there is no {name!r}{advice} some of {', '.join(known)}, with commas.")
     if not names:

@@ -131,6 +131,10 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
 
 REFUSED = [
     ("flyp", {"train": "imgae"}, r"`train=imgae`: there is no 'imgae'; did you mean image\?"),
+    *(
+        ("flyp", {"train": f"{name},scale"}, rf"there is no '{name}'; did you mean {meant}\?")
+        for name, meant in (("vision", "image"), ("Visual", "image"), ("language", "text"), ("caption", "text"))
+    ),
     ("flyp", {"train": " , "}, "`train=' , '` names nothing"),
     ("flyp", {"train": "projections", "train_last_layers": 1}, "`train_last_layers=1`.*trains no tower"),
     ("ft", {"train": "image,scale"}, "`train=image,scale`: the method 'ft' trains image and projections, never scale"),
