@@ -73,6 +73,28 @@ def adapted_maps(model: nn.Module, towers: Collection[str], count: int = 0) -> l
     return found
 
 
+def check_rank(model: nn.Module, names: Collection[str], rank: int) -> None:
+    """
+    Refuse adapters of a rank that a map of theirs cannot have.
+
+    Args:
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped; its weights may be on the meta device.
+        names (collection of `str`): From [`adapted_maps`].
+        rank (`int`): The rank.
+
+    Raises:
+        ValueError: If it is above the smaller side of a map.
+    """
+    core = DualEncoder.of(model).core
+    sides = {name: min(core.get_submodule(name).weight.shape) for name in names}
+    smallest = min(sides, key=sides.__getitem__)
+    if rank > sides[smallest]:
+        raise ValueError(
+            f"`lora_rank={rank}` is above {sides[smallest]}, the highest rank that {smallest} can have; set --lora_rank to "
+            f"{sides[smallest]} or less, or leave it out, and all of the weights train."
+        )
+
+
 class LowRankAdapters:
     """
     The adapters that PEFT has put into a model; [`LowRankAdapters.add`] lets it do so.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.messages import did_you_mean
 from ..modeling.dual_encoder import DualEncoder
-from ..modeling.lora import ADAPTER_FOLDER, LowRankAdapters, adapted_maps, check_peft
+from ..modeling.lora import ADAPTER_FOLDER, LowRankAdapters, adapted_maps, check_peft, check_rank
 from ..modeling.trained_parts import PARTS, TOWERS, frozen_modules, last_layers, parameters_by_part, train_only
 from .base import ObjectiveMixin, refuse_idle
 from .settings import ObjectiveSettings, Range, setting
@@ -193,7 +193,8 @@ class TrainedPartsMixin(ObjectiveMixin):
         if missing and "train" in args.given:
             raise ValueError(f"`train={args.train}`: a {encoder.name} has no linear {' and '.join(missing)}; leave that out.")
         if cls.trains_model and args.lora_rank:
-            adapted_maps(encoder.model, adapted_towers(cls, args), args.train_last_layers)
+            maps = adapted_maps(encoder.model, adapted_towers(cls, args), args.train_last_layers)
+            check_rank(encoder.model, maps, args.lora_rank)
         elif cls.trains_model:
             for tower in [part for part in chosen if part in TOWERS]:
                 last_layers(encoder.model, tower, args.train_last_layers)

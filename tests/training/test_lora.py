@@ -318,6 +318,16 @@ def test_what_no_run_can_do_is_refused_before_anything_is_loaded(tiny_clip, tmp_
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_rank_above_that_of_the_smallest_map_is_refused_before_anything_is_loaded(family, tmp_path):
+    encoder = DualEncoder.of(family_model(family).to("meta"))
+    smallest = min(min(encoder.core.get_submodule(name).weight.shape) for name in adapted_maps(encoder.core, ("image", "text")))
+    METHODS["flyp"].check_model(arguments(tmp_path, lora_rank=smallest), encoder)
+    with pytest.raises(ValueError, match=rf"`lora_rank={smallest + 1}` is above {smallest}, .*--lora_rank") as caught:
+        METHODS["flyp"].check_model(arguments(tmp_path, lora_rank=smallest + 1), encoder)
+    assert "\n" not in str(caught.value)
+
+
 def test_without_peft_it_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape('`lora_rank` needs PEFT, which is not installed: pip install "hf_robustft[lora]"')):
