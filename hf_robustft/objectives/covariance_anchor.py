@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..modeling.dual_encoder import at_least_float32
+from ..modeling.dual_encoder import DualEncoder, at_least_float32
 from ..modeling.features import ClipFeatures
 from .settings import WEIGHT, ObjectiveSettings, setting
 from .teacher import TeacherMixin
+from .trained_parts import refuse_without_effect, trained_sides
 
 
 def covariance(embeds: Tensor) -> Tensor:
@@ -84,6 +85,12 @@ class CovarianceAnchorMixin(TeacherMixin):
 
     settings: type[ObjectiveSettings] = CovarianceAnchorSettings
     distillation_weights = ("covariance_anchor_weight",)
+
+    @classmethod
+    def check_model(cls, args, encoder: DualEncoder) -> None:
+        super().check_model(args, encoder)
+        if args.covariance_anchor_weight and "image" not in trained_sides(cls, args, encoder):
+            refuse_without_effect(args, "covariance_anchor_weight", "the features of images")
 
     def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:
         terms, weight = super().distillation_terms(features, teacher), self.args.covariance_anchor_weight

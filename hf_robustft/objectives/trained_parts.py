@@ -145,6 +145,38 @@ def adapted_towers(method: type[ObjectiveMixin], args: Any) -> tuple[str, ...]:
     return adapted
 
 
+def trained_sides(method: type[ObjectiveMixin], args: Any, encoder: DualEncoder) -> tuple[str, ...]:
+    """
+    The towers whose features a run changes: they train, or the projection behind them does.
+
+    Args:
+        method (subclass of [`ObjectiveMixin`]): Its method.
+        args ([`~hf_robustft.RobustTrainingArguments`]): Its settings.
+        encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+    """
+    parts = parts_to_train(method, args)
+    towers = adapted_towers(method, args) if args.lora_rank else parts
+    projections = zip(TOWERS, (encoder.visual_projection, encoder.text_projection), strict=True)
+    return tuple(
+        tower for tower, weight in projections if tower in towers or "projections" in parts and weight is not None
+    )
+
+
+def refuse_without_effect(args: Any, weight: str, acts_on: str) -> None:
+    """
+    Refuse the `weight` of a term that acts on features (`acts_on`) which no part that trains changes; messages name `args`.
+
+    Raises:
+        ValueError: Always.
+    """
+    # Of adapters the two name the same towers if both were given.
+    option = "train" if "train" in args.given or not args.lora_rank else "lora_towers"
+    raise ValueError(
+        f"`{weight}={getattr(args, weight):g}` acts on {acts_on}, which `{option}={getattr(args, option)}` leaves as they are; name "
+        f"more by --{option}, or set {weight} to 0."
+    )
+
+
 class TrainedPartsMixin(ObjectiveMixin):
     """
     Freezes what `train` and `train_last_layers` leave out: it has no gradient, no state in the optimizer and no decay.

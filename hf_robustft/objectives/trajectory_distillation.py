@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
 from .pairwise_sigmoid import pairwise_sigmoid_divergence
 from .settings import WEIGHT, ObjectiveSettings, setting
 from .teacher import TeacherMixin
+from .trained_parts import refuse_without_effect, trained_sides
 
 
 def batch_softmax_distillation(student: ClipFeatures, teacher: ClipFeatures) -> Tensor:
@@ -82,6 +84,12 @@ class TrajectoryDistillationMixin(TeacherMixin):
 
     settings: type[ObjectiveSettings] = TrajectoryDistillationSettings
     distillation_weights = ("batch_distillation_weight", "feature_distillation_weight")
+
+    @classmethod
+    def check_model(cls, args, encoder: DualEncoder) -> None:
+        super().check_model(args, encoder)
+        if args.feature_distillation_weight and not trained_sides(cls, args, encoder):
+            refuse_without_effect(args, "feature_distillation_weight", "the features of images and captions")
 
     def distillation_terms(self, features: ClipFeatures, teacher: ClipFeatures) -> dict[str, Tensor]:
         terms, args = super().distillation_terms(features, teacher), self.args

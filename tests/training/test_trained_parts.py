@@ -141,6 +141,15 @@ REFUSED = [
     ("ft", {"train": "text"}, "`train=text`: .*never text"),
     ("carot", {"train": "image"}, "`train=image` freezes the projections.*`orthogonality_weight=0.2` and `cross_frobenius_weight=0.05`"),
     ("tracer", {"train": "text,scale"}, "`train=text,scale` freezes the projections.*`cross_frobenius_weight="),
+    *(
+        ("covariance_anchor", {"train": train}, f"`covariance_anchor_weight=1` .*images, which `train={train}` leaves.*--train")
+        for train in ("text", "text,scale", "scale")
+    ),
+    (
+        "tracer",
+        {"train": "scale", "cross_frobenius_weight": 0.0},
+        "`feature_distillation_weight=2000` .*features of images and captions, which `train=scale` leaves",
+    ),
     ("flyp", {"train_last_layers": -1}, "`train_last_layers=-1` must be"),
     ("flyp", {"train_last_layers": 3}, "`train_last_layers=3`: the image tower of a .* has 2 layers"),
     *(
@@ -160,6 +169,29 @@ def test_what_no_run_can_do_is_refused_before_anything_is_loaded(tiny_clip, tmp_
         # What the command line looks at before data are opened.
         METHODS[method].check_model(args, DualEncoder.of(tiny_clip.to("meta")))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_an_anchor_of_image_features_needs_one_map_of_images_that_trains(family, tmp_path):
+    """By `--train` or by adapters: the projection behind a tower is one, where there is such a thing."""
+    encoder, method = DualEncoder.of(family_model(family).to("meta")), METHODS["covariance_anchor"]
+    linear = encoder.visual_projection is not None
+    for settings, option in (
+        ({"train": "text,scale"}, "train"),
+        ({"train": "text", "covariance_anchor_weight": 0.0}, None),
+        ({"train": "image"}, None),
+        ({"train": "text,projections" if linear else "text"}, None if linear else "train"),
+        ({"lora_rank": 4, "lora_towers": "text"}, None if linear else "lora_towers"),
+        ({"lora_rank": 4, "train": "text,scale"}, "train"),
+        ({"lora_rank": 4, "lora_towers": "image"}, None),
+    ):
+        args = arguments(tmp_path, **settings)
+        if option is None:
+            method.check_model(args, encoder)
+            continue
+        with pytest.raises(ValueError, match=f"`covariance_anchor_weight=1`.*`{option}={settings[option]}`.*--{option}") as caught:
+            method.check_model(args, encoder)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_comes_frozen_is_refused(tiny_clip, tmp_path):
