@@ -98,7 +98,8 @@ def methods_for(passed: Passed) -> list[str]:
     given = {name: group[0].partition("=")[2] or group[-1] for name, group in passed}
     if "model" not in given:
         return list(METHODS)
-    linear = outline(given["model"], revision=given.get("model_revision"), option="--model").visual_projection is not None
+    encoder = outline(given["model"], revision=given.get("model_revision"), option="--model")
+    linear = encoder.visual_projection is not None
     return [method if linear or method != "carot" else "covariance_anchor" for method in METHODS]
 
 
