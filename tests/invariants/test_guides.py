@@ -13,6 +13,7 @@ from helpers.commands import blocks, commands, parts, run
 
 from hf_robustft import load_benchmark
 from hf_robustft.cli.train_arguments import parse
+from hf_robustft.modeling.families import FAMILIES
 from hf_robustft.publishing.card_file import is_untouched
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -173,6 +174,14 @@ def test_every_guide_is_short_and_linked_from_the_readme():
         # Three minutes: prose at 240 words a minute. Tables and listings are looked up.
         prose = re.sub(r"^ *```.*?^ *```|^\|.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
         assert len(prose.split()) <= 720, f"{guide.name}: {len(prose.split())} words"
+
+
+def test_no_page_and_no_help_knows_fewer_families_than_there_are():
+    table = PAGES[0].read_text(encoding="utf-8").partition("## Models")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\|`\w+`", table, flags=re.MULTILINE)) == len(FAMILIES) == 9, "where it says nine"
+    helps = REPOSITORY / "hf_robustft" / "cli" / "flags.json"
+    for page in (*PAGES, helps):
+        assert not re.search(r"CLIP or MetaCLIP|(?<!nine) families\]", page.read_text(encoding="utf-8")), page.name
 
 
 def rows_of(path: Path) -> dict[str, list[set[str]]]:
