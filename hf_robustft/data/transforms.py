@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import dataclass, field, replace
 from numbers import Real
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -146,6 +147,8 @@ class ImageTransform:
     rescale_factor: float = field(default=1 / 255, kw_only=True)
     fast: bool | None = field(default=None, kw_only=True)
     output: str = field(default="float32", kw_only=True)
+    #: Whether results have the height and width `size`.
+    _is_square: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.size < 1:
@@ -361,12 +364,10 @@ class ImageTransform:
             levels = functional.interpolate(levels[None], target[::-1], mode=kernel, antialias=True)[0]
         if self.train and self.flip > 0 and rng.random() < self.flip:
             levels = levels.flip(-1)
-        return self._result(levels)
-
-    def _result(self, levels: torch.Tensor) -> torch.Tensor:
-        """The result from the levels of what was cut and resized."""
         height, width = levels.shape[1:]
-        if not self.train and self.do_center_crop:
+        if not self._is_square:
+            pass
+        elif not self.train and self.do_center_crop:
             # Padding by less than nothing cuts. Around a small image there is 0, as transformers pads it.
             left, top = (width - self.size) // 2, (height - self.size) // 2
             levels = functional.pad(levels, (-left, left + self.size - width, -top, top + self.size - height))
@@ -375,9 +376,8 @@ class ImageTransform:
                 f"The image came out {width} x {height}, not {self.size} x {self.size} pixels; "
                 "set do_center_crop or a square resize."
             )
-        return levels.contiguous() if self.output == "uint8" else self._normalised(levels)
-
-    def _normalised(self, levels: torch.Tensor) -> torch.Tensor:
+        if self.output == "uint8":
+            return levels.contiguous()
         result = np.empty(levels.shape, dtype=np.float32)
         for channel in range(CHANNELS):
             # No level is out of range; "clip" spares NumPy the check and the copy that comes with it.
@@ -404,6 +404,7 @@ class PatchTransform(ImageTransform):
     """
 
     max_patches: int = field(kw_only=True)
+    _is_square: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.resize is not None or not (self.do_resize and self.do_center_crop):
@@ -436,6 +437,5 @@ class PatchTransform(ImageTransform):
         height, width = get_image_size_for_max_num_patches(box[3] - box[1], box[2] - box[0], self.size, self.max_patches)
         return box, (width, height)
 
-    def _result(self, levels: torch.Tensor) -> torch.Tensor:
-        image = levels if self.output == "uint8" else self._normalised(levels)
-        return pack_patches(image, self.size, self.max_patches)
+    def _cut(self, image: Image.Image, box: tuple, target: tuple[int, int], rng: random.Random | None) -> torch.Tensor:
+        return pack_patches(super()._cut(image, box, target, rng), self.size, self.max_patches)

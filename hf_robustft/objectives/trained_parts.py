@@ -220,9 +220,12 @@ class TrainedPartsMixin(ObjectiveMixin):
     @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:
         super().check_model(args, encoder)
-        of_parts, chosen = parameters_by_part(encoder.model), parts_to_train(cls, args)
-        missing = [part for part in chosen if not of_parts[part]]
-        if missing and "train" in args.given:
+        chosen = parts_to_train(cls, args)
+        missing = []
+        if "train" in args.given:
+            of_parts = parameters_by_part(encoder.model)
+            missing = [part for part in chosen if not of_parts[part]]
+        if missing:
             raise ValueError(f"`train={args.train}`: a {encoder.name} has no linear {' and '.join(missing)}; leave that out.")
         if cls.trains_model and args.lora_rank:
             maps = adapted_maps(encoder.model, adapted_towers(cls, args), args.train_last_layers)
@@ -241,7 +244,8 @@ class TrainedPartsMixin(ObjectiveMixin):
         chosen = parts_to_train(type(self), args)
         if args.lora_rank:
             chosen = tuple(part for part in chosen if part not in TOWERS)
-        train_only(self.model, chosen, args.train_last_layers)
+        if set(chosen) != set(PARTS) or args.train_last_layers:
+            train_only(self.model, chosen, args.train_last_layers)
         if args.lora_rank:
             self.lora = LowRankAdapters.add(
                 self.model,

@@ -42,6 +42,12 @@ class SetFacts:
     split: str | None = None
     revision: str | None = None
 
+    def __post_init__(self):
+        for item in fields(self):
+            value, wanted = getattr(self, item.name), int if item.name in ("n_classes", "images") else str
+            if type(value) is not wanted and not (value is None and item.default is None):
+                raise TypeError(f"{item.name} of a set is {value!r}")
+
     @classmethod
     def from_benchmark(cls, benchmark: Benchmark) -> SetFacts:
         """Collect the facts of a `benchmark`; if it was opened, of the copy that was read, with the number of images."""
