@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Pretrains the small CLIPModel from scratch on the six pretraining styles.
+"""Pretrains a small CLIPModel, or with `--family siglip` a SiglipModel, from scratch on the six pretraining styles.
 
 A batch holds two drawings of each of `--concepts` concepts, of two artists where two have drawn it, and one caption a
 concept, with `--extra-captions` captions of other concepts as negatives. Loss: image to caption, caption to image with
-both drawings as targets, and image to image across the artists. The exported weights are the moving average.
+both drawings as targets, and image to image across the artists. SigLIP asks of each pair of an image and a caption by itself
+whether it belongs together, in place of the first two. The exported weights are the moving average.
 
 The styles of Emoji Shift are never trained on; its validation split is only looked at, to print progress.
 """
@@ -26,7 +27,15 @@ from common import PRETRAINING_STYLES, caption, load_concepts, load_style
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipModel,
+    SiglipProcessor,
+)
 
 SIZE = 48
 PATCHES = 36
@@ -34,8 +43,8 @@ CAPTIONS_EACH = 48
 CAPTION_LENGTH = 16
 
 
-def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIPModel of 1.5 M parameters: vision 128 x 4 layers, text 128 x 2 layers, projection 128."""
+def build_model(tokenizer: CLIPTokenizer, family: str = "clip") -> CLIPModel | SiglipModel:
+    """A model of 1.5 M parameters, of SigLIP's kind 1.7 M: vision 128 x 4 layers, text 128 x 2 layers, embeddings of 128."""
     shared = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "quick_gelu"}
     text = {
         **shared,
@@ -48,6 +57,15 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         "projection_dim": 128,
     }
     vision = {**shared, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": 8, "projection_dim": 128}
+    if family == "siglip":
+        # A row of captions is read whole: its length is a part of the model.
+        text |= {"max_position_embeddings": CAPTION_LENGTH, "projection_size": 128}
+        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        with torch.no_grad():
+            # As SigLIP begins (Zhai et al., ICCV 2023, section 3.2): most pairs do not belong together.
+            model.logit_scale.fill_(math.log(10.0))
+            model.logit_bias.fill_(-10.0)
+        return model
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
@@ -61,7 +79,8 @@ class QuickGELUBySiLU(torch.nn.Module):
 class Drawings:
     """All drawings and captions in memory, and the sampling of batches."""
 
-    def __init__(self, artwork: Path, tokenizer: CLIPTokenizer, seed: int) -> None:
+    def __init__(self, artwork: Path, tokenizer: CLIPTokenizer, seed: int, whole_rows: bool = False) -> None:
+        self.whole_rows = whole_rows
         concepts = load_concepts(artwork)
         rows = [row for style in PRETRAINING_STYLES for row in load_style(artwork, style)]
         codes = sorted({row["code_point"] for row in rows})
@@ -85,7 +104,7 @@ class Drawings:
 
     def batch(self, n_concepts: int, n_extra: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Views (2 * n_concepts, 3, SIZE, SIZE), first and second drawing of each concept in two blocks, and captions
-        (n_concepts + n_extra, length), cut at the longest: exact, since the text tower looks only backwards."""
+        (n_concepts + n_extra, length), unless `whole_rows` cut at the longest: exact where the text tower looks only backwards."""
         picked = torch.multinomial(self.weights, n_concepts + n_extra, generator=generator)
         concepts = picked[:n_concepts]
         keys = torch.rand(n_concepts, self.members.shape[1], generator=generator)
@@ -94,7 +113,9 @@ class Drawings:
         slots = torch.where(order.values >= 0.0, order.indices, order.indices[:, :1])
         index = self.members[concepts].gather(1, slots).T.reshape(-1)
         which = torch.randint(CAPTIONS_EACH, (len(picked),), generator=generator)
-        ids = self.captions[picked, which][:, : int(self.lengths[picked, which].max())]
+        ids = self.captions[picked, which]
+        if not self.whole_rows:
+            ids = ids[:, : int(self.lengths[picked, which].max())]
         return random_views(self.images[index], SIZE, generator), ids
 
 
@@ -102,6 +123,11 @@ def embed_images(model: CLIPModel, pixels: Tensor, kept: Tensor | None = None) -
     """Unit-length image embeddings of pixels in [0, 1]; `kept` (batch, n) holds the patches to look at."""
     tower = model.vision_model
     tokens = tower.embeddings(pixels * 2.0 - 1.0)
+    if isinstance(model, SiglipModel):
+        if kept is not None:
+            tokens = tokens.gather(1, kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        hidden = tower.post_layernorm(tower.encoder(inputs_embeds=tokens).last_hidden_state)
+        return F.normalize(tower.head(hidden).float(), dim=-1)
     if kept is not None:
         index = F.pad(kept + 1, (1, 0)).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
         tokens = tokens.gather(1, index)
@@ -112,13 +138,23 @@ def embed_images(model: CLIPModel, pixels: Tensor, kept: Tensor | None = None) -
 
 def embed_texts(model: CLIPModel, ids: Tensor) -> Tensor:
     """Unit-length text embeddings of token ids."""
+    if isinstance(model, SiglipModel):
+        return F.normalize(model.text_model(input_ids=ids).pooler_output.float(), dim=-1)
     return F.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output).float(), dim=-1)
 
 
-def losses(images: Tensor, texts: Tensor, scale: Tensor, n_concepts: int, image_scale: float) -> dict[str, Tensor]:
-    """The three loss terms of the embeddings of a batch as `Drawings.batch` lays it out."""
+def losses(
+    images: Tensor, texts: Tensor, scale: Tensor, n_concepts: int, image_scale: float, bias: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The three loss terms of the embeddings of a batch as `Drawings.batch` lays it out; two with a `bias`, SigLIP's."""
     logits = scale * images @ texts.T
     concept = torch.arange(n_concepts).repeat(2)
+    if bias is not None:
+        belongs = torch.arange(len(texts)) == concept[:, None]
+        pairs = -F.logsigmoid((logits + bias) * torch.where(belongs, 1.0, -1.0)).sum() / len(images)
+        across = (image_scale * images @ images.T).masked_fill(torch.eye(2 * n_concepts, dtype=torch.bool), -1e4)
+        partner = torch.arange(2 * n_concepts).roll(n_concepts)
+        return {"pairs": pairs, "image_image": F.cross_entropy(across, partner)}
     to_text = F.cross_entropy(logits, concept)
     log_images = logits[:, :n_concepts].T.log_softmax(dim=-1)
     to_image = -log_images.gather(1, torch.stack([concept[:n_concepts], concept[:n_concepts] + n_concepts], 1)).mean()
@@ -130,7 +166,7 @@ def losses(images: Tensor, texts: Tensor, scale: Tensor, n_concepts: int, image_
 class Validation:
     """Zero-shot accuracy on the validation split of Emoji Shift, with the template ensemble."""
 
-    def __init__(self, folder: Path, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, folder: Path, tokenizer: CLIPTokenizer, whole_rows: bool = False) -> None:
         card = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         rows = pq.read_table(folder / "validation.parquet").to_pylist()
         processor = image_processor()
@@ -138,7 +174,8 @@ class Validation:
         self.pixels = processor(pictures, return_tensors="pt")["pixel_values"] * 0.5 + 0.5
         self.labels = torch.tensor([row["label"] for row in rows])
         texts = [template.format(name) for name in card["classes"] for template in card["templates"]]
-        self.ids = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+        rows = {"padding": "max_length", "max_length": CAPTION_LENGTH, "truncation": True} if whole_rows else {"padding": True}
+        self.ids = tokenizer(texts, return_tensors="pt", **rows)["input_ids"]
         self.shape = (len(card["classes"]), len(card["templates"]), -1)
 
     @torch.inference_mode()
@@ -169,7 +206,11 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, output: Path) -> None:
     settings = json.loads((output / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings = {key: value for key, value in settings.items() if key not in ("is_local", "local_files_only")}
     (output / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    image_processor().save_pretrained(output)
+    if isinstance(model, SiglipModel):
+        tokenizer.model_max_length = CAPTION_LENGTH
+        SiglipProcessor(image_processor(), tokenizer).save_pretrained(output)
+    else:
+        image_processor().save_pretrained(output)
 
 
 def save_progress(folder: Path, model, average, optimizer, generator: torch.Generator, facts: dict) -> None:
@@ -210,6 +251,7 @@ def parse() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float, help="length of the run; the schedule follows the clock")
     length.add_argument("--steps", type=int, help="length of the run in steps; same seed, same result")
+    parser.add_argument("--family", choices=["clip", "siglip"], default="clip", help="what kind of model (clip)")
     parser.add_argument("--resume", action="store_true", help="go on from the folder --progress")
     parser.add_argument("--seed", type=int, default=2026, help="seed of weights, batches and captions (2026)")
     parser.add_argument("--concepts", type=int, default=128, help="concepts a batch, two images each (128)")
@@ -236,10 +278,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    data = Drawings(args.artwork, tokenizer, args.seed)
-    validation = Validation(args.benchmark, tokenizer)
-    model = build_model(tokenizer)
-    average = build_model(tokenizer).eval()
+    siglip = args.family == "siglip"
+    data = Drawings(args.artwork, tokenizer, args.seed, siglip)
+    validation = Validation(args.benchmark, tokenizer, siglip)
+    model = build_model(tokenizer, args.family)
+    average = build_model(tokenizer, args.family).eval()
     average.load_state_dict(model.state_dict())
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -287,8 +330,10 @@ def main() -> None:
             kept = torch.rand(len(pixels), PATCHES, generator=generator).topk(args.keep_patches, dim=1).indices
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
             images, texts = embed_images(model, pixels, kept), embed_texts(model, ids)
-        terms = losses(images, texts, model.logit_scale.exp(), args.concepts, args.image_scale)
-        loss = 0.5 * (terms["image_text"] + terms["text_image"]) + args.image_weight * terms["image_image"]
+        scale, bias = model.logit_scale.exp(), model.logit_bias if siglip else None
+        terms = losses(images, texts, scale, args.concepts, args.image_scale, bias)
+        matched = terms["pairs"] if siglip else 0.5 * (terms["image_text"] + terms["text_image"])
+        loss = matched + args.image_weight * terms["image_image"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(mine, 1.0)
