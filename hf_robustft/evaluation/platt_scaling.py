@@ -76,9 +76,9 @@ class PlattScaling(TemperatureScaling):
             [`PlattScaling`]: Itself.
 
         Raises:
-            ValueError: If the shapes disagree, a label is not a class, a logit is not finite, or there is no minimum that
-                keeps the order of the classes: one logit parts all right pairs from all wrong ones, there is but one kind of
-                pairs, or right pairs have no higher logits than wrong ones.
+            ValueError: If the shapes disagree, a label is not a class, a logit is not finite, or no minimum keeps the order of the
+                classes: one logit parts all right pairs from all wrong ones, all pairs are of one kind, or right pairs have no
+                higher logits than wrong ones.
         """
         # Here, since importing it takes a second or two.
         from sklearn.linear_model import LogisticRegression

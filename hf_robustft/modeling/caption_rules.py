@@ -27,7 +27,7 @@ class CaptionRules:
         reads (`str`, *optional*, defaults to `"end"`): `"end"`: a causal tower, read at the first end-of-text token; what
             follows may be anything. `"mask"`: a tower that sees the whole caption, and padding is masked. `"fixed"`: a
             tower that sees rows of `max_length` tokens whole, padding included.
-        causal_unasked (`bool`, *optional*, defaults to `True`): Whether a causal tower is one without a mask.
+        causal_unasked (`bool`, *optional*, defaults to `True`): Whether a causal tower is causal without being given a mask.
     """
 
     end_of_text: int | None

@@ -235,25 +235,27 @@ def check_class_prompts(tokenizer, class_names: Sequence[str], templates: Sequen
     for what, texts in (("class names", names), ("templates", [template.replace("{}", "") for template in templates])):
         unknown = _unknown(tokenizer, texts)
         if unknown:
-            shown = ", ".join(map(_shortened, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
             warnings.warn(
-                f"{len(unknown)} of {len(texts)} {what} hold something that the model's tokenizer does not know ({shown}): it reaches the "
+                f"{len(unknown)} of {len(texts)} {what} hold something that the model's tokenizer does not know ({_named(unknown)}): it reaches the "
                 f"model as {tokenizer.unk_token!r}, whatever it is. Rename them, or take a model that reads them.",
                 stacklevel=3,
             )
     longest = max(templates, key=len)
     cut = _cut(tokenizer, longest, names)
     if cut:
-        shown = ", ".join(map(_shortened, cut[:3])) + (", ..." if len(cut) > 3 else "")
         warnings.warn(
             f"The model reads {_limit(tokenizer)} tokens, and {len(cut)} of {len(names)} prompts of the template "
-            f"{_shortened(longest)} are longer and cut ({shown}); shorten the names or the template.",
+            f"{_shortened(longest)} are longer and cut ({_named(cut)}); shorten the names or the template.",
             stacklevel=3,
         )
 
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _named(texts: Sequence[str]) -> str:
+    return ", ".join(map(_shortened, texts[:3])) + (", ..." if len(texts) > 3 else "")
 
 
 def _unknown(tokenizer, texts: Sequence[str]) -> list[str]:

@@ -93,17 +93,22 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
         )
     if (folder / _ADAPTER_CONFIG).is_file():
         raise ValueError(f"{what} holds adapters ({_ADAPTER_CONFIG}): {_ADAPTER_ADVICE}.")
-    with _named_as_configuration(folder, what):
+    with _named_as_configuration(folder):
         config = family.model_class.config_class.from_dict(content)
+    for part in family.towers(config):
+        if isinstance(getattr(part, "num_attention_heads", 1), (list, tuple)):
+            raise ValueError(
+                f"{what} has a tower of the type {part.model_type!r}, whose layers are of several sizes, which is not supported; give "
+                "one with layers of one size, such as ViT or DINOv2."
+            )
+    with _named_as_configuration(folder):
         for part in family.towers(config):
-            if isinstance(getattr(part, "num_attention_heads", 1), (list, tuple)):
-                raise NotImplementedError(part.model_type)
             _check_sizes(part)
         family.caption_rules(config).check()
     if head := family.missing_head(config):
         raise ValueError(
-            f"{what} has an image tower without a pooling head (`{head}` is false in its {CONFIG_FILE}), so there is no feature of a "
-            "whole image; give the checkpoint with that head."
+            f"{what} has an image tower without a pooling head (`{head}` is false in its {CONFIG_FILE}), which "
+            "gives a feature of each patch and none of the whole image; give the checkpoint with that head."
         )
     return config
 
@@ -117,14 +122,9 @@ def _check_sizes(config: PreTrainedConfig) -> None:
 
 
 @contextmanager
-def _named_as_configuration(folder: Path, what: str) -> Iterator[None]:
+def _named_as_configuration(folder: Path) -> Iterator[None]:
     try:
         yield
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{what} has a tower of the type {str(error)!r}, whose layers are of several sizes, which is not supported; give one "
-            "with layers of one size, such as ViT or DINOv2."
-        ) from None
     except Exception as error:
         # Whatever a configuration with wrong values brings about, it is the file that is wrong.
         raise ValueError(
@@ -209,7 +209,7 @@ def check_weights(folder: Path, config: PreTrainedConfig, what: str) -> set[str]
 
 def without_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a `config` read from a `folder`, on the meta device. Raises ValueError if there can be no such model."""
-    with _named_as_configuration(folder, str(folder)), torch.device("meta"):
+    with _named_as_configuration(folder), torch.device("meta"):
         return FAMILIES[config.model_type].model_class(config)
 
 
