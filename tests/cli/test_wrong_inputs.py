@@ -1,29 +1,14 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Wrong inputs, one a row: exit status 2, one line on standard error that names what to change, no model loaded."""
 
-import json
 import os
-import re
-import resource
-import shlex
-import subprocess
 import sys
-import warnings
-from pathlib import Path
 
 import pytest
+from helpers.quick import LIMIT, seconds
 
-from hf_robustft import cli
-from hf_robustft.cli import COMMANDS, endings, main
-from hf_robustft.cli.describe import as_text, describe
-from hf_robustft.cli.description import (
-    _FILES_OF_TRANSFORMERS,
-    FLAGS_FILE,
-    Description,
-    transformers_hash,
-    transformers_version,
-)
-from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_go_on, one_line, run
+from hf_robustft.cli import main
+from hf_robustft.cli.endings import WRONG
 from hf_robustft.cli.first_look import first_look
 from hf_robustft.cli.parser import UsageError
 from hf_robustft.cli.train_arguments import train_parser
@@ -33,11 +18,6 @@ EVALUATE, CALIBRATE, PUBLISH = (
     "calibrate {folder} --dataset emoji_shift",
     "publish {folder} --repo_id a/b",
 )
-#: A Transformers that declares other flags than that of `constraints.txt` is not described: the real parsers are asked.
-DESCRIBED = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))["transformers_hash"] == transformers_hash()
-usual_flags = pytest.mark.skipif(not DESCRIBED, reason="flags.json describes other flags of Transformers")
-#: Seconds of a processor in which a wrong command line is answered.
-LIMIT = 2 if DESCRIBED else 30
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
@@ -208,8 +188,6 @@ def words(line: str, tmp) -> list[str]:
     return [("" if word == "''" else word).format(tmp=tmp, folder=tmp / "model") for word in line.split()]
 
 
-
-
 def test_there_are_at_least_fifty_rows():
     assert len({line for line, _ in ROWS}) == len(ROWS) >= 50
 
@@ -238,14 +216,6 @@ def test_transformers_parser_says_the_same(line, fix, tmp):
     assert fix in str(error.value)
 
 
-def seconds(command, **settings):
-    """A finished process, and the seconds of processor time that it took: the clock would measure the machine's load."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 @pytest.mark.parametrize(
     "line",
     ["train --learning_rat 1", "train --report_to foo", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
@@ -259,78 +229,6 @@ def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert spent < LIMIT
-
-
-@pytest.mark.parametrize("command", ["script", *COMMANDS])
-def test_help_is_quick_and_in_groups_with_defaults(command, repository):
-    program = [str(repository / "examples" / "run_robust_ft.py")] if command == "script" else ["-m", "hf_robustft.cli", command]
-    done, spent = seconds([sys.executable, *program, "--help"])
-    assert done.returncode == 0 and done.stderr == "" and spent < LIMIT
-    assert done.stdout.startswith("usage: ")
-    if command in ("script", "train"):
-        places = [done.stdout.index(f"\n{title}:\n") for title in ("method carot", "model", "data", "evaluation", "training", "publishing")]
-        assert places == sorted(places)
-        assert "(default: carot)" in done.stdout and "--adam_beta1" not in done.stdout
-        everything, _ = seconds([sys.executable, *program, "--help_all"])
-        assert "--adam_beta1" in everything.stdout and "(default: 0.9)" in everything.stdout
-    elif command not in ("publish", "compare"):
-        assert "--use_cpu" in done.stdout and "(default: 256)" in done.stdout
-
-
-METHODS = Description.of_what_is_installed().facts["methods"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_help_fits_two_screens_and_names_the_settings_of_the_method(method, capsys):
-    with pytest.raises(SystemExit):
-        main(["train", f"--method={method}", "--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= (100 if "+" not in method else 115) and max(map(len, lines)) <= 110
-    shown = re.split(r"\n(?=  --)", "\n".join(lines))
-    shown = {re.match(r"  --(?:\[no_\])?(\w+)", text)[1]: " ".join(text.split()) for text in shown[1:]}
-    facts = METHODS[method]
-    for name in set().union(*(other["settings"] for other in METHODS.values())):
-        assert (name in shown) == (name in facts["settings"]), name
-    assert ("learning_rate" in shown) == (method not in ("tip_adapter", "model_stock", "zero_shot", "auto")) and "seed" in shown
-    # Of a text that began with the methods it is for, their names were all that was left.
-    assert not [text for name, text in shown.items() if name in facts["settings"] and text.split()[-1] in METHODS]
-    for name, value in facts["paper"].items():
-        if name in shown:
-            value = f"{value:g}".replace("e-0", "e-") if type(value) is float else str(value).lower()
-            assert re.search(rf"\(default(?:: \S+;| and) paper: {re.escape(value)}\)", shown[name]), shown[name]
-    for name, value in facts["defaults"].items():
-        value = f"{value:g}".replace("e-0", "e-") if isinstance(value, (int, float)) else value
-        assert f"(default: {value}" in shown[name] or "(default and" in shown[name]
-
-
-def test_the_settings_in_the_help_are_those_that_the_method_reads():
-    from hf_robustft.training.methods import METHODS as trainers
-    from hf_robustft.training.methods import RobustTrainingArguments
-    from hf_robustft.training.settings import declarations, declared_settings, unused_settings
-    from hf_robustft.training.trainer import RobustTrainer
-
-    for method, trainer in trainers.items():
-        unused = unused_settings(trainer, RobustTrainingArguments)
-        # What trains is chosen for every method alike, and shown with the settings of training.
-        common = declared_settings(RobustTrainer)
-        assert bool(common & unused) == (not trainer.trains_model) and unused & common <= set(METHODS[method]["idle"])
-        read = set(declarations(RobustTrainingArguments)) - unused - common
-        assert read <= set(METHODS[method]["settings"]) and not unused & set(METHODS[method]["settings"])
-    assert METHODS["croft"]["paper"]["learning_rate"] == 0.002 and METHODS["croft"]["defaults"]["learning_rate"] == 0.003
-
-
-def test_help_of_another_version_of_transformers_is_read_from_the_parsers(monkeypatch, capsys):
-    monkeypatch.setattr("hf_robustft.cli.description.transformers_version", lambda: "another")
-    monkeypatch.setattr("hf_robustft.cli.description.transformers_hash", lambda: "another")
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    assert "method carot:" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("method", [["--method", "auto"], ["--method=auto"]])
-def test_an_interrupted_comparison_of_auto_goes_on_by_the_same_command(method, tmp_path):
-    said = how_to_go_on(["hf-robustft", "train"], [*method, "--output_dir", str(tmp_path)])(KeyboardInterrupt("13 of 16 runs are finished"))
-    assert said == f"Go on with: hf-robustft train {' '.join(method)} --output_dir {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -363,85 +261,6 @@ def test_the_first_look_knows_the_rules():
     assert {*RULES, "shift"} == set(selection.RULES)
     for rule in (*RULES, "shift", "shift:sketch"):
         first_look("compare", ["--rule", rule])
-
-
-def test_help_of_auto_says_what_it_does_and_what_it_can_be_given(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--method", "auto", "--help"])
-    told = capsys.readouterr().out
-    assert all(flag in told for flag in ("hf-robustft compare", "--rule", "--jobs", "--learning_rates", "--dry_run", "--train_dataset"))
-    for refused in ("--learning_rate ", "--recipe", "--push_to_hub", "--hub_model_id", "--resume_from_checkpoint", "--orthogonality_weight"):
-        assert f"\n  {refused}" not in told
-    assert re.search(r"--seed N .*\(default: 0\)", told)
-
-
-def test_warnings_say_what_they_say(capsys, monkeypatch):
-    monkeypatch.delenv("HF_ROBUSTFT_TRACEBACK", raising=False)
-    usual = warnings.formatwarning
-
-    def command():
-        print(warnings.formatwarning("half the\nweights", UserWarning, "program.py", 3), end="")
-
-    assert run(command) == 0
-    assert capsys.readouterr().out == "Warning: half the weights\n" and warnings.formatwarning is usual
-
-
-@usual_flags
-def test_the_description_is_what_the_real_parsers_say():
-    described, facts = json.loads(FLAGS_FILE.read_text(encoding="utf-8")), describe()
-    if described["transformers"] != transformers_version():
-        # Another version may put the help into other words.
-        for item in (described, facts):
-            item.pop("transformers")
-            for argument in item["commands"]["train"]["arguments"]:
-                argument.pop("help", None)
-        assert json.loads(as_text(facts)) == described
-    else:
-        assert FLAGS_FILE.read_text(encoding="utf-8") == as_text(facts), "run `python -m hf_robustft.cli.describe`"
-
-
-@usual_flags
-def test_what_is_installed_is_what_is_described(monkeypatch):
-    assert Description.load() is not None
-    monkeypatch.setattr("hf_robustft.cli.description.transformers_version", lambda: "another")
-    assert Description.load() is not None
-
-
-def test_a_transformers_with_other_flags_has_another_hash(tmp_path):
-    """But not one that puts its help or what its methods do into other words."""
-    import transformers
-
-    usual, copy = Path(transformers.__file__).parent, tmp_path / "transformers"
-    names = ("training_args.py", *_FILES_OF_TRANSFORMERS)
-    texts = {name: (usual / name).read_text(encoding="utf-8") for name in names}
-    hashes = {}
-    for change, (name, old, new) in {
-        "help": ("training_args.py", '"help": "', '"help": "Really: '),
-        "methods": ("training_args.py", "    def __post_init__(self):", "    def __post_init__(self):\n        pass"),
-        "nothing": ("training_args.py", "", ""),
-        "default": ("training_args.py", "learning_rate: float = field(default=5e-5", "learning_rate: float = field(default=6e-5"),
-        "name": ("training_args.py", "    learning_rate: float", "    lr: float"),
-        "choice": ("trainer_utils.py", '    EPOCH = "epoch"', '    EPOCH = "pass"'),
-        "tracker": ("integrations/integration_utils.py", '    "tensorboard": ', '    "board": '),
-        "kind": ("hf_argparser.py", "def string_to_bool(v):", "def string_to_bool(v):\n    return True"),
-    }.items():
-        assert old in texts[name], old
-        for path, text in texts.items():
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            (copy / path).write_text(text.replace(old, new) if path == name else text, encoding="utf-8", newline="")
-        hashes[change] = transformers_hash(copy)
-    assert hashes["help"] == hashes["methods"] == hashes["nothing"] == transformers_hash() == transformers_hash(usual)
-    assert len(set(hashes.values())) == len(hashes) - 2 and "unknown" not in hashes.values()
-    (copy / "training_args.py").unlink()
-    assert transformers_hash(copy) == "unknown"
-
-
-def test_a_description_of_something_else_is_not_used_and_the_real_parsers_say_the_same(monkeypatch):
-    monkeypatch.setattr("hf_robustft.cli.description.source_hash", lambda *files: "another")
-    assert Description.load() is None
-    with pytest.raises(UsageError, match="--learning_rate"):
-        first_look("train", ["--learning_rat", "1"])
-    assert first_look("train", ["--seed", "3"]).seed == 3
 
 
 def test_what_is_right_passes(tmp, capsys):
@@ -490,162 +309,6 @@ def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
         "learning_rate": 1e-3, "save_strategy": "no", "streaming": True, "run_name": "1.10",
         "eval_datasets": ["emoji_shift"], "lr_scheduler_kwargs": {"min_lr": 0.1}, "max_steps": 100,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("error", "holds"),
-    [
-        (OSError(28, "No space left on device", "x.bin"), "disk is full while x.bin"),
-        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "disk is full"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "--per_device_train_batch_size"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),
-        (MemoryError(), "--batch_size"),
-        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--num_workers"),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6024. GLHF!"), "Another process"),
-        (RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`."), "wandb"),
-        (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "wandb"),
-        (ImportError("TensorBoardCallback requires tensorboard to be installed."), "tensorboard"),
-        (ValueError("two\nlines"), "two lines"),
-    ],
-)  # fmt: skip
-def test_errors_in_one_line(error, holds, capsys):
-    def command():
-        raise error
-
-    assert run(command) == WRONG
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1 and holds in printed
-
-
-@pytest.mark.parametrize(
-    ("rank", "processes", "begin"),
-    [("0", "2", "error: "), ("1", "2", "error in process 1: "), ("1", "1", "error: "), (None, None, "error: ")],
-)
-def test_of_several_processes_that_fail_alike_the_main_one_says_it(rank, processes, begin, capsys, monkeypatch):
-    """The others give it time to: the launcher ends them in it."""
-    waited = []
-    monkeypatch.setattr(endings.time, "sleep", waited.append)
-    for name, value in (("RANK", rank), ("WORLD_SIZE", processes)):
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-
-    def command():
-        raise ValueError("wrong")
-
-    assert run(command) == WRONG
-    assert capsys.readouterr().err == f"{begin}wrong\n" and bool(waited) == begin.startswith("error in")
-
-
-@pytest.mark.parametrize(
-    "error", [TypeError("x"), KeyError("x"), RuntimeError("x"), ImportError("x", name="hf_robustft.data")]
-)
-def test_faults_of_the_program_keep_their_traceback(error):
-    assert one_line(error) is None
-
-
-PROGRAM = """
-import sys, threading
-from hf_robustft.cli.endings import first_look_or_exit, run
-token, kind = "hf_" + "Q7wE9r" * 6, getattr(__builtins__, sys.argv[1])
-
-def fail(text):
-    try:
-        raise OSError("https://me:secret@hub.example/" + text)
-    except OSError as error:
-        raise ExceptionGroup("all of " + text, [kind(text)]) from error
-
-def command():
-    thread = threading.Thread(target=fail, args=(token,), name="beside")
-    thread.start()
-    thread.join()
-    try:
-        fail(token)
-    except ExceptionGroup:
-        raise kind("at last " + token + " and a-password")
-
-if sys.argv[2] == "script":
-    first_look_or_exit("train", [])
-    command()
-sys.exit(run(command))
-"""
-
-
-@pytest.mark.parametrize(("kind", "way", "asked"), [("KeyError", "command", "0"), ("ValueError", "command", "1"), ("KeyError", "script", "0")])
-def test_no_traceback_tells_a_token(kind, way, asked):
-    environment = {**os.environ, "HF_ROBUSTFT_TRACEBACK": asked, "HF_TOKEN": "a-password"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, kind, way], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and done.stdout == ""
-    told = ("in thread beside", "direct cause", "During handling", "ExceptionGroup: all of [removed]", f"{kind}: ")
-    for text in (*told, "https://[removed]@hub.example/[removed]", "at last [removed] and [removed]"):
-        assert text in done.stderr, text
-    assert not [secret for secret in ("Q7wE9r", "secret", "a-password") if secret in done.stderr]
-
-
-def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository):
-    import signal
-
-    from hf_robustft.training.interruption import Interrupted
-
-    for error, status in (
-        (KeyboardInterrupt(), INTERRUPTED),
-        (Interrupted("Interrupted after step 3 of 9.", "out/checkpoint-3"), INTERRUPTED),
-        (Interrupted("Interrupted after step 3 of 9.", None, signal.SIGTERM), TERMINATED),
-    ):
-
-        def command(error=error):
-            raise error
-
-        assert run(command, lambda error: f"Go on with {getattr(error, 'checkpoint', None)}", leaving=False) == status
-        printed = capsys.readouterr().err.strip()
-        assert printed.startswith("Interrupted") and "\n" not in printed
-        assert printed.endswith(f"Go on with {getattr(error, 'checkpoint', None)}")
-
-    def swallowed():
-        try:
-            raise KeyboardInterrupt
-        except:  # noqa: E722
-            raise ImportError("No module named 'version'", name="version") from None
-
-    assert run(swallowed, leaving=False) == INTERRUPTED and capsys.readouterr().err.strip() == "Interrupted."
-    reader = subprocess.Popen(
-        [sys.executable, "-m", "hf_robustft.cli", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    reader.stdout.close()
-    assert reader.wait(60) in (0, BROKEN_PIPE) and reader.stderr.read() == b""
-    reader.stderr.close()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_after_ctrl_c_how_to_go_on(command, monkeypatch, capsys):
-    def stopped(arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_carry_out", stopped)
-    assert main([command, "my folder"]) == INTERRUPTED
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("Interrupted. ") and line.endswith(f"with: hf-robustft {command} 'my folder'")
-
-
-def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):
-    from hf_robustft.training.interruption import Interrupted
-
-    flags = ["--resume-from-checkpoint", f"{tmp_path}/checkpoint-12", "--seed", "3", "--output_dir", str(tmp_path)]
-    for step in (12, 15):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        os.utime(tmp_path / f"checkpoint-{step}", (1, 1))
-    say = how_to_go_on(["run.py"], flags)
-    assert say(KeyboardInterrupt()) == f"Nothing was trained; start again with: {shlex.join(['run.py', *flags])}"
-    assert say(Interrupted("within a step")).startswith("Nothing was saved; start again with: run.py --resume-from")
-    for step in (3, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        os.utime(tmp_path / f"checkpoint-{step}", (9e9, 9e9))
-    resume = f"--seed 3 --output_dir {tmp_path} --resume_from_checkpoint {tmp_path}/checkpoint"
-    assert say(KeyboardInterrupt()) == f"Go on with: run.py {resume}-9"
-    assert say(Interrupted("", f"{tmp_path}/checkpoint-3")) == f"Go on with: run.py {resume}-3"
-    for step in (3, 9):
-        (tmp_path / f"checkpoint-{step}").rmdir()
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    os.utime(tmp_path / "model.safetensors", (9e9, 9e9))
-    assert "hf-robustft evaluate" in say(KeyboardInterrupt())
 
 
 def test_a_misspelt_folder_is_not_looked_for_in_all_that_lies_around_it(tmp_path, monkeypatch, capsys):
