@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison.output import check_unclaimed, places, write_comparison
+from ..comparison.rules import CONCEPTS, find_rule, reported, sets_of_choice
 from ..comparison.runs import Comparison, read_runs
-from ..comparison.selection import CONCEPTS, find_rule, reported, sets_of_choice
 from ..comparison.summary import COMPARISON_FILE, summarise
 from ..comparison.tables import terminal_table
 from ..data.benchmarks import Benchmark

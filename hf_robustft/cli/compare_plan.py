@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison.concepts import twin_flags
+from ..comparison.rules import CONCEPTS
 from ..comparison.runs import rate_text
 from ..comparison.schedule import Run
-from ..comparison.selection import CONCEPTS
 from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..data.left_out import LEFT_OUT
 from .differences import Differences
+from .rules import find_rule
 from .runs import Comparison
-from .selection import find_rule
 
 
 def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[str, Any]:

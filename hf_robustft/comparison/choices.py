@@ -11,8 +11,9 @@ from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import DEFAULT_SCORE
 from .concepts import with_concepts
 from .frontier import Point, at_equal_id, frontier
+from .rules import CONCEPTS, PLACES, RULES, find_rule, rotations
 from .runs import ZERO_SHOT, Candidate, Comparison
-from .selection import CONCEPTS, PLACES, RULES, choose, find_rule, regret, rotations, spread_over_rates
+from .selection import choose, regret, spread_over_rates
 
 #: The rules that choose where none is named, first those that can be judged by more.
 USUAL_RULES = (CONCEPTS, "id_within", "id")

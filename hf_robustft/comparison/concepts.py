@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from ..data.left_out import LEFT_OUT
+from .rules import CONCEPTS, Candidates, Measured
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
-from .selection import CONCEPTS, Candidates, Measured
 
 
 def twin_flags(share: float = 0.2, fold: int = 0) -> list[str]:

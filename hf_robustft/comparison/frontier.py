@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .rules import PLACES
 from .runs import Candidate
-from .selection import PLACES, by_method
+from .selection import by_method
 
 
 class Point(NamedTuple):

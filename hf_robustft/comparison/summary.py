@@ -62,8 +62,8 @@ from .chance import chance_of_choice
 from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
 from .details import details
 from .differences import MEANS, Differences, kept
+from .rules import CONCEPTS, PLACES, find_rule, reported
 from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
-from .selection import CONCEPTS, PLACES, find_rule, reported
 from .statistics import grouped, mean_and_sd
 from .summary_schema import check_summary
 from .winner import find_winner
@@ -78,7 +78,7 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
 
     Args:
         comparison ([`Comparison`]): Of [`read_runs`].
-        rule (`str`, *optional*): By which a candidate is chosen, a name of `selection.RULES` or `shift:<set>`. By default
+        rule (`str`, *optional*): By which a candidate is chosen, a name of `rules.RULES` or `shift:<set>`. By default
             `concepts` where runs have twins, else `id_within` or `id`, where validation images were measured; else the highest
             candidate is named, and that no rule chose it.
         command (`str`, *optional*): That made the comparison.

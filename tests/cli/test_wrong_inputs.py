@@ -256,9 +256,9 @@ def test_what_a_comparison_cannot_do_is_said_at_the_first_look(line, fix, tmp):
 
 def test_the_first_look_knows_the_rules():
     from hf_robustft.cli.first_look import RULES
-    from hf_robustft.comparison import selection
+    from hf_robustft.comparison import rules
 
-    assert {*RULES, "shift"} == set(selection.RULES)
+    assert {*RULES, "shift"} == set(rules.RULES)
     for rule in (*RULES, "shift", "shift:sketch"):
         first_look("compare", ["--rule", rule])
 
