@@ -10,7 +10,8 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.plots import FEW, short_name
+from ..evaluation.figures import short_name
+from ..evaluation.plots import FEW
 
 #: Of a picture with axes, in units of the drawing. The page sets text at most `FONT` units high.
 WIDTH, HEIGHT, FONT = 480.0, 380.0, 15.0

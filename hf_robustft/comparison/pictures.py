@@ -10,16 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..evaluation.plots import (
-    BEFORE,
-    SHIFT_COLOURS,
-    SHIFT_MARKERS,
-    checked_png,
-    new_figure,
-    plain_axes,
-    save_figure,
-    short_name,
-)
+from ..evaluation.figures import checked_png, new_figure, plain_axes, save_figure, short_name
+from ..evaluation.plots import BEFORE, SHIFT_COLOURS, SHIFT_MARKERS
 from .runs import rate_text
 
 #: Where there are more methods than colours.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
-from ..data.columns import check_groups
+from ..data.column_checks import check_groups
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..files import whole_file
+from .figures import add_legend, checked_png, new_figure, plain_axes, save_figure, short_name
 from .open_set import DEFAULT_SCORE, as_floats, detection_metrics, open_set_score
 from .report import DatasetResult, EvaluationReport
 from .tables import ARROW, check_same_data, label, ordered
@@ -84,7 +81,7 @@ def plot_reliability(reports: EvaluationReport | Sequence[EvaluationReport], pat
         earlier = short_name(before.model, LEGEND_WIDTH)
         handles.insert(0, Line2D([], [], color=BEFORE, marker="o", markersize=4.5, linewidth=1.1, label=earlier))
     # As many side by side as the panels leave room for.
-    _add_legend(figure, handles, "outside upper center", columns=min(len(handles), 2 * columns - 1))
+    add_legend(figure, handles, "outside upper center", columns=min(len(handles), 2 * columns - 1))
     return save_figure(figure, path, dpi)
 
 
@@ -129,7 +126,7 @@ def plot_shift(reports: EvaluationReport | Sequence[EvaluationReport], path: str
         Line2D([], [], color=GAP, linewidth=2.2, label="noise floor of the ECE"),
         Line2D([], [], **_DIAGONAL, label="shift as good as ID"),
     ]
-    _add_legend(figure, handles, "outside lower center", columns=min(4, len(handles)))
+    add_legend(figure, handles, "outside lower center", columns=min(4, len(handles)))
     return save_figure(figure, path, dpi, names=bars.get_yticklabels())
 
 
@@ -192,7 +189,7 @@ def plot_scores(
             Line2D([], [], color=THRESHOLD, linewidth=1.2, linestyle=DASHES, label=f"threshold {threshold:.4g}"),
             Patch(color=REFUSED, label="refused as unknown"),
         ]
-        _add_legend(figure, handles, "outside upper right", columns=2)
+        add_legend(figure, handles, "outside upper right", columns=2)
     panels[-1].set_xlabel(f"{name}\nhigher: more like a known class", fontsize=10)
     figure.supylabel("share of the images", fontsize=10)
     return save_figure(figure, path, dpi)
@@ -241,23 +238,6 @@ def plot_alpha_sweep(
     return save_figure(figure, path, dpi)
 
 
-def short_name(name: str, width: int = 32) -> str:
-    """Return a `name` in one line of at most `width` letters; names differ at their ends, so the middle is left out."""
-    name = " ".join("".join(character if character.isprintable() else " " for character in str(name)).split())
-    if len(name) <= width:
-        return name
-    end = (width - 1) // 2
-    return f"{name[: width - 1 - end]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
-
-
-def checked_png(path: str | Path) -> Path:
-    """Return `path` as a `Path`. Raises ValueError if it does not end in .png."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"The picture is a PNG, but the file is called {path.name!r}; let the name end in .png.")
-    return path
-
-
 def _checked(
     reports: EvaluationReport | Sequence[EvaluationReport], path: str | Path
 ) -> tuple[Path, EvaluationReport | None, EvaluationReport]:
@@ -265,37 +245,6 @@ def _checked(
     if not 1 <= len(given) <= 2:
         raise ValueError(f"There are {len(given)} reports to draw; give one, or one before and one after fine-tuning.")
     return checked_png(path), given[0] if len(given) == 2 else None, given[-1]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, `width` by `height` inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _add_legend(figure: Figure, handles: list, place: str, columns: int) -> None:
-    figure.legend(handles=handles, loc=place, ncols=columns, frameon=False, fontsize=9)
-
-
-def save_figure(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()) -> Path:
-    """Write a `figure` as the PNG `path` at `dpi`, its texts (and `names`, those of ticks) as they are, and return the path."""
-    legends = [text for legend in figure.legends for text in legend.get_texts()]
-    titles = [title for axes in figure.axes for title in (axes.title, axes.xaxis.label)]
-    for text in (*legends, *titles, *names):
-        # A dollar sign in a name does not start a formula.
-        text.set_parse_math(False)
-    with whole_file(path) as half:
-        figure.savefig(half, dpi=dpi, format="png")
-    return path
-
-
-def plain_axes(axes, grid: str) -> None:
-    """Give `axes` the look of all pictures: no frame, and a pale `grid` (`"x"`, `"y"` or `"both"`) behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(axis=grid, color="0.9", linewidth=0.7)
-    axes.tick_params(labelsize=9)
 
 
 def _draw_reliability(upper, lower, result: DatasetResult, before: DatasetResult | None) -> None:

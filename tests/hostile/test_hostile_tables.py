@@ -32,7 +32,7 @@ WRITERS = {
 }
 #: Files for programs alone, which JSON and parquet keep as they are.
 FOR_PROGRAMS = {
-    *("evaluation/report.py", "evaluation/predictions.py", "evaluation/plots.py", "training/checkpoint_files.py", "comparison/schedule.py"),
+    *("evaluation/report.py", "evaluation/predictions.py", "evaluation/figures.py", "training/checkpoint_files.py", "comparison/schedule.py"),
     *("comparison/summary.py", "cli/describe.py", "modeling/metadata.py", "modeling/tensor_files.py", "modeling/feature_cache.py"),
 }
 
