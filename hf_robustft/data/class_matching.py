@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from .benchmarks import Benchmark, load_benchmark
-from .columns import arrow_column, check_two_columns, require_column
+from .column_checks import check_two_columns, require_column
+from .columns import arrow_column
 from .folders import class_doubt
 from .labels import LabelFault, LabelRule, holds_several, matching_rule, names_classes, one_label
 from .messages import quoted

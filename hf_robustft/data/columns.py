@@ -19,6 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
+from .column_checks import (
+    NO_GROUP,
+    check_group_column,
+    check_groups,
+    check_kind,
+    check_two_columns,
+    require_column,
+    without_gaps,
+)
+from .column_checks import groups_of as groups_of
+from .column_checks import require_dataset as require_dataset
 from .labels import (
     NO_LIST,
     LabelFault,
@@ -36,7 +47,6 @@ from .messages import quoted, say_once
 from .prompts import check_class_names, class_key, label_key
 from .randomness import example_rng
 
-_NO_GROUP = LabelFault("the group", "is missing: fill it in or leave the row out")
 _NO_TEXT = LabelFault("the caption", "has no text: write one or leave the row out")
 
 
@@ -135,7 +145,7 @@ class RowRule:
             missing = np.concatenate([np.empty(0, dtype=bool), *map(_without_text, chunks)])
             refuse_rows(missing, lambda row: _NO_TEXT, self.caption_column, self.where)
         if self.group_column is not None:
-            values = _without_gaps(stored[self.group_column], self.group_column, self.where)
+            values = without_gaps(stored[self.group_column], self.group_column, self.where)
             check_groups(len(pc.unique(values)), self.group_column, self.where)
         if self.domain_column is not None:
             values = stored[self.domain_column].to_pylist()
@@ -173,7 +183,7 @@ class RowRule:
             column = self.group_column
             if column is not None:
                 if values[column] is None:
-                    raise _NO_GROUP
+                    raise NO_GROUP
                 example["group"] = str(values[column])
         except LabelFault as fault:
             raise ValueError(f"{fault.label} of {place}, column {column!r}, {fault.rule}.") from None
@@ -260,70 +270,6 @@ def _without_text(values: pa.Array) -> np.ndarray:
     return missing | (lengths == 0)
 
 
-def require_dataset(dataset: Any, where: str) -> None:
-    """Refuse a `dataset`, called `where` in messages, that is not a `datasets.Dataset`. Raises ValueError."""
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"{where} is a {type(dataset).__name__}, not a datasets.Dataset; choose a split and do not stream."
-        )
-
-
-def require_column(columns: Iterable[str], column: str, option: str, where: str) -> None:
-    """Refuse a `column` that is not among the `columns` of the data `where`. Raises ValueError with them and the `option` to set."""
-    if column not in columns:
-        raise ValueError(
-            f"{where} has no column {column!r}; its columns are {quoted(list(columns), 20)}: "
-            f"name the right one with {option} (--{option} on the command line)."
-        )
-
-
-def check_group_column(features: Mapping[str, Any], column: str | None, where: str) -> None:
-    """Refuse a `column` of groups that is not among the `features` of the data `where`, or holds neither text nor whole numbers. Raises ValueError."""
-    if column is not None:
-        require_column(features, column, "group_column", where)
-        feature = features[column]
-        fits = is_text(feature) or holds_integers(feature)
-        _check_kind(feature, fits, column, where, "groups (text or whole numbers)", "group")
-
-
-def groups_of(dataset: Dataset, column: str, where: str) -> np.ndarray:
-    """The group of each row of a `dataset`, by its `column`; `where` is for messages. Raises ValueError as [`check_group_column`], or if one is missing."""
-    check_group_column(dataset.features, column, where)
-    return np.asarray(_without_gaps(dataset.select_columns([column]).with_format("arrow")[:][column], column, where).to_pylist())
-
-
-def _without_gaps(values: Any, column: str, where: str) -> Any:
-    refuse_rows(values.is_null().to_numpy(), lambda row: _NO_GROUP, column, where)
-    return values
-
-
-def check_groups(count: int, column: str, where: str) -> None:
-    """Refuse a `column` of the data `where` that holds a `count` of one group: nothing can be resampled. Raises ValueError."""
-    if count < 2:
-        raise ValueError(
-            f"column {column!r} of {where} holds a single group, so nothing says how far chance moves a number; name another "
-            "column with group_column (--group_column on the command line), or leave it out."
-        )
-
-
-def check_two_columns(image_column: str, label_column: str | None) -> None:
-    """Refuse the same column as `image_column` and `label_column`. Raises ValueError."""
-    if image_column == label_column:
-        raise ValueError(
-            f"image_column and label_column are both {image_column!r}; name the column of images with image_column "
-            "(--image_column on the command line), that of labels with label_column."
-        )
-
-
-def _check_kind(feature: Any, is_kind: bool, column: str, where: str, kind: str, what: str) -> None:
-    if not is_kind:
-        option = f"{what}_column"
-        raise ValueError(
-            f"column {column!r} of {where} holds {feature}, not {kind}; name the {what} column with {option} "
-            f"(--{option} on the command line)."
-        )
-
-
 def own_class_names(rows: Any, column: str, where: str) -> tuple[str, ...]:
     """
     What the data set itself calls its classes: the ClassLabel's names, or the sorted strings of a string column.
@@ -393,7 +339,7 @@ def row_rule(
     feature = features[image_column]
     is_file = isinstance(feature, Value) and feature.dtype in ("string", "large_string", "binary", "large_binary")
     is_encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
-    _check_kind(feature, isinstance(feature, Image) or is_file or is_encoded, image_column, where, "images", "image")
+    check_kind(feature, isinstance(feature, Image) or is_file or is_encoded, image_column, where, "images", "image")
     label_column, several = label_column if class_names else None, 0
     if label_column is not None:
         names = check_class_names(class_names)
@@ -405,7 +351,7 @@ def row_rule(
         require_column(features, caption_column, "caption_column", where)
         feature = features[caption_column]
         texts = is_text(feature.feature if isinstance(feature, (List, LargeList)) else feature)
-        _check_kind(feature, texts, caption_column, where, "captions (text or lists of text)", "caption")
+        check_kind(feature, texts, caption_column, where, "captions (text or lists of text)", "caption")
     check_group_column(features, group_column, where)
     return RowRule(where, image_column, label_column, caption_column, group_column, label=rule, several=several)
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from .benchmarks import Benchmark
-from .columns import StoredRows, check_dataset, require_column, require_dataset
+from .column_checks import require_column, require_dataset
+from .columns import StoredRows, check_dataset
 from .images import UNREADABLE, BadImages, UnreadableImage
 from .labels import holds_integers, holds_several, one_label, refuse_several
 from .prompts import check_class_names, check_templates, fill_template

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from .benchmarks import Benchmark
-from .columns import groups_of
+from .column_checks import groups_of
 from .few_shot import class_labels, in_memory
 from .messages import quoted
 from .randomness import example_rng

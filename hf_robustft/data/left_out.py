@@ -15,7 +15,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
 
 from .benchmarks import Benchmark
-from .columns import StoredRows, check_dataset, groups_of
+from .column_checks import groups_of
+from .columns import StoredRows, check_dataset
 from .few_shot import class_labels, in_memory
 from .labels import LabelRule
 from .messages import quoted

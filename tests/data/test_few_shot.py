@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, Value
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 
-from hf_robustft.data import benchmarks
+from hf_robustft.data import benchmark as benchmark_module
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.examples import TrainingExamples
 from hf_robustft.data.few_shot import few_shot, few_shot_rows
@@ -127,7 +127,7 @@ def test_emoji_shift():
 
 
 def test_data_of_the_hub_still_say_where_they_come_from(monkeypatch):
-    monkeypatch.setattr(benchmarks, "open_rows", lambda benchmark: image_dataset(8))
+    monkeypatch.setattr(benchmark_module, "open_rows", lambda benchmark: image_dataset(8))
     full = Benchmark("own", "train", CLASSES, path="owner/pets", config="small", revision="abc")
     small = few_shot(full, 2)
     assert small.path is None and small.source == "https://huggingface.co/datasets/owner/pets"

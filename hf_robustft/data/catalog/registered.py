@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value, concatenate_datasets
 
-from ..columns import RowRule, StoredRows, check_dataset, check_group_column
+from ..column_checks import check_group_column
+from ..columns import RowRule, StoredRows, check_dataset
 from ..folders import folder_layout, folder_splits, load_folder
 from ..hub import is_hub_id
 from ..labels import LabelRule, holds_integers
