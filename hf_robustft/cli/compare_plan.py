@@ -19,7 +19,6 @@ from ..comparison.schedule import Run
 from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
-from ..data.packaged import CHECKPOINTS
 from ..modeling.checkpoint import outline
 from ..modeling.pinned import pinned
 from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
@@ -27,33 +26,21 @@ from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import settle_settings, unused_settings
 from .compare_length import BATCH_FLAG, lengths
-from .config_file import read_config, read_recipe, recipes
+from .compare_rates import check_rates, rates_around
+from .config_file import read_config, recipes
 from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
+from .option_checks import CACHING, MEASURING, check, check_options
 from .own_sets import own_sets, roles_of
 from .parser import UsageError
 from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
 from .specs import Spec
 from .train import TrainingData, load_data
-from .train_arguments import (
-    CACHING,
-    MEASURING,
-    SUITE,
-    ModelArguments,
-    TrainCommand,
-    check,
-    check_options,
-    parse,
-    train_parser,
-)
+from .train_arguments import SUITE, ModelArguments, TrainCommand, parse, train_parser
 
 #: Trained, kept as a cache, and derived from the runs of another method: what is compared by default.
 DEFAULT = (*METHODS, "tip_adapter", *(name for name, merge in MERGES.items() if merge.alpha))
 COMPARABLE = (*METHODS, "tip_adapter", *MERGES)
-#: Rates of the packaged checkpoints, which are small, from which most of their recipes were chosen; and shares of a rate: below
-#: that of another recipe, or around a paper's or a method's own default.
-PACKAGED_RATES = (1e-4, 3e-4, 1e-3)
-BELOW, AROUND = (1 / 10, 1 / 3, 1), (1 / 3, 1, 10 / 3)
 #: Of each class, for validation and again for testing, where there is nothing else; and views of each image for methods that train
 #: on the features of a frozen model.
 HELD_OUT, VIEWS = 0.2, 4
@@ -130,8 +117,7 @@ class _Planner:
         for name, values in (("learning_rates", rates), ("seeds", seeds)):
             if outside := [value for value in values if value not in RANGES[name]]:
                 raise UsageError(f"`--{name} {outside[0]}` {RANGES[name].problem}")
-        if long := [rate for rate in rates if float(rate_text(rate)) != rate]:
-            raise UsageError(f"`--learning_rates {long[0]}` has more than three digits, and runs are named by three; round it to {rate_text(long[0])}")
+        check_rates(rates)
         self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
         self.notes: list[str] = []
         self.epochs: dict[str, int] = {}
@@ -180,7 +166,8 @@ class _Planner:
         if images is not None and usual:
             self.batches, self.epochs, said = lengths(usual, images, self.passed)
             self.notes += said
-        chosen = {name: self._rates_of(name, *parts[name][::2]) for name in self.methods if name in METHODS}
+        trained = [name for name in self.methods if name in METHODS]
+        chosen = {name: sorted(set(self.rates)) or rates_around(name, *parts[name][::2]) for name in trained}
         # What was just decided is among the settings, and refused where a method cannot have it.
         for method in {**self.epochs, **self.batches}:
             parts[method] = self._parse(method)
@@ -418,20 +405,6 @@ class _Planner:
                 self.methods.remove(method)
                 del parts[method]
                 self.notes.append(f"{method} is left out: {str(error).rstrip('.')}")
-
-    # ---- Rates -----------------------------------------------------------------------------------------------------
-
-    def _rates_of(self, method: str, model_args: ModelArguments, args: RobustTrainingArguments) -> list[float]:
-        if self.rates:
-            return sorted(set(self.rates))
-        centre, origin = args.learning_rate, args.origins.get("learning_rate", "")
-        if not origin.startswith(("recipe", "paper")) and model_args.model in CHECKPOINTS and f"{SUITE}/{method}" in recipes():
-            # The packaged checkpoint is small, and takes rates a hundred times those of the papers.
-            centre, origin = read_recipe(train_parser(), f"{SUITE}/{method}")["learning_rate"], "recipe"
-        if origin.startswith("recipe") and model_args.model in CHECKPOINTS and centre in PACKAGED_RATES:
-            return list(PACKAGED_RATES)
-        shares = BELOW if origin.startswith("recipe") else AROUND
-        return [float(f"{share * centre:.0e}") for share in shares]
 
 
 def _why_no_twin(method: str, model_args: ModelArguments) -> str | None:

@@ -23,8 +23,8 @@ from .auto import HELP, AutoOptions
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_hash, transformers_version
 from .first_look import AUTO, SUITE
 from .merging import MERGES
+from .option_checks import CACHING, MEASURING
 from .passed_on import refusal
-from .train_arguments import CACHING, MEASURING
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
 OF_METHODS = {name: ("finetuned_model", "merged_head", *merge.options) for name, merge in MERGES.items()} | {
@@ -66,7 +66,7 @@ def describe() -> dict[str, Any]:
     places = dict.fromkeys([*declarations(RobustTrainingArguments), "preset", *sum(OF_METHODS.values(), ())], OTHERS)
     places |= {item: group for group, names in SHOWN.items() for item in names.split()}
     mro = [cls.__module__ for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)]
-    sources = [f"cli/{name}.py" for name in ("auto", "commands", "data_sets", "describe", "train_arguments", *COMMANDS)]
+    sources = [f"cli/{name}.py" for name in ("auto", "commands", "data_sets", "describe", "option_checks", "train_arguments", *COMMANDS)]
     sources += sorted({"/".join(module.split(".")[1:]) + ".py" for module in (*mro, METHODS["ft"].__module__)})
     commands = {}
     for name in COMMANDS:

@@ -63,7 +63,8 @@ from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program, without_resume
 from .first_look import word_behind
 from .merging import MERGES, check_left_out, check_start, load_fine_tuned, merge, merges_head, notes_on_models
-from .train_arguments import AUTO, DataArguments, TrainCommand, check, parse, train_parser
+from .option_checks import check
+from .train_arguments import AUTO, DataArguments, TrainCommand, parse, train_parser
 
 
 @dataclass
