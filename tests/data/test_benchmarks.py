@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers import sent_to_a_worker
 from PIL import Image
 
-from hf_robustft.data import benchmarks as benchmarks_module
+from hf_robustft.data import benchmark as benchmark_module
 from hf_robustft.data import own_data
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, EMOJI_SHIFT_DIR, Benchmark, asset_path, load_benchmark
 
@@ -443,7 +443,7 @@ def test_a_description_does_not_change_and_is_opened_once(tmp_path, monkeypatch)
     rows([0, 1, 2, 1] * 2).to_parquet(tmp_path / "pets.parquet")
     opened = []
     monkeypatch.setattr(
-        benchmarks_module, "open_rows", lambda *given: opened.append(given) or own_data.open_rows(*given)
+        benchmark_module, "open_rows", lambda *given: opened.append(given) or own_data.open_rows(*given)
     )
     described = Benchmark("pets", "id", CLASSES, path="parquet", data_files=str(tmp_path / "pets.parquet"))
     before = {item.name: getattr(described, item.name) for item in dataclasses.fields(described)}
