@@ -326,7 +326,12 @@ class Benchmark:
 
 
 def opened_benchmark(kind: type[Benchmark], settings: dict) -> Benchmark:
-    """The benchmark of this `kind` that `settings` describe, opened; the data name their classes where they do not."""
+    """
+    The benchmark of this `kind` that `settings` describe, opened; the data name their classes where they do not.
+
+    Raises:
+        ValueError, OSError: As [`Benchmark`] and its `open`, or if there is a single class to be told from others.
+    """
     label_column = settings.get("label_column", "label")
     if settings.get("class_names") or settings.get("caption_column") or label_column is None:
         benchmark = kind(**settings)
