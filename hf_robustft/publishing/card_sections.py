@@ -249,6 +249,8 @@ def sigmoid_sentence(output_dir: str | Path) -> str | None:
         calibrated = "Neither of the two was calibrated on validation images"
     elif facts.get("probabilities") == "sigmoid":
         calibrated = "Calibrated, by Platt scaling, are the sigmoids; the shares are not, since one scale cannot serve both"
+        # Without thresholds, `hf_robustft`'s pipeline gives shares unless it is asked.
+        calibrated += "" if "thresholds" in load_robustft_json(folder) else "; `hf_robustft`'s pipeline gives them by `function_to_apply=\"sigmoid\"`"
     elif facts["temperature"] != 1:
         calibrated = "Calibrated are the shares, once `hf_robustft`'s pipeline has applied the temperature; the sigmoids are not"
     else:

@@ -122,6 +122,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         # For probabilities without a detector; a detector has its own.
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
         self.thresholds = self._thresholds()
+        self.calibrated = self._calibrated()
+        self._said_uncalibrated = False
         self._check_answers(**self._postprocess_params)
 
     # Whether a path is that of an image or of a folder of them, no type can tell.
@@ -149,7 +151,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
                   each other, which add up to 1, as the evaluation measures them. `"sigmoid"`: of each class by itself,
                   `sigmoid(logit scale * cosine + logit bias)`, only for models that were trained so (SigLIP) and without a
                   trained head. These are what Transformers' `zero-shot-image-classification` pipeline shows of such a model
-                  for one template; a temperature that is not in the weights does not change them.
+                  for one template; a temperature that is not in the weights does not change them. Of the two, one can be
+                  calibrated, as the card says; the first answer by the other one comes with a warning.
                 - **top_k** (`int`, *optional*) -- Answers also have `classes`: this many of the most probable, `None` for all,
                   each a `dict` of `score` (its probability) and `label`, as Transformers' pipelines give them.
 
@@ -249,6 +252,26 @@ class OpenSetImageClassificationPipeline(Pipeline):
             )
         return torch.tensor(values, dtype=torch.float64)
 
+    def _calibrated(self) -> str | None:
+        """Return which of two kinds of probabilities was calibrated; `None` if none was, or there is one kind alone."""
+        if DualEncoder.of(self.model).similarity != "sigmoid" or self.trained_head:
+            return None
+        scaling = self.temperature if "temperature" in self.facts else None
+        if self.detector is not None and self.detector.temperature is not None:
+            scaling = self.detector.temperature
+        return None if scaling is None else scaling.record.get("probabilities", "softmax")
+
+    def _say_if_uncalibrated(self, function: str) -> None:
+        if self.calibrated in (None, function) or self._said_uncalibrated:
+            return
+        self._said_uncalibrated = True
+        warnings.warn(
+            f"These probabilities are of function_to_apply={function!r}, and calibrated on validation images were those of "
+            f"{self.calibrated!r}: ask for function_to_apply={self.calibrated!r}, or calibrate the others by hf-robustft calibrate "
+            f"--probabilities {function}.",
+            stacklevel=2,
+        )
+
     def _check_answers(self, function_to_apply: str | None = None, top_k: int | None = None) -> None:
         if function_to_apply not in (None, *FUNCTIONS):
             raise ValueError(f"function_to_apply={function_to_apply!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
@@ -291,6 +314,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
     def _answer(self, logits: Tensor, function_to_apply: str | None = None, **top: Any) -> dict[str, Any]:
         detector, names = self.detector, self.head.class_names
         function = function_to_apply or ("softmax" if self.thresholds is None else "sigmoid")
+        self._say_if_uncalibrated(function)
         if function == "sigmoid":
             probabilities = pair_logits(self.model, logits)[0].sigmoid()
         else:

@@ -3,6 +3,7 @@
 
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -182,6 +183,7 @@ def test_sigmoids_are_calibrated_in_scale_and_bias_and_the_record_says_so(siglip
     assert record["sigmoid_ece_after"] < record["sigmoid_ece_before"] and "ece_before" in record
     assert record["history"][0]["bias"] == found.bias
     text = card(siglip, data)
+    assert 'gives them by `function_to_apply="sigmoid"`' in text
     assert "Calibrated, by Platt scaling, are the sigmoids" in text and "(Platt scaling), fitted on 40 images" in text
     assert " (NLL of the sigmoids, per pair, " in text and "; ECE of the softmax " in text and "; ECE of the sigmoids " in text
     # Then for the shares: what was calibrated no longer is, and the bias goes along in the weights.
@@ -196,6 +198,29 @@ def test_sigmoids_are_calibrated_in_scale_and_bias_and_the_record_says_so(siglip
     assert "Calibrated, by the temperature, are the shares" in text
     said = f"in it, the product of 2 fits, and the logit bias {record['folded_bias']:+.4g} (Platt scaling); the numbers above"
     assert said in text and " The last fit was on 40 images of val (NLL of the softmax " in text and "((" not in text
+
+
+@pytest.mark.parametrize(("kind", "other"), [("sigmoid", "softmax"), ("softmax", "sigmoid")])
+def test_what_was_not_calibrated_comes_with_one_warning(siglip, validation, photos, kind, other):
+    def said(classify, **how):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            classify(photos, **how)
+        return [str(item.message) for item in found if "function_to_apply" in str(item.message)]
+
+    # Of what nobody has calibrated neither is the wrong one.
+    assert not said(pipeline(siglip, require_detector=False), function_to_apply=other)
+    recalibrate(siglip, validation, progress=False, probabilities=kind)
+    classify = pipeline(siglip, require_detector=False)
+    assert classify.calibrated == kind and not said(classify, function_to_apply=kind)
+    (line,) = said(classify, function_to_apply=other)
+    assert f"function_to_apply={kind!r}" in line and f"--probabilities {other}" in line and "\n" not in line
+    assert not said(classify, function_to_apply=other)
+    # What it answers if it is not asked is of shares.
+    assert len(said(pipeline(siglip, require_detector=False))) == (kind == "sigmoid")
+    logits, _ = collect_logits(family_model("siglip"), validation, family_processor("siglip"), progress=False)
+    detector = OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=classify.model.logit_scale.exp().item(), temperature=2.0)
+    assert pipeline(siglip, detector=detector).calibrated == "softmax"
 
 
 def test_the_command_calibrates_sigmoids_and_refuses_models_without(siglip, validation, tiny_clip, tmp_path, capsys):
