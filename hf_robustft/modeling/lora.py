@@ -167,6 +167,16 @@ class LowRankAdapters:
         bases = {id(p) for layer in self.layers.values() for p in layer.get_base_layer().parameters()}
         return [p for layer in self.layers.values() for p in layer.parameters() if id(p) not in bases]
 
+    def matrices(self) -> list[nn.Parameter]:
+        """
+        The matrices A and B of the adapters.
+
+        What they add, `s B A`, is all that a weight deviates from its start by, so that the start of both is 0 for whoever
+        measures the deviation by them, although A is drawn at random.
+        """
+        pairs = ((layer.lora_A[_NAME], layer.lora_B[_NAME]) for layer in self.layers.values())
+        return [matrix.weight for pair in pairs for matrix in pair]
+
     def exported(self, parameters: Mapping[str, Tensor], exact: bool = False) -> dict[str, Tensor]:
         """
         The parameters of the plain model.

@@ -193,6 +193,18 @@ LIPSUM_FT = Paper(
     key="nam2024lipsum",
     booktitle=_ICLR,
 )
+SPD = Paper(
+    name="SPD",
+    title="Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models",
+    author="Tian, Junjiao and Huang, Chengyue and Kira, Zsolt",
+    venue="NeurIPS 2024",
+    arxiv="2411.01713",
+    key="tian2024rethinking",
+    booktitle=_NEURIPS,
+    volume="37",
+)
+#: Those of optimizers that are not Transformers', by the name that `optim` takes.
+OPTIMIZER_PAPERS = {"spd": SPD}
 
 
 @dataclass(frozen=True)

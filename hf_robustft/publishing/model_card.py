@@ -18,7 +18,7 @@ from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..evaluation.tables import check_same_data, ordered
 from ..files import locked
 from ..modeling.zero_shot import HEAD_FILE
-from ..objectives.papers import METHOD_FACTS, MethodFacts
+from ..objectives.papers import METHOD_FACTS, OPTIMIZER_PAPERS, MethodFacts
 from . import snippets, verdict
 from .card_facts import CardFacts, SetFacts
 from .card_file import RELIABILITY_FILE, write_card
@@ -236,7 +236,7 @@ def _write(
         data_rows=[_data_row(item, report) for item in facts.sets],
         data_notes=[f"{markdown_text(item.name)}: {markdown_text(item.note)}" for item in facts.sets if item.note],
         notes=list(facts.notes),
-        papers=method.papers,
+        papers=(*method.papers, *(paper for name, paper in OPTIMIZER_PAPERS.items() if name == facts.settings.get("optim"))),
         versions=_versions(report),
     )
     write_eval_results(output_dir, report, facts.sets, facts.eval_tasks)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..data.shares import ceil_share
 from ..evaluation.metric_names import checked_direction
@@ -15,6 +16,7 @@ from ..objectives.settings import STEPS, WEIGHT, Range, problem, setting
 from .distributed import adopt_launcher
 from .given import RecordsGiven
 from .ranges import RANGES
+from .selective_projection import SPD
 from .usual_arguments import check_choice_of_best, check_usual_arguments
 
 #: What the authors' CaRot code does where Transformers, or we, do otherwise. Their loader shuffles, as ours does.
@@ -25,6 +27,8 @@ REFERENCE_PRESET: dict[str, Any] = {
     "bound_logit_scale": False,
     "ema_from_first_step": True,
 }
+#: Transformers' choice among its own depends on the version of torch.
+_OPTIMIZER = TrainingArguments.__dataclass_fields__["optim"].default
 #: Transformers' interval between log entries, from which a short run takes less; see the class.
 DEFAULT_LOGGING_STEPS = 500
 
@@ -35,6 +39,18 @@ class RunArguments(RecordsGiven, TrainingArguments):
 
     learning_rate: float = setting(1e-5, "Peak learning rate.", paper=1e-5)
     weight_decay: float = setting(0.1, "Weight decay of AdamW.", paper=0.1)
+    optim: str = setting(
+        _OPTIMIZER,
+        "The optimizer: one of Transformers', or 'spd', AdamW with selective projection decay towards the starting weights "
+        "(Tian et al., NeurIPS 2024) in place of the weight decay.",
+        choices=[*(name.value for name in OptimizerNames), SPD],
+    )
+    spd_weight: float = setting(
+        1.0,
+        "Strength of the decay of --optim spd: the share that is taken back of a step away from the start which the gradient "
+        "opposes.",
+        range=Range("must be finite and not negative; 0 switches the projection off", below=True),
+    )
     lr_scheduler_type: str = setting("cosine", "Schedule after the warm-up.", paper="cosine")
     warmup_steps: float = setting(
         0.02,
@@ -108,11 +124,14 @@ class RunArguments(RecordsGiven, TrainingArguments):
         if self.preset == "reference":
             known = {name: value for name, value in REFERENCE_PRESET.items() if hasattr(self, name)}
             self.suggest(known, "preset reference")
+        if self.optim == SPD:
+            # It takes the place of the decay towards 0, and has no options of another optimizer's.
+            self.suggest({"weight_decay": 0.0, "optim_args": None}, "optim spd")
         self._check_values()
         if self.metric_for_best_model is not None:
             self.greater_is_better = checked_direction(self.metric_for_best_model, self.greater_is_better)
         check_choice_of_best(self)
-        TrainingArguments.__post_init__(self)
+        self._check_against_transformers()
         if self.auto_find_batch_size:
             raise ValueError(
                 "`auto_find_batch_size` would change the number of negatives, and with it the objective, in mid-run; "
@@ -121,6 +140,15 @@ class RunArguments(RecordsGiven, TrainingArguments):
         adopt_launcher(self)
         check_usual_arguments(self)
         self._record_assignments()
+
+    def _check_against_transformers(self) -> None:
+        own = self.optim if self.optim == SPD else None
+        if own:
+            # Transformers takes no other optimizer than its own.
+            self.optim = OptimizerNames.ADAMW_TORCH
+        TrainingArguments.__post_init__(self)
+        if own:
+            self.optim = own
 
     def _check_values(self) -> None:
         for f in fields(self):

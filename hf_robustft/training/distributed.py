@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .selective_projection import SPD
+
 if dist.is_available():
     from torch.distributed._functional_collectives import all_gather_single_autograd, wait_tensor
 
@@ -243,6 +245,11 @@ def _check_deepspeed(args: Any, stage: int, beside_the_model: list[str]) -> None
         raise ValueError(
             f"DeepSpeed trains the model alone, and this method also trains {', '.join(beside_the_model)}; start the "
             "same run without DeepSpeed (plain `accelerate launch --multi_gpu`)."
+        )
+    if str(getattr(args.optim, "value", args.optim)) == SPD:
+        raise ValueError(
+            "DeepSpeed steps flat pieces of weights, and `optim='spd'` decides by whole tensors; start the same run without "
+            "DeepSpeed, or use --fully_shard."
         )
     if args.bound_logit_scale:
         raise ValueError(

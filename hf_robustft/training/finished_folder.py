@@ -22,6 +22,7 @@ from ..publishing.run_folder import EVALUATION_FILE, IMAGE_FILES, RESULT_FILES
 from .benchmark_evaluation import as_benchmarks
 from .distributed import effective_precision
 from .schedules import FIRST_EPOCH_RATE, WITHOUT_WARMUP
+from .selective_projection import SPD
 
 #: What a card calls the options of `Trainer.create_model_card`.
 _OF_THE_HUB = {"base_model": "finetuned_from", "licence": "license"}
@@ -55,6 +56,8 @@ def what_ran(args: TrainingArguments, optimizer: Any = None, scheduler: Any = No
     precision = effective_precision(args)
     origins = "; ".join(args.described_origins()) if hasattr(args, "described_origins") else ""
     rate, decay, kind = f"{args.learning_rate:g}", f"{args.weight_decay:g}", getattr(args.optim, "value", args.optim)
+    if kind == SPD:
+        kind = f"{kind}, strength {args.spd_weight:g}"
     if optimizer is not None:
         groups = optimizer.param_groups
         rate = _values([group.get("initial_lr", group["lr"]) for group in groups])

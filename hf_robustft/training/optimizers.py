@@ -18,6 +18,7 @@ from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
 from .finite import check_gradient
 from .schedules import epoch_cosine_schedule, reference_schedule
+from .selective_projection import SPD, AdamSPD
 from .sharding import separate_plain_parameters
 
 
@@ -164,6 +165,14 @@ class CompleteOptimizer:
                 return names
         return [name for name in names if not name.endswith((LOGIT_SCALE, LOGIT_BIAS))]
 
+    @classmethod
+    def get_optimizer_cls_and_kwargs(cls, args: Any, model: nn.Module | None = None) -> tuple[Any, Any]:
+        """The class of the optimizer that `args` name, and its options, as Transformers has them."""
+        if _kind(args) != SPD:
+            return super().get_optimizer_cls_and_kwargs(args, model)
+        betas = args.adam_beta1, args.adam_beta2
+        return AdamSPD, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon, "spd_weight": args.spd_weight}
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None:
             return self.optimizer
@@ -183,6 +192,11 @@ class CompleteOptimizer:
                 if chosen:
                     weight_decay = self.args.weight_decay if decay else 0.0
                     optimizer.add_param_group({"params": chosen, "weight_decay": weight_decay})
+        if isinstance(optimizer, AdamSPD):
+            # Scale and bias follow the confidence of the data, which is not what the pre-trained model is kept for.
+            optimizer.set_options(self.encoder.scalars, spd_weight=0.0)
+            if self.lora is not None:
+                optimizer.set_options(self.lora.matrices(), from_zero=True)
         if is_sharded(self.model):
             separate_plain_parameters(optimizer)
         return optimizer

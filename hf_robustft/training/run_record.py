@@ -39,6 +39,7 @@ _ARGUMENTS = (
     "warmup_steps",
     "optim",
     "optim_args",
+    "spd_weight",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",

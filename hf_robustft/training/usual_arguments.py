@@ -17,6 +17,8 @@ from transformers.integrations.integration_utils import (
     is_flytekit_available,
 )
 
+from .selective_projection import SPD
+
 _LOOP = "belongs to Transformers' evaluation loop, and benchmarks are measured by `Evaluator`; leave it out"
 _TEXT = "is for models that write text, which a dual encoder is not; leave it out"
 _HALF = "would measure other weights than those that are saved; leave it out, `bf16` covers the training"
@@ -98,6 +100,16 @@ def check_usual_arguments(args: Any) -> None:
     if args.optim_target_modules is not None and not optim.startswith(("galore", "apollo")):
         raise ValueError(
             f"`optim_target_modules={args.optim_target_modules}` serves GaLore and APOLLO, not `optim={optim!r}`; leave it out."
+        )
+    if optim == SPD and args.optim_args:
+        raise ValueError(
+            f"`optim_args={args.optim_args}` serves optimizers of Transformers, not `optim='spd'`, which has --spd_weight, "
+            "--adam_beta1, --adam_beta2 and --adam_epsilon; leave it out."
+        )
+    if optim != SPD and "spd_weight" in args.given:
+        raise ValueError(
+            f"`spd_weight={args.spd_weight:g}` is the strength of `optim='spd'` and would do nothing with `optim={optim!r}`; "
+            "set --optim spd, or leave it out."
         )
     if args.lr_schedule != "transformers":
         for name in ("lr_scheduler_type", "lr_scheduler_kwargs"):

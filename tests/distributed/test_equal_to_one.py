@@ -36,6 +36,7 @@ JOBS.append({"name": "frozen-end", "method": "carot", "frozen": "text_model"})
 OF_PARTS = {"train": "text,projections", "train_last_layers": 1}
 JOBS.append({"name": "parts-end", "method": "carot", "settings": OF_PARTS})
 JOBS.append({"name": "lora-end", "method": "carot", "settings": {"lora_rank": 2}})
+JOBS.append({"name": "spd-end", "method": "flyp", "settings": {"optim": "spd"}})
 JOBS.append({"name": "chunked-parts-end", "method": "carot", "settings": {**OF_PARTS, "contrastive_chunk_size": 1}})
 #: SigLIP, whose bias trains too, by the objectives that have a form for it and by one that has not; CLIP's kin by the plainest.
 OF_SIGLIP = ("flyp", "tracer", "covariance_anchor", "ft")

@@ -248,6 +248,11 @@ def test_an_own_method_needs_no_papers(write):
     assert "fine-tuned with `mine` on train," in text and "## References" not in text
 
 
+def test_the_paper_of_an_optimizer_is_cited_beside_those_of_the_method(write):
+    plain, text = (write(settings=settings).read_text() for settings in ({}, {"optim": "spd"}))
+    assert "arXiv:2311.01723" in text and "arXiv:2411.01713" in text and "arXiv:2411.01713" not in plain
+
+
 # ---- Hostile values ------------------------------------------------------------------------------------------------
 
 

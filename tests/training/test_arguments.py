@@ -118,6 +118,7 @@ WRONG = {
     "trajectory_beta": [0, -0.5, math.nan, 11],
     "batch_distillation_weight": [-1.0, math.nan],
     "feature_distillation_weight": [-1.0, math.inf],
+    "spd_weight": [-1.0, math.nan, math.inf],
     "warmup_steps": [-1, 2.5, math.nan],
     "clip_adapter_ratio": [-0.1, 1.1, math.nan],
     "clip_adapter_reduction": [0, -1],
