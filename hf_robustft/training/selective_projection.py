@@ -31,7 +31,7 @@ def opposes_deviation(gradient: Tensor, deviation: Tensor) -> Tensor:
 
 
 def deviation_norm(deviation: Tensor) -> Tensor:
-    """`||w - w₀||` of one tensor: a scalar, of the whole tensor also where it is spread over processes."""
+    """`||deviation||`, a scalar; every process must ask for that of a tensor which is spread over processes."""
     return full_tensor(deviation.square().sum()).sqrt()
 
 
@@ -64,7 +64,7 @@ class AdamSPD(torch.optim.AdamW):
     The starting weights are those before the first step. They are in the optimizer's state, so that a resumed run has the same.
 
     Args:
-        params (iterable): Parameters, or groups of them. A group may have its own `spd_weight`, and `from_zero=True` where the
+        params (`Iterable`): Parameters, or groups of them. A group may have its own `spd_weight`, and `from_zero=True` where the
             starting weights are 0 and none are stored.
         lr (`float`, *optional*, defaults to 1e-3): Learning rate.
         betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.999)`), eps (`float`, *optional*, defaults to 1e-8):
