@@ -224,7 +224,8 @@ class StoredRows:
         rows = self.dataset.select_columns(list(dict.fromkeys(column for column in columns if column is not None)))
         return rows.cast_column(self.image_column, Image(decode=False))
 
-    @property
+    # Asked for with each image, and `Dataset.features` is a copy of all names of classes.
+    @cached_property
     def several(self) -> int:
         """Number of classes where each row has a list of labels; 0 where it has one."""
         feature = None if self.label_column is None else self.dataset.features[self.label_column]

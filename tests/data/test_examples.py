@@ -320,6 +320,15 @@ def test_evaluation_images_in_order():
     assert set(collate_images([unlabelled[0], unlabelled[1]])) == {"pixel_values"}
 
 
+def test_reading_an_image_costs_the_same_whatever_the_number_of_classes(monkeypatch):
+    """`Dataset.features` copies the names of all classes; a thousand of them take longer than an image does."""
+    stored, trained = EvaluationImages(rows(), EVAL), examples()
+    first = stored[0], trained[(0, 0)]
+    monkeypatch.setattr(Features, "copy", lambda self: pytest.fail("the features are copied"))
+    assert torch.equal(stored[0]["pixel_values"], first[0]["pixel_values"]) and same(trained[(0, 0)], first[1])
+    assert [stored[index]["label"] for index in range(1, 12)] == [index % 3 for index in range(1, 12)]
+
+
 def test_evaluation_refuses_random_crops_and_other_labels():
     with pytest.raises(ValueError, match="train=False"):
         EvaluationImages(rows(), TRAIN)
