@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from ..data.patches import unpack_patches
 from .caption_rules import CaptionRules
 from .families import FAMILIES, POOLING_HEADS, SUPPORTED, Family
+from .pooled_layer import own_class, reading
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -33,8 +34,6 @@ LOGIT_BIAS = "logit_bias"
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 #: As those, of towers that have them.
 _FURTHER_TOWER_SETTINGS = ("rms_norm_eps", *POOLING_HEADS)
-#: Where attention layers hold their rate of dropout, if they do not hold a module.
-_DROPOUT_RATES = ("dropout", "attention_dropout", "dropout_p", "dropout_prob", "attn_dropout")
 #: A folded temperature may move the scale by this much through rounding.
 _ROUNDING = 1e-3
 #: Modules in the layers of towers that read what another tower says, which no embedding does.
@@ -56,15 +55,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def at_least_float32(values: Tensor) -> Tensor:
     """The values in float32, or as they are in float64."""
     return values if values.dtype == torch.float64 else values.float()
-
-
-def dropout_rate(module: nn.Module) -> float:
-    """The rate at which a module itself drops out, 0 if it does not."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p
-    # Attention holds its rate as a number, other layers as a module.
-    rates = [getattr(module, name, None) for name in _DROPOUT_RATES]
-    return max((rate for rate in rates if isinstance(rate, (int, float))), default=0.0)
 
 
 def _usable_scale(logit_scale: Tensor) -> float:
@@ -276,13 +266,33 @@ class DualEncoder:
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        return at_least_float32(self.core.get_image_features(**self._image_inputs(pixel_values)).pooler_output)
+        inputs = self._image_inputs(pixel_values) | self._read_images()
+        return at_least_float32(self.core.get_image_features(**inputs).pooler_output)
 
     def _image_inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
         if not self.family.patches:
             return {"pixel_values": pixel_values}
         names = "pixel_values", "pixel_attention_mask", "spatial_shapes"
         return dict(zip(names, unpack_patches(pixel_values, self.core.config.vision_config.patch_size), strict=True))
+
+    def _read_images(self) -> dict[str, int | Tensor]:
+        """What has the image tower compute its last layer for the token alone at which images are read."""
+        return self._read("image", "vision_model", 0) if self.family.reads_class_token else {}
+
+    def _read_texts(self, input_ids: Tensor) -> dict[str, int | Tensor]:
+        """The same for captions."""
+        if self.family.any_towers:
+            return {}
+        rules = self.caption_rules
+        place = {"mask": 0, "fixed": -1}.get(rules.reads)
+        return self._read("text", "text_model", rules.end_positions(input_ids) if place is None else place)
+
+    def _read(self, side: str, name: str, token: int | Tensor) -> dict[str, int | Tensor]:
+        # A subclass may do anything with what its towers give.
+        if own_class(self.core) is not self.family.model_class:
+            return {}
+        tower = getattr(self.core, name)
+        return reading(self.core, tower, side, _layers(tower), token)
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """
@@ -294,7 +304,7 @@ class DualEncoder:
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        inputs = self.caption_rules.inputs(input_ids, self.core.dtype)
+        inputs = self.caption_rules.inputs(input_ids, self.core.dtype) | self._read_texts(input_ids)
         return at_least_float32(self.core.get_text_features(**inputs).pooler_output)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,8 +318,8 @@ class DualEncoder:
         Returns:
             Two `torch.Tensor` of shapes `(images, embed_dim)` and `(texts, embed_dim)`, at least float32.
         """
-        texts = self.caption_rules.inputs(input_ids, self.core.dtype)
-        output = self.model(**self._image_inputs(pixel_values), **texts)
+        texts = self.caption_rules.inputs(input_ids, self.core.dtype) | self._read_texts(input_ids)
+        output = self.model(**self._image_inputs(pixel_values), **self._read_images(), **texts)
         sides = [side.pooler_output for side in (output.vision_model_output, output.text_model_output)]
         if not self.family.projects:
             weights = self.visual_projection, self.text_projection

@@ -50,6 +50,8 @@ class Family:
             as those of attention from one tower to the other.
         patches (`bool`, *optional*, defaults to `False`): Whether images are taken as patches of a grid of their own
             (`data.patches`).
+        reads_class_token (`bool`, *optional*, defaults to `True`): Whether the image tower is read at its first token, and not
+            pooled over all.
     """
 
     class_name: str
@@ -61,6 +63,7 @@ class Family:
     any_towers: bool = False
     may_idle: bool = False
     patches: bool = False
+    reads_class_token: bool = True
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
@@ -109,12 +112,14 @@ FAMILIES = {
     "metaclip_2": Family("MetaClip2Model", "MetaCLIP 2 model"),
     "chinese_clip": Family("ChineseCLIPModel", "Chinese CLIP model", "ChineseCLIPProcessor"),
     "altclip": Family("AltCLIPModel", "AltCLIP model", "AltCLIPProcessor", projects=False),
-    "aimv2": Family("Aimv2Model", "AIMv2 model", projects=False),
+    "aimv2": Family("Aimv2Model", "AIMv2 model", projects=False, reads_class_token=False),
     # Its text tower has cross-attention for other models of the family.
     "blip": Family("BlipModel", "BLIP model", "BlipProcessor", projects=False, may_idle=True),
-    "siglip": Family("SiglipModel", "SigLIP model", "SiglipProcessor", similarity="sigmoid"),
+    "siglip": Family("SiglipModel", "SigLIP model", "SiglipProcessor", similarity="sigmoid", reads_class_token=False),
     # NaFlex; checkpoints of one resolution are `SiglipModel`s.
-    "siglip2": Family("Siglip2Model", "SigLIP 2 model", "Siglip2Processor", similarity="sigmoid", patches=True),
+    "siglip2": Family(
+        "Siglip2Model", "SigLIP 2 model", "Siglip2Processor", similarity="sigmoid", patches=True, reads_class_token=False
+    ),
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",
         "dual encoder",
@@ -123,6 +128,7 @@ FAMILIES = {
         projects=False,
         any_towers=True,
         may_idle=True,
+        reads_class_token=False,
     ),
 }
 _NAMES = [family.class_name for family in FAMILIES.values()]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..data.patches import unpack_patches
 from ..data.transforms import ImageTransform
 from .captions import CaptionMemory, DistinctCaptions, distinct_captions, pad_captions
-from .dual_encoder import DualEncoder, at_least_float32, dropout_rate
+from .dual_encoder import DualEncoder, at_least_float32
+from .noise import draws_noise
 
 
 @dataclass
@@ -112,10 +113,6 @@ def _is_compiled(model: nn.Module) -> bool:
         if not isinstance(getattr(model, "module", None), nn.Module):
             return False
         model = model.module
-
-
-def _draws_noise(side: nn.Module) -> bool:
-    return any(module.training and dropout_rate(module) > 0 for module in side.modules())
 
 
 def remember_captions(model: nn.Module, capacity: int) -> CaptionMemory:
@@ -270,7 +267,7 @@ def _features(model: nn.Module, pixel_values: Tensor, texts: list[Tensor]) -> tu
     if memory is not None and bare and not (model.training or torch.is_grad_enabled()):
         text_features = memory.features(input_ids, rules, encoder.text_features)
         return encoder.image_features(pixel_values), text_features
-    if _draws_noise(encoder.text_side()):
+    if draws_noise(encoder.text_side()):
         distinct = DistinctCaptions(input_ids)
     else:
         distinct = distinct_captions(input_ids, rules, fixed_shapes=_is_compiled(model))

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..modeling.dual_encoder import dropout_rate
 from ..modeling.features import ClipFeatures, encode
+from ..modeling.noise import dropout_rate
 from .distributed import gather_rows, rank, world_size
 from .gradient_shares import TermGradients
 

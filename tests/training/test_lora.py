@@ -34,8 +34,8 @@ from hf_robustft import (
 )
 from hf_robustft.modeling import lora
 from hf_robustft.modeling.dual_encoder import DualEncoder
-from hf_robustft.modeling.features import _draws_noise
 from hf_robustft.modeling.lora import ADAPTER_FOLDER, LowRankAdapters, adapted_maps
+from hf_robustft.modeling.noise import draws_noise
 from hf_robustft.objectives.starting_weights import starting_weights_penalty
 from hf_robustft.training.methods import METHODS
 
@@ -258,7 +258,7 @@ def test_chunks_dropout_and_bfloat16(tiny_clip, tmp_path):
     # Dropout within adapters is noise of the tower: a caption that repeats is encoded each time.
     quiet, noisy = trainer_of("flyp", tiny_clip, tmp_path), trainer_of("flyp", tiny_clip, tmp_path, lora_dropout=0.5)
     sides = [DualEncoder.of(trainer.model.train()).text_side() for trainer in (quiet, noisy)]
-    assert [_draws_noise(side) for side in sides] == [False, True] and not _draws_noise(sides[1].eval())
+    assert [draws_noise(side) for side in sides] == [False, True] and not draws_noise(sides[1].eval())
     batch = {name: value[:1].repeat(4, *[1] * (value.ndim - 1)) for name, value in random_batch(4).items()}
     noisy.train()
     noisy.model.train()
