@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""CRoFT's linear adapters on image and text features, and their exact merge into a model's projections."""
+"""CRoFT's linear adapters on image and text features, and their exact merge into the linear maps that features end in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from .zero_shot import class_embeddings
 
 ADAPTERS_FILE = "adapters.safetensors"
 FORMAT = "1"
-TENSORS = ("image_adapter", "text_adapter", *PROJECTIONS)
+TENSORS = ("image_adapter", "text_adapter")
 FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", "merged_fingerprint")
 
 #: Added to the L2 norm before dividing by it, as CRoFT's code does.
@@ -57,6 +57,8 @@ class FeatureAdapters(nn.Module):
     A raw image feature x becomes `r * A x + (1 - r) * x`, and text features likewise with their own matrix and ratio;
     both matrices start at the identity, which changes nothing. There is no bias and no non-linearity, so each adapter
     is one linear map `M = I + r (A - I)` that [`merge_adapters`] folds into the projection.
+
+    Where image features do not end in a linear map (SigLIP's), only `image_ratio=0` can be merged: texts alone are adapted.
 
     Half-precision features are adapted in float32, also under autocast: the matrices stay close to the identity, and
     what they add to it would drown in the rounding.
@@ -151,7 +153,7 @@ class FeatureAdapters(nn.Module):
             return near_unit(self.adapt_texts(ensemble_features(prompt_features)))
         return near_unit(near_unit(self.adapt_texts(prompt_features)).mean(dim=1))
 
-    def effective_projections(self, model: nn.Module, exact: bool = False) -> list[Tensor]:
+    def effective_projections(self, model: nn.Module, exact: bool = False) -> dict[str, Tensor]:
         """
         The projections that the merged model would have.
 
@@ -162,19 +164,23 @@ class FeatureAdapters(nn.Module):
                 gradient to the adapters and to the projections, in the wider of their dtypes.
 
         Returns:
-            Two `torch.Tensor` of shapes `(embed_dim, vision width)` and `(embed_dim, text width)`.
+            `dict[str, torch.Tensor]`: What the parameters of [`adapted_weights`] would be, by their names in the model.
 
         Raises:
-            ValueError: If the model has no projections to features of `embed_dim`, or an exact one is not finite.
+            ValueError: As [`adapted_weights`], and if an exact one is not finite.
         """
-        visual, text = weights = projection_weights(model, self.embed_dim)
+        weights = adapted_weights(model, self)
         if exact:
             return _merged(weights, self)
-        return [_product(self.image_matrix(), visual), _product(self.text_matrix(), text)]
+        return {name: _product(self._matrix(name), weight) for name, weight in weights.items()}
+
+    def _matrix(self, name: str) -> Tensor:
+        """What the parameter of the model that has the `name` is multiplied by."""
+        return self.image_matrix() if name.startswith(PROJECTIONS[0]) else self.text_matrix()
 
     def save_pretrained(self, directory: str | Path, model: nn.Module) -> Path:
         """
-        Write `adapters.safetensors`: the adapters, the model's projections before merging, and the fingerprints of
+        Write `adapters.safetensors`: the adapters, the parameters that they are merged into as they were before, and the fingerprints of
         the model before and after merging (without the logit scale), by which [`load_adapters`] knows them again.
 
         Args:
@@ -186,13 +192,13 @@ class FeatureAdapters(nn.Module):
             `Path`: The file.
 
         Raises:
-            ValueError: If the model has no projections to features of `embed_dim`, or an adapter is not finite.
+            ValueError: As [`adapted_weights`], and if an adapter is not finite.
         """
-        weights = projection_weights(model, self.embed_dim)
-        tensors = {name: weight.clone() for name, weight in zip(PROJECTIONS, weights, strict=True)}
+        weights = adapted_weights(model, self)
+        tensors = {_key(name): weight.clone() for name, weight in weights.items()}
         tensors |= {"image_adapter": self.image_adapter, "text_adapter": self.text_adapter}
         base = weights_fingerprint(model, _NOT_ADAPTED)
-        with exchanged(weights, _merged(weights, self)):
+        with exchanged([*weights.values()], [*_merged(weights, self).values()]):
             merged = weights_fingerprint(model, _NOT_ADAPTED)
         facts = {
             # repr gives the shortest text that reads back as the same float.
@@ -244,7 +250,8 @@ class FeatureAdapters(nn.Module):
 
 def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int = 1) -> nn.Module:
     """
-    Fold the adapters into the two projections, in place.
+    Fold the adapters into the linear maps that features end in, in place: of CLIP the two projections, of SigLIP the head of the
+    text tower with its bias.
 
     The model then gives the adapted features itself, needs none of our code and costs nothing more. Normalising them
     without the 1e-6 of [`near_unit`] is all that is left of a difference. The product is taken in float64 and rounded
@@ -259,12 +266,12 @@ def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int
         The model that was given.
 
     Raises:
-        ValueError: If the adapters act after the ensemble of more than one template, `n_templates` is below 1, the
-            model has no projections to features of their size, or a merged weight is not finite.
+        ValueError: If the adapters act after the ensemble of more than one template, `n_templates` is below 1, as
+            [`adapted_weights`], and if a merged weight is not finite.
     """
     _check_order(adapters, n_templates)
-    weights = projection_weights(model, adapters.embed_dim)
-    set_weights(weights, _merged(weights, adapters))
+    weights = adapted_weights(model, adapters)
+    set_weights([*weights.values()], [*_merged(weights, adapters).values()])
     return model
 
 
@@ -289,13 +296,17 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
     tensors, facts = _read_file(directory)
     path = Path(directory) / ADAPTERS_FILE
     adapters = FeatureAdapters._from_file(tensors, facts)
-    weights = projection_weights(model, adapters.embed_dim)
+    named = adapted_weights(model, adapters)
+    weights = [*named.values()]
+    missing = [_key(name) for name in named if _key(name) not in tensors]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]}, which the model had before merging; restore the file.")
     if weights_fingerprint(model, _NOT_ADAPTED) not in (facts["merged_fingerprint"], facts["base_fingerprint"]):
         raise ValueError(
             f"The model's weights are neither those that {path} was merged into nor those that its adapters were trained "
             "on (or have another dtype); load the checkpoint of the same folder, in the dtype it was saved in."
         )
-    unmerged = [tensors[name] for name in PROJECTIONS]
+    unmerged = [tensors[_key(name)] for name in named]
     fits = all(weight.shape == value.shape for weight, value in zip(weights, unmerged, strict=True))
     if fits:
         with exchanged(weights, unmerged):
@@ -326,26 +337,43 @@ def _check_prompts(prompt_features: Tensor) -> None:
         )
 
 
-def projection_weights(model: nn.Module, embed_dim: int) -> list[Tensor]:
+def adapted_weights(model: nn.Module, adapters: FeatureAdapters) -> dict[str, Tensor]:
     """
-    The weights of the visual and the text projection, of shapes `(embed_dim, tower's width)`.
+    The parameters of a model that adapters are merged into: weight and bias of the linear maps that its features end in.
+
+    Args:
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped.
+        adapters ([`FeatureAdapters`]): Those to merge. With an `image_ratio` of 0 the model needs no linear map of image features.
+
+    Returns:
+        `dict[str, torch.Tensor]`: By name, of shapes `(embed_dim, tower's width)` and `(embed_dim,)`.
 
     Raises:
-        ValueError: If the model does not have both, or they give features of another size than `embed_dim`.
+        ValueError: If features that are adapted do not end in a linear map, or are of another size.
     """
-    encoder = DualEncoder.of(model)
-    weights = [encoder.visual_projection, encoder.text_projection]
-    for name, weight in zip(PROJECTIONS, weights, strict=True):
-        if weight is None:
+    found = {}
+    for name, side, ratio in zip(
+        PROJECTIONS, DualEncoder.of(model).feature_maps, (adapters.image_ratio, adapters.text_ratio), strict=True
+    ):
+        if side is None and not ratio:
+            continue
+        if side is None:
             raise ValueError(
                 f"The model has no linear `{name}` into which adapters could be merged; give it as it was loaded."
             )
-        if len(weight) != embed_dim:
+        size = len(next(iter(side.values())))
+        if size != adapters.embed_dim:
             raise ValueError(
-                f"The model's `{name}` gives features of size {len(weight)}, but the adapters are for {embed_dim}; give "
+                f"The model's `{name}` gives features of size {size}, but the adapters are for {adapters.embed_dim}; give "
                 "the model that they were made for."
             )
-    return weights
+        found |= side
+    return found
+
+
+def _key(name: str) -> str:
+    """How the file calls the parameter of a model that has the `name`."""
+    return name.removesuffix(".weight")
 
 
 def _mixed_with_identity(matrix: Tensor, ratio: float) -> Tensor:
@@ -362,20 +390,22 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _merged(weights: Sequence[Tensor], adapters: FeatureAdapters) -> list[Tensor]:
+def _merged(weights: Mapping[str, Tensor], adapters: FeatureAdapters) -> dict[str, Tensor]:
     """
-    `(I + ratio * (adapter - I)) @ weight` for images and texts, taken in float64 and rounded once to the weight's dtype; on
-    the CPU wherever they are, so that the same bits, and so the same fingerprint, come out on each device.
+    `(I + ratio * (adapter - I)) @ weight` by name, taken in float64 and rounded once to the weight's dtype; on the CPU wherever
+    they are, so that the same bits, and so the same fingerprint, come out on each device.
     """
     pairs = (adapters.image_adapter, adapters.image_ratio), (adapters.text_adapter, adapters.text_ratio)
-    result = []
-    for weight, (adapter, ratio) in zip(weights, pairs, strict=True):
-        merged = _product(_mixed_with_identity(adapter.cpu().double(), ratio), weight.cpu().double()).to(weight.dtype)
+    image, text = (_mixed_with_identity(adapter.cpu().double(), ratio) for adapter, ratio in pairs)
+    result = {}
+    for name, weight in weights.items():
+        matrix = image if name.startswith(PROJECTIONS[0]) else text
+        merged = _product(matrix, weight.cpu().double()).to(weight.dtype)
         if not merged.isfinite().all():
             raise ValueError(
                 "Merging gives a projection that is not finite; the training that made the adapters diverged."
             )
-        result.append(merged)
+        result[name] = merged
     return result
 
 

@@ -132,8 +132,27 @@ class DualEncoder:
         return self._projection(PROJECTIONS[1])
 
     def _projection(self, name: str) -> Tensor | None:
-        module = getattr(self.core, name, None)
-        return module.weight if isinstance(module, nn.Linear) else None
+        module = self._linear(name)
+        return None if module is None else module.weight
+
+    def _linear(self, name: str) -> nn.Linear | None:
+        module: Any = self.core
+        for part in name.split("."):
+            module = getattr(module, part, None)
+        return module if isinstance(module, nn.Linear) else None
+
+    @property
+    def feature_maps(self) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+        """
+        Weight and, where there is one, bias of the linear maps that image features and text features end in, by their names in
+        the model; `None` for a side that does not end in one. SigLIP's text features do, and its image features do not.
+        """
+        names = PROJECTIONS[0], self.family.text_map
+        sides = [(name, self._linear(name)) for name in names]
+        return tuple(
+            None if side is None else {f"{name}.{key}": value for key, value in side.named_parameters()}
+            for name, side in sides
+        )
 
     @property
     def logit_scale(self) -> nn.Parameter:

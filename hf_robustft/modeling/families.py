@@ -25,6 +25,8 @@ _SHIFTED_POSITIONS = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+#: The map behind text towers that stands in them, and has a bias.
+_HEAD_OF_TEXT = "text_model.head"
 #: Settings of image towers that say whether they pool their patches, and so have one feature per image.
 POOLING_HEADS = ("use_head", "vision_use_head")
 
@@ -48,6 +50,8 @@ class Family:
             not tell what images they take.
         may_idle (`bool`, *optional*, defaults to `False`): Whether there may be parameters that no feature depends on, such
             as those of attention from one tower to the other.
+        text_map (`str`, *optional*, defaults to `"text_projection"`): The name of the linear map that text features end in, with
+            or without a bias.
         patches (`bool`, *optional*, defaults to `False`): Whether images are taken as patches of a grid of their own
             (`data.patches`).
         reads_class_token (`bool`, *optional*, defaults to `True`): Whether the image tower is read at its first token, and not
@@ -62,6 +66,7 @@ class Family:
     projects: bool = True
     any_towers: bool = False
     may_idle: bool = False
+    text_map: str = "text_projection"
     patches: bool = False
     reads_class_token: bool = True
 
@@ -115,10 +120,23 @@ FAMILIES = {
     "aimv2": Family("Aimv2Model", "AIMv2 model", projects=False, reads_class_token=False),
     # Its text tower has cross-attention for other models of the family.
     "blip": Family("BlipModel", "BLIP model", "BlipProcessor", projects=False, may_idle=True),
-    "siglip": Family("SiglipModel", "SigLIP model", "SiglipProcessor", similarity="sigmoid", reads_class_token=False),
+    "siglip": Family(
+        "SiglipModel",
+        "SigLIP model",
+        "SiglipProcessor",
+        similarity="sigmoid",
+        text_map=_HEAD_OF_TEXT,
+        reads_class_token=False,
+    ),
     # NaFlex; checkpoints of one resolution are `SiglipModel`s.
     "siglip2": Family(
-        "Siglip2Model", "SigLIP 2 model", "Siglip2Processor", similarity="sigmoid", patches=True, reads_class_token=False
+        "Siglip2Model",
+        "SigLIP 2 model",
+        "Siglip2Processor",
+        similarity="sigmoid",
+        text_map=_HEAD_OF_TEXT,
+        patches=True,
+        reads_class_token=False,
     ),
     "vision-text-dual-encoder": Family(
         "VisionTextDualEncoderModel",

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
-from ..modeling.adapters import FeatureAdapters, ensemble_features, near_unit
-from ..modeling.dual_encoder import PROJECTION_WEIGHTS, DualEncoder
+from ..modeling.adapters import FeatureAdapters, adapted_weights, ensemble_features, near_unit
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
@@ -56,6 +56,9 @@ class CRoFTObjective(ObjectiveMixin):
     What [`FrozenEnergyGradientMixin`] and [`EnergyGradientMixin`] share (CRoFT, Zhu et al., ICML 2024): the terms
     `classification`, `shift_classification`, `shift_alignment` and `energy_gradient`, the feature adapters, the
     generator and its optimizer.
+
+    Where image features do not end in a linear map (SigLIP's), texts alone are adapted, with `adapter_image_ratio=0`: the energy
+    gradient is then that by the text adapter, and shifted features are classified as they are.
 
     The loss is that of the global batch in every process, from gathered features: the energy gradient pools all rows
     before it is squared, so it is not a mean of the processes' own.
@@ -98,7 +101,11 @@ class CRoFTObjective(ObjectiveMixin):
                 "give adapters of this model."
             )
         self._settle_adapter_settings(adapters)
+        adapted_weights(self.model, adapters)
         self.adapters = adapters.to(self.args.device, dtype)
+        if self.encoder.feature_maps[0] is None:
+            # Shifted features pass through it whatever the ratio, and would move what no model has.
+            self.adapters.image_adapter.requires_grad_(False)
         rates = self.args.generator_learning_rate, self.args.generator_momentum, self.args.generator_weight_decay
         self.generator = FeatureShiftGenerator(dim, *rates, dtype, self.args.device)
         self._n_classes, n_templates = self._take_classes(class_names, templates)
@@ -174,12 +181,27 @@ class CRoFTObjective(ObjectiveMixin):
             refuse_idle(args, ["text_adapter_order"], reason)
 
     @classmethod
+    def model_defaults(cls, encoder: DualEncoder) -> dict[str, Any]:
+        without = {} if encoder.feature_maps[0] is not None else {"adapter_image_ratio": 0.0}
+        return {**super().model_defaults(encoder), **without}
+
+    @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:
         super().check_model(args, encoder)
-        if encoder.visual_projection is None or encoder.text_projection is None:
+        images, texts = encoder.feature_maps
+        if texts is None:
             raise ValueError(
-                f"CRoFT's adapters are merged into linear projections, which a {encoder.name} does not end in; use "
+                f"CRoFT's adapters are merged into linear maps, which text features of a {encoder.name} do not end in; use "
                 "`--method covariance_anchor` to train the encoders, or `--method clip_adapter` for an adapter beside them."
+            )
+        if images is None and args.adapter_image_ratio:
+            raise ValueError(
+                f"`adapter_image_ratio={args.adapter_image_ratio}` adapts image features, which of a {encoder.name} do not end in a "
+                "linear map that the adapter could be merged into; set --adapter_image_ratio 0, or use `--method clip_adapter`."
+            )
+        if images is None and not args.adapter_text_ratio:
+            raise ValueError(
+                f"`adapter_text_ratio=0` leaves nothing to train: of a {encoder.name} texts alone are adapted; set a share."
             )
 
     def validate_arguments(self, args) -> None:
@@ -304,8 +326,7 @@ class CRoFTObjective(ObjectiveMixin):
         return values
 
     def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
-        projections = self.adapters.effective_projections(self.model, exact)
-        return super().exported_parameters(exact) | dict(zip(PROJECTION_WEIGHTS, projections, strict=True))
+        return super().exported_parameters(exact) | self.adapters.effective_projections(self.model, exact)
 
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)

@@ -93,7 +93,9 @@ def run(script, place, monkeypatch):
 NOWHERE = f"--model siglip --train_dataset ./nowhere --eval_datasets ./nowhere --output_dir out {QUIET} --report_to none"
 OF_SIGLIP = [
     ("", "`orthogonality_weight=0.2`.*--method covariance_anchor"),
-    ("--method croft", "--method covariance_anchor"),
+    ("--method croft --adapter_image_ratio 0.1", "`adapter_image_ratio=0.1`.*--adapter_image_ratio 0,.*--method clip_adapter"),
+    ("--method croft --paper_settings", "`adapter_image_ratio=0.2`.*--adapter_image_ratio 0,"),
+    ("--method croft --adapter_text_ratio 0", "`adapter_text_ratio=0`"),
     ("--method carot+croft", "--method covariance_anchor"),
     ("--method tracer --cross_frobenius_weight 0.1", "`cross_frobenius_weight=0.1`.* set it to 0"),
     ("--method tracer --paper_settings", "`cross_frobenius_weight=0.05`.* set it to 0"),

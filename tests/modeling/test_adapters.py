@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from helpers import assert_golden, random_batch, tolerance
+from helpers.families import family_batch, family_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,12 +20,13 @@ from hf_robustft.modeling.adapters import (
     ADAPTERS_FILE,
     EPSILON,
     FeatureAdapters,
+    adapted_weights,
     ensemble_features,
     load_adapters,
     merge_adapters,
     near_unit,
-    projection_weights,
 )
+from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.spread_weights import exchanged
 from hf_robustft.modeling.tensor_files import weights_fingerprint
 
@@ -256,7 +258,7 @@ def test_only_the_projections_change_and_in_their_dtype(tiny_clip):
 
 def test_effective_projections_are_the_merged_ones_and_have_gradient(tiny_clip):
     model, adapters = tiny_clip.double(), random_adapters(dtype=torch.float64)
-    visual, text = adapters.effective_projections(model)
+    visual, text = adapters.effective_projections(model).values()
     pairs = [(visual, adapters.image_adapter, model.visual_projection.weight, 0.2)]
     pairs += [(text, adapters.text_adapter, model.text_projection.weight, 0.5)]
     weights = [pair[2].detach().clone() for pair in pairs]
@@ -270,7 +272,7 @@ def test_effective_projections_are_the_merged_ones_and_have_gradient(tiny_clip):
     merge_adapters(model, adapters)
     torch.testing.assert_close(model.visual_projection.weight, visual, rtol=0, atol=1e-14)
     torch.testing.assert_close(model.text_projection.weight, text, rtol=0, atol=1e-14)
-    assert FeatureAdapters(16).effective_projections(model)[0].dtype == torch.float64
+    assert FeatureAdapters(16).effective_projections(model)["visual_projection.weight"].dtype == torch.float64
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -279,7 +281,7 @@ def test_exact_projections_come_and_go_to_the_bit(tiny_clip, fails):
     want = weights_fingerprint(merge_adapters(copy.deepcopy(tiny_clip), adapters))
     parameters = [id(value) for value in tiny_clip.parameters()]
     try:
-        with exchanged(projection_weights(tiny_clip, 16), adapters.effective_projections(tiny_clip, exact=True)):
+        with exchanged([*adapted_weights(tiny_clip, adapters).values()], [*adapters.effective_projections(tiny_clip, exact=True).values()]):
             assert weights_fingerprint(tiny_clip) == want != base
             if fails:
                 raise KeyboardInterrupt
@@ -330,6 +332,44 @@ def test_a_model_of_another_size_or_without_projections_is_refused(tiny_clip, tm
         merge_adapters(tiny_clip, FeatureAdapters(16))
 
 
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_of_siglip_the_head_of_texts_takes_the_adapter_in(tmp_path, name):
+    """It has a bias; image features end in no linear map, and stay."""
+    model, batch = family_model(name).double(), family_batch(name, n=6, dtype=torch.float64)
+    with torch.no_grad():
+        model.text_model.head.bias.normal_()
+    encoder, adapters = DualEncoder.of(model), random_adapters(32, dtype=torch.float64, image_ratio=0.0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        images, texts = encoder.image_features(batch["pixel_values"]), encoder.text_features(batch["input_ids"])
+        want = adapters.adapt_texts(texts)
+        assert torch.equal(adapters.adapt_images(images), images)
+        adapters.save_pretrained(tmp_path, model)
+        merge_adapters(model, adapters)
+        torch.testing.assert_close(encoder.text_features(batch["input_ids"]), want, rtol=1e-12, atol=1e-12)
+        assert (want - texts).abs().max() > 0.1 and torch.equal(encoder.image_features(batch["pixel_values"]), images)
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"text_model.head.weight", "text_model.head.bias"}
+    loaded = load_adapters(model, tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(loaded.text_adapter, adapters.text_adapter) and loaded.image_ratio == 0
+
+
+def test_of_siglip_no_image_adapter_is_merged(tmp_path):
+    model, adapters = family_model("siglip"), random_adapters(32, image_ratio=0.1)
+    for use in (merge_adapters, FeatureAdapters.save_pretrained):
+        with pytest.raises(ValueError, match="no linear `visual_projection`"):
+            use(model, adapters) if use is merge_adapters else use(adapters, tmp_path, model)
+    adapters = random_adapters(32, image_ratio=0.0)
+    adapters.save_pretrained(tmp_path, model)
+    tensors = load_file(tmp_path / ADAPTERS_FILE)
+    with safe_open(tmp_path / ADAPTERS_FILE, "pt") as file:
+        facts = file.metadata()
+    save_file({key: value for key, value in tensors.items() if key != "text_model.head.bias"}, tmp_path / ADAPTERS_FILE, facts)
+    with pytest.raises(ValueError, match="has no text_model.head.bias"):
+        load_adapters(model, tmp_path)
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +378,7 @@ def checkpoint(model, adapters, folder):
     base = weights_fingerprint(model)
     adapters.save_pretrained(folder, model)
     assert weights_fingerprint(model) == base
-    with exchanged(projection_weights(model, 16), adapters.effective_projections(model, exact=True)):
+    with exchanged([*adapted_weights(model, adapters).values()], [*adapters.effective_projections(model, exact=True).values()]):
         model.save_pretrained(folder)
     return base
 

@@ -193,7 +193,7 @@ def test_who_serves_whom(name):
         if method == "tracer":
             assert args.cross_frobenius_weight == (0.0 if name in NONLINEAR else 0.05)
             assert ("cross_frobenius_weight" in args.origins) == (name in NONLINEAR)
-    assert refused == ({"carot", "croft", "carot+croft"} if name in NONLINEAR else set())
+    assert refused == ({"carot", "carot+croft"} if name in NONLINEAR else set())
 
 
 @pytest.mark.parametrize(

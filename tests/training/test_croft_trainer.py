@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, step_logs, tiny_processor
+from helpers.families import family_model, family_processor
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
@@ -24,6 +25,7 @@ from hf_robustft import (
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.feature_cache import cache_features
 from hf_robustft.modeling.features import encode_images
+from hf_robustft.modeling.zero_shot import prompt_features
 from hf_robustft.objectives.singular_value import orthogonality_penalty
 
 BENCHMARK = Benchmark.from_dataset(image_dataset(24), name="tiny", role="train", templates=TEMPLATES)
@@ -266,3 +268,35 @@ def test_a_checkpoint_with_other_ratios_is_refused(tiny_clip, tmp_path):
     other = trainer_of(CRoFTTrainer, tiny_clip, tmp_path, adapter_image_ratio=0.4)
     with pytest.raises(ValueError, match="adapter_image_ratio=0.2.*adapter_image_ratio=0.4"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_of_siglip_texts_alone_are_adapted(tmp_path, name):
+    """Whose features end in the head of the text tower, with a bias; those of images end in no linear map."""
+    model, processor = family_model(name).double(), family_processor(name)
+    with torch.no_grad():
+        model.text_model.head.bias.normal_()
+    settings = arguments(tmp_path / "run", num_train_epochs=2, learning_rate=0.05, optim="sgd")
+    options = {"train_dataset": BENCHMARK, "eval_dataset": TEST, "processing_class": processor}
+    trainer = CRoFTTrainer(copy.deepcopy(model), settings, **options)
+    assert trainer.args.adapter_image_ratio == 0 and "adapter_image_ratio" in trainer.args.origins
+    trainer.train()
+    trained, eye = trainer.adapters, torch.eye(32, dtype=torch.float64)
+    assert torch.equal(trained.image_adapter, eye) and not torch.equal(trained.text_adapter, eye)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in trainer.model.state_dict().items())
+    terms = {"classification", "shift_classification", "shift_alignment", "energy_gradient"}
+    assert {key.removeprefix("loss/") for key in step_logs(trainer)[0] if key.startswith("loss/")} == terms
+
+    trainer.save_model(str(tmp_path / "out"))
+    saved = type(model).from_pretrained(tmp_path / "out", dtype=torch.float64)
+    moved = {key for key, value in saved.state_dict().items() if not torch.equal(value, model.state_dict()[key])}
+    assert moved == {"text_model.head.weight", "text_model.head.bias"}
+    prompts = prompt_features(model, processor, CLASSES, TEMPLATES)
+    merged = prompt_features(saved, processor, CLASSES, TEMPLATES)
+    torch.testing.assert_close(merged, trained.adapt_texts(prompts).detach(), rtol=0, atol=1e-12)
+    metrics, again = trainer.evaluate(), trainer._evaluator.evaluate(saved).metrics()
+    assert metrics["eval_test/nll"] == pytest.approx(again["test/nll"], rel=1e-12)
+    assert torch.equal(load_adapters(saved, tmp_path / "out").text_adapter, trained.text_adapter)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in saved.state_dict().items())
+    with pytest.raises(ValueError, match="no linear `visual_projection`"):
+        CRoFTTrainer(model, settings, adapters=FeatureAdapters(32), **options)

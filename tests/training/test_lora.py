@@ -220,7 +220,7 @@ def test_adapters_of_croft_sit_on_effective_weights(tiny_clip, tmp_path):
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     saved, projections = CLIPModel.from_pretrained(tmp_path / "saved", dtype=torch.float64), trainer.adapters.effective_projections(trainer.model)
-    assert torch.allclose(saved.visual_projection.weight, projections[0], rtol=0, atol=1e-14)
+    assert torch.allclose(saved.visual_projection.weight, projections["visual_projection.weight"], rtol=0, atol=1e-14)
     # By the fingerprints of the model before and after, of which no file but this one holds the former.
     adapters = load_adapters(saved, tmp_path / "saved")
     assert torch.equal(adapters.image_adapter, trainer.adapters.image_adapter)
