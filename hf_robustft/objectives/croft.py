@@ -192,7 +192,7 @@ class CRoFTObjective(ObjectiveMixin):
         if texts is None:
             raise ValueError(
                 f"CRoFT's adapters are merged into linear maps, which text features of a {encoder.name} do not end in; use "
-                "`--method covariance_anchor` to train the encoders, or `--method clip_adapter` for an adapter beside them."
+                "`--method covariance_anchor`, or `--method clip_adapter` for an adapter beside the encoders."
             )
         if images is None and args.adapter_image_ratio:
             raise ValueError(
@@ -200,9 +200,7 @@ class CRoFTObjective(ObjectiveMixin):
                 "linear map that the adapter could be merged into; set --adapter_image_ratio 0, or use `--method clip_adapter`."
             )
         if images is None and not args.adapter_text_ratio:
-            raise ValueError(
-                f"`adapter_text_ratio=0` leaves nothing to train: of a {encoder.name} texts alone are adapted; set a share."
-            )
+            raise ValueError(f"`adapter_text_ratio=0`: of a {encoder.name} nothing but texts can be adapted; set a share.")
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -362,9 +360,7 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
             return super()._take_classes(class_names, templates)
         dim = len(self.generator.weight)
         if given.ndim != 3 or given.shape[-1] != dim:
-            raise ValueError(
-                f"`class_features` of shape {tuple(given.shape)} must be (classes, templates, {dim})."
-            )
+            raise ValueError(f"`class_features` of shape {tuple(given.shape)} must be (classes, templates, {dim}).")
         self._prompt_features = given.to(self.generator.weight)
         return given.shape[0], given.shape[1]
 
@@ -382,9 +378,7 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
                 "step within each batch; set it to 1, or --generator_order clean."
             )
         if args.fp16:
-            raise ValueError(
-                "The reference order steps without a loss scaler; use bf16 or --generator_order clean."
-            )
+            raise ValueError("The reference order steps without a loss scaler; use bf16 or --generator_order clean.")
 
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)

@@ -25,7 +25,11 @@ class CRoFTSettings(ObjectiveSettings):
     """The feature adapters, shifted features and the energy gradient (CRoFT; paper values are those of its code)."""
 
     adapter_image_ratio: float = setting(
-        0.2, "Share of the adapted in the mixed image features; 0 leaves them as they are.", paper=0.2, range=SHARE
+        0.2,
+        "Share of the adapted in the mixed image features; 0 leaves them as they are, and is the default for SigLIP, whose image "
+        "features end in no linear map.",
+        paper=0.2,
+        range=SHARE,
     )
     adapter_text_ratio: float = setting(
         0.5, "Share of the adapted in the mixed text features; 0 leaves them as they are.", paper=0.5, range=SHARE

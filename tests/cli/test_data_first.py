@@ -94,7 +94,6 @@ NOWHERE = f"--model siglip --train_dataset ./nowhere --eval_datasets ./nowhere -
 OF_SIGLIP = [
     ("", "`orthogonality_weight=0.2`.*--method covariance_anchor"),
     ("--method croft --adapter_image_ratio 0.1", "`adapter_image_ratio=0.1`.*--adapter_image_ratio 0,.*--method clip_adapter"),
-    ("--method croft --paper_settings", "`adapter_image_ratio=0.2`.*--adapter_image_ratio 0,"),
     ("--method croft --adapter_text_ratio 0", "`adapter_text_ratio=0`"),
     ("--method carot+croft", "--method covariance_anchor"),
     ("--method tracer --cross_frobenius_weight 0.1", "`cross_frobenius_weight=0.1`.* set it to 0"),

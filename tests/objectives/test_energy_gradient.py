@@ -156,6 +156,15 @@ def test_the_energy_gradient_is_that_of_finite_differences(reduction):
     )
 
 
+def test_without_an_image_adapter_it_is_the_gradient_of_the_text_adapter():
+    rows, classes, texts = near_unit(draw(6, 4)), near_unit(draw(3, 4, seed=1)), draw(4, 4, seed=3)
+    matrix = (texts + OFFSET).requires_grad_()
+    q = near_unit(0.6 * classes @ matrix + 0.4 * classes)
+    want = torch.autograd.grad((near_unit(rows) @ q.t()).exp().sum(), matrix)[0]
+    got = energy_gradient(rows, classes, torch.eye(4, dtype=torch.float64), texts, 0.0, 0.6)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
 def test_the_two_reductions_differ_by_their_stated_factor():
     rows, classes, matrices = (
         near_unit(draw(6, 4)),
