@@ -126,7 +126,8 @@ class RunArguments(RecordsGiven, TrainingArguments):
             self.suggest(known, "preset reference")
         if self.optim == SPD:
             # It takes the place of the decay towards 0, and has no options of another optimizer's.
-            self.suggest({"weight_decay": 0.0, "optim_args": None}, "optim spd")
+            others = {"optim_args": None} if self.optim_args else {}
+            self.suggest({"weight_decay": 0.0, **others}, "optim spd")
         self._check_values()
         if self.metric_for_best_model is not None:
             self.greater_is_better = checked_direction(self.metric_for_best_model, self.greater_is_better)

@@ -207,6 +207,7 @@ def test_it_takes_the_place_of_the_weight_decay(tmp_path):
     args = arguments(tmp_path, optim="spd", optim_args=Suggested("momentum=0.9", "a paper"), weight_decay=Suggested(0.1, "a paper"))
     assert (args.optim, args.weight_decay, args.optim_args) == ("spd", 0.0, None)
     assert args.origins["weight_decay"] == "optim spd"
+    assert arguments(tmp_path, optim="spd").described_origins()[-1] == "optim spd: weight_decay=0.0"
     assert what_ran(args)["Optimizer"] == "spd, strength 1, weight decay 0"
     assert copy.deepcopy(args).optim == "spd" and arguments(tmp_path, optim="spd", weight_decay=0.2).weight_decay == 0.2
     assert arguments(tmp_path).optim == RunArguments(output_dir=str(tmp_path), use_cpu=True).optim != "spd"
