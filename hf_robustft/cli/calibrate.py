@@ -22,6 +22,7 @@ from ..data.messages import quoted
 from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
+from ..modeling.processes import commits_of_the_first
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import fit_errors, worse_under_shift
 from ..publishing.recalibrate import Recalibration, recalibrate
@@ -30,6 +31,7 @@ from .data_sets import (
     SETS,
     Known,
     ReadingOptions,
+    ask_commits,
     check_columns,
     evaluation_benchmarks,
     model_classes,
@@ -70,13 +72,15 @@ def parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> int:
     """Carry out what `arguments` say; returns the exit code."""
     options, data, running = parser().parse(arguments)
-    PartialState(cpu=running.use_cpu)
+    state = PartialState(cpu=running.use_cpu)
     quiet_if_asked(running)
     facts = load_robustft_json(options.directory)
     check_output_dir(options.directory, "DIR")
     if facts["method"] not in METHOD_FACTS:
         # The card is written again, and such a method is described by its Trainer class alone.
         from ..training import methods  # noqa: F401
+    with commits_of_the_first(state):
+        ask_commits([options.dataset, *options.eval_datasets])
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
     check_columns([options.dataset, *options.eval_datasets], data, measured=options.eval_datasets)
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)

@@ -19,8 +19,8 @@ from ..comparison.schedule import Run
 from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
+from ..data.pinned import pinned
 from ..modeling.checkpoint import outline
-from ..modeling.pinned import pinned
 from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES

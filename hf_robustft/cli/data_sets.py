@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.benchmarks import Benchmark, load_benchmark
-from ..data.catalog.registered import check_one_path
+from ..data.catalog.registered import check_one_path, own_copy
 from ..data.catalog.sets import named_templates, registered_sets
 from ..data.class_matching import load_matched, shared_classes
 from ..data.class_projection import head_classes
 from ..data.hold_out import NAMES, hold_out
+from ..data.hub import ask_commit, is_hub_id
 from ..data.images import DEFAULT_THRESHOLD, POLICIES, BadImages
 from ..data.messages import quoted
 from ..data.prompts import read_names_and_templates
@@ -88,6 +89,33 @@ class Known:
         if not benchmark.class_names:
             return None
         return cls(benchmark.class_names, benchmark.templates, benchmark.label_names)
+
+
+def ask_commits(texts: Sequence[str | None]) -> None:
+    """
+    Ask the Hub of which commits the data sets of a command are, which holds for all of it (see [`data.hub.ask_commit`]).
+
+    Args:
+        texts (`Sequence[str]`): All sets, as the command names them; `None` for one that is not given.
+
+    Raises:
+        ValueError, OSError: If a name cannot be understood, or the path of a copy does not exist.
+    """
+    for spec in (Spec.parse(text) for text in texts if text is not None):
+        if not spec.registered:
+            if is_hub_id(spec.source) and not Path(spec.source).exists():
+                ask_commit(spec.source)
+            continue
+        for key, described in registered_sets(spec.source).items():
+            data = described.get("registered")
+            if data is None or spec.part not in (None, key):
+                continue
+            if spec.copy is not None:
+                data, _ = own_copy(data, {"path": spec.copy}, f"benchmark {described['name']!r}")
+            for copy in () if data.folder is not None else data.repositories:
+                # The first copy that is there is the one that is read.
+                if ask_commit(copy.path, copy.revision) is not None:
+                    break
 
 
 def train_benchmark(text: str, options: ReadingOptions, caption_column: str | None = None) -> Benchmark:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..data.messages import without_tokens
-from ..modeling.pinned import one_commit
+from ..data.pinned import one_commit
 from .first_look import AUTO, first_look, last_checkpoint, word_behind
 from .parser import UsageError
 

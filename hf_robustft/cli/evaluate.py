@@ -52,6 +52,7 @@ from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import (
     SETS,
     DataOptions,
+    ask_commits,
     check_columns,
     evaluation_benchmarks,
     model_classes,
@@ -127,6 +128,7 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
         # The data before any weights.
         with commits_of_the_first(state):
             processor = load_processor(options.model, revision=options.revision, option="MODEL")
+            ask_commits([*options.eval_datasets, options.knn_bank])
         folder = own_files(options.model, options.revision)
         facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
         known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))

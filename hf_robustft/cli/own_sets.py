@@ -12,7 +12,7 @@ from ..data.beside import classes_in, sets_beside, sets_within, split_purpose
 from ..data.catalog.sets import registered_sets
 from ..data.class_folders import visible_folders
 from ..data.folders import folder_layout, folder_splits, holds_tars
-from ..data.hub import require_hub
+from ..data.hub import at_one_commit, require_hub
 from ..data.messages import quoted
 from ..data.own_data import from_hub
 from .data_sets import MEASURED
@@ -39,7 +39,7 @@ def own_sets(spec: Spec) -> tuple[list[str], list[str]]:
         return [], []
     if not folder.is_dir():
         require_hub(spec.source)
-        splits = from_hub(get_dataset_split_names, spec.source)
+        splits = from_hub(get_dataset_split_names, spec.source, revision=at_one_commit(spec.source))
     elif holds_tars(folder) or folder_layout(folder)[0] != "classes" or folder_layout(folder)[1]:
         splits = folder_splits(folder)
     elif inner := sets_within(folder):

@@ -20,7 +20,7 @@ from ..data.catalog.hub_copies import WDS_IMAGES
 from ..data.catalog.sets import GROUPS, registered_sets
 from ..data.class_folders import split_word
 from ..data.folders import folder_layout, folder_splits, holds_tars, tars
-from ..data.hub import is_hub_id, require_hub
+from ..data.hub import at_one_commit, is_hub_id, require_hub
 from ..data.messages import quoted
 from .first_look import SUITE, nearest_role
 
@@ -119,7 +119,7 @@ def own_split(spec: Spec, usual: str) -> str | None:
     elif is_hub_id(spec.source):
         require_hub(spec.source)
         try:
-            splits = tuple(get_dataset_split_names(spec.source))
+            splits = tuple(get_dataset_split_names(spec.source, revision=at_one_commit(spec.source)))
         except (OSError, RuntimeError, HTTPError):
             # Opening the data says what is wrong.
             return None

@@ -29,6 +29,7 @@ from ..data.few_shot import few_shot
 from ..data.left_out import leave_out_classes
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
+from ..data.pinned import pinned
 from ..evaluation.benchmark_checks import checked_benchmarks, refuse_lists
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
@@ -37,7 +38,6 @@ from ..modeling.checkpoint import load_dual_encoder, load_processor, outline
 from ..modeling.feature_cache import cache_features
 from ..modeling.heads import TipAdapterHead
 from ..modeling.output_folders import unless_refused
-from ..modeling.pinned import pinned
 from ..modeling.processes import commits_of_the_first
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
@@ -52,6 +52,7 @@ from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (
     Known,
+    ask_commits,
     check_columns,
     default_evaluation,
     evaluation_benchmarks,
@@ -111,17 +112,18 @@ def load_data(command: TrainCommand) -> TrainingData:
     processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     say(args, f"{model_args.method} on {args.device}: {processes} of {threads}")
+    leaves_out = data_args.leave_out_classes is not None
+    texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     with commits_of_the_first(PartialState()):
         processor = load_processor(model_args.model, revision=model_args.model_revision, option="--model")
         for source in model_args.finetuned_model:
             load_processor(source, option="--finetuned_model")
+        ask_commits([data_args.train_dataset, *texts])
     if model_args.trains or model_args.method in MERGES:
         encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
         check_start(model_args, encoder)
     if model_args.trains:
         settle_settings(model_args.trainer, args, encoder)
-    leaves_out = data_args.leave_out_classes is not None
-    texts = data_args.eval_datasets or ([] if leaves_out else default_evaluation(data_args.train_dataset))
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
     check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
@@ -159,12 +161,8 @@ def load_data(command: TrainCommand) -> TrainingData:
         verb = "Trains on" if model_args.learns else "Merges what was trained on"
         say(args, f"{verb} {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
-    reading = {
-        "batch_size": args.eval_batch_size,
-        "num_workers": args.dataloader_num_workers,
-        "progress": not args.disable_tqdm,
-        "bad_images": data_args.policy(),
-    }
+    reading = {"batch_size": args.eval_batch_size, "num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
+    reading |= {"bad_images": data_args.policy()}
     evaluator = Evaluator(evaluation, processor, **reading) if evaluation else None
     if model_args.method == "zero_shot" and not evaluation:
         raise ValueError("`--method zero_shot` only measures, and there is nothing to measure; give --eval_datasets.")

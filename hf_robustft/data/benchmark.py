@@ -18,6 +18,7 @@ from .catalog.schema import EVALUATION_ONLY_REPOSITORIES, ROLES
 from .class_projection import ClassProjection
 from .column_checks import require_column, require_dataset
 from .columns import StoredRows, own_class_names, say_unused
+from .hub import check_commit
 from .messages import quoted
 from .own_data import checked_rows, open_rows
 from .prompts import DEFAULT_TEMPLATES, check_class_names, check_templates, read_names_and_templates
@@ -182,6 +183,12 @@ class Benchmark:
 
     @cached_property
     def _rows(self) -> StoredRows | RowStream:
+        rows = self._open()
+        place = {"path": self.path, "revision": self.revision, **rows.place}
+        check_commit(place["path"], place["revision"], _commit_of(rows))
+        return rows
+
+    def _open(self) -> StoredRows | RowStream:
         where = f"data set {self.name!r}"
         if self.registered is None:
             return checked_rows(self, self.dataset if self.dataset is not None else open_rows(self))
@@ -224,13 +231,7 @@ class Benchmark:
     @property
     def commit(self) -> str | None:
         """The commit of the Hub that the rows are of, once they are opened; `None` of any others."""
-        rows = vars(self).get("_rows")
-        if not isinstance(rows, StoredRows):
-            return getattr(rows, "commit", None)
-        # `datasets` names the folder of its cache after it.
-        folders = {Path(file["filename"]).parent.name for file in rows.dataset.cache_files}
-        found = {name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)}
-        return found.pop() if len(found) == 1 else None
+        return _commit_of(vars(self).get("_rows"))
 
     @property
     def n_images(self) -> int | None:
@@ -323,6 +324,15 @@ class Benchmark:
         settings = read_names_and_templates(class_names, templates, options.get("label_names"))
         columns = {"label_column": label_column, "caption_column": caption_column}
         return opened_benchmark(cls, {"name": name, "role": role, "dataset": dataset, **columns, **options, **settings})
+
+
+def _commit_of(rows: StoredRows | RowStream | None) -> str | None:
+    if not isinstance(rows, StoredRows):
+        return getattr(rows, "commit", None)
+    # `datasets` names the folder of its cache after it.
+    folders = {Path(file["filename"]).parent.name for file in rows.dataset.cache_files}
+    found = {name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)}
+    return found.pop() if len(found) == 1 else None
 
 
 def opened_benchmark(kind: type[Benchmark], settings: dict) -> Benchmark:

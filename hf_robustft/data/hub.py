@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The one test for an id of a data set on the Hub, and for whether the Hub can be asked at all."""
+"""The one test for an id of a data set on the Hub, whether the Hub can be asked at all, and of which commit a data set is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import re
 from pathlib import Path
 
 import datasets
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
+
+from .pinned import pin, pinned, pinning
 
 #: Seconds after which the Hub counts as out of reach. Its own client would try for half a minute, once per question.
 _PATIENCE = 5.0
@@ -76,3 +79,77 @@ def is_cached(path: str) -> bool:
     return (Path(constants.HF_HUB_CACHE) / f"datasets--{owner}--{name}").is_dir() or (
         Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{name}".lower()
     ).is_dir()
+
+
+def ask_commit(path: str, revision: str | None = None) -> str | None:
+    """
+    The commit that a revision of a data set stands for in this command, which the Hub is asked for once.
+
+    Args:
+        path (`str`): Hub id of the data set.
+        revision (`str`, *optional*): A branch, tag or commit; the main branch by default.
+
+    Returns:
+        `str`, *optional*: `None` where the Hub does not say, and outside of a command.
+    """
+    if not pinning():
+        return None
+    name = f"datasets/{path}"
+    if (known := pinned(name, revision)) == revision and (known := _commit_now(path, revision)) is not None:
+        pin(name, revision, known)
+    return known
+
+
+def at_one_commit(path: str, revision: str | None = None) -> str | None:
+    """
+    The revision at which a data set is opened, so that one command reads one commit of it.
+
+    Args:
+        path (`str`): Hub id of the data set.
+        revision (`str`, *optional*): As it was given.
+
+    Returns:
+        `str`, *optional*: `revision` as long as it stands for the commit that this command has begun with, later that commit.
+    """
+    if not pinning():
+        return revision
+    name, now = f"datasets/{path}", _commit_now(path, revision)
+    if now is not None:
+        pin(name, revision, now)
+    known = pinned(name, revision)
+    # Of the main branch alone `datasets` knows what the Hub's viewer has counted.
+    return revision if known == now else known
+
+
+def check_commit(path: str | None, revision: str | None, commit: str | None) -> None:
+    """
+    Refuse data that were opened at another commit than this command has begun with.
+
+    Args:
+        path (`str`, *optional*): Hub id of the data set, or another place, of which nothing is said.
+        revision (`str`, *optional*): As it was given.
+        commit (`str`, *optional*): That of the rows, where it is known.
+
+    Raises:
+        OSError: If it is another one: somebody has written to the data set just when it was opened.
+    """
+    known = pinned(f"datasets/{path}", revision)
+    if commit is not None and known is not None and known not in (revision, commit):
+        raise OSError(
+            f"The data set {path!r} changed on the Hub from commit {known[:8]} to {commit[:8]} while it was opened; run the command again."
+        )
+
+
+def _commit_now(path: str, revision: str | None) -> str | None:
+    """Ask as `datasets` does, by the README where there is one."""
+    if constants.HF_HUB_OFFLINE or out_of_reach():
+        return None
+    try:
+        return Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision)).parent.name
+    except LocalEntryNotFoundError:
+        return None
+    except EntryNotFoundError:
+        return HfApi().dataset_info(path, revision=revision).sha
+    except (OSError, RuntimeError, ValueError, HTTPError):
+        # Opening the data says what is wrong.
+        return None

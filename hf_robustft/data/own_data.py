@@ -17,7 +17,7 @@ from huggingface_hub.errors import HTTPError
 from .catalog.hub_copies import Repository, declared_rows
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
-from .hub import require_hub
+from .hub import at_one_commit, require_hub
 from .labels import LabelRule, holds_several, refuse_several
 from .messages import quoted
 from .prompts import read_names_and_templates
@@ -65,7 +65,7 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
             load_dataset_builder,
             source,
             given.get("config"),
-            revision=given.get("revision"),
+            revision=at_one_commit(source, given.get("revision")),
             data_files={split: given["data_files"]} if split and given.get("data_files") else given.get("data_files"),
         )
         if builder.name == "text":
@@ -109,7 +109,7 @@ def open_rows(benchmark: Benchmark, naming: bool = False) -> Dataset | OpenSplit
         require_hub(path)
         # A pattern by itself would always be the files of a split called "train".
         files = {split: benchmark.data_files} if benchmark.data_files else None
-        return from_hub(_opened, path, benchmark, files, benchmark.config, revision=benchmark.revision)
+        return from_hub(_opened, path, benchmark, files, benchmark.config, revision=at_one_commit(path, benchmark.revision))
     elif holds_tars(folder):
         path, files = "webdataset", {split: _known_split(tar_splits(folder), split, path)}
     elif not benchmark.streaming or folder_layout(folder)[0] != "parquet":
@@ -129,7 +129,7 @@ def _opened(path: str, benchmark: Benchmark, files: dict | None, *config, **opti
         declared = None
         if config and files:
             # A builder forgets what the data set says of itself as soon as its files are named.
-            declared = declared_rows(Repository(path, split, config=benchmark.config, revision=benchmark.revision))
+            declared = declared_rows(Repository(path, split, config=benchmark.config, revision=options["revision"]))
         opened = open_split(builder, split, declared)
         files = listed(opened)
         return opened if files is None else files

@@ -30,8 +30,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..data.messages import one_line
 from ..data.packaged import CHECKPOINTS, asset_path
+from ..data.pinned import pin, pinned
 from ..files import settle
-from .pinned import pin, pinned
 
 #: Seconds for an answer of the Hub, and before it is asked a second and last time.
 _ANSWER, _PAUSE = 5.0, 1.0

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
 
-from .pinned import known_commits, pin
+from ..data.pinned import known_commits, pin
 
 
 class _FailedElsewhere(RuntimeError):
@@ -68,7 +68,7 @@ def failing_together(what: str, state: PartialState) -> Iterator[None]:
 @contextmanager
 def commits_of_the_first(state: PartialState) -> Iterator[None]:
     """
-    The main process goes through the block before the others, which take models of the commits that it was told by the Hub.
+    The main process goes through the block before the others, which take models and data of the commits that it was told by the Hub.
 
     Args:
         state (`PartialState`): The processes. All of them come here.

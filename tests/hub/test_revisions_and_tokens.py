@@ -42,13 +42,12 @@ def train(*more):
 
 def moving(hub, id, files, pattern):
     """Let a repository move to other files as soon as a request that matches has been answered."""
-    answer = hub.find
+    answer, moved = hub.find, []
 
     def find(type, asked, account, write=False):
         found = answer(type, asked, account, write)
-        if asked == id and any(pattern in request.path for request in hub.log):
-            hub.find = answer
-            hub.seed("model", id, files)
+        if not moved and asked == id and any(pattern in request.path for request in hub.log):
+            moved.append(hub.seed(type, id, files))
         return found
 
     hub.find = find
@@ -80,8 +79,8 @@ def test_a_run_is_of_one_commit_and_says_which(private, run_with_hub, tmp_path, 
 
 
 def moved(hub, first):
-    """What each model is now, which has changed since it was `first` looked at; nothing of that was asked for."""
-    later = {id: hub.repositories["model", id].at("main").sha for _, id in first}
+    """What each repository is now, which has changed since it was `first` looked at; nothing of that was asked for."""
+    later = {key: hub.repositories[key].at("main").sha for key in first}
     assert set(later.values()).isdisjoint(first.values())
     assert not [request.path for request in hub.log if any(sha in request.path for sha in later.values())]
 
@@ -106,6 +105,24 @@ def test_processes_merge_models_of_one_commit_and_say_which(private, run_with_hu
     assert facts["merge"]["fine_tuned_revisions"] == {"alice/tuned": first["model", "alice/tuned"]}
     written = (tmp_path / "out" / "README.md").read_text()
     assert f"Fine-tuned: `alice/tuned` (revision `{first['model', 'alice/tuned']}`)." in written
+
+
+@pytest.mark.parametrize(("processes", "streaming"), [(1, False), (2, True), pytest.param(2, False, marks=pytest.mark.slow)])
+def test_data_are_of_one_commit_in_all_processes(private, run_with_hub, tmp_path, tiny_clip, processes, streaming):
+    """Both data sets change as soon as the first process knows their commits."""
+    seeded(private, tmp_path, tiny_clip)
+    first = {("dataset", id): private.repositories["dataset", id].at("main").sha for id in ("alice/train", "alice/test")}
+    image_dataset(24, seed=7).to_parquet(tmp_path / "rows.parquet")
+    for _, id in first:
+        later = {"data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()}
+        moving(private, id, later, f"/api/datasets/{id}")
+    more = ["--streaming"] if streaming else []
+    run_with_hub(train("--skip_baseline", *more), private, TOKEN, processes=processes)
+    moved(private, first)
+    out = tmp_path / "out"
+    card = json.loads((out / "robustft.json").read_text())["card"]
+    assert {item["name"]: item["revision"] for item in card["sets"]} == {id.partition("/")[2]: first["dataset", id] for _, id in first}
+    assert load_reports(out / "evaluation.json")[-1].results["test"].n == 16
 
 
 def test_all_runs_of_a_comparison_start_at_one_commit(private, run_with_hub, tmp_path, tiny_clip):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, load_dataset, load_dataset_builder
@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..hub import is_cached, out_of_reach
+from ..hub import at_one_commit, is_cached, out_of_reach
 from ..labels import holds_integers
 from ..messages import quoted
 from ..prompts import label_key, read_text
@@ -124,6 +124,7 @@ def open_repository(
         OSError: it cannot be reached.
     """
     where = f"the data set {repository.path!r}"
+    repository = replace(repository, revision=at_one_commit(repository.path, repository.revision))
     options = {"revision": repository.revision}
     if repository.data_files:
         options["data_files"] = {repository.split: repository.data_files}

@@ -1,0 +1,49 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""A command reads one commit of a data set, whatever is written to it meanwhile. Over HTTP: tests/hub."""
+
+import pytest
+from helpers import CLASSES, image_dataset
+
+from hf_robustft.data import benchmark, hub
+from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.hub import ask_commit, at_one_commit, check_commit
+from hf_robustft.data.pinned import one_commit
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Of which commit a branch is, by its name; what is not in it the Hub does not say."""
+    found = {None: OLD, "tiny": OLD}
+    monkeypatch.setattr(hub, "_commit_now", lambda path, revision: found.get(revision))
+    return found
+
+
+def test_a_revision_stays_what_it_was_when_the_command_first_asked(now):
+    assert ask_commit("owner/pets") is None and at_one_commit("owner/pets") is None
+    with one_commit():
+        assert ask_commit("owner/pets") == OLD
+        # As it was given: of a commit by its number `datasets` knows less.
+        assert at_one_commit("owner/pets") is None and at_one_commit("owner/pets", "tiny") == "tiny"
+        now.update({None: NEW, "tiny": NEW})
+        assert ask_commit("owner/pets") == at_one_commit("owner/pets") == at_one_commit("owner/pets", "tiny") == OLD
+        assert at_one_commit("owner/other") is None and ask_commit("owner/other") == NEW
+        now.clear()
+        assert at_one_commit("owner/pets") == OLD and at_one_commit("owner/unheard", "v1") == "v1"
+        assert ask_commit("owner/unheard", "v1") is None
+
+
+def test_what_changes_while_it_is_opened_is_refused(now, monkeypatch):
+    monkeypatch.setattr(benchmark, "open_rows", lambda benchmark: image_dataset(8))
+    monkeypatch.setattr(benchmark, "_commit_of", lambda rows: NEW)
+    described = {"class_names": CLASSES, "path": "owner/pets"}
+    assert Benchmark("pets", "id", **described).open().several == 0
+    with one_commit():
+        ask_commit("owner/pets")
+        with pytest.raises(OSError, match=f"'owner/pets' changed on the Hub from commit {OLD[:8]} to {NEW[:8]}.*run the command again"):
+            Benchmark("pets", "id", **described).open()
+        check_commit("owner/pets", None, OLD)
+        check_commit("owner/pets", None, None)
+        check_commit("owner/pets", NEW, NEW)
+        check_commit("a/folder", None, NEW)
