@@ -14,11 +14,13 @@ from ..data.hold_out import check_share
 from ..evaluation.fitting import check_fit
 from ..files import locked
 from ..modeling.checkpoint_file import is_packaged
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.output_folders import check_apart, check_output_dir
 from ..modeling.processes import commits_of_the_first
 from ..publishing.run_folder import former_checkpoints
 from ..training.distributed import check_world_size
 from ..training.methods import METHODS, RobustTrainingArguments
+from ..training.settings import settle_settings
 from .data_sets import default_evaluation
 from .each import suites_of
 from .merging import MERGE_OPTIONS, MERGES, check_merge
@@ -117,6 +119,27 @@ def check_options(model_args: Any, data_args: Any, args: Any) -> None:
         value = getattr(args, name)
         if not name.startswith("hub_") and not (name in _NOTHING and value == _NOTHING[name]):
             _refuse(args, [name], f"{what}, and this is a setting of training")
+
+
+def settle(model_args: ModelArguments, args: RobustTrainingArguments, encoder: DualEncoder) -> None:
+    """
+    Settle the settings of a method that trains, as [`training.settings.settle_settings`] does.
+
+    Args:
+        model_args ([`ModelArguments`]), args ([`RobustTrainingArguments`]): Parts of the command line.
+        encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+
+    Raises:
+        ValueError: If the model lacks what the method needs. Of a method that nobody named, it says so.
+    """
+    try:
+        settle_settings(model_args.trainer, args, encoder)
+    except ValueError as error:
+        if "method" in model_args.given:
+            raise
+        method = type(model_args)().method
+        whose = "by default" if model_args.method == method else f"by {model_args.origins['method']}"
+        raise ValueError(f"`--method` was not given, and is {model_args.method} {whose}: {error}") from error
 
 
 def _check_model_options(model_args: Any) -> None:

@@ -47,7 +47,6 @@ from ..training.finished_folder import changed_arguments
 from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
 from ..training.methods import RobustTrainingArguments
-from ..training.settings import settle_settings
 from ..training.trainer import RobustTrainer
 from .commands import CommandParser
 from .data_sets import (
@@ -64,7 +63,7 @@ from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program, without_resume
 from .first_look import word_behind
 from .merging import MERGES, check_left_out, check_start, load_fine_tuned, merge, merges_head, notes_on_models
-from .option_checks import check
+from .option_checks import check, settle
 from .train_arguments import AUTO, DataArguments, TrainCommand, parse, train_parser
 
 
@@ -123,7 +122,7 @@ def load_data(command: TrainCommand) -> TrainingData:
         encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
         check_start(model_args, encoder)
     if model_args.trains:
-        settle_settings(model_args.trainer, args, encoder)
+        settle(model_args, args, encoder)
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
     check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)

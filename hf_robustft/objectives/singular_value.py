@@ -115,7 +115,7 @@ class SingularValueMixin(ObjectiveMixin):
             if getattr(args, name) and not cls._has_projections(encoder):
                 raise ValueError(
                     f"`{name}={getattr(args, name)}` constrains linear projections, which a {encoder.name} does not end in; use "
-                    "`--method covariance_anchor`, which holds the spread of the image features themselves, or set it to 0."
+                    f"`--method covariance_anchor`, which holds the spread of the image features themselves, or set it to 0 (`--{name} 0`)."
                 )
         weights = [f"{name}={getattr(args, name):g}" for name in _WEIGHTS if getattr(args, name)]
         if weights and "projections" not in parts_to_train(cls, args):

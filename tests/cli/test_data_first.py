@@ -92,7 +92,10 @@ def run(script, place, monkeypatch):
 
 NOWHERE = f"--model siglip --train_dataset ./nowhere --eval_datasets ./nowhere --output_dir out {QUIET} --report_to none"
 OF_SIGLIP = [
-    ("", "`orthogonality_weight=0.2`.*--method covariance_anchor"),
+    # What nobody typed is said to be the default, with what to type.
+    ("", "^`--method` was not given, and is carot by default: `orthogonality_weight=0.2`.*--method covariance_anchor.*`--orthogonality_weight 0`"),
+    ("--method carot", "^`orthogonality_weight=0.2`.*--method covariance_anchor"),
+    ("--recipe emoji_shift/carot+croft", r"^`--method` was not given, and is carot\+croft by recipe emoji_shift/carot\+croft: "),
     ("--method croft --adapter_image_ratio 0.1", "`adapter_image_ratio=0.1`.*--adapter_image_ratio 0,.*--method clip_adapter"),
     ("--method croft --adapter_text_ratio 0", "`adapter_text_ratio=0`"),
     ("--method carot+croft", "--method covariance_anchor"),
