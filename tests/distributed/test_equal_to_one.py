@@ -59,7 +59,7 @@ def jobs_of(processes: int) -> list[dict]:
 
 #: The same by FSDP2, and three variants of it that must not matter.
 SHARDED = [job for job in JOBS if job["method"] in ("carot", "flyp") and "family" not in job]
-SHARDED += [job for job in JOBS if job["name"] in ("tracer-end", "siglip-covariance_anchor-end")]
+SHARDED += [job for job in JOBS if job["name"] in ("tracer-end", "siglip-covariance_anchor-end", "siglip2-float32")]
 SHARDED = [job for job in SHARDED if not {"contrastive_chunk_size", "lora_rank"} & job.get("settings", {}).keys()]
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
