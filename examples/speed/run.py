@@ -6,7 +6,7 @@ Measures how fast training and evaluation are, and writes a table and `speed.jso
     python examples/speed/run.py --output_dir outputs/speed --only a c      # some items
     python examples/speed/run.py --output_dir outputs/speed --quick         # a tiny model: tries the suite, not the speed
 
-a  CaRot step over a bare PyTorch loop of the same arithmetic
+a  CaRot step over a bare PyTorch loop that computes the last layers whole
 b  CaRot step over FLYP step
 c  CaRot step over a reference-style step (captions padded to 77, nothing reused, one parameter after the other)
 d  memory of a step at batch 512 by chunk size (gradient cache), over batch 32
@@ -16,6 +16,7 @@ g  metrics of 50,000 x 1,000 logits: seconds and memory
 h  2 processes over 1
 t  TRACER step over CaRot and FLYP steps
 i  reading a training picture over CLIPImageProcessor (more of it: data_path.py)
+v  logits of a batch of images in evaluation, over the plain forward pass
 gpu  images a second and utilisation on an accelerator, if there is one
 """
 
@@ -31,7 +32,7 @@ from importlib import import_module
 from pathlib import Path
 
 ITEMS = {"a": "steps", "b": "steps", "c": "steps", "t": "steps", "d": "memory", "e": "heads", "f": "croft", "g": "scores"}
-ITEMS |= {"h": "processes", "i": "pictures", "gpu": "gpu"}
+ITEMS |= {"h": "processes", "i": "pictures", "v": "embeddings", "gpu": "gpu"}
 RESULTS = "speed.json"
 
 
