@@ -5,7 +5,8 @@ What a training step costs on paper: floating-point operations and bytes of each
     python examples/speed/cost_model.py            # tables for ViT-B/32, ViT-B/16 and ViT-L/14, and ImageNet's run
 
 Operations are those of matrix products, convolutions and attention, two for each multiply-add; a backward pass costs
-two forward ones, but for the patch convolution, whose input needs no gradient. Bytes are those that travel between
+two forward ones, but for the patch convolution, whose input needs no gradient. Of its last layer a tower computes the keys
+and values of all tokens and the rest for the one that is read. Bytes are those that travel between
 memory and processor if every operation reads its inputs and writes its output once, and nothing stays in a cache.
 """
 
@@ -24,6 +25,8 @@ _LAYER_TENSORS = 60
 #: What a layer keeps for its backward pass: inputs of both norms and of q, k, v; q, k, v; output of the attention; input
 #: of fc1; then fc1's output, its sigmoid and their product, 4 widths each.
 _KEPT_TENSORS = 20
+#: The same of the last layer: LayerNorm 2, k, v 4, and attention of one query 2; it keeps the inputs of norm and of k, v, and k, v.
+_LAST_LAYER_TENSORS, _LAST_KEPT_TENSORS = 8, 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Tower:
     @property
     def forward_flops(self) -> float:
         """Operations of one example's forward pass, projection included."""
-        return self.patch_flops + self.layers * self._layer_flops() + 2 * self.width * self.projection
+        layers = (self.layers - 1) * self._layer_flops(self.tokens) + self._layer_flops(1)
+        return self.patch_flops + layers + 2 * self.width * self.projection
 
     @property
     def patch_flops(self) -> float:
@@ -58,17 +62,20 @@ class Tower:
         layer = 4 * self.width**2 + 2 * self.width * self.inner
         return self.layers * layer + 3 * self.patch**2 * self.width + self.width * self.projection
 
-    def _layer_flops(self) -> float:
-        projections = 2 * self.tokens * (4 * self.width**2 + 2 * self.width * self.inner)
-        return projections + 4 * self.tokens**2 * self.width
+    def _layer_flops(self, read: int) -> float:
+        keys_and_values = 2 * self.tokens * 2 * self.width**2
+        return keys_and_values + read * (4 * self.width**2 + 4 * self.width * self.inner + 4 * self.tokens * self.width)
+
+    def _tensors(self, each: int, last: int) -> int:
+        return ((self.layers - 1) * each + last) * self.tokens * self.width
 
     def forward_bytes(self, batch: int, size: int) -> float:
         """Bytes of the forward pass of `batch` examples at `size` bytes a number."""
-        return size * (self.layer_weights + batch * self.layers * _LAYER_TENSORS * self.tokens * self.width)
+        return size * (self.layer_weights + batch * self._tensors(_LAYER_TENSORS, _LAST_LAYER_TENSORS))
 
     def kept_bytes(self, batch: int, size: int) -> float:
         """Bytes that the forward pass of `batch` examples keeps for the backward pass."""
-        return size * batch * self.layers * _KEPT_TENSORS * self.tokens * self.width
+        return size * batch * self._tensors(_KEPT_TENSORS, _LAST_KEPT_TENSORS)
 
 
 def towers(config: CLIPConfig, caption_length: int = CAPTION_LENGTH) -> tuple[Tower, Tower]:
