@@ -382,7 +382,7 @@ class _Planner:
         """The data of all runs, opened and compared once before the first; what is said of them is kept for the notes."""
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            data = load_data(command)
+            data = load_data(command, compared=True)
         # The first line is on the device of a run.
         self.notes += [line.removeprefix("Note: ").rstrip(".") for line in said.getvalue().splitlines()[1:]]
         if data.evaluator is None:

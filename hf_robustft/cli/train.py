@@ -30,7 +30,7 @@ from ..data.left_out import leave_out_classes
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..data.pinned import pinned
-from ..evaluation.benchmark_checks import checked_benchmarks, refuse_lists
+from ..evaluation.benchmark_checks import checked_benchmarks
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import EvaluationReport
 from ..files import is_of_this_room, locked
@@ -62,6 +62,7 @@ from .data_sets import (
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program, without_resume
 from .first_look import word_behind
+from .label_lists import check_lists, learns_lists, with_thresholds
 from .merging import MERGES, check_left_out, check_start, load_fine_tuned, merge, merges_head, notes_on_models
 from .option_checks import check, settle
 from .train_arguments import AUTO, DataArguments, TrainCommand, parse, train_parser
@@ -91,13 +92,14 @@ class TrainingData:
     left_out: dict[str, Any] | None = None
 
 
-def load_data(command: TrainCommand) -> TrainingData:
+def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
     """
     The data sets that a command line names, before any weights are read. Sets with training images among them are refused;
     see `check_images`.
 
     Args:
         command ([`TrainCommand`]): The command line.
+        compared (`bool`, *optional*, defaults to `False`): Whether the run is to be compared with others, by one label per image.
 
     Returns:
         [`TrainingData`]
@@ -126,6 +128,7 @@ def load_data(command: TrainCommand) -> TrainingData:
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
     check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
+    multi_label = learns_lists(command, train, encoder if model_args.trains else None, compared)
     if data_args.shots is not None and data_args.hold_out is None:
         train = few_shot(train, data_args.shots, args.seed)
     try:
@@ -160,6 +163,7 @@ def load_data(command: TrainCommand) -> TrainingData:
         verb = "Trains on" if model_args.learns else "Merges what was trained on"
         say(args, f"{verb} {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
+    evaluation = with_thresholds(evaluation, validation) if multi_label else evaluation
     reading = {"batch_size": args.eval_batch_size, "num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
     reading |= {"bad_images": data_args.policy()}
     evaluator = Evaluator(evaluation, processor, **reading) if evaluation else None
@@ -179,7 +183,7 @@ def load_data(command: TrainCommand) -> TrainingData:
     if model_args.select_alpha and validation is None:
         raise ValueError("`--select_alpha` chooses on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
-    refuse_lists(sets)
+    check_lists(command, multi_label, sets, evaluator, validation)
     sources = [(model_args.model, model_args.model_revision), *((source, None) for source in model_args.finetuned_model)]
     earlier = [entry for source in sources for entry in image_hashes_of(*source)]
     seen = train if model_args.learns else None

@@ -17,7 +17,7 @@ from .benchmarks import Benchmark
 from .column_checks import require_column, require_dataset
 from .columns import StoredRows, check_dataset
 from .images import UNREADABLE, BadImages, UnreadableImage
-from .labels import holds_integers, holds_several, one_label, refuse_several
+from .labels import holds_integers, holds_several, one_label
 from .prompts import check_class_names, check_templates, fill_template
 from .randomness import choose, example_rng
 from .transforms import ImageTransform
@@ -40,9 +40,13 @@ class CaptionedImages:
         class_names (`Sequence[str]`): The classes in label order; read if the rows have labels.
         templates (`Sequence[str]`): Prompt templates with one "{}" each, for captions from class names.
         seed (`int`): Seed of all random choices.
+
+    Attributes:
+        several (`int`): Number of classes where each image has a list of labels, which may be empty; 0 where it has one.
     """
 
     keyed = True
+    several: int = 0
 
     def __init__(
         self,
@@ -74,7 +78,8 @@ class CaptionedImages:
 
         Returns:
             `dict`: `pixel_values` (3, size, size) as the transform gives them, `caption` str, and `label` int if there are
-            classes.
+            classes. Of a list of labels `label` is 0 or 1 for each class, and a caption that is made from a class name names one
+            of them, or any class for an image without labels; `caption_label` says which.
 
         Raises:
             UnreadableImage: The image cannot be read.
@@ -84,13 +89,18 @@ class CaptionedImages:
         key = {"seed": self.seed, "epoch": epoch, "index": index}
         if not self.captioned:
             template = self.templates[choose(len(self.templates), **key, what="template")]
-            example["caption"] = fill_template(template, self.class_names[row["label"]])
+            named = row["label"]
+            if self.several:
+                # Of an image without labels the caption is one more that does not belong to it.
+                possible = named or range(self.several)
+                named = example["caption_label"] = possible[choose(len(possible), **key, what="class")]
+            example["caption"] = fill_template(template, self.class_names[named])
         elif isinstance(row["caption"], str):
             example["caption"] = row["caption"]
         else:
             example["caption"] = row["caption"][choose(len(row["caption"]), **key, what="caption")]
         if self.labelled:
-            example["label"] = int(row["label"])
+            example["label"] = zeros_and_ones(row["label"], self.several) if self.several else int(row["label"])
         return example
 
 
@@ -159,8 +169,7 @@ class TrainingExamples(CaptionedImages, Dataset):
                 label_column=label_column,
                 caption_column=caption_column,
             )
-        refuse_several(dataset.several if labelled else 0, where)
-        self.rows = dataset
+        self.rows, self.several = dataset, dataset.several if labelled else 0
         self.bad_images = counter(bad_images, where, len(self.rows))
 
     @classmethod
@@ -264,7 +273,8 @@ class ClipCollator:
 
         Returns:
             `pixel_values` (batch, 3, size, size), `input_ids` and `attention_mask` (batch, length), `labels` (batch,)
-            int64 if the examples have them, and `UNREADABLE`, a list of lines, if any image could not be read.
+            int64 if the examples have them ((batch, classes), 0 and 1, of lists of labels), `caption_labels` (batch,) int64, the class
+            that each caption is of, where labels are lists, and `UNREADABLE`, a list of lines, if any image could not be read.
         """
         tokens = self.tokenizer(
             [example["caption"] for example in examples],
@@ -285,6 +295,8 @@ class ClipCollator:
         }
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])
+        if "caption_label" in examples[0]:
+            batch["caption_labels"] = torch.tensor([example["caption_label"] for example in examples])
         unreadable = [line for example in examples for line in example.get(UNREADABLE, ())]
         return {**batch, UNREADABLE: unreadable} if unreadable else batch
 

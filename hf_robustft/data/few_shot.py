@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .benchmarks import Benchmark
 from .columns import StoredRows
+from .labels import refuse_several
 from .messages import quoted
 from .randomness import example_rng
 
@@ -62,12 +64,12 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
         selection (no image is copied) in the order of the data set, and whose note says how they were drawn.
 
     Raises:
-        ValueError: no class labels, `shots` below 1, classes with fewer images, which are named, data that may only be
+        ValueError: no class labels, lists of labels, `shots` below 1, classes with fewer images, which are named, data that may only be
             evaluated on, or a stream.
         OSError: the data cannot be read.
     """
     _check_shots(shots)
-    names, rows, labels = class_labels(benchmark, "so no shots are drawn from it")
+    names, rows, labels = class_labels(benchmark, "so no shots are drawn from it", "a draw of few shots (--shots) needs")
     counts = np.bincount(labels, minlength=len(names))
     short = [f"{name}: {count}" for name, count in zip(names, counts.tolist(), strict=True) if count < shots]
     if short:
@@ -79,19 +81,23 @@ def few_shot(benchmark: Benchmark, shots: int, seed: int = 0) -> Benchmark:
     return in_memory(benchmark, rows, few_shot_rows(labels, len(names), shots, seed), drawn)
 
 
-def class_labels(benchmark: Benchmark, consequence: str) -> tuple[tuple[str, ...], StoredRows, np.ndarray]:
+def class_labels(
+    benchmark: Benchmark, consequence: str, needs_one: str | None = None
+) -> tuple[tuple[str, ...], StoredRows, Any]:
     """
     What rows are drawn by.
 
     Args:
         benchmark ([`Benchmark`]): Data with class names and labels.
         consequence (`str`): For the message on data that may not be trained on.
+        needs_one (`str`, *optional*): What needs one label per image, with its verb, for the message on lists of labels. By
+            default lists are taken.
 
     Returns:
-        `tuple`: The classes, the rows, and the class of each row.
+        `tuple`: The classes, the rows, and the class of each row; or its classes, where rows have lists of them.
 
     Raises:
-        ValueError: No class labels, data that may only be evaluated on, or a stream.
+        ValueError: No class labels, lists of labels where one is needed, data that may only be evaluated on, or a stream.
         OSError: The data cannot be read.
     """
     if benchmark.evaluation_only:
@@ -105,6 +111,10 @@ def class_labels(benchmark: Benchmark, consequence: str) -> tuple[tuple[str, ...
             "and label_column, or train on all of it."
         )
     rows = benchmark.stored_rows()
+    if needs_one is not None:
+        refuse_several(rows.several, f"data set {benchmark.name!r}", needs_one)
+    if rows.several:
+        return benchmark.class_names, rows, rows.dataset[benchmark.label_column][:]
     labels = np.asarray(rows.dataset.with_format("numpy", columns=[benchmark.label_column])[:][benchmark.label_column])
     return benchmark.class_names, rows, labels
 

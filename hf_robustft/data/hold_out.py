@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -73,6 +74,23 @@ def held_out_rows(
     return tuple(np.sort(np.array(rows, dtype=np.int64)) for rows in drawn)
 
 
+def rarest_classes(lists: Sequence[Sequence[int]], n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The class that rows with lists of labels are drawn by: of each the one that the fewest rows have.
+
+    Args:
+        lists (`Sequence[Sequence[int]]`): Classes of each row, each once; none for a row without labels.
+        n_classes (`int`): Number of classes.
+
+    Returns:
+        `tuple`: The rarest class of each row, the first of equal ones, and `n_classes` for rows without labels, of shape (n,);
+        and the rows of each class, of shape (n_classes,).
+    """
+    counts = np.bincount(np.fromiter(chain(*lists), dtype=np.int64), minlength=n_classes)
+    rarest = [min(labels, key=lambda label: (counts[label], label), default=n_classes) for labels in lists]
+    return np.array(rarest, dtype=np.int64), counts
+
+
 def hold_out(
     benchmark: Benchmark, share: float, roles: Sequence[str] = ("validation", "id"), group_column: str | None = None
 ) -> tuple[Benchmark, ...]:
@@ -81,7 +99,8 @@ def hold_out(
 
     Args:
         benchmark ([`Benchmark`]): Data with class names and labels that are not streamed.
-        share (`float`): Of the images of each class, for each of the roles; at most a quarter.
+        share (`float`): Of the images of each class, for each of the roles; at most a quarter. Images with lists of labels are
+            drawn by the rarest of theirs, and those without labels by themselves.
         roles (`Sequence[str]`, *optional*, defaults to `("validation", "id")`): What the sets are for.
         group_column (`str`, *optional*): Column of what images have in common, by default the benchmark's. No group is in two
             of the sets.
@@ -96,13 +115,21 @@ def hold_out(
         OSError: If the data cannot be read.
     """
     check_share(share)
-    names, rows, labels = class_labels(benchmark, "so nothing is held out of it")
-    counts = np.bincount(labels, minlength=len(names))
+    names, rows, found_labels = class_labels(benchmark, "so nothing is held out of it")
+    strata, how = len(names) + bool(rows.several), "by the rarest class of each image" if rows.several else "by class"
+    if rows.several:
+        labels, counts = rarest_classes(found_labels, len(names))
+    else:
+        labels, counts = found_labels, np.bincount(found_labels, minlength=len(names))
     groups, units, kind = None, counts, "images"
     column = group_column or benchmark.group_column
     if column is not None:
         groups = groups_of(rows.dataset, column, f"the training set {benchmark.name!r}")
-        units = np.bincount(labels[np.unique(groups, return_index=True)[1]], minlength=len(names))
+        if rows.several:
+            pairs = {(label, group) for labels_of, group in zip(found_labels, groups, strict=True) for label in labels_of}
+            units = np.bincount([label for label, _ in pairs], minlength=len(names))
+        else:
+            units = np.bincount(labels[np.unique(groups, return_index=True)[1]], minlength=len(names))
         kind = f"groups ({column})"
     # A class may have no image at all, and then trains on none.
     short = [
@@ -115,12 +142,12 @@ def hold_out(
             f"The training set {benchmark.name!r} has too few {kind} of {len(short)} of its {len(names)} classes to hold out "
             f"{' and '.join(_PURPOSES.get(role, f'one for {role}') for role in roles)}: {quoted(short)}; add images, leave these classes out, or give sets of your own with --eval_datasets."
         )
-    stays, *parts = held_out_rows(labels, len(names), share, len(roles), groups)
+    stays, *parts = held_out_rows(labels, strata, share, len(roles), groups)
     percent = f"{100 * share:g} % of the images of each class{f' (at most {MOST})' if counts.max() * share > MOST else ''}"
-    training = in_memory(benchmark, rows, stays, f"without {percent} for each of {' and '.join(roles)}, drawn by class")
-    found = []
+    training = in_memory(benchmark, rows, stays, f"without {percent} for each of {' and '.join(roles)}, drawn {how}")
+    sets = []
     for role, part in zip(roles, parts, strict=True):
         drawn = in_memory(benchmark, rows, part, f"{percent} of the training data, held out of training")
         opened = replace(drawn.open(), group_column=column)
-        found.append(replace(drawn, name=NAMES[role], role=role, group_column=column, opened=opened))
-    return replace(training, group_column=column), *found
+        sets.append(replace(drawn, name=NAMES[role], role=role, group_column=column, opened=opened))
+    return replace(training, group_column=column), *sets

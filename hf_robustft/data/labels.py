@@ -45,12 +45,12 @@ def holds_several(feature) -> bool:
     return isinstance(feature, (List, LargeList))
 
 
-def refuse_several(several: int, where: str) -> None:
-    """Refuse data `where` whose rows have lists of labels of `several` classes (0: one label each). Raises ValueError."""
+def refuse_several(several: int, where: str, what: str) -> None:
+    """Refuse data `where` whose rows have lists of labels of `several` classes (0: one label each) for `what` needs one. Raises ValueError."""
     if several:
         raise ValueError(
-            f"{where} has lists of labels, and training needs one label per image: such data can be evaluated on, and calibrate "
-            "sigmoids; name another column with label_column (--label_column), or train on captions alone (--caption_column)."
+            f"{where} has lists of labels, and {what} one label per image; leave that out, or name another column with label_column "
+            "(--label_column)."
         )
 
 

@@ -18,12 +18,13 @@ from .benchmarks import Benchmark
 from .column_checks import groups_of
 from .columns import StoredRows, check_dataset
 from .few_shot import class_labels, in_memory
-from .labels import LabelRule
+from .labels import LabelRule, refuse_several
 from .messages import quoted
 
 #: The name of the set of their images in reports.
 LEFT_OUT = "left_out_classes"
 _NEAR = 0.05
+_NEEDS_ONE = "leaving classes out (--leave_out_classes) needs"
 
 
 def left_out_positions(n_classes: int, share: float = 0.2, fold: int = 0) -> list[int]:
@@ -78,11 +79,11 @@ def leave_out_classes(
         sets have some. No image is copied.
 
     Raises:
-        ValueError: As [`left_out_positions`]; for data without classes, or that are streamed; for validation images of other
+        ValueError: As [`left_out_positions`]; for data without classes, with lists of labels, or that are streamed; for validation images of other
             classes; or if the classes have no image.
         OSError: If data cannot be read.
     """
-    names, rows, labels = class_labels(train, "so no classes are left out of it")
+    names, rows, labels = class_labels(train, "so no classes are left out of it", _NEEDS_ONE)
     if validation is not None and validation.class_names != names:
         raise ValueError(
             f"data set {validation.name!r} has other classes than {train.name!r}, so which of its images are of classes that are left "
@@ -92,6 +93,7 @@ def leave_out_classes(
     sources = [(train, rows, labels)]
     if validation is not None:
         of_validation = validation.stored_rows()
+        refuse_several(of_validation.several, f"data set {validation.name!r}", _NEEDS_ONE)
         sources.append((validation, of_validation, np.asarray(of_validation.dataset[of_validation.label_column][:])))
     grouped = all(source.group_column is not None for source, *_ in sources)
     parts = [_chosen(source, *of, out, names, grouped) for source, *of in sources]

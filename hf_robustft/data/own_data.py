@@ -18,7 +18,7 @@ from .catalog.hub_copies import Repository, declared_rows
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import at_one_commit, require_hub
-from .labels import LabelRule, holds_several, refuse_several
+from .labels import LabelRule
 from .messages import quoted
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
@@ -162,8 +162,6 @@ def checked_rows(
         "group_column": benchmark.group_column,
         "rule": rule,
     }
-    if benchmark.role == "train" and benchmark.class_names and benchmark.label_column in rows.features:
-        refuse_several(int(holds_several(rows.features[benchmark.label_column])), where)
     if not benchmark.streaming:
         return check_dataset(rows, say=rule is None, **described)
     meaning = row_rule(rows.features, **described)

@@ -21,7 +21,7 @@ from ..data.column_checks import check_groups
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
-from ..modeling.features import logit_bias, logit_scale
+from ..modeling.features import logit_scale
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
@@ -41,7 +41,7 @@ from .open_set import open_set_results
 from .predictions import Predictions, set_predictions
 from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
-from .several_labels import SeveralLabels, several_results
+from .several_labels import SeveralLabels, pair_bias, several_results
 from .spectrum import EmbeddingCovariance
 
 NOISE_FLOOR_DRAWS = 200
@@ -69,7 +69,7 @@ class Evaluator:
 
     A benchmark whose images have lists of labels is measured by mean average precision, F1 and the calibration error of each
     class by itself, on probabilities that `evaluation.multi_label` states: the sigmoids of a sigmoid family with its prompts,
-    else the share of each class against the rest. Thresholds for F1 are fitted on the first such set with the role
+    or of a head that was trained on such lists, else the share of each class against the rest. Thresholds for F1 are fitted on the first such set with the role
     `validation` and the same classes; without one they are those given, or 0.5. Its logits are kept in memory, in float64. It has no standard
     errors, no predictions per image, and is not compared with open sets.
 
@@ -155,6 +155,7 @@ class Evaluator:
         name: str = "model",
         logits_dir: str | Path | None = None,
         validation: Benchmark | None = None,
+        thresholds: Mapping[str, Any] | None = None,
     ) -> EvaluationReport:
         """
         Evaluate a model on all benchmarks.
@@ -172,6 +173,8 @@ class Evaluator:
                 and the classes.
             validation ([`Benchmark`], *optional*): Images that are measured too, for `predictions` alone; unless they are one
                 of the benchmarks, the report does not have them.
+            thresholds (`Mapping[str, Any]`, *optional*): In place of those that the evaluator was made with, such as
+                `fit_label_thresholds` returns.
 
         Returns:
             [`EvaluationReport`]: The results.
@@ -261,7 +264,7 @@ class Evaluator:
         open_set = self._open_set(correct)
         for of, read in unseen.items():
             open_set[of].update(read)
-        found = several_results(several, self.n_bins, self.thresholds) or None
+        found = several_results(several, self.n_bins, thresholds or self.thresholds) or None
         return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found)
 
     def _heads(
@@ -304,8 +307,7 @@ class Evaluator:
         with failing_together(f"Evaluation on {benchmark.name!r}", state):
             for batch in batches:
                 numbers.update(*batch)
-        sigmoid = kind == ZERO_SHOT_HEAD and DualEncoder.of(model).similarity == "sigmoid"
-        numbers.finish(logit_bias(model) if sigmoid else None, state)
+        numbers.finish(pair_bias(model, None if kind == ZERO_SHOT_HEAD else head), state)
         numbers.read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
         return numbers
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..data.benchmarks import Benchmark
@@ -19,7 +21,9 @@ from ..modeling.zero_shot import ZeroShotHead
 from .benchmark_checks import refuse_lists
 from .collect import collect_logits, evaluation_head, image_batches
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
+from .multi_label import DEFAULT_THRESHOLD, fit_thresholds
 from .open_set import DEFAULT_SCORE, RECALL
+from .several_labels import pair_bias
 from .temperature import TemperatureScaling
 
 DETECTORS = (*DETECTOR_SCORES, "none")
@@ -101,6 +105,60 @@ def fit_on_validation(
     if fold and temperature is not None:
         found = fold_temperature(model, temperature, found, logits, head)
     return temperature, found, notes
+
+
+def fit_label_thresholds(
+    model: PreTrainedModel, validation: Benchmark, processor: Any, head: ZeroShotHead | None = None, **reading: Any
+) -> dict[str, Any]:
+    """
+    Fit the thresholds above which an image is given each label, see [`~evaluation.multi_label.fit_thresholds`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model, on the device that runs it.
+        validation ([`Benchmark`]): Images with lists of labels.
+        processor (`CLIPProcessor`): The model's processor.
+        head ([`ZeroShotHead`], *optional*): A trained head; class prompts by default.
+        reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
+
+    Returns:
+        `dict[str, Any]`: As [`thresholds_record`].
+
+    Raises:
+        OSError: If an image cannot be read.
+    """
+    logits, labels = collect_logits(model, validation, processor, head=head, **reading)
+    bias, logits = pair_bias(model, head), logits.detach().cpu().double()
+    if bias is None:
+        return thresholds_record(logits.softmax(dim=1), labels, validation) | {"probabilities": "softmax"}
+    return thresholds_record((logits + bias.detach().cpu().double()).sigmoid(), labels, validation)
+
+
+def thresholds_record(probabilities: Tensor, labels: Tensor, validation: Benchmark) -> dict[str, Any]:
+    """
+    What is stored of thresholds that are fitted to probabilities.
+
+    Args:
+        probabilities (`torch.Tensor` of shape `(n, classes)`): Of each class by itself.
+        labels (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
+        validation ([`Benchmark`]): Whose they are.
+
+    Returns:
+        `dict[str, Any]`: As `robustft.json` has them: `fitted_on`, `n`, `classes` (thresholds by name) and `default` (names of
+        classes without images, whose threshold is 0.5).
+    """
+    values, fitted = fit_thresholds(probabilities, labels)
+    names = validation.class_names
+    return {
+        "fitted_on": validation.name,
+        "n": len(labels),
+        "classes": dict(zip(names, values.tolist(), strict=True)),
+        "default": [name for name, own in zip(names, fitted.tolist(), strict=True) if not own],
+    }
+
+
+def default_thresholds(class_names: Sequence[str]) -> dict[str, Any]:
+    """Return the record of thresholds of 0.5 for all of `class_names`, where there are no validation images to fit any on."""
+    return {"n": 0, "classes": dict.fromkeys(class_names, DEFAULT_THRESHOLD), "default": list(class_names)}
 
 
 def search_cache(

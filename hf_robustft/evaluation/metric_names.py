@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from ..data.benchmarks import Benchmark
 from .benchmark_checks import checked_benchmarks, head_keys
 from .open_set import available_scores
-from .report import DATASET_METRICS, SHIFT_METRICS
+from .report import DATASET_METRICS, MULTI_LABEL_METRICS, SHIFT_METRICS
 
 #: By the last part of a metric's name, whether a greater value is better; `None` where neither is.
 GREATER_IS_BETTER: dict[str, bool | None] = {
@@ -110,8 +110,9 @@ def metric_names(
     sets = checked_benchmarks(benchmarks)
     heads = head_keys(sets, trained_classes)
     roles = {role: [name for name, item in sets.items() if item.role == role] for role in ("id", "shift", "open_set")}
-    names = [f"{name}/{key}" for name, item in sets.items() if item.role != "open_set" for key in DATASET_METRICS]
-    if roles["shift"]:
+    closed = [(name, item) for name, item in sets.items() if item.role != "open_set"]
+    names = [f"{name}/{key}" for name, item in closed for key in (MULTI_LABEL_METRICS if item.several else DATASET_METRICS)]
+    if any(not sets[name].several for name in roles["shift"]):
         names += [f"shift_mean/{key}" for key in SHIFT_METRICS]
     if roles["id"] or any(item.role == "validation" for item in sets.values()):
         names.append("spectrum/smallest_singular_value")

@@ -6,8 +6,8 @@ Each class is a question of its own. What scores it depends on the family of the
 
 - Average precision ranks the images by the logit of the class, as CLIP_benchmark does for VOC2007: no softmax, so that a
   number can be compared with published ones. For a sigmoid family it is the order of the probabilities, too.
-- F1 and calibration need a probability. A sigmoid family (SigLIP) was trained to have one, `sigmoid(logits + logit bias)`.
-  Of the others it is the share of the class among all classes, `softmax(logits)`: one against the rest. These add up to 1, so
+- F1 and calibration need a probability. A sigmoid family (SigLIP) was trained to have one, `sigmoid(logits + logit bias)`, and
+  so was a head that was trained on lists of labels, `sigmoid(logits)`. Of the others it is the share of the class among all classes, `softmax(logits)`: one against the rest. These add up to 1, so
   of several labels no one can be certain; thresholds that are fitted for each class make up for it, calibration cannot. A
   second prompt for the absence of the class ("no {}") is not used: CLIP hardly tells it from the first (Rawlekar et al.
   2024, arXiv:2409.08381).

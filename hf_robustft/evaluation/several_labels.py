@@ -11,10 +11,29 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
+from ..modeling.dual_encoder import DualEncoder
+from ..modeling.features import logit_bias
 from .collect import classify, gather_rows
 from .image_numbers import merge_covariance
 from .multi_label import DEFAULT_THRESHOLD, fit_thresholds, multi_label_results
 from .spectrum import EmbeddingCovariance
+
+
+def pair_bias(model: nn.Module, head: nn.Module | None = None) -> Tensor | None:
+    """
+    What is added to the logits of a head before their sigmoids are probabilities.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model.
+        head ([`ZeroShotHead`], *optional*): A trained head; class prompts by default.
+
+    Returns:
+        `torch.Tensor` or `None`: The logit bias of a sigmoid family with its prompts, 0 for a head that was trained on lists of
+        labels; `None` for any other, whose probabilities are shares.
+    """
+    if head is not None:
+        return torch.zeros(()) if head.function == "sigmoid" else None
+    return logit_bias(model) if DualEncoder.of(model).similarity == "sigmoid" else None
 
 
 class SeveralLabels:
@@ -71,7 +90,7 @@ class SeveralLabels:
         Merge the images of all processes, and compute their probabilities.
 
         Args:
-            bias (`torch.Tensor`, *optional*): The logit bias of a sigmoid family; without it probabilities are shares.
+            bias (`torch.Tensor`, *optional*): As [`pair_bias`] gives it; without it probabilities are shares.
             state (`PartialState`): The processes.
         """
         rows, self.logits = gather_rows(torch.cat(self._rows), torch.cat(self._logits), state=state)
@@ -92,8 +111,8 @@ def several_results(
     Args:
         sets (`Mapping[str, SeveralLabels]`): By name, after `finish`.
         n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors.
-        stored (`Mapping[str, Any]`, *optional*): Thresholds that were fitted before, as `robustft.json` has them, for sigmoids of
-            the same classes where no validation set is measured.
+        stored (`Mapping[str, Any]`, *optional*): Thresholds that were fitted before, as `robustft.json` has them, for the same
+            classes where no validation set is measured. They are of sigmoids, unless they say (`probabilities`) of what else.
 
     Returns:
         `dict`: By name what [`EvaluationReport`] says of it.
@@ -112,9 +131,9 @@ def several_results(
         if validation is not None:
             thresholds, fitted = fit_thresholds(validation.probabilities, validation.targets)
             of, default = validation.benchmark.name, [name for name, own in zip(names, fitted.tolist(), strict=True) if not own]
-        elif stored is not None and images.function == "sigmoid" and list(stored["classes"]) == list(names):
+        elif stored is not None and images.function == stored.get("probabilities", "sigmoid") and list(stored["classes"]) == list(names):
             thresholds = torch.tensor([float(stored["classes"][name]) for name in names], dtype=torch.float64)
-            of, default = stored["fitted_on"], list(stored["default"])
+            of, default = stored.get("fitted_on"), list(stored["default"])
         found[key] = {
             "role": images.benchmark.role,
             "head": images.kind,

@@ -21,6 +21,7 @@ ARROW = " \N{RIGHTWARDS ARROW} "
 ROLE_ORDER = ("id", "shift", "validation", "train")
 HEADER = ("set", "images", "accuracy %", "ECE % (floor)", "NLL", "Brier")
 MULTI_LABEL_HEADER = ("set", "images", "mAP %", "F1 %", "F1 micro %", "ECE %")
+_MULTI_LABEL_CELLS = ("map", "f1", "f1_micro", "ece")
 OPEN_SET_HEADER = ("score", "ID AUROC %", "ID FPR95 %", "shifts AUROC %", "shifts FPR95 %", "shifts accepted %")
 
 
@@ -80,12 +81,14 @@ def check_same_data(report: EvaluationReport, baseline: EvaluationReport) -> Non
         ValueError: If the reports share no data set, or differ in the size of one that they share.
     """
     shared = [name for name in report.results if name in baseline.results]
-    if not shared:
+    lists = [name for name in report.multi_label or () if name in (baseline.multi_label or ())]
+    if not shared and not lists:
         raise ValueError(
-            f"{baseline.model!r} was evaluated on {sorted(baseline.results)} and {report.model!r} on "
-            f"{sorted(report.results)}; a comparison needs a common data set."
+            f"{baseline.model!r} was evaluated on {sorted({**baseline.results, **(baseline.multi_label or {})})} and {report.model!r} on "
+            f"{sorted({**report.results, **(report.multi_label or {})})}; a comparison needs a common data set."
         )
     sizes = {name: (baseline.results[name].n, report.results[name].n) for name in shared}
+    sizes |= {name: (baseline.multi_label[name]["n"], report.multi_label[name]["n"]) for name in lists}
     for name in set(report.open_set or ()) & set(baseline.open_set or ()):
         sizes[name] = (baseline.open_set[name]["n"], report.open_set[name]["n"])
     for name, (before, after) in sizes.items():
@@ -217,28 +220,45 @@ def _multi_label_rows(report: EvaluationReport, baseline: EvaluationReport | Non
     rows = []
     for name, row in (report.multi_label or {}).items():
         before = ((baseline and baseline.multi_label) or {}).get(name)
-        cells = []
-        for key in ("map", "f1", "f1_micro", "ece"):
-            now, was = (None if of is None or of[key] is None else 100 * of[key] for of in (row, before))
-            text, old = ("n/a" if value is None else f"{value:.1f}" for value in (now, was))
-            known = now is not None and was is not None
-            cells.append((text, "") if baseline is None else (f"{old}{ARROW}{text}", f"{now - was:+.1f}" if known else ""))
-        rows.append(_Row(name if row["role"] in ("shift", name) else f"{name} ({'ID' if row['role'] == 'id' else row['role']})", f"{row['n']:,}", cells))
+        cells, olds = multi_label_cells(row), multi_label_cells(before or {})
+        if baseline is None:
+            cells = [(text, "") for text in cells]
+        else:
+            pairs = [(row[key], (before or {}).get(key)) for key in _MULTI_LABEL_CELLS]
+            differences = ["" if None in pair else f"{100 * (pair[0] - pair[1]):+.1f}" for pair in pairs]
+            cells = [(f"{old}{ARROW}{text}", difference) for old, text, difference in zip(olds, cells, differences, strict=True)]
+        rows.append(_Row(multi_label_name(name, row), f"{row['n']:,}", cells))
     return rows
 
 
-def _multi_label_notes(report: EvaluationReport) -> list[str]:
+def multi_label_name(name: str, row: Mapping[str, Any]) -> str:
+    """Return the `name` of a set with lists of labels, with its role, which its `row` says, unless it is a shift."""
+    return name if row["role"] in ("shift", name) else f"{name} ({'ID' if row['role'] == 'id' else row['role']})"
+
+
+def multi_label_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return mAP, F1, micro F1 and ECE of the `row` of a set with lists of labels, in percent; "n/a" for what is not known."""
+    return ["n/a" if row.get(key) is None else f"{100 * row[key]:.1f}" for key in _MULTI_LABEL_CELLS]
+
+
+def multi_label_notes(report: EvaluationReport, baseline: EvaluationReport | None = None) -> list[str]:
+    """Return what the numbers of a `report` on lists of labels are, of which images and thresholds, beside a `baseline`."""
     found = report.multi_label or {}
     kinds = {row["probabilities"] for row in found.values()}
     words = {"sigmoid": "the sigmoid of each class", "softmax": "the share of each class against the rest (softmax)"}
+    said = ", ".join(words[kind] for kind in sorted(kinds))
+    before = {row["probabilities"] for name, row in ((baseline and baseline.multi_label) or {}).items() if name in found}
+    if before - kinds:
+        said += f"; of {baseline.model} {', '.join(words[kind] for kind in sorted(before))}"
     lines = [
         "mAP: mean average precision over classes with images, ranked by logit. F1: mean over these classes, and of all pairs "
-        f"(micro). ECE: mean over all classes. Probabilities: {', '.join(words[kind] for kind in sorted(kinds))}."
+        f"(micro). ECE: mean over all classes. Probabilities: {said}."
     ]
     for name, row in found.items():
         of = "all 0.5, without validation images" if row["thresholds_of"] is None else f"of the highest F1 on {row['thresholds_of']}"
         default = f", 0.5 for {len(row['default_thresholds'])} classes without images there" if row["thresholds_of"] and row["default_thresholds"] else ""
-        lines.append(f"{name}: {row['n_labels']:,} labels of {row['n_classes']:,} classes; thresholds {of}{default}.")
+        own = ", each model's own" if baseline is not None and row["thresholds_of"] is not None else ""
+        lines.append(f"{name}: {row['n_labels']:,} labels of {row['n_classes']:,} classes; thresholds {of}{default}{own}.")
         if row.get("unreadable") is not None:
             lines.append(unreadable_line(name, row["unreadable"]))
     return lines
@@ -249,11 +269,11 @@ def _parts(report: EvaluationReport, baseline: EvaluationReport | None) -> list[
     title = report.model if baseline is None else f"{baseline.model}{ARROW}{report.model}"
     several = _multi_label_rows(report, baseline)
     if not report.results:
-        return [(title, MULTI_LABEL_HEADER, several, _multi_label_notes(report))]
+        return [(title, MULTI_LABEL_HEADER, several, multi_label_notes(report, baseline))]
     rows = _rows(report, baseline)
     parts = [(title, HEADER, rows, [*_notes(report, baseline), *sentences(report, baseline)])]
     if several:
-        parts.append(("images with lists of labels", MULTI_LABEL_HEADER, several, _multi_label_notes(report)))
+        parts.append(("images with lists of labels", MULTI_LABEL_HEADER, several, multi_label_notes(report, baseline)))
     for name, result in (report.open_set or {}).items():
         known, rows = report.results[result["id"]], _open_set_rows(report, baseline, name)
         title = (

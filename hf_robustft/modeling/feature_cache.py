@@ -24,7 +24,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from ..data.benchmarks import Benchmark
-from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images
+from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images, zeros_and_ones
 from ..data.images import BadImages, UnreadableImage, images_fingerprint
 from ..data.messages import one_line
 from ..data.transforms import ImageTransform
@@ -60,7 +60,8 @@ class CachedFeatures(Dataset):
 
     Args:
         features (`torch.Tensor` of shape `(views, n, embed_dim)`): Features before normalisation, float32 or float64.
-        labels (`torch.Tensor` of shape `(n,)`, or `None` if there are no classes): Integer labels.
+        labels (`torch.Tensor` of shape `(n,)` or `(n, classes)`, or `None` if there are no classes): Integer labels; or 0 and 1,
+            whether each image has each label.
         class_names (`Sequence[str]`): The classes in label order; () if there are none.
         templates (`Sequence[str]`): The prompt templates of the data set.
         model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
@@ -83,13 +84,18 @@ class CachedFeatures(Dataset):
             raise ValueError(
                 f"Features must be (views, images, embed_dim), none of them 0; got {tuple(features.shape)}."
             )
-        if labels is not None and labels.shape != features.shape[1:2]:
+        if labels is not None and labels.shape not in (features.shape[1:2], (features.shape[1], len(class_names))):
             raise ValueError(
                 f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label per image."
             )
         self.features, self.labels = features, labels
         self.class_names, self.templates = tuple(class_names), tuple(templates)
         self.model_fingerprint = model_fingerprint
+
+    @property
+    def several(self) -> int:
+        """Number of classes where images have lists of labels; 0 where each has one."""
+        return self.labels.shape[1] if self.labels is not None and self.labels.ndim == 2 else 0
 
     @property
     def views(self) -> int:
@@ -100,14 +106,14 @@ class CachedFeatures(Dataset):
         return self.features.shape[1]
 
     def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
-        """`image_features` (embed_dim,), and `label` int if there are classes; IndexError if there is no such row."""
+        """`image_features` (embed_dim,), and `label` if there are classes (int, or 0 and 1 for each class); IndexError if there is no such row."""
         epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
         epoch, index = int(epoch), int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} rows")
         example: dict[str, Any] = {"image_features": self.features[epoch % self.views, index]}
         if self.labels is not None:
-            example["label"] = int(self.labels[index])
+            example["label"] = self.labels[index].tolist()
         return example
 
 
@@ -122,7 +128,7 @@ def feature_fingerprints(dataset: Any) -> set[str]:
 
 
 def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Items of `CachedFeatures` (`examples`) to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) int64."""
+    """Items of `CachedFeatures` (`examples`) to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) or (batch, classes) int64."""
     batch = {"image_features": torch.stack([example["image_features"] for example in examples])}
     if "label" in examples[0]:
         batch["labels"] = torch.tensor([example["label"] for example in examples])
@@ -235,7 +241,9 @@ def cache_features(
         features = computed if missing else features
     labels = None
     if benchmark.class_names and benchmark.label_column is not None:
-        labels = torch.tensor(benchmark.load()[benchmark.label_column][:], dtype=torch.long)
+        labels = benchmark.load()[benchmark.label_column][:]
+        several = benchmark.several
+        labels = torch.tensor([zeros_and_ones(row, several) for row in labels] if several else labels, dtype=torch.long)
     readable = features.isfinite().all(dim=2).all(dim=0)
     if bad_images is not None:
         bad_images = bad_images.bound(f"the training set {benchmark.name!r}", len(readable))

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
+from ..data.labels import refuse_several
 from .checkpoint_file import checkpoint_folder
 from .feature_cache import cache_features
+from .features import logit_bias
 from .tensor_files import opened
 from .zero_shot import HEAD_FILE, ZeroShotHead
 
@@ -105,6 +107,39 @@ class ClipAdapterHead(ZeroShotHead):
         """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
         adapted = F.relu(F.linear(F.relu(F.linear(image_embeds, self.down)), self.up))
         return super().forward(F.normalize(self.ratio * adapted + (1 - self.ratio) * image_embeds, dim=-1))
+
+
+class MultiLabelHead(ZeroShotHead):
+    """
+    A linear head whose logits are each asked a question of their own: whether the image has the label, with the probability
+    `sigmoid(logit)`, whatever the other classes are.
+
+    Training on lists of labels makes one. Started from the text tower of a sigmoid family it is the model's own classifier, its
+    logit bias in the bias of every class. A family with a softmax has no such bias; training sets one that all classes have in
+    common ([`~objectives.multi_label.common_bias`]).
+
+    Args:
+        weight (`torch.Tensor` of shape `(classes, embed_dim)`), class_names (`Sequence[str]`), bias (`torch.Tensor`, *optional*):
+            As for [`ZeroShotHead`].
+
+    Raises:
+        ValueError: As [`ZeroShotHead`].
+    """
+
+    # A kind of its own: earlier versions would take its logits for those of a softmax.
+    kind = "multi_label"
+    label = "trained multi-label head"
+    function = "sigmoid"
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(cls, model: nn.Module, *arguments: Any, **options: Any) -> MultiLabelHead:
+        """Build the head from a model's text tower; arguments and errors as for [`ZeroShotHead`]."""
+        head = super().from_model(model, *arguments, **options)
+        bias = logit_bias(model)
+        if bias is not None:
+            head.bias.copy_(bias.expand_as(head.bias))
+        return head
 
 
 class TipAdapterHead(ZeroShotHead):
@@ -211,6 +246,7 @@ class TipAdapterHead(ZeroShotHead):
         """
         if benchmark.label_column is None or not benchmark.class_names:
             raise ValueError(NO_LABELS)
+        refuse_several(benchmark.several, f"data set {benchmark.name!r}", "a cache of images and their labels needs")
         head = ZeroShotHead.from_model(model, processor, benchmark.class_names, benchmark.templates, sharded=True)
         found = cache_features(model, benchmark, processor, views=views, **caching)
         return cls.around(head, found.features, found.labels, alpha=alpha, beta=beta)
@@ -239,7 +275,7 @@ def _number(value: float | Tensor, name: str, like: Tensor, high: float = math.i
 
 
 #: The heads by the kind that their files name; a file without one is of before there were several.
-KINDS: Mapping[str, type[ZeroShotHead]] = {head.kind: head for head in (ZeroShotHead, ClipAdapterHead, TipAdapterHead)}
+KINDS: Mapping[str, type[ZeroShotHead]] = {head.kind: head for head in (ZeroShotHead, MultiLabelHead, ClipAdapterHead, TipAdapterHead)}
 
 
 def load_head(directory: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> ZeroShotHead:
@@ -251,7 +287,7 @@ def load_head(directory: str | Path, *, revision: str | None = None, token: str 
         revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
 
     Returns:
-        [`ZeroShotHead`], or its kind: [`ClipAdapterHead`], [`TipAdapterHead`].
+        [`ZeroShotHead`], or its kind: [`MultiLabelHead`], [`ClipAdapterHead`], [`TipAdapterHead`].
 
     Raises:
         OSError: If the folder holds no `head.safetensors`, or the repository cannot be read.

@@ -16,8 +16,11 @@ from ..files import locked, settle, write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
+#: What Transformers' configurations call it, where an image may have several labels or none.
+MULTI_LABEL = "multi_label_classification"
 #: Parts that are there only where they were given, and their JSON types.
 OPTIONAL = {
+    "problem_type": str,
     "alpha": (int, float),
     "merge": dict,
     "selection": dict,
@@ -43,7 +46,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("sigmoid_ece_before", "sigmoid_ece_after"), _NUMBER),
         **{"n": int, "fitted_on": str, "probabilities": str, "history": list, "sets": dict},
     },
-    "thresholds": {"fitted_on": str, "n": int, "classes": dict, "default": [str]},
+    "thresholds": {"fitted_on": str, "n": int, "classes": dict, "default": [str], "probabilities": str},
     "card": {
         **dict.fromkeys(("method", "base_model", "base_model_revision", "base_model_note", "hardware", "licence", "command"), str),
         **dict.fromkeys(("settings", "merge", "run", "emissions", "eval_tasks"), dict),
@@ -74,7 +77,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
-        parts (`Any`, *optional*): JSON values by name: `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
+        parts (`Any`, *optional*): JSON values by name: `problem_type`, `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
             `adapters`, `card`, `image_hashes`.
 
     Returns:
@@ -103,7 +106,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: `format`, `hf_robustft` (the version that wrote it), `method`, `class_names`, `templates`, `settings`,
-        and, where they were given, `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
+        and, where they were given, `problem_type` (`"multi_label_classification"` of a model that was trained on lists of labels),
+        `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
         grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
         `adapters`, `label_names` (what the training

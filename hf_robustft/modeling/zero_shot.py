@@ -134,6 +134,8 @@ class ZeroShotHead(nn.Module):
     #: What `head.safetensors` calls a head of this class, what reports call it, and the tensors that are in the file.
     kind = "linear"
     label = "trained linear head"
+    #: What makes probabilities of its logits.
+    function = "softmax"
     parts: tuple[str, ...] = ("weight", "bias")
 
     def __init__(self, weight: Tensor, class_names: Sequence[str], bias: Tensor | None = None):

@@ -75,6 +75,7 @@ class FrozenHeadMixin(CrossEntropyMixin):
 class ClipAdapterMixin(FrozenHeadMixin):
     """CLIP-Adapter: the head is a [`ClipAdapterHead`] around the zero-shot classifier. Arguments as for [`CrossEntropyMixin`]."""
 
+    label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = ClipAdapterSettings
 
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
@@ -95,6 +96,7 @@ class TipAdapterMixin(FrozenHeadMixin):
         ValueError: As [`CrossEntropyMixin`], and if there are no labelled images to make keys of.
     """
 
+    label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = TipAdapterSettings
 
     @property

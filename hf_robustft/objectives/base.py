@@ -50,6 +50,10 @@ class ObjectiveMixin:
             Parts of the model (see `modeling.trained_parts`) that the objective can train, if the model trains.
         smooths_labels (`bool`, defaults to `False`): Whether the objective uses `label_smoothing_factor`.
         fixed_length (`bool`, defaults to `False`): Whether a resumed run must have the steps that it was planned with.
+        label_lists (`tuple[str, ...]`, *optional*):
+            The kinds of models, by their `similarity` (`"softmax"`, `"sigmoid"`), that the objective can train on images with
+            lists of labels. `None` has no say; a method needs one objective that can, and none that cannot.
+        multi_label (`bool`, defaults to `False`): Whether a run learns from lists of labels. The Trainer sets it.
         settings (subclass of [`ObjectiveSettings`], *optional*):
             The dataclass of the settings that the objective reads, beside those of every run. A setting that was given
             is refused by methods of which no objective declares it.
@@ -69,6 +73,8 @@ class ObjectiveMixin:
     trained_parts: tuple[str, ...] = PARTS
     smooths_labels: bool = False
     fixed_length: bool = False
+    label_lists: tuple[str, ...] | None = None
+    multi_label: bool = False
     settings: type[ObjectiveSettings] | None = None
     idle_settings: tuple[str, ...] = ()
     head: ZeroShotHead | None = None
@@ -110,6 +116,18 @@ class ObjectiveMixin:
         Args:
             args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
             encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+        """
+
+    @classmethod
+    def check_label_lists(cls, args: Any, encoder: DualEncoder, captioned: bool) -> None:
+        """
+        Refuse settings that images with lists of labels leave no sense to, and set what they ask for. Called when a Trainer is
+        made for such images, and by the command line once data are opened, before weights are read.
+
+        Args:
+            args ([`RobustTrainingArguments`]): Settings of the run, with the method's defaults.
+            encoder ([`DualEncoder`]): The model; its weights may be on the meta device.
+            captioned (`bool`): Whether images have captions of their own, which say nothing of classes.
         """
 
     def validate_arguments(self, args: Any) -> None:

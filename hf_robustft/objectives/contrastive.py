@@ -125,11 +125,17 @@ class ContrastiveMixin(ObjectiveMixin):
     Adds the term `contrastive`: [`contrastive_loss`] over the batches of all processes together, or, for models with SigLIP's
     loss, [`~hf_robustft.objectives.pairwise_sigmoid.pairwise_sigmoid_loss`].
 
+    Of images with lists of labels the caption names one of the classes, drawn for each image and pass, and every pair of an
+    image and a caption of one of its classes is a positive; the caption of an image without labels names any class, and belongs
+    to the images that have it. Pairs are not weighed.
+
     A batch of one pair is refused for both. CLIP's loss of it is 0. SigLIP's is not, but only asks for a yes, which a bias
     that grows gives to every pair.
     """
 
     needs_captions = True
+    # A softmax over captions gives the labels of an image shares of one; the sigmoid asks for each by itself.
+    label_lists = ("sigmoid",)
     settings: type[ObjectiveSettings] = ContrastiveSettings
 
     @classmethod
@@ -140,6 +146,23 @@ class ContrastiveMixin(ObjectiveMixin):
                 f"`contrastive_label_smoothing={args.contrastive_label_smoothing}` spreads a target over the captions of a batch, "
                 f"and the loss of a {encoder.name} asks of each pair by itself whether it belongs together; set it to 0."
             )
+
+    @classmethod
+    def check_label_lists(cls, args, encoder: DualEncoder, captioned: bool) -> None:
+        super().check_label_lists(args, encoder, captioned)
+        if captioned:
+            if args.contrastive_positives == "same_label":
+                raise ValueError(
+                    "`contrastive_positives=same_label` asks of which class a caption is, and captions of images with lists of labels "
+                    "do not say; set it to diagonal, or leave the captions out."
+                )
+            return
+        if "contrastive_positives" in args.given and args.contrastive_positives != "same_label":
+            raise ValueError(
+                f"`contrastive_positives={args.contrastive_positives}` would call captions of an image's own labels wrong, where images "
+                "have lists of labels; leave it out, or set it to same_label."
+            )
+        args.derive(contrastive_positives="same_label")
 
     def validate_arguments(self, args) -> None:
         super().validate_arguments(args)
@@ -182,7 +205,9 @@ class ContrastiveMixin(ObjectiveMixin):
                     "`contrastive_positives='same_label'` needs a label column; use 'diagonal' for captions alone."
                 )
             row_labels = batch["labels"]
-            column_labels = self.gather_rows(row_labels)
+            if row_labels.ndim == 2 and batch.get("caption_labels") is None:
+                raise ValueError("Lists of labels need `caption_labels` in every batch, the class that each caption is of.")
+            column_labels = self.gather_rows(batch["caption_labels"] if row_labels.ndim == 2 else row_labels)
         pairs = {"row_offset": features.row_offset, "row_labels": row_labels, "column_labels": column_labels}
         if self.encoder.similarity == "sigmoid":
             terms["contrastive"] = pairwise_sigmoid_loss_of_rows(features.logits_per_image, **pairs)

@@ -73,6 +73,7 @@ class CRoFTObjective(ObjectiveMixin):
     """
 
     needs_labels = True
+    label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = CRoFTSettings
     generator_loss: Tensor | None = None
 

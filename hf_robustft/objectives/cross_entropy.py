@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
+from ..modeling.heads import MultiLabelHead
 from ..modeling.zero_shot import ZeroShotHead
 from .base import ObjectiveMixin, refuse_idle
+from .multi_label import common_bias, multi_label_loss
 from .settings import ObjectiveSettings, setting
 
 
@@ -51,6 +55,10 @@ class CrossEntropyMixin(ObjectiveMixin):
     """
     Adds the term `cross_entropy` and owns the linear head, started from the zero-shot classifier or (`head_start`) from zeros.
 
+    Of images with lists of labels it is the term `binary_cross_entropy` ([`~objectives.multi_label.multi_label_loss`]) of a
+    [`MultiLabelHead`]. Where the family has no logit bias, the head's starts from one for all classes that is fitted to the
+    zero-shot logits of the training images, which are encoded once for that.
+
     Text tower, text projection and logit scale stay as they are (the head has taken the scale in, and a bias that all
     logits have in common changes no probability); the image tower and the head train. A trained head cannot live in such a model: it is saved beside it as `head.safetensors`.
 
@@ -67,6 +75,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     needs_labels = True
     trained_parts = ("image", "projections")
     smooths_labels = True
+    label_lists = ("softmax", "sigmoid")
     settings: type[ObjectiveSettings] = HeadSettings
 
     def __init__(
@@ -79,6 +88,7 @@ class CrossEntropyMixin(ObjectiveMixin):
     ):
         super().__init__(*args, **kwargs)
         self.head_is_given = head is not None
+        kind = MultiLabelHead if self.multi_label else ZeroShotHead
         class_names = class_names or getattr(self.train_dataset, "class_names", None)
         templates = templates or getattr(self.train_dataset, "templates", None)
         if class_names and templates:
@@ -91,11 +101,11 @@ class CrossEntropyMixin(ObjectiveMixin):
                 "with `class_names=`, `templates=` and `processing_class=`."
             )
         elif self.args.head_start == "zeros":
-            head = ZeroShotHead(torch.zeros(len(class_names), self.encoder.embed_dim, dtype=self.model.dtype), class_names)
+            head = kind(torch.zeros(len(class_names), self.encoder.embed_dim, dtype=self.model.dtype), class_names)
         else:
-            head = ZeroShotHead.from_model(self.model, self.processing_class, *self.classes, sharded=True)
-        if head.kind != ZeroShotHead.kind:
-            raise ValueError(f"`head` is a {type(head).__name__}; give a linear one to start from, a `ZeroShotHead`.")
+            head = kind.from_model(self.model, self.processing_class, *self.classes, sharded=True)
+        if head.kind != kind.kind:
+            raise ValueError(f"`head` is a {type(head).__name__}; give a linear one to start from, a `{kind.__name__}`.")
         head.check_model(self.model)
         self.head = self.make_head(head.to(self.args.device))
         self.encoder.text_side().requires_grad_(False)
@@ -106,11 +116,35 @@ class CrossEntropyMixin(ObjectiveMixin):
         """The head that trains, made of the linear one that the run starts from. Called once, on the device of the run."""
         return head
 
+    @classmethod
+    def check_label_lists(cls, args, encoder: DualEncoder, captioned: bool) -> None:
+        super().check_label_lists(args, encoder, captioned)
+        if args.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor={args.label_smoothing_factor}` spreads one target over the classes, and with lists of labels "
+                "each class is a question of its own; set it to 0."
+            )
+
+    def prepare_training(self, total_steps: int) -> None:
+        super().prepare_training(total_steps)
+        has_bias = self.encoder.similarity == "sigmoid" or self.head_is_given or self.args.head_start == "zeros"
+        if self.head.function == "softmax" or has_bias or self.is_resuming:
+            return
+        embeds, labels = self.embed_training_images()
+        with torch.no_grad():
+            found = common_bias(nn.functional.linear(embeds.double(), self.head.weight.cpu().double()), labels)
+            self.head.bias.fill_(found.item())
+        # The same sum may be another by a rounding elsewhere.
+        self.head.bias.data.copy_(broadcast(self.head.bias.data))
+
     def loss_terms(self, features: ClipFeatures, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = super().loss_terms(features, batch)
         labels = batch.get("labels")
         if labels is None:
             raise ValueError("Cross-entropy needs `labels` in every batch; name the label column, or use captions.")
+        if self.head.function == "sigmoid":
+            terms["binary_cross_entropy"] = multi_label_loss(self.head(features.image_embeds), labels)
+            return terms
         terms["cross_entropy"] = classification_loss(
             self.head(features.image_embeds), labels, self.args.label_smoothing_factor
         )

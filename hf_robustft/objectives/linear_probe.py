@@ -76,6 +76,7 @@ class LinearProbeMixin(ObjectiveMixin):
     several processes the first one fits, for all.
     """
 
+    label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = LinearProbeSettings
 
     def __init__(self, *args, **kwargs):

@@ -21,6 +21,7 @@ def pairwise_sigmoid_loss(
     logit_bias: Tensor | float = 0.0,
     *,
     labels: Tensor | None = None,
+    caption_labels: Tensor | None = None,
 ) -> Tensor:
     """
     SigLIP's loss, `-1/B Σ_ij log σ(y_ij (s v_i·t_j + b))` with `y` 1 for pairs that belong together and -1 for others
@@ -31,10 +32,13 @@ def pairwise_sigmoid_loss(
         text_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Unit-norm caption embeddings; row i belongs to image i.
         logit_scale (`torch.Tensor` or `float`): Scale `s` of the similarities, already exponentiated.
         logit_bias (`torch.Tensor` or `float`, *optional*, defaults to 0.0): `b`.
-        labels (`torch.Tensor` of shape `(batch,)`, *optional*): If given, every image and every caption of the same label
-            belong together. Each such pair is a positive of full weight, as no share of anything is given to it: the answer
-            to one question takes nothing from the others. Positives then count as often as there are such pairs. Without
-            labels the captions of other images are negatives, identical ones too.
+        labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`, *optional*): If given, every image and every caption of
+            the same label belong together. Each such pair is a positive of full weight, as no share of anything is given to it:
+            the answer to one question takes nothing from the others. Positives then count as often as there are such pairs.
+            Without labels the captions of other images are negatives, identical ones too. Of images with lists of labels they
+            are 0 and 1, and an image belongs together with each caption of one of its classes.
+        caption_labels (`torch.Tensor` of shape `(batch,)`, *optional*): The class that each caption is of, where images have
+            lists of labels; by default `labels`.
 
     Returns:
         `torch.Tensor`: Scalar.
@@ -48,7 +52,7 @@ def pairwise_sigmoid_loss(
             f"got {tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."
         )
     logits = logit_scale * image_embeds @ text_embeds.t() + logit_bias
-    return pairwise_sigmoid_loss_of_rows(logits, row_labels=labels, column_labels=labels)
+    return pairwise_sigmoid_loss_of_rows(logits, row_labels=labels, column_labels=labels if caption_labels is None else caption_labels)
 
 
 def pairwise_sigmoid_loss_of_rows(
@@ -65,17 +69,24 @@ def pairwise_sigmoid_loss_of_rows(
         logits_per_image (`torch.Tensor` of shape `(rows, global_batch)`): Scaled similarities of images to captions, with
             the bias.
         row_offset (`int`, *optional*, defaults to 0): Column of the first row's own caption.
-        row_labels (`torch.Tensor` of shape `(rows,)`, *optional*), column_labels (`torch.Tensor`, *optional*):
-            Labels of the rows and of the global batch, if pairs of one label belong together.
+        row_labels (`torch.Tensor` of shape `(rows,)` or `(rows, classes)`, *optional*), column_labels (`torch.Tensor` of shape
+            `(global_batch,)`, *optional*): Labels of the rows (0 and 1 where they are lists) and of the captions of the global
+            batch, if pairs of one label belong together.
 
     Returns:
         `torch.Tensor`: Scalar.
+
+    Raises:
+        ValueError: If captions have lists of labels.
     """
     rows, columns = logits_per_image.shape
     if row_labels is None:
         row_labels = torch.arange(rows, device=logits_per_image.device) + row_offset
         column_labels = torch.arange(columns, device=logits_per_image.device)
-    together = row_labels[:, None] == column_labels[None, :]
+    if column_labels.ndim != 1:
+        raise ValueError("A caption is of one class: give the classes of captions, of shape (batch,), beside the lists of labels of images.")
+    lists = row_labels.ndim == 2
+    together = row_labels[:, column_labels].bool() if lists else row_labels[:, None] == column_labels[None, :]
     # Not `binary_cross_entropy_with_logits`: at SigLIP's bias of -13 it loses most of a negative's loss to rounding.
     return -F.logsigmoid(logits_per_image.where(together, -logits_per_image)).sum() / rows
 

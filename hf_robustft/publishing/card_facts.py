@@ -68,7 +68,8 @@ class SetFacts:
     def as_measured(self, report: EvaluationReport) -> SetFacts:
         """Return the same facts, at the commit of the Hub that the images of the `report` come from, if it says so."""
         result = report.results.get(self.name)
-        source = (report.open_set or {}).get(self.name, {}).get("source") if result is None else result.source
+        other = {**(report.open_set or {}), **(report.multi_label or {})}
+        source = other.get(self.name, {}).get("source") if result is None else result.source
         if self.path is None or not source or source.get("path") != self.path or "commit" not in source:
             return self
         return replace(self, revision=one_line(source["commit"]))

@@ -34,7 +34,7 @@ FOLDED_SINCE = "temperature_folded_since"
 LOG_ROWS, LOG_SETS = 8, 2
 _PLAIN = {"loss": "Loss", "teacher/momentum": "Momentum", "generator/loss": "Generator", "logit_scale": "Logit scale"}
 _PLAIN[LOGIT_BIAS] = "Logit bias"
-_EVALUATED = re.compile(r"eval_(?P<name>[^/]+)/(?P<metric>accuracy|ece)")
+_EVALUATED = re.compile(r"eval_(?P<name>[^/]+)/(?P<metric>accuracy|map|ece)")
 _SINGULAR = "eval_spectrum/smallest_singular_value"
 
 
@@ -57,6 +57,9 @@ def results_section(
     """
     results = ordered(report)
     draws = report.settings.get("bootstrap_draws")
+    roles = [result.role for result in results] + [row["role"] for row in (report.multi_label or {}).values()]
+    shifts = [result.name for result in report.shifts]
+    shifts += [name for name, row in (report.multi_label or {}).items() if row["role"] == "shift"]
     by_head: dict[str, list[str]] = {}
     for result in results:
         by_head.setdefault(markdown_text(result.head), []).append(markdown_text(result.name))
@@ -65,7 +68,7 @@ def results_section(
         "rows": _table_rows(report, baseline, names),
         "draws": f" ({draws} draws)" if draws else "",
         "choice_of_images": markdown_text(choice_of_images(report)),
-        "n_bins": n_bins(results[0]),
+        "n_bins": n_bins(results[0]) if results else None,
         "heads": "; ".join(heads),
         "data_notes_of_results": _class_notes(report) + _unreadable_notes(report),
         "logit_scale": None if report.logit_scale is None else f"{report.logit_scale:.2f}",
@@ -74,9 +77,9 @@ def results_section(
         "shift_picture": bool(report.shifts) and (output_dir / SHIFT_FILE).is_file(),
         "sweep_picture": (output_dir / SWEEP_PICTURE).is_file(),
         "shift_count": len(report.shifts),
-        "shift_names": ", ".join(markdown_text(result.name) for result in report.shifts),
-        "no_shift": not report.shifts,
-        "has_id": any(result.role == "id" for result in results),
+        "shift_names": ", ".join(map(markdown_text, shifts)),
+        "no_shift": not shifts,
+        "has_id": "id" in roles,
     }
 
 
@@ -413,7 +416,8 @@ def history_table(log: Iterable[Mapping[str, float]]) -> list[list[str]]:
     for name in sets:
         columns += [
             (f"{markdown_text(name)} {title}", f"eval_{name}/{metric}", _percent)
-            for title, metric in (("accuracy %", "accuracy"), ("ECE %", "ece"))
+            for title, metric in (("accuracy %", "accuracy"), ("mAP %", "map"), ("ECE %", "ece"))
+            if f"eval_{name}/{metric}" in keys
         ]
     if _SINGULAR in keys:
         columns.append(("Smallest singular value", _SINGULAR, _number))

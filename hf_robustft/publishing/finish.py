@@ -31,12 +31,13 @@ from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
+from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
 from . import eval_results
 from .card_file import CARD_FILE, RELIABILITY_FILE, is_untouched
 from .card_sections import draw_pictures
+from .label_lists import check_multi_label, label_thresholds
 from .metadata import write_robustft_json
 from .model_card import refresh_model_card, write_model_card
 from .progress_card import write_progress_card
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 #: What `robustft.json` says of a model, whether or not it was measured.
-_OF_THE_MODEL = ("method", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names", "left_out_classes")
+_OF_THE_MODEL = ("method", "problem_type", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names", "left_out_classes")
 
 
 def finish_checkpoint(
@@ -102,7 +103,7 @@ def finish_checkpoint(
             every validation image, in `predictions.parquet` (see `evaluation.predictions.load_predictions`).
         search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
             as the trainer's method has it: where neither was given.
-        facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `class_names`, `templates`, `settings`, `alpha`,
+        facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `problem_type`, `class_names`, `templates`, `settings`, `alpha`,
             `merge`, `label_names`, `left_out_classes` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
@@ -143,7 +144,13 @@ def finish_checkpoint(
         raise ValueError("`save_predictions` keeps what is measured, and nothing is; give `evaluator`, or leave it out.")
     if save_predictions:
         with_validation(evaluator.benchmarks, validation)
-    refuse_lists([*([] if evaluator is None else evaluator.benchmarks.values()), *([] if validation is None else [validation])])
+    if trainer is None and model is None and (folder / METADATA_FILE).is_file():
+        facts = {name: value for name, value in load_robustft_json(folder).items() if name == "problem_type"} | facts
+    multi_label = facts.get("problem_type") == MULTI_LABEL
+    if multi_label:
+        check_multi_label(evaluator, validation, fold_temperature, save_predictions)
+    else:
+        refuse_lists([*([] if evaluator is None else evaluator.benchmarks.values()), *([] if validation is None else [validation])])
     with locked(folder, "finish_checkpoint") if writes else nullcontext():
         if trainer is not None:
             if model is None:
@@ -187,7 +194,10 @@ def finish_checkpoint(
             facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
             if writes:
                 logger.warning("Alpha and beta of the cache: %s.", chosen)
-        if validation is not None and found["detector"] is None:
+        if multi_label:
+            reading = _reading(evaluator, validation)
+            found["thresholds"], notes = label_thresholds(model, head, validation, processor, facts["class_names"], **reading)
+        elif validation is not None and found["detector"] is None:
             found["temperature"], found["detector"], notes = fit_on_validation(
                 model,
                 validation,
@@ -224,6 +234,7 @@ def finish_checkpoint(
                 name=name,
                 logits_dir=logits if save_logits else None,
                 validation=validation if save_predictions else None,
+                thresholds=found.get("thresholds"),
             )
             found |= {"scores": evaluator.scores, "logits_dir": logits}
             found |= {"predictions": evaluator.predictions} if save_predictions else {}
@@ -278,6 +289,7 @@ def complete_folder(
     sweep: AlphaSweep | None = None,
     temperature: TemperatureScaling | None = None,
     thresholds: Mapping[str, Any] | None = None,
+    problem_type: str | None = None,
     detector: OpenSetDetector | None = None,
     report: EvaluationReport | None = None,
     baseline: EvaluationReport | None = None,
@@ -306,6 +318,7 @@ def complete_folder(
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
         thresholds (`Mapping[str, Any]`, *optional*): Of sigmoids, for `robustft.json`; a temperature without any removes them.
+        problem_type (`str`, *optional*): See `write_robustft_json`.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
         selection (`Mapping[str, Any]`, *optional*): How method and rate were chosen, for `robustft.json` and card: `rule` (its
             name), `says`, `looked_at`, `grid`, `seeds` and `chosen`; `doubt`, where chance may have chosen; `command`, of the run.
@@ -342,6 +355,8 @@ def complete_folder(
         parts |= {} if selection is None else {"selection": dict(selection)}
         if temperature is not None:
             parts |= {"detector": None, "temperature": temperature.to_dict(), "thresholds": thresholds}
+        elif thresholds is not None:
+            parts |= {"thresholds": dict(thresholds)}
         if method is None:
             shutil.copy2(folder / METADATA_FILE, stage)
             parts |= {"image_hashes": list(image_hashes)} if image_hashes else {}
@@ -358,6 +373,7 @@ def complete_folder(
                 label_names=label_names,
                 merge=merge,
                 left_out_classes=left_out_classes,
+                problem_type=problem_type,
             )
         if parts:
             update_robustft_json(stage, **parts)

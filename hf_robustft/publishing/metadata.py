@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.prompts import check_class_names, check_templates
-from ..modeling.metadata import FORMAT, METADATA_FILE, dump_robustft_json, load_robustft_json
+from ..modeling.metadata import FORMAT, METADATA_FILE, MULTI_LABEL, dump_robustft_json, load_robustft_json
 from .text import public_settings
 
 __all__ = ["METADATA_FILE", "load_robustft_json", "write_robustft_json"]
@@ -28,6 +28,7 @@ def write_robustft_json(
     label_names: Sequence[str] | None = None,
     merge: Mapping[str, Any] | None = None,
     left_out_classes: Mapping[str, Any] | None = None,
+    problem_type: str | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -48,18 +49,21 @@ def write_robustft_json(
         merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of.
         left_out_classes (`Mapping[str, Any]`, *optional*): The `share` and `fold` of the classes that were left out of the
             training, and their names as `classes`.
+        problem_type (`str`, *optional*): `"multi_label_classification"` of a model that was trained on lists of labels.
 
     Returns:
         `Path`: The file.
 
     Raises:
         ValueError: If the method is empty, class names or templates are unfit (see `check_class_names`,
-            `check_templates`), `alpha` lies outside [0, 1], or a setting is a number that JSON cannot hold.
+            `check_templates`), `alpha` lies outside [0, 1], the problem type is another, or a setting is a number that JSON cannot hold.
     """
     if not method:
         raise ValueError("The method's name is empty; give the name of the method, such as 'carot'.")
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; a share of the fine-tuned weights lies in [0, 1].")
+    if problem_type not in (None, MULTI_LABEL):
+        raise ValueError(f"problem_type is {problem_type!r}; give {MULTI_LABEL!r} for lists of labels, or leave it out.")
     content = {
         "format": FORMAT,
         "hf_robustft": __version__,
@@ -68,6 +72,8 @@ def write_robustft_json(
         "templates": list(check_templates(templates)) if class_names or templates else [],
         "settings": public_settings(settings),
     }
+    if problem_type is not None:
+        content["problem_type"] = problem_type
     if alpha is not None:
         content["alpha"] = float(alpha)
     if merge:

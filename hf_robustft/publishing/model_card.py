@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from .. import __version__
 from ..data.benchmarks import Benchmark
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
-from ..evaluation.tables import check_same_data, ordered
+from ..evaluation.tables import check_same_data
 from ..files import locked
 from ..modeling.zero_shot import HEAD_FILE
 from ..objectives.papers import METHOD_FACTS, OPTIMIZER_PAPERS, MethodFacts
@@ -33,6 +33,7 @@ from .card_sections import (
 )
 from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
 from .metadata import METADATA_FILE, load_robustft_json
+from .multi_label_section import is_multi_label, multi_label_section, multi_label_summary, plain_pipeline_sentence
 from .open_set_section import open_set_facts
 from .text import (
     WITHHELD,
@@ -126,7 +127,7 @@ def write_model_card(
         ValueError: If no set has class names, the baseline was measured on other data, `"wise_ft"` comes without
             `alpha`, a quote in the command is not closed, or emissions are not in grams.
     """
-    if not report.results:
+    if not report.results and not report.multi_label:
         raise ValueError("The report has no results; a card needs at least one evaluated data set.")
     if isinstance(data, (str, Benchmark, Mapping)):
         raise ValueError(f"data is a {type(data).__name__}; give a list of benchmarks, training sets included.")
@@ -135,7 +136,7 @@ def write_model_card(
     if baseline is not None:
         check_same_data(report, baseline)
     if not _method_facts(method).trains:
-        data = [benchmark for benchmark in data if benchmark.role != "train" or benchmark.name in report.results]
+        data = [benchmark for benchmark in data if benchmark.role != "train" or benchmark.name in _measured(report)]
     facts = CardFacts.of(
         data,
         _example_benchmark(data, report),
@@ -210,6 +211,7 @@ def _write(
     names = unbroken(shown), (None if baseline is None else unbroken(verdict.model_name(baseline)))
     unknown = open_set_facts(output_dir, report, baseline, names, facts.sets)
     history, selected = history_table(facts.log), _selected(output_dir)
+    summary = verdict.summary_sentence if report.results else multi_label_summary
     fitted = [part for part in facts.run.get("Not set by hand", "").split("; ") if FEWER in part]
     card = ModelCard.from_template(
         card_data(title, report, facts, family_in(output_dir)[0]),
@@ -222,8 +224,9 @@ def _write(
         **results_section(output_dir, report, baseline, names),
         **_how_to_use(output_dir, report, facts),
         unknown=unknown,
+        lists=multi_label_section(output_dir, report, baseline, names),
         temperature=temperature_section(output_dir, report),
-        summary=verdict.summary_sentence(_subject(method, facts, family_in(output_dir)[1].label), report, baseline),
+        summary=summary(_subject(method, facts, family_in(output_dir)[1].label), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,
         method_summary=method.summary if method.trains or not selected else "The weights are those of the start.",
@@ -256,18 +259,20 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
         stored = load_robustft_json(output_dir)
         in_metadata = stored["class_names"] == list(names) and stored["templates"] == list(templates)
     shown = len(names) if len(names) <= snippets.LITERAL_CLASSES else snippets.SHOWN_CLASSES
-    of_head = [result for result in ordered(report) if result.head != ZERO_SHOT_HEAD]
+    of_head = [(name, row["head"]) for name, row in _measured(report).items() if row["head"] != ZERO_SHOT_HEAD]
+    lists = is_multi_label(output_dir)
     has_head = of_head and (output_dir / HEAD_FILE).is_file()
     sigmoid, aimv2 = sigmoid_sentence(output_dir), aimv2_sentence(output_dir)
+    pairs = plain_pipeline_sentence(output_dir) if lists else None
     fixed = sigmoid is not None or aimv2 is not None
     return {
-        "trained_head": ", ".join(markdown_text(result.name) for result in of_head),
-        "head_label": markdown_text(of_head[0].head) if of_head else None,
-        "head_snippet": code_block(snippets.trained_head_snippet(), "python") if has_head else None,
+        "trained_head": ", ".join(markdown_text(name) for name, _ in of_head),
+        "head_label": markdown_text(of_head[0][1]) if of_head else None,
+        "head_snippet": code_block(snippets.trained_head_snippet(lists), "python") if has_head else None,
         "pipeline_snippet": code_block(snippets.pipeline_snippet(names, templates), "python"),
-        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata, fixed, aimv2 is not None), "python"),
-        "sigmoid": sigmoid,
-        "plain_pipeline": sigmoid or aimv2,
+        "model_snippet": code_block(snippets.model_snippet(names, templates, in_metadata, fixed, aimv2 is not None, pairs is not None), "python"),
+        "sigmoid": None if lists else sigmoid,
+        "plain_pipeline": pairs or (None if lists else sigmoid) or aimv2,
         "shown_classes": shown,
         "n_classes": len(names),
         "n_templates": len(templates),
@@ -275,12 +280,17 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
     }
 
 
+def _measured(report: EvaluationReport) -> dict[str, Any]:
+    """By name what was measured of sets with one label per image, and with lists."""
+    return {**{name: vars(result) for name, result in report.results.items()}, **(report.multi_label or {})}
+
+
 def _example_benchmark(data: Sequence[Benchmark], report: EvaluationReport) -> Benchmark:
     """Choose the set whose class names and templates the code shows: in distribution and evaluated, if possible."""
     named = [benchmark for benchmark in data if benchmark.class_names and benchmark.role != "open_set"]
     if not named:
         raise ValueError("No set in `data` has class names, which the card's code needs; give the evaluated sets.")
-    return min(named, key=lambda benchmark: (benchmark.role != "id", benchmark.name not in report.results))
+    return min(named, key=lambda benchmark: (benchmark.role != "id", benchmark.name not in _measured(report)))
 
 
 def _subject(method: MethodFacts, facts: CardFacts, kind: str) -> str:
@@ -383,8 +393,8 @@ def _run_facts(facts: CardFacts, kind: str) -> list[str]:
 
 
 def _data_row(item: SetFacts, report: EvaluationReport) -> list[str]:
-    result = report.results.get(item.name)
-    images = result.n if result is not None else item.images
+    result = _measured(report).get(item.name)
+    images = result["n"] if result is not None else item.images
     if item.role == "open_set":
         images = (report.open_set or {}).get(item.name, {}).get("n", images)
     source = link_or_text(item.source) if item.source else ""

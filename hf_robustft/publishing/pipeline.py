@@ -27,8 +27,9 @@ from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
-from ..evaluation.platt_scaling import FUNCTIONS, pair_logits
+from ..evaluation.platt_scaling import FUNCTIONS
 from ..evaluation.report import ZERO_SHOT_HEAD
+from ..evaluation.several_labels import pair_bias
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
 from ..modeling.checkpoint import load_checkpoint
@@ -149,10 +150,11 @@ class OpenSetImageClassificationPipeline(Pipeline):
                 - **function_to_apply** (`str`, *optional*) -- By default `"sigmoid"` if the checkpoint has thresholds of several
                   labels, else `"softmax"`. `"softmax"`: probabilities of the classes against
                   each other, which add up to 1, as the evaluation measures them. `"sigmoid"`: of each class by itself,
-                  `sigmoid(logit scale * cosine + logit bias)`, only for models that were trained so (SigLIP) and without a
-                  trained head. These are what Transformers' `zero-shot-image-classification` pipeline shows of such a model
-                  for one template; a temperature that is not in the weights does not change them. Of the two, one can be
-                  calibrated, as the card says; the first answer by the other one comes with a warning.
+                  `sigmoid(logit scale * cosine + logit bias)`, only for models that were trained so (SigLIP without a trained
+                  head), or `sigmoid(logit)` of a head that was trained on lists of labels. Those of a SigLIP are what Transformers'
+                  `zero-shot-image-classification` pipeline shows of it for one template; a temperature that is not in the
+                  weights does not change them. Of the two, one can be calibrated, as the card says; the first answer by the other
+                  one comes with a warning.
                 - **top_k** (`int`, *optional*) -- Answers also have `classes`: this many of the most probable, `None` for all,
                   each a `dict` of `score` (its probability) and `label`, as Transformers' pipelines give them.
 
@@ -161,7 +163,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             not read from one), `label` (a class name, or "unknown"), `probability` (of `nearest_class` among the known
             classes, after temperature scaling if a temperature was fitted), `score` (of the detector; higher is more like
             the training data), `is_known`, `nearest_class`, with `top_k` also `classes`, with sigmoids of a checkpoint that has
-            thresholds (`hf-robustft calibrate --probabilities sigmoid` on lists of labels) also `labels`: all classes above
+            thresholds (of training on lists of labels, or of `hf-robustft calibrate --probabilities sigmoid`) also `labels`: all classes above
             theirs, as in `classes`, or none; and `error`: `None`, or one line that
             says why one of several images cannot be read; everything except `image` is then `None`.
 
@@ -240,8 +242,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         return several, {}, answers
 
     def _thresholds(self) -> Tensor | None:
-        """Return the threshold of each class, `None` if the checkpoint has none, or a trained head takes their place."""
-        if "thresholds" not in self.facts or self.trained_head:
+        """Return the threshold of each class, `None` if the checkpoint has none, or the logits of a head are not for sigmoids."""
+        if "thresholds" not in self.facts or self._pair_bias() is None:
             return None
         found = self.facts["thresholds"].get("classes") or {}
         values = [found.get(name) for name in self.head.class_names]
@@ -272,6 +274,10 @@ class OpenSetImageClassificationPipeline(Pipeline):
             stacklevel=2,
         )
 
+    def _pair_bias(self) -> Tensor | None:
+        """Return what is added to logits before a sigmoid; `None` if that gives no probabilities."""
+        return pair_bias(self.model, self.head if self.trained_head else None)
+
     def _check_answers(self, function_to_apply: str | None = None, top_k: int | None = None) -> None:
         if function_to_apply not in (None, *FUNCTIONS):
             raise ValueError(f"function_to_apply={function_to_apply!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
@@ -279,9 +285,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
             raise ValueError(f"top_k={top_k!r} must be a number of classes, at least 1, or None for all of them.")
         if function_to_apply in (None, "softmax"):
             return
-        encoder = DualEncoder.of(self.model)
-        if encoder.similarity != "sigmoid" or self.trained_head:
-            what = "trained head" if self.trained_head else encoder.name
+        if self._pair_bias() is None:
+            what = "trained head" if self.trained_head else DualEncoder.of(self.model).name
             raise ValueError(
                 f"function_to_apply='sigmoid': the {what} was trained to tell classes from each other, and a sigmoid of its "
                 "logits is not a probability; leave function_to_apply out."
@@ -316,7 +321,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         function = function_to_apply or ("softmax" if self.thresholds is None else "sigmoid")
         self._say_if_uncalibrated(function)
         if function == "sigmoid":
-            probabilities = pair_logits(self.model, logits)[0].sigmoid()
+            probabilities = (logits.detach().cpu().double() + self._pair_bias().detach().cpu().double())[0].sigmoid()
         else:
             temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
             probabilities = temperature.probabilities(logits)[0]

@@ -22,8 +22,8 @@ from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.fitting import LISTS_CALIBRATE
-from ..evaluation.multi_label import calibration_error_per_class, fit_thresholds
+from ..evaluation.fitting import LISTS_CALIBRATE, thresholds_record
+from ..evaluation.multi_label import calibration_error_per_class
 from ..evaluation.platt_scaling import FUNCTIONS, PlattScaling, pair_logits
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
@@ -197,7 +197,7 @@ def _recalibrate(
     temperature = _fitted(facts, logits, labels, pairs if probabilities == "sigmoid" else None)
     fitted, bias = temperature.temperature, getattr(temperature, "bias", 0.0)
     temperature.record |= {"fitted_on": validation.name, "test_set": reason is not None}
-    thresholds = _thresholds(temperature.probabilities(pairs), labels, validation) if labels.ndim == 2 else None
+    thresholds = thresholds_record(temperature.probabilities(pairs), labels, validation) if labels.ndim == 2 else None
     name = reports[-1].model if reports else facts["method"]
     before = None if evaluator is None else evaluator.evaluate(model, head=head, name=name)
     notes = [f"{found}." for found in shared]
@@ -346,17 +346,6 @@ def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor, pairs: Tensor
     temperature.record = {name: value for name, value in earlier.record.items() if name != "probabilities"}
     temperature.record |= {} if pairs is None else {"probabilities": "sigmoid"}
     return temperature.fit(logits if pairs is None else pairs, labels)
-
-
-def _thresholds(probabilities: Tensor, labels: Tensor, validation: Benchmark) -> dict[str, Any]:
-    values, fitted = fit_thresholds(probabilities, labels)
-    names, own = validation.class_names, fitted.tolist()
-    return {
-        "fitted_on": validation.name,
-        "n": len(labels),
-        "classes": dict(zip(names, values.tolist(), strict=True)),
-        "default": [name for name, is_own in zip(names, own, strict=True) if not is_own],
-    }
 
 
 def _detector(

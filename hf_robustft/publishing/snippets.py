@@ -10,6 +10,16 @@ from .text import source_string
 #: Longer lists of classes are read from `robustft.json` where it holds them.
 LITERAL_CLASSES = 12
 SHOWN_CLASSES = 4
+_SHARES = """\
+probabilities = logits.softmax(dim=-1)[0]
+best = probabilities.argmax().item()
+print(f"{probabilities[best].item():.3f} {class_names[best]}")
+"""
+_PAIRS = """\
+probabilities = logits.sigmoid()[0].tolist()
+for name, probability in sorted(zip(class_names, probabilities), key=lambda pair: -pair[1]):
+    print(f"{probability:.3f} {name}")
+"""
 
 
 def pipeline_snippet(class_names: Sequence[str], templates: Sequence[str]) -> str:
@@ -37,10 +47,12 @@ def model_snippet(
     from_metadata: bool,
     fixed_length: bool = False,
     clamped: bool = False,
+    pairs: bool = False,
 ) -> str:
     """
     Return code for Transformers alone, as evaluated: with `class_names` and `templates`, or both `from_metadata`, captions
-    padded to the longest or to a `fixed_length`, and the scale as it is or `clamped` as the model's own `forward` does.
+    padded to the longest or to a `fixed_length`, and the scale as it is or `clamped` as the model's own `forward` does. `pairs`: each
+    class by itself, by a sigmoid.
     """
     padding = '"max_length"' if fixed_length else "True"
     clamp = "clamp(0, model.max_log_logit_scale)." if clamped else ""
@@ -72,15 +84,13 @@ with torch.no_grad():
     classes = output.text_embeds.float().unflatten(0, (len(class_names), len(templates)))
     classes = torch.nn.functional.normalize(classes.mean(dim=1), dim=-1)
     logits = model.logit_scale.{clamp}exp().float() * output.image_embeds.float() @ classes.T
-probabilities = logits.softmax(dim=-1)[0]
-best = probabilities.argmax().item()
-print(f"{{probabilities[best].item():.3f}} {{class_names[best]}}")
-"""
+{_PAIRS.replace("logits", "(logits + model.logit_bias.float())", 1) if pairs else _SHARES}"""
 
 
-def trained_head_snippet() -> str:
-    """Return code for the trained head in `head.safetensors`, which plain loading of the folder ignores."""
-    return """\
+def trained_head_snippet(pairs: bool = False) -> str:
+    """Return code for the trained head in `head.safetensors`, which plain loading of the folder ignores; `pairs`: by a sigmoid."""
+    judged = _PAIRS if pairs else _SHARES
+    return f"""\
 import torch
 from hf_robustft import load_head
 from hf_robustft.data.transforms import ImageTransform
@@ -94,9 +104,19 @@ head = load_head(".")
 image = Image.open("photo.png").convert("RGB")
 pixel_values = ImageTransform.from_processor(processor, train=False)(image)[None]
 with torch.no_grad():
-    probabilities = head(encode_images(model, pixel_values)).softmax(dim=-1)[0]
-best = probabilities.argmax().item()
-print(f"{probabilities[best].item():.3f} {head.class_names[best]}")
+    logits = head(encode_images(model, pixel_values))
+class_names = head.class_names
+{judged}"""
+
+
+def label_lists_snippet() -> str:
+    """Return code that gives each image of a folder the labels whose probability is above the thresholds in `robustft.json`."""
+    return """\
+from hf_robustft import pipeline
+
+classify = pipeline(".")
+for found in classify("photos/"):
+    print(f"{found['image']}: {', '.join(item['label'] for item in found['labels']) or 'no label'}")
 """
 
 

@@ -96,7 +96,8 @@ def embed_images(trainer: Any, dataset: Any) -> tuple[Tensor, Tensor]:
             rows of images and labels, which come as they do in the first pass.
 
     Returns:
-        Two `torch.Tensor` on the CPU, the same in every process: unit-norm embeddings `(n, embed_dim)` and labels `(n,)`.
+        Two `torch.Tensor` on the CPU, the same in every process: unit-norm embeddings `(n, embed_dim)` and labels `(n,)`, or of
+        lists of labels 0 and 1, `(n, classes)`.
 
     Raises:
         ValueError: If a data set has no rows to ask for, or no labels.
@@ -110,7 +111,8 @@ def embed_images(trainer: Any, dataset: Any) -> tuple[Tensor, Tensor]:
     unlabelled = "The training images have no labels, which the head is fitted on; name the label column."
     if isinstance(dataset, Benchmark) and not dataset.class_names:
         raise ValueError(unlabelled)
-    rows, embeds = [torch.empty(0, 2, dtype=torch.long)], [torch.empty(0, trainer.encoder.embed_dim, dtype=model.dtype)]
+    several = trainer.train_dataset.several if trainer.multi_label else 0
+    rows, embeds = [torch.empty(0, 1 + (several or 1), dtype=torch.long)], [torch.empty(0, trainer.encoder.embed_dim, dtype=model.dtype)]
     with failing_together("Encoding the training images", state), evaluation_mode(model), torch.no_grad():
         for index, encoded, labels in _encoded(trainer, dataset):
             if labels is None:
@@ -118,7 +120,7 @@ def embed_images(trainer: Any, dataset: Any) -> tuple[Tensor, Tensor]:
             rows.append(torch.column_stack([index, labels.cpu()]))
             embeds.append(encoded.cpu())
     rows, embeds = gather_rows(torch.cat(rows), torch.cat(embeds), state=state)
-    return embeds, rows[:, 1].clone()
+    return embeds, rows[:, 1:].clone() if several else rows[:, 1].clone()
 
 
 def _encoded(trainer: Any, dataset: Any) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

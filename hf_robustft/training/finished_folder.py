@@ -13,6 +13,7 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport
 from ..modeling.checkpoint import commit_of
+from ..modeling.metadata import MULTI_LABEL
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.finish import complete_folder, finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -120,6 +121,7 @@ class FinishedFolder:
             "settings": changed_arguments(self.args),
             "image_hashes": () if self.image_check is None else self.image_check.hashes,
             "label_names": getattr(self.train_benchmark, "label_names", None) if names else None,
+            "problem_type": MULTI_LABEL if self.multi_label else None,
         }
 
     def _facts_of_the_run(self) -> dict[str, Any]:

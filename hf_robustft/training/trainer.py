@@ -31,13 +31,7 @@ from ..publishing.hub import Publication
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints, LossWindow
-from .distributed import (
-    check_launcher,
-    check_local_batch,
-    check_world_size,
-    gather_rows,
-    same_start,
-)
+from .distributed import check_launcher, check_local_batch, check_world_size, gather_rows, same_start
 from .examples import as_benchmark, check_captions, embed_images, training_examples
 from .finished_folder import FinishedFolder
 from .finite import check_skipped, refuse_loss
@@ -46,6 +40,7 @@ from .gradient_shares import GradientShares
 from .hub_push import HubPusher
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
+from .label_lists import check_label_lists
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .passes import TrainingPasses
 from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch, settle_settings
@@ -165,6 +160,8 @@ class RobustTrainer(
         options = {"bad_images": bad_images, "levels": data_collator is None}
         train_dataset = training_examples(train_dataset, args, processing_class, **options)
         check_data_settings(train_dataset, args)
+        of_labels = getattr(train_dataset, "several", 0), getattr(train_dataset, "captioned", False)
+        self.multi_label = check_label_lists(type(self), args, encoder, *of_labels)
         fit_default_batch(train_dataset, args)
         if self._encodes_captions:
             check_captions(train_dataset, processing_class, model)

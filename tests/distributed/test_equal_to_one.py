@@ -45,6 +45,9 @@ JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} 
 JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
 #: It stretches its positions in float32, whatever it is in.
 JOBS.append({"name": "siglip2-float32", "method": "flyp", "family": "siglip2", "dtype": "float32", "gradients": True})
+#: Lists of labels; the bias of CLIP's head is fitted to the training images that all processes encode together.
+OF_LISTS = (("flyp", "siglip"), ("ft", "clip"))
+JOBS += [{"name": f"lists-{family}-end", "method": method, "family": family, "lists": True} for method, family in OF_LISTS]
 # With chunks, where some parameters have no gradient.
 OF_CHUNKS = {"max_steps": 2, "contrastive_chunk_size": 1}
 JOBS.append({"name": "chunked-blip-end", "method": "flyp", "family": "blip", "settings": OF_CHUNKS})

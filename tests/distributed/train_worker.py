@@ -5,7 +5,7 @@ Trains the tiny CLIP by a list of jobs, in this process or in all processes that
 A job is a dict of JSON values: `name` (its folder), `method`, `family` (by default CLIP), `dtype`, `settings` of the run,
 `frozen` (a part of the model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
 `interrupt` (Ctrl-C in a process of that rank within that step), `iterated` (so many examples in a data set that is iterated, of
-another number in a process if it is a list), and `gradients` to save the terms and gradients of one step instead of the end of a training.
+another number in a process if it is a list), `lists` for images with lists of labels, and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
 import json
@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from helpers import CLASSES, TEMPLATES, random_batch, stack, tiny_config, tiny_tokenizer
-from helpers.families import family_batch, family_model
+from helpers.families import family_batch, family_model, family_processor
+from helpers.label_lists import listed
 from safetensors.torch import save_file
 from torch.utils.data import IterableDataset
 from transformers import CLIPModel, TrainerCallback
@@ -103,6 +104,8 @@ def work(job: dict, output: Path, processes: int) -> None:
     options = {"n": 3 * GLOBAL_BATCH, "seed": 1, "dtype": dtype}
     pairs = family_batch(family, **options) if family else random_batch(**options)
     dataset = [{name: value[i] for name, value in pairs.items()} for i in range(3 * GLOBAL_BATCH)]
+    if job.get("lists"):
+        dataset = listed(n=3 * GLOBAL_BATCH)
     if "iterated" in job:
         count = job["iterated"]
         count = count[int(os.environ.get("RANK", 0))] if isinstance(count, list) else count
@@ -127,10 +130,12 @@ def work(job: dict, output: Path, processes: int) -> None:
     }
     args = RobustTrainingArguments(**{**defaults, **job.get("settings", {})})
     method, extra = job["method"], {}
-    if issubclass(METHODS[method], CrossEntropyMixin) and method != "lp_ft":
+    if job.get("lists"):
+        extra["processing_class"] = family_processor(family)
+    elif issubclass(METHODS[method], CrossEntropyMixin) and method != "lp_ft":
         weight = torch.randn(4, DualEncoder.of(model).embed_dim, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
-    if METHODS[method].needs_labels:
+    if METHODS[method].needs_labels and not job.get("lists"):
         extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
     if job.get("optimizer") == "given":
         extra["optimizers"] = (torch.optim.SGD(model.parameters(), lr=0.05), None)
@@ -139,7 +144,7 @@ def work(job: dict, output: Path, processes: int) -> None:
         extra["callbacks"] = [step]
     if "interrupt" in job:
         extra["callbacks"] = [ToldToStop(**job["interrupt"])]
-    collator = uneven if job.get("uneven") else stack
+    collator = None if job.get("lists") else uneven if job.get("uneven") else stack
     trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collator, **extra)
     step.trainer = trainer
     if world_size() != processes:

@@ -14,13 +14,14 @@ from transformers import SiglipModel
 from hf_robustft.cli import main
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_matching import load_matched
-from hf_robustft.data.examples import TrainingExamples
-from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.data.few_shot import few_shot
+from hf_robustft.data.left_out import leave_out_classes
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import fit_on_validation
 from hf_robustft.evaluation.multi_label import fit_thresholds, multi_label_results
 from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.modeling.heads import TipAdapterHead
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.publishing.finish import finish_checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -203,14 +204,15 @@ def test_the_command_measures_a_folder_of_lists(tmp_path, capsys):
 # ---- Where one label per image is needed ---------------------------------------------------------------------------
 
 
-def test_what_needs_one_label_per_image_refuses_lists(tiny_clip, tmp_path):
-    table().to_parquet(tmp_path / "set.parquet")
-    for streaming in (False, True):
-        with pytest.raises(ValueError, match="lists of labels.*label_column"):
-            load_benchmark(tmp_path / "set.parquet", role="train", class_names=CLASSES, streaming=streaming)
-    transform = ImageTransform.from_processor(tiny_processor(), train=True)
-    with pytest.raises(ValueError, match="lists of labels"):
-        TrainingExamples(table(), transform, class_names=CLASSES, templates=TEMPLATES)
+def test_what_needs_one_label_per_image_refuses_lists(tiny_clip):
+    for refused, option in (
+        (lambda: few_shot(benchmark(role="train"), 1), "--shots"),
+        (lambda: leave_out_classes(benchmark(role="train")), "--leave_out_classes"),
+        (lambda: leave_out_classes(Benchmark.from_dataset(image_dataset(12), name="one", role="train"), benchmark()), "--leave_out_classes"),
+        (lambda: TipAdapterHead.from_benchmark(tiny_clip, benchmark(role="train"), tiny_processor(), views=0), "label_column"),
+    ):
+        with pytest.raises(ValueError, match=f"lists of labels.*{option}"):
+            refused()
     with pytest.raises(ValueError, match="--probabilities sigmoid"):
         fit_on_validation(tiny_clip, benchmark(role="validation"), tiny_processor())
     evaluator = Evaluator([benchmark()], tiny_processor(), progress=False)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from hf_robustft import ClipAdapterHead, TemperatureScaling, TipAdapterHead, ZeroShotHead, load_head
-from hf_robustft.modeling.heads import KINDS
+from hf_robustft.modeling.heads import KINDS, MultiLabelHead
 
 pytestmark = pytest.mark.numbers
 DIM = 8
@@ -33,7 +33,7 @@ def head_of(kind, dtype=torch.float64):
     if kind == "tip_adapter":
         labels = torch.tensor([0, 2, 2, 3, 0])
         return TipAdapterHead.around(linear(dtype), random(3, 5, DIM, seed=2), labels, alpha=2.5, beta=3.5)
-    head = linear(dtype)
+    head = linear(dtype) if kind == "linear" else MultiLabelHead(linear(dtype).weight, CLASSES)
     torch.nn.init.normal_(head.bias)
     return head
 
@@ -100,7 +100,8 @@ def test_a_file_gives_the_same_head_again(kind, dtype, tmp_path):
         assert torch.equal(found.state_dict()[name], value) and found.state_dict()[name].dtype == value.dtype, name
     # Only what the method trains.
     trains = {name for name, parameter in found.named_parameters() if parameter.requires_grad}
-    assert trains == {"linear": {"weight", "bias"}, "clip_adapter": {"down", "up"}, "tip_adapter": {"keys"}}[kind]
+    assert trains == {"clip_adapter": {"down", "up"}, "tip_adapter": {"keys"}}.get(kind, {"weight", "bias"})
+    assert found.function == ("sigmoid" if kind == "multi_label" else "softmax")
     other = next(cls for name, cls in KINDS.items() if name not in (kind, "linear"))
     with pytest.raises(ValueError, match=f"is a {type(head).__name__}, not a {other.__name__}"):
         other.from_pretrained(tmp_path)
@@ -129,7 +130,7 @@ def _changed(path, metadata=None, **tensors):
 @pytest.mark.parametrize(
     ("kind", "metadata", "tensors", "message"),
     [
-        ("linear", {"kind": "quantum"}, {}, "kind 'quantum'.*linear, clip_adapter, tip_adapter"),
+        ("linear", {"kind": "quantum"}, {}, "kind 'quantum'.*linear, multi_label, clip_adapter, tip_adapter"),
         ("tip_adapter", {"kind": "linear"}, {}, "instead of weight, bias"),
         ("tip_adapter", {}, {"keys": None}, "instead of weight, bias, keys"),
         ("tip_adapter", {}, {"keys": torch.zeros(5, 3)}, r"needs keys \(images, 8\)"),

@@ -72,6 +72,39 @@ def test_it_is_the_loss_of_transformers():
     assert_same(got, output.loss, [*inputs, model.logit_scale, model.logit_bias])
 
 
+#: Two labels, one, none, all; captions of classes 0 to 2, the third of a class that its own image has not.
+LISTS = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]])
+CAPTIONS = torch.tensor([1, 1, 2, 0, 2, 0])
+
+
+def test_an_image_belongs_together_with_each_caption_of_one_of_its_classes():
+    inputs = parts()
+    images, texts, scale, bias = inputs
+    want, positives = 0, 0
+    for i in range(6):
+        for j in range(6):
+            together = CAPTIONS[j].item() in LISTS[i].nonzero()[:, 0].tolist()
+            positives += together
+            logit = scale * (images[i] * texts[j]).sum() + bias
+            want = want + torch.log1p(torch.exp(-logit if together else logit)) / 6
+    assert positives == 4 + 2 + 0 + 6 + 2 + 2
+    got = pairwise_sigmoid_loss(*inputs, labels=LISTS, caption_labels=CAPTIONS)
+    assert_same(got, want, inputs)
+    chunks = [
+        pairwise_sigmoid_loss_of_rows(rows, row_offset=2 * index, row_labels=of_rows, column_labels=CAPTIONS)
+        for index, (rows, of_rows) in enumerate(zip(logits(inputs).split(2), LISTS.split(2), strict=True))
+    ]
+    assert_same(sum(chunks) / 3, got, inputs)
+    with pytest.raises(ValueError, match="lists of labels"):
+        pairwise_sigmoid_loss(*inputs, labels=LISTS)
+
+
+def test_lists_of_one_label_each_are_labels():
+    inputs, labels = parts(), torch.tensor([0, 1, 0, 2, 1, 0])
+    lists = nn.functional.one_hot(labels, 3)
+    assert_same(pairwise_sigmoid_loss(*inputs, labels=lists, caption_labels=labels), pairwise_sigmoid_loss(*inputs, labels=labels), inputs)
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_chunks_of_rows_average_to_the_whole(labelled):
     inputs, labels = parts(12), torch.arange(12) % 5

@@ -17,7 +17,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..examples import CaptionedImages, check_transform, counter, zeros_and_ones
 from ..images import UNREADABLE, BadImages, UnreadableImage
-from ..labels import refuse_several
 from ..transforms import ImageTransform
 from .order import DEFAULT_BUFFER, Position, Reader, parts_of_a_shard
 from .rows import RowStream
@@ -66,9 +65,9 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         size: int | None = None,
         bad_images: BadImages | None = None,
     ):
-        refuse_several(stream.several, stream.where)
         labelled, captioned = stream.rule.label_column is not None, stream.rule.caption_column is not None
         super().__init__(transform, labelled, captioned, class_names, templates, seed)
+        self.several = stream.several if labelled else 0
         self.size = stream.examples if size is None else size
         if buffer < 1 or (self.size is not None and self.size < 1):
             raise ValueError(f"buffer {buffer}, size {self.size}: a stream needs at least 1 of each.")

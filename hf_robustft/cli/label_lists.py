@@ -1,0 +1,92 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What `hf-robustft train` does where images have lists of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.benchmarks import Benchmark
+from ..evaluation.benchmark_checks import refuse_lists
+from ..evaluation.evaluator import Evaluator
+from ..modeling.dual_encoder import DualEncoder
+from ..publishing.label_lists import check_multi_label
+from ..training.label_lists import check_label_lists
+from .merging import MERGES
+from .train_arguments import TrainCommand
+
+
+def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder | None, compared: bool) -> bool:
+    """
+    Whether the method of a command learns from lists of labels that the training set has.
+
+    Args:
+        command ([`TrainCommand`]): The command line.
+        train ([`Benchmark`]): What it trains on, opened.
+        encoder ([`DualEncoder`], *optional*): The model that is trained, if one is.
+        compared (`bool`): Whether the run is to be compared with others.
+
+    Raises:
+        ValueError: If the method cannot, or options are given that are for one label per image.
+    """
+    model_args, _, args = command
+    if compared and train.several:
+        raise ValueError(
+            "The training set has lists of labels, and runs are compared by the accuracy of one label per image; train with each method by "
+            "hf-robustft train."
+        )
+    if model_args.trains and model_args.method not in MERGES:
+        learns = check_label_lists(model_args.trainer, args, encoder, train.several, train.caption_column is not None)
+    elif train.several:
+        raise ValueError(
+            f"The training set has lists of labels, and `--method {model_args.method}` needs one label per image; choose a method that "
+            "trains on them, such as ft, or measure a model on them with hf-robustft evaluate."
+        )
+    else:
+        return False
+    if learns:
+        for name in ("detector", "true_positive_rate"):
+            if name in model_args.given and model_args.detector != "none":
+                raise ValueError(
+                    f"`--{name} {getattr(model_args, name)}`: no detector is fitted on lists of labels, where an image without any has none; "
+                    "leave it out."
+                )
+    return learns
+
+
+def check_lists(
+    command: TrainCommand,
+    multi_label: bool,
+    sets: Sequence[Benchmark],
+    evaluator: Evaluator | None,
+    validation: Benchmark | None,
+) -> None:
+    """
+    Refuse sets whose labels do not fit what a method learns from.
+
+    Args:
+        command ([`TrainCommand`]): The command line.
+        multi_label (`bool`): Whether the method learns from lists of labels.
+        sets (`Sequence[Benchmark]`): To measure on and to fit on.
+        evaluator ([`Evaluator`], *optional*), validation ([`Benchmark`], *optional*): What measures, and what is fitted on.
+
+    Raises:
+        ValueError: If the method learns from one label per image and a set has lists, or the other way round where it matters.
+    """
+    if multi_label:
+        check_multi_label(evaluator, validation, command.model_args.fold_temperature, command.data_args.save_predictions)
+    else:
+        refuse_lists(sets)
+
+
+def with_thresholds(evaluation: Sequence[Benchmark], validation: Benchmark | None) -> list[Benchmark]:
+    """
+    Return the sets to measure on, if there are any, with the `validation` images: on these each model has its own thresholds fitted.
+
+    Args:
+        evaluation (`Sequence[Benchmark]`): The sets to measure on.
+        validation ([`Benchmark`], *optional*): What is fitted on.
+    """
+    # By identity: benchmarks of rows in memory are equal when their descriptions are.
+    if not evaluation or validation is None or any(validation is item for item in evaluation):
+        return list(evaluation)
+    return [*evaluation, validation]
