@@ -351,7 +351,7 @@ def adapted_weights(model: nn.Module, adapters: FeatureAdapters) -> dict[str, Te
     Raises:
         ValueError: If features that are adapted do not end in a linear map, or are of another size.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, side, ratio in zip(
         PROJECTIONS, DualEncoder.of(model).feature_maps, (adapters.image_ratio, adapters.text_ratio), strict=True
     ):

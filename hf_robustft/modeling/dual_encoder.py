@@ -149,10 +149,11 @@ class DualEncoder:
         """
         names = PROJECTIONS[0], self.family.text_map
         sides = [(name, self._linear(name)) for name in names]
-        return tuple(
+        images, texts = (
             None if side is None else {f"{name}.{key}": value for key, value in side.named_parameters()}
             for name, side in sides
         )
+        return images, texts
 
     @property
     def logit_scale(self) -> nn.Parameter:
