@@ -28,8 +28,9 @@ from ..training.settings import settle_settings, unused_settings
 from .compare_length import BATCH_FLAG, lengths
 from .compare_rates import check_rates, rates_around
 from .config_file import read_config, recipes
-from .merging import MERGE_OPTIONS, MERGEABLE, MERGES
-from .option_checks import CACHING, MEASURING, check, check_options
+from .merging import MERGEABLE, MERGES
+from .option_checks import check, check_options
+from .option_rules import CACHING, MEASURING, MERGE_OPTIONS
 from .own_sets import own_sets, roles_of
 from .parser import UsageError
 from .passed_on import is_given_anyway, refusal

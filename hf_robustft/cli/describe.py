@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..data.catalog.sets import GROUPS, REGISTRY
 from ..files import write_whole
-from ..objectives.settings import paper_values
+from ..objectives.settings import Range, paper_values
 from ..training.arguments import REFERENCE_PRESET
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.settings import declarations, declared_settings, unused_settings
@@ -23,8 +24,9 @@ from .auto import HELP, AutoOptions
 from .description import FLAGS_FILE, PACKAGE, SHOWN, TYPES, source_hash, transformers_hash, transformers_version
 from .first_look import AUTO, SUITE
 from .merging import MERGES
-from .option_checks import CACHING, MEASURING
+from .option_rules import CACHING, MEASURING
 from .passed_on import refusal
+from .train_arguments import DataArguments, ModelArguments
 
 #: Flags of the command that are of use to some methods only, beside the settings of their objectives.
 OF_METHODS = {name: ("finetuned_model", "merged_head", *merge.options) for name, merge in MERGES.items()} | {
@@ -66,7 +68,7 @@ def describe() -> dict[str, Any]:
     places = dict.fromkeys([*declarations(RobustTrainingArguments), "preset", *sum(OF_METHODS.values(), ())], OTHERS)
     places |= {item: group for group, names in SHOWN.items() for item in names.split()}
     mro = [cls.__module__ for cls in RobustTrainingArguments.__mro__ if cls.__module__.startswith(PACKAGE.name)]
-    sources = [f"cli/{name}.py" for name in ("auto", "commands", "data_sets", "describe", "option_checks", "train_arguments", *COMMANDS)]
+    sources = [f"cli/{name}.py" for name in ("auto", "commands", "data_sets", "describe", "option_rules", "train_arguments", *COMMANDS)]
     sources += sorted({"/".join(module.split(".")[1:]) + ".py" for module in (*mro, METHODS["ft"].__module__)})
     commands = {}
     for name in COMMANDS:
@@ -74,6 +76,7 @@ def describe() -> dict[str, Any]:
         commands[name] = _command(module.parser(), module.__doc__.strip(), places if name == "train" else None)
     trainers = {name: METHODS["ft"] if merge.alpha else None for name, merge in MERGES.items()}
     trainers = {**METHODS, "tip_adapter": None, **trainers, "zero_shot": None}
+    parts = {"model": ModelArguments, "data": DataArguments, "training": RobustTrainingArguments}
     return {
         "transformers": transformers_version(),
         "transformers_hash": transformers_hash(),
@@ -81,6 +84,7 @@ def describe() -> dict[str, Any]:
         "hash": source_hash(sources),
         "data": [*sorted([*REGISTRY, *GROUPS]), SUITE],
         "trackers": sorted(INTEGRATION_TO_CALLBACK),
+        "parts": {name: [field.name for field in fields(part) if field.init] for name, part in parts.items()},
         "methods": {**{name: _method(name, trainer) for name, trainer in trainers.items()}, AUTO: _auto()},
         "commands": commands,
     }
@@ -107,6 +111,17 @@ def _method(name: str, trainer: Any) -> dict[str, Any]:
         "idle": sorted(idle),
         "defaults": dict(getattr(trainer, "defaults", {})),
         "paper": paper,
+        **(_facts_of(trainer) if name in METHODS else {}),
+    }
+
+
+def _facts_of(trainer: type) -> dict[str, Any]:
+    """What [`~cli.option_rules.MethodFacts`] has of a Trainer class."""
+    return {
+        "needs_labels": trainer.needs_labels,
+        "trains_model": trainer.trains_model,
+        "has_head": ModelArguments.makes_head(trainer),
+        "unused": sorted(unused_settings(trainer, RobustTrainingArguments)),
     }
 
 
@@ -121,14 +136,20 @@ def _command(parser: argparse.ArgumentParser, description: str, places: Mapping[
     titles = {id(action): group.title for group in parser._action_groups for action in group._group_actions}
     actions = [action for action in parser._actions if action.dest not in ("help", argparse.SUPPRESS)]
     groups = [titles[id(action)] if places is None else places.get(action.dest, REST) for action in actions]
-    items = [_argument(action, group, places) for action, group in zip(actions, groups, strict=True)]
+    declared = {} if places is None else RobustTrainingArguments.__dataclass_fields__
+    ranges = {name: field.metadata.get("range") for name, field in declared.items()}
+    items = [
+        _argument(action, group, places, ranges.get(action.dest)) for action, group in zip(actions, groups, strict=True)
+    ]
     if places is not None:
         order, place = [*SHOWN, OTHERS, REST], {name: i for i, name in enumerate(places)}
         items.sort(key=lambda item: (order.index(item["group"]), place.get(item["dest"], -1)))
     return {"prog": parser.prog, "description": description, "arguments": items}
 
 
-def _argument(action: argparse.Action, group: str, places: Mapping[str, str] | None) -> dict[str, Any]:
+def _argument(
+    action: argparse.Action, group: str, places: Mapping[str, str] | None, allowed: Range | None
+) -> dict[str, Any]:
     """What a parser says of one argument, as JSON."""
     kind = type(action).__name__.strip("_").removesuffix("Action")
     facts = {
@@ -148,6 +169,8 @@ def _argument(action: argparse.Action, group: str, places: Mapping[str, str] | N
     }
     if facts["action"] in ("store_true", "store_false"):
         facts.update(nargs=None, const=None)
+    if allowed is not None:
+        facts["range"] = {f.name: value for f in fields(allowed) if (value := getattr(allowed, f.name)) != f.default}
     return {name: value for name, value in facts.items() if value not in (None, [], False) or name in ("default",)}
 
 

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..objectives.settings import Range
 from .parser import Parser, boolean, number, shown_value, whole_number
 
 FLAGS_FILE = Path(__file__).with_name("flags.json")
@@ -90,6 +91,8 @@ class Description:
         groups: dict[str, Any] = {}
         for item in facts["arguments"]:
             item = dict(item)
+            if "range" in item:
+                parser.ranges[item["dest"]] = Range(**item.pop("range"))
             flags, group, brief = item.pop("flags", [item["dest"]]), item.pop("group"), item.pop("brief", None)
             if item["action"] in ("store_true", "store_false"):
                 item.pop("type", None)

@@ -59,6 +59,7 @@ from .data_sets import (
     train_benchmark,
     validation_benchmark,
 )
+from .option_rules import check_bank
 from .specs import Spec
 
 
@@ -111,8 +112,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
         ValueError: If the data do not fit the model or each other, or an option is out of range.
         OSError: If model or data cannot be read.
     """
-    if options.knn_k is not None and options.knn_bank is None:
-        raise ValueError("`--knn_k` counts neighbours in the set of `--knn_bank`; give that too, or leave it out.")
+    check_bank(options.knn_bank, options.knn_k)
     state, output = PartialState(cpu=running.use_cpu), options.output_dir
     check_output(options, state.is_main_process)
     quiet_if_asked(running)

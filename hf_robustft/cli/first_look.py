@@ -12,14 +12,25 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
 from ..files import READY
-from .config_file import read_config, read_recipe
+from ..training.given import methods_that_read, not_read
+from .config_file import read_config, read_recipe, recipes
 from .description import Description
+from .option_rules import (
+    ChosenMethod,
+    MethodFacts,
+    check_bank,
+    check_given,
+    check_one_choice_of_settings,
+    check_sources,
+    trained_method,
+)
 from .parser import Parser, UsageError, unknown_choice
 from .passed_on import check_auto, parted
 
@@ -55,7 +66,9 @@ def nearest_role(word: str) -> str | None:
     return near[0] if near else None
 
 
-def first_look(command: str, arguments: Sequence[str], prog: str | None = None) -> argparse.Namespace:
+def first_look(
+    command: str, arguments: Sequence[str], prog: str | None = None, passed_on: bool = False
+) -> argparse.Namespace:
     """
     Refuse what is certainly wrong; print the help where it is asked for.
 
@@ -63,6 +76,8 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
         command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
+        passed_on (`bool`, *optional*, defaults to `False`): Whether these are the settings of several runs, of which each takes
+            what its method reads.
 
     Returns:
         `argparse.Namespace`: What was read, over the settings of a config file.
@@ -76,15 +91,16 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     if command == "compare":
         arguments, passed = parted(arguments, parser, description.parser("train", "--help_all" in arguments))
         if passed:
-            first_look("train", [word for _, words in passed for word in words])
+            first_look("train", [word for _, words in passed for word in words], passed_on=True)
     elif command == "train" and method == AUTO:
         check_auto(arguments)
+        passed_on = True
     parser.prog = prog or parser.prog
     # Help shows the defaults; what was not given stays None here.
     nothing = argparse.Namespace(**{action.dest: None for action in parser._actions if action.dest != "help"})
     flags = {name: value for name, value in vars(parser.parse_args(list(arguments), nothing)).items() if value is not None}
     config = read_config(parser, flags["config"]) if "config" in flags else {}
-    values = {**config, **flags}
+    given = values = {**config, **flags}
     if "recipe" in values:
         values = {**read_recipe(parser, values["recipe"], values.get("method")), **values}
     check_numbers(parser, values)
@@ -94,6 +110,13 @@ def first_look(command: str, arguments: Sequence[str], prog: str | None = None) 
     if values.get("fp16") and values.get("use_cpu"):
         raise UsageError("`--fp16` needs an accelerator, and `--use_cpu` uses none; leave one of them out, or use --bf16")
     _check_paths(command, values, description.facts["data"])
+    try:
+        if command == "evaluate":
+            check_bank(values.get("knn_bank"), values.get("knn_k"))
+        if command == "train" and not passed_on and given.get("method") != AUTO:
+            _check_options(description, parser, given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if command == "train":
         values.setdefault("output_dir", f"outputs/{values.get('method', 'carot')}")
         folder = resumed_folder(values.get("resume_from_checkpoint"), values["output_dir"])
@@ -157,11 +180,74 @@ def check_numbers(parser: Parser, values: dict[str, Any]) -> None:
     from ..training.ranges import RANGES
 
     for name, value in values.items():
-        action = parser.action_of(name)
+        action, allowed = parser.action_of(name), parser.ranges.get(name, RANGES.get(name))
         for item in value if isinstance(value, list) else [value]:
-            if name in RANGES and action is not None and isinstance(item, (int, float)) and not isinstance(item, bool):
-                if item not in RANGES[name]:
-                    raise UsageError(f"`--{name} {item}` {RANGES[name].problem}")
+            if allowed is not None and action is not None and isinstance(item, (int, float)) and not isinstance(item, bool):
+                if item not in allowed:
+                    raise UsageError(f"`--{name} {item}` {allowed.problem}")
+
+
+@dataclass
+class _Chosen(ChosenMethod):
+    """Stands for [`ModelArguments`]."""
+
+    method: str
+    finetuned_model: list[str]
+    finetune_with: str | None
+    methods: dict[str, MethodFacts]
+
+
+def _check_options(description: Description, parser: Parser, given: dict[str, Any]) -> None:
+    """
+    Refuse what is given and does not go together, or would be ignored, as `train_arguments.check` does with all that there is.
+
+    Args:
+        description ([`Description`]): What is known of options and methods.
+        parser ([`Parser`]): Whose flags a recipe sets.
+        given (`dict[str, Any]`): The settings that the user gave.
+
+    Raises:
+        ValueError: By the name of the option.
+    """
+    facts = description.facts
+    defaults = {item["dest"]: item["default"] for item in facts["commands"]["train"]["arguments"]}
+    check_one_choice_of_settings(given)
+    if "recipe" in given and "train_dataset" in given:
+        # What of the recipe holds for other data the loaders know.
+        return
+    method, name = given.get("method", defaults["method"]), given.get("recipe")
+    suite = defaults["train_dataset"]
+    if name is None and given.get("train_dataset", suite) == suite and not given.get("paper_settings", False):
+        names = (f"{suite}/{item}" for item in (method, trained_method(method, given.get("finetune_with"))))
+        name = next((name for name in names if name in recipes()), None)
+        recipe = {} if name is None else read_recipe(parser, name)
+        recipe["method"] = method
+    else:
+        recipe = {} if name is None else read_recipe(parser, name, given.get("method"))
+    settings = {**defaults, **recipe, **given}
+    model, data, training = (
+        argparse.Namespace(given=given.keys() & names, **{name: settings[name] for name in names})
+        for names in facts["parts"].values()
+    )
+    methods = {
+        name: MethodFacts(**{field.name: item[field.name] for field in fields(MethodFacts)})
+        for name, item in facts["methods"].items()
+        if "unused" in item
+    }
+    chosen = _Chosen(model.method, model.finetuned_model, model.finetune_with, methods)
+    vars(chosen).update(vars(model))
+    place = str(data.train_dataset)
+    own = place.partition("=")[0].split("/")[0] not in facts["data"] and ("/" in place or Path(place).exists())
+    # Of any other name the loaders know whether it is registered, and with which sets to measure on.
+    data.measures = bool(data.eval_datasets) or (data.leave_out_classes, data.hold_out) != (None, None) or not own
+    if training.report_to in ("none", ["none"]):
+        training.report_to = []
+    check_sources(chosen)
+    check_given(chosen, data, training)
+    if chosen.trains:
+        for name in sorted(training.given & set(chosen.trainer.unused)):
+            readers = methods_that_read(name, {method: item.unused for method, item in methods.items()})
+            raise ValueError(not_read(name, given[name], trained_method(method, chosen.finetune_with), readers))
 
 
 def _check_compared(values: dict[str, Any], alone: bool) -> None:
@@ -226,7 +312,7 @@ def check_model(text: str, option: str, hub: bool) -> None:
     if path.is_dir():
         nested = sorted(item.parent.name for item in path.glob("*/config.json"))
         more = f"; did you mean {path / nested[-1]}?" if nested else "; give a folder that save_pretrained wrote"
-        if option == "DIR" or not nested and any(path.iterdir()):
+        if any(path.iterdir()) and (option == "DIR" or not nested):
             # `publish`, `calibrate` and `load_checkpoint` know what such a folder holds instead.
             return
         raise UsageError(f"`{option} {text}`: the folder has no config.json{more}")
@@ -257,6 +343,9 @@ def _check_data(text: str, option: str, registered: list[str]) -> None:
             raise UsageError(f"`{option} {text}`: {copy} does not exist{_beside(copy)}")
         return
     path = Path(place).expanduser()
+    if path.is_dir() and not any(files for _, _, files in os.walk(path)):
+        what = "give one folder of images for each class, or parquet files"
+        raise UsageError(f"`{option} {text}`: there is no file in the folder {place}; {what}")
     if path.exists() or "," not in place and _may_hold(path.parent, path.name):
         return
     if "," in place and Path(place.split(",")[0].rpartition(":")[0] or place.split(",")[0]).expanduser().exists():

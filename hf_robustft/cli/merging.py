@@ -38,6 +38,7 @@ from ..objectives.adapter_heads import FrozenHeadMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.run_folder import has_trained_head
 from ..training.methods import METHODS
+from .option_rules import MERGE_READS, check_sources, trained_method
 
 
 @dataclass(frozen=True)
@@ -60,27 +61,16 @@ class Merge:
         return self.options[0] if self.options else None
 
 
-_OF_ONE = ("finetune_with", "alpha_sweep", "select_alpha")
 MERGES = {
-    "wise_ft": Merge(lambda start, tuned, alpha, _: interpolate_weights(start, *tuned, alpha), ("alpha", *_OF_ONE)),
-    "model_stock": Merge(lambda start, tuned, alpha, _: model_stock(start, tuned)),
+    "wise_ft": Merge(lambda start, tuned, alpha, _: interpolate_weights(start, *tuned, alpha), MERGE_READS["wise_ft"]),
+    "model_stock": Merge(lambda start, tuned, alpha, _: model_stock(start, tuned), MERGE_READS["model_stock"]),
     "lines": Merge(
         lambda start, tuned, alpha, options: lines(start, *tuned, alpha, whole_projections=options.lines_whole_projections),
-        ("lines_alpha", "lines_whole_projections", *_OF_ONE),
+        MERGE_READS["lines"],
     ),
 }
 #: The methods that can train what is merged: weights of the model, or a head as the zero-shot classifier is one.
 MERGEABLE = tuple(name for name, trainer in METHODS.items() if not issubclass(trainer, FrozenHeadMixin))
-#: By option, the methods that read it.
-MERGE_OPTIONS = {
-    name: tuple(method for method, merge in MERGES.items() if name in ("finetuned_model", "merged_head", *merge.options))
-    for name in ("finetuned_model", "merged_head", *dict.fromkeys(n for merge in MERGES.values() for n in merge.options))
-}
-
-
-def trained_method(method: str, finetune_with: str | None = None) -> str:
-    """The method that trains, where `method` may merge what another one has trained (`finetune_with`, by default ft)."""
-    return finetune_with or "ft" if method in MERGES else method
 
 
 def check_merge(options: Any) -> None:
@@ -98,24 +88,11 @@ def check_merge(options: Any) -> None:
     check_alpha(options.lines_alpha, "lines_alpha")
     for alpha in options.alpha_sweep:
         check_alpha(alpha, "alpha_sweep")
-    if options.select_alpha and not options.alpha_sweep:
-        raise ValueError("`--select_alpha` chooses among the values of `--alpha_sweep`; give those too.")
-    merge, sources = MERGES.get(options.method), options.finetuned_model
-    if merge is None:
+    check_sources(options)
+    if options.method not in MERGES:
         return
+    sources = options.finetuned_model
     shown = f"`--finetuned_model {' '.join(sources)}`"
-    if merge.alpha is None and len(sources) < 2:
-        raise ValueError(
-            f"`--method {options.method}` merges two runs or more, and there {'is one' if sources else 'is none'}; give their "
-            "folders by `--finetuned_model A B`."
-        )
-    if merge.alpha is not None and len(sources) > 1:
-        raise ValueError(f"{shown}: `--method {options.method}` takes one; use --method model_stock for several.")
-    places = [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
-    if len(set(places)) < len(places):
-        raise ValueError(f"{shown} names a run twice, and two equal models merge into that model; give runs of other seeds.")
-    if sources and options.finetune_with is not None:
-        raise ValueError(f"`--finetune_with {options.finetune_with}` would do nothing: {shown} is trained already; leave it out.")
     facts = {source: _facts_of(source) for source in sources}
     for what, value in (("base", _base), ("classes", lambda fact: fact.get("class_names"))):
         found = {source: value(fact) for source, fact in facts.items() if value(fact)}

@@ -139,6 +139,8 @@ class Manners:
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        #: By argument the numbers that it may be, where a description says so; elsewhere who declares it checks them.
+        self.ranges: dict[str, Any] = {}
         self._negative_number_matcher = re.compile(
             r"^-(?:\d[\d_]*\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf|infinity|nan)$", re.IGNORECASE
         )

@@ -23,22 +23,23 @@ from ..training.given import RecordsGiven, Suggested
 from ..training.methods import METHODS, RobustTrainingArguments
 from .commands import CommandParser, option, quiet_if_asked
 from .config_file import read_config, read_recipe, recipes
-from .data_sets import SETS, DataOptions
+from .data_sets import SETS, DataOptions, default_evaluation
 from .each import of_suite, on_other_data
 from .first_look import AUTO, check_numbers, resumed_folder
-from .merging import MERGEABLE, MERGES, trained_method
-from .option_checks import CACHING as CACHING
-from .option_checks import MEASURING as MEASURING
+from .merging import MERGEABLE, MERGES
 from .option_checks import check as check
 from .option_checks import check_options as check_options
+from .option_rules import ChosenMethod, check_one_choice_of_settings, trained_method
 from .parser import Manners
 
 SUITE = "emoji_shift"
 CHOICES = (*METHODS, "tip_adapter", *MERGES, "zero_shot")
 
 @dataclass
-class ModelArguments(RecordsGiven):
+class ModelArguments(ChosenMethod, RecordsGiven):
     """What to fine-tune, and how."""
+
+    methods = METHODS
 
     method: str = option(
         f"{', '.join((*CHOICES, AUTO))}. The last compares several and keeps the one that a rule chooses.",
@@ -82,36 +83,10 @@ class ModelArguments(RecordsGiven):
         "Fold the fitted temperature into the weights. Before measuring, on the validation set.", False
     )
 
-    @property
-    def trains(self) -> bool:
-        """Whether anything is trained."""
-        return self.method not in ("zero_shot", "tip_adapter") and not self.finetuned_model
-
-    @property
-    def learns(self) -> bool:
-        """Whether training images are used, by training or by a cache of them."""
-        return self.trains or self.method == "tip_adapter"
-
-    @property
-    def has_head(self) -> bool:
-        """Whether the method makes a head that is measured in place of class prompts."""
-        return self.method == "tip_adapter" or issubclass(METHODS.get(self.method, object), CrossEntropyMixin)
-
-    @property
-    def judged_by_prompts(self) -> bool:
-        """Whether what is trained or merged can be asked for other classes than it was trained on."""
-        # Of a merge the weights, whose text tower makes a head of any classes.
-        return self.method in MERGES or self.trains and (self.trainer.trains_model or not self.has_head)
-
-    @property
-    def trainer(self) -> type | None:
-        """The Trainer class; `None` for a method that trains nothing."""
-        return METHODS.get(trained_method(self.method, self.finetune_with))
-
-    @property
-    def changes_the_model(self) -> bool:
-        """Whether another model is saved than the one that is loaded."""
-        return self.method != "zero_shot" or self.fold_temperature
+    @staticmethod
+    def makes_head(trainer: type) -> bool:
+        """Whether the head of a Trainer class is measured in place of class prompts."""
+        return issubclass(trainer, CrossEntropyMixin)
 
 
 @dataclass
@@ -165,6 +140,12 @@ class DataArguments(RecordsGiven, DataOptions):
         "for it too.",
         False,
     )
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure on."""
+        given = (self.leave_out_classes, self.hold_out)
+        return given != (None, None) or bool(self.eval_datasets or default_evaluation(self.train_dataset))
 
 
 class TrainCommand(NamedTuple):
@@ -251,10 +232,7 @@ def suggestions(parser: Manners, given: dict[str, Any]) -> dict[str, Suggested]:
     Raises:
         ValueError: If both are asked for, or there is no such recipe or paper.
     """
-    if "recipe" in given and given.get("paper_settings", False):
-        raise ValueError(
-            f"`--recipe {given['recipe']}` and `--paper_settings` choose the same settings; leave one out."
-        )
+    check_one_choice_of_settings(given)
     chosen, name, origin = {}, given.get("recipe"), None
     if name is not None:
         chosen = read_recipe(parser, name, given.get("method"))

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
+
+#: Methods of the command line that train by another one, ft by default, and merge what it has trained.
+MERGING = ("wise_ft", "lines")
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,21 @@ class RecordsGiven:
         """Set fields to what the run makes of them. That is nobody's choice, so it changes no record."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def methods_that_read(setting: str, unused: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """The methods that read a `setting`, by what each leaves `unused`, with those that merge what ft has trained with it."""
+    found = tuple(name for name, settings in unused.items() if setting not in settings)
+    # An adapter is of one model, and not of a merge.
+    return (*found, *MERGING) if "ft" in found and setting != "lora_keep_adapter" else found
+
+
+def not_read(setting: str, value: Any, method: str, methods: Collection[str]) -> str:
+    """The message on the `value` of a `setting` that was given and that a `method` does not read; `methods` do."""
+    return (
+        f"`{setting}={getattr(value, 'value', value)}` was given, and the method {method!r} does not use it; "
+        f"leave it out, or choose a method that does: {', '.join(methods) or 'one of your own'}."
+    )
 
 
 def _differs(value: Any, of: Field) -> bool:

@@ -17,10 +17,8 @@ from ..objectives.trained_parts import TrainedPartsSettings
 from ..publishing.model_card import FEWER
 from .arguments import RunArguments
 from .distributed import world_size
+from .given import methods_that_read, not_read
 from .schedules import WITHOUT_WARMUP
-
-#: Methods of the command line that train by another one, ft by default, and merge what it has trained.
-MERGING = ("wise_ft", "lines")
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -49,9 +47,7 @@ def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]
     # The methods are made of the Trainer that asks here.
     from .methods import METHODS
 
-    found = tuple(name for name, trainer in METHODS.items() if setting not in unused_settings(trainer, arguments))
-    # An adapter is of one model, and not of a merge.
-    return (*found, *MERGING) if "ft" in found and setting != "lora_keep_adapter" else found
+    return methods_that_read(setting, {name: unused_settings(trainer, arguments) for name, trainer in METHODS.items()})
 
 
 def settle_settings(trainer: type, args: RunArguments, encoder: DualEncoder) -> None:
@@ -95,11 +91,7 @@ def check_declared(trainer: type, args: RunArguments) -> None:
                 f"arguments of a dataclass `class MyArguments({declared.__name__}, {arguments.__name__})`."
             )
     for name in sorted(args.given & unused_settings(trainer, arguments)):
-        value = getattr(args, name)
-        message = (
-            f"`{name}={getattr(value, 'value', value)}` was given, and the method {trainer.method!r} does not use it; "
-            f"leave it out, or choose a method that does: {', '.join(methods_with(name, arguments)) or 'one of your own'}."
-        )
+        message = not_read(name, getattr(args, name), trainer.method, methods_with(name, arguments))
         silent = [cls.__name__ for cls in trainer.__mro__ if _may_read_anything(cls)]
         if not silent:
             raise ValueError(message)

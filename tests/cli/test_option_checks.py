@@ -1,13 +1,21 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Nothing on the command line is ignored in silence: what has no use is refused before anything is loaded."""
 
+import json
+import sys
+
 import pytest
 
-from hf_robustft.cli.merging import MERGE_OPTIONS, MERGES
-from hf_robustft.cli.train_arguments import check_options
+from hf_robustft.cli.description import FLAGS_FILE, transformers_hash
+from hf_robustft.cli.first_look import first_look
+from hf_robustft.cli.merging import MERGES
+from hf_robustft.cli.option_rules import MERGE_OPTIONS, check_sources
+from hf_robustft.cli.train_arguments import CHOICES, check_options
+from hf_robustft.training.given import MERGING
 from hf_robustft.training.methods import METHODS
-from hf_robustft.training.settings import MERGING
 
+#: A Transformers with other flags is described anew for each look, which takes seconds.
+DESCRIBED = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))["transformers_hash"] == transformers_hash()
 ALL = (*METHODS, *MERGES, "zero_shot")
 
 
@@ -85,16 +93,65 @@ REFUSED = [
     ("--train_dataset x --eval_strategy epoch", "`--eval_strategy epoch` would do nothing.*--eval_datasets"),
     ("--train_dataset x --skip_baseline", "`--skip_baseline` would do nothing.*--eval_datasets"),
     ("--method zero_shot --paper_settings", "--paper_settings.*no paper"),
-    ("--method model_stock --paper_settings", "--paper_settings.*no paper"),
+    ("--method model_stock --finetuned_model x y --paper_settings", "--paper_settings.*no paper"),
     ("--method lp --lora_rank 2", "lora_rank=2.*'lp' does not use it.*method that does: .*ft, .*wise_ft, lines"),
 ]
 
 
+def refusal(check, *arguments):
+    """What `check` says against the arguments; `None` if nothing."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def all_checks(script, line):
+    command = script.parse(line)
+    check_sources(command.model_args)
+    check_options(*command)
+
+
+#: A method of each kind; the others are asked for with `-m slow`.
+USUAL = ("carot", "ft", "croft", "tip_adapter", "wise_ft", "model_stock", "zero_shot")
+#: What objectives and schedules say of each other's settings, or a paper of its own, once Transformers is imported.
+LATER = ("--warmup_steps", "--min_lr", "--ema_update_every", "--trajectory_beta", "--paper_settings", "--train_dataset x")
+
+
 @pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[flags for flags, _ in REFUSED])
-def test_what_would_be_ignored_is_refused(script, flags, message):
+def test_what_would_be_ignored_is_refused(script, flags, message, monkeypatch):
     with pytest.raises(ValueError, match=message) as caught:
         checked(script, *flags.split())
     assert "\n" not in str(caught.value)
+    monkeypatch.setattr(sys.modules[first_look.__module__], "_check_paths", lambda *given: None)
+    line, late = ["--use_cpu", *flags.split()], any(word in flags for word in LATER)
+    if DESCRIBED:
+        assert refusal(first_look, "train", line) == (None if late else refusal(all_checks, script, line))
+
+
+@pytest.mark.skipif(not DESCRIBED, reason="flags.json describes other flags of Transformers")
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in CHOICES],
+)
+def test_the_first_look_refuses_what_the_trainers_refuse_and_nothing_else(script, method, monkeypatch):
+    monkeypatch.setattr(sys.modules[first_look.__module__], "_check_paths", lambda *given: None)
+    found = {}
+    for flags in (
+        "--distillation_weight 1", "--energy_gradient_weight 1", "--head_start zeros", "--lora_rank 2", "--train image",
+        "--lora_rank 2 --lora_keep_adapter", "--preset reference", "--bound_logit_scale false", "--tip_alpha 1",
+        "--train_crop croft", "--learning_rate 1e-3", "--report_to none", "--report_to tensorboard", "--eval_strategy epoch",
+        "--caption_column text", "--feature_views 0", "--feature_views 0 --train_crop croft", "--feature_cache x", "--shots 2",
+        "--skip_baseline", "--train_dataset my/images --skip_baseline", "--leave_out_classes 0.2",
+        "--leave_out_classes 0.2 --detector none", "--leave_out_fold 1", "--hold_out 0.1", "--alpha 0.3", "--finetuned_model a",
+        "--finetuned_model a b", "--finetuned_model a a", "--finetune_with carot", "--select_alpha", "--lines_whole_projections",
+        "--finetune_with carot --distillation_weight 1", "--fold_temperature", "--model_revision main", "--save_strategy no",
+    ):  # fmt: skip
+        line = ["--use_cpu", "--method", method, *flags.split()]
+        found[flags] = refusal(all_checks, script, line), refusal(first_look, "train", line)
+    assert {flags: early for flags, (_, early) in found.items()} == {flags: late for flags, (late, _) in found.items()}
+    assert None in {early for early, _ in found.values()} != {None}
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,17 @@ ROWS = [
     ("publish {tmp}/nowhere --repo_id a/b", "`DIR"),
     ("calibrate emoji_clip_carot --dataset emoji_shift", "copy it first"),
     ("publish emoji_clip_carot --repo_id a/b", "copy it first"),
+    ("train --model {tmp}/empty", "no config.json"),
+    ("calibrate {tmp}/empty --dataset emoji_shift", "no config.json"),
+    ("publish {tmp}/empty --repo_id a/b", "no config.json"),
+    ("train --train_dataset {tmp}/empty", "no file in the folder {tmp}/empty"),
+    ("evaluate emoji_clip --eval_datasets {tmp}/empty:shift", "no file in the folder {tmp}/empty"),
+    # Options that go together, or do not
+    ("train --recipe emoji_shift/carot --paper_settings", "leave one out"),
+    ("train --method ft --distillation_weight 1", "distillation_weight=1.0"),
+    ("train --distillation_weight -1", "--distillation_weight -1.0` must be finite and not negative"),
+    ("train --alpha 0.3", "--alpha 0.3` would do nothing"),
+    (f"{EVALUATE} --knn_k 3", "--knn_bank"),
     # Config files
     ("train --config {tmp}/nowhere.yaml", "nowhere.yaml"),
     ("train --config {tmp}/god.yaml", "did you mean {tmp}/good.yaml"),
@@ -177,8 +188,9 @@ def tmp(tmp_path_factory):
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "latin.yaml").write_bytes("method: carot  # f\u00fcr\n".encode("latin-1"))
-    for name in ("images", "model"):
+    for name in ("images", "model", "empty"):
         (folder / name).mkdir()
+    (folder / "images" / "1.png").write_bytes(b"")
     (folder / "commas.yaml").write_text(f"eval_datasets: {folder}/images, {folder}/model:shift\n")
     (folder / "model" / "config.json").write_text("{}")
     return folder
@@ -206,6 +218,7 @@ def test_wrong_input_is_one_line_that_names_the_fix(line, fix, tmp, capsys, monk
 @pytest.mark.parametrize(
     ("line", "fix"),
     [row for row in ROWS if row[0].startswith("train") and "{tmp}" not in row[0] and "dataset" not in row[0]
+     and "distillation" not in row[0] and row[0] != "train --alpha 0.3"
      and "report_to" not in row[0] and "--recipe" not in row[0]
      and not any(word in row[1] for word in ("positive", "--bf16", "--shots", "--alpha", "--lines_alpha", "--seed", "--max_steps"))
      and not row[0].startswith(("train --per_device", "train --num_train", "train --true_positive"))],
@@ -267,7 +280,7 @@ def test_what_is_right_passes(tmp, capsys):
     for line, expected in (
         ("--disable_tqdm --greater_is_better", {"disable_tqdm": True, "greater_is_better": True}),
         ("--disable_tqdm false --max_steps 1e3", {"disable_tqdm": False, "max_steps": 1000}),
-        ("--no_feature_shifts --learning-rate 1E-3", {"feature_shifts": False, "learning_rate": 1e-3}),
+        ("--method croft --no_feature_shifts --learning-rate 1E-3", {"feature_shifts": False, "learning_rate": 1e-3}),
         ("--config {tmp}/good.yaml --seed 3", {"method": "flyp", "seed": 3}),
         ("--eval_datasets emoji_shift dtd:open_set", {"eval_datasets": ["emoji_shift", "dtd:open_set"]}),
         ("--train_dataset owner/name/train --model openai/clip-vit-base-patch16", {"train_dataset": "owner/name/train"}),
