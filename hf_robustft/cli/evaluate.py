@@ -149,6 +149,8 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
             else train_benchmark(options.knn_bank, replace(data, streaming=False)),
             knn_k=10 if options.knn_k is None else options.knn_k,
             bad_images=policy,
+            # It measures once.
+            kept_bytes=0,
             # They hold for the sigmoids of its own prompts.
             thresholds=None if data.class_names or data.templates else facts.get("thresholds"),
         )

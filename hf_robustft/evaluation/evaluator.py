@@ -28,6 +28,8 @@ from . import calibration
 from .benchmark_checks import check_bank, check_several, checked_benchmarks, head_keys, with_validation
 from .binning import check_n_bins
 from .collect import (
+    KEPT_BYTES,
+    KeptImages,
     data_source,
     evaluation_head,
     evaluation_mode,
@@ -97,6 +99,8 @@ class Evaluator:
             separately for each data set. By default the first one is an error. The report says how many are skipped, and
             which.
         thresholds (`Mapping[str, Any]`, *optional*): The part `thresholds` of a model's `robustft.json`, for lists of labels.
+        kept_bytes (`int`, *optional*, defaults to `KEPT_BYTES`): Memory for images that the next `evaluate` need not read and
+            prepare again, 256 MiB; sets that find no room in it, and streams, are read again.
 
     Attributes:
         scores (`dict[str, dict[str, torch.Tensor]]`): After `evaluate`, by data set and score one float64 number per image,
@@ -124,6 +128,7 @@ class Evaluator:
         knn_k: int = 10,
         bad_images: BadImages | None = None,
         thresholds: Mapping[str, Any] | None = None,
+        kept_bytes: int = KEPT_BYTES,
     ):
         check_n_bins(n_bins)
         if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2 or knn_k < 1:
@@ -142,6 +147,7 @@ class Evaluator:
         self.bootstrap_draws, self.seed, self.progress = bootstrap_draws, seed, progress
         self.knn_bank, self.knn_k, self.bad_images = knn_bank, knn_k, bad_images
         self.thresholds = thresholds
+        self._kept = KeptImages(kept_bytes) if kept_bytes else None
         self.scores: dict[str, dict[str, Tensor]] = {}
         self.predictions = Predictions({})
 
@@ -317,7 +323,7 @@ class Evaluator:
         """Return the count of images of a data set that cannot be read, and its encoded batches."""
         bad = None if self.bad_images is None else self.bad_images.of(f"data set {benchmark.name!r}")
         options = {name: getattr(self, name) for name in ("batch_size", "num_workers", "seed", "progress")}
-        options |= {"labelled": labelled, "bad_images": bad, "groups": groups}
+        options |= {"labelled": labelled, "bad_images": bad, "groups": groups, "kept": self._kept}
         return bad, image_batches(model, benchmark, self.transform, **options)
 
     def _bank_embeds(self, model: nn.Module, state: PartialState) -> Tensor | None:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.images import BadImages
+from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.image_numbers import ImageNumbers
@@ -307,3 +309,37 @@ def test_two_processes_equal_one(tmp_path):
     assert "<1: RuntimeError, logits: Evaluation on 'id' failed in process 0" in printed
     assert "<1: UnreadableImage: The image of row 5" in printed
     assert "<0: RuntimeError: Evaluation on 'broken' failed in process 1" in printed
+
+
+@pytest.mark.same_bits("the same images in the same batches, read once or twice")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_are_read_once_for_several_evaluations(tiny_clip, monkeypatch, workers):
+    other = copy.deepcopy(tiny_clip)
+    with torch.no_grad():
+        other.visual_projection.weight.mul_(torch.linspace(0.5, 1.5, other.visual_projection.weight.shape[1]))
+    sets = [benchmark("id", 19, group_column="label"), benchmark("shift", 3), unreadable(8, row=5)]
+    settings = {"bad_images": BadImages(threshold=0.5), "num_workers": workers, "knn_bank": benchmark("train", 13), "knn_k": 2}
+    kept, read, extra = evaluator(sets, **settings), evaluator(sets, kept_bytes=0, **settings), benchmark("validation", 9)
+    for model in (tiny_clip, other):
+        found, expected = (item.evaluate(model, validation=extra) for item in (kept, read))
+        assert asdict(found) == asdict(expected) and found.results["broken"].unreadable["count"] == 1
+        assert kept.predictions.sets.keys() == read.predictions.sets.keys()
+        for name, row in read.scores.items():
+            assert all(torch.equal(kept.scores[name][key], values) for key, values in row.items())
+    monkeypatch.setattr(ImageTransform, "decode", lambda *given: pytest.fail("an image is read again"))
+    assert asdict(kept.evaluate(other, validation=extra)) == asdict(found)
+    if not workers:
+        with pytest.raises(pytest.fail.Exception):
+            read.evaluate(other)
+
+
+def test_sets_that_find_no_room_are_read_again(tiny_clip, monkeypatch):
+    sets, decode, read = [benchmark("id", 19), benchmark("shift", 3)], ImageTransform.decode, []
+    pixels = 3 * ImageTransform.from_processor(tiny_processor(), train=False).size ** 2
+    measured = evaluator(sets, kept_bytes=18 * pixels)
+    expected = evaluator(sets, kept_bytes=0).evaluate(tiny_clip)
+    monkeypatch.setattr(ImageTransform, "decode", lambda *given: read.append(1) or decode(*given))
+    for images in (22, 19):
+        read.clear()
+        assert asdict(measured.evaluate(tiny_clip)) == asdict(expected) and len(read) == images
+    assert measured._kept.size == 3 * pixels
