@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from ..data.patches import unpack_patches
 from .caption_rules import CaptionRules
 from .families import FAMILIES, POOLING_HEADS, SUPPORTED, Family
-from .pooled_layer import own_class, reading
+from .pooled_layer import is_theirs, own_class, reading
 
 #: Names of the linear maps to the common space, of images and of texts; and of the scale of their similarities.
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -40,16 +40,23 @@ _ROUNDING = 1e-3
 _UNUSED = ("crossattention",)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers that DDP and `torch.compile` put around it."""
+def _wrappers(model: nn.Module) -> list[nn.Module]:
+    """A model and what is inside the wrappers that DDP and `torch.compile` put around it, one after the other."""
     # Not Accelerate's `extract_model_from_parallel`, which stops at a compiled model inside DDP, and walks over all modules.
+    found = [model]
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
         elif hasattr(model, "module") and isinstance(model.module, nn.Module):
             model = model.module
         else:
-            return model
+            return found
+        found.append(model)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers that DDP and `torch.compile` put around it."""
+    return _wrappers(model)[-1]
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -304,15 +311,21 @@ class DualEncoder:
         if self.family.any_towers:
             return {}
         rules = self.caption_rules
+        # It has its own record of the token at which it reads, from when it was built.
+        if rules.reads == "end" and self.core.text_model.eos_token_id != rules.end_of_text:
+            return {}
         place = {"mask": 0, "fixed": -1}.get(rules.reads)
         return self._read("text", "text_model", rules.end_positions(input_ids) if place is None else place)
 
     def _read(self, side: str, name: str, token: int | Tensor) -> dict[str, int | Tensor]:
-        # A subclass may do anything with what its towers give.
-        if own_class(self.core) is not self.family.model_class:
+        # A subclass, or a function put in the place of the model's own, may do anything with what its towers give.
+        calls = self.core.forward, self.core.get_image_features, self.core.get_text_features
+        if own_class(self.core) is not self.family.model_class or not all(map(is_theirs, calls)):
             return {}
         tower = getattr(self.core, name)
-        return reading(self.core, tower, side, _layers(tower), token)
+        layers = self.layers()
+        own, other = layers if side == "image" else layers[::-1]
+        return reading(_wrappers(self.model), tower, side, own, other, token)
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """

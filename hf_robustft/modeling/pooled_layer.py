@@ -9,6 +9,7 @@ nobody reads them. What is left out changes nothing but rounding, in gradients t
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
@@ -27,9 +28,26 @@ from .noise import draws_noise
 ARGUMENTS = {"image": "read_image_token", "text": "read_text_token"}
 #: Implementations of attention that a single query can be given to.
 _ATTENTIONS = ("eager", "sdpa")
-#: Those whose hooks do not look at the tokens: sharding, and Transformers' own (its record is checked by its setting).
-_OTHER_HOOKS = ("torch.distributed.", "transformers.", "accelerate.")
+#: Those whose hooks do not look at the tokens: sharding, names of modules for a counter of operations, and Transformers' own
+#: (its record is checked by its setting).
+_OTHER_HOOKS = (
+    "torch.distributed.",
+    "torch.utils.module_tracker",
+    "transformers.utils.output_capturing",
+    "transformers.modeling_utils",
+    "transformers.integrations.",
+    "accelerate.",
+)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+#: Where functions are written that compute what models of Transformers say.
+_LIBRARIES = ("transformers.", "torch.", "accelerate.", "peft.")
+#: Modules that compute each token by itself, or stand before the layers.
+_EACH_TOKEN = ("transformers.models.", "transformers.activations", "peft.")
+_EACH_TOKEN_CLASSES = (
+    *(nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.Conv2d, nn.Identity, nn.Dropout),
+    *(nn.GELU, nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Tanh),
+    *(nn.ModuleList, nn.ModuleDict, nn.ParameterDict, nn.Sequential),
+)
 
 _said: set[str] = set()
 _logger = logging.getLogger(__name__)
@@ -80,7 +98,7 @@ def _heads(values: Tensor, size: int) -> Tensor:
 
 def _attended(attention: nn.Module, parts: tuple[Tensor, Tensor, Tensor], size: int, scale: float, mask: Tensor | None) -> Tensor:
     """What `attention` makes of a query, keys and values `(rows, 1 or tokens, width)`, before its output map."""
-    eager = sys.modules[type(attention).__module__].eager_attention_forward
+    eager = sys.modules[own_class(attention).__module__].eager_attention_forward
     interface = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
     query, keys, values = (_heads(part, size) for part in parts)
     return interface(attention, query, keys, values, mask, scaling=scale, dropout=0.0, is_causal=False)[0].flatten(2)
@@ -149,9 +167,9 @@ _LAYERS: dict[str, Callable[[nn.Module, Tensor, int | Tensor, Tensor | None], Te
 
 
 def own_class(module: nn.Module) -> type:
-    """The class of a module as it was built: FSDP2 puts a subclass around it."""
-    kinds = type(module).__mro__
-    return next(kind for kind in kinds if not kind.__module__.startswith("torch.distributed") and "FSDP" not in kind.__name__)
+    """The class of a module as it was built: FSDP2 and parametrizations put a subclass around it."""
+    others = ("torch.distributed", "torch.nn.utils.parametrize")
+    return next(kind for kind in type(module).__mro__ if not kind.__module__.startswith(others) and "FSDP" not in kind.__name__)
 
 
 def _forward_of(argument: str) -> Callable[..., Tensor]:
@@ -173,49 +191,98 @@ _FORWARDS = {side: _forward_of(argument) for side, argument in ARGUMENTS.items()
 
 
 def _is_installed(layer: nn.Module, side: str) -> bool:
-    return getattr(vars(layer).get("forward"), "__func__", None) is _FORWARDS[side]
+    forward = vars(layer).get("forward")
+    # A shallow copy of a layer has the method of that layer.
+    return getattr(forward, "__func__", None) is _FORWARDS[side] and forward.__self__ is layer
+
+
+def is_theirs(function: Any) -> bool:
+    """Whether a function, and what it wraps, is written in a library, and not put in the place of one that is."""
+    while function is not None:
+        function = getattr(function, "__func__", function)
+        # Not `__module__`, which a wrapper copies from what it wraps.
+        place = getattr(function, "__globals__", {}).get("__name__", type(function).__module__)
+        if not place.startswith(_LIBRARIES):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
 
 
 def _is_original(module: nn.Module, side: str) -> bool:
-    """Whether a module computes what its class in Transformers computes, or what is put in its place here."""
-    forward = getattr(vars(module).get("forward"), "__func__", None)
-    original = "forward" not in vars(module) or forward in (_FORWARDS[side], type(module).forward)
-    return original and own_class(module).__module__.startswith(("transformers.models.", "torch.nn.", "peft."))
+    """Whether a module computes what its class in a library computes, or what is put in its place here; each token by itself."""
+    kind, forward = own_class(module), getattr(vars(module).get("forward"), "__func__", None)
+    if "forward" in vars(module) and forward not in (_FORWARDS[side], type(module).forward):
+        return False
+    by_itself = kind.__module__.startswith(_EACH_TOKEN) or kind in _EACH_TOKEN_CLASSES
+    # Those that hold others have no forward.
+    return by_itself and is_theirs(getattr(type(module), "forward", None))
 
 
 def _modules(tower: nn.Module, layers: list[nn.Module]) -> Iterator[nn.Module]:
-    """The modules of a tower, without those in other layers than its last."""
+    """The modules of a tower, without those in other layers than its last, and without those that make weights."""
     rest = [tower]
     while rest:
         module = rest.pop()
         yield module
-        rest.extend(child for child in module.children() if child not in layers[:-1])
+        rest.extend(child for name, child in module.named_children() if name != "parametrizations" and child not in layers[:-1])
 
 
-def _hooked(module: nn.Module) -> bool:
-    hooks = [hook for name in _HOOKS for hook in (getattr(module, name) or {}).values()]
+def _places(module: nn.Module, part: nn.Module) -> int:
+    """In how many places of a module a part stands."""
+    children = [child for child in module._modules.values() if child is not None]
+    return sum(1 if child is part else _places(child, part) for child in children)
+
+
+def _hooked(module: Any, prefix: str = "") -> bool:
+    hooks = [hook for name in _HOOKS for hook in (getattr(module, prefix + name, None) or {}).values()]
     sources = (getattr(getattr(hook, "func", hook), "__module__", None) or "" for hook in hooks)
     return any(not source.startswith(_OTHER_HOOKS) for source in sources)
 
 
-def _whole(core: nn.Module, tower: nn.Module, layers: list[nn.Module], side: str) -> str | None:
+def _attending(layer: nn.Module) -> list[nn.Module]:
+    """The attention of a layer, if it is known, and what attends in it: where it is a pair of modules, the first of them."""
+    attentions = [getattr(layer, name) for name in ("self_attn", "attention") if hasattr(layer, name)]
+    return [*attentions, *(getattr(attention, "self", attention) for attention in attentions)]
+
+
+def _lets_through(module: nn.Module) -> bool:
+    """Whether a module takes arguments that it does not know."""
+    forward = vars(module).get("forward", type(module).forward)
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(forward).parameters.values())
+
+
+def _whole(
+    wrappers: list[nn.Module], tower: nn.Module, layers: list[nn.Module], other_layers: list[nn.Module], side: str
+) -> str | None:
     """Why the last layer must be computed for all tokens, `None` if it need not."""
-    layer = layers[-1]
+    core, layer = wrappers[-1], layers[-1]
     if own_class(layer).__name__ not in _LAYERS:
         return f"a {own_class(layer).__name__} is not among the layers that are known"
-    attention = next(getattr(layer, name) for name in ("self_attn", "attention") if hasattr(layer, name))
-    inside = set(layer.modules())
-    # An attention that is a pair of modules holds the first of them, which attends, as `self`.
-    own = {layer, attention, getattr(attention, "self", attention)}
-    around = [module for module in _modules(tower, layers) if module in own or module not in inside]
+    if _places(core, layer) > 1:
+        return "it stands in more than one place"
+    # The other layers get the argument, and must let it through.
+    others = [module for other in layers[:-1] for module in (other, *_attending(other))]
+    around = [*others, *_modules(tower, layers)]
     if not all(_is_original(module, side) for module in around):
         return "another computation was put in its place"
+    # Those of the other tower, too, if both are computed in one call.
+    if not all(_lets_through(module) for other in other_layers for module in (other, *_attending(other)[:1])):
+        return "a layer of the other tower takes no more arguments"
+    attends = _attending(layer)[-1]
+    home = {own_class(module).__module__.rpartition(".")[0] for module in (core, tower, layer, attends)}
+    eager = getattr(sys.modules[own_class(attends).__module__], "eager_attention_forward", None)
+    interface = ALL_ATTENTION_FUNCTIONS.get_interface(attends.config._attn_implementation, eager)
+    if len(home) > 1 or not is_theirs(interface):
+        return "another computation was put in its place"
+    if getattr(attends, "is_causal", False):
+        return "its attention is causal by itself"
     config = tower.config
     if any(getattr(config, name, False) for name in ("output_hidden_states", "output_attentions")):
         return "the configuration asks for the outputs of all layers"
-    if config._attn_implementation not in _ATTENTIONS:
-        return f"attention is {config._attn_implementation!r}, and only {' and '.join(_ATTENTIONS)} take a single query"
-    if _hooked(core) or any(map(_hooked, _modules(tower, layers))):
+    for kind in (config._attn_implementation, attends.config._attn_implementation):
+        if kind not in _ATTENTIONS:
+            return f"attention is {kind!r}, and only {' and '.join(_ATTENTIONS)} take a single query"
+    if _hooked(nn.modules.module, "_global") or any(map(_hooked, [*wrappers, *_modules(tower, layers)])):
         return "a hook looks at it"
     if draws_noise(layer):
         return "it drops out, and each token draws a mask"
@@ -223,7 +290,12 @@ def _whole(core: nn.Module, tower: nn.Module, layers: list[nn.Module], side: str
 
 
 def reading(
-    core: nn.Module, tower: nn.Module, side: str, layers: list[nn.Module], token: int | Tensor
+    wrappers: list[nn.Module],
+    tower: nn.Module,
+    side: str,
+    layers: list[nn.Module],
+    other_layers: list[nn.Module],
+    token: int | Tensor,
 ) -> dict[str, int | Tensor]:
     """
     The argument by which a tower computes its last layer for one token.
@@ -232,16 +304,17 @@ def reading(
     layers are asked for, a hook or another computation is in the way, dropout is drawn, or attention is of another kind.
 
     Args:
-        core (`torch.nn.Module`): The model, without its wrappers.
+        wrappers (List of `torch.nn.Module`): The wrappers of the model, from the outermost one, and at last the model itself.
         tower (`torch.nn.Module`): One of its towers.
         side (`str`): `"image"` or `"text"`.
         layers (List of `torch.nn.Module`): The layers of that tower.
+        other_layers (List of `torch.nn.Module`): The layers of the other tower, which is told the same.
         token (`int` or `torch.Tensor` of shape `(rows,)`): The token at which its output is read.
 
     Returns:
         `dict`: The argument, or nothing.
     """
-    reason = _whole(core, tower, layers, side) if layers else "its layers are not of one kind"
+    reason = _whole(wrappers, tower, layers, other_layers, side) if layers else "its layers are not of one kind"
     if reason is not None:
         said = f"The last layer of the {side} tower is computed for all its tokens: {reason}."
         if said not in _said:
@@ -251,7 +324,7 @@ def reading(
     for layer in layers[:-1]:
         # The last one of before, where layers were added.
         if _is_installed(layer, side):
-            del layer.forward
+            vars(layer).pop("forward", None)
     if not _is_installed(layers[-1], side):
         layers[-1].forward = MethodType(_FORWARDS[side], layers[-1])
     return {ARGUMENTS[side]: token}

@@ -2,13 +2,18 @@
 """The last layer is computed for the token that is read alone, changes nothing by it, and is whole for whoever looks at it."""
 
 import copy
+import functools
 import logging
 import pickle
+from types import MethodType
 
 import pytest
 import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
 from helpers.families import FAMILY_NAMES, family_images, family_model, family_processor
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers.models.clip import modeling_clip
 
 from hf_robustft.modeling import dual_encoder, pooled_layer
 from hf_robustft.modeling.dual_encoder import DualEncoder
@@ -56,11 +61,12 @@ def watch(model):
         if mlp is None:
             continue
 
-        def forward(hidden, side=side, mlp=mlp):
-            seen[side] = hidden.shape[1]
-            return type(mlp).forward(mlp, hidden)
+        def count(module, args, side=side):
+            seen[side] = args[0].shape[1]
 
-        mlp.forward = forward
+        # One of those for which no layer is made whole.
+        count.__module__ = "torch.utils.module_tracker"
+        mlp.register_forward_pre_hook(count)
     return seen
 
 
@@ -207,7 +213,51 @@ def all_outputs(model, side):
     getattr(model, side).config.output_hidden_states = True
 
 
-CHANGES = (hook_a_layer, hook_a_norm, hook_a_tower, other_attention, other_forward, other_layer, other_tower, all_outputs)
+class Mixed(nn.Module):
+    """A module whose output for a token is that of all of them."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden):
+        return self.inner(hidden) + hidden.mean(dim=1, keepdim=True)
+
+
+def other_mlp(model, side):
+    layer = getattr(model, side).encoder.layers[-1]
+    # Which is still counted in it.
+    layer.mlp.activation_fn = Mixed(layer.mlp.activation_fn)
+
+
+def other_query(model, side):
+    attention = getattr(model, side).encoder.layers[-1].self_attn
+    attention.q_proj = Mixed(attention.q_proj)
+
+
+def other_mlp_forward(model, side):
+    mlp = getattr(model, side).encoder.layers[-1].mlp.fc2
+    mlp.forward = lambda hidden: type(mlp).forward(mlp, hidden) + hidden.mean()
+
+
+def one_layer_twice(model, side):
+    layers = getattr(model, side).encoder.layers
+    layers[0] = layers[-1]
+
+
+def causal_attention(model, side):
+    getattr(model, side).encoder.layers[-1].self_attn.is_causal = True
+
+
+def wrapped_attention(model, side):
+    layer = getattr(model, side).encoder.layers[-1]
+    layer.self_attn = checkpoint_wrapper(layer.self_attn)
+
+
+CHANGES = (
+    *(hook_a_layer, hook_a_norm, hook_a_tower, other_attention, other_forward, other_layer, other_tower, all_outputs),
+    *(other_mlp, other_query, other_mlp_forward, one_layer_twice, causal_attention, wrapped_attention),
+)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -231,6 +281,159 @@ def test_it_steps_aside_for_what_others_put_there(change, side, before, caplog):
     theirs = model.get_image_features(inputs[0]), model.get_text_features(inputs[1])
     for mine, plain in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, plain.pooler_output, rtol=0, atol=1e-12)
+
+
+def assert_as_whole(model, inputs, core=None):
+    """For a change that is made for both towers: as Transformers computes it."""
+    core = core or model
+    theirs = core.get_image_features(inputs[0]), core.get_text_features(inputs[1])
+    for mine, plain in zip(features(model, inputs, together=False), theirs, strict=True):
+        torch.testing.assert_close(mine, plain.pooler_output, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["CLIPEncoderLayer.forward", "CLIPAttention.forward", "CLIPMLP.forward", "CLIPTextModel.forward"])
+def test_functions_put_into_classes_of_transformers_are_obeyed(name, monkeypatch):
+    kind = getattr(modeling_clip, name.partition(".")[0])
+    old = kind.forward
+
+    @functools.wraps(old)
+    def mixed(self, *args, **kwargs):
+        output = old(self, *args, **kwargs)
+        if isinstance(output, dict):
+            output.pooler_output = output.last_hidden_state.mean(dim=1)
+        elif isinstance(output, tuple):
+            output = output[0] + output[0].mean(dim=1, keepdim=True), output[1]
+        else:
+            output = output + output.mean(dim=1, keepdim=True)
+        return output
+
+    monkeypatch.setattr(kind, "forward", mixed)
+    assert_as_whole(family_model("clip").double(), batch("clip"))
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_another_function_of_attention_is_obeyed(kind, monkeypatch):
+    model, inputs = family_model("clip").double(), batch("clip")
+    model.set_attn_implementation(kind)
+    old = modeling_clip.ALL_ATTENTION_FUNCTIONS.get_interface(kind, modeling_clip.eager_attention_forward)
+
+    def mixed(*args, **kwargs):
+        output, weights = old(*args, **kwargs)
+        return output + output.mean(dim=1, keepdim=True), weights
+
+    if kind == "eager":
+        monkeypatch.setattr(modeling_clip, "eager_attention_forward", mixed)
+    else:
+        monkeypatch.setitem(modeling_clip.ALL_ATTENTION_FUNCTIONS, kind, mixed)
+    assert_as_whole(model, inputs)
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_a_function_of_the_model_itself_is_obeyed(patched):
+    """And those that Accelerate puts around it do not change what it computes."""
+    model, inputs = family_model("clip").double(), batch("clip")
+    plain = model.get_image_features
+
+    def averaged(*args, **kwargs):
+        output = plain(*args, **kwargs)
+        output.pooler_output = model.visual_projection(output.last_hidden_state.mean(dim=1))
+        return output
+
+    if patched:
+        model.get_image_features = averaged
+    else:
+        model.forward = MethodType(convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(type(model).forward)), model)
+    seen = watch(model)
+    assert_as_whole(model, inputs)
+    features(model, inputs)
+    assert (seen["image"] == 1) != patched
+
+
+def test_hooks_of_all_modules_and_of_a_wrapper_are_obeyed():
+    model, inputs = family_model("clip").double(), batch("clip")
+    fc2 = model.vision_model.encoder.layers[-1].mlp.fc2
+    seen = watch(model)
+    mixed = lambda module, args, output: output + output.mean(dim=1, keepdim=True) if module is fc2 else None  # noqa: E731
+    hook = nn.modules.module.register_module_forward_hook(mixed)
+    try:
+        assert_as_whole(model, inputs)
+    finally:
+        hook.remove()
+    features(model, inputs)
+    assert set(seen.values()) == {1}
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = model
+
+        def forward(self, **kwargs):
+            return self.module(**kwargs)
+
+    wrapper = Wrapper()
+    wrapper.register_forward_hook(lambda *_: None)
+    features(wrapper, inputs)
+    assert min(seen.values()) > 1
+
+
+@pytest.mark.parametrize("side", ["vision_model", "text_model"])
+def test_a_layer_that_takes_no_more_arguments_is_given_none(side):
+    """Neither for its own tower nor for the other one."""
+    model, inputs = family_model("clip").double(), batch("clip")
+    attention = getattr(model, side).encoder.layers[0].self_attn
+    old = attention.forward
+    attention.forward = lambda hidden_states, attention_mask=None, is_causal=False: old(
+        hidden_states=hidden_states, attention_mask=attention_mask, is_causal=is_causal
+    )
+    assert_as_whole(model, inputs)
+    for mine, plain in zip(features(model, inputs), features(model, inputs, together=False), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=0, atol=1e-12)
+
+
+def test_one_layer_of_two_towers(whole):
+    model, inputs = family_model("siglip").double(), batch("siglip")
+    model.text_model.encoder.layers[-1] = model.vision_model.encoder.layers[-1]
+    ours = features(model, inputs)
+    whole()
+    for mine, plain in zip(ours, features(model, inputs), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=0, atol=1e-12)
+
+
+def test_a_norm_that_mixes_tokens_is_obeyed():
+    model, inputs = family_model("clip").double(), batch("clip")
+    norm = model.text_model.final_layer_norm
+    more = nn.TransformerEncoderLayer(norm.normalized_shape[0], 2, 32, batch_first=True).double().eval()
+    model.text_model.final_layer_norm = nn.Sequential(more, norm)
+    assert_as_whole(model, inputs)
+
+
+def test_the_tower_reads_where_it_was_built_to():
+    """Not where its configuration says since."""
+    model, inputs = family_model("clip").double(), batch("clip")
+    ids = torch.randint(3, 60, (4, 16), generator=torch.Generator().manual_seed(0))
+    ids[:, 5], ids[:, 9] = 63, 61
+    model.config.text_config.eos_token_id = 61
+    assert_as_whole(model, (inputs[0], ids))
+
+
+def test_weights_that_are_made_of_others(whole):
+    """They say nothing of tokens, and the layer is computed for one."""
+    model, inputs = family_model("clip").double(), batch("clip")
+
+    class Half(nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+    for tower in (model.vision_model, model.text_model):
+        layer = tower.encoder.layers[-1]
+        for part in (layer.self_attn.q_proj, layer.layer_norm2):
+            nn.utils.parametrize.register_parametrization(part, "weight", Half())
+        nn.utils.parametrizations.weight_norm(layer.mlp.fc1)
+    seen = watch(model)
+    ours = results(model, inputs)
+    assert set(seen.values()) == {1}
+    whole()
+    assert_equal(ours, results(model, inputs))
 
 
 def test_a_model_of_a_subclass_computes_what_it_says():
