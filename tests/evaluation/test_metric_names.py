@@ -262,7 +262,8 @@ def test_the_keys_of_a_dict_are_the_names_of_its_sets(tiny_clip, tmp_path):
     metrics = trainer.evaluate()
     report = Evaluator([benchmark("dev"), benchmark("test", seed=4)], tiny_processor(), progress=False, seed=7)
     expected = report.evaluate(tiny_clip).metrics()
-    assert {key: metrics[f"eval_{key}"] for key in expected} == expected
+    # Batches of another size are rounded otherwise by some processors.
+    assert {key: metrics[f"eval_{key}"] for key in expected} == pytest.approx(expected, rel=1e-6)
     alone = trainer.evaluate("test", metric_key_prefix="last")
     assert alone["last_test/nll"] == pytest.approx(expected["test/nll"], rel=1e-6) and "last_dev/nll" not in alone
     with pytest.raises(ValueError, match="'tset'.*dev, test"):
