@@ -437,8 +437,7 @@ def train_each(arguments: Sequence[str], suites: Sequence[str], args: RobustTrai
 def run(arguments: Sequence[str]) -> int:
     """Carry out what `arguments` say; returns the exit code."""
     if word_behind("--method", arguments) == AUTO:
-        # It starts this command for each run.
-        from .auto import train_chosen
+        from .auto import train_chosen  # It starts this command for each run.
 
         train_chosen(arguments)
     else:

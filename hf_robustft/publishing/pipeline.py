@@ -428,9 +428,7 @@ def _images_in(folder: Path) -> list[str]:
 
 def _name_of(source: Any) -> str | None:
     """Return the name of an image's file, `None` for a PIL image that was not read from one."""
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", None) or None
-    return str(source)
+    return (getattr(source, "filename", None) or None) if isinstance(source, Image.Image) else str(source)
 
 
 def _opened(source: Any) -> Image.Image:

@@ -120,7 +120,7 @@ def recalibrate(
         OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
         ValueError: If the folder is one of the package, the validation set is one to measure or train on, its classes are
             not the folder's, there is no best temperature, the precision of the weights cannot hold it, or sigmoids are to be
-            calibrated of a model of another family or a trained head.
+            calibrated of a model of another family or a trained head, or a head was trained on lists of labels.
     """
     check_not_packaged(directory, "DIR")
     directory = Path(directory)
@@ -128,6 +128,12 @@ def recalibrate(
     if probabilities not in FUNCTIONS:
         raise ValueError(f"--probabilities {probabilities!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
     headed = has_trained_head(directory, facts)
+    if headed and "problem_type" in facts:
+        raise ValueError(
+            f"--probabilities {probabilities}: the head in {directory} was trained on lists of labels, and each class has a "
+            "probability of its own, which no temperature or bias of the model changes; train again with a larger "
+            "--hold_out, on which its thresholds are chosen."
+        )
     if probabilities == "sigmoid" and (headed or similarity_in(directory) != "sigmoid"):
         raise ValueError(
             f"--probabilities sigmoid: the model in {directory} {'has a trained head' if headed else 'is not of a sigmoid family'}, "

@@ -71,6 +71,13 @@ def test_train_evaluate_and_the_pipeline(place, capsys, family, method):
     classify.save_pretrained(out / "copy")
     copied = pipeline(out / "copy")(str(place / "test" / "001.png"))
     assert [item["label"] for item in copied["labels"]] == [item["label"] for item in answers[1]["labels"]]
+    if method == "ft":
+        capsys.readouterr()
+        for probabilities in ("softmax", "sigmoid"):
+            given = ["--dataset", str(place / "photos"), "--probabilities", probabilities]
+            assert main(["calibrate", str(out), *given]) != 0
+            said = capsys.readouterr().err.strip().splitlines()[-1]
+            assert f"--probabilities {probabilities}" in said and "lists of labels" in said
 
 
 def test_without_validation_images_the_thresholds_are_one_half_and_the_card_says_so(place, caplog):
