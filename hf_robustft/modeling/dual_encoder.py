@@ -11,6 +11,7 @@ A family of models is a row of `FAMILIES`. Everything else asks a [`DualEncoder`
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -293,8 +294,9 @@ class DualEncoder:
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        inputs = self._image_inputs(pixel_values) | self._read_images()
-        return at_least_float32(self.core.get_image_features(**inputs).pooler_output)
+        with self._read_images() as read:
+            output = self.core.get_image_features(**self._image_inputs(pixel_values), **read)
+        return at_least_float32(output.pooler_output)
 
     def _image_inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
         if not self.family.patches:
@@ -302,26 +304,26 @@ class DualEncoder:
         names = "pixel_values", "pixel_attention_mask", "spatial_shapes"
         return dict(zip(names, unpack_patches(pixel_values, self.core.config.vision_config.patch_size), strict=True))
 
-    def _read_images(self) -> dict[str, int | Tensor]:
+    def _read_images(self) -> AbstractContextManager[dict[str, int | Tensor]]:
         """What has the image tower compute its last layer for the token alone at which images are read."""
-        return self._read("image", "vision_model", 0) if self.family.reads_class_token else {}
+        return self._read("image", "vision_model", 0) if self.family.reads_class_token else nullcontext({})
 
-    def _read_texts(self, input_ids: Tensor) -> dict[str, int | Tensor]:
+    def _read_texts(self, input_ids: Tensor) -> AbstractContextManager[dict[str, int | Tensor]]:
         """The same for captions."""
         if self.family.any_towers:
-            return {}
+            return nullcontext({})
         rules = self.caption_rules
         # It has its own record of the token at which it reads, from when it was built.
         if rules.reads == "end" and self.core.text_model.eos_token_id != rules.end_of_text:
-            return {}
+            return nullcontext({})
         place = {"mask": 0, "fixed": -1}.get(rules.reads)
         return self._read("text", "text_model", rules.end_positions(input_ids) if place is None else place)
 
-    def _read(self, side: str, name: str, token: int | Tensor) -> dict[str, int | Tensor]:
+    def _read(self, side: str, name: str, token: int | Tensor) -> AbstractContextManager[dict[str, int | Tensor]]:
         # A subclass, or a function put in the place of the model's own, may do anything with what its towers give.
         calls = self.core.forward, self.core.get_image_features, self.core.get_text_features
         if own_class(self.core) is not self.family.model_class or not all(map(is_theirs, calls)):
-            return {}
+            return nullcontext({})
         tower = getattr(self.core, name)
         layers = self.layers()
         own, other = layers if side == "image" else layers[::-1]
@@ -337,8 +339,9 @@ class DualEncoder:
         Returns:
             `torch.Tensor` of shape `(n, embed_dim)`, at least float32.
         """
-        inputs = self.caption_rules.inputs(input_ids, self.core.dtype) | self._read_texts(input_ids)
-        return at_least_float32(self.core.get_text_features(**inputs).pooler_output)
+        with self._read_texts(input_ids) as read:
+            output = self.core.get_text_features(**self.caption_rules.inputs(input_ids, self.core.dtype), **read)
+        return at_least_float32(output.pooler_output)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -351,8 +354,9 @@ class DualEncoder:
         Returns:
             Two `torch.Tensor` of shapes `(images, embed_dim)` and `(texts, embed_dim)`, at least float32.
         """
-        texts = self.caption_rules.inputs(input_ids, self.core.dtype) | self._read_texts(input_ids)
-        output = self.model(**self._image_inputs(pixel_values), **self._read_images(), **texts)
+        texts = self.caption_rules.inputs(input_ids, self.core.dtype)
+        with self._read_images() as image, self._read_texts(input_ids) as text:
+            output = self.model(**self._image_inputs(pixel_values), **image, **texts, **text)
         sides = [side.pooler_output for side in (output.vision_model_output, output.text_model_output)]
         if not self.family.projects:
             weights = self.visual_projection, self.text_projection

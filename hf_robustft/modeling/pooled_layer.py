@@ -14,8 +14,10 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
-from types import MethodType
+from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -190,14 +192,12 @@ def _forward_of(argument: str) -> Callable[..., Tensor]:
 _FORWARDS = {side: _forward_of(argument) for side, argument in ARGUMENTS.items()}
 
 
-def _is_installed(layer: nn.Module, side: str) -> bool:
-    forward = vars(layer).get("forward")
-    # A shallow copy of a layer has the method of that layer.
-    return getattr(forward, "__func__", None) is _FORWARDS[side] and forward.__self__ is layer
+#: What [`is_theirs`] and [`_lets_through`] have found of a function, for each step asks of the same ones.
+_theirs: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
+_open: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
 
 
-def is_theirs(function: Any) -> bool:
-    """Whether a function, and what it wraps, is written in a library, and not put in the place of one that is."""
+def _all_theirs(function: Any) -> bool:
     while function is not None:
         function = getattr(function, "__func__", function)
         # Not `__module__`, which a wrapper copies from what it wraps.
@@ -208,10 +208,21 @@ def is_theirs(function: Any) -> bool:
     return True
 
 
+def is_theirs(function: Any) -> bool:
+    """Whether a function, and what it wraps, is written in a library, and not put in the place of one that is."""
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return _all_theirs(function)
+    if function not in _theirs:
+        _theirs[function] = _all_theirs(function)
+    return _theirs[function]
+
+
 def _is_original(module: nn.Module, side: str) -> bool:
     """Whether a module computes what its class in a library computes, or what is put in its place here; each token by itself."""
-    kind, forward = own_class(module), getattr(vars(module).get("forward"), "__func__", None)
-    if "forward" in vars(module) and forward not in (_FORWARDS[side], type(module).forward):
+    kind, forward = own_class(module), vars(module).get("forward")
+    # Another thread may be reading.
+    if forward is not None and getattr(forward, "__func__", None) is not _FORWARDS[side]:
         return False
     by_itself = kind.__module__.startswith(_EACH_TOKEN) or kind in _EACH_TOKEN_CLASSES
     # Those that hold others have no forward.
@@ -248,7 +259,11 @@ def _attending(layer: nn.Module) -> list[nn.Module]:
 def _lets_through(module: nn.Module) -> bool:
     """Whether a module takes arguments that it does not know."""
     forward = vars(module).get("forward", type(module).forward)
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(forward).parameters.values())
+    function = getattr(forward, "__func__", forward)
+    if function not in _open:
+        parameters = inspect.signature(function).parameters.values()
+        _open[function] = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return _open[function]
 
 
 def _whole(
@@ -256,6 +271,8 @@ def _whole(
 ) -> str | None:
     """Why the last layer must be computed for all tokens, `None` if it need not."""
     core, layer = wrappers[-1], layers[-1]
+    if any(isinstance(wrapper, nn.DataParallel) for wrapper in wrappers):
+        return "copies of it on several devices would share one method"
     if own_class(layer).__name__ not in _LAYERS:
         return f"a {own_class(layer).__name__} is not among the layers that are known"
     if _places(core, layer) > 1:
@@ -289,6 +306,7 @@ def _whole(
     return None
 
 
+@contextmanager
 def reading(
     wrappers: list[nn.Module],
     tower: nn.Module,
@@ -296,12 +314,13 @@ def reading(
     layers: list[nn.Module],
     other_layers: list[nn.Module],
     token: int | Tensor,
-) -> dict[str, int | Tensor]:
+) -> Iterator[dict[str, int | Tensor]]:
     """
-    The argument by which a tower computes its last layer for one token.
+    Inside the block, a tower that is given the argument which the block gets computes its last layer for one token.
 
-    A tower that is not asked by it computes all tokens, as ever. It steps aside, and says why in the log, if outputs of all
-    layers are asked for, a hook or another computation is in the way, dropout is drawn, or attention is of another kind.
+    Without the argument it computes all tokens, as ever, and after the block nothing of this is left in the model. It steps
+    aside, and says why in the log, if outputs of all layers are asked for, a hook or another computation is in the way, dropout
+    is drawn, or attention is of another kind.
 
     Args:
         wrappers (List of `torch.nn.Module`): The wrappers of the model, from the outermost one, and at last the model itself.
@@ -311,7 +330,7 @@ def reading(
         other_layers (List of `torch.nn.Module`): The layers of the other tower, which is told the same.
         token (`int` or `torch.Tensor` of shape `(rows,)`): The token at which its output is read.
 
-    Returns:
+    Yields:
         `dict`: The argument, or nothing.
     """
     reason = _whole(wrappers, tower, layers, other_layers, side) if layers else "its layers are not of one kind"
@@ -320,11 +339,13 @@ def reading(
         if said not in _said:
             _said.add(said)
             _logger.info(said)
-        return {}
-    for layer in layers[:-1]:
-        # The last one of before, where layers were added.
-        if _is_installed(layer, side):
-            vars(layer).pop("forward", None)
-    if not _is_installed(layers[-1], side):
-        layers[-1].forward = MethodType(_FORWARDS[side], layers[-1])
-    return {ARGUMENTS[side]: token}
+        yield {}
+        return
+    layer = layers[-1]
+    # A method that stayed would go along with copies of the layer, and compute with the weights of this one.
+    layer.forward = MethodType(_FORWARDS[side], layer)
+    try:
+        yield {ARGUMENTS[side]: token}
+    finally:
+        # If two threads read, the other one now computes all tokens, which gives the same.
+        vars(layer).pop("forward", None)

@@ -4,7 +4,7 @@
 import copy
 import functools
 import logging
-import pickle
+from contextlib import nullcontext
 from types import MethodType
 
 import pytest
@@ -33,7 +33,7 @@ MLPS = ("mlp", "ffn", "intermediate")
 @pytest.fixture
 def whole(monkeypatch):
     """Call it to have all layers computed for all tokens from then on."""
-    return lambda: monkeypatch.setattr(dual_encoder, "reading", lambda *_: {})
+    return lambda: monkeypatch.setattr(dual_encoder, "reading", lambda *_: nullcontext({}))
 
 
 @pytest.fixture(autouse=True)
@@ -463,21 +463,38 @@ def test_dropout_is_drawn_for_all_tokens():
     torch.testing.assert_close(*drawn, rtol=0, atol=1e-12)
 
 
-def test_a_copy_computes_with_its_own_weights(whole):
-    """As a teacher does, that is copied from a student; and one that went through a file of Python objects."""
+def test_a_copy_computes_with_its_own_weights():
+    """As a teacher does, that is copied from a student."""
     model, inputs = family_model("clip").double(), batch("clip")
     features(model, inputs)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
-        with torch.no_grad():
-            for value in other.parameters():
-                value.mul_(1.1)
-        seen = watch(other)
-        ours = features(other, inputs)
-        assert set(seen.values()) == {1}
-        theirs = other.get_image_features(inputs[0]), other.get_text_features(inputs[1])
-        for mine, plain in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, plain.pooler_output, rtol=0, atol=1e-12)
-        assert not torch.equal(ours[0], features(model, inputs)[0])
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(1.1)
+    seen = watch(other)
+    ours = features(other, inputs)
+    assert set(seen.values()) == {1}
+    theirs = other.get_image_features(inputs[0]), other.get_text_features(inputs[1])
+    for mine, plain in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, plain.pooler_output, rtol=0, atol=1e-12)
+    assert not torch.equal(ours[0], features(model, inputs)[0])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_in_the_model(fails):
+    """Shallow copies and replicas of several devices would take it along, with the weights of this model."""
+    model, inputs = family_model("clip").double(), batch("clip")
+    before = [dict(vars(module)) for module in model.modules()]
+    if fails:
+        with pytest.raises(ValueError, match="image size"):
+            features(model, (torch.cat([inputs[0], inputs[0]], dim=-1), inputs[1]), together=False)
+        with pytest.raises(ValueError, match="image size"):
+            features(model, (torch.cat([inputs[0], inputs[0]], dim=-1), inputs[1]))
+    else:
+        features(model, inputs)
+        features(model, inputs, together=False)
+    for module, old in zip(model.modules(), before, strict=True):
+        assert vars(module).keys() == old.keys() and "forward" not in vars(module)
 
 
 def test_layers_put_behind_the_last_one_are_not_forgotten():
