@@ -306,28 +306,28 @@ class DualEncoder:
 
     def _read_images(self) -> AbstractContextManager[dict[str, int | Tensor]]:
         """What has the image tower compute its last layer for the token alone at which images are read."""
-        return self._read("image", "vision_model", 0) if self.family.reads_class_token else nullcontext({})
+        return self._read("image", "vision_model", 0) if self.family.reads_class_token and self._is_plain() else nullcontext({})
 
     def _read_texts(self, input_ids: Tensor) -> AbstractContextManager[dict[str, int | Tensor]]:
         """The same for captions."""
-        if self.family.any_towers:
-            return nullcontext({})
         rules = self.caption_rules
+        if self.family.any_towers or not self._is_plain():
+            return nullcontext({})
         # It has its own record of the token at which it reads, from when it was built.
         if rules.reads == "end" and self.core.text_model.eos_token_id != rules.end_of_text:
             return nullcontext({})
         place = {"mask": 0, "fixed": -1}.get(rules.reads)
         return self._read("text", "text_model", rules.end_positions(input_ids) if place is None else place)
 
-    def _read(self, side: str, name: str, token: int | Tensor) -> AbstractContextManager[dict[str, int | Tensor]]:
+    def _is_plain(self) -> bool:
         # A subclass, or a function put in the place of the model's own, may do anything with what its towers give.
         calls = self.core.forward, self.core.get_image_features, self.core.get_text_features
-        if own_class(self.core) is not self.family.model_class or not all(map(is_theirs, calls)):
-            return nullcontext({})
-        tower = getattr(self.core, name)
+        return own_class(self.core) is self.family.model_class and all(map(is_theirs, calls))
+
+    def _read(self, side: str, name: str, token: int | Tensor) -> AbstractContextManager[dict[str, int | Tensor]]:
         layers = self.layers()
         own, other = layers if side == "image" else layers[::-1]
-        return reading(_wrappers(self.model), tower, side, own, other, token)
+        return reading(_wrappers(self.model), getattr(self.core, name), side, own, other, token)
 
     def text_features(self, input_ids: Tensor) -> Tensor:
         """

@@ -63,7 +63,9 @@ def test_tip_adapter_f_starts_as_tip_adapter(tiny_clip, tmp_path):
     for dataset, views in ((features, {}), (images, {"tip_views": 2})):
         trainer = trainer_of(TipAdapterFTrainer, tiny_clip, tmp_path, dataset, **options, **views)
         for name, value in tip.state_dict().items():
-            assert torch.equal(trainer.head.state_dict()[name], value), name
+            # Images are encoded in batches of another size.
+            near = {"rtol": 0, "atol": 0} if dataset is features else {"rtol": 1e-5, "atol": 1e-6}
+            torch.testing.assert_close(trainer.head.state_dict()[name], value, **near)
         trainer.train()
         embeds = normalize(features.features[0], dim=-1)
         expected = cross_entropy(tip(embeds), features.labels).item()

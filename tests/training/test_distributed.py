@@ -58,6 +58,7 @@ def settings(device: str = "cpu", **values) -> SimpleNamespace:
         "per_device_train_batch_size": 4,
         "dataloader_drop_last": False,
         "origins": {},
+        "optim": "adamw_torch",
     }
     return SimpleNamespace(device=torch.device(device), **{**defaults, **values})
 

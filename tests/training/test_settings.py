@@ -155,6 +155,7 @@ def test_every_setting_is_tried():
         "fully_shard",
         "save_on_interrupt",
         "log_gradient_shares",
+        "spd_weight",
     }
     assert own - set(OTHER) == rest | {"shard_teacher"}
 
