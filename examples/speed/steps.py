@@ -30,7 +30,9 @@ PUBLISHED_INTERVAL = 500
 TOTAL_STEPS = 10_000
 
 
-class _TakesTurns(TrainerCallback):
+class TakesTurns(TrainerCallback):
+    """Calls `turn` before the first step of a Trainer and after each; ends its run on `False`."""
+
     def __init__(self, turn, device: torch.device):
         self.turn, self.device = turn, device
 
@@ -67,38 +69,54 @@ def ours(
     """
     clip = random_model(model)
     with tempfile.TemporaryDirectory() as folder:
-        args = RobustTrainingArguments(
-            output_dir=folder,
-            **{
-                "use_cpu": True,
-                "max_steps": TOTAL_STEPS,
-                "per_device_train_batch_size": batch,
-                "learning_rate": LEARNING_RATE,
-                "weight_decay": DECAY,
-                "max_grad_norm": CLIP,
-                "warmup_steps": 0,
-                "lr_scheduler_type": "constant",
-                # The teacher moves in every step, so that none of its texts is used again: the dearest case.
-                # Of methods that have a teacher, or train the scale.
-                "ema_update_every": Suggested(1, "the speed suite"),
-                "trajectory_update_every": Suggested(1, "the speed suite"),
-                "ema_end_momentum": Suggested(MOMENTUM, "the speed suite"),
-                "bound_logit_scale": Suggested(False, "the speed suite"),
-                "train_sampling_strategy": "sequential",
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                **settings,
-            },
-        )
         data = Pairs(clip.config, batch, 1000 * batch, device, captions)
         collator = functools.partial(collate, length=caption_length)
-        trainer = METHODS[method](clip, args, train_dataset=data, data_collator=collator)
-        trainer.remove_callback(PrinterCallback)
+        settings = {"output_dir": folder, "per_device_train_batch_size": batch, **settings}
+        trainer = our_trainer(method, clip, settings, train_dataset=data, data_collator=collator)
         # Last, so that a turn ends after the teacher has moved.
-        trainer.add_callback(_TakesTurns(turn, args.device))
+        trainer.add_callback(TakesTurns(turn, trainer.args.device))
         trainer.train()
         turn.trainer = trainer
+
+
+def our_trainer(method: str, clip, settings: dict, **data):
+    """
+    One of our Trainers, as every item here sets it.
+
+    Args:
+        method (`str`): `"carot"`, `"tracer"` or `"flyp"`.
+        clip ([`~transformers.CLIPModel`]): The model.
+        settings (`dict`): Of [`RobustTrainingArguments`]: output folder and batch, and others beside and instead of those here.
+        data (`Any`): `train_dataset`, and `data_collator` or `processing_class`.
+
+    Returns:
+        [`RobustTrainer`]
+    """
+    args = RobustTrainingArguments(
+        **{
+            "use_cpu": True,
+            "max_steps": TOTAL_STEPS,
+            "learning_rate": LEARNING_RATE,
+            "weight_decay": DECAY,
+            "max_grad_norm": CLIP,
+            "warmup_steps": 0,
+            "lr_scheduler_type": "constant",
+            # The teacher moves in every step, so that none of its texts is used again: the dearest case.
+            # Of methods that have a teacher, or train the scale.
+            "ema_update_every": Suggested(1, "the speed suite"),
+            "trajectory_update_every": Suggested(1, "the speed suite"),
+            "ema_end_momentum": Suggested(MOMENTUM, "the speed suite"),
+            "bound_logit_scale": Suggested(False, "the speed suite"),
+            "train_sampling_strategy": "sequential",
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            **settings,
+        },
+    )
+    trainer = METHODS[method](clip, args, **data)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _batches(config, batch: int, collator, captions: int | None = None) -> Iterator[dict]:
@@ -107,7 +125,8 @@ def _batches(config, batch: int, collator, captions: int | None = None) -> Itera
         yield from DataLoader(pairs, batch_size=batch, collate_fn=collator)
 
 
-def _contrastive(per_image, per_text):
+def contrastive(per_image, per_text):
+    """The loss of CLIP from the logits (batch, batch) of both directions."""
     target = torch.arange(len(per_image))
     return (F.cross_entropy(per_image, target) + F.cross_entropy(per_text, target)) / 2
 
@@ -132,7 +151,7 @@ def bare(turn, model: str, batch: int) -> None:
             with record_function("teacher, forward"), torch.no_grad():
                 target = teacher(**inputs)
         with record_function("losses, forward"):
-            loss = _contrastive(output.logits_per_image, output.logits_per_text)
+            loss = contrastive(output.logits_per_image, output.logits_per_text)
             visual, text = student.visual_projection.weight, student.text_projection.weight
             loss = loss + ORTHOGONALITY * torch.linalg.matrix_norm(visual @ visual.t() - identity)
             loss = loss + CROSS * torch.linalg.matrix_norm(visual.t() @ text)
@@ -160,11 +179,17 @@ def reference(turn, model: str, batch: int, ema_update_every: int = 1, captions:
     CaRot as the published code does it: captions of 77 tokens, the teacher encodes all of them in every step, one
     parameter after the other in AdamW (torch's default on the CPU), decay on all, and EMA; no clipping.
     """
-    student = random_model(model).train()
+    student = random_model(model)
+    padded = functools.partial(collate, length=POSITIONS)
+    reference_loop(turn, student, _batches(student.config, batch, padded, captions), ema_update_every)
+
+
+def reference_loop(turn, student, batches: Iterator[dict], ema_update_every: int = 1) -> None:
+    """The steps of [`reference`] for a model and `batches` of `pixel_values` and `input_ids`."""
+    student.train()
     teacher = copy.deepcopy(student).eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=DECAY)
-    padded = functools.partial(collate, length=POSITIONS)
-    batches, step, turn.losses = _batches(student.config, batch, padded, captions), 0, []
+    step, turn.losses = 0, []
 
     def logits(model, inputs):
         image = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
@@ -183,7 +208,7 @@ def reference(turn, model: str, batch: int, ema_update_every: int = 1, captions:
             group["lr"] = LEARNING_RATE
         optimizer.zero_grad()
         per_image, per_text = logits(student, inputs)
-        loss = _contrastive(per_image, per_text)
+        loss = contrastive(per_image, per_text)
         visual, text = student.visual_projection.weight.t(), student.text_projection.weight.t()
         gram = visual.t() @ visual
         loss = loss + ORTHOGONALITY * ((gram - torch.eye(len(gram))) ** 2).sum() ** 0.5

@@ -93,6 +93,8 @@ class Contender:
         threads (`int` or `None`): Threads of torch in each process; `None` for a function without torch.
         processes (`int`, *optional*, defaults to 1): More than one form a group of torch.distributed, each calling
             `function`; a step lasts as long as the slowest of them.
+        children (`bool`, *optional*, defaults to `False`): Whether the function starts processes itself, such as the workers of
+            a loader.
 
     Attributes:
         seconds: Of each step, after [`interleave`].
@@ -106,6 +108,7 @@ class Contender:
     settings: dict
     threads: int | None
     processes: int = 1
+    children: bool = False
     seconds: list[float] = field(default_factory=list)
     info: dict = field(default_factory=dict)
     results: list[dict] = field(default_factory=list)
@@ -133,7 +136,8 @@ class Contender:
                 ranks["LOCAL_WORLD_SIZE"] = self.processes
                 environment = {**address, **{name: str(value) for name, value in ranks.items()}}
             work = (there, self.function, self.threads, environment, self.settings)
-            worker = context.Process(target=_work, args=work, daemon=True)
+            # A daemon may have no children; what is none ends too when this process does, by the end of its line.
+            worker = context.Process(target=_work, args=work, daemon=not self.children)
             with _in_environment(ALLOCATOR):
                 worker.start()
             there.close()

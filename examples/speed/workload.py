@@ -24,12 +24,14 @@ SIZES = {
     "vit-l-14": {"vision": (1024, 24, 16, 14), "text": (768, 12), "projection": 768},
 }
 POSITIONS = 77
-_END = 49_407
-_START = 49_406
+END = 49_407
+START = 49_406
 
 #: CLIP's own tokenizer gives the captions of ImageNet's classes and templates 9.6 tokens on average and 13.9 to the
 #: longest of 32; one token for each six characters of a word gives 10.1 and 14.2.
 _CHARACTERS_A_TOKEN = 6
+#: The same as an expression: words in pieces, and marks.
+PIECES = rf"\w{{1,{_CHARACTERS_A_TOKEN}}}|[^\w\s]"
 
 
 def model_config(name: str) -> CLIPConfig:
@@ -72,10 +74,10 @@ def _config(vision: tuple, text: tuple, projection: int, image_size: int = 224, 
             "num_hidden_layers": text_layers,
             "num_attention_heads": text_heads,
             "max_position_embeddings": POSITIONS,
-            "vocab_size": _END + 1,
-            "bos_token_id": _START,
-            "eos_token_id": _END,
-            "pad_token_id": _END,
+            "vocab_size": END + 1,
+            "bos_token_id": START,
+            "eos_token_id": END,
+            "pad_token_id": END,
             "hidden_act": "quick_gelu",
         },
         projection_dim=projection,
@@ -97,21 +99,17 @@ class WordTokens:
     with `padding="max_length"`.
     """
 
-    padding_side, pad_token_id, model_max_length = "right", _END, POSITIONS
+    padding_side, pad_token_id, model_max_length = "right", END, POSITIONS
 
     def __call__(self, texts: Sequence[str], padding=True, max_length: int = POSITIONS, **options) -> dict:
-        rows = [[_START, *self._ids(text)[: max_length - 2], _END] for text in texts]
+        rows = [[START, *self._ids(text)[: max_length - 2], END] for text in texts]
         longest = max_length if padding == "max_length" else max(map(len, rows))
-        return {"input_ids": torch.tensor([row + [_END] * (longest - len(row)) for row in rows])}
+        return {"input_ids": torch.tensor([row + [END] * (longest - len(row)) for row in rows])}
 
     @staticmethod
     def _ids(text: str) -> list[int]:
-        ids = []
-        for word in re.findall(r"\w+|[^\w\s]", text):
-            pieces = [word[i : i + _CHARACTERS_A_TOKEN] for i in range(0, len(word), _CHARACTERS_A_TOKEN)]
-            # Not `hash`, which differs from process to process.
-            ids += [int.from_bytes(piece.encode(), "big") % _START for piece in pieces]
-        return ids
+        # Not `hash`, which differs from process to process.
+        return [int.from_bytes(piece.encode(), "big") % START for piece in re.findall(PIECES, text)]
 
 
 def imagenet_prompts(count: int, seed: int = 0) -> list[str]:

@@ -6,12 +6,13 @@ import json
 import statistics
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPModel
+from transformers import CLIPModel, TrainerCallback
 
 SUITE = Path(__file__).resolve().parents[2] / "examples" / "speed"
 sys.path.insert(0, str(SUITE))
@@ -21,6 +22,8 @@ import croft  # noqa: E402
 import heads  # noqa: E402
 import memory  # noqa: E402
 import paper_run  # noqa: E402
+import peer_trainers  # noqa: E402
+import peers  # noqa: E402
 import pictures  # noqa: E402
 import processes  # noqa: E402
 import run  # noqa: E402
@@ -44,7 +47,7 @@ def in_this_process(monkeypatch):
             contender.results = [{"peak_bytes": 1, **(contender.function(turn, **contender.settings) or {})}]
             contender.seconds, contender.info = turn.seconds, turn.info
 
-    for module in (steps, heads, croft, processes, what_trains):
+    for module in (steps, heads, croft, processes, what_trains, peers):
         monkeypatch.setattr(module, "interleave", one_after_the_other)
     for module in (memory, scores, pictures, what_trains):
         monkeypatch.setattr(module, "in_a_process", lambda function, *arguments: function(*arguments))
@@ -227,6 +230,103 @@ def test_what_trains_is_counted(in_this_process, tmp_path, capsys):
         # Two moments of each, and the count of steps.
         assert 8 * row["parameters"] <= row["optimizer_bytes"] <= 8 * row["parameters"] + 4 * 200
     assert "LoRA" in capsys.readouterr().out
+
+
+# ---- Peers -----------------------------------------------------------------------------------------------------------
+
+
+class Gradients(TrainerCallback):
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters()})
+
+
+@pytest.fixture(scope="module")
+def eight_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("peers")
+    peer_trainers.prepare(folder, "tiny", 8)
+    return folder
+
+
+def test_the_plain_trainer_does_what_our_flyp_does(eight_files):
+    short = {"max_steps": 2, "logging_steps": 1, "max_grad_norm": 0.0}
+    ours, plain = peer_trainers.flyp(eight_files, 8, crops=False, **short), peer_trainers.contrastive_example(eight_files, 8, **short)
+    ids = [next(iter(trainer.get_train_dataloader()))["input_ids"] for trainer in (ours, plain)]
+    assert ids[0].shape[1] < ids[1].shape[1] == 77 and torch.equal(ids[0], ids[1][:, : ids[0].shape[1]])
+    gradients = Gradients(), Gradients()
+    for trainer, kept in zip((ours, plain), gradients, strict=True):
+        trainer.add_callback(kept)
+        trainer.train()
+    losses = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (ours, plain)]
+    # The log of the plain Trainer is rounded to four digits after the point.
+    assert len(losses[0]) == 2 and [float(loss) for loss in losses[0]] == pytest.approx([float(x) for x in losses[1]], abs=1e-4)
+    assert gradients[0].steps[0].keys() == gradients[1].steps[0].keys()
+    largest = max(value.abs().max().item() for value in gradients[0].steps[0].values())
+    for name, value in gradients[0].steps[0].items():
+        torch.testing.assert_close(value, gradients[1].steps[0][name], rtol=1e-4, atol=1e-5 * largest, msg=name)
+    # Two steps of AdamW at 1e-5 move a weight by 2e-5. The bias of the keys has no gradient but rounding, and may go either way.
+    apart = {
+        name: (value - other).abs().mean().item()
+        for (name, value), other in zip(ours.model.named_parameters(), plain.model.parameters(), strict=True)
+        if not name.endswith("k_proj.bias")
+    }
+    # The plain Trainer decays the scale too, as the table says.
+    assert apart.pop("logit_scale") == pytest.approx(2 * 1e-5 * 0.1 * 2.6592, rel=0.1)
+    assert max(apart.values()) < 1e-8 and furthest(ours.model, workload.random_model("tiny")) > 1.5e-5
+
+
+def test_peers_train_on_the_same_pairs_and_by_the_same_loss(eight_files, monkeypatch):
+    contrastive = types.ModuleType("open_clip")
+    contrastive.ClipLoss = lambda: lambda image, text, scale: steps.contrastive(scale * image @ text.T, scale * text @ image.T)
+    monkeypatch.setitem(sys.modules, "open_clip", contrastive)
+    turns = {name: Steps(1) for name in ("open_clip", "CaRot, reference-style")}
+    for name, turn in turns.items():
+        peers.train(turn, name, str(eight_files), 8)
+    data = peer_trainers.ProcessedFiles(eight_files, peer_trainers.checkpoint(eight_files)[1])
+    model = workload.random_model("tiny")
+    loss = model(**peer_trainers.with_loss([data[i] for i in range(8)])).loss.item()
+    assert turns["open_clip"].losses == pytest.approx([loss], rel=1e-5)
+    visual, text = model.visual_projection.weight, model.text_projection.weight
+    penalty = 0.2 * (visual @ visual.T - torch.eye(32)).norm() + 0.05 * (visual.T @ text).norm()
+    assert turns["CaRot, reference-style"].losses == pytest.approx([loss + penalty.item()], rel=1e-5)
+
+
+def test_a_turn_of_several_steps():
+    turn = Steps(2)
+    several, asked = peers.Every(turn, 3), 0
+    while several():
+        asked += 1
+    assert asked == 6 and len(turn.seconds) == 2
+
+
+def test_quick_peers_have_a_row_for_each(in_this_process, tmp_path, monkeypatch, capsys):
+    absent = ("sentence-transformers", "open_clip")
+    monkeypatch.setattr(peer_trainers, "find_spec", lambda module: None)
+    rows = peers.main(["--quick", "--threads", "1", "--rounds", "1", "--output_dir", str(tmp_path)])
+    result = json.loads((tmp_path / peers.RESULTS).read_text())
+    assert result["rows"] == rows and result.keys() >= {"machine", "versions", "command", "settings"}
+    parts = ["step", *(f"reading an epoch of 16 files, {workers} workers" for workers in (0, 2))]
+    assert [(row["what"], row["name"]) for row in rows] == [(part, name) for part in parts for name in peers.PEERS]
+    for row in rows:
+        assert ("not_run" in row) == (row["name"] in absent)
+        if "not_run" not in row:
+            pairs = 8 if row["what"] == "step" else 16
+            assert row["images_per_second"] == pytest.approx(pairs / row["seconds"][0]) and len(row["seconds"]) == 1
+            flyp = next(other for other in rows if other["what"] == row["what"] and other["name"] == "FLYP")
+            if row is not flyp:
+                assert row["ratios"]["FLYP"] == pytest.approx(flyp["seconds"][0] / row["seconds"][0])
+    table = (tmp_path / "peers.md").read_text()
+    assert "not run: sentence-transformers is not installed" in table and table.count("\n") == len(rows) + 2
+    assert "open_clip is not installed; it needs torchvision" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("wrong", [["--files", "33"], ["--batch", "2"], ["--rounds", "0"], ["--only", "nobody"]])
+def test_impossible_settings_of_peers_are_refused(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit):
+        peers.parse(["--output_dir", str(tmp_path), *wrong])
+    assert wrong[0] in capsys.readouterr().err
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
