@@ -2,9 +2,9 @@
 """
 Measures FLYP and CaRot beside what else fine-tunes a CLIP model: a training step, and an epoch of JPEG files.
 
-    python examples/speed/peers.py --output_dir outputs/peers                 # 6 minutes on two idle cores
+    python examples/speed/peers.py --output_dir outputs/peers                 # ViT-B/32 size, batch 32
     python examples/speed/peers.py --output_dir outputs/peers --quick         # a tiny model: tries the script, not the speed
-    python examples/speed/peers.py --output_dir outputs/peers --epoch train   # trains the epochs too, half an hour
+    python examples/speed/peers.py --output_dir outputs/peers --epoch train   # trains on the epochs, far longer
 
 All get the same files (500 x 375 pixels), captions, batches, weights and threads, read them as each does, and take turns. A
 step reads its batch itself, without workers. An epoch is what the loader of each gives in a pass over all files, with and
