@@ -474,8 +474,17 @@ def test_where_one_image_ends_matters():
 # Several processes
 
 
+@pytest.fixture
+def one_thread():
+    """As many as each of the processes has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.same_bits("whole batches of 4 are dealt out, each is the one that one process makes")
-def test_two_processes_give_what_one_gives(tiny_clip, tmp_path):
+def test_two_processes_give_what_one_gives(tiny_clip, tmp_path, one_thread):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     run = run_ranks(2, script, tmp_path, ACCELERATE_USE_CPU="true")
