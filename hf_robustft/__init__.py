@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.catalog.sets import register_benchmark as register_benchmark
     from .data.few_shot import few_shot as few_shot
     from .data.images import BadImages as BadImages
+    from .deployment.pipeline import pipeline as pipeline
     from .evaluation.alpha_sweep import AlphaSweep as AlphaSweep
     from .evaluation.alpha_sweep import sweep_alpha as sweep_alpha
     from .evaluation.collect import collect_logits as collect_logits
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from .publishing.hub import publish as publish
     from .publishing.model_card import refresh_model_card as refresh_model_card
     from .publishing.model_card import write_model_card as write_model_card
-    from .publishing.pipeline import pipeline as pipeline
     from .training.methods import CARFTTrainer as CARFTTrainer
     from .training.methods import CaRotCRoFTTrainer as CaRotCRoFTTrainer
     from .training.methods import CaRotTrainer as CaRotTrainer
@@ -110,10 +110,10 @@ _ROOMS = {
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.report": ["EvaluationReport"],
     "evaluation.temperature": ["TemperatureScaling"],
+    "deployment.pipeline": ["pipeline"],
     "publishing.finish": ["finish_checkpoint"],
     "publishing.hub": ["publish"],
     "publishing.model_card": ["refresh_model_card", "write_model_card"],
-    "publishing.pipeline": ["pipeline"],
     "training.trainer": ["RobustTrainer"],
     "training.methods": [
         "CARFTTrainer",

@@ -36,17 +36,11 @@ from ..modeling.checkpoint import load_dual_encoder, load_processor, own_files
 from ..modeling.checkpoint_file import is_packaged
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.model_files import has_trained_head, reading
 from ..modeling.output_folders import check_apart, check_output_dir
 from ..modeling.processes import commits_of_the_first
 from ..publishing.card_sections import draw_pictures
-from ..publishing.run_folder import (
-    EVALUATION_FILE,
-    LOGITS,
-    LOGITS_STAGE,
-    has_trained_head,
-    reading,
-    replacing,
-)
+from ..publishing.run_folder import EVALUATION_FILE, LOGITS, LOGITS_STAGE, replacing
 from ..training.image_check import check_images
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import (

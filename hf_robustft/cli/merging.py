@@ -33,10 +33,10 @@ from ..modeling.interpolation import (
     model_stock,
 )
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.model_files import has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.adapter_heads import FrozenHeadMixin
 from ..objectives.cross_entropy import CrossEntropyMixin
-from ..publishing.run_folder import has_trained_head
 from ..training.methods import METHODS
 from .option_rules import MERGE_READS, check_sources, trained_method
 

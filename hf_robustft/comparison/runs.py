@@ -25,8 +25,9 @@ from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predict
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..files import read_csv
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.model_files import reading
 from ..objectives.papers import METHOD_FACTS
-from ..publishing.run_folder import EVALUATION_FILE, reading
+from ..publishing.run_folder import EVALUATION_FILE
 from .same_data import check_data, check_predictions, check_twins, left_out, unreadable
 
 METRICS = ("accuracy", "nll", "ece", "brier")

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..files import settle, write_whole
+from ..modeling.metadata import ZERO_SHOT_HEAD
 from ..modeling.zero_shot import ZeroShotHead
 from .open_set import open_set_metrics
 from .report_schema import check_report
 
 FORMAT = 1
-ZERO_SHOT_HEAD = "zero-shot prompts"
 TRAINED_HEAD = ZeroShotHead.label
 #: Files of a sweep over the weights between two models.
 SWEEP_TABLE, SWEEP_PICTURE = "alpha_sweep.csv", "alpha_sweep.png"

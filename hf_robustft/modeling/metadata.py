@@ -16,6 +16,8 @@ from ..files import locked, settle, write_whole
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
+#: What `head` is where results are those of prompts.
+ZERO_SHOT_HEAD = "zero-shot prompts"
 #: What Transformers' configurations call it, where an image may have several labels or none.
 MULTI_LABEL = "multi_label_classification"
 #: Parts that are there only where they were given, and their JSON types.

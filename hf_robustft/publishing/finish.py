@@ -32,6 +32,7 @@ from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json, update_robustft_json
+from ..modeling.model_files import MODEL_FILES, has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
 from . import eval_results
@@ -41,14 +42,7 @@ from .label_lists import check_multi_label, label_thresholds
 from .metadata import write_robustft_json
 from .model_card import refresh_model_card, write_model_card
 from .progress_card import write_progress_card
-from .run_folder import (
-    EVALUATION_FILE,
-    LOGITS,
-    LOGITS_STAGE,
-    MODEL_FILES,
-    has_trained_head,
-    replacing,
-)
+from .run_folder import EVALUATION_FILE, LOGITS, LOGITS_STAGE, replacing
 
 logger = logging.getLogger(__name__)
 

@@ -22,16 +22,11 @@ from ..evaluation.report import load_reports
 from ..files import is_of_this_room
 from ..modeling.checkpoint import load_processor
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.model_files import CONFIG_FILES, INDEX_FILE, WEIGHT_FILES, has_trained_head
 from ..modeling.tensor_files import opened
 from ..modeling.zero_shot import HEAD_FILE
 from .card_file import CARD_FILE, is_generated
-from .run_folder import (
-    CONFIG_FILES,
-    EVALUATION_FILE,
-    INDEX_FILE,
-    WEIGHT_FILES,
-    has_trained_head,
-)
+from .run_folder import EVALUATION_FILE
 
 #: What a loaded model depends on. Of these the repository keeps none that the folder does not have.
 MODEL_FILES = (*WEIGHT_FILES, METADATA_FILE)

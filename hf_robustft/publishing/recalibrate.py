@@ -34,13 +34,14 @@ from ..modeling.checkpoint import load_checkpoint, load_processor
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.model_files import has_trained_head
 from ..modeling.output_folders import check_output_dir
 from . import eval_results
 from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
-from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, has_trained_head, similarity_in
+from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, similarity_in
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6

@@ -9,25 +9,23 @@ the Trainer.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import CONFIG_NAME
 
 from ..evaluation.predictions import PREDICTIONS_FILE
-from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD
-from ..files import changing, half_names, settle
-from ..modeling.adapters import ADAPTERS_FILE
+from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE
+from ..files import changing, half_names
 from ..modeling.families import FAMILIES
 from ..modeling.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..modeling.metadata import METADATA_FILE
+from ..modeling.model_files import MODEL_FILES, fits
 from ..modeling.zero_shot import HEAD_FILE
 from . import eval_results
 from .card_file import (
@@ -43,19 +41,6 @@ EVALUATION_FILE = "evaluation.json"
 LOGITS = "logits"
 #: Logits of an evaluation, until they belong to a finished folder.
 LOGITS_STAGE = ".robustft_logits"
-INDEX_FILE = "model.safetensors.index.json"
-_MODEL_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
-WEIGHT_FILES = (*_MODEL_WEIGHTS, HEAD_FILE, ADAPTERS_FILE, ADAPTER_WEIGHTS)
-CONFIG_FILES = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja", ADAPTER_CONFIG),
-)
-#: What loading the model depends on, and what the Trainer writes beside it.
-MODEL_FILES = (
-    *(*WEIGHT_FILES, *CONFIG_FILES),
-    *("training_args.bin", "robustft_state.json", "robustft_state.safetensors"),
-)
 RESULT_FILES = (
     *(METADATA_FILE, EVALUATION_FILE, PREDICTIONS_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE),
     *(SWEEP_TABLE, SWEEP_PICTURE),
@@ -77,19 +62,13 @@ def _owned_files(folder: str | Path) -> list[str]:
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     halves = [half_names(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)]
-    owned = [name for name in names if _fits(name, (*MODEL_FILES, *RESULT_FILES, *halves))]
+    owned = [name for name in names if fits(name, (*MODEL_FILES, *RESULT_FILES, *halves))]
     owned += [name for name in (CARD_FILE, GENERATED_FILE) if name in names and is_untouched(folder / name)]
     entries = sorted((folder / eval_results.FOLDER).glob("*.yaml"))
     owned += [f"{eval_results.FOLDER}/{path.name}" for path in entries if eval_results.is_ours(path)]
     owned += [name for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) if (folder / name).is_file()]
     owned += [f"{LOGITS}/{path.name}" for path in sorted((folder / LOGITS).glob("*.safetensors"))]
     return owned
-
-
-def weights_in(folder: str | Path) -> list[str]:
-    """Return the names of the files of a model's own weights in a `folder`, one or several."""
-    folder = Path(folder)
-    return [path.name for path in folder.iterdir() if _fits(path.name, _MODEL_WEIGHTS)] if folder.is_dir() else []
 
 
 @contextmanager
@@ -109,52 +88,14 @@ def replacing(folder: str | Path, keep: Iterable[str] = (), since: float | None 
     folder, keep = Path(folder), tuple(keep)
 
     def goes(comes: Iterable[str]) -> list[str]:
-        return [name for name in _owned_files(folder) if not (_fits(name, keep) or _is_result_since(folder / name, since))]
+        return [name for name in _owned_files(folder) if not (fits(name, keep) or _is_result_since(folder / name, since))]
 
     with changing(folder, goes, by) as stage:
         yield stage
 
 
-@contextmanager
-def reading(folder: str | Path) -> Iterator[None]:
-    """
-    Refuse what the block has read of a model in a `folder` if another process has changed it meanwhile.
-
-    Raises:
-        OSError: If it has.
-        OSError, ValueError: As [`settle`], which comes first.
-    """
-    settle(folder)
-    before, failed = _model_in(folder), None
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        # Perhaps only of half of it.
-        failed = error
-    settle(folder)
-    if _model_in(folder) != before:
-        raise OSError(f"{folder} was changed by another command while it was read; start again.") from failed
-    if failed is not None:
-        raise failed
-
-
-def _model_in(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """By which the files that a model is read from are known to be the same."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in Path(folder).iterdir():
-        if _fits(path.name, (*MODEL_FILES, METADATA_FILE)):
-            with suppress(OSError):
-                state = path.stat()
-                found[path.name] = (state.st_ino, state.st_size, state.st_mtime_ns)
-    return found
-
-
-def _fits(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _is_result_since(path: Path, since: float | None) -> bool:
-    return since is not None and not _fits(path.name, MODEL_FILES) and path.stat().st_mtime >= since
+    return since is not None and not fits(path.name, MODEL_FILES) and path.stat().st_mtime >= since
 
 
 def similarity_in(folder: str | Path) -> str | None:
@@ -164,29 +105,6 @@ def similarity_in(folder: str | Path) -> str | None:
         return None
     family = FAMILIES.get(json.loads(path.read_text("utf-8")).get("model_type"))
     return None if family is None else family.similarity
-
-
-def has_trained_head(directory: str | Path, facts: Mapping[str, Any]) -> bool:
-    """
-    Return whether the results of a folder belong to a trained head.
-
-    That is decided by its `robustft.json`, and only if that does not say (or does not exist), by `head.safetensors`.
-
-    Args:
-        directory (`str` or `Path`): The folder.
-        facts (`Mapping[str, Any]`): What `load_robustft_json` returned; empty without the file.
-
-    Raises:
-        OSError: If the metadata claim a head that is not there.
-    """
-    path = Path(directory) / HEAD_FILE
-    claimed = facts["head"] != ZERO_SHOT_HEAD if "head" in facts else path.is_file()
-    if claimed and not path.is_file():
-        raise FileNotFoundError(
-            f"No {HEAD_FILE} in {directory}, though its {METADATA_FILE} says that the results are those of a trained head; "
-            "restore it, or train again."
-        )
-    return claimed
 
 
 # ---- Checkpoints of former runs ----------------------------------------------------------------------------------

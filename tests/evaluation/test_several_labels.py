@@ -16,6 +16,7 @@ from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_matching import load_matched
 from hf_robustft.data.few_shot import few_shot
 from hf_robustft.data.left_out import leave_out_classes
+from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import fit_on_validation
@@ -25,7 +26,6 @@ from hf_robustft.modeling.heads import TipAdapterHead
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.publishing.finish import finish_checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.publishing.pipeline import pipeline
 from hf_robustft.publishing.recalibrate import recalibrate
 
 N = 14

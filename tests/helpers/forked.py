@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 TESTS = Path(__file__).resolve().parents[1]
-PRELOADED = ("datasets", "hf_robustft.training.methods", "hf_robustft.publishing.pipeline", "helpers")
+PRELOADED = ("datasets", "hf_robustft.training.methods", "hf_robustft.deployment.pipeline", "helpers")
 
 #: Several processes on a busy machine of two cores take minutes; a hang must still end.
 SECONDS = 900

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "hf_robustft"
-ORDER = ("locks", "files", "data", "modeling", "objectives", "evaluation", "publishing", "training", "comparison", "cli")
+ORDER = ("locks", "files", "data", "modeling", "objectives", "evaluation", "deployment", "publishing", "training", "comparison", "cli")
 #: What the package root may give to a room: facts, not code of other rooms.
 ROOT_NAMES = {"__version__"}
 

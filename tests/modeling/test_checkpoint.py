@@ -21,8 +21,8 @@ from transformers import (
 
 from hf_robustft import Benchmark, FeatureAdapters, FLYPTrainer, ZeroShotHead, load_checkpoint, pipeline, publish
 from hf_robustft.cli import main
+from hf_robustft.deployment.pipeline import TASK
 from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.publishing.pipeline import TASK
 from hf_robustft.publishing.recalibrate import recalibrate
 from hf_robustft.training.checkpoint_files import VALUES, load_state
 

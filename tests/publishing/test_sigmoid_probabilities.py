@@ -17,6 +17,7 @@ from transformers import pipeline as hf_pipeline
 
 from hf_robustft.cli import main
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD
@@ -24,7 +25,6 @@ from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
-from hf_robustft.publishing.pipeline import pipeline
 from hf_robustft.publishing.recalibrate import recalibrate
 
 ONE = ("a photo of {}.",)

@@ -11,12 +11,12 @@ from transformers import CLIPModel
 from hf_robustft import OpenSetDetector, files, load_dual_encoder, pipeline
 from hf_robustft.cli import main
 from hf_robustft.comparison.runs import read_run
+from hf_robustft.deployment.pipeline import OpenSetImageClassificationPipeline
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.files import READY, changing
 from hf_robustft.modeling.checkpoint import load_processor
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.publishing.hub import publish
-from hf_robustft.publishing.pipeline import OpenSetImageClassificationPipeline
 
 
 class Killed(BaseException):

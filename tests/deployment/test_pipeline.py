@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmark
+from hf_robustft.deployment.pipeline import TASK, OpenSetImageClassificationPipeline, pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
@@ -25,7 +26,6 @@ from hf_robustft.modeling import checkpoint_file
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
-from hf_robustft.publishing.pipeline import TASK, OpenSetImageClassificationPipeline, pipeline
 
 N = 12
 KEYS = ["image", "label", "probability", "score", "is_known", "nearest_class", "error"]
@@ -336,7 +336,7 @@ def test_a_saved_pipeline_is_the_same_and_asks_to_trust_no_code(
 ON_THE_HUB = """
 import json, sys
 from pathlib import Path
-from hf_robustft.publishing.pipeline import pipeline
+from hf_robustft.deployment.pipeline import pipeline
 
 def answer(revision):
     try:

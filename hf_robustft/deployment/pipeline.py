@@ -28,7 +28,6 @@ from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.platt_scaling import FUNCTIONS
-from ..evaluation.report import ZERO_SHOT_HEAD
 from ..evaluation.several_labels import pair_bias
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
@@ -39,9 +38,9 @@ from ..modeling.dual_encoder import DualEncoder
 from ..modeling.families import FAMILIES
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
+from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json
+from ..modeling.model_files import has_trained_head, reading, weights_in
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from .run_folder import has_trained_head, reading, weights_in
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
