@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft train | evaluate | compare | calibrate | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy, calibration and open-set detection of a CLIP checkpoint.",
     "compare": "Train several methods at several rates and seeds, or take finished runs, and say which is best.",
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
+    "predict": "Classify any number of images with a checkpoint, and write one file of answers.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }
 _OVERVIEW = """\
@@ -49,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ["train"]:
         go_on = how_to_go_on(train_program(int(os.environ.get("WORLD_SIZE", 1))), given[1:])
     elif given and given[0] in COMMANDS:
-        # A comparison keeps the runs that it has; the others change a folder at their end, as a whole.
-        verb = "Go on" if given[0] == "compare" else "Start again"
+        # A comparison keeps the runs that it has, and answers that were written stay; the others change a folder at their end, as a whole.
+        verb = "Go on" if given[0] in ("compare", "predict") else "Start again"
         go_on = lambda _: f"{verb} with: {shlex.join(['hf-robustft', *given])}"  # noqa: E731
     return run(lambda: _carry_out(given), go_on, leaving=arguments is None)
 

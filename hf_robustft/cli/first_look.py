@@ -18,6 +18,7 @@ from typing import Any
 
 from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
+from ..deployment.output_names import check_output, working_folder
 from ..files import READY
 from ..training.given import methods_that_read, not_read
 from .config_file import read_config, read_recipe, recipes
@@ -38,7 +39,7 @@ from .passed_on import check_auto, parted
 SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
-_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "compare": ()}
+_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",), "compare": ()}
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
@@ -73,7 +74,7 @@ def first_look(
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"` or `"publish"`.
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
         passed_on (`bool`, *optional*, defaults to `False`): Whether these are the settings of several runs, of which each takes
@@ -113,6 +114,8 @@ def first_look(
     try:
         if command == "evaluate":
             check_bank(values.get("knn_bank"), values.get("knn_k"))
+        if command == "predict":
+            _check_predicted(values, description.facts["data"])
         if command == "train" and not passed_on and given.get("method") != AUTO:
             _check_options(description, parser, given)
     except ValueError as error:
@@ -260,6 +263,20 @@ def _check_compared(values: dict[str, Any], alone: bool) -> None:
             raise UsageError(f"There is no folder {folder}{_beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
 
 
+def _check_predicted(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse images that are not there, and a file of answers that is."""
+    check_output(values["output"], values.get("overwrite", False) or working_folder(values["output"]).is_dir())
+    _check_output(str(Path(values["output"]).expanduser().parent), "--output")
+    words, names = values.get("images", ()), values.get("image_list")
+    if names not in (None, "-") and not Path(names).expanduser().is_file():
+        raise UsageError(f"`--image_list {names}`: there is no such file{_beside(names)}")
+    for word in words:
+        first, *rest = word.split("/")
+        elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
+        if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
+            raise UsageError(f"`IMAGES {word}`: there is no such file or folder{_beside(word)}")
+
+
 def _check_trackers(given: Any, known: list[str]) -> None:
     for name in given if isinstance(given, list) else [given]:
         if isinstance(name, str) and name not in (*known, "all", "none"):
@@ -383,12 +400,12 @@ def _beside(text: str) -> str:
     return ""
 
 
-def _check_output(text: str | None) -> None:
+def _check_output(text: str | None, option: str = "--output_dir") -> None:
     if text is None:
         return
     path = Path(text).expanduser()
     existing = next((item for item in (path, *path.absolute().parents) if item.exists()), None)
     if existing is not None and not existing.is_dir():
-        raise UsageError(f"`--output_dir {text}`: {existing} is a file; name a folder")
+        raise UsageError(f"`{option} {text}`: {existing} is a file; name a folder")
     if existing is not None and not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"`--output_dir {text}`: {existing} cannot be written to; name another folder")
+        raise UsageError(f"`{option} {text}`: {existing} cannot be written to; name another folder")

@@ -209,19 +209,22 @@ class Manners:
     def _prepared(self, arguments: list[str]) -> list[str]:
         """The arguments with booleans made explicit; refuses what argparse would take in silence."""
         prepared, seen = [], {}
+        # Of several positional arguments the last takes what is left, which argparse looks for in one place only.
+        words = prepared if sum(not action.option_strings for action in self._actions) < 2 else []
         position = 0
         while position < len(arguments):
             text = arguments[position]
             position += 1
             if text == "--":
-                return [*prepared, *arguments[position - 1 :]]
+                rest = arguments[position - 1 :]
+                return [*prepared, *rest] if words is prepared else [*prepared, "--", *words, *rest[1:]]
             flag, equals, value = text.partition("=")
             action = self._option_string_actions.get(flag) if flag.startswith("-") else None
             if action is None:
                 if self._looks_like_a_flag(text):
                     # Before argparse finds that a required flag is missing, of which this may be the misspelling.
                     raise self._stray(text)
-                prepared.append(text)
+                words.append(text)
                 continue
             if equals and not value.strip():
                 raise UsageError(self._empty(action))
@@ -235,8 +238,15 @@ class Manners:
                     position += takes
                 text = f"{flag}={value}"
             prepared.append(text)
+            if words is not prepared and action.nargs is None and not equals and following is not None:
+                prepared.append(following)
+                position += 1
+            elif words is not prepared and action.nargs in ("+", "*") and not equals:
+                while position < len(arguments) and not arguments[position].startswith("-"):
+                    prepared.append(arguments[position])
+                    position += 1
             self._note_repetition(action, flag, seen)
-        return prepared
+        return prepared if words is prepared or not words else [*prepared, "--", *words]
 
     def _looks_like_a_flag(self, text: str) -> bool:
         return text[:1] in _DASHES and bool(text.strip(_DASHES)) and not (

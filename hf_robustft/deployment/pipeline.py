@@ -9,9 +9,8 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, overload
@@ -22,8 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from ..data.class_folders import image_files
-from ..data.images import UnreadableImage, decode_image
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
@@ -38,9 +35,10 @@ from ..modeling.dual_encoder import DualEncoder
 from ..modeling.families import FAMILIES
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json
+from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json, with_prompts
 from ..modeling.model_files import has_trained_head, reading, weights_in
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from .new_images import images_in, name_of, prepared
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
@@ -67,6 +65,9 @@ class OpenSetImageClassificationPipeline(Pipeline):
         require_detector (`bool`, *optional*, defaults to `True`): Whether to refuse a checkpoint without a detector. If
             not, or if the checkpoint has thresholds of several labels, nothing is called unknown: `is_known` and `score` are
             `None`.
+        class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): Classify by other classes or prompts than the
+            checkpoint's, for which it needs no `robustft.json`. What was fitted to its own is then not used: detector, temperature
+            and thresholds.
         kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`; and those of a
             call, for all calls.
 
@@ -91,6 +92,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         head: ZeroShotHead | None = None,
         detector: OpenSetDetector | None = None,
         require_detector: bool = True,
+        class_names: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
         task: str = TASK,
         **kwargs,
     ):
@@ -108,7 +111,11 @@ class OpenSetImageClassificationPipeline(Pipeline):
             # `transformers.pipeline` loads what does not fill a model with random weights.
             check_checkpoint(directory)
         directory = Path(directory)
-        self.facts = load_robustft_json(directory)
+        self.facts = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
+        if class_names is not None or templates is not None:
+            if class_names is None and has_trained_head(directory, self.facts):
+                raise ValueError("templates would do nothing: the trained head of the checkpoint classifies without prompts; leave them out.")
+            self.facts = with_prompts(self.facts, class_names, templates)
         if not self.facts["class_names"]:
             raise ValueError(
                 f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
@@ -172,7 +179,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
                 the model.
         """
         if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
-            images = _images_in(Path(images).expanduser())
+            images = images_in(Path(images).expanduser())
         elif isinstance(images, (list, tuple)):
             images = list(images)
             if not images:
@@ -293,18 +300,13 @@ class OpenSetImageClassificationPipeline(Pipeline):
 
     def preprocess(self, input_, among_several: bool = False) -> dict[str, Any]:
         """Prepare the image `input_`; one that cannot be read is an error, or if it is `among_several`, a blank one."""
-        name = _name_of(input_)
-        try:
-            return {"pixel_values": self.transform(_opened(input_))[None], "image": name, "error": None}
-        except (UnreadableImage, FileNotFoundError) as error:
-            if not among_several:
-                raise
-            # A blank image goes through the model in its place: the images of a batch have one shape.
-            return {"pixel_values": self.transform.blank()[None], "image": name, "error": " ".join(str(error).split())}
+        found = prepared(self.transform, input_, name_of(input_), among_several)
+        return {**found, "pixel_values": found["pixel_values"][None]}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         embeds = encode_images(self.model, model_inputs["pixel_values"].to(self.model.dtype))
-        return {**model_inputs, "logits": classify(self.head, embeds)}
+        # Without the pixels, which would come back from the device with every batch.
+        return {**{name: value for name, value in model_inputs.items() if name != "pixel_values"}, "logits": classify(self.head, embeds)}
 
     def postprocess(self, model_outputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Turn the logits in `model_outputs` into the answer for one image; `options` and answer as of `__call__`."""
@@ -350,6 +352,7 @@ def pipeline(
     token: str | bool | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 32,
+    class_names: Sequence[str] | None = None,
     **kwargs,
 ) -> OpenSetImageClassificationPipeline:
     """
@@ -363,8 +366,10 @@ def pipeline(
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Precision of the model. Evaluations and detectors use
             float32; in half precision a score near the threshold may fall on its other side.
         batch_size (`int`, *optional*, defaults to 32): Images encoded at once.
-        kwargs (`Any`, *optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `detector`, `require_detector`,
-            `device`, `function_to_apply`, `top_k`, ...
+        class_names (`Sequence[str]`, *optional*): Classes to tell apart instead of the checkpoint's; with `require_detector=False` any
+            CLIP-like model will do.
+        kwargs (`Any`, *optional*): Further arguments of [`OpenSetImageClassificationPipeline`]: `templates`, `detector`,
+            `require_detector`, `device`, `function_to_apply`, `top_k`, ...
 
     Returns:
         [`OpenSetImageClassificationPipeline`]: The pipeline.
@@ -386,12 +391,13 @@ def pipeline(
     directory = local_folder(model)
     here = nullcontext() if directory is None or is_packaged(model) else reading(directory)
     if directory is None:
-        directory = _hub_folder(source, revision, token)
+        directory = _hub_folder(source, revision, token, needed=class_names is None)
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
     with here:
         clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
-        return OpenSetImageClassificationPipeline(clip, processor, directory=directory, batch_size=batch_size, **kwargs)
+        given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}
+        return OpenSetImageClassificationPipeline(clip, processor, **given)
 
 
 def _source_folder(model: PreTrainedModel) -> Path:
@@ -404,44 +410,12 @@ def _source_folder(model: PreTrainedModel) -> Path:
     )
 
 
-def _hub_folder(source: str, revision: str | None, token: str | bool | None) -> Path:
-    """Return the cached commit of a repository, with `robustft.json` and, if there is one, the trained head."""
-    folder = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
-    if load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
+def _hub_folder(source: str, revision: str | None, token: str | bool | None, needed: bool = True) -> Path:
+    """Return the cached commit of a repository, with `robustft.json`, where it is `needed`, and, if there is one, the trained head."""
+    folder = checkpoint_folder(source, METADATA_FILE, *(() if needed else ("config.json",)), revision=revision, token=token)
+    if needed and load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
         checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
     return folder
-
-
-def _images_in(folder: Path) -> list[str]:
-    files = image_files(folder)
-    left_out = files.left_out()
-    if not files.images:
-        raise ValueError(
-            f"There is no image in {folder}{f', only {left_out}' if left_out else ''}; give a folder with image files, such "
-            "as .jpg or .png."
-        )
-    if left_out:
-        warnings.warn(f"Not read in {folder}: {left_out}.", stacklevel=3)
-    return [str(file) for file in files.images]
-
-
-def _name_of(source: Any) -> str | None:
-    """Return the name of an image's file, `None` for a PIL image that was not read from one."""
-    return (getattr(source, "filename", None) or None) if isinstance(source, Image.Image) else str(source)
-
-
-def _opened(source: Any) -> Image.Image:
-    """Return an image as the evaluation reads it."""
-    if isinstance(source, Image.Image):
-        return decode_image(source, "the PIL image")
-    if not isinstance(source, (str, Path)):
-        raise ValueError(f"An image is given as a {type(source).__name__}; give paths of files or PIL images.")
-    name = str(source)
-    if re.match(r"\w{2,}://", name):
-        raise ValueError(f"{name} is a web address, which is not fetched; download the image and give its path.")
-    if not os.path.exists(name):
-        raise FileNotFoundError(f"There is no image file {name}; correct the path.")
-    return decode_image(name, name)
 
 
 _CLASSES = tuple(family.model_class for family in FAMILIES.values())

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..data.overlap import Sketch
-from ..data.prompts import check_class_names, check_templates
+from ..data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..files import locked, settle, write_whole
 
 METADATA_FILE = "robustft.json"
@@ -166,6 +166,31 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return content
+
+
+def with_prompts(facts: Mapping[str, Any], class_names: Sequence[str] | None, templates: Sequence[str] | None) -> dict[str, Any]:
+    """
+    What `robustft.json` would say of a model that classifies by other prompts.
+
+    Args:
+        facts (`Mapping[str, Any]`): What it says; empty without one.
+        class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): The classes and prompts; by default those of
+            the facts, and for prompts `"a photo of a {}."`.
+
+    Returns:
+        `dict[str, Any]`: No detector, no temperature and no thresholds: they were fitted to the logits of the model's own prompts.
+
+    Raises:
+        ValueError: If there are no class names, or names or templates are wrong.
+    """
+    names = class_names or facts.get("class_names")
+    if not names:
+        raise ValueError(f"There is no {METADATA_FILE} with class names; give class_names (--class_names).")
+    templates = templates or facts.get("templates") or DEFAULT_TEMPLATES
+    return {
+        **{"method": facts.get("method", "zero_shot"), "settings": facts.get("settings", {}), "head": ZERO_SHOT_HEAD},
+        **{"class_names": list(check_class_names(names)), "templates": list(check_templates(templates))},
+    }
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,16 @@ def weights_in(folder: str | Path) -> list[str]:
     """Return the names of the files of a model's own weights in a `folder`, one or several."""
     folder = Path(folder)
     return [path.name for path in folder.iterdir() if fits(path.name, _MODEL_WEIGHTS)] if folder.is_dir() else []
+
+
+def content_hash(folder: str | Path) -> str:
+    """A SHA-256 of the files in a `folder` that a model and its answers depend on, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if fits(path.name, (*WEIGHT_FILES, *CONFIG_FILES, METADATA_FILE)):
+            with open(path, "rb") as file:
+                digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager

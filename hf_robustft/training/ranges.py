@@ -16,7 +16,7 @@ _NOT_NEGATIVE = """
 """
 _ONE_OR_MORE = """
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps batch_size knn_k shots
-    save_total_limit dataloader_prefetch_factor
+    save_total_limit dataloader_prefetch_factor top_k
 """
 _SHARE = "alpha lines_alpha alpha_sweep bad_images_threshold"
 
