@@ -268,13 +268,18 @@ def _check_predicted(values: dict[str, Any], registered: list[str]) -> None:
     check_output(values["output"], values.get("overwrite", False) or working_folder(values["output"]).is_dir())
     _check_output(str(Path(values["output"]).expanduser().parent), "--output")
     words, names = values.get("images", ()), values.get("image_list")
+    if bool(words) == (names is not None):
+        raise UsageError(
+            f"`--image_list {names}` is given beside IMAGES; leave one of them out" if words else "Give IMAGES, or a list of them by `--image_list`"
+        )
     if names not in (None, "-") and not Path(names).expanduser().is_file():
         raise UsageError(f"`--image_list {names}`: there is no such file{_beside(names)}")
     for word in words:
         first, *rest = word.split("/")
         elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
         if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
-            raise UsageError(f"`IMAGES {word}`: there is no such file or folder{_beside(word)}")
+            near = did_you_mean(word, registered) if "/" not in word else ""
+            raise UsageError(f"`IMAGES {word}`: there is no such file or folder{near or _beside(word)}")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

@@ -90,7 +90,7 @@ def parser() -> CommandParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out what `arguments` say; returns the exit code."""
+    """Carry out what `arguments` say; returns the exit code. Raises ValueError as [`predict`], or for several processes."""
     options, running = parser().parse(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`hf-robustft predict` works in one process; give each process images and an --output of its own, without a launcher.")
@@ -139,13 +139,10 @@ def chosen_images(options: PredictOptions) -> tuple[list[str] | DataRows, dict[s
     The images that the `options` name, and by what a later command knows that they are the same.
 
     Raises:
-        ValueError: If there are none, or what is given does not go together.
+        ValueError: If there are none, or several data sets.
         OSError: If something does not exist, or cannot be read.
     """
     words, data = options.images, [word for word in options.images if is_data_set(word)]
-    if bool(words) == (options.image_list is not None):
-        what = "both are given; leave one of them out" if words else "there are none"
-        raise ValueError(f"Give the images as IMAGES, or a list of them by --image_list: {what}.")
     if options.image_column is not None and not data:
         raise ValueError(f"`--image_column {options.image_column}` is for a data set, and image files have no columns; leave it out.")
     if options.image_list is not None:

@@ -18,7 +18,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -148,11 +148,11 @@ def image_files(folder: str | Path, first: bool = False, deep: bool = True) -> F
                 if first and images:
                     break
                 path, ending = Path(entry.path), os.path.splitext(entry.name)[1].lower()
-                if not entry.is_dir():
+                if not _leads_to(entry.is_dir):
                     if is_hidden(entry.name):
                         continue
-                    # A link that leads nowhere is an image that cannot be read, which reading it says.
-                    if not entry.is_file() and os.path.exists(path):
+                    # A link that leads nowhere, or back to itself, is an image that cannot be read, which reading it says.
+                    if not _leads_to(entry.is_file) and os.path.exists(path):
                         ending = _SPECIAL
                     (images if ending in readable_suffixes() else others.setdefault(ending, [])).append(path)
                 elif is_helper(entry.name):
@@ -164,6 +164,14 @@ def image_files(folder: str | Path, first: bool = False, deep: bool = True) -> F
                 elif deep and (real := os.path.realpath(path)) not in inside:
                     open_folders.append((entry.path, inside | {real}))
     return FolderFiles(tuple(sorted(images)), others, tuple(sorted(helpers)))
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """What `os.DirEntry` says of an entry's kind; of a link back to itself, which it fails on, that it is none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def split_word(name: str) -> str | None:

@@ -67,7 +67,10 @@ class AnswerFiles:
         write_whole(self.folder / _RECORD, json.dumps({"format": _FORMAT, **record}, indent=1) + "\n")
 
     def reached(self) -> Place:
-        """How far the images are answered. Raises ValueError if a part is missing."""
+        """How far the images are answered. Raises ValueError if a part is missing or damaged."""
+        for _ in self.answers():
+            # Now, and not when all the others are answered.
+            pass
         parts = self._parts()
         return parts[-1][1] if parts else START
 
@@ -93,7 +96,7 @@ class AnswerFiles:
                     try:
                         answer = json.loads(line)
                         if not isinstance(answer, dict) or not isinstance(answer["image"], str):
-                            raise ValueError("a line is no answer")
+                            raise ValueError("A line is not an answer")
                     except (ValueError, KeyError, RecursionError) as error:
                         raise self._damaged(path, error) from None
                     count += 1
@@ -152,7 +155,7 @@ class AnswerFiles:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict) or found.get("format") != _FORMAT:
-                raise ValueError("it is of another version")
+                raise ValueError("Another version wrote it")
         except (ValueError, RecursionError) as error:
             raise self._damaged(path, error) from None
         return found

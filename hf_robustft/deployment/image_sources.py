@@ -148,7 +148,7 @@ def _fitting(pattern: str) -> FolderFiles:
 
 def listed_images(content: bytes, where: str) -> list[str]:
     """
-    The names in a list of image files: one a line, or each ended by a zero byte, as `find -print0` writes them.
+    The names in a list of image files: one per line, or each ended by a zero byte, as `find -print0` writes them.
 
     Args:
         content (`bytes`): The list. Lines may end as on any system; blank ones are skipped. Names may be of any bytes.
@@ -163,7 +163,7 @@ def listed_images(content: bytes, where: str) -> list[str]:
         names = [line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     found = [os.fsdecode(name) for name in names if name.strip()]
     if not found:
-        raise ValueError(f"{where} names no image; write one path a line.")
+        raise ValueError(f"{where} names no image; write one path per line.")
     for name in found:
         _refuse_address(name, f"{where}: ")
     return found
@@ -175,7 +175,7 @@ def _refuse_address(name: str, where: str = "") -> None:
 
 
 def as_list(names: Iterable[str]) -> bytes:
-    """The content of a file for [`FileList`]."""
+    """The content of a file of `names` for [`FileList`]."""
     return b"".join(os.fsencode(name) + b"\0" for name in names)
 
 
@@ -189,7 +189,7 @@ def names_in(path: Path) -> Iterator[str]:
 
 
 def list_hash(names: Iterable[str]) -> str:
-    """A SHA-256 of names in their order."""
+    """A SHA-256 of `names` in their order."""
     return hashlib.sha256(as_list(names)).hexdigest()
 
 

@@ -24,7 +24,7 @@ def prepared(transform: ImageTransform, source: Any, name: str | None, among_sev
         transform ([`ImageTransform`]): Of the model, for evaluation.
         source (`Any`): The path of a file, a PIL image, or an encoded image as `datasets` has it, a `dict` of "bytes" and "path".
         name (`str`, *optional*): What the image is called in the answer.
-        among_several (`bool`, *optional*, defaults to `True`): Whether an image that cannot be read is no error, but becomes a blank one.
+        among_several (`bool`, *optional*, defaults to `True`): Whether an image that cannot be read becomes a blank one, instead of an error.
 
     Returns:
         `dict`: `pixel_values` of the transform's `shape`, `image` (the name), and `error`: `None`, or in one line why it cannot be read.
@@ -57,7 +57,7 @@ def images_in(folder: Path) -> list[str]:
 
 
 def name_of(source: Any) -> str | None:
-    """Return the name of an image's file, `None` for a PIL image that was not read from one."""
+    """Return the name of the file of an image (`source`), `None` for a PIL image that was not read from one."""
     return (getattr(source, "filename", None) or None) if isinstance(source, Image.Image) else str(source)
 
 

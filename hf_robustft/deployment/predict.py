@@ -147,7 +147,7 @@ def _place(files: AnswerFiles, record: dict[str, Any], images: Sequence[str] | D
         if known is not None and is_other and not overwrite:
             raise ValueError(
                 f"`--output {files.output}`: a run that was interrupted had {'; '.join(is_other)}. Give what it had to continue it, another name, "
-                "or --overwrite to begin anew."
+                "or --overwrite to begin again."
             )
         if known is not None and not is_other:
             if files.finished is not None:

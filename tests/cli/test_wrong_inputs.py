@@ -13,15 +13,16 @@ from hf_robustft.cli.first_look import first_look
 from hf_robustft.cli.parser import UsageError
 from hf_robustft.cli.train_arguments import train_parser
 
-EVALUATE, CALIBRATE, PUBLISH = (
+EVALUATE, CALIBRATE, PREDICT, PUBLISH = (
     "evaluate emoji_clip --eval_datasets emoji_shift",
     "calibrate {folder} --dataset emoji_shift",
+    "predict emoji_clip_carot {tmp}/images --output",
     "publish {folder} --repo_id a/b",
 )
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, compare, calibrate, publish"),
+    ("", "train, evaluate, compare, calibrate, predict, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -136,6 +137,21 @@ ROWS = [
     ("publish {tmp}/empty --repo_id a/b", "no config.json"),
     ("train --train_dataset {tmp}/empty", "no file in the folder {tmp}/empty"),
     ("evaluate emoji_clip --eval_datasets {tmp}/empty:shift", "no file in the folder {tmp}/empty"),
+    (f"{PREDICT} a.txt", "ends in .csv, .jsonl, .parquet"),
+    (f"{PREDICT} answers", "ends in .csv, .jsonl, .parquet"),
+    (f"{PREDICT} {{tmp}}/images", "is a folder"),
+    (f"{PREDICT} {{tmp}}/file.txt/a.csv", "is a file"),
+    (f"{PREDICT} {{tmp}}/taken.csv", "--overwrite"),
+    (f"{PREDICT} a.csv --class_names {{tmp}}/name.txt", "did you mean {tmp}/names.txt"),
+    (f"{PREDICT} a.csv --top_k 0", "--top_k 0"),
+    (f"{PREDICT} a.csv {{tmp}}/imagse", "did you mean {tmp}/images"),
+    ("predict emoji_clip_carot --output a.csv imagse/1.png", "`IMAGES imagse/1.png`"),
+    ("predict emoji_clip_carot --output a.csv emoji_shfit", "did you mean emoji_shift"),
+    ("predict --output a.csv", "MODEL"),
+    ("predict emoji_clip_carott {tmp}/images --output a.csv", "did you mean emoji_clip_carot"),
+    ("predict emoji_clip_carot --output a.csv", "`--image_list`"),
+    ("predict emoji_clip_carot --output a.csv --image_list {tmp}/name.txt", "did you mean {tmp}/names.txt"),
+    (f"{PREDICT} a.csv --image_list {{tmp}}/names.txt", "`--image_list {tmp}/names.txt`"),
     # Options that go together, or do not
     ("train --recipe emoji_shift/carot --paper_settings", "leave one out"),
     ("train --method ft --distillation_weight 1", "distillation_weight=1.0"),
@@ -166,6 +182,7 @@ ROWS = [
 FILES = {
     "file.txt": "text",
     "names.txt": "cat\ndog\n",
+    "taken.csv": "image\n",
     "good.yaml": "method: flyp\n",
     "syntax.yaml": "method: carot\nseed: [1, 2\nmodel: x\n",
     "tab.yaml": "method: carot\n\tseed: 1\n",
@@ -232,7 +249,8 @@ def test_transformers_parser_says_the_same(line, fix, tmp):
 @pytest.mark.parametrize(
     "line",
     ["train --learning_rat 1", "train --report_to foo", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
-     "evaluate emoji_clip --eval_datasets emoji_shfit", "calibrate {tmp}/nowhere --dataset x", "publish {tmp}/nowhere --repo_id a/b"],
+     "evaluate emoji_clip --eval_datasets emoji_shfit", "calibrate {tmp}/nowhere --dataset x", "publish {tmp}/nowhere --repo_id a/b",
+     "predict emoji_clip_carot {tmp}/nowhere --output a.csv"],
 )  # fmt: skip
 def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
     arguments = words(line, tmp)

@@ -67,9 +67,10 @@ def test_links_loops_and_pipes(tmp_path):
     (tmp_path / "data/cat/loop").symlink_to(tmp_path / "data", target_is_directory=True)
     (tmp_path / "data/cat/more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "data/cat/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "data/cat/itself.png").symlink_to("itself.png")
     os.mkfifo(tmp_path / "data/cat/pipe.png")
     # The loop would make cats of the dogs.
-    assert listed(tmp_path / "data/cat") == ["a.png", "gone.png", "more/c.png"]
+    assert listed(tmp_path / "data/cat") == ["a.png", "gone.png", "itself.png", "more/c.png"]
     assert image_files(tmp_path / "data/cat").left_out() == "1 pipe or device"
 
 

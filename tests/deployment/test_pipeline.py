@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 import transformers
-from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
+from helpers import CLASSES, tiny_processor
 from helpers.broken_images import unusual
+from helpers.detectors import detector
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
@@ -21,7 +21,7 @@ from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmar
 from hf_robustft.deployment.pipeline import TASK, OpenSetImageClassificationPipeline, pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
+from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.modeling import checkpoint_file
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -29,44 +29,6 @@ from hf_robustft.publishing.metadata import write_robustft_json
 
 N = 12
 KEYS = ["image", "label", "probability", "score", "is_known", "nearest_class", "error"]
-
-
-@pytest.fixture
-def data() -> Benchmark:
-    return Benchmark.from_dataset(image_dataset(N), name="val", role="validation", templates=TEMPLATES)
-
-
-@pytest.fixture
-def photos(data, tmp_path):
-    """The images of `data` as files in their order, some of them in folders."""
-    folder = tmp_path / "photos"
-    for index, row in enumerate(data.load()):
-        path = folder / ("a" if index < 5 else "b/deep") / f"{index:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        row["image"].save(path)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(tiny_clip, tmp_path, data):
-    """A saved model with names, templates, a detector that accepts half of the images, and a temperature."""
-    folder = tmp_path / "my-clip"
-    tiny_clip.save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
-    write_robustft_json(
-        folder, method="croft", class_names=CLASSES, templates=TEMPLATES, settings={}, head=ZERO_SHOT_HEAD
-    )
-    detector(tiny_clip, data).save(folder)
-    return folder
-
-
-def detector(model, data, head=None, **options) -> OpenSetDetector:
-    logits, _ = collect_logits(model, data, tiny_processor(), head=head, progress=False)
-    scale = model.logit_scale.exp().item()
-    settings = {"true_positive_rate": 0.5, "temperature": 1.7, "fitted_on": data.name}
-    fitted = OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=scale, **{**settings, **options})
-    # The threshold is the score of an image; batches of another size may round that very score down.
-    return replace(fitted, threshold=fitted.threshold - 1e-5)
 
 
 def trained_head() -> ZeroShotHead:

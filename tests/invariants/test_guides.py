@@ -71,6 +71,7 @@ def desk(tmp_path_factory, script):
     (folder / "photos").mkdir()
     for number, image in enumerate(sorted((folder / "my_images" / "test").rglob("*.png"))[:3]):
         shutil.copy(image, folder / "photos" / f"{number}.png")
+    (folder / "names.txt").write_text("cat\ndog\nhouse\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(

@@ -42,6 +42,8 @@ LINES = [
     ("compare", "--rule", "best"),
     ("calibrate", "{tmp}/nowhere", "--dataset", "emoji_shift"),
     ("calibrate", "{tmp}", "--dataset", "emoji_shift"),
+    ("predict", "emoji_clip_carot", "{tmp}/nowhere", "--output", "a.csv"),
+    ("predict", "emoji_clip_carot", "{tmp}", "--output", "a.txt"),
     ("publish", "{tmp}/nowhere", "--repo_id", "a/b"),
     ("publish", "{tmp}", "--repo_id", "a/b"),
 ]
