@@ -10,6 +10,7 @@ rename, and the folder goes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,13 +21,13 @@ from typing import Any
 
 from ..files import put_in_place, whole_file, write_whole
 from ..locks import LOCK
-from .answer_tables import Columns, save_answers
-from .image_sources import START, Place, as_list
+from .answer_tables import Columns, is_summary, save_answers
+from .image_sources import START, Place, as_list, list_hash, names_in
 from .output_names import working_folder
 
 _FORMAT = 1
 _RECORD, _NAMES, _FINISHED = "run.json", "images", "finished.json"
-_PART = re.compile(r"(\d{12})-(\d{12})-(\d+)-(\d+)\.jsonl")
+_PART = re.compile(r"(\d{12})-(\d{12})-(\d+)-(\d+)-([0-9a-f]{16})\.jsonl")
 
 
 class AnswerFiles:
@@ -63,11 +64,15 @@ class AnswerFiles:
         if names is not None:
             with whole_file(self.names) as half:
                 half.write_bytes(as_list(names))
+        facts = {"format": _FORMAT, "list": None if names is None else list_hash(names), **record}
         # Last: where it is, the list is whole.
-        write_whole(self.folder / _RECORD, json.dumps({"format": _FORMAT, **record}, indent=1) + "\n")
+        write_whole(self.folder / _RECORD, json.dumps(facts, indent=1) + "\n")
 
     def reached(self) -> Place:
-        """How far the images are answered. Raises ValueError if a part is missing or damaged."""
+        """How far the images are answered. Raises ValueError if a part is missing or damaged, or the list of the images is."""
+        known = (self.record or {}).get("list")
+        if known is not None and (not self.names.is_file() or list_hash(names_in(self.names)) != known):
+            raise self._damaged(self.names, "it is not the list that was written")
         for _ in self.answers():
             # Now, and not when all the others are answered.
             pass
@@ -83,27 +88,17 @@ class AnswerFiles:
             before (`int`): Images that were answered before.
             after ([`Place`]): How far the images are answered with these.
         """
-        name = f"{before:012}-{after.count:012}-{after.shard}-{after.row}.jsonl"
-        write_whole(self.folder / name, "".join(f"{json.dumps(answer)}\n" for answer in answers))
+        content = "".join(f"{json.dumps(answer)}\n" for answer in answers)
+        name = f"{before:012}-{after.count:012}-{after.shard}-{after.row}-{_hash(content.encode())}.jsonl"
+        write_whole(self.folder / name, content)
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """All answers in the order of the images. Raises ValueError if a part is missing or damaged."""
-        before = 0
-        for path, after in self._parts():
-            with open(path, encoding="utf-8") as file:
-                count = before
-                for line in file:
-                    try:
-                        answer = json.loads(line)
-                        if not isinstance(answer, dict) or not isinstance(answer["image"], str):
-                            raise ValueError("A line is not an answer")
-                    except (ValueError, KeyError, RecursionError) as error:
-                        raise self._damaged(path, error) from None
-                    count += 1
-                    yield answer
-            if count != after.count:
-                raise self._damaged(path, f"{count - before} answers instead of {after.count - before}")
-            before = after.count
+        for path, _ in self._parts():
+            content = path.read_bytes()
+            if _hash(content) != path.stem.rpartition("-")[2]:
+                raise self._damaged(path, "it is not what was written")
+            yield from map(json.loads, content.splitlines())
 
     def write(self, columns: Columns) -> None:
         """Make the one file of all parts, and note that it is made."""
@@ -141,7 +136,7 @@ class AnswerFiles:
         found, before = [], 0
         names = sorted(path.name for path in self.folder.iterdir() if _PART.fullmatch(path.name))
         for name in names:
-            first, *place = map(int, _PART.fullmatch(name).groups())
+            first, *place = map(int, _PART.fullmatch(name).groups()[:-1])
             if first != before or place[0] <= first:
                 raise self._damaged(self.folder / name, f"the answers from {before} to {first} are missing")
             before = place[0]
@@ -156,6 +151,8 @@ class AnswerFiles:
             found = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(found, dict) or found.get("format") != _FORMAT:
                 raise ValueError("Another version wrote it")
+            if name == _FINISHED and not is_summary(found.get("summary")):
+                raise ValueError("It has no summary")
         except (ValueError, RecursionError) as error:
             raise self._damaged(path, error) from None
         return found
@@ -165,3 +162,7 @@ class AnswerFiles:
         return ValueError(
             f"{path} is damaged ({reason}); start again with --overwrite, or remove the folder {self.folder.name} beside {self.output.name}."
         )
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

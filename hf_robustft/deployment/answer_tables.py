@@ -82,6 +82,15 @@ class Columns:
         return found
 
 
+def is_summary(value: Any) -> bool:
+    """Whether a `value` of JSON is what [`Columns.summary`] gives."""
+    if not isinstance(value, dict) or value.keys() != Columns().summary.keys() or not isinstance(value["labels"], dict):
+        return False
+    numbers = [value["images"], value["broken"], *value["labels"].values(), *([] if value["unknown"] is None else [value["unknown"]])]
+    named = value["named"]
+    return all(type(number) is int for number in numbers) and isinstance(named, list) and all(isinstance(name, str) for name in named)
+
+
 def _kind(value: Any) -> pa.DataType:
     """The type of a column of which one value is known."""
     return pa.null() if value is None else pa.infer_type([value])

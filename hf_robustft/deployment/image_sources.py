@@ -190,7 +190,10 @@ def names_in(path: Path) -> Iterator[str]:
 
 def list_hash(names: Iterable[str]) -> str:
     """A SHA-256 of `names` in their order."""
-    return hashlib.sha256(as_list(names)).hexdigest()
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(as_list([name]))
+    return digest.hexdigest()
 
 
 def news(names: Sequence[str], path: Path) -> str | None:

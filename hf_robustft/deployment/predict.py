@@ -170,7 +170,7 @@ def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
     found = []
     for name in dict.fromkeys([*known, *record]):
         before, now = known.get(name), record.get(name)
-        if name not in ("format", "summary") and before != now:
+        if name not in ("format", "list", "summary") and before != now:
             found.append(f"{name} {_shown(before)} instead of {_shown(now)}")
     return found
 

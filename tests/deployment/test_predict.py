@@ -390,7 +390,7 @@ def test_images_that_come_and_go_meanwhile(files, tmp_path, small_parts):
     assert [row["image"] for row in found] == files and "no image file" in found[-1]["error"]
 
 
-@pytest.mark.parametrize("damage", ["part", "gap", "record", "line"])
+@pytest.mark.parametrize("damage", ["part", "gap", "record", "line", "list"])
 def test_damaged_parts_are_named(damage, files, tmp_path, small_parts):
     output, folder = tmp_path / "a.jsonl", tmp_path / ".a.jsonl.parts"
     moment = 1
@@ -398,7 +398,7 @@ def test_damaged_parts_are_named(damage, files, tmp_path, small_parts):
         shutil.rmtree(folder, ignore_errors=True)
         moment += 1
     first, second, *_ = sorted(folder.glob("0*"))
-    damaged = {"part": second, "gap": second, "record": folder / "run.json", "line": second}[damage]
+    damaged = {"part": second, "gap": second, "record": folder / "run.json", "line": second, "list": folder / "images"}[damage]
     if damage == "gap":
         first.unlink()
     elif damage == "line":

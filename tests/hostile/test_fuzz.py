@@ -12,6 +12,7 @@ import random
 import resource
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,9 +35,10 @@ from helpers.fuzzing import (
 from safetensors.torch import save
 from transformers import CLIPModel
 
-from hf_robustft import load_checkpoint
+from hf_robustft import __version__, load_checkpoint
 from hf_robustft.cli.config_file import read_config
 from hf_robustft.cli.parser import Manners
+from hf_robustft.cli.predict import summary
 from hf_robustft.cli.specs import Spec, own_columns
 from hf_robustft.comparison.html import write_html
 from hf_robustft.comparison.output import check_unclaimed, write_comparison
@@ -49,10 +51,15 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.images import MAX_PIXELS_VARIABLE, decode_image
 from hf_robustft.data.prompts import load_class_names, load_templates
 from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.deployment.answer_files import AnswerFiles
+from hf_robustft.deployment.answer_tables import Columns
+from hf_robustft.deployment.image_sources import Place, listed_images
+from hf_robustft.deployment.predict import predict
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions, load_predictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.evaluation.temperature import TemperatureScaling
+from hf_robustft.files import locked
 from hf_robustft.modeling.feature_cache import _MADE, _content, _read
 from hf_robustft.modeling.heads import load_head
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -287,10 +294,49 @@ def cards():
     return one
 
 
+def answers():
+    """What an interrupted `hf-robustft predict` has left, and lists of images."""
+    classify = SimpleNamespace(
+        transform=ImageTransform(8, (0.5,) * 3, (0.5,) * 3, train=False), device=torch.device("cpu"), model=SimpleNamespace(dtype=torch.float32),
+        forward=lambda inputs: {"logits": inputs["pixel_values"].mean((2, 3))}, postprocess=_answer,
+    )  # fmt: skip
+
+    def one(draw, place):
+        ending, images = draw.choice(("csv", "jsonl", "parquet")), [str(place / f"{number}.png") for number in range(3)]
+        picture(1).save(images[0])
+        files = AnswerFiles(place / f"out.{ending}")
+        record = {"hf_robustft": __version__, "the model": "x"}
+        with locked(files.folder):
+            files.begin(record, images)
+            files.add([_answer({"image": name, "error": None}) for name in images[:2]], 0, Place(2, 0, 2))
+            if draw.random() < 0.4:
+                files.add([_answer({"image": images[2], "error": "gone"})], 2, Place(3, 0, 3))
+                files.write(Columns.of(files.answers()))
+            for path in draw.sample(kept := [path for path in files.folder.iterdir() if path.suffix != f".{ending}"], draw.randint(1, len(kept))):
+                content = path.read_bytes()
+                path.write_bytes(mangled_json(json.loads(content), draw) if path.suffix == ".json" and draw.random() < 0.7 else mangled_bytes(content, draw))
+        if found := breach(lambda: summary(predict(classify, images, files.output, record={"the model": "x"}, progress=False), "out")):
+            raise RuntimeError(found)
+        # What is damaged is in nobody's way.
+        predict(classify, images, files.output, record={"the model": "y"}, progress=False, overwrite=True)
+        if ending == "jsonl":
+            assert [json.loads(line)["image"] for line in files.output.read_text().splitlines()] == images
+        names = mangled_bytes(draw.choice((b"a.png\nb c.png\r\n", b"a\0b\nc\0", b"\xff.png\n")), draw)
+        if found := breach(lambda: listed_images(names, "list")):
+            raise RuntimeError(found)
+
+    return one
+
+
+def _answer(outputs, **options):
+    answer = {"label": "cat", "probability": 0.5, "score": 1.0, "is_known": True, "nearest_class": "cat"}
+    return {"image": outputs["image"], **(answer if outputs["error"] is None else dict.fromkeys(answer)), "error": outputs["error"]}
+
+
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
     **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
-    "checkpoints": checkpoints,
+    **{"checkpoints": checkpoints, "answers": answers},
 }
 
 

@@ -42,7 +42,7 @@ from hf_robustft.training.checkpoint_files import whole_state
 #: What the commands import beyond what every test does.
 MODULES = (
     *PRELOADED,
-    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "publish", "auto")),
+    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "publish", "auto")),
     "matplotlib.pyplot",
 )
 QUIET = "--use_cpu --disable_tqdm".split()
@@ -59,7 +59,7 @@ PHASES = (
     *("files take their places", "in between"),
 )
 #: Half-written files and stages, which the next writer removes, locks of nobody, and checkpoints, which are compared by themselves.
-_LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_new/|\.robustft_lock$|checkpoint-")
+_LEFT = re.compile(r"(.*/)?\.[^/]*\.new$|\.robustft_new/|(.*/)?\.robustft_lock$|checkpoint-")
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -121,6 +121,7 @@ def jobs() -> dict[str, Job]:
     found["calibrate"] = Job(
         ["calibrate", "out", "--dataset", "images/held_out", "--eval_datasets", "images/test", *QUIET], starts_from="finished"
     )
+    found["predict"] = Job(["predict", "runs/one", "images", "--output", "out/answers.csv", "--batch_size", "4", *QUIET], starts_from="runs")
     found["publish"] = Job(["publish", "out", "--repo_id", "alice/clip", "--retries", "0"], starts_from="finished", hub=True)
     compared = ["--train_dataset", "images/train", "--model", "base", "--eval_datasets", *sets[1:], "--max_steps", "1"]
     compared += ["--per_device_train_batch_size", "4", "--jobs", "1", "--learning_rates", "1e-3", "--seeds", "0", "--use_cpu"]
@@ -315,6 +316,8 @@ class Campaign:
             return "checkpoints change places"
         if ".robustft_checkpoint" in names:
             return "a checkpoint is written"
+        if ".answers.csv.parts" in names:
+            return "files are written"
         return "in between" if names - {LOCK} else "before anything is written"
 
     def campaign(self, kills: int, names: Sequence[str], seed: int, until: float, say: Callable = print) -> None:
