@@ -108,6 +108,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="steps of each that count, default 4; of epochs half as many")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch in a process, default 2")
     parser.add_argument("--epoch", choices=["read", "train"], default="read", help="what an epoch is, default read")
+    parser.add_argument("--at_once", type=int, default=2, help="peers beside FLYP and CaRot that take turns, default 2 (20 GB)")
     parser.add_argument("--only", nargs="+", choices=list(PEERS)[2:], help="peers beside FLYP and CaRot, default all")
     options = parser.parse_args(arguments)
     options.model = options.model or ("tiny" if options.quick else "vit-b-32")
@@ -115,8 +116,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         setattr(options, name, (quick if options.quick else usual) if value is None else value)
     options.warm = 1 if options.quick else 2
-    if options.batch < 4 or options.rounds < 1 or options.threads < 1:
-        parser.error("--batch must be at least 4, --rounds and --threads at least 1")
+    if options.batch < 4 or min(options.rounds, options.threads, options.at_once) < 1:
+        parser.error("--batch must be at least 4, --rounds, --threads and --at_once at least 1")
     if options.files < options.batch or options.files % options.batch:
         parser.error(f"--files {options.files} is not a multiple of --batch {options.batch}; incomplete batches are not compared")
     return options
@@ -136,22 +137,24 @@ def compare(what: str, function: Callable, settings: dict, options, progress, pa
         rounds, warm (`int`): Turns of each that count, and that do not.
     """
     names = [name for name in PEERS if name in OURS or name in (options.only or PEERS)]
-    sides = {
-        name: Contender(f"{what}: {name}", function, {**settings, "name": name}, options.threads, children=True)
-        for name in names
-        if PEERS[name].installed
+    found = {
+        name: {"what": what, "name": name, "difference": PEERS[name].difference, "not_run": PEERS[name].lacking} for name in names
     }
-    interleave(list(sides.values()), rounds, warm, progress)
-    found = []
-    for name in names:
-        row = {"what": what, "name": name, "difference": PEERS[name].difference}
-        if name not in sides:
-            found.append({**row, "not_run": PEERS[name].lacking})
-            continue
-        side = sides[name]
-        row |= {"seconds": side.seconds, "median": side.median, "images_per_second": pairs / side.median}
-        found.append({**row, "ratios": {our: median_ratio(sides[our], side) for our in OURS if our != name}})
-    return found
+    there = [name for name in names if name not in OURS and PEERS[name].installed]
+    # Each holds a model in training; ours takes part in every group, so that a ratio is of turns side by side.
+    for group in [there[first : first + options.at_once] for first in range(0, len(there), options.at_once)] or [[]]:
+        sides = {
+            name: Contender(f"{what}: {name}", function, {**settings, "name": name}, options.threads, children=True)
+            for name in (*OURS, *group)
+        }
+        interleave(list(sides.values()), rounds, warm, progress)
+        for name, side in sides.items():
+            if "not_run" not in found[name]:
+                continue
+            del found[name]["not_run"]
+            found[name] |= {"seconds": side.seconds, "median": side.median, "images_per_second": pairs / side.median}
+            found[name]["ratios"] = {our: median_ratio(sides[our], side) for our in OURS if our != name}
+    return list(found.values())
 
 
 def as_markdown(rows: list[dict]) -> str:

@@ -322,7 +322,28 @@ def test_quick_peers_have_a_row_for_each(in_this_process, tmp_path, monkeypatch,
     assert "open_clip is not installed; it needs torchvision" in capsys.readouterr().out.replace("\n", " ")
 
 
-@pytest.mark.parametrize("wrong", [["--files", "33"], ["--batch", "2"], ["--rounds", "0"], ["--only", "nobody"]])
+def test_each_group_of_peers_is_measured_beside_ours(monkeypatch):
+    """Where memory has no room for all, a ratio is of turns of one group, and each peer has one row."""
+    groups = []
+
+    def take_turns(sides, *_):
+        groups.append([side.name.removeprefix("step: ") for side in sides])
+        for number, side in enumerate(sides, start=10 * len(groups)):
+            side.seconds[:] = [float(number)]
+
+    monkeypatch.setattr(peers, "interleave", take_turns)
+    monkeypatch.setattr(peer_trainers, "find_spec", lambda module: None)
+    options = peers.parse(["--output_dir", "unused", "--quick", "--at_once", "1"])
+    rows = {row["name"]: row for row in peers.compare("step", None, {}, options, None, 8, 1, 1)}
+    first, second = "Transformers' contrastive example", "CaRot, reference-style"
+    assert groups == [[*peers.OURS, first], [*peers.OURS, second]] and list(rows) == list(peers.PEERS)
+    assert [rows[name]["median"] for name in (*peers.OURS, first, second)] == [10, 11, 12, 22]
+    assert rows[second]["ratios"] == {"FLYP": 20 / 22, "CaRot": 21 / 22}
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--files", "33"], ["--batch", "2"], ["--rounds", "0"], ["--at_once", "0"], ["--only", "nobody"]]
+)
 def test_impossible_settings_of_peers_are_refused(tmp_path, wrong, capsys):
     with pytest.raises(SystemExit):
         peers.parse(["--output_dir", str(tmp_path), *wrong])
