@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +45,7 @@ def word_tokenizer(captions: list[str]):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **names)
 
 
-def prepare(folder: Path, model: str, files: int) -> None:
+def prepare(folder: Path, model: str, files: int, prompts: Sequence[str] = ()) -> None:
     """
     Write a random checkpoint with its processor, pictures and captions.
 
@@ -53,11 +53,12 @@ def prepare(folder: Path, model: str, files: int) -> None:
         folder (`Path`): Where to: `model/`, `pictures/*.jpg`, `captions.json`.
         model (`str`): Size of the model.
         files (`int`): Pictures, each with a caption of its own.
+        prompts (`Sequence[str]`, *optional*): More texts that the tokenizer must know.
     """
     disable_progress_bar()
     captions, size = imagenet_prompts(files), model_config(model).vision_config.image_size
     images = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    CLIPProcessor(image_processor=images, tokenizer=word_tokenizer(captions)).save_pretrained(folder / "model")
+    CLIPProcessor(image_processor=images, tokenizer=word_tokenizer([*captions, *prompts])).save_pretrained(folder / "model")
     random_model(model).save_pretrained(folder / "model")
     (folder / "pictures").mkdir()
     encoded = jpegs(500, 375, min(files, PICTURES))

@@ -16,6 +16,8 @@ g  metrics of 50,000 x 1,000 logits: seconds and memory
 h  2 processes over 1
 t  TRACER step over CaRot and FLYP steps
 i  reading a training picture over CLIPImageProcessor (more of it: data_path.py)
+p  evaluating JPEG files, over CLIP_benchmark's loop and the zero-shot pipeline of Transformers
+s  memory of evaluating 50,000 images as a stream, over 5,000
 v  logits of a batch of images in evaluation, over the plain forward pass
 gpu  images a second and utilisation on an accelerator, if there is one
 """
@@ -32,7 +34,7 @@ from importlib import import_module
 from pathlib import Path
 
 ITEMS = {"a": "steps", "b": "steps", "c": "steps", "t": "steps", "d": "memory", "e": "heads", "f": "croft", "g": "scores"}
-ITEMS |= {"h": "processes", "i": "pictures", "v": "embeddings", "gpu": "gpu"}
+ITEMS |= {"h": "processes", "i": "pictures", "p": "evaluations", "s": "evaluations", "v": "embeddings", "gpu": "gpu"}
 RESULTS = "speed.json"
 
 
@@ -53,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.rounds = options.rounds or (2 if quick else 8)
     options.warm = 1 if quick else 3
     options.prompts, options.images = (64, 16) if quick else (1000, 512)
+    options.stream = 400 if quick else 50_000
     options.logits = (500, 10) if quick else (50_000, 1000)
     if options.batch < 4 or options.rounds < 1 or options.threads < 1:
         parser.error("--batch must be at least 4, --rounds and --threads at least 1")
@@ -65,7 +68,7 @@ def measure(options: argparse.Namespace, progress, finished) -> list:
     for item in sorted(set(options.only), key=list(ITEMS).index):
         module = import_module(ITEMS[item])
         rows += (
-            module.measure(options, progress, item) if ITEMS[item] == "steps" else module.measure(options, progress)
+            module.measure(options, progress, item) if ITEMS[item] in ("steps", "evaluations") else module.measure(options, progress)
         )
         finished(rows)
     return rows

@@ -59,10 +59,10 @@ class Steps:
         return self.left >= 0
 
 
-def peak_memory() -> int:
-    """Bytes of this process's largest resident set so far."""
+def peak_memory(whose: int = resource.RUSAGE_SELF) -> int:
+    """Bytes of this process's largest resident set so far, or with `resource.RUSAGE_CHILDREN` of the largest child that has ended."""
     # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _work(line: Connection, contender: Callable, threads: int | None, environment: dict, settings: dict) -> None:

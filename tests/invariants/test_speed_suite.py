@@ -359,7 +359,8 @@ def test_quick_mode_writes_table_and_json(in_this_process, tmp_path, capsys):
     result = json.loads((tmp_path / run.RESULTS).read_text())
     assert result.keys() == {"machine", "command", "settings", "seconds", "ratios", "rows"}
     assert result["machine"].keys() == {"hardware", "memory", "system", "python", "torch", "transformers", "date"}
-    ratios = {"a", "b", "b new", "c", "c new", "t", "t flyp", "t flyp new", "d8", "d16", "d32", "e", "f", "f once", "i", "v"}
+    ratios = {"a", "b", "b new", "c", "c new", "t", "t flyp", "t flyp new", "d8", "d16", "d32", "e", "f", "f once", "i", "p"}
+    ratios |= {"p pipeline", "s", "v"}
     assert result["ratios"].keys() == ratios and all(ratio > 0 for ratio in result["ratios"].values())
     rows = {row["item"]: row for row in result["rows"]}
     assert rows.keys() == ratios | {"d128", "g time", "g memory"}
@@ -379,6 +380,9 @@ def test_quick_mode_writes_table_and_json(in_this_process, tmp_path, capsys):
         "g memory": 1.5,
     }
     assert {item: rows[item]["limit"] for item in limits} == limits
+    assert rows["p"]["details"]["same"] == rows["p pipeline"]["details"]["same"] == 1
+    few, many = (rows["s"]["details"][which] for which in ("few", "many"))
+    assert (few["images"], many["images"]) == (40, 400)
     assert len(rows["a"]["details"]["rounds"]) == 2 and "scaled up from 64 of the 80,000" in rows["e"]["note"]
     table = (tmp_path / "table.md").read_text()
     assert table.count("\n") == len(rows) + 2 and "| a | CaRot step over a bare loop" in table
