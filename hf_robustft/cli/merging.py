@@ -32,6 +32,7 @@ from ..modeling.interpolation import (
     lines,
     model_stock,
 )
+from ..modeling.kept_adapter import refuse_carried
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -109,6 +110,11 @@ def check_merge(options: Any) -> None:
         if not np.isin(hashes, images[first]).any():
             raise ValueError(f"{shown}: {source} was trained on none of the images of {first}; merge runs on the same data.")
     for source, fact in facts.items():
+        if fact.get("adapters"):
+            raise ValueError(
+                f"`--finetuned_model {source}` has an image adapter in {fact['adapters'].get('file')}, which is not in its weights, and weights "
+                "are merged; train it again without --adapter_image_ratio."
+            )
         if fact.get("head", TRAINED_HEAD) not in (ZERO_SHOT_HEAD, TRAINED_HEAD):
             raise ValueError(
                 f"`--finetuned_model {source}` is a model with a {fact['head']}, which nothing can be merged with; give one of "
@@ -130,17 +136,24 @@ def _check_heads(options: Any, with_head: Sequence[str], without: Sequence[str])
         )
 
 
-def check_start(options: Any, encoder: DualEncoder) -> None:
+def check_start(options: Any, args: Any, encoder: DualEncoder) -> None:
     """
-    Refuse a model that a method cannot merge as it is asked to, before any weights or data are read.
+    Refuse a model that a method cannot start from, or not merge as it is asked to, before any weights or data are read.
 
     Args:
-        options ([`ModelArguments`]): Of the command line.
+        options ([`ModelArguments`]), args ([`RobustTrainingArguments`]): Parts of the command line.
         encoder ([`DualEncoder`]): Of `--model`; its weights may be on the meta device.
 
     Raises:
         ValueError: By the name of the option.
     """
+    refuse_carried(encoder.core, f"`--model {options.model}` can be evaluated, and no run starts from it; give the model before it")
+    if options.method in MERGES and options.trains and getattr(options.trainer, "keeps_image_adapter", False):
+        if encoder.pools_images and args.adapter_image_ratio:
+            raise ValueError(
+                f"`--adapter_image_ratio {args.adapter_image_ratio:g}`: of a {encoder.name} the image adapter is in no weight, and {options.method} "
+                "merges weights; leave it out."
+            )
     if options.method == "lines" and options.lines_whole_projections:
         check_whole_projections(encoder, "--lines_whole_projections")
 

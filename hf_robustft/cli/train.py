@@ -120,11 +120,10 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
         for source in model_args.finetuned_model:
             load_processor(source, option="--finetuned_model")
         ask_commits([data_args.train_dataset, *texts])
-    if model_args.trains or model_args.method in MERGES:
-        encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
-        check_start(model_args, encoder)
+    encoder = outline(model_args.model, revision=model_args.model_revision, option="--model")
     if model_args.trains:
         settle(model_args, args, encoder)
+    check_start(model_args, args, encoder)
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
     check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from ..evaluation.platt_scaling import FUNCTIONS
 from ..evaluation.several_labels import pair_bias
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
+from ..modeling.adapters import ADAPTERS_FILE, carry_kept
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import checkpoint_folder, is_packaged, local_folder
@@ -110,7 +112,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
                 )
             # `transformers.pipeline` loads what does not fill a model with random weights.
             check_checkpoint(directory)
-        directory = Path(directory)
+        self.directory = directory = Path(directory)
+        carry_kept(model, directory)
         self.facts = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
         if class_names is not None or templates is not None:
             if class_names is None and has_trained_head(directory, self.facts):
@@ -201,6 +204,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
             # As it would be called after the folder.
             kwargs.setdefault("repo_id", Path(save_directory).name)
         with changing(save_directory, lambda _: weights_in(save_directory)) as stage:
+            if DualEncoder.of(self.model).image_adapter is not None:
+                shutil.copy2(self.directory / ADAPTERS_FILE, stage)
             self.model.save_pretrained(stage, **kwargs)
             self.processor.save_pretrained(stage)
             # A detector comes with its own temperature.
@@ -289,9 +294,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             raise ValueError(f"function_to_apply={function_to_apply!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} must be a number of classes, at least 1, or None for all of them.")
-        if function_to_apply in (None, "softmax"):
-            return
-        if self._pair_bias() is None:
+        if function_to_apply == "sigmoid" and self._pair_bias() is None:
             what = "trained head" if self.trained_head else DualEncoder.of(self.model).name
             raise ValueError(
                 f"function_to_apply='sigmoid': the {what} was trained to tell classes from each other, and a sigmoid of its "
@@ -311,11 +314,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Turn the logits in `model_outputs` into the answer for one image; `options` and answer as of `__call__`."""
         answer, error = self._answer(model_outputs["logits"], **options), model_outputs["error"]
-        return {
-            "image": model_outputs["image"],
-            **(answer if error is None else dict.fromkeys(answer)),
-            "error": error,
-        }
+        return {"image": model_outputs["image"], **(answer if error is None else dict.fromkeys(answer)), "error": error}
 
     def _answer(self, logits: Tensor, function_to_apply: str | None = None, **top: Any) -> dict[str, Any]:
         detector, names = self.detector, self.head.class_names

@@ -9,45 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .dual_encoder import LOGIT_SCALE, PROJECTIONS, DualEncoder
+from .adapter_file import ADAPTERS_FILE, FORMAT, IMAGE, KEPT, read_adapter_file
+from .croft_features import check_prompts, ensemble_features, near_unit
+from .dual_encoder import IMAGE_ADAPTER, LOGIT_BIAS, LOGIT_SCALE, PROJECTIONS, DualEncoder
+from .kept_adapter import check_adapter_file, drop, put
 from .spread_weights import exchanged, set_weights
-from .tensor_files import opened, weights_fingerprint, write_tensors
-from .zero_shot import class_embeddings
+from .tensor_files import weights_fingerprint, write_tensors
 
-ADAPTERS_FILE = "adapters.safetensors"
-FORMAT = "1"
-TENSORS = ("image_adapter", "text_adapter")
-FACTS = ("image_ratio", "text_ratio", "text_adapter_order", "base_fingerprint", "merged_fingerprint")
-
-#: Added to the L2 norm before dividing by it, as CRoFT's code does.
-EPSILON = 1e-6
 ORDERS = ("before_ensemble", "after_ensemble")
-# A temperature may be folded into the logit scale of a finished checkpoint; the adapters do not depend on it.
-_NOT_ADAPTED = (LOGIT_SCALE,)
-
-
-def near_unit(features: Tensor) -> Tensor:
-    """`features / (1e-6 + ||features||)` over the last dimension: CRoFT's normalisation; a zero vector stays zero."""
-    return features / (EPSILON + features.norm(dim=-1, keepdim=True))
-
-
-def ensemble_features(prompt_features: Tensor) -> Tensor:
-    """
-    One raw text feature per class, as CRoFT's code builds it before adapting.
-
-    Args:
-        prompt_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`): Projected text features, not
-            normalised.
-
-    Returns:
-        `torch.Tensor` of shape `(classes, embed_dim)`: With one template the feature itself, not normalised; with
-        several the average of the unit features, of unit norm.
-
-    Raises:
-        ValueError: If `prompt_features` has another number of dimensions or no template.
-    """
-    _check_prompts(prompt_features)
-    return prompt_features[:, 0] if prompt_features.shape[1] == 1 else class_embeddings(prompt_features)
 
 
 class FeatureAdapters(nn.Module):
@@ -58,7 +27,8 @@ class FeatureAdapters(nn.Module):
     both matrices start at the identity, which changes nothing. There is no bias and no non-linearity, so each adapter
     is one linear map `M = I + r (A - I)` that [`merge_adapters`] folds into the projection.
 
-    Where image features do not end in a linear map (SigLIP's), only `image_ratio=0` can be merged: texts alone are adapted.
+    Where image features end in a pooling head and no linear map (SigLIP's), the image adapter stays in `adapters.safetensors`, and
+    a model that [`load_dual_encoder`] loads from its folder applies it.
 
     Half-precision features are adapted in float32, also under autocast: the matrices stay close to the identity, and
     what they add to it would drown in the rounding.
@@ -148,7 +118,7 @@ class FeatureAdapters(nn.Module):
         Raises:
             ValueError: If `prompt_features` has another shape.
         """
-        _check_prompts(prompt_features)
+        check_prompts(prompt_features)
         if prompt_features.shape[1] == 1 or self.text_adapter_order == "after_ensemble":
             return near_unit(self.adapt_texts(ensemble_features(prompt_features)))
         return near_unit(near_unit(self.adapt_texts(prompt_features)).mean(dim=1))
@@ -178,10 +148,32 @@ class FeatureAdapters(nn.Module):
         """What the parameter of the model that has the `name` is multiplied by."""
         return self.image_matrix() if name.startswith(PROJECTIONS[0]) else self.text_matrix()
 
+    @torch.no_grad()
+    def kept_image_matrix(self, model: nn.Module) -> Tensor | None:
+        """
+        The whole map on image features where no weight can take it in.
+
+        Args:
+            model (`torch.nn.Module`): A dual encoder, possibly wrapped.
+
+        Returns:
+            `torch.Tensor` of shape `(embed_dim, embed_dim)`, *optional*: Rounded once to the adapters' dtype, without gradient; `None`
+            if the adapter is merged, or changes nothing.
+
+        Raises:
+            ValueError: If it is not finite.
+        """
+        if not self.image_ratio or not DualEncoder.of(model).pools_images:
+            return None
+        matrix = _mixed_with_identity(self.image_adapter.cpu().double(), self.image_ratio).to(self.image_adapter)
+        if not matrix.isfinite().all():
+            raise ValueError("The image adapter is not finite; the training that made it diverged.")
+        return matrix
+
     def save_pretrained(self, directory: str | Path, model: nn.Module) -> Path:
         """
         Write `adapters.safetensors`: the adapters, the parameters that they are merged into as they were before, and the fingerprints of
-        the model before and after merging (without the logit scale), by which [`load_adapters`] knows them again.
+        the model before and after merging (without logit scale and bias), by which [`load_adapters`] knows them again.
 
         Args:
             directory (`str` or `Path`): The folder; made where it is missing.
@@ -197,9 +189,9 @@ class FeatureAdapters(nn.Module):
         weights = adapted_weights(model, self)
         tensors = {_key(name): weight.clone() for name, weight in weights.items()}
         tensors |= {"image_adapter": self.image_adapter, "text_adapter": self.text_adapter}
-        base = weights_fingerprint(model, _NOT_ADAPTED)
+        base = weights_fingerprint(model, _not_adapted(model))
         with exchanged([*weights.values()], [*_merged(weights, self).values()]):
-            merged = weights_fingerprint(model, _NOT_ADAPTED)
+            merged = weights_fingerprint(model, _not_adapted(model))
         facts = {
             # repr gives the shortest text that reads back as the same float.
             "image_ratio": repr(self.image_ratio),
@@ -208,7 +200,8 @@ class FeatureAdapters(nn.Module):
             "base_fingerprint": base,
             "merged_fingerprint": merged,
         }
-        metadata = {"format": "pt", "adapters_format": FORMAT, **facts}
+        kept = {} if self.kept_image_matrix(model) is None else {KEPT: IMAGE}
+        metadata = {"format": "pt", "adapters_format": FORMAT, **facts, **kept}
         return write_tensors(Path(directory) / ADAPTERS_FILE, tensors, metadata)
 
     @classmethod
@@ -221,7 +214,7 @@ class FeatureAdapters(nn.Module):
             OSError: If the folder holds no `adapters.safetensors`.
             ValueError: If the file was not written by `save_pretrained`, or is damaged.
         """
-        return cls._from_file(*_read_file(directory))
+        return cls._from_file(*read_adapter_file(directory))
 
     @classmethod
     def _from_file(cls, tensors: dict[str, Tensor], facts: dict[str, str]) -> FeatureAdapters:
@@ -266,10 +259,15 @@ def merge_adapters(model: nn.Module, adapters: FeatureAdapters, n_templates: int
         The model that was given.
 
     Raises:
-        ValueError: If the adapters act after the ensemble of more than one template, `n_templates` is below 1, as
-            [`adapted_weights`], and if a merged weight is not finite.
+        ValueError: If the adapters act after the ensemble of more than one template, `n_templates` is below 1, image features
+            end in no linear map and are adapted, as [`adapted_weights`], and if a merged weight is not finite.
     """
     _check_order(adapters, n_templates)
+    if adapters.kept_image_matrix(model) is not None:
+        raise ValueError(
+            f"Image features of a {DualEncoder.of(model).name} end in no linear map that their adapter could be merged into, so there is no plain "
+            f"model with it; it stays in {ADAPTERS_FILE} (`FeatureAdapters.save_pretrained`), or set adapter_image_ratio to 0."
+        )
     weights = adapted_weights(model, adapters)
     set_weights([*weights.values()], [*_merged(weights, adapters).values()])
     return model
@@ -281,8 +279,8 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
 
     Args:
         model (`torch.nn.Module`): The model of the same folder (merged), or the one that the adapters were trained on
-            (not merged), possibly wrapped; its projections are those before merging afterwards. The logit scale may
-            differ.
+            (not merged), possibly wrapped; its projections are those before merging afterwards, and it no longer carries an
+            adapter that was kept. Logit scale and bias may differ.
         directory (`str` or `Path`): The folder with `adapters.safetensors`.
 
     Returns:
@@ -293,7 +291,7 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
         ValueError: If the model has other weights (adapting it twice, or another model, would go unnoticed), or the
             file is damaged. The model is then left as it was.
     """
-    tensors, facts = _read_file(directory)
+    tensors, facts = read_adapter_file(directory)
     path = Path(directory) / ADAPTERS_FILE
     adapters = FeatureAdapters._from_file(tensors, facts)
     named = adapted_weights(model, adapters)
@@ -301,7 +299,7 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
     missing = [_key(name) for name in named if _key(name) not in tensors]
     if missing:
         raise ValueError(f"{path} has no {missing[0]}, which the model had before merging; restore the file.")
-    if weights_fingerprint(model, _NOT_ADAPTED) not in (facts["merged_fingerprint"], facts["base_fingerprint"]):
+    if weights_fingerprint(model, _not_adapted(model)) not in (facts["merged_fingerprint"], facts["base_fingerprint"]):
         raise ValueError(
             f"The model's weights are neither those that {path} was merged into nor those that its adapters were trained "
             "on (or have another dtype); load the checkpoint of the same folder, in the dtype it was saved in."
@@ -310,13 +308,55 @@ def load_adapters(model: nn.Module, directory: str | Path) -> FeatureAdapters:
     fits = all(weight.shape == value.shape for weight, value in zip(weights, unmerged, strict=True))
     if fits:
         with exchanged(weights, unmerged):
-            fits = weights_fingerprint(model, _NOT_ADAPTED) == facts["base_fingerprint"]
+            fits = weights_fingerprint(model, _not_adapted(model)) == facts["base_fingerprint"]
     if not fits:
         raise ValueError(
             f"The projections in {path} do not give the model that its adapters were trained on; restore the file."
         )
     set_weights(weights, unmerged)
+    drop(model)
     return adapters.to(weights[0].device)
+
+
+def carry_kept(model: nn.Module, directory: str | Path) -> None:
+    """
+    Let a model carry the image adapter that is kept beside its weights, if one is.
+
+    Args:
+        model (`torch.nn.Module`): A dual encoder as it was loaded from the folder, possibly wrapped.
+        directory (`str` or `Path`): The checkpoint.
+
+    Raises:
+        OSError: If the folder says that there is an adapter, and it is missing.
+        ValueError: If the file is damaged, or its adapters were not merged into these weights.
+    """
+    encoder, path = DualEncoder.of(model), Path(directory) / ADAPTERS_FILE
+    named = getattr(encoder.core.config, IMAGE_ADAPTER, None) is not None
+    if not (encoder.pools_images or named) or getattr(encoder.core, IMAGE_ADAPTER, None) is not None:
+        # All adapters are in the weights, or the model carries it already.
+        return
+    check_adapter_file(directory)
+    if not path.is_file():
+        return
+    tensors, facts = read_adapter_file(directory)
+    if facts.get(KEPT) != IMAGE:
+        return
+    adapters = FeatureAdapters._from_file(tensors, facts)
+    matrix, weights = adapters.kept_image_matrix(model), adapted_weights(model, adapters)
+    before = {name: tensors.get(_key(name)) for name in weights}
+    fits = matrix is not None and all(v is not None and v.shape == weights[name].shape for name, v in before.items())
+    # In whatever dtype the model was loaded.
+    if not fits or not all(torch.equal(v.to(weights[name].dtype), weights[name].cpu()) for name, v in _merged(before, adapters).items()):
+        raise ValueError(
+            f"The text features of this model are not those that {path} belongs to: it is of another model, or of a checkpoint of a "
+            "run, whose adapters are not merged; load the folder of the finished run."
+        )
+    put(model, matrix)
+
+
+def _not_adapted(model: nn.Module) -> list[str]:
+    # A temperature may be folded into a finished checkpoint; the adapters do not depend on it.
+    return [LOGIT_SCALE, *([] if DualEncoder.of(model).logit_bias is None else [LOGIT_BIAS])]
 
 
 def _check_order(adapters: FeatureAdapters, n_templates: int) -> None:
@@ -329,21 +369,13 @@ def _check_order(adapters: FeatureAdapters, n_templates: int) -> None:
         )
 
 
-def _check_prompts(prompt_features: Tensor) -> None:
-    if prompt_features.ndim != 3 or prompt_features.shape[1] < 1:
-        raise ValueError(
-            f"Prompt features have the shape (classes, templates, embed_dim), got {tuple(prompt_features.shape)}; with "
-            "one prompt per class add a dimension of size 1."
-        )
-
-
 def adapted_weights(model: nn.Module, adapters: FeatureAdapters) -> dict[str, Tensor]:
     """
     The parameters of a model that adapters are merged into: weight and bias of the linear maps that its features end in.
 
     Args:
         model (`torch.nn.Module`): A dual encoder, possibly wrapped.
-        adapters ([`FeatureAdapters`]): Those to merge. With an `image_ratio` of 0 the model needs no linear map of image features.
+        adapters ([`FeatureAdapters`]): Those to merge. Of a model whose image features end in a pooling head the image adapter is not.
 
     Returns:
         `dict[str, torch.Tensor]`: By name, of shapes `(embed_dim, tower's width)` and `(embed_dim,)`.
@@ -352,9 +384,9 @@ def adapted_weights(model: nn.Module, adapters: FeatureAdapters) -> dict[str, Te
         ValueError: If features that are adapted do not end in a linear map, or are of another size.
     """
     found: dict[str, Tensor] = {}
-    for name, side, ratio in zip(
-        PROJECTIONS, DualEncoder.of(model).feature_maps, (adapters.image_ratio, adapters.text_ratio), strict=True
-    ):
+    encoder = DualEncoder.of(model)
+    ratios = 0.0 if encoder.pools_images else adapters.image_ratio, adapters.text_ratio
+    for name, side, ratio in zip(PROJECTIONS, encoder.feature_maps, ratios, strict=True):
         if side is None and not ratio:
             continue
         if side is None:
@@ -407,39 +439,3 @@ def _merged(weights: Mapping[str, Tensor], adapters: FeatureAdapters) -> dict[st
             )
         result[name] = merged
     return result
-
-
-def _read_file(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """
-    The `TENSORS` and the `FACTS` of the file in `directory`.
-
-    Raises:
-        OSError: If the folder holds no `adapters.safetensors`.
-        ValueError: If the file is damaged, of another format, or was written by something else.
-    """
-    path = Path(directory) / ADAPTERS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No {ADAPTERS_FILE} in {directory}; a run with adapters writes it beside the weights."
-        )
-    with opened(path) as file:
-        facts = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    missing = [name for name in FACTS if name not in facts] + [name for name in TENSORS if name not in tensors]
-    if missing or facts.get("adapters_format") != FORMAT:
-        what = (
-            f"has no {missing[0]}" if missing else f"has the format {facts.get('adapters_format')!r}, not {FORMAT!r}"
-        )
-        raise ValueError(f"{path} {what}; write it with `FeatureAdapters.save_pretrained` of this version.")
-    for name in ("image_ratio", "text_ratio"):
-        try:
-            float(facts[name])
-        except ValueError:
-            raise ValueError(f"{path} has the {name} {facts[name]!r}, not a number; restore the file.") from None
-    image, text = tensors["image_adapter"], tensors["text_adapter"]
-    if image.ndim != 2 or image.shape[0] != image.shape[1] or text.shape != image.shape:
-        raise ValueError(
-            f"{path} has adapters of shapes {tuple(image.shape)} and {tuple(text.shape)}, not two square ones of one size; "
-            "restore the file."
-        )
-    return tensors, facts

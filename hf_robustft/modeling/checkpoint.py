@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..data.messages import one_line
 from ..data.transforms import ImageTransform, PatchTransform
+from .adapter_file import ADAPTERS_FILE
+from .adapters import carry_kept
 from .caption_rules import CaptionRules
 from .captions import pad_captions
 from .checkpoint_check import (
@@ -32,7 +34,7 @@ from .checkpoint_check import (
     without_weights,
 )
 from .checkpoint_file import Unreachable, checkpoint_folder, file_from_hub, is_packaged, local_folder
-from .dual_encoder import DualEncoder
+from .dual_encoder import IMAGE_ADAPTER, DualEncoder
 from .families import FAMILIES, SUPPORTED
 from .metadata import METADATA_FILE
 from .tensor_files import HALVES, not_finite, read_json_object
@@ -61,7 +63,8 @@ def load_dual_encoder(
 
     Every weight comes from the checkpoint, and none is made up: what is missing, unexpected or of another shape is refused,
     as are weights that are not finite, a tokenizer without its vocabulary, and an image processor for another size. No
-    pickled file is read and no code of the checkpoint is run.
+    pickled file is read and no code of the checkpoint is run. An image adapter that is kept beside the weights
+    (`adapters.safetensors`) comes with the model, which plain Transformers would load without it.
 
     Args:
         source (`str` or `Path`): A folder, an id on the Hub, or a checkpoint of the package: `"emoji_clip"`,
@@ -99,6 +102,7 @@ def load_dual_encoder(
         # Transformers looks for the safetensors that the Hub's converter has made of this repository.
         options = {"pretrained_model_name_or_path": str(source), "revision": "main", "token": token}
     model = _model(what, config, dtype="auto" if dtype is None else dtype, **options)
+    carry_kept(model, folder)
     _fit(model, processor, what)
     if here is None:
         model.name_or_path = model.config._name_or_path = str(source)
@@ -200,7 +204,7 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
         raise FileNotFoundError(f"{source} on the Hub has no {CONFIG_FILE}; give a checkpoint of one of {SUPPORTED}.")
     folder = config.parent
     # Before the weights are downloaded.
-    check_config(folder, source)
+    known = check_config(folder, source)
     missing: Unreachable | None = None
     for name in (*_SMALL_FILES, *((WEIGHTS_FILE, INDEX_FILE) if weights else ())):
         if name == INDEX_FILE and (folder / WEIGHTS_FILE).is_file():
@@ -219,6 +223,8 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
         raise missing
     if weights and (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
         checkpoint_folder(source, *sorted(set(index_of(folder).values())), revision=folder.name, token=token)
+    if weights and getattr(known, IMAGE_ADAPTER, None) is not None:
+        file_from_hub(source, ADAPTERS_FILE, folder.name, token)
     return folder
 
 

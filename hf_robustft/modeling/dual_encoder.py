@@ -31,6 +31,9 @@ PROJECTION_WEIGHTS = tuple(f"{name}.weight" for name in PROJECTIONS)
 LOGIT_SCALE = "logit_scale"
 #: And of what is added to them, where there is such a thing.
 LOGIT_BIAS = "logit_bias"
+#: The buffer of a model that holds the matrix of its image adapter, which is in no file of weights; and the entry of its
+#: configuration that names the file in which the adapter is.
+IMAGE_ADAPTER = "robustft_image_adapter"
 #: What an image tower computes beyond its weights: one with the same weights and another activation is another.
 _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")
 #: As those, of towers that have them.
@@ -125,9 +128,14 @@ class DualEncoder:
     @property
     def embed_dim(self) -> int:
         """Size of the embeddings."""
-        if self.visual_projection is None:
+        if self.pools_images:
             return self.core.config.vision_config.hidden_size
         return self.core.config.projection_dim
+
+    @property
+    def pools_images(self) -> bool:
+        """Whether image features end in a pooling head, as SigLIP's do, so that no weight can take a linear map of them in."""
+        return not hasattr(self.core, PROJECTIONS[0])
 
     @property
     def visual_projection(self) -> Tensor | None:
@@ -162,6 +170,23 @@ class DualEncoder:
             for name, side in sides
         )
         return images, texts
+
+    @property
+    def image_adapter(self) -> Tensor | None:
+        """
+        The matrix `(embed_dim, embed_dim)` that image features are multiplied by, where that is not in the weights; `None` if
+        there is none ([`~modeling.kept_adapter.carry`]).
+
+        Raises:
+            ValueError: If the configuration says that there is one, and the model was loaded without it.
+        """
+        matrix = getattr(self.core, IMAGE_ADAPTER, None)
+        if matrix is None and getattr(self.core.config, IMAGE_ADAPTER, None) is not None:
+            raise ValueError(
+                f"The image features of this {self.name} go through the adapter in adapters.safetensors, as its configuration says, and "
+                "it was loaded without; load the folder with `load_dual_encoder`."
+            )
+        return matrix
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -296,7 +321,15 @@ class DualEncoder:
         """
         with self._read_images() as read:
             output = self.core.get_image_features(**self._image_inputs(pixel_values), **read)
-        return at_least_float32(output.pooler_output)
+        return self._adapted(at_least_float32(output.pooler_output))
+
+    def _adapted(self, features: Tensor) -> Tensor:
+        matrix = self.image_adapter
+        if matrix is None:
+            return features
+        with torch.autocast(features.device.type, enabled=False):
+            dtype = torch.promote_types(features.dtype, at_least_float32(matrix).dtype)
+            return F.linear(features.to(dtype), matrix.to(dtype))
 
     def _image_inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
         if not self.family.patches:
@@ -361,7 +394,8 @@ class DualEncoder:
         if not self.family.projects:
             weights = self.visual_projection, self.text_projection
             sides = [F.linear(side.to(weight.dtype), weight) for side, weight in zip(sides, weights, strict=True)]
-        return tuple(map(at_least_float32, sides))
+        images, texts = map(at_least_float32, sides)
+        return self._adapted(images), texts
 
     @torch.no_grad()
     def fold(self, temperature: float) -> None:

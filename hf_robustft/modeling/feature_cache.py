@@ -137,7 +137,8 @@ def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 def image_fingerprint(model: nn.Module) -> str:
     """
-    The fingerprint of all weights that image features depend on: those of the image tower and its projection.
+    The fingerprint of all weights that image features depend on: those of the image tower and its projection, and an image
+    adapter that the model carries.
 
     Args:
         model (`torch.nn.Module`): A dual encoder, possibly wrapped. Its text side and logit scale do not count.
@@ -145,7 +146,11 @@ def image_fingerprint(model: nn.Module) -> str:
     Returns:
         `str`: 64 hexadecimal digits, as `weights_fingerprint`.
     """
-    return weights_fingerprint(DualEncoder.of(model).image_side())
+    encoder = DualEncoder.of(model)
+    found, adapter = weights_fingerprint(encoder.image_side()), encoder.image_adapter
+    if adapter is None:
+        return found
+    return hashlib.sha256(found.encode() + adapter.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def cache_features(

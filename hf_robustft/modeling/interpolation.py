@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .dual_encoder import LOGIT_BIAS, LOGIT_SCALE, PROJECTION_WEIGHTS, DualEncoder
+from .kept_adapter import refuse_carried
 from .zero_shot import ZeroShotHead
 
 
@@ -164,8 +165,10 @@ def check_interpolation(
         The two state dicts.
 
     Raises:
-        ValueError: If names, shapes or integer buffers disagree.
+        ValueError: If names, shapes or integer buffers disagree, or one has an image adapter that is not in its weights.
     """
+    for model in (zero_shot, fine_tuned):
+        refuse_carried(model, "weights alone can be merged; train with adapter_image_ratio=0, and the text adapter is in them")
     first = zero_shot.state_dict() if isinstance(zero_shot, nn.Module) else zero_shot
     second = fine_tuned.state_dict() if isinstance(fine_tuned, nn.Module) else fine_tuned
     if first.keys() != second.keys():

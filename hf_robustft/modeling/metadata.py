@@ -48,6 +48,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("sigmoid_ece_before", "sigmoid_ece_after"), _NUMBER),
         **{"n": int, "fitted_on": str, "probabilities": str, "history": list, "sets": dict},
     },
+    "adapters": {"file": str, "kept": [str]},
     "thresholds": {"fitted_on": str, "n": int, "classes": dict, "default": [str], "probabilities": str},
     "card": {
         **dict.fromkeys(("method", "base_model", "base_model_revision", "base_model_note", "hardware", "licence", "command"), str),
@@ -112,7 +113,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
         grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
-        `adapters`, `label_names` (what the training
+        `adapters` (of an image adapter that no weight can take in: its `file`, and what is `kept` there), `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
+from ..modeling.kept_adapter import carrying
 from ..modeling.spread_weights import exchanged, is_sharded, placed_like, whole_copy
 from ..modeling.trained_parts import PARTS
 from .settings import ObjectiveSettings
@@ -219,6 +220,15 @@ class ObjectiveMixin:
         """
         return dict(self.model.named_parameters())
 
+    def exported_image_adapter(self) -> Tensor | None:
+        """
+        What image features of the exported model go through that no weight can take in. Called by every export.
+
+        Returns:
+            `torch.Tensor` of shape `(embed_dim, embed_dim)`, *optional*: It is saved beside the weights by `save_extras`.
+        """
+        return None
+
     def after_optimizer_step(self) -> None:
         """Follow the new weights. Called once per real optimizer step."""
 
@@ -270,11 +280,12 @@ class ObjectiveMixin:
         source = self.frozen_models().get(getattr(self.args, "export_weights", "student"), self.model)
         with self.plain_model():
             model = whole_copy(source) if is_sharded(source) else source
-            changed, own = {}, dict(self.model.named_parameters())
+            changed, own, adapter = {}, dict(self.model.named_parameters()), None
             if source is self.model:
+                adapter = self.exported_image_adapter()
                 changed = {n: v for n, v in self.exported_parameters(exact=True).items() if v is not own[n]}
             held = dict(model.named_parameters())
-            with exchanged([held[name] for name in changed], list(changed.values())):
+            with exchanged([held[name] for name in changed], list(changed.values())), carrying(model, adapter):
                 yield model
 
 

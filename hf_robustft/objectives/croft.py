@@ -6,7 +6,6 @@ shifted features, and the terms of the combined objective.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +29,7 @@ from .energy_gradient import (
     energy_gradient_penalty,
     mixed_back,
     same_class_alignment,
+    settle_adapter_settings,
 )
 from .settings import ObjectiveSettings
 
@@ -57,8 +57,9 @@ class CRoFTObjective(ObjectiveMixin):
     `classification`, `shift_classification`, `shift_alignment` and `energy_gradient`, the feature adapters, the
     generator and its optimizer.
 
-    Where image features do not end in a linear map (SigLIP's), texts alone are adapted, with `adapter_image_ratio=0`: the energy
-    gradient is then that by the text adapter, and shifted features are classified as they are.
+    Where image features do not end in a linear map (SigLIP's), texts alone are adapted by default, with `adapter_image_ratio=0`: the
+    energy gradient is then that by the text adapter, and shifted features are classified as they are. With frozen encoders a
+    ratio may be given: the image adapter then stays in `adapters.safetensors`, beside the weights.
 
     The loss is that of the global batch in every process, from gathered features: the energy gradient pools all rows
     before it is squared, so it is not a mean of the processes' own.
@@ -76,6 +77,8 @@ class CRoFTObjective(ObjectiveMixin):
     label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = CRoFTSettings
     generator_loss: Tensor | None = None
+    #: Whether an image adapter that no weight can take in may be kept beside the weights.
+    keeps_image_adapter: bool = False
 
     def __init__(
         self,
@@ -101,10 +104,11 @@ class CRoFTObjective(ObjectiveMixin):
                 f"The adapters have shape {tuple(adapters.image_adapter.shape)}, the model's embeddings dimension {dim}; "
                 "give adapters of this model."
             )
-        self._settle_adapter_settings(adapters)
+        settle_adapter_settings(self.args, adapters)
+        self._check_sides(self.args, self.encoder)
         adapted_weights(self.model, adapters)
         self.adapters = adapters.to(self.args.device, dtype)
-        if self.encoder.feature_maps[0] is None:
+        if not self.adapters.image_ratio and self.encoder.feature_maps[0] is None:
             # Shifted features pass through it whatever the ratio, and would move what no model has.
             self.adapters.image_adapter.requires_grad_(False)
         rates = self.args.generator_learning_rate, self.args.generator_momentum, self.args.generator_weight_decay
@@ -114,30 +118,6 @@ class CRoFTObjective(ObjectiveMixin):
             raise ValueError(
                 f"With `text_adapter_order='after_ensemble'` and {n_templates} templates the adapters cannot be merged into "
                 "the model; use 'before_ensemble', or one template."
-            )
-
-    def _settle_adapter_settings(self, adapters: FeatureAdapters) -> None:
-        """The adapters mix as they were made to; the arguments, and with them the card, say the same or refuse."""
-        taken = {}
-        for argument, of_adapters in (
-            ("adapter_image_ratio", adapters.image_ratio),
-            ("adapter_text_ratio", adapters.text_ratio),
-            ("text_adapter_order", adapters.text_adapter_order),
-        ):
-            asked = getattr(self.args, argument)
-            if asked == of_adapters:
-                continue
-            if argument in self.args.given:
-                raise ValueError(
-                    f"`{argument}={asked}` was asked for, but the adapters that were given are made for {of_adapters}; "
-                    f"leave `{argument}` out, or start from other adapters."
-                )
-            taken[argument] = of_adapters
-        if taken:
-            self.args.suggest(taken, "the adapters that were given")
-            warnings.warn(
-                f"The adapters that were given set {', '.join(f'{name}={value}' for name, value in taken.items())}.",
-                stacklevel=3,
             )
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
@@ -189,16 +169,20 @@ class CRoFTObjective(ObjectiveMixin):
     @classmethod
     def check_model(cls, args, encoder: DualEncoder) -> None:
         super().check_model(args, encoder)
+        cls._check_sides(args, encoder)
+
+    @classmethod
+    def _check_sides(cls, args, encoder: DualEncoder) -> None:
         images, texts = encoder.feature_maps
         if texts is None:
             raise ValueError(
                 f"CRoFT's adapters are merged into linear maps, which text features of a {encoder.name} do not end in; use "
                 "`--method covariance_anchor`, or `--method clip_adapter` for an adapter beside the encoders."
             )
-        if images is None and args.adapter_image_ratio:
+        if images is None and args.adapter_image_ratio and not (cls.keeps_image_adapter and encoder.pools_images):
             raise ValueError(
                 f"`adapter_image_ratio={args.adapter_image_ratio}` adapts image features, which of a {encoder.name} do not end in a "
-                "linear map that the adapter could be merged into; set --adapter_image_ratio 0, or use `--method clip_adapter`."
+                "linear map that the adapter could be merged into; set --adapter_image_ratio 0, or use `--method croft` or `clip_adapter`."
             )
         if images is None and not args.adapter_text_ratio:
             raise ValueError(f"`adapter_text_ratio=0`: of a {encoder.name} nothing but texts can be adapted; set a share.")
@@ -327,6 +311,9 @@ class CRoFTObjective(ObjectiveMixin):
     def exported_parameters(self, exact: bool = False) -> dict[str, Tensor]:
         return super().exported_parameters(exact) | self.adapters.effective_projections(self.model, exact)
 
+    def exported_image_adapter(self) -> Tensor | None:
+        return self.adapters.kept_image_matrix(self.model)
+
     def save_extras(self, directory: str) -> None:
         super().save_extras(directory)
         if self.args.export_weights == "teacher" and not self._saving_checkpoint:
@@ -350,6 +337,7 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
     """
 
     trains_model = False
+    keeps_image_adapter = True
 
     def __init__(self, *args, class_features: Tensor | None = None, **kwargs):
         self._prompt_features = class_features

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling.adapters import near_unit
+from ..modeling.adapters import FeatureAdapters, near_unit
 from .base import take
 from .settings import SHARE, WEIGHT, ObjectiveSettings, Range, setting
 
@@ -27,7 +28,8 @@ class CRoFTSettings(ObjectiveSettings):
     adapter_image_ratio: float = setting(
         0.2,
         "Share of the adapted in the mixed image features; 0 leaves them as they are, and is the default for SigLIP, whose image "
-        "features end in no linear map.",
+        "features end in no linear map: above 0 its adapter (croft alone) stays in adapters.safetensors, which Transformers does "
+        "not read.",
         paper=0.2,
         range=SHARE,
     )
@@ -340,3 +342,37 @@ class FeatureShiftGenerator(nn.Module):
         if take(state, "generator_has_momentum"):
             momentum = take(state, "generator_momentum").to(self.weight).clone()
             self.optimizer.state[self.weight]["momentum_buffer"] = momentum
+
+
+def settle_adapter_settings(args: Any, adapters: FeatureAdapters) -> None:
+    """
+    The adapters mix as they were made to; the arguments, and with them the card, say the same or refuse.
+
+    Args:
+        args ([`RobustTrainingArguments`]): Settings of the run, which are changed.
+        adapters ([`FeatureAdapters`]): Those of the run.
+
+    Raises:
+        ValueError: If another mixture was asked for.
+    """
+    taken = {}
+    for argument, of_adapters in (
+        ("adapter_image_ratio", adapters.image_ratio),
+        ("adapter_text_ratio", adapters.text_ratio),
+        ("text_adapter_order", adapters.text_adapter_order),
+    ):
+        asked = getattr(args, argument)
+        if asked == of_adapters:
+            continue
+        if argument in args.given:
+            raise ValueError(
+                f"`{argument}={asked}` was asked for, but the adapters that were given are made for {of_adapters}; "
+                f"leave `{argument}` out, or start from other adapters."
+            )
+        taken[argument] = of_adapters
+    if taken:
+        args.suggest(taken, "the adapters that were given")
+        warnings.warn(
+            f"The adapters that were given set {', '.join(f'{name}={value}' for name, value in taken.items())}.",
+            stacklevel=4,
+        )

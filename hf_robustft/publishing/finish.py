@@ -31,6 +31,7 @@ from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
 from ..modeling.heads import load_head
+from ..modeling.kept_adapter import refuse_carried
 from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json, update_robustft_json
 from ..modeling.model_files import MODEL_FILES, has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
@@ -330,11 +331,15 @@ def complete_folder(
 
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: If facts do not fit each other.
+        ValueError: If facts do not fit each other, or the model has an image adapter that is not in its weights.
     """
     folder = Path(folder)
     if (model is None) != (processor is None):
         raise ValueError("A model is saved with its processor; give both, or neither for the model in the folder.")
+    if model is not None:
+        refuse_carried(model, "saved, it would answer without it; copy the folder that it was loaded from")
+    # What the weights that stay need beside them stays too.
+    said = load_robustft_json(folder) if model is None and (folder / METADATA_FILE).is_file() else {}
     # A model of another method had a head of its own.
     kept = [] if model is not None else [name for name in MODEL_FILES if method is None or name != HEAD_FILE]
     if method is None:
@@ -368,6 +373,7 @@ def complete_folder(
                 merge=merge,
                 left_out_classes=left_out_classes,
                 problem_type=problem_type,
+                adapters=said.get("adapters"),
             )
         if parts:
             update_robustft_json(stage, **parts)

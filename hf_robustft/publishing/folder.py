@@ -21,6 +21,7 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.report import load_reports
 from ..files import is_of_this_room
 from ..modeling.checkpoint import load_processor
+from ..modeling.kept_adapter import check_adapter_file
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import CONFIG_FILES, INDEX_FILE, WEIGHT_FILES, has_trained_head
 from ..modeling.tensor_files import opened
@@ -128,7 +129,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
         token (`str`, *optional*): An access token that must not be in any file, besides the one of this machine.
 
     Raises:
-        OSError: If configuration, weights, tokenizer, image processor, card or a file that it refers to are missing, or
+        OSError: If configuration, weights, tokenizer, image processor, an adapter that belongs to the weights, card or a file that it refers to are missing, or
             weights cannot be read.
         ValueError: If weights are not finite, metadata or the results in `evaluation.json` are broken, or a file holds an
             access token.
@@ -136,6 +137,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     _check_presence(folder, files)
     check_secrets(folder, files, token)
     load_processor(Path(folder))
+    check_adapter_file(folder)
     for name, path in files.items():
         if name.endswith(".safetensors"):
             _check_weights(path)

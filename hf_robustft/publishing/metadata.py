@@ -29,6 +29,7 @@ def write_robustft_json(
     merge: Mapping[str, Any] | None = None,
     left_out_classes: Mapping[str, Any] | None = None,
     problem_type: str | None = None,
+    adapters: Mapping[str, Any] | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -49,6 +50,7 @@ def write_robustft_json(
         merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of.
         left_out_classes (`Mapping[str, Any]`, *optional*): The `share` and `fold` of the classes that were left out of the
             training, and their names as `classes`.
+        adapters (`Mapping[str, Any]`, *optional*): The `file` of adapters that are not in the weights, and what is `kept` in it.
         problem_type (`str`, *optional*): `"multi_label_classification"` of a model that was trained on lists of labels.
 
     Returns:
@@ -84,6 +86,8 @@ def write_robustft_json(
         content["image_hashes"] = [dict(entry) for entry in image_hashes]
     if label_names is not None:
         content["label_names"] = list(label_names)
+    if adapters:
+        content["adapters"] = dict(adapters)
     if left_out_classes:
         content["left_out_classes"] = dict(left_out_classes)
     return dump_robustft_json(output_dir, content)

@@ -17,6 +17,7 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..evaluation.tables import check_same_data
 from ..files import locked
+from ..modeling.kept_adapter import claims_adapter
 from ..modeling.zero_shot import HEAD_FILE
 from ..objectives.papers import METHOD_FACTS, OPTIMIZER_PAPERS, MethodFacts
 from . import snippets, verdict
@@ -265,7 +266,9 @@ def _how_to_use(output_dir: Path, report: EvaluationReport, facts: CardFacts) ->
     sigmoid, aimv2 = sigmoid_sentence(output_dir), aimv2_sentence(output_dir)
     pairs = plain_pipeline_sentence(output_dir) if lists else None
     fixed = sigmoid is not None or aimv2 is not None
+    adapter = claims_adapter(output_dir) is not None
     return {
+        "image_adapter": code_block(snippets.image_adapter_snippet(names, templates, in_metadata), "python") if adapter else None,
         "trained_head": ", ".join(markdown_text(name) for name, _ in of_head),
         "head_label": markdown_text(of_head[0][1]) if of_head else None,
         "head_snippet": code_block(snippets.trained_head_snippet(lists), "python") if has_head else None,

@@ -109,6 +109,30 @@ class_names = head.class_names
 {judged}"""
 
 
+def image_adapter_snippet(class_names: Sequence[str], templates: Sequence[str], from_metadata: bool) -> str:
+    """Return code for a model with an image adapter beside its weights, with `class_names` and `templates`, or both `from_metadata`."""
+    if from_metadata:
+        facts = 'facts = load_robustft_json(".")\nclass_names, templates = facts["class_names"], facts["templates"]'
+        imports = "from hf_robustft.modeling.metadata import load_robustft_json\n"
+    else:
+        imports, facts = "", f"class_names = {_literal(class_names)}\ntemplates = {_literal(templates)}"
+    return f"""\
+import torch
+from hf_robustft import ZeroShotHead, load_dual_encoder
+from hf_robustft.data.transforms import ImageTransform
+from hf_robustft.modeling.features import encode_images
+{imports}from PIL import Image
+
+model, processor = load_dual_encoder(".")
+{facts}
+head = ZeroShotHead.from_model(model, processor, class_names, templates)
+image = Image.open("photo.png").convert("RGB")
+pixel_values = ImageTransform.from_processor(processor, train=False)(image)[None]
+with torch.no_grad():
+    logits = head(encode_images(model, pixel_values))
+{_SHARES}"""
+
+
 def label_lists_snippet() -> str:
     """Return code that gives each image of a folder the labels whose probability is above the thresholds in `robustft.json`."""
     return """\

@@ -13,6 +13,7 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.report import ZERO_SHOT_HEAD, EvaluationReport
 from ..modeling.checkpoint import commit_of
+from ..modeling.kept_adapter import FACTS as KEPT_FACTS
 from ..modeling.metadata import MULTI_LABEL
 from ..publishing.card_file import CARD_FILE, is_untouched
 from ..publishing.finish import complete_folder, finish_checkpoint
@@ -110,7 +111,8 @@ class FinishedFolder:
 
     def _write_metadata(self, folder: Path) -> None:
         head = ZERO_SHOT_HEAD if self.head is None else self.head.label
-        write_robustft_json(folder, head=head, **self._facts_of_the_model())
+        adapters = None if self.exported_image_adapter() is None else KEPT_FACTS
+        write_robustft_json(folder, head=head, adapters=adapters, **self._facts_of_the_model())
 
     def _facts_of_the_model(self) -> dict[str, Any]:
         names, templates = self._named_classes()

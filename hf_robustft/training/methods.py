@@ -195,7 +195,8 @@ class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     CRoFT: linear adapters on the features of a frozen CLIP, trained with the energy-gradient regulariser and learned
     worst-case feature shifts (Zhu et al., ICML 2024).
 
-    The exported checkpoint is a plain model with the adapters merged into its projections. Train on images, or on features
+    The exported checkpoint is a plain model with the adapters merged into its projections. Of a SigLIP that is the text adapter; an
+    image adapter (`adapter_image_ratio` above 0) is kept beside the weights, and plain Transformers does not apply it. Train on images, or on features
     that `cache_features` computed once. The settings of the authors' code are `paper_settings`:
     `RobustTrainingArguments(output_dir=..., **CRoFTTrainer.paper_settings)`.
     """

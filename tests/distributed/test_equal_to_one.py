@@ -43,6 +43,8 @@ OF_SIGLIP = ("flyp", "tracer", "covariance_anchor", "ft")
 KIN = ("altclip", "blip", "vision-text-dual-encoder", "chinese_clip", "aimv2", "metaclip_2")
 JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} for method in OF_SIGLIP]
 JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
+#: An image adapter that no weight can take in.
+JOBS.append({"name": "siglip-croft-end", "method": "croft", "family": "siglip", "settings": {"adapter_image_ratio": 0.2}})
 #: It stretches its positions in float32, whatever it is in.
 JOBS.append({"name": "siglip2-float32", "method": "flyp", "family": "siglip2", "dtype": "float32", "gradients": True})
 #: Lists of labels; the bias of CLIP's head is fitted to the training images that all processes encode together.
@@ -163,6 +165,8 @@ def test_what_is_compared_is_all_there(trained):
         start = family_model("siglip").logit_bias.item()
         assert (end["student.logit_bias"].item() == start) == (method == "ft"), "a bias that a head does not read is frozen"
         assert not distils or end["teacher.logit_bias"].item() not in (start, end["student.logit_bias"].item())
+    kept, _ = trained(1, "siglip-croft-end")
+    assert not torch.equal(kept["adapters.image_adapter"], torch.eye(32, dtype=torch.float64)), "it trains"
     # The frozen tower is still what it was at the start: the teacher's too, but nothing else.
     frozen, _ = trained(1, "frozen-end")
     free, _ = trained(1, "carot-end")

@@ -136,7 +136,8 @@ def work(job: dict, output: Path, processes: int) -> None:
         weight = torch.randn(4, DualEncoder.of(model).embed_dim, dtype=dtype, generator=torch.Generator().manual_seed(2))
         extra["head"] = ZeroShotHead(10 * weight, ["a", "b", "c", "d"])
     if METHODS[method].needs_labels and not job.get("lists"):
-        extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_tokenizer()}
+        tokenizer = family_processor(family) if family and method == "croft" else tiny_tokenizer()
+        extra |= {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tokenizer}
     if job.get("optimizer") == "given":
         extra["optimizers"] = (torch.optim.SGD(model.parameters(), lr=0.05), None)
     step = OneStep()
