@@ -14,11 +14,11 @@ from transformers import AutoModel, AutoProcessor
 from transformers import pipeline as transformers_pipeline
 
 from hf_robustft import Benchmark, CRoFTTrainer, cli, load_dual_encoder, pipeline
+from hf_robustft.deployment.pipeline import TASK
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.modeling.adapter_file import ADAPTERS_FILE
 from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.metadata import load_robustft_json
-from hf_robustft.publishing.pipeline import TASK
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true"]
 KEPT = ("--method", "croft", "--adapter_image_ratio", 0.5, "--learning_rate", 0.05)
