@@ -97,7 +97,7 @@ class CaptionRules:
         if not self.causal_unasked:
             length = input_ids.shape[1]
             above = torch.full((length, length), torch.finfo(dtype).min, dtype=dtype, device=input_ids.device).triu(1)
-            return {"input_ids": input_ids, "attention_mask": above[None, None].expand(len(input_ids), 1, -1, -1)}
+            return {"input_ids": input_ids, "attention_mask": above[None, None].expand(input_ids.shape[0], 1, -1, -1)}
         # What follows the token at which a causal tower is read cannot change its feature: no mask.
         return {"input_ids": input_ids}
 

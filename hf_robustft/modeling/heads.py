@@ -254,7 +254,8 @@ class TipAdapterHead(ZeroShotHead):
     def votes(self, image_embeds: Tensor, beta: float | Tensor) -> Tensor:
         """The votes for each class, of shape `(batch, classes)`, for `image_embeds` at a sharpness `beta`."""
         nearness = torch.exp(-beta * (1 - F.linear(self.keys, image_embeds)))
-        votes = nearness.new_zeros(len(self.weight), len(image_embeds))
+        # By its shape, which torch.export may leave open; `len` is a number.
+        votes = nearness.new_zeros(len(self.weight), image_embeds.shape[0])
         return votes.index_add(0, self.classes, nearness).t()
 
     def forward(self, image_embeds: Tensor) -> Tensor:

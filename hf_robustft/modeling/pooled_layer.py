@@ -68,7 +68,8 @@ def at(values: Tensor, token: int | Tensor) -> Tensor:
     """
     if isinstance(token, int):
         return values[:, token, None]
-    return values[torch.arange(len(values), device=values.device), token][:, None]
+    # By its shape, which torch.export may leave open; `len` is a number.
+    return values[torch.arange(values.shape[0], device=values.device), token][:, None]
 
 
 def mask_row(mask: Tensor | None, token: int | Tensor, tokens: int, is_causal: bool) -> Tensor | None:
@@ -90,8 +91,8 @@ def mask_row(mask: Tensor | None, token: int | Tensor, tokens: int, is_causal: b
         return mask
     if isinstance(token, int):
         return mask[:, :, token, None]
-    mask = mask.expand(len(token), -1, -1, -1)
-    return mask[torch.arange(len(token), device=mask.device), :, token][:, :, None]
+    mask = mask.expand(token.shape[0], -1, -1, -1)
+    return mask[torch.arange(token.shape[0], device=mask.device), :, token][:, :, None]
 
 
 def _heads(values: Tensor, size: int) -> Tensor:
