@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.catalog.sets import register_benchmark as register_benchmark
     from .data.few_shot import few_shot as few_shot
     from .data.images import BadImages as BadImages
+    from .deployment.export import export_checkpoint as export_checkpoint
     from .deployment.pipeline import pipeline as pipeline
     from .evaluation.alpha_sweep import AlphaSweep as AlphaSweep
     from .evaluation.alpha_sweep import sweep_alpha as sweep_alpha
@@ -110,6 +111,7 @@ _ROOMS = {
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.report": ["EvaluationReport"],
     "evaluation.temperature": ["TemperatureScaling"],
+    "deployment.export": ["export_checkpoint"],
     "deployment.pipeline": ["pipeline"],
     "publishing.finish": ["finish_checkpoint"],
     "publishing.hub": ["publish"],

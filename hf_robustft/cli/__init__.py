@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | export | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "Train several methods at several rates and seeds, or take finished runs, and say which is best.",
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "predict": "Classify any number of images with a checkpoint, and write one file of answers.",
+    "export": "Write a checkpoint as ONNX, or for torch.export, and check that it decides the same.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }
 _OVERVIEW = """\

@@ -19,6 +19,7 @@ from typing import Any
 from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
 from ..deployment.output_names import check_output, working_folder
+from ..deployment.extras import check_format
 from ..files import READY
 from ..training.given import methods_that_read, not_read
 from .config_file import read_config, read_recipe, recipes
@@ -39,7 +40,8 @@ from .passed_on import check_auto, parted
 SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
-_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",), "compare": ()}
+_CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",),
+                "export": ("model",), "compare": ()}  # fmt: skip
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
@@ -74,7 +76,8 @@ def first_look(
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"` or `"publish"`.
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"` or
+            `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
         passed_on (`bool`, *optional*, defaults to `False`): Whether these are the settings of several runs, of which each takes
@@ -114,6 +117,8 @@ def first_look(
     try:
         if command == "evaluate":
             check_bank(values.get("knn_bank"), values.get("knn_k"))
+        if command == "export":
+            check_format(values.get("format", "onnx"))
         if command == "predict":
             _check_predicted(values, description.facts["data"])
         if command == "train" and not passed_on and given.get("method") != AUTO:
