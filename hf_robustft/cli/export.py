@@ -79,7 +79,13 @@ def parser() -> CommandParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out what `arguments` say; returns the exit code."""
+    """
+    Carry out what `arguments` say; returns the exit code.
+
+    Raises:
+        ValueError: If options or data do not fit the model or each other, or a file decides otherwise than the pipeline.
+        OSError: If model or data cannot be read, or the folder cannot be written.
+    """
     options, data, running = parser().parse(arguments)
     given = {"check_images": options.check_images, "batch_size": running.batch_size, "opset": options.opset}
     check_options(options.format, options.precision, options.min_agreement, has_images=options.dataset is not None, **given)

@@ -30,8 +30,8 @@ from ..evaluation.open_set import open_set_score
 from ..files import changing, write_whole
 from ..modeling.checkpoint import commit_of
 from ..modeling.checkpoint_file import is_packaged
-from ..modeling.dual_encoder import DualEncoder
-from ..modeling.features import encode_texts
+from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
+from ..modeling.features import encode_texts, logit_bias, logit_scale
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.output_folders import check_output_dir
 from . import onnx_graph
@@ -56,7 +56,7 @@ from .pipeline import OpenSetImageClassificationPipeline
 PRECISIONS = {"fp32": "model", "fp16": "model_fp16", "int8": "model_int8", "int8-static": "model_int8_static"}
 _ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}
 EXPORT_FILE, PREPROCESS_FILE, PAGE, TOKENIZER = "export.json", "preprocess.json", "README.md", "tokenizer"
-_TEXT = "text_model"
+_TEXT = "text_encoder"
 #: What an export writes.
 _OURS = (
     *(f"{name}{ending}" for name in (*PRECISIONS.values(), _TEXT) for ending in (".onnx", ".onnx.data", ".pt2")),
@@ -127,7 +127,7 @@ def export_checkpoint(
     check_folder(output)
     if encoder.family.patches:
         raise ValueError(
-            f"A {encoder.name} takes patches of images of any shape with a mask, which is no single input; export a model that takes images "
+            f"A {encoder.name} takes patches of images of any shape with a mask, and a graph has a single input; export a model that takes images "
             "of one size."
         )
     if any(value.dtype != torch.float32 for value in classify.model.parameters()):
@@ -252,9 +252,8 @@ class _Export:
             raise ValueError(f"`--text`: embeddings of {len(tokens)} prompts are off by {difference:.1e}, and {TEXT_TOLERANCE:g} is allowed; leave it out.")
         tokenizer.save_pretrained(stage / TOKENIZER)
         padded = {"max_length": rules.max_length} if rules.reads == "fixed" else {}
-        encoder = DualEncoder.of(self.classify.model)
-        bias = None if encoder.logit_bias is None else encoder.logit_bias.item()
-        scale = {"logit_scale": encoder.scale.item(), **({} if bias is None else {"logit_bias": bias})}
+        bias = logit_bias(self.classify.model)
+        scale = {LOGIT_SCALE: logit_scale(self.classify.model).item(), **({} if bias is None else {LOGIT_BIAS: bias.item()})}
         return {"file": file.name, "texts": len(tokens), "max_difference": difference, "bytes": _size(file), **padded, **scale}
 
     def _metadata(self) -> dict[str, str]:
@@ -317,7 +316,8 @@ def check_options(
     Refuse options of an export that are out of range, or would do nothing.
 
     Args:
-        format, precisions, min_agreement, check_images, batch_size, opset: As for [`export_checkpoint`].
+        format (`str`), precisions (`Sequence[str]`), min_agreement (`float`), check_images (`int`), batch_size (`int`), opset (`int`): As
+            for [`export_checkpoint`].
         has_images (`bool`): Whether images were given.
 
     Raises:
@@ -348,6 +348,9 @@ def check_options(
 def check_folder(output_dir: str | Path) -> None:
     """
     Refuse a folder that cannot be written, holds a model, or has files of others under the names of an export.
+
+    Args:
+        output_dir (`str` or `Path`): The folder; it need not exist.
 
     Raises:
         OSError: If it cannot be written.

@@ -55,7 +55,7 @@ class CheckImages:
 
 
 def random_pictures(size: int, n: int, seed: int = 0) -> CheckImages:
-    """`n` pictures of random colours in grids, coarse and fine, smoothed, of `size` x `size` pixels."""
+    """`n` pictures of random colours in grids, coarse and fine, smoothed, of `size` x `size` pixels, drawn with a `seed`."""
     generator = np.random.default_rng(seed)
     pictures = []
     for number in range(n):
@@ -197,7 +197,12 @@ def graph_answers(
 
 
 def graph_inputs(images: CheckImages, transform: ImageTransform, input: str, batch_size: int) -> Iterator[np.ndarray]:
-    """The batches of `images` as a graph takes them; see [`graph_answers`]."""
+    """
+    The batches of some images as a graph takes them.
+
+    Args:
+        images ([`CheckImages`]), transform ([`ImageTransform`]), input (`str`), batch_size (`int`): As for [`graph_answers`].
+    """
     for levels in images.levels.split(batch_size):
         yield (levels.permute(0, 2, 3, 1).contiguous() if input == "uint8" else normalised(levels, transform)).numpy()
 

@@ -72,7 +72,7 @@ OUTPUTS = {
 
 
 def preprocess_facts(transform: ImageTransform, input: str, class_names: Sequence[str]) -> dict[str, Any]:
-    """What `preprocess.json` says: the steps of a `transform`, what the graph takes (`input`), and the class names."""
+    """What `preprocess.json` says: the steps of a `transform`, what the graph takes (`input`), and `class_names`."""
     resize = transform.size if transform.resize is None else transform.resize
     return {
         "input": input,
@@ -102,9 +102,9 @@ def page(facts: Mapping[str, Any], outputs: Mapping[str, str]) -> str:
     snippet = PREPARE + "\n\n" + (_RUN_ONNX if onnx else _RUN_TORCH).format(file=next(iter(files)))
     snippet += _PRINT.format(known=', "known" if found["is_known"][number] else "unknown"' if known else "")
     takes = "uint8 levels `(batch, size, size, 3)`, normalised inside" if facts["input"] == "uint8" else "normalised float32 images `(batch, 3, size, size)`"
-    lines = [f"# {facts['name']}, exported", "", f"By hf_robustft {facts['versions']['hf_robustft']}. Input `pixel_values`: {takes}."]
+    lines = [f"# `{' '.join(facts['name'].replace('`', '').split())}`, exported", "", f"By hf_robustft {facts['versions']['hf_robustft']}. Input `pixel_values`: {takes}."]
     lines += ["", "| output | what it is |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in outputs.items())]
-    lines += ["", f"## Compared with the pipeline on {check['n']} {_of(check)}", "", *table(facts).splitlines(), ""]
+    lines += ["", f"## Compared with the pipeline on {check['n']} {_of(check)}", "", *table(facts, speed=False).splitlines(), ""]
     lines += [note for note in facts["notes"]]
     lines += ["", "## Images in, answers out", "", "```python", *snippet.splitlines(), "```", ""]
     return "\n".join(lines)
@@ -114,16 +114,22 @@ def _of(check: Mapping[str, Any]) -> str:
     return check["images"] if check["images"].startswith("random") else f"images of {check['images']}"
 
 
-def table(facts: Mapping[str, Any]) -> str:
-    """The numbers of an export, what `export.json` says (`facts`), as a table in Markdown."""
+def table(facts: Mapping[str, Any], speed: bool = True) -> str:
+    """
+    The numbers of an export as a table in Markdown.
+
+    Args:
+        facts (`Mapping[str, Any]`): What `export.json` says.
+        speed (`bool`, *optional*, defaults to `True`): Whether to tell images per second, which are others each time.
+    """
     check = facts["check"]
     measured = "accuracy" in check["torch"]
-    head = ["", "same decisions", "largest difference of a probability", *(["accuracy", "ECE", "NLL"] if measured else []), "MB", "images/s"]
+    head = ["", "same decisions", "largest difference of a probability", *(["accuracy", "ECE", "NLL"] if measured else []), "MB", *(["images/s"] if speed else [])]
     lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
     for name, row in {"torch, float32": check["torch"], **facts["files"]}.items():
         cells = [name, f"{100 * row['agreement']:.2f} %", f"{row['max_probability_difference']:.1e}"]
         if measured:
             cells += [f"{100 * row['accuracy']:.1f} %", f"{100 * row['ece']:.2f} %", f"{row['nll']:.4f}"]
-        cells += [f"{row['bytes'] / 1e6:.1f}", f"{row['images_per_second']:.0f}"]
+        cells += [f"{row['bytes'] / 1e6:.1f}", *([f"{row['images_per_second']:.0f}"] if speed else [])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

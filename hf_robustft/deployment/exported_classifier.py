@@ -89,6 +89,7 @@ class ExportedClassifier(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        """The names of what `forward` returns, in order."""
         judged = () if self.detector is None else ("score", "is_known")
         several = () if self.thresholds is None else ("has_label",)
         return IMAGE_EMBEDS, "logits", "probabilities", "label", *judged, *several
@@ -117,11 +118,12 @@ class ExportedClassifier(nn.Module):
             probabilities = (logits / self.temperature).softmax(dim=-1)
         values = [embeds, logits, probabilities, logits.argmax(dim=-1)]
         if self.detector is not None:
-            inputs = logits / self.detector.logit_scale if self.score.needs == "cosines" else logits
+            detector = self.detector
+            inputs = logits / detector.logit_scale if self.score.needs == "cosines" else logits
             options = {"temperature": 1.0} if "temperature" in self.score.takes else {}
             score = self.score.function(inputs, **options)
             score = score if self.score.higher_is_known else -score
-            values += [score, score >= self.detector.threshold]
+            values += [score, score >= detector.threshold]
         if self.thresholds is not None:
             values += [probabilities > self.thresholds]
         return dict(zip(self.outputs, values, strict=True))

@@ -174,12 +174,13 @@ def quantize(source: Path, stage: Path, calibration: Iterable[np.ndarray] | None
 
 
 def _behind(graph: onnx.GraphProto, name: str) -> list[str]:
-    """The names of the nodes that depend on a value."""
+    """The names of the nodes that depend on a value, and those that a quantizer gives them."""
     reached, found = {name}, []
     for node in graph.node:
         if reached.intersection(node.input):
             reached.update(node.output)
-            found.append(node.name)
+            # The quantizer makes two nodes of a `Gemm` first, and calls the first of them so.
+            found += [node.name, f"{node.name}_MatMul"]
     return found
 
 

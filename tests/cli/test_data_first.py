@@ -7,7 +7,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_process
 from helpers.families import save_family
 from transformers import CLIPModel
 
-from hf_robustft.cli import calibrate, evaluate, train
+from hf_robustft.cli import calibrate, evaluate, export, train
 from hf_robustft.modeling import checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
 
@@ -15,6 +15,7 @@ QUIET = "--use_cpu --disable_tqdm"
 TRAIN = f"--model base --train_dataset train.parquet --output_dir out --max_steps 1 {QUIET} --report_to none"
 EVALUATE = f"base --output_dir out {QUIET}"
 CALIBRATE = f"base {QUIET}"
+EXPORT = f"base --output_dir out --format torch_export {QUIET}"
 
 ROWS = [
     ("train", f"{TRAIN} --eval_datasets broken.parquet", "broken.parquet"),
@@ -38,11 +39,15 @@ ROWS = [
     ("calibrate", f"{CALIBRATE} --dataset other.parquet", "fox"),
     ("calibrate", f"{CALIBRATE} --dataset test.parquet --eval_datasets test.parquet", "--eval_datasets"),
     ("calibrate", f"{CALIBRATE} --dataset held_out.parquet --eval_datasets other.parquet:open_set", "open set"),
+    ("export", f"{EXPORT} --dataset broken.parquet", "broken.parquet"),
+    ("export", f"{EXPORT} --dataset other.parquet", "fox"),
+    ("export", f"{EXPORT} --dataset held_out.parquet --image_column picture", "picture"),
 ]
 RIGHT = {
     "train": f"{TRAIN} --eval_datasets test.parquet held_out.parquet:validation other.parquet:open_set",
     "evaluate": f"{EVALUATE} --eval_datasets test.parquet other.parquet:open_set --knn_bank train.parquet",
     "calibrate": f"{CALIBRATE} --dataset held_out.parquet --eval_datasets test.parquet",
+    "export": f"{EXPORT} --dataset held_out.parquet",
 }
 
 
@@ -80,7 +85,7 @@ def run(script, place, monkeypatch):
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(checkpoint, "_model", read)
-    programs = {"train": [train.train, script.main], "evaluate": [evaluate.run], "calibrate": [calibrate.run]}
+    programs = {"train": [train.train, script.main], "evaluate": [evaluate.run], "calibrate": [calibrate.run], "export": [export.run]}
 
     def carry_out(command, line, error, match):
         for program in programs[command]:

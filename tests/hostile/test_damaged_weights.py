@@ -196,12 +196,14 @@ def test_every_command_refuses_them_before_it_works(whole, tmp_path, family, cap
     spoil(folder)
     image_dataset(8).to_parquet(tmp_path / "train.parquet")
     (folder / "README.md").write_text("A model.\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     data, out = str(tmp_path / "train.parquet"), ["--output_dir", str(tmp_path / "out"), "--use_cpu"]
     for command in (
         ["train", "--model", str(folder), "--train_dataset", data, "--max_steps", "1", *out],
         ["evaluate", str(folder), "--eval_datasets", data, *out],
         ["calibrate", str(folder), "--dataset", data, "--use_cpu"],
+        ["export", str(folder), "--class_names", str(tmp_path / "names.txt"), *out],
         ["publish", str(folder), "--repo_id", "me/clip", "--dry_run"],
     ):
         assert main(command) == 2, command[0]

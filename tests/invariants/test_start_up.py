@@ -44,6 +44,9 @@ LINES = [
     ("calibrate", "{tmp}", "--dataset", "emoji_shift"),
     ("predict", "emoji_clip_carot", "{tmp}/nowhere", "--output", "a.csv"),
     ("predict", "emoji_clip_carot", "{tmp}", "--output", "a.txt"),
+    ("export", "{tmp}/nowhere"),
+    ("export", "emoji_clip_carot", "--format", "tflite"),
+    ("export", "emoji_clip_carot", "--dataset", "{tmp}/nowhere"),
     ("publish", "{tmp}/nowhere", "--repo_id", "a/b"),
     ("publish", "{tmp}", "--repo_id", "a/b"),
 ]
