@@ -18,8 +18,8 @@ from typing import Any
 
 from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
-from ..deployment.output_names import check_output, working_folder
 from ..deployment.extras import check_format
+from ..deployment.output_names import check_output, working_folder
 from ..files import READY
 from ..training.given import methods_that_read, not_read
 from .config_file import read_config, read_recipe, recipes
