@@ -14,13 +14,11 @@ needs pip install "hf_robustft[onnx]".
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
 from ..data.messages import quoted
@@ -29,15 +27,15 @@ from ..deployment.export import PRECISIONS, check_folder, check_options, export_
 from ..deployment.export_page import table
 from ..deployment.exported_classifier import INPUTS
 from ..deployment.extras import FORMATS
-from ..deployment.pipeline import OpenSetImageClassificationPipeline, pipeline
-from ..modeling.checkpoint import load_dual_encoder, own_files
+from ..deployment.pipeline import pipeline
+from ..modeling.checkpoint import own_files
 from ..modeling.checkpoint_file import is_packaged
-from ..modeling.metadata import METADATA_FILE, dump_robustft_json, load_robustft_json
+from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import reading
 from ..modeling.output_folders import check_apart
 from .calibrate import validation_set
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
-from .data_sets import DataOptions, Known, ask_commits, check_columns, model_classes
+from .data_sets import DataOptions, ask_commits, check_columns, model_classes
 from .specs import Spec
 
 
@@ -105,11 +103,12 @@ def run(arguments: Sequence[str]) -> int:
         if known is None:
             raise ValueError(f"`MODEL {options.model}` names no classes, which an export has in it; give them by --class_names.")
         ask_commits([options.dataset])
-        check_columns([options.dataset], data, measured=[] if options.dataset is None else [options.dataset])
+        check_columns([options.dataset], data, measured=[])
         benchmark = None if options.dataset is None else validation_set(options.dataset, data, known)
         # The data before any weights.
-        own = facts.get("class_names") and not (data.class_names or data.templates)
-        classify = _own(options, state.device) if own else _zero_shot(options, known, state.device)
+        names = known.class_names if data.class_names or not facts.get("class_names") else None
+        prompts = {"class_names": names, "templates": None if names is None and data.templates is None else known.templates}
+        classify = pipeline(options.model, revision=options.revision, require_detector=False, device=state.device, **prompts)
     if classify.detector is None and classify.thresholds is None:
         print("Note: there is no open-set detector for these classes, so nothing will be called unknown.")
     found = export_checkpoint(
@@ -133,16 +132,3 @@ def run(arguments: Sequence[str]) -> int:
         print(f"Note: {note}")
     print(f"Saved to {options.output_dir}: {', '.join([*found['files'], *([found['text']['file']] if options.text else [])])}")
     return 0
-
-
-def _own(options: ExportOptions, device: torch.device) -> OpenSetImageClassificationPipeline:
-    return pipeline(options.model, revision=options.revision, require_detector=False, device=device)
-
-
-def _zero_shot(options: ExportOptions, known: Known, device: torch.device) -> OpenSetImageClassificationPipeline:
-    """A model with class names that are not its own, or with other prompts."""
-    model, processor = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
-    with tempfile.TemporaryDirectory() as place:
-        names = {"class_names": list(known.class_names), "templates": list(known.templates)}
-        dump_robustft_json(place, {"format": 1, "method": "zero_shot", "settings": {}, **names})
-        return OpenSetImageClassificationPipeline(model, processor, directory=place, require_detector=False, device=device)

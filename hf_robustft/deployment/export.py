@@ -236,7 +236,7 @@ class _Export:
     def _write_text(self, stage: Path) -> dict[str, Any]:
         module, tokenizer = ExportedTextEncoder(self.classify.model), self.classify.processor.tokenizer
         rules = DualEncoder.of(self.classify.model).caption_rules
-        prompts = class_prompts(self.classify.head.class_names, self.classify.facts["templates"] or ["{}"])[:256]
+        prompts = class_prompts(self.classify.head.class_names, self.classify.facts.get("templates") or ["{}"])[:256]
         # Of one length alone a graph would not be known to take others.
         length = {"padding": "max_length", "max_length": rules.max_length} if rules.reads == "fixed" else {"padding": True}
         tokens = tokenizer(prompts, truncation=True, return_tensors="pt", **length)["input_ids"]
@@ -274,7 +274,7 @@ class _Export:
         # Where a folder lies on this machine is private.
         named = Path(source).name if Path(source).exists() else source
         revision, licence = commit_of(self.classify.model), card.get("licence")
-        found = {"source": named, "revision": revision, "licence": licence, "method": self.classify.facts["method"]}
+        found = {"source": named, "revision": revision, "licence": licence, "method": self.classify.facts.get("method")}
         return {name: value for name, value in found.items() if value}
 
     def _facts(self, rows: dict[str, Any], module: ExportedClassifier) -> dict[str, Any]:
