@@ -8,8 +8,8 @@ exchangeability on-line", ICML 2003). Against a reference that stays fixed they 
 of them would rise without bound in the end. A gambler who bets on small p-values at fair odds multiplies the money by `1 / level` with
 probability at most `level`, ever (Ville 1939).
 
-Each statistic has a gambler of its own. Their money is no martingale together, since what one learns the other does not know (Choe and
-Ramdas, "Combining evidence across filtrations", 2024), so the mean of it has no such bound. Each raises the alarm at `level / statistics`
+Each statistic has a gambler of its own. What one sees the others do not know, so the mean of their money need not be a martingale (Choe and
+Ramdas, "Combining evidence across filtrations", 2024), and has no such bound. Each raises the alarm at `level / statistics`
 instead, and the union bound holds; the mean would be at most so much quicker as the gambler who leads is not alone.
 """
 
@@ -122,6 +122,21 @@ def first_alarm(log_money: Tensor, level: float, statistics: int) -> int | None:
     """
     above = (log_money >= math.log(statistics / level)).nonzero()
     return int(above[0]) + 1 if len(above) else None
+
+
+def likely_start(p_values: Tensor) -> int:
+    """
+    After how many p-values small ones have most likely begun: where most of the gambler's money was put that is there now.
+
+    Args:
+        p_values (`torch.Tensor` of shape `(n,)`): In (0, 1], at least one.
+    """
+    p_values = p_values.detach().cpu().double()
+    kept = 1 / (1 + torch.arange(len(p_values) + 1, dtype=torch.float64).log1p())
+    put = (kept[:-1] - kept[1:]).log()
+    bets = [math.log(exponent) + (exponent - 1) * p_values.log() for exponent in EXPONENTS]
+    # What is won from each moment to the end.
+    return int(torch.stack([put + bet.flip(0).cumsum(0).flip(0) for bet in bets]).logsumexp(0).argmax())
 
 
 def block_gaps(embeds: Tensor, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from hf_robustft.deployment.martingales import (
     conformal_p_values,
     distance_to_bank,
     first_alarm,
+    likely_start,
     log_martingale,
     uniform_numbers,
 )
@@ -98,6 +99,8 @@ def test_a_change_is_found_soon_also_after_a_long_quiet_time(before):
     reference, stream = random(5, 500), torch.cat([random(6, before), random(7, 200) * 0.3])
     found = first_alarm(log_martingale(conformal_p_values(reference, stream, random(8, len(stream)))), 0.01, 4)
     assert before < found < before + (20 if before == 0 else 40)
+    p_values = conformal_p_values(reference, stream, random(8, len(stream)))[: found + 30]
+    assert abs(likely_start(p_values) - before) < 10
 
 
 def test_what_comes_later_changes_nothing_before():
