@@ -75,7 +75,7 @@ def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
         to_save, merged = merge(model_args, data, model, processor, fine_tuned, trainer)
         known |= merged
 
-    # Finish: save, fit temperature and detector, measure what was saved, write the card.
+    # Finish: save, fit temperature, detector and prediction sets, measure what was saved, write the card.
     report = finish_checkpoint(
         args.output_dir,
         trainer=trainer,
@@ -87,6 +87,8 @@ def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
         detector=model_args.detector,
         true_positive_rate=model_args.true_positive_rate,
         fold_temperature=model_args.fold_temperature,
+        prediction_sets=model_args.prediction_sets,
+        coverage=model_args.coverage,
         save_logits=data_args.save_logits,
         save_predictions=data_args.save_predictions,
         command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(without_resume(arguments))}".strip(),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .evaluation.collect import collect_logits as collect_logits
     from .evaluation.detector import OpenSetDetector as OpenSetDetector
     from .evaluation.evaluator import Evaluator as Evaluator
+    from .evaluation.prediction_sets import ConformalClassifier as ConformalClassifier
     from .evaluation.report import EvaluationReport as EvaluationReport
     from .evaluation.temperature import TemperatureScaling as TemperatureScaling
     from .modeling.adapters import FeatureAdapters as FeatureAdapters
@@ -109,6 +110,7 @@ _ROOMS = {
     "evaluation.collect": ["collect_logits"],
     "evaluation.detector": ["OpenSetDetector"],
     "evaluation.evaluator": ["Evaluator"],
+    "evaluation.prediction_sets": ["ConformalClassifier"],
     "evaluation.report": ["EvaluationReport"],
     "evaluation.temperature": ["TemperatureScaling"],
     "deployment.export": ["export_checkpoint"],

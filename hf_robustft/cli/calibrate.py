@@ -4,6 +4,7 @@
     hf-robustft calibrate outputs/carot --dataset emoji_shift/validation
     hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
     hf-robustft calibrate outputs/siglip --dataset my_images/validation --probabilities sigmoid
+    hf-robustft calibrate outputs/carot --dataset emoji_shift/validation --prediction_sets raps --coverage 0.95
 
 The folder stays a plain model whose probabilities are calibrated on data like the validation images; accuracy is
 unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured again,
@@ -19,12 +20,14 @@ from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
 from ..data.messages import quoted
+from ..evaluation.fitting import PREDICTION_SETS
 from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..modeling.processes import commits_of_the_first
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import fit_errors, worse_under_shift
+from ..publishing.prediction_sets_section import coverage_text
 from ..publishing.recalibrate import Recalibration, recalibrate
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
 from .data_sets import (
@@ -61,6 +64,15 @@ class CalibrateOptions:
         "Fit on a set that the model is measured or was trained on all the same; the card says so.", False
     )
     remove_detector: bool = option("Remove the open-set detector instead of refitting it.", False)
+    prediction_sets: str | None = option(
+        "Fit prediction sets of this method, or remove them with 'none'. By default those of the folder are refitted.",
+        None,
+        choices=list(PREDICTION_SETS),
+    )
+    coverage: float | None = option("Share of images like those of --dataset whose set holds their class; 0.95 by default.", None)
+    class_conditional: bool | None = option(
+        "Give each class with enough images a quantile of its own, so that the coverage holds for it too.", None
+    )
 
 
 def parser() -> CommandParser:
@@ -92,6 +104,9 @@ def run(arguments: Sequence[str]) -> int:
         probabilities=options.probabilities,
         allow_test_set=options.allow_test_set,
         keep_detector=not options.remove_detector,
+        prediction_sets=options.prediction_sets,
+        coverage=options.coverage,
+        class_conditional=options.class_conditional,
         batch_size=running.batch_size,
         num_workers=running.num_workers,
         progress=not running.disable_tqdm,
@@ -158,5 +173,10 @@ def summary(found: Recalibration, directory: str) -> list[str]:
         lines.append(
             f"Open-set detector refitted: {found.detector.score} at least {found.detector.threshold:.6g} is known."
         )
+    if found.prediction_sets is not None:
+        sets = found.prediction_sets
+        lines.append(f"Prediction sets ({sets.method}) for a coverage of {100 * sets.coverage:g} % of images like those of {sets.fitted_on}.")
+        rows = ((found.after and found.after.prediction_sets) or {"sets": {}})["sets"]
+        lines += [f"{name}: {coverage_text(row)}" for name, row in rows.items()]
     worse = worse_under_shift(facts)
     return [*lines, *([worse] if worse else []), *found.notes]

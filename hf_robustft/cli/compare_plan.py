@@ -51,7 +51,7 @@ ALPHAS = (0.2, 0.4, 0.6, 0.8)
 FEWEST_CLASSES = 10
 #: What is fitted, chosen or drawn on sets that a run which leaves classes out does not have.
 _NOT_OF_TWINS = (
-    *("eval_datasets", "detector", "true_positive_rate", "fold_temperature", "alpha_sweep"),
+    *("eval_datasets", "detector", "true_positive_rate", "prediction_sets", "coverage", "fold_temperature", "alpha_sweep"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
 )
 Passed = Sequence[tuple[str, Sequence[str]]]

@@ -29,6 +29,7 @@ from ..data.packaged import CHECKPOINTS
 from ..evaluation.benchmark_checks import with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
+from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import EvaluationReport
 from ..files import locked
@@ -166,6 +167,7 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
         # Its threshold is one of the logits of its own head.
         own = not (options.zero_shot or data.class_names or data.templates)
         detector = _own_detector(folder, facts, benchmarks) if own else None
+        sets = ConformalClassifier.from_pretrained(folder) if own and "prediction_sets" in facts else None
     if state.is_main_process:
         for note in notes:
             print(f"Note: {note}.")
@@ -179,6 +181,7 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
             name=options.name or Path(options.model).name,
             logits_dir=logits,
             validation=validation,
+            prediction_sets=sets,
         )
         if state.is_main_process:
             # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.

@@ -50,6 +50,12 @@ def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder |
                     f"`--{name} {getattr(model_args, name)}`: no detector is fitted on lists of labels, where an image without any has none; "
                     "leave it out."
                 )
+        for name in ("prediction_sets", "coverage"):
+            if name in model_args.given and model_args.prediction_sets != "none":
+                raise ValueError(
+                    f"`--{name} {getattr(model_args, name)}`: prediction sets are for images with one label, and the training set has lists of "
+                    "them; leave it out."
+                )
     return learns
 
 

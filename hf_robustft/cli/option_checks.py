@@ -45,7 +45,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
             "give one of them, or run all by `hf-robustft train`."
         )
     check_world_size(args.world_size)
-    check_fit(model_args.detector, model_args.true_positive_rate)
+    check_fit(model_args.detector, model_args.true_positive_rate, model_args.prediction_sets, model_args.coverage)
     with commits_of_the_first(PartialState()):
         check_merge(model_args)
     if args.should_save:

@@ -193,6 +193,10 @@ def _check_model_options(model_args: Any) -> None:
         _refuse(model_args, ["model_revision"], f"{model_args.model} is not on the Hub")
     if model_args.detector == "none":
         _refuse(model_args, ["true_positive_rate"], "--detector none fits no detector")
+        if not model_args.fold_temperature and model_args.prediction_sets != "none":
+            _refuse(model_args, ["prediction_sets", "coverage"], "--detector none without --fold_temperature fits nothing")
+    if model_args.prediction_sets == "none":
+        _refuse(model_args, ["coverage"], "--prediction_sets none fits no sets")
 
 
 def _check_data_options(model_args: Any, data_args: Any) -> None:
@@ -231,7 +235,8 @@ def _check_left_out(model_args: Any, data_args: Any) -> None:
     if data_args.caption_column is not None:
         raise ValueError(f"{given}: image-caption pairs have no classes to leave out; leave it out.")
     none_fitted = "--leave_out_classes fits nothing on validation images"
-    _refuse(model_args, ["detector", "true_positive_rate", "fold_temperature", "select_alpha"], none_fitted)
+    fits = ["detector", "true_positive_rate", "prediction_sets", "coverage", "fold_temperature", "select_alpha"]
+    _refuse(model_args, fits, none_fitted)
 
 
 def _refuse(options: Any, names: Sequence[str], reason: str) -> None:

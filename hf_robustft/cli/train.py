@@ -336,8 +336,8 @@ def conclude(
     nothing = "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card."
     say(args, nothing if report is None else report.table(baseline=baseline))
     if args.should_save:
-        say(args, f"Saved to {output}: {', '.join(sorted(p.name for p in output.iterdir() if p.is_file() and not is_of_this_room(p.name)))}")
-        say(args, f"Total {seconds:.0f} s")
+        written = sorted(p.name for p in output.iterdir() if p.is_file() and not is_of_this_room(p.name))
+        say(args, f"Saved to {output}: {', '.join(written)}", f"Total {seconds:.0f} s")
 
 
 def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationReport | None:
@@ -359,10 +359,7 @@ def train(arguments: Sequence[str], suite: str | None = None) -> EvaluationRepor
     started = time.perf_counter()
     command = model_args, data_args, args = parse(arguments, suite)
     suites = suites_of(data_args.train_dataset)
-    if suites:
-        check_group(data_args.train_dataset, args)
-    else:
-        check(*command)
+    check_group(data_args.train_dataset, args) if suites else check(*command)
     with locked(args.output_dir, "hf-robustft train") if args.should_save else nullcontext():
         if not suites:
             return _train(command, arguments, started)
@@ -397,6 +394,8 @@ def _train(command: TrainCommand, arguments: Sequence[str], started: float) -> E
         detector=model_args.detector if data.left_out is None else "none",
         true_positive_rate=model_args.true_positive_rate,
         fold_temperature=model_args.fold_temperature,
+        prediction_sets=model_args.prediction_sets,
+        coverage=model_args.coverage,
         save_logits=data_args.save_logits,
         save_predictions=data_args.save_predictions,
         command=shlex.join([*train_program(args.world_size), *without_resume(arguments)]),

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SchedulerType
 
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
-from ..evaluation.fitting import DETECTORS
+from ..evaluation.fitting import DETECTORS, PREDICTION_SETS
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..training.given import RecordsGiven, Suggested
 from ..training.methods import METHODS, RobustTrainingArguments
@@ -79,6 +79,10 @@ class ModelArguments(ChosenMethod, RecordsGiven):
         f"Score of the open-set detector: {', '.join(DETECTORS)}. It is fitted on the validation set.", "energy"
     )
     true_positive_rate: float = option("Share of validation images that the detector accepts as known.", 0.95)
+    prediction_sets: str = option(
+        f"Method of the prediction sets: {', '.join(PREDICTION_SETS)}. They are fitted on the validation set.", "raps"
+    )
+    coverage: float = option("Share of images like the validation images whose prediction set holds their class.", 0.95)
     fold_temperature: bool = option(
         "Fold the fitted temperature into the weights. Before measuring, on the validation set.", False
     )
@@ -182,6 +186,7 @@ def train_parser(description: str | None = None) -> CommandParser:
     parser.action_of("finetune_with").choices = list(MERGEABLE)
     parser.action_of("merged_head").choices = ["interpolated", "rebuilt"]
     parser.action_of("detector").choices = list(DETECTORS)
+    parser.action_of("prediction_sets").choices = list(PREDICTION_SETS)
     return parser
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterable, Sequence
@@ -26,20 +25,22 @@ from ..data.transforms import ImageTransform
 from ..evaluation.collect import classify, evaluation_head
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.platt_scaling import FUNCTIONS
+from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.several_labels import pair_bias
 from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
 from ..modeling.adapters import ADAPTERS_FILE, carry_kept
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
-from ..modeling.checkpoint_file import checkpoint_folder, is_packaged, local_folder
+from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.families import FAMILIES
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json, with_prompts
 from ..modeling.model_files import has_trained_head, reading, weights_in
-from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
+from ..modeling.zero_shot import ZeroShotHead
+from .model_folder import hub_folder, source_folder
 from .new_images import images_in, name_of, prepared
 
 TASK = "open-set-image-classification"
@@ -104,7 +105,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         self.transform = ImageTransform.from_processor(processor, train=False)
         super().__init__(model=model.eval(), processor=processor, task=task, **kwargs)
         if directory is None:
-            directory = _source_folder(model)
+            directory = source_folder(model)
             if settle(directory):
                 raise OSError(
                     f"{directory} held a change of its files that had been interrupted when the model was loaded from it, and now "
@@ -131,6 +132,9 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self.detector.check(self.head.class_names, logit_scale(model).item())
         # For probabilities without a detector; a detector has its own.
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
+        self.prediction_sets = ConformalClassifier.from_pretrained(directory) if "prediction_sets" in self.facts else None
+        if self.prediction_sets is not None:
+            self.prediction_sets.check(self.head.class_names, logit_scale(model).item())
         self.thresholds = self._thresholds()
         self.calibrated = self._calibrated()
         self._said_uncalibrated = False
@@ -173,8 +177,10 @@ class OpenSetImageClassificationPipeline(Pipeline):
             classes, after temperature scaling if a temperature was fitted), `score` (of the detector; higher is more like
             the training data), `is_known`, `nearest_class`, with `top_k` also `classes`, with sigmoids of a checkpoint that has
             thresholds (of training on lists of labels, or of `hf-robustft calibrate --probabilities sigmoid`) also `labels`: all classes above
-            theirs, as in `classes`, or none; and `error`: `None`, or one line that
-            says why one of several images cannot be read; everything except `image` is then `None`.
+            theirs, as in `classes`, or none; of a checkpoint with prediction sets also `prediction_set`: class names, the most probable
+            first, that hold the image's own with the coverage of [`ConformalClassifier`], if it is like the validation images (of an
+            unknown image no class is right, and its set means nothing); and `error`: `None`, or one line that says why one of several
+            images cannot be read; everything except `image` is then `None`.
 
         Raises:
             OSError: If one image is given and does not exist or cannot be read; the message names it.
@@ -209,13 +215,15 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self.model.save_pretrained(stage, **kwargs)
             self.processor.save_pretrained(stage)
             # A detector comes with its own temperature.
-            left_out = () if self.detector is None else ("detector", "temperature")
+            left_out = ("prediction_sets", *(() if self.detector is None else ("detector", "temperature")))
             facts = {name: value for name, value in self.facts.items() if name not in left_out}
             dump_robustft_json(stage, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
             if self.trained_head:
                 self.head.save_pretrained(stage)
             if self.detector is not None:
                 self.detector.save(stage)
+            if self.prediction_sets is not None:
+                self.prediction_sets.save(stage)
 
     def _head(self, directory: Path) -> ZeroShotHead:
         if self.trained_head:
@@ -339,6 +347,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
         if function == "sigmoid" and self.thresholds is not None:
             above = (probabilities > self.thresholds)[order].tolist()
             answer["labels"] = [item for item, given in zip(ranked, above, strict=True) if given]
+        if self.prediction_sets is not None:
+            answer["prediction_set"] = list(self.prediction_sets.predict_sets(logits)[0])
         if top:
             answer["classes"] = ranked[: top["top_k"]]
         return answer
@@ -390,31 +400,13 @@ def pipeline(
     directory = local_folder(model)
     here = nullcontext() if directory is None or is_packaged(model) else reading(directory)
     if directory is None:
-        directory = _hub_folder(source, revision, token, needed=class_names is None)
+        directory = hub_folder(source, revision, token, needed=class_names is None)
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
     with here:
         clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
         given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}
         return OpenSetImageClassificationPipeline(clip, processor, **given)
-
-
-def _source_folder(model: PreTrainedModel) -> Path:
-    source = model.config.name_or_path
-    if source and os.path.isdir(source):
-        return Path(source)
-    raise ValueError(
-        f"The model was not loaded from a folder (its source is {source!r}); give the directory of its {METADATA_FILE}, or "
-        "load it with `hf_robustft.pipeline`, which also takes an id on the Hub."
-    )
-
-
-def _hub_folder(source: str, revision: str | None, token: str | bool | None, needed: bool = True) -> Path:
-    """Return the cached commit of a repository, with `robustft.json`, where it is `needed`, and, if there is one, the trained head."""
-    folder = checkpoint_folder(source, METADATA_FILE, *(() if needed else ("config.json",)), revision=revision, token=token)
-    if needed and load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
-        checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
-    return folder
 
 
 _CLASSES = tuple(family.model_class for family in FAMILIES.values())

@@ -188,7 +188,7 @@ class OpenSetDetector:
         given, scale = check_class_names(class_names), _number(logit_scale)
         if given != self.class_names:
             raise ValueError(
-                f"The detector was fitted for other classes: {_difference(self.class_names, given)}. Refit."
+                f"The detector was fitted for other classes: {class_difference(self.class_names, given)}. Refit."
             )
         if not math.isclose(scale, self.logit_scale, rel_tol=SCALE_TOLERANCE):
             raise ValueError(
@@ -272,7 +272,7 @@ class OpenSetDetector:
         if names and names != self.class_names:
             raise ValueError(
                 f"The detector is for other classes than the model in {directory}: "
-                f"{_difference(self.class_names, names)}. Fit it on that model."
+                f"{class_difference(self.class_names, names)}. Fit it on that model."
             )
 
 
@@ -361,7 +361,8 @@ def _lowest_rounded(value: float, name: str, scale: float) -> float:
     return entry.lowest(value, COSINE_ROUNDING * (1.0 if entry.needs == "cosines" else scale))
 
 
-def _difference(fitted: Sequence[str], given: Sequence[str]) -> str:
+def class_difference(fitted: Sequence[str], given: Sequence[str]) -> str:
+    """Say where the `fitted` classes and those that were `given` differ, for a message."""
     if len(fitted) != len(given):
         return f"{len(fitted)} at the fit, {len(given)} here"
     first = next(i for i, pair in enumerate(zip(fitted, given, strict=True)) if pair[0] != pair[1])

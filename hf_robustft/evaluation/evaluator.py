@@ -38,8 +38,10 @@ from .collect import (
     save_logits,
     unreadable_images,
 )
+from .conformal import coverage_of
 from .image_numbers import MEASURED, ImageNumbers
 from .open_set import open_set_results
+from .prediction_sets import ConformalClassifier
 from .predictions import Predictions, set_predictions
 from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
@@ -162,6 +164,7 @@ class Evaluator:
         logits_dir: str | Path | None = None,
         validation: Benchmark | None = None,
         thresholds: Mapping[str, Any] | None = None,
+        prediction_sets: ConformalClassifier | None = None,
     ) -> EvaluationReport:
         """
         Evaluate a model on all benchmarks.
@@ -181,12 +184,13 @@ class Evaluator:
                 of the benchmarks, the report does not have them.
             thresholds (`Mapping[str, Any]`, *optional*): In place of those that the evaluator was made with, such as
                 `fit_label_thresholds` returns.
+            prediction_sets ([`ConformalClassifier`], *optional*): Measured on in-distribution and shifted images of its classes.
 
         Returns:
             [`EvaluationReport`]: The results.
 
         Raises:
-            ValueError: If the head's class names belong to none of the benchmarks, a data set has labels outside its
+            ValueError: If prediction sets do not fit the model, the head's class names belong to none of the benchmarks, a data set has labels outside its
                 classes, a logit is not finite, or the bank holds fewer than `knn_k` images.
             OSError: If an image cannot be read (or too many, by the policy "skip"), a stream gives another number of rows
                 than it declares, or the logits cannot be written.
@@ -197,9 +201,12 @@ class Evaluator:
         several: dict[str, SeveralLabels] = {}
         self.scores, self.predictions = {}, Predictions({})
         results, scores, correct, unseen, predictions, spectrum = {}, {}, {}, {}, {}, None
+        covered: dict[str, dict[str, Any]] = {}
         with evaluation_mode(model), torch.inference_mode():
             heads = self._heads(model, head, measured)
             scale = logit_scale(model).item()
+            if prediction_sets is not None:
+                prediction_sets.check(prediction_sets.class_names, scale)
             bank = self._bank_embeds(model, state)
             for benchmark in measured.values():
                 chosen, kind = heads[benchmark.name]
@@ -228,6 +235,7 @@ class Evaluator:
                     n_bins=self.n_bins,
                     covariance=covariance,
                     keep_logits=logits_dir is not None and benchmark.name in self.benchmarks,
+                    sets=prediction_sets if benchmark.role in ("id", "shift") else None,
                 )
                 groups: dict[int, str] | None = None if benchmark.group_column is None else {}
                 bad, batches = self._batches(model, benchmark, labelled=numbers.labelled, groups=groups)
@@ -254,6 +262,9 @@ class Evaluator:
                     read["head_classes"] = len(chosen.weight)
                     results[benchmark.name] = self._result(benchmark, kind, columns, numbers, group, read)
                     correct[benchmark.name] = columns["correct"]
+                    if numbers.sets is not None:
+                        of_sets = (columns["set_size"], columns["held"], columns["label"].long())
+                        covered[benchmark.name] = coverage_of(*of_sets, len(benchmark.class_names))
                 else:
                     unseen[benchmark.name] = read
                 if covariance is not None:
@@ -271,7 +282,8 @@ class Evaluator:
         for of, read in unseen.items():
             open_set[of].update(read)
         found = several_results(several, self.n_bins, thresholds or self.thresholds) or None
-        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found)
+        sets = None if prediction_sets is None or not covered else {**prediction_sets.summary(), "sets": covered}
+        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found, sets)
 
     def _heads(
         self, model: nn.Module, trained: ZeroShotHead | None, measured: Mapping[str, Benchmark]

@@ -20,34 +20,47 @@ from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from .benchmark_checks import refuse_lists
 from .collect import collect_logits, evaluation_head, image_batches
+from .conformal import check_coverage, least_images
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
 from .multi_label import DEFAULT_THRESHOLD, fit_thresholds
 from .open_set import DEFAULT_SCORE, RECALL
+from .prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, METHODS, ConformalClassifier
 from .several_labels import pair_bias
 from .temperature import TemperatureScaling
 
 DETECTORS = (*DETECTOR_SCORES, "none")
+PREDICTION_SETS = (*METHODS, "none")
 #: What images with lists of labels are for, in messages.
 LISTS_CALIBRATE = "such images calibrate the sigmoids of a SigLIP, by hf-robustft calibrate --probabilities sigmoid"
 #: Where the search of Tip-Adapter's code on ImageNet ends, and in how many steps from 0.1; the end is not among them.
 CACHE_GRID = {"alpha": (3.0, 20), "beta": (7.0, 200)}
 
 
-def check_fit(detector: str = DEFAULT_SCORE, true_positive_rate: float = RECALL) -> None:
+def check_fit(
+    detector: str = DEFAULT_SCORE,
+    true_positive_rate: float = RECALL,
+    prediction_sets: str = DEFAULT_METHOD,
+    coverage: float = DEFAULT_COVERAGE,
+) -> None:
     """
     Refuse options that no fit can have, before anything is trained.
 
     Args:
         detector (`str`, *optional*, defaults to `"energy"`): The score, or `"none"` for no detector.
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
+        prediction_sets (`str`, *optional*, defaults to `"raps"`): The method of prediction sets, or `"none"` for none.
+        coverage (`float`, *optional*, defaults to 0.95): Share of images whose set is to hold their class.
 
     Raises:
-        ValueError: If the score is unknown, or the rate lies outside (0, 1].
+        ValueError: If score or method are unknown, or the rate lies outside (0, 1], or the coverage outside (0, 1).
     """
     if detector not in DETECTORS:
         raise ValueError(f"`--detector {detector}` is unknown; choose one of {', '.join(DETECTORS)}.")
     if not 0 < true_positive_rate <= 1:
         raise ValueError(f"`--true_positive_rate {true_positive_rate}` must lie in (0, 1].")
+    if prediction_sets not in PREDICTION_SETS:
+        raise ValueError(f"`--prediction_sets {prediction_sets}` is unknown; choose one of {', '.join(PREDICTION_SETS)}.")
+    check_coverage(coverage, "--coverage")
 
 
 def fit_on_validation(
@@ -59,10 +72,12 @@ def fit_on_validation(
     detector: str = DEFAULT_SCORE,
     true_positive_rate: float = RECALL,
     fold: bool = False,
+    prediction_sets: str = DEFAULT_METHOD,
+    coverage: float = DEFAULT_COVERAGE,
     **reading: Any,
-) -> tuple[TemperatureScaling | None, OpenSetDetector | None, list[str]]:
+) -> tuple[TemperatureScaling | None, OpenSetDetector | None, ConformalClassifier | None, list[str]]:
     """
-    Fit a temperature and an open-set detector on in-distribution images that were neither trained nor tested on.
+    Fit a temperature, an open-set detector and prediction sets on in-distribution images that were neither trained nor tested on.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): The model, on the device that runs it.
@@ -73,21 +88,25 @@ def fit_on_validation(
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of the images that it accepts as known.
         fold (`bool`, *optional*, defaults to `False`): Put the temperature into `model` and `head`, in place; without a best one they
             stay.
+        prediction_sets (`str`, *optional*, defaults to `"raps"`): Their method, or `"none"` for no sets. There are none where nothing else
+            is fitted.
+        coverage (`float`, *optional*, defaults to 0.95): Share of images whose set is to hold their class.
         reading (`Any`, *optional*): `batch_size`, `num_workers`, `progress`, `bad_images`, as for `collect_logits`.
 
     Returns:
-        `tuple`: The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, and notes for the user.
+        `tuple`: The [`TemperatureScaling`] or `None`, the [`OpenSetDetector`] or `None`, the [`ConformalClassifier`] or `None`, and notes
+        for the user.
 
     Raises:
         ValueError: If an option is out of range, or the weights are too coarse for the temperature that is to be folded.
         OSError: If an image cannot be read.
     """
-    check_fit(detector, true_positive_rate)
+    check_fit(detector, true_positive_rate, prediction_sets, coverage)
     if detector == "none" and not fold:
-        return None, None, []
+        return None, None, None, []
     refuse_lists([validation], LISTS_CALIBRATE)
     logits, labels = collect_logits(model, validation, processor, head=head, **reading)
-    notes, temperature, found = [], None, None
+    notes, temperature, found, sets = [], None, None, None
     try:
         temperature = TemperatureScaling().fit(logits, labels)
     except ValueError as error:
@@ -103,8 +122,32 @@ def fit_on_validation(
             fitted_on=validation.name,
         )
     if fold and temperature is not None:
+        divisor = temperature.temperature
         found = fold_temperature(model, temperature, found, logits, head)
-    return temperature, found, notes
+        logits = logits / divisor
+    if prediction_sets != "none":
+        sets = ConformalClassifier.fit(
+            logits,
+            labels,
+            class_names=validation.class_names,
+            logit_scale=logit_scale(model),
+            method=prediction_sets,
+            coverage=coverage,
+            temperature=temperature,
+            fitted_on=validation.name,
+        )
+        notes += too_few(sets)
+    return temperature, found, sets, notes
+
+
+def too_few(sets: ConformalClassifier) -> list[str]:
+    """Return a note if `sets` were fitted on too few images to leave any class out."""
+    if sets.quantile is not None:
+        return []
+    return [
+        f"Each prediction set holds all classes: {sets.n} images of {sets.fitted_on} are too few for a coverage of {sets.coverage}, which "
+        f"needs {least_images(sets.coverage)}."
+    ]
 
 
 def fit_label_thresholds(

@@ -12,6 +12,7 @@ from ..data.benchmarks import Benchmark
 from . import calibration
 from .collect import classify, gather_rows
 from .open_set import available_scores, score
+from .prediction_sets import ConformalClassifier
 from .spectrum import EmbeddingCovariance
 
 MEASURED = ("confidence", "correct", "nll", "brier")
@@ -19,6 +20,8 @@ LABELLED = (*MEASURED, "predicted", "label")
 UNLABELLED = ("confidence", "predicted")
 # Training and validation sets are neither known test images nor unseen ones.
 SCORED_ROLES = ("id", "shift", "open_set")
+#: Of prediction sets: classes in the set, and whether the label is one of them.
+OF_SETS = ("set_size", "held")
 
 
 class ImageNumbers:
@@ -43,6 +46,8 @@ class ImageNumbers:
         n_bins (`int`): Bins of the class-wise calibration error.
         covariance ([`EmbeddingCovariance`], *optional*): Filled with the embeddings.
         keep_logits (`bool`, *optional*, defaults to `False`): Whether to keep the logits as well, `(images, classes)` numbers.
+        sets ([`ConformalClassifier`], *optional*): Gives labelled images their prediction sets, if its classes are those of head and
+            benchmark.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class ImageNumbers:
         n_bins: int,
         covariance: EmbeddingCovariance | None = None,
         keep_logits: bool = False,
+        sets: ConformalClassifier | None = None,
     ):
         self.benchmark, self.head, self.covariance = benchmark, head, covariance
         self.cosine_scale, self.bank, self.knn_k, self.keep_logits = cosine_scale, bank, knn_k, keep_logits
@@ -63,7 +69,10 @@ class ImageNumbers:
         self.scores: tuple[str, ...] = ()
         if benchmark.role in SCORED_ROLES:
             self.scores = available_scores(cosines=cosine_scale is not None, bank=bank is not None)
-        self.columns = ("index", *(LABELLED if self.labelled else UNLABELLED), *self.scores)
+        ours = self.labelled and sets is not None and sets.class_names == head.class_names == benchmark.class_names
+        self.sets = sets if ours else None
+        of_sets = () if self.sets is None else OF_SETS
+        self.columns = ("index", *(LABELLED if self.labelled else UNLABELLED), *of_sets, *self.scores)
         classes = len(benchmark.class_names) if self.labelled else len(head.weight)
         self.classwise = calibration.ClasswiseAccumulator(classes, n_bins) if self.labelled else None
         self._tables = [torch.empty(0, len(self.columns), dtype=torch.float64)]
@@ -92,6 +101,10 @@ class ImageNumbers:
                 # As `image_scores` breaks ties.
                 numbers |= {"predicted": probabilities.max(dim=1).indices.double(), "label": labels.cpu().double()}
                 self.classwise.update(probabilities, labels)
+                if self.sets is not None:
+                    held = self.sets.holds(logits)
+                    own = held.gather(1, labels.cpu().long()[:, None])[:, 0]
+                    numbers |= {"set_size": held.sum(dim=1).double(), "held": own.double()}
             else:
                 confidence, predicted = logits.cpu().double().softmax(dim=1).max(dim=1)
                 numbers |= {"confidence": confidence, "predicted": predicted.double()}

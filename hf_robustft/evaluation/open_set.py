@@ -75,7 +75,8 @@ def _largest_probability(values: Tensor, temperature: float) -> Tensor:
     return (values / temperature).softmax(dim=1).amax(dim=1)
 
 
-def _lowest_probability(value: float, error: float) -> float:
+def lowest_probability(value: float, error: float) -> float:
+    """Return the least that a probability, the `value` of a softmax, may become where each logit is off by `error`."""
     # Log-odds of a probability are its logit minus the log-sum-exp of the others, and both may move.
     # Beyond exp(700), which no float64 holds much more than, the probability is 0 but for one of exactly 1.
     return value / (value + (1.0 - value) * math.exp(min(2 * error, 700.0))) - math.ulp(1.0)
@@ -125,14 +126,14 @@ SCORES = {
         needs="logits",
         label="largest softmax probability (msp)",
         words="the confidence, that is the largest probability",
-        lowest=_lowest_probability,
+        lowest=lowest_probability,
     ),
     "mcm": OpenSetScore(
         _largest_probability,
         needs="cosines",
         label="largest softmax probability of the cosines (mcm)",
         words="the largest probability without the logit scale (softmax of the cosines)",
-        lowest=_lowest_probability,
+        lowest=lowest_probability,
     ),
     "max_logit": OpenSetScore(
         lambda logits: logits.amax(dim=1),

@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ..files import settle, write_whole
 from ..modeling.metadata import ZERO_SHOT_HEAD
 from ..modeling.zero_shot import ZeroShotHead
 from .open_set import open_set_metrics
-from .report_schema import check_report
+from .report_schema import CLASS_COUNTS, check_report
 
 FORMAT = 1
 TRAINED_HEAD = ZeroShotHead.label
@@ -101,6 +102,8 @@ class EvaluationReport:
             `role`, `head`, `probabilities` (`"sigmoid"` or `"softmax"`, see `evaluation.multi_label`), `thresholds_of` (the
             set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
             classes that have it), `source` and `unreadable`. `None` if there was no such set.
+        prediction_sets (`dict`, *optional*): What [`ConformalClassifier.summary`] says, `unbounded` if every set holds all classes, and
+            by in-distribution and shifted set in `sets` the numbers of `coverage_of`. `None` if the model has no prediction sets.
     """
 
     model: str
@@ -110,6 +113,7 @@ class EvaluationReport:
     settings: dict = field(default_factory=dict)
     open_set: dict | None = None
     multi_label: dict | None = None
+    prediction_sets: dict | None = None
 
     @property
     def shifts(self) -> list[DatasetResult]:
@@ -178,6 +182,7 @@ class EvaluationReport:
             "settings": self.settings,
             "open_set": self.open_set,
             **({} if self.multi_label is None else {"multi_label": self.multi_label}),
+            **({} if self.prediction_sets is None else {"prediction_sets": _packed_sets(self.prediction_sets)}),
         }
 
     @classmethod
@@ -186,7 +191,7 @@ class EvaluationReport:
         Restore what `to_dict` returned.
 
         Args:
-            values (`dict`): The report as JSON types. `open_set`, `multi_label`, and `head_classes`, `source` and `unreadable` of a result,
+            values (`dict`): The report as JSON types. `open_set`, `multi_label`, `prediction_sets`, and `head_classes`, `source` and `unreadable` of a result,
                 may be missing, as in older reports.
 
         Returns:
@@ -199,11 +204,13 @@ class EvaluationReport:
         # shift_mean is derived from the results, so it is not read back.
         if not isinstance(values, dict):
             raise ValueError(f"A report is a mapping, not {type(values).__name__}; evaluate the model again.")
-        given = {"open_set": None, "multi_label": None, **{key: value for key, value in values.items() if key != "shift_mean"}}
+        given = dict.fromkeys(("open_set", "multi_label", "prediction_sets"))
+        given |= {key: value for key, value in values.items() if key != "shift_mean"}
         given = _checked_fields(cls, given, "an evaluation report")
         if not isinstance(given["results"], dict):
             raise ValueError("The results of the report are not a mapping; evaluate the model again.")
         results = {name: _unpacked(row, name) for name, row in given["results"].items()}
+        given["prediction_sets"] = _unpacked_sets(given["prediction_sets"])
         check_report({**given, "results": results})
         for name, row in results.items():
             if row["name"] != name:
@@ -321,6 +328,22 @@ def _unpacked(row: dict, name: str) -> dict:
                 f"The draws of result {name!r} are not texts of numbers; restore the file or evaluate the model again."
             ) from None
     return row
+
+
+def _packed_sets(part: dict) -> dict:
+    """Return prediction sets with the counts of classes as texts, each of which takes one line of an indented file."""
+    sets = {name: row | {key: " ".join(map(str, row[key])) for key in CLASS_COUNTS} for name, row in part["sets"].items()}
+    return {**part, "sets": sets}
+
+
+def _unpacked_sets(part: Any) -> Any:
+    try:
+        sets = {name: row | {key: [int(item) for item in row[key].split()] for key in CLASS_COUNTS} for name, row in part["sets"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        if part is None:
+            return None
+        raise ValueError("prediction_sets has no texts of counts by class; restore the file or evaluate the model again.") from None
+    return {**part, "sets": sets}
 
 
 def no_number(text: str) -> float:

@@ -45,6 +45,10 @@ def check_report(values: Mapping[str, Any]) -> None:
         need(settings.get("knn_k", MISSING), "settings/knn_k", ("a whole number, as there is a knn_bank", _count))
     check_open_set(values["open_set"])
     _check_multi_label(values["multi_label"])
+    _check_prediction_sets(values["prediction_sets"])
+    for name in (values["prediction_sets"] or {"sets": ()})["sets"]:
+        known = ("a set among the results", lambda value: value in values["results"])
+        need(name, f"prediction_sets/{name}", known)
     for name, part in (values["open_set"] or {}).items():
         known = part["id"]
         need(known, f"open_set/{name}/id", ("the name of a result", lambda value: value in values["results"]))
@@ -58,6 +62,22 @@ def _check_multi_label(results: Any) -> None:
         check_fields({"source": None, "unreadable": None, "n_groups": None} | part, _MULTI_LABEL, what)
         for of, row in part["classes"].items():
             check_fields(row, _MULTI_LABEL_CLASS, f"{what}/classes/{of}")
+
+
+def _check_prediction_sets(part: Any) -> None:
+    need(part, "prediction_sets", optional(MAPPING))
+    if part is None:
+        return
+    need(part, "prediction_sets", _keys(*_PREDICTION_SETS))
+    check_fields(part, _PREDICTION_SETS, "prediction_sets")
+    for name, row in part["sets"].items():
+        what = f"prediction_sets/{name}"
+        need(row, what, _keys(*_SETS_OF))
+        check_fields(row, _SETS_OF, what)
+        counts = list(zip(row["class_held"], row["class_images"], strict=False))
+        words = f"counts of images that add up to n = {row['n']}, of which no more are held"
+        fits = len(row["class_held"]) == len(row["class_images"]) and all(held <= n for held, n in counts)
+        need(row["class_images"], f"{what}/class_images", (words, lambda value, fits=fits, n=row["n"]: fits and sum(value) == n))
 
 
 def check_open_set(results: Any) -> None:
@@ -184,6 +204,7 @@ NAME: Kind = ("a text", lambda value: bool(value.encode()))
 MAPPING: Kind = ("a mapping", lambda value: isinstance(value, dict))
 COUNT: Kind = ("a whole number of at least 1", _count)
 SHARE: Kind = ("a number from 0 to 1", _share)
+NUMBER: Kind = ("a finite number", lambda value: not math.isnan(number(value)))
 _POSITIVE: Kind = ("a number above 0", lambda value: number(value) > 0)
 NOT_NEGATIVE: Kind = ("a number of at least 0", lambda value: number(value) >= 0)
 #: Where images came from, those that were left out, and how many belong together.
@@ -233,6 +254,21 @@ _MULTI_LABEL = {
 _MULTI_LABEL_CLASS = {
     **{"n": _LEAST_0, "average_precision": optional(SHARE), "f1": optional(SHARE)},
     **dict.fromkeys(("ece", "threshold"), SHARE),
+}
+_COUNTS: Kind = ("a list of whole numbers", lambda value: isinstance(value, list) and all(_count(item, 0) for item in value))
+#: By class, in their order: images, and those whose prediction set holds their class.
+CLASS_COUNTS = ("class_images", "class_held")
+_PREDICTION_SETS = {
+    **{"method": TEXT, "coverage": SHARE, "n": COUNT, "fitted_on": optional(TEXT)},
+    "unbounded": ("true or false", lambda value: isinstance(value, bool)),
+    "own_quantiles": optional(_LEAST_0),
+    "sets": MAPPING,
+}
+_SETS_OF = {
+    **{"n": COUNT, "mean_size": NOT_NEGATIVE},
+    **dict.fromkeys(("coverage", "empty", "single"), SHARE),
+    "interval": ("two numbers from 0 to 1", lambda value: isinstance(value, list) and len(value) == 2 and all(map(_share, value))),
+    **dict.fromkeys(CLASS_COUNTS, _COUNTS),
 }
 _SPECTRUM = {
     **dict.fromkeys(("smallest_singular_value", "largest_singular_value"), NOT_NEGATIVE),

@@ -31,6 +31,7 @@ OPTIONAL = {
     "temperature": dict,
     "thresholds": dict,
     "detector": dict,
+    "prediction_sets": dict,
     "adapters": dict,
     "card": dict,
     "image_hashes": list,
@@ -81,7 +82,7 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
         parts (`Any`, *optional*): JSON values by name: `problem_type`, `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
-            `adapters`, `card`, `image_hashes`.
+            `prediction_sets`, `adapters`, `card`, `image_hashes`.
 
     Returns:
         `Path`: The file.
@@ -113,7 +114,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
         grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
-        `adapters` (of an image adapter that no weight can take in: its `file`, and what is `kept` there), `label_names` (what the training
+        `prediction_sets` (see [`ConformalClassifier`]), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
+        `kept` there), `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).

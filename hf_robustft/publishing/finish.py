@@ -24,6 +24,7 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import fit_on_validation, search_cache
 from ..evaluation.open_set import RECALL
+from ..evaluation.prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, ConformalClassifier
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, EvaluationReport, save_reports
 from ..evaluation.temperature import TemperatureScaling
@@ -63,6 +64,8 @@ def finish_checkpoint(
     detector: str | OpenSetDetector = "energy",
     true_positive_rate: float = RECALL,
     fold_temperature: bool = False,
+    prediction_sets: str = DEFAULT_METHOD,
+    coverage: float = DEFAULT_COVERAGE,
     save_logits: bool = False,
     save_predictions: bool = False,
     search_head: bool | None = None,
@@ -71,7 +74,7 @@ def finish_checkpoint(
     """
     Make a folder hold one model and its results, all of it and nothing of another run.
 
-    Saves the model, fits a temperature and an open-set detector on validation images, measures the folder as a user will
+    Saves the model, fits a temperature, an open-set detector and prediction sets on validation images, measures the folder as a user will
     load it, and writes `robustft.json`, the head, `evaluation.json`, the pictures and the card. Then [`pipeline`] and
     `hf-robustft evaluate`, `calibrate` and `publish` take the folder. All processes must make this call.
 
@@ -90,9 +93,12 @@ def finish_checkpoint(
         evaluator ([`Evaluator`], *optional*): Of the sets to measure on.
         validation ([`Benchmark`], *optional*): In-distribution images, neither trained nor tested on, to fit on.
         detector (`str`, *optional*, defaults to `"energy"`): Score of the open-set detector, or `"none"` for no detector.
-            An [`OpenSetDetector`] that was fitted with this model is written as it is.
+            An [`OpenSetDetector`] that was fitted with this model is written as it is. With neither detector nor folded
+            temperature nothing is fitted.
         true_positive_rate (`float`, *optional*, defaults to 0.95): Share of validation images that the detector accepts.
         fold_temperature (`bool`, *optional*, defaults to `False`): Put the temperature into the weights before measuring.
+        prediction_sets (`str`, *optional*, defaults to `"raps"`): Method of the prediction sets, see [`ConformalClassifier`], or `"none"`.
+        coverage (`float`, *optional*, defaults to 0.95): Share of images like the validation images whose set is to hold their class.
         save_logits (`bool`, *optional*, defaults to `False`): Keep the logits of every measured image in `logits`.
         save_predictions (`bool`, *optional*, defaults to `False`): Keep what the model says of every measured image, and of
             every validation image, in `predictions.parquet` (see `evaluation.predictions.load_predictions`).
@@ -193,7 +199,7 @@ def finish_checkpoint(
             reading = _reading(evaluator, validation)
             found["thresholds"], notes = label_thresholds(model, head, validation, processor, facts["class_names"], **reading)
         elif validation is not None and found["detector"] is None:
-            found["temperature"], found["detector"], notes = fit_on_validation(
+            found["temperature"], found["detector"], found["prediction_sets"], notes = fit_on_validation(
                 model,
                 validation,
                 processor,
@@ -201,12 +207,14 @@ def finish_checkpoint(
                 detector=detector,
                 true_positive_rate=true_positive_rate,
                 fold=fold_temperature,
+                prediction_sets=prediction_sets,
+                coverage=coverage,
                 **_reading(evaluator, validation),
             )
         else:
             missing = validation is None and detector != "none"
             notes = [
-                "No set with the role validation: neither a temperature nor an open-set detector was fitted."
+                "No set with the role validation: no temperature, open-set detector and prediction sets were fitted."
             ] * missing
         # Without a best one there is nothing to fold, as a note says.
         folded = fold_temperature and found.get("temperature") is not None
@@ -230,6 +238,7 @@ def finish_checkpoint(
                 logits_dir=logits if save_logits else None,
                 validation=validation if save_predictions else None,
                 thresholds=found.get("thresholds"),
+                prediction_sets=found.get("prediction_sets"),
             )
             found |= {"scores": evaluator.scores, "logits_dir": logits}
             found |= {"predictions": evaluator.predictions} if save_predictions else {}
@@ -286,6 +295,7 @@ def complete_folder(
     thresholds: Mapping[str, Any] | None = None,
     problem_type: str | None = None,
     detector: OpenSetDetector | None = None,
+    prediction_sets: ConformalClassifier | None = None,
     report: EvaluationReport | None = None,
     baseline: EvaluationReport | None = None,
     earlier: Sequence[EvaluationReport] = (),
@@ -311,7 +321,8 @@ def complete_folder(
             *optional*), label_names (`Sequence[str]`, *optional*), left_out_classes (`Mapping[str, Any]`, *optional*): See `write_robustft_json`. Without a method
             `robustft.json` stays, but for what is given, and the head too.
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
-            ([`OpenSetDetector`], *optional*): What belongs to the model. A temperature without a detector removes that.
+            ([`OpenSetDetector`], *optional*), prediction_sets ([`ConformalClassifier`], *optional*): What belongs to the model. A temperature
+            without a detector or prediction sets removes those.
         thresholds (`Mapping[str, Any]`, *optional*): Of sigmoids, for `robustft.json`; a temperature without any removes them.
         problem_type (`str`, *optional*): See `write_robustft_json`.
         cache (`Mapping[str, Any]`, *optional*): What `search_cache` found, for `robustft.json`.
@@ -353,7 +364,7 @@ def complete_folder(
         parts = {} if cache is None else {"cache": dict(cache)}
         parts |= {} if selection is None else {"selection": dict(selection)}
         if temperature is not None:
-            parts |= {"detector": None, "temperature": temperature.to_dict(), "thresholds": thresholds}
+            parts |= {"detector": None, "prediction_sets": None, "temperature": temperature.to_dict(), "thresholds": thresholds}
         elif thresholds is not None:
             parts |= {"thresholds": dict(thresholds)}
         if method is None:
@@ -381,6 +392,8 @@ def complete_folder(
             head.save_pretrained(stage)
         if detector is not None:
             detector.save(stage)
+        if prediction_sets is not None:
+            prediction_sets.save(stage)
         if logits_dir is not None and Path(logits_dir).is_dir():
             shutil.move(logits_dir, stage / LOGITS)
         if predictions is not None:

@@ -18,6 +18,7 @@ import yaml
 from huggingface_hub import ModelCard, get_token, parse_eval_result_entries
 
 from ..evaluation.detector import OpenSetDetector
+from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.report import load_reports
 from ..files import is_of_this_room
 from ..modeling.checkpoint import load_processor
@@ -147,8 +148,11 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
             _read_json(path)
         elif name.startswith(".eval_results/"):
             _check_results(path)
-    if METADATA_FILE in files and "detector" in load_robustft_json(folder):
+    facts = load_robustft_json(folder) if METADATA_FILE in files else {}
+    if "detector" in facts:
         OpenSetDetector.from_pretrained(folder)
+    if "prediction_sets" in facts:
+        ConformalClassifier.from_pretrained(folder)
     _check_card(files[CARD_FILE])
 
 

@@ -36,6 +36,7 @@ from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval
 from .metadata import METADATA_FILE, load_robustft_json
 from .multi_label_section import is_multi_label, multi_label_section, multi_label_summary, plain_pipeline_sentence
 from .open_set_section import open_set_facts
+from .prediction_sets_section import prediction_sets_section
 from .text import (
     WITHHELD,
     code_block,
@@ -227,6 +228,7 @@ def _write(
         unknown=unknown,
         lists=multi_label_section(output_dir, report, baseline, names),
         temperature=temperature_section(output_dir, report),
+        sets=prediction_sets_section(output_dir, report),
         summary=summary(_subject(method, facts, family_in(output_dir)[1].label), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,

@@ -25,6 +25,7 @@ from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import LISTS_CALIBRATE, thresholds_record
 from ..evaluation.multi_label import calibration_error_per_class
 from ..evaluation.platt_scaling import FUNCTIONS, PlattScaling, pair_logits
+from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.predictions import PREDICTIONS_FILE
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..evaluation.tables import check_same_data
@@ -41,6 +42,7 @@ from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
+from .refitting import drop_other_coverage, fit_sets, former_detector, wanted_sets
 from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, similarity_in
 
 #: A temperature this close to 1 changes no number that is shown.
@@ -62,6 +64,7 @@ class Recalibration:
             `robustft.json` has it: `fitted_on`, `n`, `classes` (thresholds by name) and `default` (names of classes without
             images, whose threshold is 0.5).
         detector ([`OpenSetDetector`], *optional*): The folder's detector, refitted; `None` if it has none.
+        prediction_sets ([`ConformalClassifier`], *optional*): The folder's prediction sets, refitted; `None` if it has none.
         before, after ([`EvaluationReport`], *optional*): Results on the evaluation sets, if there were any.
         notes (`list[str]`): What the caller should know.
     """
@@ -73,6 +76,7 @@ class Recalibration:
     before: EvaluationReport | None = None
     after: EvaluationReport | None = None
     thresholds: dict[str, Any] | None = None
+    prediction_sets: ConformalClassifier | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -84,6 +88,9 @@ def recalibrate(
     probabilities: str = "softmax",
     allow_test_set: bool = False,
     keep_detector: bool = True,
+    prediction_sets: str | None = None,
+    coverage: float | None = None,
+    class_conditional: bool | None = None,
     bad_images: BadImages | None = None,
     batch_size: int = 256,
     num_workers: int = 0,
@@ -110,6 +117,10 @@ def recalibrate(
         allow_test_set (`bool`, *optional*, defaults to `False`): Whether to fit even on a test, shift or training set; the
             card then says so.
         keep_detector (`bool`, *optional*, defaults to `True`): Whether to refit the detector; otherwise it is removed.
+        prediction_sets (`str`, *optional*): The method of the prediction sets, or `"none"` to remove them. By default the sets of the folder
+            are refitted, and fitted (`"raps"`) where `coverage` or `class_conditional` are given.
+        coverage (`float`, *optional*): Share of images whose set is to hold their class; by default as before, or 0.95.
+        class_conditional (`bool`, *optional*): Whether classes with enough images get a quantile of their own; by default as before.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): As for [`Evaluator`].
         batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
             *optional*, defaults to `True`): As for [`Evaluator`].
@@ -128,6 +139,7 @@ def recalibrate(
     facts = load_robustft_json(directory)
     if probabilities not in FUNCTIONS:
         raise ValueError(f"--probabilities {probabilities!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
+    wanted = wanted_sets(facts, prediction_sets, coverage, class_conditional, [validation])
     headed = has_trained_head(directory, facts)
     if headed and "problem_type" in facts:
         raise ValueError(
@@ -143,7 +155,7 @@ def recalibrate(
     check_output_dir(directory, "DIR")
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     with locked(directory, "hf-robustft calibrate"):
-        return _recalibrate(directory, validation, evaluation, probabilities, allow_test_set, keep_detector, bad_images, options)
+        return _recalibrate(directory, validation, evaluation, probabilities, allow_test_set, keep_detector, wanted, bad_images, options)
 
 
 def _recalibrate(
@@ -153,6 +165,7 @@ def _recalibrate(
     probabilities: str,
     allow_test_set: bool,
     keep_detector: bool,
+    wanted: Mapping[str, Any] | None,
     bad_images: BadImages | None,
     options: Mapping[str, Any],
 ) -> Recalibration:
@@ -210,18 +223,20 @@ def _recalibrate(
     notes = [f"{found}." for found in shared]
     if thresholds is None and "thresholds" in facts:
         notes.append("The thresholds of labels are removed, as the probabilities have changed; fit them again on lists of labels.")
-    detector = _detector(directory, facts, validation, keep_detector, notes)
+    detector = former_detector(directory, facts, validation, keep_detector, notes)
     detector = fold_temperature(model, temperature, detector, logits, head)
     if "detector" in facts and not keep_detector:
         warnings.warn(
             "The temperature moves the scores of the open-set detector, which should not be refitted: it is removed.",
             stacklevel=2,
         )
+    # Of the folded model, whose temperature is 1.
+    sets = None if wanted is None else fit_sets(model, logits / fitted, labels, validation, wanted, notes)
     keeps_predictions = (directory / PREDICTIONS_FILE).is_file()
     # A test set may have been allowed, and then it is measured as such.
     measures_it = evaluator is not None and validation.name in evaluator.benchmarks
     unreported = validation if keeps_predictions and not measures_it else None
-    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported)
+    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported, prediction_sets=sets)
     _record(temperature, fitted, bias, logits, pairs, labels, before, after)
 
     stays = [*IMAGE_FILES]
@@ -229,6 +244,8 @@ def _recalibrate(
         reports = _with(reports, after, notes)
     else:
         stays += [RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE]
+        if reports:
+            drop_other_coverage(reports[-1], sets)
         if reports and abs(fitted - 1) > UNCHANGED:
             reports[-1].settings[FOLDED_SINCE] = reports[-1].settings.get(FOLDED_SINCE, 1.0) * fitted
             notes.append(f"{EVALUATION_FILE} was measured before; give --eval_datasets to measure again.")
@@ -249,6 +266,7 @@ def _recalibrate(
         temperature=temperature,
         thresholds=thresholds,
         detector=detector,
+        prediction_sets=sets,
         report=report,
         baseline=baseline,
         earlier=[item for item in earlier if item is not None],
@@ -262,7 +280,7 @@ def _recalibrate(
         notes.append(f"{LOGITS} in {directory} holds the logits before this temperature.")
     if keeps_predictions and evaluator is None:
         notes.append(f"{PREDICTIONS_FILE} in {directory} holds the predictions before this temperature.")
-    return Recalibration(temperature, fitted, bias, detector, before, after, thresholds, notes)
+    return Recalibration(temperature, fitted, bias, detector, before, after, thresholds, sets, notes)
 
 
 def _why_not_validation(
@@ -353,17 +371,6 @@ def _fitted(facts: dict[str, Any], logits: Tensor, labels: Tensor, pairs: Tensor
     temperature.record = {name: value for name, value in earlier.record.items() if name != "probabilities"}
     temperature.record |= {} if pairs is None else {"probabilities": "sigmoid"}
     return temperature.fit(logits if pairs is None else pairs, labels)
-
-
-def _detector(
-    directory: Path, facts: dict[str, Any], validation: Benchmark, keep: bool, notes: list[str]
-) -> OpenSetDetector | None:
-    if "detector" not in facts or not keep:
-        return None
-    detector = OpenSetDetector.from_pretrained(directory)
-    if detector.fitted_on != validation.name:
-        notes.append(f"The open-set detector, fitted on {detector.fitted_on}, is now fitted on {validation.name}.")
-    return replace(detector, fitted_on=validation.name)
 
 
 def _record(

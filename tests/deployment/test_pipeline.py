@@ -21,6 +21,7 @@ from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmar
 from hf_robustft.deployment.pipeline import TASK, OpenSetImageClassificationPipeline, pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.prediction_sets import ConformalClassifier
 from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.modeling import checkpoint_file
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
@@ -354,7 +355,7 @@ def test_a_repository_may_have_no_head_but_must_exist(checkpoint, monkeypatch):
     monkeypatch.setattr(checkpoint_file, "hf_hub_download", download)
     monkeypatch.setattr(checkpoint_file.constants, "HF_HUB_OFFLINE", True)
     update_robustft_json(checkpoint, head=None)
-    assert module._hub_folder("me/clip", "v1", "secret") == checkpoint
+    assert module.hub_folder("me/clip", "v1", "secret") == checkpoint
     # The head of the commit that the facts are of.
     commit = checkpoint.name
     revisions = [("robustft.json", "v1"), ("robustft.json", commit), (HEAD_FILE, commit)]
@@ -398,3 +399,38 @@ def test_unusual_files_look_as_in_the_evaluation(checkpoint, tmp_path):
         path.write_bytes(content)
         expected = classify.transform.decode({"bytes": content, "path": None})
         assert torch.equal(classify.preprocess(str(path))["pixel_values"][0], expected), name
+
+
+# ---- Prediction sets -------------------------------------------------------------------------------------------------
+
+
+def test_the_answers_have_the_prediction_sets_of_the_checkpoint(checkpoint, photos, data, tmp_path):
+    model = CLIPModel.from_pretrained(checkpoint)
+    logits, labels = collect_logits(model, data, tiny_processor(), progress=False)
+    options = {"class_names": CLASSES, "logit_scale": model.logit_scale.exp(), "temperature": 1.7}
+    sets = ConformalClassifier.fit(logits, labels, **options, coverage=0.6)
+    sets.save(checkpoint)
+    (photos / "broken.png").write_bytes(b"no image")
+    classify = pipeline(checkpoint, batch_size=5)
+    found = classify(str(photos), top_k=None)
+    *good, broken = found
+    assert [row["prediction_set"] for row in good] == [list(names) for names in sets.predict_sets(logits)]
+    assert {len(row["prediction_set"]) for row in good} != {4}
+    assert broken["prediction_set"] is None and broken["error"]
+    for row in good:
+        ranked = [item["label"] for item in row["classes"]]
+        assert row["prediction_set"] == ranked[: len(row["prediction_set"])]
+    classify.save_pretrained(tmp_path / "again")
+    assert pipeline(tmp_path / "again", batch_size=5)(str(photos), top_k=None) == found
+    update_robustft_json(checkpoint, prediction_sets=None)
+    assert "prediction_set" not in pipeline(checkpoint)(str(photos))[0]
+
+
+def test_prediction_sets_of_another_temperature_or_scale_are_refused(checkpoint, data):
+    model = CLIPModel.from_pretrained(checkpoint)
+    logits, labels = collect_logits(model, data, tiny_processor(), progress=False)
+    ConformalClassifier.fit(logits, labels, class_names=CLASSES, logit_scale=model.logit_scale.exp(), temperature=1.7).save(checkpoint)
+    assert pipeline(checkpoint)
+    update_robustft_json(checkpoint, temperature={"temperature": 1.0})
+    with pytest.raises(ValueError, match="prediction sets were fitted at"):
+        pipeline(checkpoint)

@@ -108,8 +108,9 @@ def test_one_validation_image_fits_a_detector_and_is_said_to_fit_no_temperature(
     fitted = []
     for label in range(4):
         images = of_labels([label], "validation")
-        found, detector, notes = fit_on_validation(tiny_clip, images, tiny_processor(), progress=False)
+        found, detector, sets, notes = fit_on_validation(tiny_clip, images, tiny_processor(), progress=False)
         assert (detector.n, detector.achieved_true_positive_rate) == (1, 1.0)
+        assert sets.quantile is None and "too few for a coverage of 0.9" in notes.pop()
         assert bool(notes) == (found is None) and all(note.startswith("No temperature: ") for note in notes)
         if found is not None:
             fitted.append(label)

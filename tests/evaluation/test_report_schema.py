@@ -26,6 +26,10 @@ def whole():
     photo.draws = {"accuracy": [0.5, 0.25], "ece": [0.1, 0.125], "nll": [1.0, 2.0]}
     photo.source = {"path": "owner/pictures", "split": "test"}
     photo.unreadable = {"count": 1, "of": 1201, "first": ["row 3: broken"]}
+    row = {"n": 1200, "coverage": 0.5, "interval": [0.4, 0.6], "mean_size": 1.5, "empty": 0.0, "single": 0.5}
+    row |= {"class_images": [600, 600, 0, 0], "class_held": [300, 300, 0, 0]}
+    facts = {"method": "raps", "coverage": 0.9, "n": 100, "fitted_on": "validation", "unbounded": False, "own_quantiles": None}
+    full.prediction_sets = {**facts, "sets": {"photo": row}}
     return full
 
 
@@ -140,3 +144,19 @@ def test_other_files_are_refused(tmp_path, text, named):
     with pytest.raises(ValueError, match=named) as caught:
         load_reports(path)
     assert "\n" not in str(caught.value)
+
+
+def test_counts_of_prediction_sets_take_a_line_and_must_add_up(tmp_path):
+    path = save_reports(tmp_path / "evaluation.json", [whole()])
+    assert '"class_images": "600 600 0 0"' in path.read_text()
+    content = json.loads(path.read_text())
+    row = content["reports"][0]["prediction_sets"]["sets"]["photo"]
+    for name, text in (("class_images", "600 599 0 0"), ("class_held", "601 300 0 0"), ("class_held", "300 300"), ("class_held", "a b")):
+        kept, row[name] = row[name], text
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="prediction_sets"):
+            load_reports(path)
+        row[name] = kept
+    del content["reports"][0]["prediction_sets"]
+    path.write_text(json.dumps(content))
+    assert load_reports(path)[0].prediction_sets is None

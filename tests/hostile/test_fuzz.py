@@ -56,6 +56,7 @@ from hf_robustft.deployment.answer_tables import Columns
 from hf_robustft.deployment.image_sources import Place, listed_images
 from hf_robustft.deployment.predict import predict
 from hf_robustft.evaluation.detector import OpenSetDetector
+from hf_robustft.evaluation.prediction_sets import ConformalClassifier
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions, load_predictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.evaluation.temperature import TemperatureScaling
@@ -91,6 +92,10 @@ def metadata(folder):
             **{"score": "energy", "threshold": 1.5, "true_positive_rate": 0.95, "achieved_true_positive_rate": 0.96},
             **{"class_names": facts["class_names"], "logit_scale": 20.0, "n": 30, "fitted_on": "validation"},
         },
+        "prediction_sets": {
+            **{"method": "raps", "coverage": 0.9, "quantile": 0.7, "class_names": facts["class_names"], "scale": 16.7, "n": 30},
+            **{"class_quantiles": {facts["class_names"][0]: 0.6}, "min_per_class": 9, "fitted_on": "validation"},
+        },
         "merge": {"fine_tuned": ["a"], "fine_tuned_revisions": {"a": "b"}, "trained_with": "flyp", "alpha_rule": "given"},
         "alpha": 0.5,
         "left_out_classes": {"share": 0.25, "fold": 0, "classes": ["dog"]},
@@ -110,6 +115,8 @@ def folders():
         TemperatureScaling.from_dict(facts.get("temperature", {"temperature": 1.0}))
         if "detector" in facts:
             OpenSetDetector.from_pretrained(folder)
+        if "prediction_sets" in facts:
+            ConformalClassifier.from_pretrained(folder).predict_sets(torch.zeros(1, len(facts["class_names"])))
         refresh_model_card(folder, reports[-1])
         summarise(read_runs([folder, other]))
 

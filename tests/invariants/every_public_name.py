@@ -25,6 +25,7 @@ from hf_robustft import (
     ClipAdapterMixin,
     ClipAdapterTrainer,
     Comparison,
+    ConformalClassifier,
     ContextDistillationMixin,
     ContrastiveMixin,
     CovarianceAnchorMixin,
@@ -184,6 +185,10 @@ def measure(suite: Mapping[str, Benchmark], folder: str) -> EvaluationReport:
         detector = OpenSetDetector.fit(logits, class_names=head.class_names, logit_scale=100.0, temperature=scaling)
         assert_type([guess.label for guess in detector.predict(logits)], list[str])
         assert_type(detector.save(folder), Path)
+        sets = ConformalClassifier.fit(logits, labels, class_names=head.class_names, logit_scale=100.0, temperature=scaling)
+        assert_type(sets.predict_sets(logits), list[tuple[str, ...]])
+        assert_type(sets.save(folder), Path)
+    assert_type(ConformalClassifier.from_pretrained(folder).coverage, float)
     assert_type(OpenSetDetector.from_pretrained(folder, token=True).threshold, float)
     return report
 

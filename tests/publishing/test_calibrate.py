@@ -25,6 +25,7 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
+from hf_robustft.evaluation.prediction_sets import ConformalClassifier
 from hf_robustft.evaluation.predictions import load_predictions
 from hf_robustft.evaluation.report import TRAINED_HEAD, load_reports, save_reports
 from hf_robustft.modeling.features import encode_images
@@ -399,3 +400,55 @@ def test_data_that_may_only_be_evaluated_on_are_refused(folder, sets):
     forbidden = dataclasses.replace(sets["sketch"], evaluation_only=True)
     with pytest.raises(ValueError, match="never trained or tuned on"):
         recalibrate(folder, forbidden, allow_test_set=True, progress=False)
+
+
+# ---- Prediction sets -------------------------------------------------------------------------------------------------
+
+
+def test_prediction_sets_are_fitted_on_the_folded_model_and_measured(folder, sets):
+    found = fold(folder, sets["validation"], [sets["photo"], sets["sketch"]], prediction_sets="lac", coverage=0.8)
+    stored = ConformalClassifier.from_pretrained(folder)
+    assert stored.to_dict() == found.prediction_sets.to_dict() and (stored.method, stored.coverage, stored.n) == ("lac", 0.8, 60)
+    model = CLIPModel.from_pretrained(folder).eval()
+    stored.check(CLASSES, model.logit_scale.exp(), 1.0)
+    measured = load_reports(folder / "evaluation.json")[-1].prediction_sets["sets"]
+    for name in ("photo", "sketch"):
+        logits, labels = collect_logits(model, sets[name], PROCESSOR, progress=False)
+        held = stored.holds(logits).gather(1, labels[:, None]).double().mean().item()
+        assert measured[name]["coverage"] == held
+    card = (folder / "README.md").read_text()
+    assert "## Prediction sets" in card and "does not hold under shift" in card and "| photo (ID) | 40 |" in card
+
+
+def test_they_are_refitted_as_they_were_changed_or_removed(folder, sets):
+    fold(folder, sets["validation"], prediction_sets="aps", coverage=0.8, class_conditional=True)
+    first = ConformalClassifier.from_pretrained(folder)
+    assert first.class_quantiles is not None
+    fold(folder, sets["validation"])
+    again = ConformalClassifier.from_pretrained(folder)
+    assert again.quantile == pytest.approx(first.quantile, rel=1e-5) and again.scale == pytest.approx(first.scale, rel=1e-6)
+    assert (again.method, again.coverage, again.common) == ("aps", 0.8, first.common)
+    fold(folder, sets["validation"], coverage=0.7)
+    assert (ConformalClassifier.from_pretrained(folder).method, ConformalClassifier.from_pretrained(folder).coverage) == ("aps", 0.7)
+    fold(folder, sets["validation"], prediction_sets="none")
+    assert "prediction_sets" not in load_robustft_json(folder) and "Prediction sets" not in (folder / "README.md").read_text()
+
+
+def test_a_coverage_of_other_sets_does_not_stay_in_the_report(folder, sets):
+    fold(folder, sets["validation"], [sets["photo"], sets["sketch"]], coverage=0.8)
+    fold(folder, sets["validation"])
+    assert load_reports(folder / "evaluation.json")[-1].prediction_sets["coverage"] == 0.8
+    found = fold(folder, sets["validation"], coverage=0.7)
+    assert found.prediction_sets.coverage == 0.7 and load_reports(folder / "evaluation.json")[-1].prediction_sets is None
+    assert "was not measured" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [({"coverage": 1.5}, "--coverage"), ({"prediction_sets": "topk"}, "--prediction_sets"), ({"prediction_sets": "none", "coverage": 0.9}, "--coverage")],
+)
+def test_prediction_sets_that_cannot_be_are_refused_before_anything_is_read(folder, sets, options, name):
+    before = digests(folder)
+    with pytest.raises(ValueError, match=name):
+        fold(folder, sets["validation"], **options)
+    assert digests(folder) == before

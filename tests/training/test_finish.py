@@ -10,14 +10,17 @@ from safetensors.torch import load_file
 
 from hf_robustft import (
     Benchmark,
+    ConformalClassifier,
     Evaluator,
     FLYPTrainer,
     OpenSetDetector,
     finish_checkpoint,
     interpolate_weights,
+    load_checkpoint,
     pipeline,
 )
 from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.evaluation.conformal import coverage_report
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.publishing.progress_card import is_progress_card
 
@@ -131,3 +134,31 @@ def test_the_trainers_own_card_comes_with_the_results_that_it_states(trainer, tm
     card = (folder / "README.md").read_text()
     assert not is_progress_card(folder) and "license: mit" in card and "base_model: owner/base" in card
     assert (folder / "model.safetensors").read_bytes() == weights and (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_prediction_sets_are_fitted_and_their_coverage_is_that_of_the_folder(trainer, tmp_path, fold):
+    trainer.train()
+    folder = tmp_path / "out"
+    report = finish_checkpoint(folder, trainer=trainer, fold_temperature=fold, prediction_sets="aps", coverage=0.8)
+    sets = ConformalClassifier.from_pretrained(folder)
+    assert (sets.method, sets.coverage, sets.n, sets.fitted_on) == ("aps", 0.8, 16, "validation")
+    model, processor = load_checkpoint(folder)
+    found = report.prediction_sets
+    assert list(found["sets"]) == ["id"] and {name: found[name] for name in sets.summary()} == sets.summary()
+    validation, test = (collect_logits(model, item, processor, progress=False) for item in trainer.eval_dataset)
+    assert found["sets"]["id"] == coverage_report(sets.holds(test[0]), test[1])
+    again = ConformalClassifier.fit(
+        *validation, class_names=CLASSES, logit_scale=model.logit_scale.exp(), method="aps", coverage=0.8, temperature=sets.temperature
+    )
+    assert again.quantile == pytest.approx(sets.quantile, rel=1e-6)
+    assert load_reports(folder / "evaluation.json")[-1] == report
+    assert "## Prediction sets" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("given", [{"prediction_sets": "none"}, {"detector": "none"}])
+def test_a_folder_may_have_no_prediction_sets(trainer, tmp_path, given):
+    trainer.train()
+    report = finish_checkpoint(tmp_path / "out", trainer=trainer, **given)
+    assert report.prediction_sets is None and "prediction_sets" not in json.loads((tmp_path / "out" / "robustft.json").read_text())
+    assert "Prediction sets" not in (tmp_path / "out" / "README.md").read_text()
