@@ -392,10 +392,17 @@ class DualEncoder:
             output = self.model(**self._image_inputs(pixel_values), **image, **texts, **text)
         sides = [side.pooler_output for side in (output.vision_model_output, output.text_model_output)]
         if not self.family.projects:
-            weights = self.visual_projection, self.text_projection
-            sides = [F.linear(side.to(weight.dtype), weight) for side, weight in zip(sides, weights, strict=True)]
+            sides = [self._projected(name, side) for name, side in zip(PROJECTIONS, sides, strict=True)]
         images, texts = map(at_least_float32, sides)
         return self._adapted(images), texts
+
+    def _projected(self, name: str, features: Tensor) -> Tensor:
+        weight = self._projection(name)
+        if weight is not None:
+            return F.linear(features.to(weight.dtype), weight)
+        # A user's module stands in its place, such as PEFT's around it.
+        module = getattr(self.core, name)
+        return module(features.to(next(module.parameters()).dtype))
 
     @torch.no_grad()
     def fold(self, temperature: float) -> None:
