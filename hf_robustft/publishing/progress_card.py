@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
 from ..evaluation.report import SHIFT_METRICS, EvaluationReport
-from ..evaluation.tables import label, metric_texts, ordered
+from ..evaluation.tables import label, metric_texts, multi_label_cells, multi_label_name, ordered
+from ..modeling.kept_adapter import claims_adapter
 from ..objectives.papers import METHOD_FACTS
 from .card_file import CARD_FILE, RELIABILITY_FILE, write_card
 from .card_sections import family_in
@@ -69,6 +70,8 @@ def write_progress_card(
     for result in () if report is None else ordered(report):
         numbers = metric_texts({key: getattr(result, key) for key in SHIFT_METRICS})
         rows.append([markdown_text(label(result)), f"{result.n:,}", *numbers])
+    measured = {} if report is None else report.multi_label or {}
+    lists = [[markdown_text(multi_label_name(name, row)), f"{row['n']:,}", *multi_label_cells(row)] for name, row in measured.items()]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
@@ -87,6 +90,8 @@ def write_progress_card(
         total=f"{total_steps:,}",
         facts=lines,
         rows=rows,
+        lists=lists,
+        image_adapter=claims_adapter(output_dir) is not None,
         picture=RELIABILITY_FILE if (Path(output_dir) / RELIABILITY_FILE).is_file() else None,
         evaluated_at="an earlier point" if evaluated_at is None else f"{evaluated_at:,}",
         versions=", ".join(
