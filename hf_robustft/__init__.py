@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluator import Evaluator as Evaluator
     from .evaluation.prediction_sets import ConformalClassifier as ConformalClassifier
     from .evaluation.report import EvaluationReport as EvaluationReport
+    from .evaluation.risk_control import choose_threshold as choose_threshold
     from .evaluation.temperature import TemperatureScaling as TemperatureScaling
     from .modeling.adapters import FeatureAdapters as FeatureAdapters
     from .modeling.adapters import load_adapters as load_adapters
@@ -112,6 +113,7 @@ _ROOMS = {
     "evaluation.evaluator": ["Evaluator"],
     "evaluation.prediction_sets": ["ConformalClassifier"],
     "evaluation.report": ["EvaluationReport"],
+    "evaluation.risk_control": ["choose_threshold"],
     "evaluation.temperature": ["TemperatureScaling"],
     "deployment.export": ["export_checkpoint"],
     "deployment.pipeline": ["pipeline"],

@@ -5,6 +5,7 @@
     hf-robustft calibrate outputs/carot --dataset my_images/validation --eval_datasets my_images/test my_sketches:shift
     hf-robustft calibrate outputs/siglip --dataset my_images/validation --probabilities sigmoid
     hf-robustft calibrate outputs/carot --dataset emoji_shift/validation --prediction_sets raps --coverage 0.95
+    hf-robustft calibrate outputs/carot --dataset my_images/validation --unknown other_images --max_false_acceptance 0.05
 
 The folder stays a plain model whose probabilities are calibrated on data like the validation images; accuracy is
 unchanged. robustft.json and the card say what was fitted on what. With --eval_datasets the folder is measured again,
@@ -27,6 +28,7 @@ from ..modeling.output_folders import check_output_dir
 from ..modeling.processes import commits_of_the_first
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import fit_errors, worse_under_shift
+from ..publishing.open_set_section import risk_lines
 from ..publishing.prediction_sets_section import coverage_text
 from ..publishing.recalibrate import Recalibration, recalibrate
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
@@ -73,6 +75,17 @@ class CalibrateOptions:
     class_conditional: bool | None = option(
         "Give each class with enough images a quantile of its own, so that the coverage holds for it too.", None
     )
+    unknown: str | None = option(
+        "Images of none of the classes, not measured on, to choose the threshold for 'unknown' on.", None, metavar="SET"
+    )
+    max_false_acceptance: float | None = option(
+        "Choose the lowest threshold that accepts at most this share of images like --unknown, with confidence.", None
+    )
+    max_false_refusal: float | None = option(
+        "Choose the highest threshold that refuses at most this share of images like --dataset, with confidence.", None
+    )
+    confidence: float | None = option("Probability that the stated error is kept; 0.95 by default.", None)
+    per_class_thresholds: bool = option("Choose a threshold for each predicted class that has enough images too.", False)
 
 
 def parser() -> CommandParser:
@@ -92,10 +105,12 @@ def run(arguments: Sequence[str]) -> int:
         # The card is written again, and such a method is described by its Trainer class alone.
         from ..training import methods  # noqa: F401
     with commits_of_the_first(state):
-        ask_commits([options.dataset, *options.eval_datasets])
+        ask_commits([options.dataset, options.unknown, *options.eval_datasets])
     known = model_classes(data, facts["class_names"], facts["templates"], facts.get("label_names"))
-    check_columns([options.dataset, *options.eval_datasets], data, measured=options.eval_datasets)
+    check_columns([options.dataset, options.unknown, *options.eval_datasets], data, measured=options.eval_datasets)
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
+    unknown = None if options.unknown is None else unknown_set(options.unknown, data, known)
+    stated = ("max_false_acceptance", "max_false_refusal", "confidence", "per_class_thresholds")
     found = recalibrate(
         options.directory,
         validation_set(options.dataset, data, known),
@@ -107,6 +122,8 @@ def run(arguments: Sequence[str]) -> int:
         prediction_sets=options.prediction_sets,
         coverage=options.coverage,
         class_conditional=options.class_conditional,
+        unknown=unknown,
+        risk={name: getattr(options, name) for name in stated},
         batch_size=running.batch_size,
         num_workers=running.num_workers,
         progress=not running.disable_tqdm,
@@ -138,6 +155,23 @@ def validation_set(text: str, data: ReadingOptions, known: Known | None) -> Benc
             )
         return found
     (found,), _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:validation"], data, known)
+    return found
+
+
+def unknown_set(text: str, data: ReadingOptions, known: Known | None) -> Benchmark:
+    """
+    The set that `--unknown` names.
+
+    Args:
+        text (`str`), data ([`ReadingOptions`]), known ([`Known`], *optional*): As for [`validation_set`].
+
+    Raises:
+        ValueError: If it has another role than `open_set`.
+    """
+    spec = Spec.parse(text)
+    if spec.role not in (None, "open_set"):
+        raise ValueError(f"`--unknown {text}`: such images have the role open_set; leave ':{spec.role}' out")
+    (found,), _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:open_set"], data, known)
     return found
 
 
@@ -173,6 +207,7 @@ def summary(found: Recalibration, directory: str) -> list[str]:
         lines.append(
             f"Open-set detector refitted: {found.detector.score} at least {found.detector.threshold:.6g} is known."
         )
+        lines += risk_lines(found.detector)
     if found.prediction_sets is not None:
         sets = found.prediction_sets
         lines.append(f"Prediction sets ({sets.method}) for a coverage of {100 * sets.coverage:g} % of images like those of {sets.fitted_on}.")

@@ -18,6 +18,7 @@ from ..modeling.features import logit_scale as model_logit_scale
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
 from .open_set import DEFAULT_SCORE, RECALL, SCORES, as_floats, score, threshold_at_recall
+from .risk_control import check_stored_risk, choose_thresholds
 from .temperature import TemperatureScaling
 
 #: The scores that a detector can be made of; `knn` would need its bank of features beside the checkpoint.
@@ -68,6 +69,8 @@ class OpenSetDetector:
         n (`int`): Images of the fit.
         temperature ([`TemperatureScaling`], *optional*): For the probabilities; `None` if none was given.
         fitted_on (`str`, *optional*): Name of the validation set.
+        thresholds (`dict[str, float]`, *optional*): Thresholds of their own for images whose most probable class is one of these.
+        risk (`dict`, *optional*): The error for which the thresholds were chosen, see [`~hf_robustft.evaluation.risk_control.choose_thresholds`].
 
     Raises:
         ValueError: If the score is unknown or a number is out of range.
@@ -82,6 +85,8 @@ class OpenSetDetector:
     n: int
     temperature: TemperatureScaling | None = None
     fitted_on: str | None = None
+    thresholds: dict[str, float] | None = None
+    risk: dict[str, Any] | None = None
 
     def __post_init__(self):
         _check_score(self.score)
@@ -96,6 +101,7 @@ class OpenSetDetector:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not fits(value):
                 raise ValueError(f"{name} of the detector is {value!r}, but it {range_}; fit the detector again.")
+        check_stored_risk(self.risk, self.thresholds, self.class_names)
 
     @classmethod
     def fit(
@@ -108,6 +114,12 @@ class OpenSetDetector:
         true_positive_rate: float = RECALL,
         temperature: float | TemperatureScaling | None = None,
         fitted_on: str | None = None,
+        unknown_logits: Tensor | None = None,
+        max_false_acceptance: float | None = None,
+        max_false_refusal: float | None = None,
+        confidence: float = 0.95,
+        per_class_thresholds: bool = False,
+        chosen_on: str | None = None,
     ) -> OpenSetDetector:
         """
         Set the highest threshold that accepts the asked share of in-distribution images, however they are rounded.
@@ -123,6 +135,15 @@ class OpenSetDetector:
             true_positive_rate (`float`, *optional*, defaults to 0.95): The share t to accept, in (0, 1].
             temperature (`float` or [`TemperatureScaling`], *optional*): For the probabilities of `predict`.
             fitted_on (`str`, *optional*): Name of the validation set, for reports and cards.
+            unknown_logits (`torch.Tensor` of shape `(m, classes)`, *optional*): Logits of images of none of the classes, which are not measured on
+                afterwards.
+            max_false_acceptance (`float`, *optional*), max_false_refusal (`float`, *optional*): In place of `true_positive_rate` the share of
+                unknown images that are accepted, or of known ones that are refused, which the threshold is to keep with
+                confidence (see [`~hf_robustft.evaluation.risk_control.choose_threshold`]).
+            confidence (`float`, *optional*, defaults to 0.95): Of that.
+            per_class_thresholds (`bool`, *optional*, defaults to `False`): Whether predicted classes with enough images get thresholds of
+                their own, each of which keeps the share by itself.
+            chosen_on (`str`, *optional*): Name of the set of unknown images.
 
         Returns:
             [`OpenSetDetector`]: The detector.
@@ -136,18 +157,47 @@ class OpenSetDetector:
         class_names, scale = check_class_names(class_names), _number(logit_scale)
         if not 0 < scale < math.inf:
             raise ValueError(f"logit_scale is {scale}; give exp of the model's parameter, which is positive.")
-        scores = _scores(_checked_logits(logits, class_names), score, scale)
-        threshold = _lowest_rounded(threshold_at_recall(scores, true_positive_rate), score, scale)
+        logits = _checked_logits(logits, class_names)
+        scores = _scores(logits, score, scale)
+        own, risk = None, None
+        stated = {"false_acceptance": max_false_acceptance, "false_refusal": max_false_refusal}
+        stated = {name: value for name, value in stated.items() if value is not None}
+        if not stated:
+            if unknown_logits is not None or per_class_thresholds:
+                raise ValueError("unknown_logits and per_class_thresholds are for a stated error; give max_false_acceptance or max_false_refusal.")
+            threshold = _lowest_rounded(threshold_at_recall(scores, true_positive_rate), score, scale)
+            accepted = scores >= threshold
+        else:
+            unknown = None if unknown_logits is None else _checked_logits(unknown_logits, class_names)
+            threshold, own, accepted, risk = choose_thresholds(
+                (scores, logits.argmax(dim=1)),
+                None if unknown is None else (_scores(unknown, score, scale), unknown.argmax(dim=1)),
+                class_names,
+                stated,
+                confidence=confidence,
+                per_class=per_class_thresholds,
+                lowest=lambda value: _lowest_rounded(value, score, scale),
+                highest=lambda value: SCORES[score].highest(value, _error(score, scale)),
+            )
+            risk |= {"unknown": chosen_on} if chosen_on is not None else {}
+            if not accepted.any():
+                raise ValueError(
+                    f"max_{risk['controls']} {risk['max_error']}: no image of a known class reaches the threshold that this takes; the score "
+                    f"{score!r} does not tell them apart. State a larger error, or choose another score."
+                )
+        share = accepted.double().mean().item()
         return cls(
             score=score,
             threshold=threshold,
-            true_positive_rate=float(true_positive_rate),
-            achieved_true_positive_rate=(scores >= threshold).double().mean().item(),
+            true_positive_rate=float(true_positive_rate) if risk is None else share,
+            achieved_true_positive_rate=share,
             class_names=class_names,
             logit_scale=scale,
             n=len(scores),
             temperature=temperature,
             fitted_on=fitted_on,
+            thresholds=own,
+            risk=risk,
         )
 
     def predict(self, logits: Tensor) -> list[OpenSetPrediction]:
@@ -170,9 +220,20 @@ class OpenSetDetector:
         indices = logits.argmax(dim=1)
         chosen = probabilities.gather(1, indices[:, None])[:, 0]
         return [
-            OpenSetPrediction(self.class_names[index], index, probability, value, value >= self.threshold)
+            OpenSetPrediction(self.class_names[index], index, probability, value, value >= self.threshold_of(self.class_names[index]))
             for index, probability, value in zip(indices.tolist(), chosen.tolist(), scores.tolist(), strict=True)
         ]
+
+    def threshold_of(self, name: str) -> float:
+        """Return the threshold for images whose most probable class is called `name`."""
+        return (self.thresholds or {}).get(name, self.threshold)
+
+    def fit_options(self) -> dict[str, Any]:
+        """Return the options of `fit`, without data and names, by which this detector was made."""
+        if self.risk is None:
+            return {"score": self.score, "true_positive_rate": self.true_positive_rate}
+        stated = {f"max_{self.risk['controls']}": self.risk["max_error"], "confidence": self.risk["confidence"]}
+        return {"score": self.score, **stated, "per_class_thresholds": self.thresholds is not None, "chosen_on": self.risk.get("unknown")}
 
     def check(self, class_names: Sequence[str], logit_scale: float | Tensor) -> None:
         """
@@ -282,6 +343,7 @@ def fold_temperature(
     detector: OpenSetDetector | None = None,
     validation_logits: Tensor | None = None,
     head: ZeroShotHead | None = None,
+    unknown_logits: Tensor | None = None,
 ) -> OpenSetDetector | None:
     """
     Put a temperature into a model's weights and move its detector along.
@@ -296,6 +358,8 @@ def fold_temperature(
         validation_logits (`torch.Tensor` of shape `(n, classes)`, *optional*): In-distribution validation logits of the
             model before folding, to refit the detector on. Without them it is dropped with a warning.
         head ([`ZeroShotHead`], *optional*): A head to fold the temperature into as well.
+        unknown_logits (`torch.Tensor` of shape `(m, classes)`, *optional*): Of the images of none of the classes on which the detector was chosen; needed
+            by one that keeps a share of false acceptance.
 
     Returns:
         [`OpenSetDetector`] or `None`: Refitted for the folded model with the same score, rate and classes.
@@ -310,6 +374,13 @@ def fold_temperature(
         if validation_logits is not None:
             validation_logits = _checked_logits(validation_logits, detector.class_names)
             _scores(validation_logits, detector.score, before)
+            if unknown_logits is None and (detector.risk or {}).get("controls") == "false_acceptance":
+                raise ValueError(
+                    "The detector keeps a share of false acceptance of unknown images, and there are none to choose its threshold on again; give "
+                    "them, or remove the detector."
+                )
+            # What cannot be chosen is refused before anything is changed.
+            _refitted(detector, validation_logits, unknown_logits, before, temperature)
     temperature.fold_into(model, head)
     if detector is None:
         return None
@@ -320,15 +391,17 @@ def fold_temperature(
             stacklevel=2,
         )
         return None
-    return OpenSetDetector.fit(
-        validation_logits / factor,
-        class_names=detector.class_names,
-        logit_scale=_number(model_logit_scale(model)),
-        score=detector.score,
-        true_positive_rate=detector.true_positive_rate,
-        temperature=temperature,
-        fitted_on=detector.fitted_on,
-    )
+    unknown = None if unknown_logits is None else unknown_logits / factor
+    return _refitted(detector, validation_logits / factor, unknown, _number(model_logit_scale(model)), temperature)
+
+
+def _refitted(
+    detector: OpenSetDetector, logits: Tensor, unknown: Tensor | None, scale: float, temperature: TemperatureScaling
+) -> OpenSetDetector:
+    facts = {"class_names": detector.class_names, "logit_scale": scale, "temperature": temperature, "fitted_on": detector.fitted_on}
+    # Without a stated error nothing is chosen on unknown images.
+    facts |= {} if detector.risk is None else {"unknown_logits": unknown}
+    return OpenSetDetector.fit(logits, **facts, **detector.fit_options())
 
 
 def _number(value: float | Tensor) -> float:
@@ -357,8 +430,11 @@ def _scores(logits: Tensor, name: str, scale: float) -> Tensor:
 
 def _lowest_rounded(value: float, name: str, scale: float) -> float:
     """The least that a score may become where each cosine is off by `COSINE_ROUNDING`."""
-    entry = SCORES[name]
-    return entry.lowest(value, COSINE_ROUNDING * (1.0 if entry.needs == "cosines" else scale))
+    return SCORES[name].lowest(value, _error(name, scale))
+
+
+def _error(name: str, scale: float) -> float:
+    return COSINE_ROUNDING * (1.0 if SCORES[name].needs == "cosines" else scale)
 
 
 def class_difference(fitted: Sequence[str], given: Sequence[str]) -> str:

@@ -58,8 +58,8 @@ class OpenSetScore:
             `"temperature"`, `"bank"`, `"k"`.
         higher_is_known (`bool`, *optional*, defaults to `True`): Whether `function` is higher for known classes. If not,
             `score` returns its negative.
-        lowest (`Callable`, *optional*): Maps a score and an error to the least that the score may become where each input
-            is off by that error. A detector can be made only of scores that have it.
+        lowest, highest (`Callable`, *optional*): Map a score and an error to the least and the most that the score may become where
+            each input is off by that error. A detector can be made only of scores that have them.
     """
 
     function: Callable[..., Tensor]
@@ -69,6 +69,7 @@ class OpenSetScore:
     takes: tuple[str, ...] = ("temperature",)
     higher_is_known: bool = True
     lowest: Callable[[float, float], float] | None = None
+    highest: Callable[[float, float], float] | None = None
 
 
 def _largest_probability(values: Tensor, temperature: float) -> Tensor:
@@ -82,6 +83,10 @@ def lowest_probability(value: float, error: float) -> float:
     return value / (value + (1.0 - value) * math.exp(min(2 * error, 700.0))) - math.ulp(1.0)
 
 
+def _highest_probability(value: float, error: float) -> float:
+    return 1.0 - lowest_probability(1.0 - value, error)
+
+
 def _energy(logits: Tensor, temperature: float) -> Tensor:
     return temperature * torch.logsumexp(logits / temperature, dim=1)
 
@@ -89,6 +94,10 @@ def _energy(logits: Tensor, temperature: float) -> Tensor:
 def _lowest_logit(value: float, error: float) -> float:
     # Neither the largest logit nor the log-sum-exp moves further than the logit that moves most.
     return value - error
+
+
+def _highest_logit(value: float, error: float) -> float:
+    return value + error
 
 
 def _knn_score(features: Tensor, bank: Tensor | np.ndarray | None, k: int) -> Tensor:
@@ -127,6 +136,7 @@ SCORES = {
         label="largest softmax probability (msp)",
         words="the confidence, that is the largest probability",
         lowest=lowest_probability,
+        highest=_highest_probability,
     ),
     "mcm": OpenSetScore(
         _largest_probability,
@@ -134,6 +144,7 @@ SCORES = {
         label="largest softmax probability of the cosines (mcm)",
         words="the largest probability without the logit scale (softmax of the cosines)",
         lowest=lowest_probability,
+        highest=_highest_probability,
     ),
     "max_logit": OpenSetScore(
         lambda logits: logits.amax(dim=1),
@@ -142,6 +153,7 @@ SCORES = {
         words="the largest logit",
         takes=(),
         lowest=_lowest_logit,
+        highest=_highest_logit,
     ),
     "energy": OpenSetScore(
         _energy,
@@ -149,6 +161,7 @@ SCORES = {
         label="energy score, log-sum-exp of the logits",
         words="the log of the summed exponentials of the logits, at the model's logit scale",
         lowest=_lowest_logit,
+        highest=_highest_logit,
     ),
     "knn": OpenSetScore(
         _knn_score,

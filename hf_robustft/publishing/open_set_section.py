@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.detector import OpenSetDetector
 from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION, SCORES, shift_mean
 from ..evaluation.report import EvaluationReport
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
@@ -162,8 +163,44 @@ def _conventions(report: EvaluationReport) -> str:
     return "\n".join(lines)
 
 
+def risk_lines(detector: OpenSetDetector) -> list[str]:
+    """Return sentences on the error for which the threshold of a `detector` was chosen, in plain text; none if none was stated."""
+    risk = detector.risk
+    if risk is None:
+        return []
+    words = {"false_refusal": "known images refused", "false_acceptance": "unknown images accepted"}
+    whose = {"false_refusal": detector.fitted_on, "false_acceptance": risk.get("unknown")}
+    kept, own = risk["controls"], detector.thresholds
+    lines = [
+        f"Chosen to keep the share of {words[kept]} at or below {_percent(risk['max_error'])} %, with a confidence of {100 * risk['confidence']:g} %: its "
+        f"upper bound is {_percent(risk['bound'])} %{'' if own is None else ' for the common threshold'}."
+    ]
+    for name, text in words.items():
+        found = risk[name]
+        if found is not None:
+            of = f" of {whose[name]}" if whose[name] else ""
+            lines.append(
+                f"{text.capitalize()}: {_percent(found['share'])} % of {found['n']:,}{of} ({100 * risk['confidence']:g} % interval "
+                f"{_percent(found['low'])} to {_percent(found['high'])})."
+            )
+    if own is not None:
+        rest = len(detector.class_names) - len(own)
+        few = f" The other {rest:,} had too few images and have the common one; nothing is stated for them by themselves." if rest else ""
+        lines.append(f"{len(own):,} predicted classes have thresholds of their own, each of which keeps that share by itself.{few}")
+    return lines
+
+
 def _detector(detector: Mapping[str, Any], measured: bool) -> str:
     on = f" of {markdown_text(public_text(detector['fitted_on']))}" if detector.get("fitted_on") else ""
+    if detector.get("risk") is not None:
+        found = OpenSetDetector(**detector)
+        said = " ".join(markdown_text(public_text(line)) for line in risk_lines(found))
+        return (
+            f"The detector in {code_span(METADATA_FILE)} calls an image unknown if its {code_span(found.score)} is below {found.threshold:.4g}. {said} "
+            "That holds for images like those it was chosen on. It belongs to these class names in this order and to the logit scale "
+            f"{detector['logit_scale']:.2f}; for others it must be fitted again."
+            + (" The table uses other thresholds, which are set on the test images themselves." if measured else "")
+        )
     return (
         f"The detector in {code_span(METADATA_FILE)} calls an image unknown if its {code_span(detector['score'])} is below "
         f"{detector['threshold']:.4g}: the highest threshold that accepts at least "

@@ -20,7 +20,7 @@ from ..data.packaged import check_not_packaged
 from ..evaluation.benchmark_checks import refuse_lists
 from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.collect import collect_logits
-from ..evaluation.detector import OpenSetDetector, fold_temperature
+from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import LISTS_CALIBRATE, thresholds_record
 from ..evaluation.multi_label import calibration_error_per_class
@@ -44,6 +44,7 @@ from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
 from .refitting import drop_other_coverage, fit_sets, former_detector, wanted_sets
 from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, similarity_in
+from .unknown_choice import known_unknown, logits_of_unknown, refitted_detector, wanted_risk
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -91,6 +92,8 @@ def recalibrate(
     prediction_sets: str | None = None,
     coverage: float | None = None,
     class_conditional: bool | None = None,
+    unknown: Benchmark | None = None,
+    risk: Mapping[str, Any] | None = None,
     bad_images: BadImages | None = None,
     batch_size: int = 256,
     num_workers: int = 0,
@@ -121,6 +124,9 @@ def recalibrate(
             are refitted, and fitted (`"raps"`) where `coverage` or `class_conditional` are given.
         coverage (`float`, *optional*): Share of images whose set is to hold their class; by default as before, or 0.95.
         class_conditional (`bool`, *optional*): Whether classes with enough images get a quantile of their own; by default as before.
+        unknown ([`Benchmark`], *optional*): Images of none of the classes, with the role `open_set`, to choose the threshold for "unknown" on.
+        risk (`Mapping[str, Any]`, *optional*): For which error it is chosen: options `max_false_acceptance`, `max_false_refusal`,
+            `confidence` and `per_class_thresholds` of [`OpenSetDetector.fit`]. By default the detector is refitted as it was.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): As for [`Evaluator`].
         batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
             *optional*, defaults to `True`): As for [`Evaluator`].
@@ -139,6 +145,7 @@ def recalibrate(
     facts = load_robustft_json(directory)
     if probabilities not in FUNCTIONS:
         raise ValueError(f"--probabilities {probabilities!r} is unknown; choose one of {', '.join(FUNCTIONS)}.")
+    risk = wanted_risk(facts, risk, unknown, keep_detector)
     wanted = wanted_sets(facts, prediction_sets, coverage, class_conditional, [validation])
     headed = has_trained_head(directory, facts)
     if headed and "problem_type" in facts:
@@ -155,7 +162,7 @@ def recalibrate(
     check_output_dir(directory, "DIR")
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     with locked(directory, "hf-robustft calibrate"):
-        return _recalibrate(directory, validation, evaluation, probabilities, allow_test_set, keep_detector, wanted, bad_images, options)
+        return _recalibrate(directory, validation, evaluation, probabilities, allow_test_set, keep_detector, wanted, (unknown, risk), bad_images, options)
 
 
 def _recalibrate(
@@ -166,6 +173,7 @@ def _recalibrate(
     allow_test_set: bool,
     keep_detector: bool,
     wanted: Mapping[str, Any] | None,
+    risk: tuple[Benchmark | None, Mapping[str, Any]],
     bad_images: BadImages | None,
     options: Mapping[str, Any],
 ) -> Recalibration:
@@ -224,7 +232,12 @@ def _recalibrate(
     if thresholds is None and "thresholds" in facts:
         notes.append("The thresholds of labels are removed, as the probabilities have changed; fit them again on lists of labels.")
     detector = former_detector(directory, facts, validation, keep_detector, notes)
-    detector = fold_temperature(model, temperature, detector, logits, head)
+    unknown_logits = None
+    if risk[0] is not None:
+        notes += known_unknown(risk[0], facts, reports, evaluation, allow_test_set)
+        unknown_logits = logits_of_unknown(model, risk[0], validation, processor, head, bad_images, options)
+    whose = (validation.name, None if risk[0] is None else risk[0].name)
+    detector = refitted_detector(model, temperature, detector, logits, head, unknown_logits, risk[1], validation.class_names, whose)
     if "detector" in facts and not keep_detector:
         warnings.warn(
             "The temperature moves the scores of the open-set detector, which should not be refitted: it is removed.",

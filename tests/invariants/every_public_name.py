@@ -62,6 +62,7 @@ from hf_robustft import (
     ZeroShotHead,
     __version__,
     cache_features,
+    choose_threshold,
     collect_logits,
     few_shot,
     finish_checkpoint,
@@ -188,6 +189,7 @@ def measure(suite: Mapping[str, Benchmark], folder: str) -> EvaluationReport:
         sets = ConformalClassifier.fit(logits, labels, class_names=head.class_names, logit_scale=100.0, temperature=scaling)
         assert_type(sets.predict_sets(logits), list[tuple[str, ...]])
         assert_type(sets.save(folder), Path)
+        assert_type(choose_threshold(logits.amax(dim=1), max_error=0.05).threshold, float)
     assert_type(ConformalClassifier.from_pretrained(folder).coverage, float)
     assert_type(OpenSetDetector.from_pretrained(folder, token=True).threshold, float)
     return report

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 
+import datasets
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, assert_rounded, image_dataset, tiny_processor
@@ -452,3 +453,70 @@ def test_prediction_sets_that_cannot_be_are_refused_before_anything_is_read(fold
     with pytest.raises(ValueError, match=name):
         fold(folder, sets["validation"], **options)
     assert digests(folder) == before
+
+
+# ---- The threshold for "unknown" --------------------------------------------------------------------------------------
+
+
+def others(n=120):
+    data = image_dataset(n, seed=9)
+    data = data.cast_column("label", datasets.ClassLabel(names=["wolf", "fox", "elk", "emu"]))
+    return Benchmark.from_dataset(data, name="others", role="open_set")
+
+
+def test_the_threshold_is_chosen_on_unknown_images_for_a_stated_error(folder, sets):
+    found = fold(folder, sets["validation"], unknown=others(), risk={"max_false_acceptance": 0.2, "confidence": 0.9})
+    detector = OpenSetDetector.from_pretrained(folder)
+    assert detector == replace_temperature(found.detector, detector) and detector.risk["unknown"] == "others"
+    model = CLIPModel.from_pretrained(folder).eval()
+    head = ZeroShotHead.from_model(model, PROCESSOR, CLASSES, TEMPLATES)
+    logits, _ = collect_logits(model, others(), PROCESSOR, head=head, progress=False)
+    accepted = sum(item.is_known for item in detector.predict(logits))
+    assert accepted == round(120 * detector.risk["false_acceptance"]["share"]) and detector.risk["bound"] <= 0.2
+    assert "share of unknown images accepted at or below 20.0 %" in (folder / "README.md").read_text()
+    # It cannot be chosen again without them, and with them it is, as it was.
+    with pytest.raises(ValueError, match="--unknown"):
+        fold(folder, sets["validation"])
+    again = fold(folder, sets["validation"], unknown=others()).detector
+    assert again.threshold == pytest.approx(detector.threshold, rel=1e-5) and again.risk["max_error"] == 0.2
+
+
+def replace_temperature(detector, other):
+    return dataclasses.replace(detector, temperature=other.temperature)
+
+
+def test_without_unknown_images_the_share_of_refused_known_ones_is_kept(folder, sets):
+    found = fold(folder, sets["validation"], risk={"max_false_refusal": 0.1, "per_class_thresholds": True})
+    assert found.detector.risk["controls"] == "false_refusal" and found.detector.risk["bound"] <= 0.1
+    assert fold(folder, sets["validation"]).detector.risk["max_error"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"risk": {"max_false_acceptance": 0.1}}, "--unknown"),
+        ({"risk": {"max_false_acceptance": 0.1, "max_false_refusal": 0.1}, "unknown": others}, "--max_false_refusal"),
+        ({"risk": {"confidence": 0.9}}, "--confidence"),
+        ({"unknown": others}, "--unknown"),
+        ({"risk": {"max_false_refusal": 0.1}, "keep_detector": False}, "--remove_detector"),
+        ({"risk": {"max_false_refusal": 1.5}}, "max_false_refusal"),
+        ({"risk": {"max_false_refusal": 0.001}}, "max_false_refusal"),
+    ],
+)
+def test_errors_that_cannot_be_kept_change_nothing(folder, sets, options, name):
+    before = digests(folder)
+    options = {key: value() if callable(value) else value for key, value in options.items()}
+    with pytest.raises(ValueError, match=name):
+        fold(folder, sets["validation"], **options)
+    assert digests(folder) == before
+
+
+def test_the_command_chooses_the_threshold_and_says_what_it_keeps(folder, sets, tmp_path, capsys):
+    for name, data in (("validation", sets["validation"].dataset), ("others", others().dataset)):
+        data.to_parquet(tmp_path / f"{name}.parquet")
+    arguments = ["calibrate", str(folder), "--disable_tqdm", "--dataset", str(tmp_path / "validation.parquet")]
+    arguments += ["--unknown", str(tmp_path / "others.parquet"), "--max_false_acceptance", "0.2"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Chosen to keep the share of unknown images accepted at or below 20.0 %, with a confidence of 95 %" in printed
+    assert "Known images refused: " in printed and " of others" in printed

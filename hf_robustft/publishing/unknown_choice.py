@@ -1,0 +1,170 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""The threshold for "unknown" of a finished folder, chosen for a stated error: what may be asked for, and on which images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data.benchmarks import Benchmark
+from ..data.images import BadImages
+from ..data.overlap import Sketch, compare, hash_images
+from ..evaluation.collect import collect_logits
+from ..evaluation.detector import OpenSetDetector, fold_temperature
+from ..evaluation.open_set import DEFAULT_SCORE
+from ..evaluation.report import EvaluationReport
+from ..evaluation.risk_control import check_risk
+from ..evaluation.temperature import TemperatureScaling
+from ..modeling.features import logit_scale
+from ..modeling.zero_shot import ZeroShotHead
+
+
+def wanted_risk(
+    facts: Mapping[str, Any], risk: Mapping[str, Any] | None, unknown: Benchmark | None, keep_detector: bool
+) -> dict[str, Any]:
+    """
+    Check for which error the threshold for "unknown" is to be chosen.
+
+    Args:
+        facts (`Mapping[str, Any]`): The `robustft.json` of the folder.
+        risk (`Mapping[str, Any]`, *optional*): What was asked for: options of [`OpenSetDetector.fit`]; those that are `None` were not given.
+        unknown ([`Benchmark`], *optional*): Images of none of the classes.
+        keep_detector (`bool`): Whether the folder keeps its detector.
+
+    Returns:
+        `dict[str, Any]`: What was given; empty where the detector is fitted as it was.
+
+    Raises:
+        ValueError: If options contradict each other, would be ignored, or need unknown images.
+    """
+    given = {name: value for name, value in (risk or {}).items() if value not in (None, False)}
+    stated = [name for name in given if name.startswith("max_")]
+    former = (facts.get("detector") or {}).get("risk") or {}
+    if unknown is not None and unknown.role != "open_set":
+        raise ValueError(f"`--unknown {unknown.name}` has the role {unknown.role!r}; give images of none of the classes, with the role open_set.")
+    if (given or unknown is not None) and not keep_detector:
+        raise ValueError(f"--remove_detector removes what {'--' + next(iter(given)) if given else '--unknown'} chooses; leave one of them out.")
+    if len(stated) > 1:
+        raise ValueError("--max_false_acceptance and --max_false_refusal state two errors for one threshold; leave one of them out.")
+    if given and not stated:
+        raise ValueError(f"--{next(iter(given))} is for a stated error; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
+    if unknown is not None and not stated and not former:
+        raise ValueError("--unknown is for the choice of a threshold; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
+    needs = stated == ["max_false_acceptance"] or not stated and keep_detector and former.get("controls") == "false_acceptance"
+    if needs and unknown is None:
+        raise ValueError(
+            "--max_false_acceptance (of the folder's detector, if you did not give it) is about unknown images; give some by --unknown, state "
+            "--max_false_refusal instead, or remove the detector by --remove_detector."
+        )
+    if stated:
+        control = stated[0].removeprefix("max_")
+        check_risk(control, given[stated[0]], given.get("confidence", 0.95), unknown is not None)
+    return given
+
+
+def known_unknown(
+    unknown: Benchmark,
+    facts: Mapping[str, Any],
+    reports: Sequence[EvaluationReport],
+    evaluation: Sequence[Benchmark],
+    allowed: bool,
+) -> list[str]:
+    """
+    Refuse unknown images that are measured too, unless that is `allowed`.
+
+    Args:
+        unknown ([`Benchmark`]): Images of none of the classes.
+        facts (`Mapping[str, Any]`), reports (`Sequence[EvaluationReport]`): What the folder holds.
+        evaluation (`Sequence[Benchmark]`): Sets that are measured now.
+        allowed (`bool`): Whether measured images may be chosen on.
+
+    Returns:
+        `list[str]`: Notes on images that are the same as measured ones.
+
+    Raises:
+        ValueError: If the set is measured.
+    """
+    named = {name for report in reports for name in report.open_set or {}} | {item.name for item in evaluation}
+    if unknown.name in named and not allowed:
+        raise ValueError(
+            f"`--unknown {unknown.name}` is an open set that is measured, and a threshold chosen on it would make its numbers look better than "
+            "they are; give other images of unknown classes, or confirm that you mean it with --allow_test_set."
+        )
+    images = hash_images(unknown, role="open_set")
+    stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
+    others = [item for item in stored if item.role == "open_set" and item.name != unknown.name]
+    others += [hash_images(item).sketch() for item in evaluation if item.role == "open_set" and item.name != unknown.name]
+    return [f"{overlap}." for overlap in (compare(images, other) for other in others) if overlap.found]
+
+
+def logits_of_unknown(
+    model: nn.Module,
+    unknown: Benchmark,
+    validation: Benchmark,
+    processor: Any,
+    head: ZeroShotHead | None,
+    bad_images: BadImages | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """
+    Classify unknown images by the head of the known classes.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The model, before a temperature is folded.
+        unknown ([`Benchmark`]): The images.
+        validation ([`Benchmark`]): Whose classes and templates the head has.
+        processor (`ProcessorMixin`): The model's.
+        head ([`ZeroShotHead`], *optional*): A trained head.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*), options (`Mapping[str, Any]`): How images are read.
+
+    Returns:
+        `torch.Tensor` of shape `(m, classes)`: The logits.
+    """
+    judge = head or ZeroShotHead.from_model(model, processor, validation.class_names, validation.templates)
+    bad = None if bad_images is None else bad_images.of(f"data set {unknown.name!r}")
+    return collect_logits(model, unknown, processor, head=judge, bad_images=bad, **options)[0]
+
+
+def refitted_detector(
+    model: nn.Module,
+    temperature: TemperatureScaling,
+    detector: OpenSetDetector | None,
+    logits: Tensor,
+    head: ZeroShotHead | None,
+    unknown_logits: Tensor | None,
+    risk: Mapping[str, Any],
+    class_names: Sequence[str],
+    names: tuple[str, str | None],
+) -> OpenSetDetector | None:
+    """
+    Fold a temperature into a model, and fit its detector again: for a stated error, or as it was.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]), temperature ([`TemperatureScaling`]), head ([`ZeroShotHead`], *optional*): As for
+            [`fold_temperature`]; changed in place.
+        detector ([`OpenSetDetector`], *optional*): The former one.
+        logits (`torch.Tensor` of shape `(n, classes)`), unknown_logits (`torch.Tensor` of shape `(m, classes)`, *optional*): Before folding.
+        risk (`Mapping[str, Any]`): What [`wanted_risk`] returned.
+        class_names (`Sequence[str]`): The known classes.
+        names (`tuple[str, str | None]`): Of the validation set and of the set of unknown images.
+
+    Returns:
+        [`OpenSetDetector`] or `None`: `None` if there was none and no error is stated.
+    """
+    factor = temperature.temperature
+    if not risk:
+        return fold_temperature(model, temperature, detector, logits, head, unknown_logits)
+    fold_temperature(model, temperature, None, None, head)
+    return OpenSetDetector.fit(
+        logits / factor,
+        class_names=class_names,
+        logit_scale=logit_scale(model),
+        score=DEFAULT_SCORE if detector is None else detector.score,
+        temperature=temperature,
+        fitted_on=names[0],
+        unknown_logits=None if unknown_logits is None else unknown_logits / factor,
+        chosen_on=names[1],
+        **risk,
+    )
