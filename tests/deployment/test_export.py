@@ -25,6 +25,7 @@ from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.features import encode_texts
 from hf_robustft.modeling.heads import ClipAdapterHead, MultiLabelHead, TipAdapterHead
+from hf_robustft.modeling.kept_adapter import put
 from hf_robustft.modeling.metadata import update_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -132,6 +133,16 @@ def test_sigmoids_with_thresholds_have_the_bias_of_the_model(tmp_path):
     assert 0 < found["has_label"].sum() < found["has_label"].numel()
 
 
+def test_an_image_adapter_beside_the_weights_is_inside(tmp_path):
+    classify, images = classifier("siglip", tmp_path / "facts", None)
+    with torch.no_grad():
+        without = ExportedClassifier(classify)(images)
+        put(classify.model, torch.eye(32) + 0.3 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
+        found = ExportedClassifier(classify)(images)
+    assert_same(found, classify, images)
+    assert not torch.allclose(found["logits"], without["logits"], atol=1e-2)
+
+
 def test_levels_are_normalised_inside(tmp_path):
     classify, _ = classifier("clip", tmp_path / "facts")
     transform = ImageTransform.from_processor(classify.processor, train=False)
@@ -147,6 +158,8 @@ def test_levels_are_normalised_inside(tmp_path):
 @pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED])
 def test_a_graph_of_every_family_answers_as_the_pipeline(name, tmp_path):
     classify, images = classifier(name, tmp_path / "facts")
+    if name == "siglip":
+        put(classify.model, torch.eye(32) + 0.3 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
     found = export_checkpoint(classify, tmp_path / "out", check_images=24, text=True, progress=False)
     for n in (1, 3, 12):
         assert_same(run(tmp_path / "out" / "model.onnx", images[:n].numpy()), classify, images[:n])

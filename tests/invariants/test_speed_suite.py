@@ -19,6 +19,7 @@ sys.path.insert(0, str(SUITE))
 
 import cost_model  # noqa: E402
 import croft  # noqa: E402
+import exported  # noqa: E402
 import heads  # noqa: E402
 import memory  # noqa: E402
 import paper_run  # noqa: E402
@@ -230,6 +231,17 @@ def test_what_trains_is_counted(in_this_process, tmp_path, capsys):
         # Two moments of each, and the count of steps.
         assert 8 * row["parameters"] <= row["optimizer_bytes"] <= 8 * row["parameters"] + 4 * 200
     assert "LoRA" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # Four graphs are made.
+def test_exported_graphs_compute_what_torch_computes(tmp_path):
+    pytest.importorskip("onnxruntime")
+    for shape in exported.QUICK:
+        files = exported.write(shape, tmp_path)
+        exported.in_torch(Steps(2), shape, 3)
+        off = {name: exported.in_onnxruntime(Steps(2), shape, 3, str(path))["difference"] for name, path in files.items()}
+        # Of logits of size 100.
+        assert off["fp32"] < 1e-3 < off["fp16"] < 1 and 1e-2 < off["int8"] < 50
 
 
 # ---- Peers -----------------------------------------------------------------------------------------------------------
