@@ -40,6 +40,7 @@ from ..deployment.predict import Predicted, predict
 from ..evaluation.platt_scaling import FUNCTIONS
 from ..modeling.checkpoint import commit_of
 from ..modeling.checkpoint_file import is_packaged, local_folder
+from ..modeling.metadata import METADATA_FILE
 from ..modeling.model_files import content_hash, reading
 from ..modeling.output_folders import check_output_dir
 from .commands import CommandParser, RunOptions, option, quiet_if_asked
@@ -100,16 +101,17 @@ def run(arguments: Sequence[str]) -> int:
     images, given = chosen_images(options)
     names, templates = prompts(options)
     here = None if is_packaged(options.model) else local_folder(options.model)
+    given_to_the_model = {"class_names": names, "templates": templates, "function_to_apply": options.function_to_apply}
     with reading(here) if here is not None else nullcontext():
-        classify = pipeline(
-            options.model,
-            revision=options.revision,
-            device=PartialState(cpu=running.use_cpu).device,
-            require_detector=options.require_detector,
-            class_names=names,
-            templates=templates,
-            function_to_apply=options.function_to_apply,
-        )
+        try:
+            device = PartialState(cpu=running.use_cpu).device
+            classify = pipeline(
+                options.model, revision=options.revision, device=device, require_detector=options.require_detector, **given_to_the_model
+            )
+        except FileNotFoundError as error:
+            if names is not None or METADATA_FILE not in str(error):
+                raise
+            raise FileNotFoundError(f"{str(error).rstrip('.')}, or say by --class_names what any other model is to tell apart.") from error
         folder = local_folder(options.model)
         weights = commit_of(classify.model) if folder is None else content_hash(folder)
     if classify.detector is None:
