@@ -82,6 +82,7 @@ class PredictOptions:
     require_detector: bool = option("Refuse a checkpoint without a detector of unknown images.", False)
     image_column: str | None = option("Column of the images of a data set.", None)
     revision: str | None = option("Commit, branch or tag of MODEL on the Hub.", None)
+    fail_if_broken: bool = option("End with an error if an image could not be read; FILE is written all the same.", False)
     overwrite: bool = option("Replace FILE if it is there, and what is left of an interrupted command with other options.", False)
 
 
@@ -91,7 +92,7 @@ def parser() -> CommandParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out what `arguments` say; returns the exit code. Raises ValueError as [`predict`], or for several processes."""
+    """Carry out what `arguments` say; returns the exit code. Raises ValueError and OSError as [`predict`], or for several processes."""
     options, running = parser().parse(arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`hf-robustft predict` works in one process; give each process images and an --output of its own, without a launcher.")
@@ -133,6 +134,8 @@ def run(arguments: Sequence[str]) -> int:
         **answers,
     )
     print("\n".join(summary(found, options.output)))
+    if options.fail_if_broken and found.summary["broken"]:
+        raise OSError(f"`--fail_if_broken`: {found.summary['broken']:,} images could not be read; {options.output} names them.")
     return 0
 
 

@@ -343,14 +343,18 @@ class OpenSetImageClassificationPipeline(Pipeline):
             judged = {"score": guess.score, "is_known": guess.is_known, "nearest_class": guess.label}
         answer: dict[str, Any] = {"label": label, "probability": float(probabilities[best]), **judged}
         order = probabilities.argsort(descending=True, stable=True).tolist()
-        ranked = [{"score": float(probabilities[index]), "label": names[index]} for index in order]
+        values = probabilities.tolist()
+
+        def ranked(chosen: Iterable[int]) -> list[dict[str, Any]]:
+            return [{"score": values[index], "label": names[index]} for index in chosen]
+
         if function == "sigmoid" and self.thresholds is not None:
-            above = (probabilities > self.thresholds)[order].tolist()
-            answer["labels"] = [item for item, given in zip(ranked, above, strict=True) if given]
+            above = (probabilities > self.thresholds).tolist()
+            answer["labels"] = ranked(index for index in order if above[index])
         if self.prediction_sets is not None:
             answer["prediction_set"] = list(self.prediction_sets.predict_sets(logits)[0])
         if top:
-            answer["classes"] = ranked[: top["top_k"]]
+            answer["classes"] = ranked(order[: top["top_k"]])
         return answer
 
 

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from helpers import CLASSES, TEMPLATES
 from helpers.broken_images import broken, encoded, picture
+from helpers.families import save_family
 from helpers.kills import ends_before
 from test_pipeline import KEYS, N, trained_head
 
@@ -30,6 +32,7 @@ from hf_robustft.deployment.answer_tables import Columns, joined, save_answers
 from hf_robustft.deployment.predict import predict
 from hf_robustft.files import locked
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
+from hf_robustft.publishing.metadata import write_robustft_json
 
 QUIET = ("--use_cpu", "--disable_tqdm")
 
@@ -76,6 +79,30 @@ def test_the_answers_are_those_of_the_pipeline(checkpoint, photos, tmp_path, cap
     assert left(tmp_path / "a.csv") == []
     said = capsys.readouterr().out
     assert f"{N + 1} images" in said and "Unknown: 6 of 12 (50.0 %)" in said and f"read: 1, which the column error explains: '{bad['image']}'" in said
+
+
+def test_who_asks_for_it_gets_an_error_for_broken_images(checkpoint, photos, tmp_path, capsys):
+    assert run(checkpoint, photos, "--output", tmp_path / "a.csv", "--fail_if_broken") == 0
+    (photos / "broken.jpg").write_bytes(b"no image")
+    assert run(checkpoint, photos, "--output", tmp_path / "b.csv", "--fail_if_broken") == 2
+    assert "--fail_if_broken`: 1" in capsys.readouterr().err and len(rows(tmp_path / "b.csv")) == N + 1
+
+
+def test_all_labels_above_their_thresholds_are_answered(photos, tmp_path):
+    folder = tmp_path / "siglip"
+    save_family("siglip", folder)
+    write_robustft_json(folder, method="flyp", class_names=CLASSES, templates=TEMPLATES, settings={})
+    highest = [row["probability"] for row in pipeline(folder, require_detector=False, function_to_apply="sigmoid")(photos)]
+    thresholds = {name: sorted(highest)[N // 2] for name in CLASSES}
+    update_robustft_json(folder, thresholds={"classes": thresholds, "default": []})
+    want = pipeline(folder, batch_size=64)(photos)
+    assert {len(row["labels"]) > 0 for row in want} == {True, False}
+    for ending in ("csv", "jsonl", "parquet"):
+        assert run(folder, photos, "--output", tmp_path / f"a.{ending}", "--batch_size", 64) == 0
+    assert rows(tmp_path / "a.jsonl") == rows(tmp_path / "a.parquet") == want
+    for row, answer in zip(rows(tmp_path / "a.csv"), want, strict=True):
+        assert row["labels"] == "|".join(item["label"] for item in answer["labels"])
+        assert row["labels_probability"] == "|".join(str(item["score"]) for item in answer["labels"])
 
 
 def test_batches_and_workers_change_nothing_but_rounding(checkpoint, photos, tmp_path):
