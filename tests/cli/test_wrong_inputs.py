@@ -22,7 +22,7 @@ EVALUATE, CALIBRATE, PREDICT, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, compare, calibrate, predict, publish"),
+    ("", "train, evaluate, compare, calibrate, predict, export, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
