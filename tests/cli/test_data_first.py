@@ -101,7 +101,7 @@ OF_SIGLIP = [
     ("", "^`--method` was not given, and is carot by default: `orthogonality_weight=0.2`.*--method covariance_anchor.*`--orthogonality_weight 0`"),
     ("--method carot", "^`orthogonality_weight=0.2`.*--method covariance_anchor"),
     ("--recipe emoji_shift/carot+croft", r"^`--method` was not given, and is carot\+croft by recipe emoji_shift/carot\+croft: "),
-    ("--method croft --adapter_image_ratio 0.1", "`adapter_image_ratio=0.1`.*--adapter_image_ratio 0,.*--method clip_adapter"),
+    ("--method carot+croft --orthogonality_weight 0 --adapter_image_ratio 0.1", "`adapter_image_ratio=0.1`.*--adapter_image_ratio 0,.*`clip_adapter`"),
     ("--method croft --adapter_text_ratio 0", "`adapter_text_ratio=0`"),
     ("--method carot+croft", "--method covariance_anchor"),
     ("--method tracer --cross_frobenius_weight 0.1", "`cross_frobenius_weight=0.1`.* set it to 0"),
@@ -109,6 +109,7 @@ OF_SIGLIP = [
     ("--method flyp --contrastive_label_smoothing 0.1", "`contrastive_label_smoothing=0.1`.* set it to 0"),
     # What it can do is looked at next.
     ("--method tracer", "nowhere"),
+    ("--method croft --adapter_image_ratio 0.1", "nowhere"),
     ("--method covariance_anchor", "nowhere"),
     ("--orthogonality_weight 0", "nowhere"),
 ]
