@@ -27,12 +27,15 @@ WRITERS = {
     "cli/each.py": "write_csv",
     "comparison/output.py": "markdown_table",
     "comparison/html.py": "autoescape",
+    "deployment/answer_tables.py": "write_csv",
+    "deployment/export.py": None,
     "publishing/card_file.py": None,
     "publishing/eval_results.py": "safe_dump",
 }
 #: Files for programs alone, which JSON and parquet keep as they are.
 FOR_PROGRAMS = {
     *("evaluation/report.py", "evaluation/predictions.py", "evaluation/figures.py", "training/checkpoint_files.py", "comparison/schedule.py"),
+    "deployment/answer_files.py",
     *("comparison/summary.py", "cli/describe.py", "modeling/metadata.py", "modeling/tensor_files.py", "modeling/feature_cache.py"),
 }
 

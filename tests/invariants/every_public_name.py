@@ -64,6 +64,7 @@ from hf_robustft import (
     cache_features,
     choose_threshold,
     collect_logits,
+    export_checkpoint,
     few_shot,
     finish_checkpoint,
     interpolate_weights,
@@ -228,6 +229,12 @@ def names_of(picture: Image.Image) -> list[str]:
     assert_type(answers(picture), dict[str, Any])
     assert_type(answers([picture, "b.png", Path("c.png")]), list[dict[str, Any]])
     return [answer["label"] for answer in answers("photos")] + [answers(Path("a.png"))["label"]]
+
+
+def export(validation: Benchmark) -> None:
+    classify = pipeline("outputs/mine")
+    facts = export_checkpoint(classify, Path("exported"), precisions=["fp32", "int8"], dataset=validation, min_agreement=0.98)
+    assert_type(facts, dict[str, Any])
 
 
 def compare() -> tuple[Comparison, Any]:
