@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets import disable_progress_bars
 from transformers import HfArgumentParser
 from transformers.utils.logging import disable_progress_bar
 
+from ..data.packaged import CHECKPOINTS
 from .parser import Manners
 
 
@@ -61,6 +63,12 @@ class RunOptions:
     num_workers: int = option("Processes that read images.", 0)
     use_cpu: bool = option("Do not use an accelerator.", False)
     disable_tqdm: bool = option("Show no progress bars.", False)
+
+
+def check_revision(model: str, revision: str | None) -> None:
+    """Raise ValueError if a `revision` is given for a `model` that does not come from the Hub, where it would mean nothing."""
+    if revision is not None and (model in CHECKPOINTS or Path(model).expanduser().is_dir()):
+        raise ValueError(f"`--revision {revision}` names a commit of the Hub, and {model} is not there; leave it out.")
 
 
 def quiet_if_asked(options: Any) -> None:

@@ -43,7 +43,7 @@ from ..modeling.processes import commits_of_the_first
 from ..publishing.card_sections import draw_pictures
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, LOGITS_STAGE, replacing
 from ..training.image_check import check_images
-from .commands import CommandParser, RunOptions, option, quiet_if_asked
+from .commands import CommandParser, RunOptions, check_revision, option, quiet_if_asked
 from .data_sets import (
     SETS,
     DataOptions,
@@ -110,6 +110,7 @@ def evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions) -
     check_bank(options.knn_bank, options.knn_k)
     state, output = PartialState(cpu=running.use_cpu), options.output_dir
     check_output(options, state.is_main_process)
+    check_revision(options.model, options.revision)
     quiet_if_asked(running)
     with locked(output, "hf-robustft evaluate") if state.is_main_process else nullcontext():
         return _evaluate(options, data, running, state)

@@ -34,7 +34,7 @@ from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import reading
 from ..modeling.output_folders import check_apart
 from .calibrate import validation_set
-from .commands import CommandParser, RunOptions, option, quiet_if_asked
+from .commands import CommandParser, RunOptions, check_revision, option, quiet_if_asked
 from .data_sets import DataOptions, ask_commits, check_columns, model_classes
 from .specs import Spec
 
@@ -89,6 +89,7 @@ def run(arguments: Sequence[str]) -> int:
     check_options(options.format, options.precision, options.min_agreement, has_images=options.dataset is not None, **given)
     dataset = None if options.dataset is None else Spec.parse(options.dataset).folder
     check_apart(options.output_dir, {"MODEL": None if is_packaged(options.model) else options.model, f"--dataset {options.dataset}": dataset})
+    check_revision(options.model, options.revision)
     check_folder(options.output_dir)
     state = PartialState(cpu=running.use_cpu)
     if state.num_processes > 1:

@@ -278,8 +278,12 @@ def _check_predicted(values: dict[str, Any], registered: list[str]) -> None:
             f"`--image_list {names}` is given beside IMAGES; leave one of them out" if words else "Give IMAGES, or a list of them by `--image_list`"
         )
     if names not in (None, "-") and not Path(names).expanduser().is_file():
-        raise UsageError(f"`--image_list {names}`: there is no such file{_beside(names)}")
+        there = Path(names).expanduser()
+        what = "is a folder; give it as IMAGES" if there.is_dir() else f": there is no such file{_beside(names)}"
+        raise UsageError(f"`--image_list {names}`{' ' if there.is_dir() else ''}{what}")
     for word in words:
+        if re.match(r"\w{2,}://", word):
+            raise UsageError(f"`IMAGES {word}` is a web address, which is not fetched; download the image and give its path")
         first, *rest = word.split("/")
         elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
         if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):

@@ -43,7 +43,7 @@ from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.model_files import content_hash, reading
 from ..modeling.output_folders import check_output_dir
-from .commands import CommandParser, RunOptions, option, quiet_if_asked
+from .commands import CommandParser, RunOptions, check_revision, option, quiet_if_asked
 from .specs import Spec, own_columns, own_split
 
 #: Labels that the table at the end shows.
@@ -98,6 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError("`hf-robustft predict` works in one process; give each process images and an --output of its own, without a launcher.")
     quiet_if_asked(running)
     check_output(options.output, overwrite=True)
+    check_revision(options.model, options.revision)
     check_output_dir(Path(options.output).expanduser().parent, "--output")
     images, given = chosen_images(options)
     names, templates = prompts(options)
@@ -153,7 +154,8 @@ def chosen_images(options: PredictOptions) -> tuple[list[str] | DataRows, dict[s
     if options.image_list is not None:
         where = f"`--image_list {options.image_list}`"
         content = sys.stdin.buffer.read() if options.image_list == "-" else Path(options.image_list).expanduser().read_bytes()
-        return listed_images(content, where), {"--image_list": hashlib.sha256(content).hexdigest()[:16]}
+        names = listed_images(content, where)
+        return names, {"--image_list": hashlib.sha256(content).hexdigest()[:16], **_from_where(names)}
     if data:
         if len(words) > 1:
             raise ValueError(f"IMAGES: {data[0]} is a data set; give one data set alone, and each its own --output.")
@@ -163,7 +165,12 @@ def chosen_images(options: PredictOptions) -> tuple[list[str] | DataRows, dict[s
     if left_out:
         warnings.warn(f"Not read: {left_out}.", stacklevel=2)
     # Which images lie in a folder may change until an interrupted command is given again, and its list stays.
-    return names, {"IMAGES": words}
+    return names, {"IMAGES": words, **_from_where(words)}
+
+
+def _from_where(names: Sequence[str]) -> dict[str, str]:
+    """The working directory, on which it depends which images relative `names` mean."""
+    return {} if all(map(os.path.isabs, names)) else {"the working directory": os.getcwd()}
 
 
 def is_data_set(word: str) -> bool:

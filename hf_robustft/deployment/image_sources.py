@@ -105,23 +105,24 @@ def named_images(words: Iterable[str]) -> tuple[list[str], str]:
         if os.path.isdir(word):
             files = image_files(word)
             if not files.images:
-                only = f", only {files.left_out()}" if files.left_out() else ""
-                raise ValueError(f"There is no image in {word}{only}; give a folder with image files, such as .jpg or .png.")
-            found.update(dict.fromkeys(map(str, files.images)))
-            left.append(files)
+                raise ValueError(f"There is no image in {word}{_only(files)}; give a folder with image files, such as .jpg or .png.")
         elif os.path.lexists(word):
-            found[word] = None
+            files = FolderFiles((Path(word),))
         elif glob.has_magic(word):
             files = _fitting(word)
             if not files.images:
-                only = f", only {files.left_out()}" if files.left_out() else ""
-                raise FileNotFoundError(f"The pattern {word!r} fits no image{only}; correct it, or give the folder.")
-            found.update(dict.fromkeys(map(str, files.images)))
-            left.append(files)
+                raise FileNotFoundError(f"The pattern {word!r} fits no image{_only(files)}; correct it, or give the folder.")
         else:
             _refuse_address(word)
             raise FileNotFoundError(f"There is no image file or folder {word}; correct the path.")
+        # As paths, so that `./a.png` is `a.png`.
+        found.update(dict.fromkeys(map(str, files.images)))
+        left.append(files)
     return list(found), left[0].left_out(*left[1:]) if left else ""
+
+
+def _only(files: FolderFiles) -> str:
+    return f", only {files.left_out()}" if files.left_out() else ""
 
 
 def _fitting(pattern: str) -> FolderFiles:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -31,5 +32,6 @@ def check_output(output: str | Path, overwrite: bool) -> None:
     if path.suffix.lower() not in FORMATS:
         ending = f"the ending {path.suffix}" if path.suffix else "no ending"
         raise ValueError(f"`--output {output}` has {ending}; give a name that ends in {', '.join(FORMATS)}.")
-    if path.exists() and not overwrite:
+    # A link that leads nowhere is somebody's too.
+    if os.path.lexists(path) and not overwrite:
         raise ValueError(f"`--output {output}` is there already; give another name, or --overwrite to replace it.")

@@ -173,7 +173,7 @@ class ConformalClassifier:
             randomized=randomized,
             allow_empty=allow_empty,
             seed=seed,
-            lam=float(lam),
+            lam=lam,
             k_reg=k_reg,
             temperature=temperature,
             fitted_on=fitted_on,

@@ -29,6 +29,7 @@ from hf_robustft.cli.predict import PredictOptions, chosen_images
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.deployment import predict as module
 from hf_robustft.deployment.answer_tables import Columns, joined, save_answers
+from hf_robustft.deployment.image_sources import named_images
 from hf_robustft.deployment.predict import predict
 from hf_robustft.files import locked
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
@@ -491,3 +492,57 @@ def test_several_processes_are_refused(checkpoint, photos, tmp_path, capsys, mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(checkpoint, photos, "--output", tmp_path / "a.csv") == 2
     assert "one process" in capsys.readouterr().err
+
+
+def test_relative_names_mean_files_of_the_directory_they_were_given_in(checkpoint, photos, tmp_path, capsys, monkeypatch):
+    """The same words in another directory are other images: an interrupted command is not continued with those."""
+    monkeypatch.setattr(module, "_ANSWERS", 1)
+    for name in ("a", "b"):
+        shutil.copytree(photos, tmp_path / name / "photos")
+    listed = tmp_path / "list"
+    listed.write_text("\n".join(f"photos/{path.relative_to(photos)}" for path in sorted(photos.rglob("*.png"))))
+    for number, images in enumerate((["photos"], ["--image_list", listed])):
+        words = (checkpoint, *images, "--output", tmp_path / f"{number}.csv", "--batch_size", 1)
+        monkeypatch.chdir(tmp_path / "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(module.AnswerFiles, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert run(*words) == 130
+        monkeypatch.chdir(tmp_path / "b")
+        capsys.readouterr()
+        assert run(*words) == 2 and "working directory" in capsys.readouterr().err
+        monkeypatch.chdir(tmp_path / "a")
+        assert run(*words) == 0
+
+
+def test_one_image_by_two_names_is_taken_once(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    name = str(next(path for path in sorted(photos.rglob("*.png"))).relative_to(photos))
+    assert named_images([name, f"./{name}", name]) == ([name], "")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+def test_a_revision_of_a_model_that_is_here_is_refused(command, checkpoint, photos, tmp_path, capsys):
+    more = {
+        "predict": [photos, "--output", tmp_path / "a.csv"],
+        "evaluate": ["--eval_datasets", "emoji_shift/noto", "--output_dir", tmp_path / "out"],
+        "export": ["--output_dir", tmp_path / "out"],
+    }[command]
+    for model in (checkpoint, "emoji_clip_carot"):
+        assert main([command, str(model), *map(str, more), "--revision", "x", "--use_cpu"]) == 2
+        assert "`--revision x`" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(checkpoint, photos, tmp_path, capsys):
+    link = tmp_path / "a.csv"
+    link.symlink_to(tmp_path / "gone.csv")
+    assert run(checkpoint, photos, "--output", link) == 2 and "--output" in capsys.readouterr().err
+    assert link.is_symlink()
+
+
+def test_what_is_given_as_the_wrong_thing_is_told_so(checkpoint, photos, tmp_path, capsys):
+    for words, said in (
+        (["--image_list", photos], "is a folder"),
+        (["https://a.b/c.jpg"], "web address"),
+    ):
+        assert run(checkpoint, *words, "--output", tmp_path / "a.csv") == 2
+        assert said in capsys.readouterr().err
