@@ -66,7 +66,16 @@ class RunOptions:
 
 
 def check_revision(model: str, revision: str | None) -> None:
-    """Raise ValueError if a `revision` is given for a `model` that does not come from the Hub, where it would mean nothing."""
+    """
+    Refuse a revision that would mean nothing.
+
+    Args:
+        model (`str`): As it was given.
+        revision (`str`, *optional*): Commit, branch or tag.
+
+    Raises:
+        ValueError: If there is a revision, and the model is a folder or comes with the package.
+    """
     if revision is not None and (model in CHECKPOINTS or Path(model).expanduser().is_dir()):
         raise ValueError(f"`--revision {revision}` names a commit of the Hub, and {model} is not there; leave it out.")
 
