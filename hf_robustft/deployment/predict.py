@@ -178,7 +178,8 @@ def _differences(known: Mapping[str, Any], record: Mapping[str, Any]) -> list[st
 def _shown(value: Any) -> str:
     text = "none" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
     text = " ".join(text.split())
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    # Long paths differ in how they end.
+    return text if len(text) <= 60 else f"{text[:18]}...{text[-39:]}"
 
 
 def _answer_all(classify, source: FileList | DataRows, place: Place, files: AnswerFiles, settings: dict, options: dict) -> int:

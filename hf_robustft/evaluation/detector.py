@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..data.prompts import check_class_names
-from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.features import logit_scale as model_logit_scale
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
 from .open_set import DEFAULT_SCORE, RECALL, SCORES, as_floats, score, threshold_at_recall
 from .risk_control import check_stored_risk, choose_thresholds
+from .stored_part import check_classes_of, class_difference, load_part
 from .temperature import TemperatureScaling
 
 #: The scores that a detector can be made of; `knn` would need its bank of features beside the checkpoint.
@@ -307,19 +307,10 @@ class OpenSetDetector:
         Raises:
             OSError, ValueError: If there is no `robustft.json`, no or a broken detector in it, or one for other classes.
         """
-        directory = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
-        content = load_robustft_json(directory)
-        if "detector" not in content:
-            raise ValueError(
-                f"{METADATA_FILE} in {directory} holds no detector; fit one on in-distribution validation logits with "
-                "`OpenSetDetector.fit` and `save` it there."
-            )
-        temperature = content.get("temperature")
+        how = "fit one on in-distribution validation logits with `OpenSetDetector.fit` and `save` it there"
+        directory, content, temperature = load_part(source, "detector", how=how, revision=revision, token=token)
         try:
-            detector = cls(
-                **content["detector"],
-                temperature=None if temperature is None else TemperatureScaling.from_dict(temperature),
-            )
+            detector = cls(**content["detector"], temperature=temperature)
         except TypeError as error:
             raise ValueError(
                 f"The detector of {METADATA_FILE} in {directory} is incomplete or of another version ({error}); fit and "
@@ -329,12 +320,7 @@ class OpenSetDetector:
         return detector
 
     def _check_file(self, content: Mapping[str, Any], directory: str | Path) -> None:
-        names = tuple(content["class_names"])
-        if names and names != self.class_names:
-            raise ValueError(
-                f"The detector is for other classes than the model in {directory}: "
-                f"{class_difference(self.class_names, names)}. Fit it on that model."
-            )
+        check_classes_of(content, directory, self.class_names, "The detector is", "Fit it")
 
 
 def fold_temperature(
@@ -435,11 +421,3 @@ def _lowest_rounded(value: float, name: str, scale: float) -> float:
 
 def _error(name: str, scale: float) -> float:
     return COSINE_ROUNDING * (1.0 if SCORES[name].needs == "cosines" else scale)
-
-
-def class_difference(fitted: Sequence[str], given: Sequence[str]) -> str:
-    """Say where the `fitted` classes and those that were `given` differ, for a message."""
-    if len(fitted) != len(given):
-        return f"{len(fitted)} at the fit, {len(given)} here"
-    first = next(i for i, pair in enumerate(zip(fitted, given, strict=True)) if pair[0] != pair[1])
-    return f"number {first} (counted from 0) is {fitted[first]!r} at the fit and {given[first]!r} here"

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..data.prompts import check_class_names
-from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from .binning import PIECE_ELEMENTS, check_scores
 from .conformal import (
@@ -27,9 +26,10 @@ from .conformal import (
     least_images,
     raps_scores,
 )
-from .detector import COSINE_ROUNDING, SCALE_TOLERANCE, class_difference
+from .detector import COSINE_ROUNDING, SCALE_TOLERANCE
 from .open_set import as_floats, lowest_probability
 from .report_schema import COUNT, NOT_NEGATIVE, NUMBER, TEXT, Kind, need, optional
+from .stored_part import check_classes_of, class_difference, load_part
 from .temperature import TemperatureScaling
 
 #: By name: least ambiguous sets, adaptive sets, and adaptive sets with a penalty for many classes.
@@ -339,29 +339,20 @@ class ConformalClassifier:
         Raises:
             OSError, ValueError: If there is no `robustft.json`, no or broken prediction sets in it, or some for other classes.
         """
-        directory = checkpoint_folder(source, METADATA_FILE, revision=revision, token=token)
-        content = load_robustft_json(directory)
-        if "prediction_sets" not in content:
-            raise ValueError(
-                f"{METADATA_FILE} in {directory} holds no prediction sets; fit them on in-distribution validation images with "
-                "`hf-robustft calibrate --prediction_sets raps`, or with `ConformalClassifier.fit` and `save`."
-            )
-        temperature = content.get("temperature")
-        scaling = None if temperature is None else TemperatureScaling.from_dict(temperature)
+        how = (
+            "fit them on in-distribution validation images with `hf-robustft calibrate --prediction_sets raps`, or with "
+            "`ConformalClassifier.fit` and `save`"
+        )
+        directory, content, temperature = load_part(source, "prediction_sets", how=how, revision=revision, token=token)
         try:
-            sets = cls.from_dict(content["prediction_sets"], scaling)
+            sets = cls.from_dict(content["prediction_sets"], temperature)
         except ValueError as error:
             raise ValueError(f"{METADATA_FILE} in {directory}: {error}") from None
         sets._check_file(content, directory)
         return sets
 
     def _check_file(self, content: Mapping[str, Any], directory: str | Path) -> None:
-        names = tuple(content["class_names"])
-        if names and names != self.class_names:
-            raise ValueError(
-                f"The prediction sets are for other classes than the model in {directory}: "
-                f"{class_difference(self.class_names, names)}. Fit them on that model."
-            )
+        check_classes_of(content, directory, self.class_names, "The prediction sets are", "Fit them")
 
     @property
     def _rows(self) -> int:

@@ -351,6 +351,15 @@ def carry_kept(model: nn.Module, directory: str | Path) -> None:
             f"The text features of this model are not those that {path} belongs to: it is of another model, or of a checkpoint of a "
             "run, whose adapters are not merged; load the folder of the finished run."
         )
+    as_saved: nn.Module = encoder.core
+    if any(v is not None and v.dtype != weights[name].dtype for name, v in before.items()):
+        # The fingerprint is of the dtype that was saved.
+        as_saved = type(encoder.core).from_pretrained(directory, dtype="auto", use_safetensors=True, local_files_only=True)
+    if weights_fingerprint(as_saved, _not_adapted(as_saved)) != facts["merged_fingerprint"]:
+        raise ValueError(
+            f"The weights in {directory} are not those that the image adapter in {path} was trained on, though its text features are; "
+            "restore the files of one training."
+        )
     put(model, matrix)
 
 

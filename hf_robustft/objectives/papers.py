@@ -311,7 +311,7 @@ METHOD_FACTS = {
         "CRoFT",
         "CRoFT keeps both towers frozen and trains a linear adapter on their image and text features: with cross-entropy, "
         "also on features that a learned generator shifts (worst-case covariate shift), and with a penalty on the gradient "
-        "of the energy, the score that tells unseen classes. The adapters are merged into the model's projections.",
+        "of the energy, the score that tells unseen classes. Where features end in a linear map, their adapter is merged into it.",
         (CROFT,),
     ),
     "clip_adapter": MethodFacts(

@@ -194,6 +194,18 @@ def test_that_of_other_weights_is_refused(tmp_path):
         load_dual_encoder(tmp_path / "two")
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_that_of_another_image_tower_with_the_same_text_features_is_refused(tmp_path, dtype):
+    finished("siglip", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    changed = next(name for name in sorted(weights) if name.startswith("vision_model"))
+    weights[changed][0] += 1
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{ADAPTERS_FILE}.*one training") as caught:
+        load_dual_encoder(tmp_path, dtype=dtype)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_one_is_refused(tmp_path):
     finished("siglip", tmp_path)
     tensors = load_file(tmp_path / ADAPTERS_FILE)
