@@ -9,8 +9,10 @@ left to them.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -418,8 +420,17 @@ def _check_output(text: str | None, option: str = "--output_dir") -> None:
     if text is None:
         return
     path = Path(text).expanduser()
-    existing = next((item for item in (path, *path.absolute().parents) if item.exists()), None)
-    if existing is not None and not existing.is_dir():
+    for existing in (path, *path.absolute().parents):
+        try:
+            # Asked once: another process may take an empty folder away between two questions.
+            a_folder = stat.S_ISDIR(existing.stat().st_mode)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+    else:
+        return
+    if not a_folder:
         raise UsageError(f"`{option} {text}`: {existing} is a file; name a folder")
-    if existing is not None and not os.access(existing, os.W_OK | os.X_OK):
+    if not os.access(existing, os.W_OK | os.X_OK) and existing.is_dir():
         raise UsageError(f"`{option} {text}`: {existing} cannot be written to; name another folder")
