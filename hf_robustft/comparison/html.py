@@ -3,128 +3,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
-from ..data.benchmarks import Benchmark
-from ..data.images import decode_image
+from ..evaluation import charts, html
+from ..evaluation.html import Node, written
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..files import write_whole
 from ..publishing.text import duration, one_line, source_string
-from . import charts
 from .runs import rate_text
 
 PAGE = Path(__file__).resolve().parent / "page"
-MISSING = "\N{EN DASH}"
-#: Pixels of the longer side of a small picture.
-THUMBNAIL = 112
-_MINUS = str.maketrans("-", "\N{MINUS SIGN}")
-
-
 #: How numbers are written, by the name that the page gives in `data-form`.
-FORMS: dict[str, Callable[[Any], str]] = {
-    "percent": lambda value: f"{100 * value:.1f}",
-    "points": lambda value: f"{100 * value:+.1f}",
-    "share": lambda value: f"{100 * value:.0f}",
-    "tenths": lambda value: f"{value:.1f}",
-    "nats": lambda value: f"{value:.3f}",
-    "nats-change": lambda value: f"{value:+.3f}",
-    "count": lambda value: f"{value:,}",
-    "rate": rate_text,
-    "duration": duration,
-    "text": str,
-}
-
-
-def written(value: Any, form: str) -> str:
-    """Return `value` as the page writes it, in a `form` of `FORMS`; a dash where there is none."""
-    if value is None:
-        return MISSING
-    text = FORMS[form](value)
-    return text if form == "text" else text.translate(_MINUS) if form != "rate" else text
-
-
-class Node:
-    """
-    A value of the summary that knows its address, a JSON pointer such as `/candidates/3/shift_mean/accuracy/mean`.
-
-    What is not there is a node too, which is false, so that a page can ask for anything.
-    """
-
-    __slots__ = ("pointer", "raw")
-
-    def __init__(self, raw: Any, pointer: str = ""):
-        self.raw, self.pointer = raw, pointer
-
-    def __getitem__(self, key: Any) -> Node:
-        key = key.raw if isinstance(key, Node) else key
-        try:
-            value = self.raw[key]
-        except (KeyError, IndexError, TypeError):
-            value = None
-        return Node(value, f"{self.pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
-
-    def __getattr__(self, key: str) -> Node:
-        if key.startswith("__"):
-            raise AttributeError(key)
-        return self[key]
-
-    def __iter__(self) -> Iterator[Node]:
-        keys = range(len(self.raw)) if isinstance(self.raw, list) else self.raw or ()
-        return (self[key] for key in keys)
-
-    def __len__(self) -> int:
-        return len(self.raw or ())
-
-    def __bool__(self) -> bool:
-        return self.raw is not None and self.raw is not False and not (hasattr(self.raw, "__len__") and not self.raw)
-
-    def __float__(self) -> float:
-        return float(self.raw)
-
-    def __eq__(self, other: object) -> bool:
-        return self.raw == (other.raw if isinstance(other, Node) else other)
-
-    def __hash__(self) -> int:
-        return hash(self.pointer)
-
-    def __str__(self) -> str:
-        return MISSING if self.raw is None else str(self.raw)
-
-    def pairs(self) -> list[tuple[str, Node]]:
-        """Keys and nodes of a mapping."""
-        return [(key, self[key]) for key in (self.raw or ())]
-
-
-def shown(node: Node, form: str) -> Markup:
-    """Return what a `node` holds for the page, in a `form` of `FORMS` and with its address; the filter `as` of the templates."""
-    if node.raw is None:
-        return Markup('<span class="none">{}</span>').format(MISSING)
-    return Markup('<data value="{}" data-path="{}" data-form="{}">{}</data>').format(
-        node.raw, node.pointer, form, written(node.raw, form)
-    )
-
-
-def tick(value: float, scale: charts.Scale, form: str) -> str:
-    """Return a tick's `value` on a `scale`, in a `form`: with as many decimals as the distance between the ticks needs."""
-    ticks = scale.ticks
-    factor = 100 if form in ("percent", "points", "share") else 1
-    step = factor * (ticks[1] - ticks[0]) if len(ticks) > 1 else 1
-    decimals = (
-        0 if round(step, 6) == int(round(step, 6)) else 1 if round(10 * step, 6) == int(round(10 * step, 6)) else 2
-    )
-    return f"{factor * value:.{decimals}f}".translate(_MINUS)
-
-
+FORMS: dict[str, Callable[[Any], str]] = {**html.FORMS, "rate": rate_text, "duration": duration}
 #: Heading, picture, and what a screen reader says of it.
 Picture = tuple[str, charts.Chart, str]
 #: Parts of the page: the template of each in `page/sections`, its heading, and its name among the links.
@@ -151,46 +47,13 @@ def write_html(
     Args:
         summary (`Mapping[str, Any]`): Of [`summarise`] or [`load_comparison`].
         path (`str` or `Path`): The file.
-        thumbnails (`Mapping`, *optional*): Data URIs of pictures by set and row, of [`thumbnails`].
+        thumbnails (`Mapping`, *optional*): Data URIs of pictures by set and row, of [`~data.thumbnails.thumbnails`].
 
     Returns:
         `Path`: The file.
     """
     page = _environment().get_template("page.html")
     return write_whole(path, page.render(_view(Node(summary), thumbnails or {})))
-
-
-def thumbnails(
-    mistakes: Iterable[Mapping[str, Any]], benchmarks: Iterable[Benchmark], size: int = THUMBNAIL
-) -> dict[tuple[str, int], str]:
-    """
-    Read the pictures of the worst mistakes, small.
-
-    Args:
-        mistakes (`Iterable[Mapping]`): The `worst_mistakes` of a summary, of which `set` and `row` are read.
-        benchmarks (`Iterable[Benchmark]`): The data sets, by whose names the sets are found. Mistakes on other sets, on sets
-            that are streamed, in rows that a set has not, and in images that can no longer be read (a warning names these),
-            have no picture.
-        size (`int`, *optional*, defaults to 112): Pixels of the longer side.
-
-    Returns:
-        `dict[tuple[str, int], str]`: By set and row a data URI, for [`write_html`].
-    """
-    known, found = {benchmark.name: benchmark for benchmark in benchmarks if not benchmark.streaming}, {}
-    for name, row in dict.fromkeys((item["set"], item["row"]) for item in mistakes):
-        if name in known and row < len(rows := known[name].stored_rows()):
-            example, where = rows[row]
-            try:
-                image = decode_image(example["image"], where)
-            except OSError as error:
-                # It was measured, and hours of runs should not end without their page.
-                warnings.warn(f"The page shows a mistake without its picture: {one_line(error)}", stacklevel=2)
-                continue
-            image.thumbnail((size, size))
-            file = io.BytesIO()
-            image.save(file, "WEBP", quality=80)
-            found[name, row] = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return found
 
 
 def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
@@ -205,6 +68,7 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
     return {
         "s": s,
         "title": f"Which method for {_data_name(s)}?",
+        "kicker": "Comparison of fine-tuning methods",
         "ids": names["id"],
         "shifts": names["shift"],
         "open_sets": names["open_set"],
@@ -219,9 +83,6 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
         "reliability_chart": charts.reliability_chart,
         "risk_charts": {name: _risk_chart(s, compared, name) for name in (*names["id"], *names["shift"])},
         "sections": SECTIONS,
-        # Files of the package.
-        "style": Markup((PAGE / "style.css").read_text(encoding="utf-8")),  # noqa: S704
-        "script": Markup((PAGE / "page.js").read_text(encoding="utf-8")),  # noqa: S704
         "picture_of": lambda item: pictures.get((item.set.raw, item.row.raw)),
     }
 
@@ -360,27 +221,15 @@ def _risk_chart(s: Node, compared: list[Node], name: str) -> charts.Chart | None
     return charts.line_chart(lines[::-1], "share of images kept, %", "wrong among them, %", "percent", "percent")
 
 
-def _reach(items: Iterable[Node]) -> float:
-    """How far from zero the differences of `items` go, with their intervals."""
-    ends = [item.difference[key].raw for item in items for key in ("mean", "low", "high")]
-    return max((abs(end) for end in ends if end is not None), default=0.0) or 1.0
-
-
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = html.environment(PAGE, FORMS)
     environment.filters |= {
-        "as": shown,
-        "tick": tick,
         "several_rates": lambda pairs: any(range["rates"].raw > 1 for _, range in pairs),
-        "reach": _reach,
         "gains": lambda items: [item for item in items if item.difference["mean"].raw > 0],
         "losses": lambda items: [item for item in items if item.difference["mean"].raw < 0],
         "by_set": lambda items: [list(group) for _, group in groupby(items, key=lambda item: item.set.raw)],
         "select_drawn": lambda charts: [name for name, chart in charts.items() if chart is not None],
         "python": source_string,
         "shell": lambda text: shlex.quote(one_line(text)),
-        "scale": lambda scale: f"{scale.low!r} {scale.high!r} {scale.start!r} {scale.end!r}",
     }
     return environment

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.benchmarks import Benchmark
+from ..data.thumbnails import thumbnails
 from ..files import changing, write_whole
-from .html import thumbnails, write_html
+from .html import write_html
 from .pictures import plot_frontier
 from .summary import COMPARISON_FILE, load_comparison, save_comparison
 from .tables import markdown_table
@@ -88,6 +89,6 @@ def write_comparison(
         if all(row["id_mean"] and row["shift_mean"] for row in summary["candidates"]):
             written.append(plot_frontier(summary, picture))
             text += f"\n![Accuracy under shift against accuracy in distribution]({FRONTIER_FILE})\n"
-        pictures = thumbnails(summary.get("worst_mistakes", ()), benchmarks)
+        pictures = thumbnails([(item["set"], item["row"]) for item in summary.get("worst_mistakes", ())], benchmarks)
         written[1:1] = [write_whole(stage / MARKDOWN_FILE, text), write_html(summary, stage / PAGE_FILE, pictures)]
     return [folder / path.name for path in written]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from ..evaluation.error_analysis import ranked
 from ..evaluation.predictions import Predictions, SetPredictions
 from .statistics import DRAWS, LEVEL, Difference, grouped, mean_and_sd, of_the_same_images, paired_difference
 
@@ -171,12 +172,7 @@ def worst_mistakes(runs: Sequence[SetPredictions], n: int = WORST) -> list[dict[
     wrong = np.array([np.where(run.correct, 0.0, run.confidence) for run in runs])
     blame = wrong.mean(axis=0)
     shown: list[dict[str, Any]] = []
-    units = _units(first)
-    seen = set()
-    for place in sorted(np.flatnonzero(blame > 0), key=lambda place: (-blame[place], first.row[place])):
-        if len(shown) == n or units[place] in seen:
-            continue
-        seen.add(units[place])
+    for place in ranked(blame, first.row, _units(first), n):
         of_class: dict[str, float] = {}
         for run, confidence in zip(runs, wrong[:, place], strict=True):
             predicted = str(run.predicted[place])

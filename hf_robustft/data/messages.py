@@ -33,6 +33,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def printable(text: str) -> str:
+    """Return `text` with a mark for each letter that no page can show, or that would show it as something else."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def quoted(names: Sequence[str], limit: int = 5) -> str:
     """Return the first `limit` of `names` in quotes, with the number of all: `'dog', 'cat', ... (200 in all)`."""
     shown = ", ".join(repr(str(name)) for name in names[:limit])

@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.figures import short_name
-from ..evaluation.plots import FEW
+from .figures import short_name
+from .plots import FEW
 
 #: Of a picture with axes, in units of the drawing. The page sets text at most `FONT` units high.
 WIDTH, HEIGHT, FONT = 480.0, 380.0, 15.0
@@ -71,6 +71,9 @@ class Line:
     marker: str | None = "circle"
     named: bool = True
     drawn: list[tuple[float, float]] = field(default_factory=list)
+    #: The ends of an interval at each point, and the outline of all of them.
+    band: tuple[list[float], list[float]] | None = None
+    band_path: str | None = None
     label: dict[str, Any] | None = None
 
     @property
@@ -107,10 +110,15 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, x_form: str, y
         [`Chart`]: The picture.
     """
     points = [point for line in lines for point in line.points]
+    ends = [end for line in lines for side in line.band or () for end in side]
     x = Scale.around((float(point.x) for point in points), LEFT, WIDTH - RIGHT)
-    y = Scale.around((float(point.y) for point in points), HEIGHT - BOTTOM, TOP)
+    y = Scale.around([*(float(point.y) for point in points), *ends], HEIGHT - BOTTOM, TOP)
     for line in lines:
         line.drawn = [(x(float(point.x)), y(float(point.y))) for point in line.points]
+        if line.band is not None:
+            across = [at for at, _ in line.drawn]
+            around = [*zip(across, map(y, line.band[1]), strict=True), *reversed(list(zip(across, map(y, line.band[0]), strict=True)))]
+            line.band_path = "M" + "L".join(f"{left:g} {top:g}" for left, top in around) + "Z"
     _name(lines)
     return Chart(list(lines), x, y, x_label, y_label, x_form, y_form)
 
