@@ -27,7 +27,7 @@ from ..files import LOCK, is_of_this_room, locked
 from ..modeling.checkpoint import outline
 from ..modeling.metadata import load_robustft_json, update_robustft_json
 from ..modeling.output_folders import check_output_dir
-from ..publishing.card_file import SCORES_FILE
+from ..publishing.card_file import PAGES, SCORES_FILE, THRESHOLDS_FILE
 from ..publishing.finish import complete_folder
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
 from ..publishing.text import public_command
@@ -204,6 +204,6 @@ def complete_chosen(output: Path, name: str, record: Mapping[str, Any], command:
     report = load_reports(output / EVALUATION_FILE)[-1]
     start = runs / "zero_shot" / EVALUATION_FILE
     baseline = load_reports(start)[-1] if name != "zero_shot" and start.is_file() else None
-    stays = [SCORES_FILE, PREDICTIONS_FILE, f"{LOGITS}/*"]
+    stays = [SCORES_FILE, THRESHOLDS_FILE, *PAGES, PREDICTIONS_FILE, f"{LOGITS}/*"]
     complete_folder(output, report=report, baseline=baseline, selection=record, stays=stays)
     return report

@@ -7,8 +7,8 @@
 
 Class names, prompts and a trained head are those of the checkpoint's folder (robustft.json, head.safetensors), if it has
 them; a plain model takes its classes from the data. Labels of your own data are matched with them by name. Prints the
-tables and writes evaluation.json, reliability.png, with shifts shift.png, and with open sets scores.png. Several processes
-share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
+tables and writes evaluation.json, report.html for a person to read, reliability.png, with shifts shift.png, and with open sets
+scores.png and thresholds.png. Several processes share the work under `accelerate launch -m hf_robustft.cli evaluate ...`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ..modeling.model_files import has_trained_head, reading
 from ..modeling.output_folders import check_apart, check_output_dir
 from ..modeling.processes import commits_of_the_first
 from ..publishing.card_sections import draw_pictures
+from ..publishing.report_page import write_page
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, LOGITS_STAGE, replacing
 from ..training.image_check import check_images
 from .commands import CommandParser, RunOptions, check_revision, option, quiet_if_asked
@@ -183,12 +184,15 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
             logits_dir=logits,
             validation=validation,
             prediction_sets=sets,
+            detector=detector,
         )
+        report.shared_images = images.shared
         if state.is_main_process:
             # With everything that an earlier evaluation left there: its logits, and pictures that this one does not give.
             with replacing(output) as stage:
                 report.save_json(stage / EVALUATION_FILE)
                 pictures = draw_pictures(stage, report, scores=evaluator.scores, detector=detector)
+                page = write_page(output, stage, [report], benchmarks)
                 if logits is not None:
                     shutil.move(logits, stage / LOGITS)
                 if options.save_predictions:
@@ -198,7 +202,7 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
             shutil.rmtree(logits, ignore_errors=True)
     if state.is_main_process:
         print(report.table())
-        written = [EVALUATION_FILE, *([PREDICTIONS_FILE] if options.save_predictions else []), *pictures]
+        written = [EVALUATION_FILE, *([PREDICTIONS_FILE] if options.save_predictions else []), page, *pictures]
         print(f"Saved to {output}: {', '.join(written)}")
     state.wait_for_everyone()
     return report

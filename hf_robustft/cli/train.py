@@ -296,6 +296,7 @@ def facts(command: TrainCommand, data: TrainingData, trainer: RobustTrainer | No
         "settings": changed_arguments(args),
         "image_hashes": data.check.hashes,
         "notes": data.check.notes,
+        "shared_images": data.check.shared,
         "train": data.train,
         "hardware": describe_hardware(args.device, args.world_size),
         "seed": args.seed,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ from .collect import (
     unreadable_images,
 )
 from .conformal import coverage_of
-from .image_numbers import MEASURED, ImageNumbers
+from .detector import OpenSetDetector
+from .image_numbers import MEASURED, ImageNumbers, errors_of, most_frequent
 from .open_set import open_set_results
 from .prediction_sets import ConformalClassifier
 from .predictions import Predictions, set_predictions
@@ -47,6 +48,7 @@ from .report import ZERO_SHOT_HEAD, DatasetResult, EvaluationReport
 from .resampling import bootstrap_draws
 from .several_labels import SeveralLabels, pair_bias, several_results
 from .spectrum import EmbeddingCovariance
+from .threshold_curve import curve_of
 
 NOISE_FLOOR_DRAWS = 200
 #: Bootstrap samples whose metrics a report keeps; a standard error from them is right within 5 %.
@@ -165,6 +167,7 @@ class Evaluator:
         validation: Benchmark | None = None,
         thresholds: Mapping[str, Any] | None = None,
         prediction_sets: ConformalClassifier | None = None,
+        detector: OpenSetDetector | None = None,
     ) -> EvaluationReport:
         """
         Evaluate a model on all benchmarks.
@@ -185,6 +188,8 @@ class Evaluator:
             thresholds (`Mapping[str, Any]`, *optional*): In place of those that the evaluator was made with, such as
                 `fit_label_thresholds` returns.
             prediction_sets ([`ConformalClassifier`], *optional*): Measured on in-distribution and shifted images of its classes.
+            detector ([`OpenSetDetector`], *optional*): Whose score the threshold curve of open sets is of, and whose threshold is
+                marked on it if the in-distribution set has its classes; by default the energy's, without a mark.
 
         Returns:
             [`EvaluationReport`]: The results.
@@ -202,6 +207,17 @@ class Evaluator:
         self.scores, self.predictions = {}, Predictions({})
         results, scores, correct, unseen, predictions, spectrum = {}, {}, {}, {}, {}, None
         covered: dict[str, dict[str, Any]] = {}
+        errors: dict[str, dict[str, Any]] = {}
+
+        def keep(benchmark: Benchmark, kind: str, class_names: Sequence[str], kept: Mapping[str, Tensor]) -> None:
+            if logits_dir is None:
+                return
+            facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
+            facts |= {"logit_scale": scale, "class_names": class_names}
+            with failing_together(f"Evaluation on {benchmark.name!r}", state):
+                if state.is_main_process:
+                    save_logits(logits_dir, benchmark.name, kept, facts)
+
         with evaluation_mode(model), torch.inference_mode():
             heads = self._heads(model, head, measured)
             scale = logit_scale(model).item()
@@ -218,13 +234,8 @@ class Evaluator:
                     several[benchmark.name] = labels_of
                     if covariance is not None:
                         spectrum = {**covariance.summary(), "dataset": benchmark.name}
-                    if logits_dir is not None:
-                        kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets}
-                        facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
-                        facts |= {"logit_scale": scale, "class_names": benchmark.class_names}
-                        with failing_together(f"Evaluation on {benchmark.name!r}", state):
-                            if state.is_main_process:
-                                save_logits(logits_dir, benchmark.name, kept, facts)
+                    kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets}
+                    keep(benchmark, kind, benchmark.class_names, kept)
                     continue
                 numbers = ImageNumbers(
                     benchmark,
@@ -262,6 +273,7 @@ class Evaluator:
                     read["head_classes"] = len(chosen.weight)
                     results[benchmark.name] = self._result(benchmark, kind, columns, numbers, group, read)
                     correct[benchmark.name] = columns["correct"]
+                    errors[benchmark.name] = errors_of(benchmark, columns, group)
                     if numbers.sets is not None:
                         of_sets = (columns["set_size"], columns["held"], columns["label"].long())
                         covered[benchmark.name] = coverage_of(*of_sets, len(benchmark.class_names))
@@ -269,21 +281,16 @@ class Evaluator:
                     unseen[benchmark.name] = read
                 if covariance is not None:
                     spectrum = {**covariance.summary(), "dataset": benchmark.name}
-                if logits_dir is not None:
-                    facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
-                    facts |= {"logit_scale": scale, "class_names": named.class_names}
-                    with failing_together(f"Evaluation on {benchmark.name!r}", state):
-                        if state.is_main_process:
-                            save_logits(logits_dir, benchmark.name, kept, facts)
+                keep(benchmark, kind, named.class_names, kept)
         # Copied outside inference mode, so that they are ordinary tensors.
         self.scores = {key: {of: values.clone() for of, values in row.items()} for key, row in scores.items()}
         self.predictions = Predictions(predictions)
-        open_set = self._open_set(correct)
+        open_set = self._open_set(correct, detector)
         for of, read in unseen.items():
             open_set[of].update(read)
         found = several_results(several, self.n_bins, thresholds or self.thresholds) or None
         sets = None if prediction_sets is None or not covered else {**prediction_sets.summary(), "sets": covered}
-        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found, sets)
+        return EvaluationReport(name, results, spectrum, scale, self._settings(model), open_set, found, sets, errors or None)
 
     def _heads(
         self, model: nn.Module, trained: ZeroShotHead | None, measured: Mapping[str, Benchmark]
@@ -392,21 +399,25 @@ class Evaluator:
             brier_se=errors["brier"],
             reliability=calibration.reliability_bins(confidence, correct, self.n_bins),
             head=kind,
-            predictions=_most_frequent(columns, benchmark.class_names),
+            predictions=most_frequent(columns, benchmark.class_names),
             draws={key: samples[key][:KEPT_DRAWS].round(6).tolist() for key in ("accuracy", "ece", "nll")},
             **read,
         )
 
-    def _open_set(self, correct: dict[str, Tensor]) -> dict | None:
+    def _open_set(self, correct: dict[str, Tensor], detector: OpenSetDetector | None) -> dict | None:
         """Return the report's part on unseen classes, `None` without open sets."""
         named = {role: [b.name for b in self.benchmarks.values() if b.role == role] for role in ("shift", "open_set")}
         if not named["open_set"]:
             return None
         known = self._known.name
         shifts = [name for name in named["shift"] if name in self.scores]
-        return open_set_results(
+        found = open_set_results(
             self.scores, known=known, correct=correct[known], shifts=shifts, open_sets=named["open_set"]
         )
+        judge = detector if detector is not None and detector.class_names == self._known.class_names else None
+        for name, part in found.items():
+            part["threshold_curve"] = curve_of(self.predictions.sets, name, known, shifts, judge)
+        return found
 
     def _settings(self, model: nn.Module) -> dict:
         return {
@@ -425,19 +436,3 @@ class Evaluator:
                 **{package: version(package) for package in ("torch", "transformers", "torchmetrics", "pillow")},
             },
         }
-
-
-def _most_frequent(columns: dict[str, Tensor], class_names: tuple[str, ...]) -> dict:
-    """Return the class that is predicted most often, and the most frequent class of the images."""
-    predicted, labels = (
-        torch.bincount(columns[key].long(), minlength=len(class_names)).double() / len(columns[key])
-        for key in ("predicted", "label")
-    )
-    top, majority = predicted.argmax().item(), labels.argmax().item()
-    return {
-        "class": class_names[top],
-        "share": predicted[top].item(),
-        "label_share": labels[top].item(),
-        "majority": class_names[majority],
-        "majority_share": labels[majority].item(),
-    }

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, reduce
 from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
+from ..data.thumbnails import file_names
 from . import calibration
 from .collect import classify, gather_rows
+from .error_analysis import analyse_errors
 from .open_set import available_scores, score
 from .prediction_sets import ConformalClassifier
 from .spectrum import EmbeddingCovariance
@@ -170,3 +177,26 @@ def merge_covariance(covariance: EmbeddingCovariance, state: PartialState) -> No
     covariance.n, covariance.mean, covariance.scatter = counts[0], means[0], scatters[0]
     for part in zip(counts[1:], means[1:], scatters[1:], strict=True):
         covariance.merge_moments(*part)
+
+
+def errors_of(benchmark: Benchmark, columns: Mapping[str, Tensor], group: np.ndarray | None) -> dict[str, Any]:
+    """Return what [`analyse_errors`] says of a `benchmark`, from the `columns` of [`ImageNumbers.merged`] and the `group` of each image."""
+    rows, labels, predicted = (columns[key].long().numpy() for key in ("index", "label", "predicted"))
+    numbers = (columns[key].numpy() for key in ("confidence", "nll"))
+    return analyse_errors(rows, labels, predicted, *numbers, benchmark.class_names, group, partial(file_names, benchmark))
+
+
+def most_frequent(columns: dict[str, Tensor], class_names: tuple[str, ...]) -> dict:
+    """Return which of `class_names` is predicted most often by the `columns` of [`ImageNumbers.merged`], and which most images are of."""
+    predicted, labels = (
+        torch.bincount(columns[key].long(), minlength=len(class_names)).double() / len(columns[key])
+        for key in ("predicted", "label")
+    )
+    top, majority = predicted.argmax().item(), labels.argmax().item()
+    return {
+        "class": class_names[top],
+        "share": predicted[top].item(),
+        "label_share": labels[top].item(),
+        "majority": class_names[majority],
+        "majority_share": labels[majority].item(),
+    }

@@ -12,8 +12,10 @@ from typing import Any
 from ..files import settle, write_whole
 from ..modeling.metadata import ZERO_SHOT_HEAD
 from ..modeling.zero_shot import ZeroShotHead
+from .error_analysis import packed_errors, unpacked_errors
 from .open_set import open_set_metrics
 from .report_schema import CLASS_COUNTS, check_report
+from .threshold_curve import packed_curve, unpacked_curve
 
 FORMAT = 1
 TRAINED_HEAD = ZeroShotHead.label
@@ -21,6 +23,8 @@ TRAINED_HEAD = ZeroShotHead.label
 SWEEP_TABLE, SWEEP_PICTURE = "alpha_sweep.csv", "alpha_sweep.png"
 SHIFT_METRICS = ("accuracy", "ece", "nll", "brier")
 ADDED = ("head_classes", "source", "unreadable", "predictions", "n_groups", "draws")
+#: Parts of a report that older files do not have, and that are left out where there is nothing to say.
+LATER = ("multi_label", "prediction_sets", "error_analysis", "shared_images")
 #: Of a set whose images have lists of labels.
 MULTI_LABEL_METRICS = ("map", "f1", "f1_micro", "ece", "n")
 DATASET_METRICS = ("accuracy", "ece", "ece_noise_floor", "adaptive_ece", "classwise_ece", "nll", "brier", "n")
@@ -96,14 +100,20 @@ class EvaluationReport:
         logit_scale (`float`, *optional*): The model's learned scale, exponentiated.
         settings (`dict`): What the numbers depend on besides model and data: bins, draws, seed, versions.
         open_set (`dict`, *optional*): By set of unseen classes, how well each score tells known images from unseen ones:
-            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, and `source`, `unreadable` and `n_groups` as of the
-            other sets. `None` if there was no such set.
+            `{"n", "id", "scores": {score: ...}}`, as `open_set_results` says, `threshold_curve`, as the function of that name says, of
+            the detector's score or the energy, and `source`, `unreadable` and `n_groups` as of the other sets. `None` if there was no
+            such set.
         multi_label (`dict`, *optional*): By set whose images have lists of labels the numbers of `multi_label_results`, and
             `role`, `head`, `probabilities` (`"sigmoid"` or `"softmax"`, see `evaluation.multi_label`), `thresholds_of` (the
             set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
             classes that have it), `source` and `unreadable`. `None` if there was no such set.
         prediction_sets (`dict`, *optional*): What [`ConformalClassifier.summary`] says, `unbounded` if every set holds all classes, and
             by in-distribution and shifted set in `sets` the numbers of `coverage_of`. `None` if the model has no prediction sets.
+        error_analysis (`dict`, *optional*): By result what `analyse_errors` says: classes, which is taken for which, and the worst
+            mistakes. `None` in an older report, or if all images have lists of labels.
+        shared_images (`list[dict]`, *optional*): Which sets have images in common, by their encoded bytes, see `Overlap`: `set`,
+            `with` (whose images, in words), `found` of `compared` (of `images` in all), `share`, `at_least` and `exact`, `pictures`,
+            how many different ones, `first`, which, and `means`, what follows. `None` if no sets were compared.
     """
 
     model: str
@@ -114,6 +124,8 @@ class EvaluationReport:
     open_set: dict | None = None
     multi_label: dict | None = None
     prediction_sets: dict | None = None
+    error_analysis: dict | None = None
+    shared_images: list[dict] | None = None
 
     @property
     def shifts(self) -> list[DatasetResult]:
@@ -173,6 +185,8 @@ class EvaluationReport:
 
     def to_dict(self) -> dict:
         """Return the report as JSON types, including the mean over the shifts."""
+        later = {name: getattr(self, name) for name in LATER}
+        packed = {"prediction_sets": _packed_sets, "error_analysis": packed_errors}
         return {
             "model": self.model,
             "results": {name: _packed(asdict(result)) for name, result in self.results.items()},
@@ -180,9 +194,8 @@ class EvaluationReport:
             "spectrum": self.spectrum,
             "logit_scale": self.logit_scale,
             "settings": self.settings,
-            "open_set": self.open_set,
-            **({} if self.multi_label is None else {"multi_label": self.multi_label}),
-            **({} if self.prediction_sets is None else {"prediction_sets": _packed_sets(self.prediction_sets)}),
+            "open_set": None if self.open_set is None else {name: _packed_open_set(part) for name, part in self.open_set.items()},
+            **{name: packed.get(name, _same)(part) for name, part in later.items() if part is not None},
         }
 
     @classmethod
@@ -191,8 +204,8 @@ class EvaluationReport:
         Restore what `to_dict` returned.
 
         Args:
-            values (`dict`): The report as JSON types. `open_set`, `multi_label`, `prediction_sets`, and `head_classes`, `source` and `unreadable` of a result,
-                may be missing, as in older reports.
+            values (`dict`): The report as JSON types. `open_set`, what is in `LATER`, and `head_classes`, `source` and `unreadable`
+                of a result, may be missing, as in older reports.
 
         Returns:
             [`EvaluationReport`]: The report.
@@ -204,13 +217,15 @@ class EvaluationReport:
         # shift_mean is derived from the results, so it is not read back.
         if not isinstance(values, dict):
             raise ValueError(f"A report is a mapping, not {type(values).__name__}; evaluate the model again.")
-        given = dict.fromkeys(("open_set", "multi_label", "prediction_sets"))
+        given = dict.fromkeys(("open_set", *LATER))
         given |= {key: value for key, value in values.items() if key != "shift_mean"}
         given = _checked_fields(cls, given, "an evaluation report")
         if not isinstance(given["results"], dict):
             raise ValueError("The results of the report are not a mapping; evaluate the model again.")
         results = {name: _unpacked(row, name) for name, row in given["results"].items()}
         given["prediction_sets"] = _unpacked_sets(given["prediction_sets"])
+        given["error_analysis"] = unpacked_errors(given["error_analysis"])
+        given["open_set"] = _unpacked_open_set(given["open_set"])
         check_report({**given, "results": results})
         for name, row in results.items():
             if row["name"] != name:
@@ -344,6 +359,24 @@ def _unpacked_sets(part: Any) -> Any:
             return None
         raise ValueError("prediction_sets has no texts of counts by class; restore the file or evaluate the model again.") from None
     return {**part, "sets": sets}
+
+
+def _packed_open_set(part: dict) -> dict:
+    return {**part, "threshold_curve": packed_curve(part["threshold_curve"])} if part.get("threshold_curve") is not None else part
+
+
+def _unpacked_open_set(parts: Any) -> Any:
+    if not isinstance(parts, dict):
+        return parts
+    # What is no part is refused by the schema.
+    return {
+        name: {**part, "threshold_curve": unpacked_curve(part["threshold_curve"])} if isinstance(part, dict) and "threshold_curve" in part else part
+        for name, part in parts.items()
+    }
+
+
+def _same(part: Any) -> Any:
+    return part
 
 
 def no_number(text: str) -> float:

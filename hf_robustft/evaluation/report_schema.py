@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from .open_set import CORRECT_METRICS, METRICS, SHIFT_METRICS
@@ -49,6 +50,8 @@ def check_report(values: Mapping[str, Any]) -> None:
     for name in (values["prediction_sets"] or {"sets": ()})["sets"]:
         known = ("a set among the results", lambda value: value in values["results"])
         need(name, f"prediction_sets/{name}", known)
+    check_errors(values["error_analysis"], values["results"])
+    _check_shared(values["shared_images"])
     for name, part in (values["open_set"] or {}).items():
         known = part["id"]
         need(known, f"open_set/{name}/id", ("the name of a result", lambda value: value in values["results"]))
@@ -94,12 +97,67 @@ def check_open_set(results: Any) -> None:
     for name, part in (results or {}).items():
         what = f"open_set/{name}"
         need(part, what, MAPPING)
-        need({key: part[key] for key in part if key not in _READ}, what, _keys("n", "id", "scores"))
+        later = {*_READ, "threshold_curve"}
+        need({key: part[key] for key in part if key not in later}, what, _keys("n", "id", "scores"))
+        _check_curve(part.get("threshold_curve"), f"{what}/threshold_curve")
         check_fields(part, {"n": COUNT, "id": TEXT, "scores": MAPPING}, what)
         need(part["scores"], f"{what}/scores", ("the numbers of at least one score", bool))
         check_fields({key: part.get(key) for key in _READ}, _READ, what)
         for score, row in part["scores"].items():
             _check_score(row, f"{what}/{score}")
+
+
+def _check_curve(curve: Any, what: str) -> None:
+    need(curve, what, optional(_keys("score", "confidence", "chosen", "shifts", *CURVE_LISTS)))
+    if curve is None:
+        return
+    check_fields(curve, {"score": TEXT, "confidence": SHARE, "shifts": MAPPING}, what)
+    length = len(curve["threshold"])
+    ascending = ("finite numbers, each above the one before", lambda value: length >= 2 and all(one < other for one, other in pairwise(map(number, value))))
+    need(curve["threshold"], f"{what}/threshold", ascending)
+    shares = (f"{length} numbers from 0 to 1", lambda value: isinstance(value, list) and len(value) == length and all(map(_share, value)))
+    check_fields(curve, dict.fromkeys(CURVE_LISTS[1:], shares), what)
+    check_fields(curve["shifts"], dict.fromkeys(curve["shifts"], shares), f"{what}/shifts")
+    need(curve["chosen"], f"{what}/chosen", optional(_keys(*_CHOSEN)))
+    for key in _CHOSEN if curve["chosen"] is not None else ():
+        need(curve["chosen"][key], f"{what}/chosen/{key}", _CHOSEN[key])
+
+
+def check_errors(parts: Any, results: Mapping[str, Any]) -> None:
+    """
+    Check the part `error_analysis` of a report.
+
+    Args:
+        parts (`dict[str, dict]`, *optional*): By set what `analyse_errors` returns.
+        results (`Mapping[str, Any]`): The results of the report, which have the same sets.
+
+    Raises:
+        ValueError: If a value cannot be what it is called; the first such value is named.
+    """
+    need(parts, "error_analysis", optional(MAPPING))
+    for name, part in (parts or {}).items():
+        what = f"error_analysis/{name}"
+        need(name, what, ("a set among the results", lambda value: value in results))
+        need(part, what, _keys(*_ERRORS))
+        check_fields(part, _ERRORS, what)
+        for of, row in part["classes"].items():
+            fits = row["right"] <= min(row["images"], row["predicted"]) and (row["confidence"] is None) == (not row["predicted"])
+            words = "images, right, predicted and the mean confidence, in which neither images nor predictions are fewer than the right ones"
+            need(row, f"{what}/classes/{of}", (words, lambda value, fits=fits: fits and optional(SHARE)[1](value["confidence"])))
+            check_fields(row, dict.fromkeys(("images", "right", "predicted"), _LEAST_0), f"{what}/classes/{of}")
+        for key, kinds in (("confusions", _CONFUSION), ("worst", _MISTAKE), ("most_confident", _MISTAKE)):
+            _check_rows(part[key], kinds, f"{what}/{key}")
+
+
+def _check_shared(rows: Any) -> None:
+    need(rows, "shared_images", optional(_ROWS))
+    _check_rows(rows or [], _SHARED, "shared_images")
+
+
+def _check_rows(rows: Any, kinds: Mapping[str, Kind], what: str) -> None:
+    for place, row in enumerate(rows):
+        need(row, f"{what}/{place}", _keys(*kinds))
+        check_fields(row, kinds, f"{what}/{place}")
 
 
 def _check_score(row: Any, what: str) -> None:
@@ -270,6 +328,27 @@ _SETS_OF = {
     "interval": ("two numbers from 0 to 1", lambda value: isinstance(value, list) and len(value) == 2 and all(map(_share, value))),
     **dict.fromkeys(CLASS_COUNTS, _COUNTS),
 }
+_ROWS: Kind = ("a list of mappings", lambda value: isinstance(value, list) and all(isinstance(item, dict) for item in value))
+_ERRORS = {
+    **dict.fromkeys(("n_wrong", "n_confusions", "classes_left_out"), _LEAST_0),
+    "classes": MAPPING,
+    **dict.fromkeys(("confusions", "worst", "most_confident"), _ROWS),
+}
+_CONFUSION = {"label": TEXT, "predicted": TEXT, "n": COUNT}
+_MISTAKE = {"row": _LEAST_0, "file": optional(TEXT), "label": TEXT, "predicted": TEXT, "confidence": SHARE, "nll": NOT_NEGATIVE}
+_SHARED = {
+    **dict.fromkeys(("set", "with", "means"), TEXT),
+    **dict.fromkeys(("found", "pictures"), COUNT),
+    **{"compared": _LEAST_0, "images": optional(_LEAST_0), "share": SHARE, "at_least": SHARE},
+    **{"exact": ("true or false", lambda value: isinstance(value, bool)), "first": _NAMES},
+}
+#: The lists of a curve, see `threshold_curve`.
+CURVE_LISTS = ("threshold", "refusal", "refusal_low", "refusal_high", "acceptance", "acceptance_low", "acceptance_high")
+_MEASURED_SHARE: Kind = (
+    "share, low and high from 0 to 1, and n",
+    lambda value: set(value) == {"share", "low", "high", "n"} and all(_share(value[key]) for key in ("share", "low", "high")) and _count(value["n"]),
+)
+_CHOSEN = {"threshold": NUMBER, "own_thresholds": _LEAST_0, "refusal": _MEASURED_SHARE, "acceptance": _MEASURED_SHARE}
 _SPECTRUM = {
     **dict.fromkeys(("smallest_singular_value", "largest_singular_value"), NOT_NEGATIVE),
     **dict.fromkeys(("n", "dimension"), COUNT),

@@ -18,12 +18,13 @@ from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.plots import plot_reliability, plot_scores, plot_shift
 from ..evaluation.report import SWEEP_PICTURE, EvaluationReport
 from ..evaluation.tables import choice_of_images, label, metric_texts, ordered, same_shifts
+from ..evaluation.threshold_plot import plot_thresholds
 from ..modeling.dual_encoder import LOGIT_BIAS
 from ..modeling.families import FAMILIES, Family
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.tensor_files import read_json_object
 from . import verdict
-from .card_file import RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
+from .card_file import PICTURES, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE, THRESHOLDS_FILE
 from .eval_results import n_bins
 from .run_folder import similarity_in
 from .text import code_span, markdown_text, public_text
@@ -149,7 +150,7 @@ def draw_pictures(
     detector: OpenSetDetector | None = None,
 ) -> list[str]:
     """
-    Draw `reliability.png`, `shift.png` and `scores.png`, as far as the results have what they show.
+    Draw `reliability.png`, `shift.png`, `scores.png` and `thresholds.png`, as far as the results have what they show.
 
     An older picture that these results do not give is removed: a card would show it beside other numbers.
 
@@ -166,7 +167,7 @@ def draw_pictures(
     folder = Path(folder)
     given = [reports] if isinstance(reports, EvaluationReport) else list(reports)
     after = given[-1]
-    for name in (RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE):
+    for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
     written = []
     if after.results:
@@ -180,6 +181,9 @@ def draw_pictures(
         score, threshold = (DEFAULT_SCORE, None) if detector is None else (detector.score, detector.threshold)
         plot_scores(scores, roles, folder / SCORES_FILE, score=score, threshold=threshold)
         written.append(SCORES_FILE)
+    if any(part.get("threshold_curve") is not None for part in (after.open_set or {}).values()):
+        plot_thresholds(after.open_set, folder / THRESHOLDS_FILE)
+        written.append(THRESHOLDS_FILE)
     return written
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import CONFIG_NAME
@@ -37,14 +35,15 @@ from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json, 
 from ..modeling.model_files import MODEL_FILES, has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
-from . import eval_results
-from .card_file import CARD_FILE, RELIABILITY_FILE, is_untouched
+from .card_file import CARD_FILE, PAGE_FILE, RELIABILITY_FILE
 from .card_sections import draw_pictures
 from .label_lists import check_multi_label, label_thresholds
 from .metadata import write_robustft_json
 from .model_card import refresh_model_card, write_model_card
 from .progress_card import write_progress_card
+from .report_page import write_page
 from .run_folder import EVALUATION_FILE, LOGITS, LOGITS_STAGE, replacing
+from .stage import copy_what_stays, save_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def finish_checkpoint(
             `merge`, `label_names`, `left_out_classes` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
-            `write_model_card`. `sweep` is the [`AlphaSweep`] in which
+            `write_model_card`. `shared_images` is what `ImageCheck.shared` says. `sweep` is the [`AlphaSweep`] in which
             alpha was varied. `selection` says by which rule method and rate were chosen. `report`, `scores`, `predictions`, `temperature`, `head` and `logits_dir` are what was measured
             or fitted elsewhere with this model.
 
@@ -138,6 +137,7 @@ def finish_checkpoint(
         own = facts.pop("validation")
         validation = own if validation is None else validation
         processor = trainer.processing_class if processor is None else processor
+    shared = facts.pop("shared_images", None)
     if fold_temperature and (validation is None or _fitted(detector) is not None):
         why = "there are no validation images to fit one on" if validation is None else "the given detector was fitted without it"
         raise ValueError(f"`fold_temperature` puts a temperature into the weights, and {why}; give `validation` alone, or leave it out.")
@@ -239,10 +239,13 @@ def finish_checkpoint(
                 validation=validation if save_predictions else None,
                 thresholds=found.get("thresholds"),
                 prediction_sets=found.get("prediction_sets"),
+                detector=found["detector"],
             )
             found |= {"scores": evaluator.scores, "logits_dir": logits}
             found |= {"predictions": evaluator.predictions} if save_predictions else {}
         facts |= found
+        if shared is not None and facts.get("report") is not None:
+            facts["report"].shared_images = shared
         train = facts.pop("train", None)
         sets = ([] if train is None else [train]) + ([] if evaluator is None else list(evaluator.benchmarks.values()))
         # By identity: benchmarks of rows in memory are equal when their descriptions are.
@@ -252,7 +255,8 @@ def finish_checkpoint(
             # The temperature is in the weights.
             encoder = DualEncoder.of(model)
             changed = {"scalars": dict(zip((LOGIT_SCALE, LOGIT_BIAS), encoder.scalars, strict=False))} if folded else {}
-            complete_folder(folder, **{"data": sets, **facts}, **changed)
+            measured = () if evaluator is None else evaluator.benchmarks.values()
+            complete_folder(folder, measured=measured, **{"data": sets, **facts}, **changed)
         state.wait_for_everyone()
         if trainer is not None:
             trainer.note_finished(facts.get("report"))
@@ -303,6 +307,7 @@ def complete_folder(
     predictions: Predictions | None = None,
     logits_dir: str | Path | None = None,
     data: Sequence[Benchmark] = (),
+    measured: Iterable[Benchmark] = (),
     progress: Mapping[str, Any] | None = None,
     stays: Sequence[str] = (),
     **card: Any,
@@ -334,6 +339,7 @@ def complete_folder(
         scores (`Mapping[str, Mapping[str, torch.Tensor]]`, *optional*), predictions
             ([`~evaluation.predictions.Predictions`], *optional*), logits_dir (`str` or `Path`, *optional*): Of the same
             evaluation.
+        measured (`Iterable[Benchmark]`, *optional*): The sets of the results, of whose images the page of the report shows some.
         data (`Sequence[Benchmark]`, *optional*), card (`Any`, *optional*): What else `write_model_card` says. Without method
             and data the card is written again from what `robustft.json` holds for it.
         progress (`Mapping[str, Any]`, *optional*): For `write_progress_card`: that card is written, and the report is shown in
@@ -360,7 +366,7 @@ def complete_folder(
             model.save_pretrained(stage)
             processor.save_pretrained(stage)
         if scalars:
-            _save_scalars(folder, stage, scalars)
+            save_scalars(folder, stage, scalars)
         parts = {} if cache is None else {"cache": dict(cache)}
         parts |= {} if selection is None else {"selection": dict(selection)}
         if temperature is not None:
@@ -402,12 +408,15 @@ def complete_folder(
             reports = [report] if baseline is None or progress is not None else [baseline, report]
             draw_pictures(stage, reports, scores=scores, detector=detector)
         if report is not None and progress is None:
-            save_reports(stage / EVALUATION_FILE, [*earlier, *([] if baseline is None else [baseline]), report])
+            saved = [*earlier, *([] if baseline is None else [baseline]), report]
+            save_reports(stage / EVALUATION_FILE, saved)
+            if PAGE_FILE not in stays:
+                write_page(folder, stage, saved, measured)
         if report is not None and sweep is not None:
             sweep.save(stage, (merge or {}).get("alpha"))
         if (report is None and progress is None) or CARD_FILE in stays:
             return
-        _show_the_card_what_stays(folder, stage, [*stays, CONFIG_NAME, *([HEAD_FILE] if method is None else [])])
+        copy_what_stays(folder, stage, [*stays, CONFIG_NAME, *([HEAD_FILE] if method is None else [])])
         if progress is not None:
             write_progress_card(stage, report=report, **progress)
         elif method is None and not data:
@@ -416,33 +425,3 @@ def complete_folder(
             said = load_robustft_json(stage)
             told = {name: said.get(name) for name in ("method", "settings", "alpha", "merge")} | {"title": folder.resolve().name}
             write_model_card(stage, report=report, baseline=baseline, data=data, **told, **card)
-
-
-def _show_the_card_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -> None:
-    """Copy what the card speaks of, such as pictures and the family, and what people wrote of card and entries, which their writers keep."""
-    written = (folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml"))
-    theirs = [path for path in written if path.is_file() and not (is_untouched if path.name == CARD_FILE else eval_results.is_ours)(path)]
-    for path in (*theirs, *(folder / name for name in stays)):
-        name = path.relative_to(folder)
-        if path.is_file() and not (stage / name).exists():
-            (stage / name).parent.mkdir(exist_ok=True)
-            shutil.copy2(path, stage / name)
-
-
-def _save_scalars(folder: Path, stage: Path, scalars: Mapping[str, Tensor]) -> None:
-    """Write again the files of the weights that hold the `scalars`, mostly one."""
-    missing = set(scalars)
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.name == HEAD_FILE:
-            continue
-        with safe_open(path, framework="pt") as file:
-            found, metadata = missing & set(file.keys()), file.metadata()
-        if found:
-            tensors = load_file(path)
-            tensors |= {name: scalars[name].detach().to("cpu", tensors[name].dtype) for name in found}
-            save_file(tensors, stage / path.name, metadata=metadata)
-            missing -= found
-    if missing:
-        raise OSError(
-            f"No .safetensors file in {folder} holds `{sorted(missing)[0]}`; save the model there with save_pretrained first."
-        )

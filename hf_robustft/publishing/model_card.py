@@ -32,6 +32,7 @@ from .card_sections import (
     temperature_section,
     training_log,
 )
+from .error_section import error_section
 from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
 from .metadata import METADATA_FILE, load_robustft_json
 from .multi_label_section import is_multi_label, multi_label_section, multi_label_summary, plain_pipeline_sentence
@@ -86,7 +87,7 @@ def write_model_card(
     """
     Write `README.md` into a checkpoint folder, and `.eval_results/*.yaml` for benchmark data sets of the Hub.
 
-    Call it last: the card shows `reliability.png`, `shift.png` and `scores.png`, its code uses `robustft.json` and
+    Call it last: the card shows `reliability.png`, `shift.png`, `scores.png` and `thresholds.png`, its code uses `robustft.json` and
     `head.safetensors`, and it states the detector and temperature in `robustft.json`, where these are in the folder.
     Machine paths, tokens, and settings that name places or accounts are left out. A README.md that was not generated
     here, or was edited since, is kept, and the card goes into `README.generated.md`. What the card says beyond the
@@ -229,6 +230,7 @@ def _write(
         lists=multi_label_section(output_dir, report, baseline, names),
         temperature=temperature_section(output_dir, report),
         sets=prediction_sets_section(output_dir, report),
+        errors=error_section(report),
         summary=summary(_subject(method, facts, family_in(output_dir)[1].label), report, baseline),
         warning=verdict.warning_sentence(report, baseline, unknown["leading_score"]),
         trained=method.trains,

@@ -13,7 +13,7 @@ from ..evaluation.report import EvaluationReport
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import snippets, verdict
 from .card_facts import SetFacts
-from .card_file import SCORES_FILE
+from .card_file import SCORES_FILE, THRESHOLDS_FILE
 from .text import code_span, markdown_text, public_text
 
 HEADER = ("Score", "Model", "ID AUROC %", "ID FPR95 %", "Shifts AUROC %", "Shifts FPR95 %", "Shifts accepted %")
@@ -60,6 +60,9 @@ def open_set_facts(
             parts.append(
                 f"![Histograms of the score: in-distribution, shifted and unseen-class images]({SCORES_FILE})"
             )
+        parts += [line for line in (_chosen(name, facts.get("threshold_curve")) for name, facts in sets.items()) if line]
+        if (output_dir / THRESHOLDS_FILE).is_file():
+            parts.append(f"![Known images refused and unknown images accepted, by threshold]({THRESHOLDS_FILE})")
     if detector is not None:
         parts.append(_detector(detector, measured=bool(sets)))
     return {
@@ -136,6 +139,21 @@ def _details(score: str, values: Mapping[str, Any], known: str) -> list[str]:
             f"{_percent(correct['fpr95_percentile'])} %. The table counts all images, including those that are classified wrongly."
         )
     return lines
+
+
+def _chosen(name: str, curve: Mapping[str, Any] | None) -> str:
+    """Say what the threshold of the detector does on the test images; empty where it was not measured."""
+    if curve is None or curve["chosen"] is None:
+        return ""
+    chosen = curve["chosen"]
+    refusal, acceptance = (
+        f"{_percent(row['share'])} % ({100 * curve['confidence']:g} % interval {_percent(row['low'])} to {_percent(row['high'])})"
+        for row in (chosen["refusal"], chosen["acceptance"])
+    )
+    return (
+        f"At the detector's threshold, {chosen['threshold']:.4g}, {acceptance} of the images of {markdown_text(name)} are accepted although "
+        f"their classes are unknown, and {refusal} of the in-distribution test images are refused although theirs are known."
+    )
 
 
 def _conventions(report: EvaluationReport) -> str:

@@ -39,7 +39,7 @@ from ..modeling.model_files import has_trained_head
 from ..modeling.output_folders import check_output_dir
 from . import eval_results
 from .card_facts import CardFacts
-from .card_file import CARD_FILE, GENERATED_FILE, RELIABILITY_FILE, SCORES_FILE, SHIFT_FILE
+from .card_file import CARD_FILE, GENERATED_FILE, PAGES, PICTURES
 from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
 from .refitting import drop_other_coverage, fit_sets, former_detector, wanted_sets
@@ -249,14 +249,14 @@ def _recalibrate(
     # A test set may have been allowed, and then it is measured as such.
     measures_it = evaluator is not None and validation.name in evaluator.benchmarks
     unreported = validation if keeps_predictions and not measures_it else None
-    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported, prediction_sets=sets)
+    after = None if evaluator is None else evaluator.evaluate(model, head=head, name=name, validation=unreported, prediction_sets=sets, detector=detector)
     _record(temperature, fitted, bias, logits, pairs, labels, before, after)
 
     stays = [*IMAGE_FILES]
     if after is not None:
         reports = _with(reports, after, notes)
     else:
-        stays += [RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE]
+        stays += [*PICTURES, *(PAGES if abs(fitted - 1) <= UNCHANGED else ())]
         if reports:
             drop_other_coverage(reports[-1], sets)
         if reports and abs(fitted - 1) > UNCHANGED:
@@ -283,6 +283,7 @@ def _recalibrate(
         report=report,
         baseline=baseline,
         earlier=[item for item in earlier if item is not None],
+        measured=evaluation,
         scores=None if evaluator is None else evaluator.scores,
         predictions=evaluator.predictions if keeps_predictions and evaluator is not None else None,
         stays=stays,
@@ -430,6 +431,7 @@ def _record(
 
 def _with(reports: list[EvaluationReport], after: EvaluationReport, notes: list[str]) -> list[EvaluationReport]:
     """Replace the last report of the file by `after`; earlier models stay if they saw the same images."""
+    after.shared_images = reports[-1].shared_images if reports else None
     left_out = sorted(set(reports[-1].results) - set(after.results)) if reports else []
     if left_out:
         notes.append(f"Not measured again and no longer in {EVALUATION_FILE}: {', '.join(left_out)}.")

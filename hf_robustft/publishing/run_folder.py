@@ -3,7 +3,7 @@
 The files of a run's folder that this library owns: one model and its results take the place of all of another's.
 
 A folder may hold its user's own files, which are never touched. Ours are recognised by name (`MODEL_FILES`,
-`RESULT_FILES`), and where people write too, by content: the card, and entries in `.eval_results`. `checkpoint-*` belong to
+`RESULT_FILES`), and where people write too, by content: the card, the page of the report, and entries in `.eval_results`. `checkpoint-*` belong to
 the Trainer.
 """
 
@@ -31,9 +31,9 @@ from . import eval_results
 from .card_file import (
     CARD_FILE,
     GENERATED_FILE,
-    RELIABILITY_FILE,
-    SCORES_FILE,
-    SHIFT_FILE,
+    PAGES,
+    PICTURES,
+    is_page,
     is_untouched,
 )
 
@@ -42,7 +42,7 @@ LOGITS = "logits"
 #: Logits of an evaluation, until they belong to a finished folder.
 LOGITS_STAGE = ".robustft_logits"
 RESULT_FILES = (
-    *(METADATA_FILE, EVALUATION_FILE, PREDICTIONS_FILE, RELIABILITY_FILE, SHIFT_FILE, SCORES_FILE),
+    *(METADATA_FILE, EVALUATION_FILE, PREDICTIONS_FILE, *PICTURES),
     *(SWEEP_TABLE, SWEEP_PICTURE),
 )
 #: What an evaluation keeps of each image.
@@ -61,9 +61,10 @@ def _owned_files(folder: str | Path) -> list[str]:
     """Return the names, relative to a `folder`, of the files in it that this library wrote, without `checkpoint-*`."""
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    halves = [half_names(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, HEAD_FILE)]
+    halves = [half_names(name) for name in (*RESULT_FILES, CARD_FILE, GENERATED_FILE, *PAGES, HEAD_FILE)]
     owned = [name for name in names if fits(name, (*MODEL_FILES, *RESULT_FILES, *halves))]
     owned += [name for name in (CARD_FILE, GENERATED_FILE) if name in names and is_untouched(folder / name)]
+    owned += [name for name in PAGES if name in names and is_page(folder / name)]
     entries = sorted((folder / eval_results.FOLDER).glob("*.yaml"))
     owned += [f"{eval_results.FOLDER}/{path.name}" for path in entries if eval_results.is_ours(path)]
     owned += [name for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG) if (folder / name).is_file()]

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
+from ..data.messages import printable
 from ..data.overlap import (
     SKETCH_SIZE,
     TEST_SKETCH_SIZE,
@@ -39,19 +40,26 @@ class ImageCheck:
 
     Attributes:
         overlaps (`list[Overlap]`): Sets with images that the model was trained or tuned on.
-        repeats (`list[str]`): A sentence for each pair of sets to measure on that have common images.
+        repeats (`list[tuple[Overlap, str]]`): Pairs of sets to measure on that have common images, and what follows from that.
         hashes (`list[dict]`): For `robustft.json`: by which a later check recognises the images of each set.
     """
 
     overlaps: list[Overlap] = field(default_factory=list)
-    repeats: list[str] = field(default_factory=list)
+    repeats: list[tuple[Overlap, str]] = field(default_factory=list)
     hashes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """A sentence for each overlap, for the terminal and the card."""
-        seen = [f"{found}; what is measured on them says nothing about new images." for found in self.overlaps]
-        return seen + self.repeats
+        return [f"{found}; {follows}." for found, follows in self._found()]
+
+    @property
+    def shared(self) -> list[dict[str, Any]]:
+        """The same for `shared_images` of a report."""
+        return [_record(found, follows) for found, follows in self._found()]
+
+    def _found(self) -> list[tuple[Overlap, str]]:
+        return [(found, "what is measured on them says nothing about new images") for found in self.overlaps] + self.repeats
 
 
 def check_images(
@@ -87,7 +95,7 @@ def check_images(
     found: list[Any] = [None]
     if state.is_main_process:
         try:
-            found[0] = _checked(train, [item for item in others if item.role != "train"], earlier)
+            found[0] = _checked(train, [item for item in others if item.role != "train"], list(earlier))
         except (ValueError, OSError) as error:
             found[0] = error
     broadcast_object_list(found)
@@ -128,7 +136,7 @@ def training_hashes(benchmark: Benchmark | None, examples: Any) -> ImageHashes |
     return None
 
 
-def _checked(train: Any, others: Sequence[Benchmark], earlier: Iterable[Mapping[str, Any]]) -> ImageCheck:
+def _checked(train: Any, others: Sequence[Benchmark], earlier: Sequence[Mapping[str, Any]]) -> ImageCheck:
     hashed = [hash_images(item) for item in others]
     train = hash_images(train, role="train") if isinstance(train, Benchmark) else train() if train else None
     trained = [Sketch.from_dict(entry) for entry in earlier if entry.get("role") == "train"]
@@ -141,6 +149,9 @@ def _checked(train: Any, others: Sequence[Benchmark], earlier: Iterable[Mapping[
     for tuned in hashed:
         if tuned.role == "validation":
             check.overlaps += [compare(images, tuned.sketch()) for images in hashed if images.role != "validation"]
+    # Where nothing is trained, what the model was tuned on before.
+    tuned_before = [] if train is not None else [Sketch.from_dict(entry) for entry in earlier if entry.get("role") == "validation"]
+    check.overlaps += [compare(images, known) for known in tuned_before for images in hashed if images.role != "validation"]
     check.overlaps = [overlap for overlap in check.overlaps if overlap.found]
     check.repeats = _repeats(hashed)
     kept = [*([] if train is None else [train.sketch(SKETCH_SIZE)]), *trained]
@@ -148,7 +159,12 @@ def _checked(train: Any, others: Sequence[Benchmark], earlier: Iterable[Mapping[
     return check
 
 
-def _repeats(hashed: Sequence[ImageHashes]) -> list[str]:
+def _record(found: Overlap, follows: str) -> dict[str, Any]:
+    numbers = {name: getattr(found, name) for name in ("found", "compared", "images", "share", "at_least", "exact", "pictures")}
+    return {"set": found.name, "with": found.of, **numbers, "first": list(map(printable, found.first)), "means": follows}
+
+
+def _repeats(hashed: Sequence[ImageHashes]) -> list[tuple[Overlap, str]]:
     """What the sets to measure on have in common: said, not refused, for each number is right by itself."""
     measured = sorted((images for images in hashed if images.role in _MEASURED), key=lambda i: _MEASURED.index(i.role))
     said = []
@@ -156,7 +172,7 @@ def _repeats(hashed: Sequence[ImageHashes]) -> list[str]:
         for other in measured[:place]:
             found = compare(images, other.sketch())
             if found.found:
-                said.append(f"{found}; {_consequence(images.role, other.role)}.")
+                said.append((found, _consequence(images.role, other.role)))
     return said
 
 

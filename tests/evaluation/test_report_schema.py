@@ -9,6 +9,7 @@ import pytest
 from helpers.reports import report
 
 from hf_robustft.evaluation.report import load_reports, save_reports
+from hf_robustft.publishing.report_page import report_page
 from hf_robustft.publishing.verdict import summary_sentence, warning_sentence
 
 WRONG = (None, True, "", "text", [], {}, -1, -0.5, 1e308, 2, 0, [1, 2], {"a": 1}, 10**400, [None], "0.5")
@@ -30,6 +31,18 @@ def whole():
     row |= {"class_images": [600, 600, 0, 0], "class_held": [300, 300, 0, 0]}
     facts = {"method": "raps", "coverage": 0.9, "n": 100, "fitted_on": "validation", "unbounded": False, "own_quantiles": None}
     full.prediction_sets = {**facts, "sets": {"photo": row}}
+    counts = {"images": 600, "right": 500, "predicted": 550, "confidence": 0.875}
+    mistake = {"row": 7, "file": "cat/7.png", "label": "cat", "predicted": "dog", "confidence": 0.75, "nll": 2.5}
+    errors = {"n_wrong": 150, "classes": {"cat": counts, "dog": {**counts, "right": 0, "predicted": 0, "confidence": None}}, "classes_left_out": 0}
+    errors |= {"confusions": [{"label": "cat", "predicted": "dog", "n": 3}], "n_confusions": 1}
+    full.error_analysis = {"photo": {**errors, "worst": [mistake], "most_confident": [{**mistake, "file": None}]}}
+    found = {"set": "photo", "with": "training images of 'train'", "found": 2, "compared": 1200, "images": 1200, "share": 0.001, "at_least": 0.001}
+    full.shared_images = [{**found, "exact": True, "pictures": 2, "first": ["row 3 (a.png)"], "means": "nothing is new"}]
+    share = {"share": 0.25, "low": 0.125, "high": 0.5, "n": 8}
+    curve = {name: [0.0, 1.0] for name in ("threshold", "refusal", "refusal_low", "refusal_high", "acceptance", "acceptance_low", "acceptance_high")}
+    curve |= {"score": "energy", "confidence": 0.95, "shifts": {"sketch": [0.0, 1.0]}}
+    curve |= {"chosen": {"threshold": 0.5, "own_thresholds": 0, "refusal": share, "acceptance": share}}
+    full.open_set["unseen"]["threshold_curve"] = curve
     return full
 
 
@@ -58,6 +71,7 @@ def use(path):
     """All that is done with the reports of a file."""
     reports = load_reports(path)
     for item in reports:
+        report_page([item])
         item.table(), item.markdown(), item.metrics(), summary_sentence("It", item, None), warning_sentence(item, item)
     save_reports(path.with_name("again.json"), reports)
 
@@ -114,12 +128,23 @@ def test_three_hundred_mutations_are_refused_in_one_line_or_do_no_harm(tmp_path)
         ("open_set/unseen/scores/energy/auroc", 82.5, "open_set/unseen/energy/auroc"),
         ("open_set/unseen/scores/energy/shifts", [], "shifts"),
         ("model", 3, "model"),
+        ("error_analysis/photo/classes/cat", "3 4 5 0.5", "error_analysis/photo/classes/cat"),
+        ("error_analysis/photo/classes/cat", "3 3 5 -", "error_analysis/photo/classes/cat"),
+        ("error_analysis/photo/classes/cat", "3 3 5 nan", "error_analysis/photo/classes/cat"),
+        ("error_analysis/photo/classes/cat", "3 3", "counts by class"),
+        ("error_analysis/photo/worst/0/nll", -1, "error_analysis/photo/worst/0/nll"),
+        ("error_analysis/photo/confusions/0", {}, "error_analysis/photo/confusions/0"),
+        ("shared_images/0/found", 0, "shared_images/0/found"),
+        ("open_set/unseen/threshold_curve/threshold", "1.0 0.0", "threshold_curve/threshold"),
+        ("open_set/unseen/threshold_curve/refusal", "0.5", "threshold_curve/refusal"),
+        ("open_set/unseen/threshold_curve/refusal", "a b", "threshold_curve"),
+        ("open_set/unseen/threshold_curve/chosen/refusal/low", 2, "chosen/refusal"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, place, value, named):
     path = save_reports(tmp_path / "evaluation.json", [whole()])
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(changed(content, ("reports", 0, *place.split("/")), "set", value)))
+    path.write_text(json.dumps(changed(content, ("reports", 0, *(int(key) if key == "0" else key for key in place.split("/"))), "set", value)))
     with pytest.raises(ValueError, match=named):
         load_reports(path)
 

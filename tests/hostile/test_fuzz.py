@@ -67,6 +67,7 @@ from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
 from hf_robustft.publishing.folder import _check_card, _check_results, pictures
 from hf_robustft.publishing.model_card import refresh_model_card
+from hf_robustft.publishing.report_page import report_page
 
 TRAINING = ImageTransform(32, (0.5,) * 3, (0.5,) * 3, train=True)
 #: Files of each kind in the default suite.
@@ -118,6 +119,7 @@ def folders():
         if "prediction_sets" in facts:
             ConformalClassifier.from_pretrained(folder).predict_sets(torch.zeros(1, len(facts["class_names"])))
         refresh_model_card(folder, reports[-1])
+        report_page(reports)
         summarise(read_runs([folder, other]))
 
     return one

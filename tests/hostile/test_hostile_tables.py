@@ -26,11 +26,12 @@ WRITERS = {
     "evaluation/alpha_sweep.py": "write_csv",
     "cli/each.py": "write_csv",
     "comparison/output.py": "markdown_table",
-    "comparison/html.py": "autoescape",
+    "comparison/html.py": "html.environment",
     "deployment/answer_tables.py": "write_csv",
     "deployment/export.py": None,
     "publishing/card_file.py": None,
     "publishing/eval_results.py": "safe_dump",
+    "publishing/report_page.py": "html.environment",
 }
 #: Files for programs alone, which JSON and parquet keep as they are.
 FOR_PROGRAMS = {
@@ -58,6 +59,7 @@ def test_every_writer_is_known(repository):
         if file.name != "files.py":
             assert not re.search(r"\bcsv\.(writer|DictWriter)\b", text), f"{file.name}: tables are written by write_csv"
     assert set(found) == set(WRITERS) | FOR_PROGRAMS
+    assert "autoescape=True" in (repository / "hf_robustft" / "evaluation" / "html.py").read_text(encoding="utf-8")
     assert all(name is None or name in found[place] for place, name in WRITERS.items())
 
 
