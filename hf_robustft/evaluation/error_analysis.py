@@ -210,7 +210,10 @@ def packed_errors(analysis: Mapping[str, Any]) -> dict[str, Any]:
 
 def unpacked_errors(analysis: Any) -> Any:
     """
-    Undo [`packed_errors`] of what was read from a file, `None` of what was not there.
+    Undo [`packed_errors`].
+
+    Args:
+        analysis (`Any`): What was read from a file; `None` stays as it is.
 
     Raises:
         ValueError: If the counts of a class are not such a text.

@@ -29,7 +29,7 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "number": lambda value: f"{value:.4g}",
     "text": str,
 }
-#: Forms in which a dash is no minus sign.
+#: Forms in which a dash stays a dash.
 _AS_THEY_ARE = ("text", "rate")
 
 

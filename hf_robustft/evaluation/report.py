@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ class EvaluationReport:
             "spectrum": self.spectrum,
             "logit_scale": self.logit_scale,
             "settings": self.settings,
-            "open_set": None if self.open_set is None else {name: _packed_open_set(part) for name, part in self.open_set.items()},
+            "open_set": _each_curve(self.open_set, packed_curve),
             **{name: packed.get(name, _same)(part) for name, part in later.items() if part is not None},
         }
 
@@ -225,7 +225,7 @@ class EvaluationReport:
         results = {name: _unpacked(row, name) for name, row in given["results"].items()}
         given["prediction_sets"] = _unpacked_sets(given["prediction_sets"])
         given["error_analysis"] = unpacked_errors(given["error_analysis"])
-        given["open_set"] = _unpacked_open_set(given["open_set"])
+        given["open_set"] = _each_curve(given["open_set"], unpacked_curve)
         check_report({**given, "results": results})
         for name, row in results.items():
             if row["name"] != name:
@@ -361,18 +361,13 @@ def _unpacked_sets(part: Any) -> Any:
     return {**part, "sets": sets}
 
 
-def _packed_open_set(part: dict) -> dict:
-    return {**part, "threshold_curve": packed_curve(part["threshold_curve"])} if part.get("threshold_curve") is not None else part
-
-
-def _unpacked_open_set(parts: Any) -> Any:
+def _each_curve(parts: Any, change: Callable[[Any], Any]) -> Any:
+    # The schema refuses whatever else it may be.
     if not isinstance(parts, dict):
         return parts
-    # What is no part is refused by the schema.
-    return {
-        name: {**part, "threshold_curve": unpacked_curve(part["threshold_curve"])} if isinstance(part, dict) and "threshold_curve" in part else part
-        for name, part in parts.items()
-    }
+    key = "threshold_curve"
+    has = {name: isinstance(part, dict) and part.get(key) is not None for name, part in parts.items()}
+    return {name: {**part, key: change(part[key])} if has[name] else part for name, part in parts.items()}
 
 
 def _same(part: Any) -> Any:

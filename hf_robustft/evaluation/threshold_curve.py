@@ -146,7 +146,10 @@ def packed_curve(curve: Mapping[str, Any]) -> dict[str, Any]:
 
 def unpacked_curve(curve: Any) -> Any:
     """
-    Undo [`packed_curve`] of what was read from a file, `None` of what was not there.
+    Undo [`packed_curve`].
+
+    Args:
+        curve (`Any`): What was read from a file; `None` stays as it is.
 
     Raises:
         ValueError: If a list is not a text of numbers.
@@ -157,5 +160,5 @@ def unpacked_curve(curve: Any) -> Any:
         lists = {name: [float(item) for item in curve[name].split()] for name in CURVE_LISTS}
         shifts = {name: [float(item) for item in text.split()] for name, text in curve["shifts"].items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("a threshold_curve has lists that are not texts of numbers; restore the file or evaluate the model again.") from None
+        raise ValueError("A threshold_curve has lists that are not texts of numbers; restore the file or evaluate the model again.") from None
     return {**curve, **lists, "shifts": shifts}

@@ -17,7 +17,14 @@ from .card_file import CARD_FILE, is_untouched
 
 
 def copy_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -> None:
-    """Copy what the card speaks of, such as pictures and the family, and what people wrote of card and entries, which their writers keep."""
+    """
+    Copy what the card speaks of, such as pictures and the family, and what people wrote of card and entries, which their writers keep.
+
+    Args:
+        folder (`Path`): The folder.
+        stage (`Path`): Of its new files; what is there already stays.
+        stays (`Sequence[str]`): Names of files that are copied too.
+    """
     written = (folder / CARD_FILE, *(folder / eval_results.FOLDER).glob("*.yaml"))
     theirs = [path for path in written if path.is_file() and not (is_untouched if path.name == CARD_FILE else eval_results.is_ours)(path)]
     for path in (*theirs, *(folder / name for name in stays)):
@@ -28,7 +35,17 @@ def copy_what_stays(folder: Path, stage: Path, stays: Sequence[str]) -> None:
 
 
 def save_scalars(folder: Path, stage: Path, scalars: Mapping[str, Tensor]) -> None:
-    """Write again the files of the weights that hold the `scalars`, mostly one."""
+    """
+    Write again the files of the weights that hold some scalars, mostly one.
+
+    Args:
+        folder (`Path`): The folder.
+        stage (`Path`): Of its new files.
+        scalars (`Mapping[str, torch.Tensor]`): By name.
+
+    Raises:
+        OSError: If no file of the folder holds one of them.
+    """
     missing = set(scalars)
     for path in sorted(folder.glob("*.safetensors")):
         if path.name == HEAD_FILE:

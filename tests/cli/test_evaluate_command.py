@@ -50,7 +50,7 @@ def test_it_measures_and_writes(checkpoint, pictures, capsys, tiny_clip):
     assert "Note: shift: images of 2 of the 4 classes, none of 'cat', 'owl'." in printed
     assert "known or unknown: test (20 images) against other (6 of unseen classes)" in printed
     names = {path.name for path in (pictures / "out").iterdir()}
-    assert names == {"evaluation.json", "reliability.png", "scores.png", "shift.png"}
+    assert names == {"evaluation.json", "reliability.png", "report.html", "scores.png", "shift.png", "thresholds.png"}
     (report,) = load_reports(pictures / "out" / "evaluation.json")
     assert report.model == "clip" and {name: item.n for name, item in report.results.items()} == {
         "test": 20,
@@ -131,7 +131,7 @@ def test_a_head_that_robustft_json_does_not_claim_is_not_used(checkpoint, pictur
     assert (pictures / "out" / "logits").is_dir() and (pictures / "out" / "scores.png").is_file()
     (checkpoint / "robustft.json").unlink()
     run([*command(checkpoint, pictures)[:2], f"{pictures}/test.parquet", "--output_dir", str(pictures / "out"), *QUIET])
-    assert {path.name for path in (pictures / "out").iterdir()} == {"evaluation.json", "reliability.png"}
+    assert {path.name for path in (pictures / "out").iterdir()} == {"evaluation.json", "reliability.png", "report.html"}
 
 
 def test_errors_are_one_line(checkpoint, pictures, capsys):
