@@ -37,13 +37,14 @@ from .option_rules import (
 )
 from .parser import Parser, UsageError, unknown_choice
 from .passed_on import check_auto, parted
+from .verify_rules import check_verified_output, named_places
 
 #: Stands in a setting for the suite whose turn it is, where `--train_dataset` names a group of them.
 SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",),
-                "export": ("model",), "compare": ()}  # fmt: skip
+                "export": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
@@ -78,8 +79,8 @@ def first_look(
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"` or
-            `"publish"`.
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"`,
+            `"verify"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
         passed_on (`bool`, *optional*, defaults to `False`): Whether these are the settings of several runs, of which each takes
@@ -123,6 +124,8 @@ def first_look(
             check_format(values.get("format", "onnx"))
         if command == "predict":
             _check_predicted(values, description.facts["data"])
+        if command == "verify":
+            _check_verified(values, description.facts["data"])
         if command == "train" and not passed_on and given.get("method") != AUTO:
             _check_options(description, parser, given)
     except ValueError as error:
@@ -291,6 +294,16 @@ def _check_predicted(values: dict[str, Any], registered: list[str]) -> None:
         if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
             near = did_you_mean(word, registered) if "/" not in word else ""
             raise UsageError(f"`IMAGES {word}`: there is no such file or folder{near or _beside(word)}")
+
+
+def _check_verified(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse places that are none, and files that are there."""
+    for name in ("output", "markdown"):
+        if name in values:
+            check_verified_output(name, values[name], values.get("overwrite", False))
+            _check_output(str(Path(values[name]).expanduser().parent), f"--{name}")
+    for name, place in named_places(values.get("data", ())).items():
+        _check_data(place, f"--data {name}=", registered)
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

@@ -1,13 +1,16 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Data that are wrong are refused before a weight of the model is read, which takes minutes where it is large."""
 
+import shutil
 
 import pytest
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor
 from helpers.families import save_family
+from helpers.reports import report, result
 from transformers import CLIPModel
 
-from hf_robustft.cli import calibrate, evaluate, export, train
+from hf_robustft.cli import calibrate, evaluate, export, train, verify
+from hf_robustft.evaluation.report import save_reports
 from hf_robustft.modeling import checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
 
@@ -39,6 +42,10 @@ ROWS = [
     ("calibrate", f"{CALIBRATE} --dataset other.parquet", "fox"),
     ("calibrate", f"{CALIBRATE} --dataset test.parquet --eval_datasets test.parquet", "--eval_datasets"),
     ("calibrate", f"{CALIBRATE} --dataset held_out.parquet --eval_datasets other.parquet:open_set", "open set"),
+    ("verify", f"base {QUIET}", "evaluation.json"),
+    ("verify", f"claims --data test=broken.parquet {QUIET}", "broken.parquet"),
+    ("verify", f"claims --data test=other.parquet {QUIET}", "fox"),
+    ("verify", f"claims --data tset=test.parquet {QUIET}", "'test'"),
     ("export", f"{EXPORT} --dataset broken.parquet", "broken.parquet"),
     ("export", f"{EXPORT} --dataset other.parquet", "fox"),
     ("export", f"{EXPORT} --dataset held_out.parquet --image_column picture", "picture"),
@@ -48,6 +55,7 @@ RIGHT = {
     "evaluate": f"{EVALUATE} --eval_datasets test.parquet other.parquet:open_set --knn_bank train.parquet",
     "calibrate": f"{CALIBRATE} --dataset held_out.parquet --eval_datasets test.parquet",
     "export": f"{EXPORT} --dataset held_out.parquet",
+    "verify": f"claims --data test=test.parquet {QUIET}",
 }
 
 
@@ -73,6 +81,8 @@ def place(tmp_path_factory):
         captions.to_parquet("captions.parquet")
         (place / "broken.parquet").write_bytes(b"PAR1 and no more")
         (place / "empty").mkdir()
+        shutil.copytree("base", "claims")
+        save_reports("claims/evaluation.json", [report(results={"test": result("test", "id", n=8)}, spectrum=None)])
     return place
 
 
@@ -86,6 +96,7 @@ def run(script, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(checkpoint, "_model", read)
     programs = {"train": [train.train, script.main], "evaluate": [evaluate.run], "calibrate": [calibrate.run], "export": [export.run]}
+    programs["verify"] = [verify.run]
 
     def carry_out(command, line, error, match):
         for program in programs[command]:

@@ -22,7 +22,7 @@ EVALUATE, CALIBRATE, PREDICT, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, compare, calibrate, predict, export, publish"),
+    ("", "train, evaluate, compare, calibrate, predict, export, verify, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -152,6 +152,18 @@ ROWS = [
     ("predict emoji_clip_carot --output a.csv", "`--image_list`"),
     ("predict emoji_clip_carot --output a.csv --image_list {tmp}/name.txt", "did you mean {tmp}/names.txt"),
     (f"{PREDICT} a.csv --image_list {{tmp}}/names.txt", "`--image_list {tmp}/names.txt`"),
+    ("verify", "MODEL"),
+    ("verify emoji_clip_carott", "did you mean emoji_clip_carot"),
+    ("verify {tmp}/nowhere", "`MODEL"),
+    ("verify emoji_clip_carot --output a.txt", "ends in .json"),
+    ("verify emoji_clip_carot --markdown a.json", "ends in .md"),
+    ("verify emoji_clip_carot --output {tmp}/images", "is a folder"),
+    ("verify emoji_clip_carot --output {tmp}/file.txt/a.json", "is a file"),
+    ("verify emoji_clip_carot --data noto", "NAME=PLACE"),
+    ("verify emoji_clip_carot --data noto=", "NAME=PLACE"),
+    ("verify emoji_clip_carot --data noto={tmp}/images noto={tmp}/images", "noto was given before"),
+    ("verify emoji_clip_carot --data noto={tmp}/imagse", "did you mean {tmp}/images"),
+    ("verify emoji_clip_carot --dataset noto={tmp}/images", "--data"),
     # Options that go together, or do not
     ("train --recipe emoji_shift/carot --paper_settings", "leave one out"),
     ("train --method ft --distillation_weight 1", "distillation_weight=1.0"),
@@ -250,7 +262,7 @@ def test_transformers_parser_says_the_same(line, fix, tmp):
     "line",
     ["train --learning_rat 1", "train --report_to foo", "train --method carrot", "train --model {tmp}/nowhere", "train --config {tmp}/syntax.yaml",
      "evaluate emoji_clip --eval_datasets emoji_shfit", "calibrate {tmp}/nowhere --dataset x", "publish {tmp}/nowhere --repo_id a/b",
-     "predict emoji_clip_carot {tmp}/nowhere --output a.csv"],
+     "predict emoji_clip_carot {tmp}/nowhere --output a.csv", "verify {tmp}/nowhere"],
 )  # fmt: skip
 def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
     arguments = words(line, tmp)

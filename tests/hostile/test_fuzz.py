@@ -32,6 +32,7 @@ from helpers.fuzzing import (
     mangled_tar,
     mangled_value,
 )
+from helpers.reports import report
 from safetensors.torch import save
 from transformers import CLIPModel
 
@@ -65,9 +66,13 @@ from hf_robustft.modeling.feature_cache import _MADE, _content, _read
 from hf_robustft.modeling.heads import load_head
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
+from hf_robustft.publishing.card_facts import CardFacts
+from hf_robustft.publishing.claims import Comparison, compare_reports
 from hf_robustft.publishing.folder import _check_card, _check_results, pictures
+from hf_robustft.publishing.folder_claims import ClaimingFolder, card_claims, fit_claims_not_measured
 from hf_robustft.publishing.model_card import refresh_model_card
 from hf_robustft.publishing.report_page import report_page
+from hf_robustft.publishing.verification import Verification
 
 TRAINING = ImageTransform(32, (0.5,) * 3, (0.5,) * 3, train=True)
 #: Files of each kind in the default suite.
@@ -120,6 +125,10 @@ def folders():
             ConformalClassifier.from_pretrained(folder).predict_sets(torch.zeros(1, len(facts["class_names"])))
         refresh_model_card(folder, reports[-1])
         report_page(reports)
+        claiming = ClaimingFolder.read(folder, "one")
+        claims, _ = card_claims(claiming)
+        claims += compare_reports(claiming.report, None, Comparison({}, {}, [], 1e-3)) + fit_claims_not_measured(claiming, "x")
+        Verification("one", claims).save(place / "verification.json", place / "verification.md")
         summarise(read_runs([folder, other]))
 
     return one
@@ -296,7 +305,8 @@ def cards():
         (place / "README.md").write_bytes(mangled_bytes(content, draw))
         (place / "results.yaml").write_bytes(mangled_bytes(b"- dataset:\n    id: a/b\n    task_id: t\n  value: 1.0\n", draw))
         assert not any(name.startswith(("../", "/")) for name in pictures(place / "README.md"))
-        for reader in (lambda: _check_card(place / "README.md"), lambda: _check_results(place / "results.yaml")):
+        claiming = ClaimingFolder(place, report(), {}, CardFacts("carot", (), ("a", "b"), ("a {}.",)))
+        for reader in (lambda: _check_card(place / "README.md"), lambda: _check_results(place / "results.yaml"), lambda: card_claims(claiming)):
             if found := breach(reader):
                 raise RuntimeError(found)
 

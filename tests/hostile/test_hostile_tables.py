@@ -17,6 +17,8 @@ from hf_robustft.comparison.summary import load_comparison, summarise
 from hf_robustft.evaluation.alpha_sweep import AlphaSweep
 from hf_robustft.evaluation.report import SWEEP_TABLE, EvaluationReport
 from hf_robustft.files import read_csv, write_csv
+from hf_robustft.publishing.claims import FAILS, Claim
+from hf_robustft.publishing.verification import Verification
 
 FORMULAS = ("=cmd()", "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1+1")
 NAMES = (*FORMULAS, "<script>alert(1)</script>", "a|b", "one\ntwo", "abc\u202edcba\u202c", "a\u2028b", "'=1", "owner/<b>name")
@@ -32,6 +34,7 @@ WRITERS = {
     "publishing/card_file.py": None,
     "publishing/eval_results.py": "safe_dump",
     "publishing/report_page.py": "html.environment",
+    "publishing/verification.py": "markdown_text",
 }
 #: Files for programs alone, which JSON and parquet keep as they are.
 FOR_PROGRAMS = {
@@ -94,6 +97,15 @@ def renamed(value, name):
     if isinstance(value, list):
         return [renamed(item, name) for item in value]
     return value.replace("qqq", name) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("nasty", [*NAMES, *HOSTILE.values()], ids=repr)
+def test_no_name_in_a_verification_is_markup(tmp_path, nasty):
+    found = Verification(nasty, [Claim(nasty, nasty, nasty, nasty, FAILS, reason=nasty)], notes=[nasty])
+    (path,) = found.save(markdown=tmp_path / "verification.md")
+    shown = Reader(MarkdownIt("commonmark", {"html": True}).enable("table").render(path.read_text(encoding="utf-8")))
+    assert shown.tags <= TAGS | {"h1", "ul", "li"} and not shown.comments and not shown.links
+    assert found.table() and "\x1b" not in found.table()
 
 
 #: The others, which each take a third of a second, are slow.

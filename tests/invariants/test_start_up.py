@@ -47,6 +47,9 @@ LINES = [
     ("export", "{tmp}/nowhere"),
     ("export", "emoji_clip_carot", "--format", "tflite"),
     ("export", "emoji_clip_carot", "--dataset", "{tmp}/nowhere"),
+    ("verify", "{tmp}/nowhere"),
+    ("verify", "emoji_clip_carot", "--data", "noto={tmp}/nowhere"),
+    ("verify", "emoji_clip_carot", "--output", "{tmp}"),
     ("publish", "{tmp}/nowhere", "--repo_id", "a/b"),
     ("publish", "{tmp}", "--repo_id", "a/b"),
 ]

@@ -1,0 +1,173 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""How far a number may be off: no rounding that there can be is refused, and chance is refused as seldom as is stated."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from helpers.reports import result
+from scipy import stats
+
+from hf_robustft.evaluation.calibration import ece_from_confidence, image_scores
+from hf_robustft.evaluation.detector import COSINE_ROUNDING
+from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.report import EvaluationReport
+from hf_robustft.evaluation.resampling import bootstrap_draws, ece_noise_floor
+from hf_robustft.publishing.claim_noise import (
+    LEVEL,
+    logit_rounding,
+    p_value,
+    refused_by_holm,
+    resampled_errors,
+    rounding_tolerance,
+    share_error,
+    share_of_ties,
+    too_few,
+)
+from hf_robustft.publishing.claims import FAILS, NOT_MEASURED, Comparison, compare_reports, detection
+
+CLASSES, SCALE = 8, 50.0
+
+
+def measured(cosines, labels, unseen):
+    scores, probabilities = image_scores(SCALE * cosines, labels)
+    confidence, right = scores["confidence"], probabilities.argmax(dim=1) == labels
+    found = detection_metrics((SCALE * cosines).logsumexp(dim=1), (SCALE * unseen).logsumexp(dim=1))
+    return {
+        "nll": scores["nll"].mean().item(),
+        "brier": scores["brier"].mean().item(),
+        "share": right.double().mean().item(),
+        "ece": ece_from_confidence(confidence, right.double(), 15),
+        "pairs": found["auroc"],
+        "threshold": found["fpr95"],
+    }
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("n", (25, 1500))
+def test_no_rounding_of_cosines_is_refused(n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (n,), generator=draw)
+    cosines = 0.05 * torch.randn(n, CLASSES, generator=draw, dtype=torch.float64)
+    cosines[torch.arange(n), labels] += 0.06
+    unseen = 0.05 * torch.randn(n, CLASSES, generator=draw, dtype=torch.float64)
+    claimed = measured(cosines, labels, unseen)
+    chance = torch.rand(n, CLASSES, generator=draw, dtype=torch.float64) * 2 - 1
+    # Against all labels, and known images against unseen ones: the worst there is.
+    against = torch.ones(n, CLASSES, dtype=torch.float64)
+    against[torch.arange(n), labels] = -1
+    d = logit_rounding(SCALE)
+    for moved, other in ((chance, chance), (against, against), (-against, -against), (torch.ones_like(chance), -torch.ones_like(chance))):
+        now = measured(cosines + COSINE_ROUNDING * moved, labels, unseen + COSINE_ROUNDING * other)
+        for kind, value in now.items():
+            allowed = rounding_tolerance(kind, n, n, d, CLASSES, claimed[kind])
+            assert abs(value - claimed[kind]) <= allowed, (kind, value - claimed[kind], allowed)
+    # No more is allowed than rounding may do: at the worst, NLL comes to half of it for this model.
+    now = measured(cosines + COSINE_ROUNDING * against, labels, unseen)
+    assert now["nll"] - claimed["nll"] > 0.2 * rounding_tolerance("nll", n, n, d, CLASSES, 0.0)
+
+
+def test_a_thousandth_of_the_images_may_be_decided_otherwise():
+    assert [round(share_of_ties(n) * n) for n in (1, 20, 1999, 2000, 50_000)] == [1, 1, 1, 2, 50]
+    assert rounding_tolerance("count", 1000, 1, 0.1, 10, 1000) < 1e-8
+    assert logit_rounding(100.0) == pytest.approx(1e-3) and logit_rounding(100.0, "bfloat16") == pytest.approx(100 / 256)
+
+
+def test_welch_is_that_of_scipy():
+    one, two = np.random.default_rng(0).normal(size=(2, 40))
+    error = np.sqrt(one.var(ddof=1) / 40 + two.var(ddof=1) / 40)
+    want = 2 * stats.t.sf(abs(one.mean() - two.mean()) / error, 39)
+    assert p_value(one.mean() - two.mean(), error, 40) == pytest.approx(want, rel=1e-12)
+    # Fewer degrees of freedom than Welch's own: never smaller.
+    assert want >= stats.ttest_ind(one, two, equal_var=False).pvalue
+    assert p_value(0.0, 0.0, 40) == 1.0 and p_value(0.1, 0.0, 40) == 0.0 and p_value(0.1, 0.0, 40, unresolved=0.1) == 1.0
+    assert too_few(29) and not too_few(30)
+
+
+def test_a_share_of_all_images_has_an_error():
+    assert share_error(1.0, 1.0, 40, 40) > 0.02
+    assert share_error(0.5, 0.5, 100, 400) == pytest.approx(np.sqrt(0.25 / 100 + 0.25 / 400))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_holm_refuses_what_every_set_of_hypotheses_refuses(seed):
+    p = list(np.random.default_rng(seed).uniform(0, 0.05, 4) ** np.random.default_rng(seed + 99).integers(1, 3))
+
+    def refused(index):
+        sets = (some for size in range(1, 5) for some in itertools.combinations(range(4), size) if index in some)
+        return all(min(p[i] for i in some) <= 0.02 / len(some) for some in sets)
+
+    assert refused_by_holm(p, 0.02) == [refused(index) for index in range(4)]
+
+
+def test_resampling_whole_groups_has_the_error_of_a_mean_of_groups():
+    values = np.random.default_rng(1).normal(size=60).repeat(5)
+    groups = np.arange(60).repeat(5)[::-1].astype(str)
+    found = resampled_errors(lambda rows: {("mean",): values[rows["a"]].mean()}, {"a": 300}, {"a": groups}, draws=2000)
+    of_groups = np.array([values[groups == name].mean() for name in np.unique(groups)])
+    assert found["mean",] == pytest.approx(of_groups.std() / np.sqrt(60), rel=0.06)
+    alone = resampled_errors(lambda rows: {("mean",): values[rows["a"]].mean()}, {"a": 300}, {}, draws=500)
+    assert alone["mean",] < 0.6 * found["mean",]
+
+
+def test_the_resampled_numbers_are_those_of_the_report():
+    rng = np.random.default_rng(5)
+    for known, unseen in ((rng.normal(1, 1, 90), rng.normal(size=70)), (rng.integers(0, 5, 90) + 1.0, rng.integers(0, 5, 40) + 0.0)):
+        want = detection_metrics(known, unseen)
+        assert detection(known, unseen) == pytest.approx({name: want[name] for name in ("auroc", "fpr95", "fpr95_percentile")}, abs=1e-12)
+
+
+# ---- Other images ----------------------------------------------------------------------------------------------------
+
+
+def drawn(rng, groups, each=4, accuracy=0.8, sure=1.0):
+    """A report on images in groups that are alike, of a model whose confidence is off by `sure`."""
+    ease = rng.normal(size=groups).repeat(each) + 0.5 * rng.normal(size=groups * each)
+    chance = stats.norm.cdf(ease / 1.2 + stats.norm.ppf(accuracy))
+    correct = torch.from_numpy(rng.uniform(size=len(chance)) < chance).double()
+    confidence = torch.from_numpy((0.3 + 0.69 * chance) ** sure)
+    nll = torch.where(correct.bool(), -confidence.log(), -(1 - confidence).log())
+    brier = (1 - confidence) ** 2 + (1 - correct)
+    samples = bootstrap_draws(confidence, correct, nll, brier, groups=np.arange(groups).repeat(each), draws=60)
+    numbers = {"nll": nll, "brier": brier}
+    facts = {key: value.mean().item() for key, value in numbers.items()}
+    facts |= {f"{key}_se": float(values.std(ddof=1)) for key, values in samples.items()}
+    facts |= {"ece": ece_from_confidence(confidence, correct), "ece_noise_floor": ece_noise_floor(confidence, draws=20), "n_groups": groups}
+    return EvaluationReport("m", {"photo": result("photo", "id", correct.mean().item(), len(correct), **facts)})
+
+
+def verdicts(one, two):
+    return {claim.name: claim for claim in compare_reports(one, two, Comparison({"photo": False}, {}, [], 1e-3))}
+
+
+def test_chance_is_refused_as_seldom_as_is_stated_and_a_difference_is_found():
+    rng, repeats = np.random.default_rng(0), 400
+    alarms = [
+        any(claim.verdict == FAILS for claim in verdicts(drawn(rng, 100), drawn(rng, sizes)).values())
+        for sizes in rng.integers(40, 200, repeats).tolist()
+    ]
+    # More than that have a probability below one in a thousand where the level is kept.
+    assert sum(alarms) <= stats.binom.ppf(0.999, repeats, LEVEL)
+    found = [verdicts(drawn(rng, 200), drawn(rng, 200, accuracy=0.5))["accuracy"].verdict == FAILS for _ in range(40)]
+    assert np.mean(found) > 0.9
+    found = [verdicts(drawn(rng, 200), drawn(rng, 200, sure=0.3))["ECE"].verdict == FAILS for _ in range(40)]
+    assert np.mean(found) > 0.9
+
+
+def test_images_with_lists_of_labels_have_claims_too():
+    row = {"role": "id", "n": 200, "n_classes": 4, "map": 0.7, "f1": None, "f1_micro": 0.6, "ece": 0.1}
+    one, same, other = (EvaluationReport("m", {}, multi_label={"tags": row | {"map": value}}) for value in (0.7, 0.705, 0.72))
+    by = Comparison({"tags": True}, {}, [], 1e-3)
+    assert [claim.name for claim in compare_reports(one, same, by)] == ["images", "mAP", "micro F1", "ECE"]
+    assert {claim.verdict for claim in compare_reports(one, same, by)} == {"holds"}
+    assert [claim.name for claim in compare_reports(one, other, by) if claim.verdict == FAILS] == ["mAP"]
+
+
+def test_what_no_standard_error_is_known_of_is_not_measured_on_other_images():
+    rng = np.random.default_rng(3)
+    found = verdicts(drawn(rng, 100), drawn(rng, 80))
+    assert {name for name, claim in found.items() if claim.verdict == NOT_MEASURED} == {"images", "adaptive ECE", "class-wise ECE"}
+    assert all(claim.p is not None for claim in found.values() if claim.verdict != NOT_MEASURED)
+    few = verdicts(drawn(rng, 100), drawn(rng, 29))
+    assert all(claim.verdict == NOT_MEASURED for claim in few.values()) and "too few" in few["accuracy"].reason
