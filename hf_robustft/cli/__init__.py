@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | export | verify | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | export | watch | verify | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "predict": "Classify any number of images with a checkpoint, and write one file of answers.",
     "export": "Write a checkpoint as ONNX, or for torch.export, and check that it decides the same.",
+    "watch": "Test whether images that come in are still what a checkpoint was fitted on, without labels.",
     "verify": "Measure again what a model's card claims, and say what holds.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",
 }
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): Command and options; by default those of the process.
 
     Returns:
-        `int`: The exit status: 0 (of `verify` 1 if a claim fails, 3 if some could not be measured); 2 after an error, of which one line is on standard error (all of the traceback
+        `int`: The exit status: 0 (of `verify` 1 if a claim fails, 3 if some could not be measured; of `watch` 3 after an alarm); 2 after
+        an error, of which one line is on standard error (all of the traceback
         with `HF_ROBUSTFT_TRACEBACK=1`); 130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         go_on = how_to_go_on(train_program(int(os.environ.get("WORLD_SIZE", 1))), given[1:])
     elif given and given[0] in COMMANDS:
         # A comparison keeps the runs that it has, and answers that were written stay; the others change a folder at their end, as a whole.
-        verb = "Go on" if given[0] in ("compare", "predict") else "Start again"
+        verb = "Go on" if given[0] in ("compare", "predict", "watch") else "Start again"
         go_on = lambda _: f"{verb} with: {shlex.join(['hf-robustft', *given])}"  # noqa: E731
     return run(lambda: _carry_out(given), go_on, leaving=arguments is None)
 

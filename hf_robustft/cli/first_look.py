@@ -44,7 +44,7 @@ SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",),
-                "export": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
+                "export": ("model",), "watch": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
@@ -79,7 +79,7 @@ def first_look(
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"`,
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"`, `"watch"`,
             `"verify"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
@@ -126,6 +126,8 @@ def first_look(
             _check_predicted(values, description.facts["data"])
         if command == "verify":
             _check_verified(values, description.facts["data"])
+        if command == "watch":
+            _check_watched(values, description.facts["data"])
         if command == "train" and not passed_on and given.get("method") != AUTO:
             _check_options(description, parser, given)
     except ValueError as error:
@@ -287,13 +289,29 @@ def _check_predicted(values: dict[str, Any], registered: list[str]) -> None:
         what = "is a folder; give it as IMAGES" if there.is_dir() else f": there is no such file{_beside(names)}"
         raise UsageError(f"`--image_list {names}`{' ' if there.is_dir() else ''}{what}")
     for word in words:
-        if re.match(r"\w{2,}://", word):
-            raise UsageError(f"`IMAGES {word}` is a web address, which is not fetched; download the image and give its path")
-        first, *rest = word.split("/")
-        elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
-        if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
-            near = did_you_mean(word, registered) if "/" not in word else ""
-            raise UsageError(f"`IMAGES {word}`: there is no such file or folder{near or _beside(word)}")
+        _check_images(word, "IMAGES", registered)
+
+
+def _check_watched(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse a reference and a folder that are not there."""
+    _check_images(values["reference"], "--reference", registered)
+    if not Path(values["stream"]).expanduser().is_dir():
+        what = "is a file; name the folder" if Path(values["stream"]).expanduser().is_file() else f"there is no such folder{_beside(values['stream'])}"
+        raise UsageError(f"`--stream {values['stream']}`: {what}")
+    stream, reference = (Path(values[name]).expanduser().resolve() for name in ("stream", "reference"))
+    if reference.is_dir() and (reference.is_relative_to(stream) or stream.is_relative_to(reference)):
+        raise UsageError(f"`--reference {values['reference']}` and `--stream {values['stream']}` share images; give folders apart from each other")
+
+
+def _check_images(word: str, option: str, registered: list[str]) -> None:
+    """Refuse a word of the command line that can be neither images nor a data set."""
+    if re.match(r"\w{2,}://", word):
+        raise UsageError(f"`{option} {word}` is a web address, which is not fetched; download the images and give their path")
+    first, *rest = word.split("/")
+    elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
+    if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
+        near = did_you_mean(word, registered) if "/" not in word else ""
+        raise UsageError(f"`{option} {word}`: there is no such file or folder{near or _beside(word)}")
 
 
 def _check_verified(values: dict[str, Any], registered: list[str]) -> None:

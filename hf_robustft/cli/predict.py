@@ -159,8 +159,8 @@ def chosen_images(options: PredictOptions) -> tuple[list[str] | DataRows, dict[s
     if data:
         if len(words) > 1:
             raise ValueError(f"IMAGES: {data[0]} is a data set; give one data set alone, and each its own --output.")
-        benchmark = _streamed(words[0], options.image_column)
-        return DataRows(words[0], benchmark.row_stream()), {"IMAGES": words, "the data": _identity(benchmark)}
+        benchmark = streamed(words[0], options.image_column, "IMAGES")
+        return DataRows(words[0], benchmark.row_stream()), {"IMAGES": words, "the data": identity(benchmark)}
     names, left_out = named_images(words)
     if left_out:
         warnings.warn(f"Not read: {left_out}.", stacklevel=2)
@@ -184,14 +184,25 @@ def is_data_set(word: str) -> bool:
     return spec.registered or is_hub_id(spec.source) and not Path(spec.source).suffix or spec.source != word
 
 
-def _streamed(word: str, image_column: str | None) -> Benchmark:
+def streamed(word: str, image_column: str | None, option: str) -> Benchmark:
+    """
+    A data set, to be read as it comes.
+
+    Args:
+        word (`str`): What the user calls it.
+        image_column (`str`, *optional*): Its column of images.
+        option (`str`): By which it was given, for messages.
+
+    Raises:
+        ValueError: If it has several sets, or a role.
+    """
     spec = Spec.parse(word)
     if spec.role is not None:
-        raise ValueError(f"`IMAGES {word}`: images to classify have no role; leave ':{spec.role}' out.")
+        raise ValueError(f"`{option} {word}`: images have no role; leave ':{spec.role}' out.")
     if spec.registered:
         sets = registered_sets(spec.source)
         if spec.part is None and len(sets) > 1:
-            raise ValueError(f"`IMAGES {word}` has the sets {quoted(list(sets), 20)}; choose one, such as {spec.source}/{next(iter(sets))}.")
+            raise ValueError(f"`{option} {word}` has the sets {quoted(list(sets), 20)}; choose one, such as {spec.source}/{next(iter(sets))}.")
         copy = {} if spec.copy is None else {"path": spec.copy}
         return load_benchmark(spec.source, spec.part or next(iter(sets)), streaming=True, **copy)
     columns = own_columns(spec, {} if image_column is None else {"image_column": image_column})
@@ -200,8 +211,8 @@ def _streamed(word: str, image_column: str | None) -> Benchmark:
     return load_benchmark(spec.source, own_split(spec, "test"), **settings)
 
 
-def _identity(benchmark: Benchmark) -> str:
-    """By which rows are known to be the same: the commit on the Hub, or the sizes and times of files here."""
+def identity(benchmark: Benchmark) -> str:
+    """By which rows of a `benchmark` are known to be the same: the commit on the Hub, or the sizes and times of files here."""
     if benchmark.commit is not None:
         return benchmark.commit
     place = {name: value for name, value in benchmark.place.items() if value is not None}

@@ -233,9 +233,9 @@ def _answered(
         PreparedImages(transform),
         # Names and encoded images go to the workers as others hand them numbers, no more than they have asked for.
         batch_sampler=batches(),
-        collate_fn=_collated,
+        collate_fn=collated,
         num_workers=num_workers,
-        worker_init_fn=_leave_the_parent_process,
+        worker_init_fn=leave_the_parent_process,
         pin_memory=classify.device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
     )
@@ -247,7 +247,8 @@ def _answered(
         yield [_writable(answer) for answer in answers], waiting.popleft()
 
 
-def _collated(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collated(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of `items` that [`PreparedImages`] gave."""
     return {
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "images": [item["image"] for item in items],
@@ -261,6 +262,7 @@ def _writable(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, **texts}
 
 
-def _leave_the_parent_process(worker: int) -> None:
+def leave_the_parent_process(worker: int) -> None:
+    """Begin the process of a `worker` that reads images."""
     # In a forked worker, locks that a thread of the parent process held would never be released.
     fsspec.asyn.reset_lock()

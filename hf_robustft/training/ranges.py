@@ -35,6 +35,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(_SHARE.split(), Range("must lie between 0 and 1", high=1)),
     **dict.fromkeys(("seed", "seeds"), Range("must lie between 0 and 2**32 - 1", high=2**32 - 1)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Range("must lie in [0, 1)", high=1, below=True)),
+    "level": Range("must lie between 0 and 1, both excluded", high=1, above=True, below=True),
     "jobs": Range("must be at least 1", low=1),
     "hold_out": Range("must be above 0 and at most 0.25: so much of each class may be held out twice, to validate and to test", high=0.25, above=True),
     "true_positive_rate": Range("must lie in (0, 1]", high=1, above=True),

@@ -22,7 +22,7 @@ EVALUATE, CALIBRATE, PREDICT, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, compare, calibrate, predict, export, verify, publish"),
+    ("", "train, evaluate, compare, calibrate, predict, export, watch, verify, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -148,6 +148,15 @@ ROWS = [
     ("predict emoji_clip_carot --output a.csv imagse/1.png", "`IMAGES imagse/1.png`"),
     ("predict emoji_clip_carot --output a.csv emoji_shfit", "did you mean emoji_shift"),
     ("predict --output a.csv", "MODEL"),
+    ("watch emoji_clip_carot --reference {tmp}/imagse --stream {tmp}", "did you mean {tmp}/images"),
+    ("watch emoji_clip_carot --reference {tmp} --stream {tmp}/imagse", "did you mean {tmp}/images"),
+    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/model --level 1", "`--level 1.0`"),
+    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}", "`--reference {tmp}/images` and `--stream {tmp}`"),
+    ("watch emoji_clip_carot --reference {tmp} --stream {tmp}/images", "share images"),
+    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/images", "share images"),
+    ("watch emoji_clip_carot --reference https://a.b/c --stream {tmp}/images", "`--reference https://a.b/c` is a web address"),
+    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/file.txt", "`--stream {tmp}/file.txt`: is a file"),
+    ("watch emoji_clip_carot --stream {tmp}", "--reference"),
     ("predict emoji_clip_carott {tmp}/images --output a.csv", "did you mean emoji_clip_carot"),
     ("predict emoji_clip_carot --output a.csv", "`--image_list`"),
     ("predict emoji_clip_carot --output a.csv --image_list {tmp}/name.txt", "did you mean {tmp}/names.txt"),

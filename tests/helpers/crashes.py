@@ -196,11 +196,12 @@ def main(arguments: list[str]) -> int:
     kind, when, _, *command = arguments
     import hf_robustft.comparison.schedule as schedule
     from hf_robustft import cli, files
-    from hf_robustft.deployment import predict
+    from hf_robustft.deployment import predict, watch
 
     schedule.subprocess.Popen = ForkedRun
     # A part for each batch.
     predict._ANSWERS = 1
+    watch._SECONDS, watch._SHARE = -1.0, 0
     # A launcher passes a signal on to all.
     if kind not in ("SIGINT", "SIGTERM") and os.environ.get("RANK", "0") != os.environ.get("KILLED_RANK", "0"):
         kind = "none"

@@ -6,6 +6,7 @@ The long form, about 20,000 files: `HF_ROBUSTFT_FUZZ=2000 python -m pytest -m sl
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -56,6 +57,10 @@ from hf_robustft.deployment.answer_files import AnswerFiles
 from hf_robustft.deployment.answer_tables import Columns
 from hf_robustft.deployment.image_sources import Place, listed_images
 from hf_robustft.deployment.predict import predict
+from hf_robustft.deployment.watch_files import Watched, load
+from hf_robustft.deployment.watch_files import save as save_watch
+from hf_robustft.deployment.watch_page import as_html
+from hf_robustft.deployment.watching import Reference, Stream, judge
 from hf_robustft.evaluation.detector import OpenSetDetector
 from hf_robustft.evaluation.prediction_sets import ConformalClassifier
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions, load_predictions
@@ -352,10 +357,50 @@ def _answer(outputs, **options):
     return {"image": outputs["image"], **(answer if outputs["error"] is None else dict.fromkeys(answer)), "error": outputs["error"]}
 
 
+def watches():
+    """What `hf-robustft watch` goes on from, mostly with hashes that fit: who makes a file up can make these too."""
+    torch.manual_seed(0)
+    embeds, values = torch.nn.functional.normalize(torch.randn(48, 8), dim=1), torch.rand(48).double()
+    names, known = [f"{number}.png" for number in range(48)], [True, False] * 24
+    reference = Reference.of(names[:24], ["cat", "dog"] * 12, embeds[:24], values[:24], values[:24].clone(), known[:24], seed=0)
+    broken = {"b.png": {"error": "no image", "size": 3, "time": 10**18, "after": 2}}
+
+    def one(draw, place):
+        folder = place / "out"
+        picture(1).save(place / names[24])
+
+        def go_on(watched, start, end):
+            part = slice(start, end)
+            watched.stream.add(watched.reference, names[part], ["cat"] * (end - start), known[part], embeds[part], values[part], values[part])
+            judgement = judge(watched.reference, watched.stream, 0.01, 0, [facts["after"] for facts in watched.broken.values()])
+            save_watch(folder, watched, judgement.report, as_html(judgement, watched, place))
+
+        go_on(Watched({"MODEL": "m", "--seed": 0}, reference, Stream(embeds[:0]), dict(broken)), 24, 34)
+        path = draw.choice([path for path in sorted(folder.iterdir()) if path.name.startswith("watch") and path.suffix != ".html"])
+        content = path.read_bytes()
+        if path.suffix == ".jsonl":
+            lines = content.splitlines(keepends=True)
+            at = draw.randrange(len(lines))
+            lines[at] = mangled_json(json.loads(lines[at]), draw) + b"\n"
+            mangled = b"".join(lines) if draw.random() < 0.7 else mangled_bytes(content, draw)
+        else:
+            mangled = mangled_json(json.loads(content), draw) if path.suffix == ".json" else mangled_safetensors(content, draw)
+        path.write_bytes(mangled)
+        if path.suffix != ".json" and draw.random() < 0.8:
+            facts = json.loads((folder / "watch.json").read_text())
+            facts["files"][path.name] = hashlib.sha256(mangled).hexdigest()
+            (folder / "watch.json").write_text(json.dumps(facts))
+        if (watched := load(folder)) is not None:
+            go_on(watched, 34, 40)
+            assert load(folder).stream.names == watched.stream.names
+
+    return one
+
+
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
     **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
-    **{"checkpoints": checkpoints, "answers": answers},
+    **{"checkpoints": checkpoints, "answers": answers, "watches": watches},
 }
 
 

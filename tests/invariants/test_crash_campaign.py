@@ -42,7 +42,7 @@ from hf_robustft.training.checkpoint_files import whole_state
 #: What the commands import beyond what every test does.
 MODULES = (
     *PRELOADED,
-    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "export", "verify", "publish", "auto")),
+    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "export", "watch", "verify", "publish", "auto")),
     "matplotlib.pyplot",
 )
 QUIET = "--use_cpu --disable_tqdm".split()
@@ -121,6 +121,8 @@ def jobs() -> dict[str, Job]:
     found["calibrate"] = Job(
         ["calibrate", "out", "--dataset", "images/held_out", "--eval_datasets", "images/test", *QUIET], starts_from="finished"
     )
+    watched = ["--reference", "known", "--stream", "images", "--output_dir", "out", "--batch_size", "4"]
+    found["watch"] = Job(["watch", "runs/one", *watched, *QUIET], starts_from="runs")
     found["predict"] = Job(["predict", "runs/one", "images", "--output", "out/answers.csv", "--batch_size", "4", *QUIET], starts_from="runs")
     exported = ["export", "runs/one", "--output_dir", "out", "--dataset", "images/held_out", "--precision", "fp32", "int8"]
     found["export"] = Job([*exported, "--min_agreement", "0.1", "--text", *QUIET], starts_from="runs")
@@ -161,9 +163,9 @@ class Campaign:
         torch.manual_seed(0)
         CLIPModel(tiny_config()).save_pretrained(folder / "base")
         tiny_processor().save_pretrained(folder / "base")
-        for name, n, seed in (("train", 12, 0), ("test", 8, 1), ("held_out", 16, 2)):
+        for name, n, seed in (("images/train", 12, 0), ("images/test", 8, 1), ("images/held_out", 16, 2), ("known", 24, 3)):
             for i, row in enumerate(image_dataset(n, seed=seed)):
-                place = folder / "images" / name / CLASSES[row["label"]]
+                place = folder / name / CLASSES[row["label"]]
                 place.mkdir(parents=True, exist_ok=True)
                 row["image"].save(place / f"{i}.png")
 

@@ -44,6 +44,8 @@ LINES = [
     ("calibrate", "{tmp}", "--dataset", "emoji_shift"),
     ("predict", "emoji_clip_carot", "{tmp}/nowhere", "--output", "a.csv"),
     ("predict", "emoji_clip_carot", "{tmp}", "--output", "a.txt"),
+    ("watch", "emoji_clip_carot", "--reference", "{tmp}/nowhere", "--stream", "{tmp}"),
+    ("watch", "emoji_clip_carot", "--reference", "{tmp}", "--stream", "{tmp}/nowhere"),
     ("export", "{tmp}/nowhere"),
     ("export", "emoji_clip_carot", "--format", "tflite"),
     ("export", "emoji_clip_carot", "--dataset", "{tmp}/nowhere"),
