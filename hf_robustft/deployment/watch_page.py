@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -13,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.images import UnreadableImage, decode_image
+from ..data.thumbnails import thumbnail
 from .watch_files import Watched
 from .watching import FEW, QUIET, STATISTICS, Judgement, why
 
-#: Pictures on the page, and pixels of their longer side.
-_PICTURES, _THUMBNAIL = 12, 112
+#: Pictures on the page.
+_PICTURES = 12
 #: Points of a line of the chart, and its size.
 _POINTS, _WIDTH, _HEIGHT = 200, 400, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 10, 24
@@ -187,10 +185,6 @@ def _pictures(judgement: Judgement, watched: Watched, stream: Path) -> str:
 def _picture(path: Path) -> str | None:
     """A small picture as an address that holds it; `None` if it cannot be read (any more)."""
     try:
-        image = decode_image(str(path), str(path))
-    except (UnreadableImage, OSError):
+        return thumbnail(str(path), str(path))
+    except OSError:
         return None
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

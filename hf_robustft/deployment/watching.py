@@ -29,7 +29,7 @@ STATISTICS = {
     "distance": "embeddings leave those of the reference",
     "repeats": "embeddings repeat",
 }
-#: Raised by what is no statistic, and has no level.
+#: Raised by what is not a statistic, and has no level.
 UNREADABLE = "unreadable"
 QUIET, FEW, STYLE, UNKNOWN, BROKEN, PASSED, UNCLEAR = (
     "quiet", "not enough images", "style shift", "unknown classes", "broken camera", "a shift that has passed", "a shift of unclear kind",

@@ -212,7 +212,7 @@ def test_no_name_of_a_file_is_markup(desk):
     assert run(desk) == 0
     page = (desk / "out" / "watch.html").read_text()
     assert "&lt;b&gt;&amp;amp;&#x27;.png" in page and "&lt;i&gt;\\u202e.png" in page and "\\udcff.png" in page and "<b>" not in page and "<i>" not in page
-    assert page.count("data:image/jpeg;base64,") == 11 and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/webp;base64,") == 11 and "http" not in page.replace("http-equiv", "")
 
 
 @pytest.mark.parametrize("name", FILES)
