@@ -258,16 +258,23 @@ class _Export:
 
     def _metadata(self) -> dict[str, str]:
         """For the file itself: texts by name, JSON where it is not one."""
-        classify, detector = self.classify, self.classify.detector
+        classify = self.classify
         facts = {
             **{"class_names": list(classify.head.class_names), "family": classify.model.config.model_type, "versions": _versions(self.format)},
             "preprocess": preprocess_facts(self.transform, self.input, ()),
             **({"temperature": self.module.temperature} if self.module.function == "softmax" else {}),
-            **({} if detector is None else {"detector": {"score": detector.score, "threshold": detector.threshold}}),
+            **self._detector(),
             **({} if classify.thresholds is None else {"thresholds": classify.thresholds.tolist()}),
             **self._source(),
         }
         return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True) for name, value in facts.items()}
+
+    def _detector(self) -> dict[str, Any]:
+        detector = self.classify.detector
+        if detector is None:
+            return {}
+        own = {"thresholds": detector.thresholds} if detector.thresholds else {}
+        return {"detector": {"score": detector.score, "threshold": detector.threshold, **own}}
 
     def _source(self) -> dict[str, str]:
         source, card = str(self.classify.model.config.name_or_path), self.classify.facts.get("card", {})
@@ -287,7 +294,7 @@ class _Export:
         if self.min_agreement is not None:
             check |= {"min_agreement": self.min_agreement}
         return {
-            **{"format": self.format, "input": self.input, "name": self._source().get("source", "model"), **self._source()},
+            **{"format": self.format, "input": self.input, "name": self._source().get("source", "model"), **self._source(), **self._detector()},
             **{"files": rows, "check": {**check, "torch": torch_row}, "notes": self._notes(rows), "versions": _versions(self.format)},
         }
 
@@ -299,12 +306,16 @@ class _Export:
             notes.append(f"At least {100 * self.min_agreement:g} % of the same decisions were asked for, not {100 * MIN_AGREEMENT:g} %.")
         if any(row["precision"] == "int8" for row in rows.values()):
             notes.append("In `int8` one range is found for a whole batch, so an answer depends a little on the other images of its batch.")
+        if self.classify.prediction_sets is not None:
+            notes.append("The prediction sets of the checkpoint are not in a graph; `hf-robustft predict` and the pipeline give them.")
         return notes
 
     def _outputs(self, module: ExportedClassifier) -> dict[str, str]:
         detector, head = self.classify.detector, self.classify.head
         what = "sigmoids, of each class by itself" if module.function == "sigmoid" else f"softmax at the temperature {module.temperature:.6g}"
         known = {} if detector is None else {"score": open_set_score(detector.score).words, "threshold": f"{detector.threshold:.6g}"}
+        if detector is not None and detector.thresholds:
+            known["threshold"] += f", or the threshold of `label` where it is one of {len(detector.thresholds)} classes with their own ({EXPORT_FILE})"
         facts = {"classes": len(head.class_names), "dim": head.weight.shape[1], "what": what, "score": "", "threshold": "", **known}
         return {name: OUTPUTS[name].format(**facts) for name in module.outputs}
 

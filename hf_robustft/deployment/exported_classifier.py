@@ -9,6 +9,8 @@ threshold. All but the towers is computed in float32, where the pipeline goes on
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,6 +74,7 @@ class ExportedClassifier(nn.Module):
         self.function = "softmax" if classify.thresholds is None else "sigmoid"
         scaling = classify.temperature if self.detector is None else self.detector.temperature or TemperatureScaling()
         self.temperature = scaling.temperature
+        self._numbers("limits", None if self.detector is None else rounded_up([self.detector.threshold_of(name) for name in self.head.class_names]))
         self._numbers("thresholds", classify.thresholds)
         self._numbers("bias", pair_bias(classify.model, classify.head if classify.trained_head else None))
         transform = ImageTransform.from_processor(classify.processor, train=False)
@@ -116,17 +119,33 @@ class ExportedClassifier(nn.Module):
             probabilities = (logits + self.bias).sigmoid()
         else:
             probabilities = (logits / self.temperature).softmax(dim=-1)
-        values = [embeds, logits, probabilities, logits.argmax(dim=-1)]
+        label = logits.argmax(dim=-1)
+        values = [embeds, logits, probabilities, label]
         if self.detector is not None:
             detector = self.detector
             inputs = logits / detector.logit_scale if self.score.needs == "cosines" else logits
             options = {"temperature": 1.0} if "temperature" in self.score.takes else {}
             score = self.score.function(inputs, **options)
             score = score if self.score.higher_is_known else -score
-            values += [score, score >= detector.threshold]
+            values += [score, score >= self.limits[label]]
         if self.thresholds is not None:
             values += [probabilities > self.thresholds]
         return dict(zip(self.outputs, values, strict=True))
+
+
+def rounded_up(values: Sequence[float]) -> Tensor:
+    """
+    The least float32 that are not below some numbers: a float32 reaches one of them if and only if it reaches the other.
+
+    Args:
+        values (`Sequence[float]`): The numbers, in float64.
+
+    Returns:
+        `torch.Tensor` of shape `(n,)`: In float32.
+    """
+    exact = torch.tensor(values, dtype=torch.float64)
+    near = exact.float()
+    return torch.where(near.double() < exact, near.nextafter(torch.tensor(math.inf)), near)
 
 
 class ExportedTextEncoder(nn.Module):

@@ -43,7 +43,8 @@ class ThresholdChoice:
         controls (`str`): `"false_acceptance"` or `"false_refusal"`, the error that is held to `max_error`.
         max_error (`float`): The share that was stated.
         confidence (`float`): The probability, over the images of the choice, with which the error is at most `max_error`.
-        bound (`float`): The upper confidence bound of that error at the threshold.
+        bound (`float`): The upper confidence bound of that error: of as many wrong images as the choice allows, since fewer of them,
+            where scores are equal, are part of what chance has chosen.
         false_refusal (`dict[str, float]`): `share` of the known images that are refused, its two-sided interval `low` and `high`
             at the confidence, and their number `n`. The interval is of one threshold; the bound also holds after the choice.
         false_acceptance (`dict[str, float]`, *optional*): The same of unknown images that are accepted; `None` without any.
@@ -82,7 +83,7 @@ def allowed_errors(n: int, max_error: float, confidence: float = 0.95) -> int:
 
 def least_shown(max_error: float, confidence: float = 0.95) -> int:
     """Return how many images without any error show, at a `confidence`, that its share is at most `max_error`: 59 for 5 % at 95 %."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - max_error) - 1e-9)
+    return math.ceil(math.log1p(-confidence) / math.log1p(-max_error) - 1e-9)
 
 
 def choose_threshold(
@@ -123,25 +124,19 @@ def choose_threshold(
     control = control or ("false_refusal" if unknown is None else "false_acceptance")
     check_risk(control, max_error, confidence, unknown is not None)
     judged = known if control == "false_refusal" or unknown is None else unknown
+    check_enough(control, len(judged), max_error, confidence)
     count = allowed_errors(len(judged), max_error, confidence)
-    if count < 0:
-        raise ValueError(
-            f"max_{control} {max_error}: {len(judged)} images cannot show that at a confidence of {confidence}, even without any error among "
-            f"them; give at least {least_shown(max_error, confidence)}, or state a larger error."
-        )
     if control == "false_refusal":
         threshold = lowest(judged[count].item())
-        wrong = int((judged < threshold).sum())
     else:
         # Just above the first unknown image that is one too many.
         threshold = math.nextafter(highest(judged[len(judged) - 1 - count].item()), math.inf)
-        wrong = int((judged >= threshold).sum())
     return ThresholdChoice(
         threshold=threshold,
         controls=control,
         max_error=float(max_error),
         confidence=float(confidence),
-        bound=upper_bound(wrong, len(judged), confidence),
+        bound=upper_bound(count, len(judged), confidence),
         false_refusal=measured_share(int((known < threshold).sum()), len(known), confidence),
         false_acceptance=None if unknown is None else measured_share(int((unknown >= threshold).sum()), len(unknown), confidence),
     )
@@ -168,6 +163,25 @@ def check_risk(control: str, max_error: float, confidence: float, has_unknown: b
     if control == "false_acceptance" and not has_unknown:
         raise ValueError(
             "max_false_acceptance is the share of unknown images that are accepted, and there are none; give some, or state max_false_refusal."
+        )
+
+
+def check_enough(control: str, n: int, max_error: float, confidence: float = 0.95) -> None:
+    """
+    Refuse an error that so few images cannot show.
+
+    Args:
+        control (`str`): One of `CONTROLS`.
+        n (`int`): The images on which the threshold would be chosen.
+        max_error (`float`), confidence (`float`, *optional*, defaults to 0.95): As for [`choose_threshold`].
+
+    Raises:
+        ValueError: If even no error among them shows too little.
+    """
+    if allowed_errors(n, max_error, confidence) < 0:
+        raise ValueError(
+            f"max_{control} {max_error}: {n} images cannot show that at a confidence of {confidence}, even without any error among "
+            f"them; give at least {least_shown(max_error, confidence)}, or state a larger error."
         )
 
 

@@ -191,7 +191,7 @@ def risk_lines(detector: OpenSetDetector) -> list[str]:
     kept, own = risk["controls"], detector.thresholds
     lines = [
         f"Chosen to keep the share of {words[kept]} at or below {_percent(risk['max_error'])} %, with a confidence of {100 * risk['confidence']:g} %: its "
-        f"upper bound is {_percent(risk['bound'])} %{'' if own is None else ' for the common threshold'}."
+        f"upper bound is {_percent(risk['bound'])} %{'' if own is None else ', where all images have the common threshold'}."
     ]
     for name, text in words.items():
         found = risk[name]

@@ -44,7 +44,7 @@ from .card_sections import FOLDED_SINCE
 from .finish import complete_folder
 from .refitting import drop_other_coverage, fit_sets, former_detector, wanted_sets
 from .run_folder import EVALUATION_FILE, IMAGE_FILES, LOGITS, similarity_in
-from .unknown_choice import known_unknown, logits_of_unknown, refitted_detector, wanted_risk
+from .unknown_choice import check_images_of_choice, check_unknown, logits_of_unknown, refitted_detector, wanted_risk
 
 #: A temperature this close to 1 changes no number that is shown.
 UNCHANGED = 1e-6
@@ -186,11 +186,13 @@ def _recalibrate(
         )
     reason = _why_not_validation(validation, directory, reports, evaluation)
     _refuse(validation, reason, allow_test_set)
-    hashes, shared = _compared(facts, validation, evaluation)
+    hashes, shared, n_validation = _compared(facts, validation, evaluation)
     if reason is None:
         reason = next((f"not unseen, since {found}" for found in shared if not found.tolerable), None)
         _refuse(validation, reason, allow_test_set)
     _check_classes(facts, validation, directory)
+    noted, n_unknown = ([], None) if risk[0] is None else check_unknown(risk[0], validation.class_names, reports, hashes, allow_test_set)
+    check_images_of_choice(risk[1], n_validation, n_unknown)
     refuse_lists(evaluation)
     if probabilities != "sigmoid":
         refuse_lists([validation], LISTS_CALIBRATE)
@@ -234,7 +236,7 @@ def _recalibrate(
     detector = former_detector(directory, facts, validation, keep_detector, notes)
     unknown_logits = None
     if risk[0] is not None:
-        notes += known_unknown(risk[0], facts, reports, evaluation, allow_test_set)
+        notes += noted
         unknown_logits = logits_of_unknown(model, risk[0], validation, processor, head, bad_images, options)
     whose = (validation.name, None if risk[0] is None else risk[0].name)
     detector = refitted_detector(model, temperature, detector, logits, head, unknown_logits, risk[1], validation.class_names, whose)
@@ -347,8 +349,8 @@ def _refuse(validation: Benchmark, reason: str | None, allowed: bool) -> None:
 
 def _compared(
     facts: dict[str, Any], validation: Benchmark, evaluation: Iterable[Benchmark]
-) -> tuple[list[dict[str, Any]], list[Overlap]]:
-    """Return the future `image_hashes` of the folder, and which images of the validation set are in other sets."""
+) -> tuple[list[dict[str, Any]], list[Overlap], int | None]:
+    """Return the future `image_hashes` of the folder, which images of the validation set are in other sets, and how many it has."""
     images = hash_images(validation, role="validation")
     measured = [hash_images(item) for item in evaluation if item.role not in ("validation", "train")]
     stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
@@ -357,7 +359,7 @@ def _compared(
     others = [item for item in stored if item.role != "validation"] + [item.sketch() for item in measured]
     shared = [overlap for overlap in (compare(images, other) for other in others) if overlap.found]
     kept = [*stored, *(item.sketch(TEST_SKETCH_SIZE) for item in (images, *measured))]
-    return [item.to_dict() for item in kept], shared
+    return [item.to_dict() for item in kept], shared, images.images
 
 
 def _place(benchmark: Benchmark) -> tuple:

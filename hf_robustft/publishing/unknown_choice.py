@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
 from ..data.images import BadImages
+from ..data.messages import quoted
 from ..data.overlap import Sketch, compare, hash_images
+from ..data.prompts import class_key
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.report import EvaluationReport
-from ..evaluation.risk_control import check_risk
+from ..evaluation.risk_control import check_enough, check_risk
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.features import logit_scale
 from ..modeling.zero_shot import ZeroShotHead
@@ -39,7 +42,8 @@ def wanted_risk(
     Raises:
         ValueError: If options contradict each other, would be ignored, or need unknown images.
     """
-    given = {name: value for name, value in (risk or {}).items() if value not in (None, False)}
+    # 0 is a number that was given, and refused below, though it equals False.
+    given = {name: value for name, value in (risk or {}).items() if value is not None and value is not False}
     stated = [name for name in given if name.startswith("max_")]
     former = (facts.get("detector") or {}).get("risk") or {}
     if unknown is not None and unknown.role != "open_set":
@@ -64,39 +68,66 @@ def wanted_risk(
     return given
 
 
-def known_unknown(
-    unknown: Benchmark,
-    facts: Mapping[str, Any],
-    reports: Sequence[EvaluationReport],
-    evaluation: Sequence[Benchmark],
-    allowed: bool,
-) -> list[str]:
+def check_unknown(
+    unknown: Benchmark, class_names: Sequence[str], reports: Sequence[EvaluationReport], hashes: Sequence[Mapping[str, Any]], allowed: bool
+) -> tuple[list[str], int | None]:
     """
-    Refuse unknown images that are measured too, unless that is `allowed`.
+    Refuse unknown images that are of known classes, or measured too unless that is `allowed`.
 
     Args:
         unknown ([`Benchmark`]): Images of none of the classes.
-        facts (`Mapping[str, Any]`), reports (`Sequence[EvaluationReport]`): What the folder holds.
-        evaluation (`Sequence[Benchmark]`): Sets that are measured now.
+        class_names (`Sequence[str]`): The known classes.
+        reports (`Sequence[EvaluationReport]`): What the folder holds.
+        hashes (`Sequence[Mapping[str, Any]]`): Of the images that were trained on, validated on and measured, as `image_hashes` of
+            `robustft.json` has them, the sets of this call included.
         allowed (`bool`): Whether measured images may be chosen on.
 
     Returns:
-        `list[str]`: Notes on images that are the same as measured ones.
+        `tuple[list[str], int | None]`: Notes on images that are the same as others, and how many images there are, where that is known.
 
     Raises:
-        ValueError: If the set is measured.
+        ValueError: If the set is measured, has known classes, or shares more than a few images with another set.
     """
-    named = {name for report in reports for name in report.open_set or {}} | {item.name for item in evaluation}
+    keys = {class_key(name) for name in class_names}
+    shared = [name for name in unknown.class_names if class_key(name) in keys]
+    if shared:
+        raise ValueError(
+            f"`--unknown {unknown.name}` is for images of none of the classes, and {len(shared)} of its classes ({quoted(shared, 3)}) are classes of "
+            "the model; leave these out."
+        )
+    sketches = [Sketch.from_dict(entry) for entry in hashes]
+    named = {name for report in reports for name in report.open_set or {}} | {item.name for item in sketches if item.role == "open_set"}
     if unknown.name in named and not allowed:
         raise ValueError(
             f"`--unknown {unknown.name}` is an open set that is measured, and a threshold chosen on it would make its numbers look better than "
             "they are; give other images of unknown classes, or confirm that you mean it with --allow_test_set."
         )
     images = hash_images(unknown, role="open_set")
-    stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
-    others = [item for item in stored if item.role == "open_set" and item.name != unknown.name]
-    others += [hash_images(item).sketch() for item in evaluation if item.role == "open_set" and item.name != unknown.name]
-    return [f"{overlap}." for overlap in (compare(images, other) for other in others) if overlap.found]
+    others = [item for item in sketches if (item.role, item.name) != ("open_set", unknown.name)]
+    found = [(overlap, item.role) for overlap, item in ((compare(images, item), item) for item in others) if overlap.found]
+    for overlap, role in found:
+        if overlap.tolerable or (role == "open_set" and allowed):
+            continue
+        why = "which are measured" if role == "open_set" else "which are of known classes"
+        more = ", or confirm that you mean it with --allow_test_set" if role == "open_set" else ""
+        raise ValueError(f"`--unknown {unknown.name}`: {overlap}, {why}; give other images of unknown classes{more}.")
+    return [f"{overlap}." for overlap, _ in found], images.images
+
+
+def check_images_of_choice(risk: Mapping[str, Any], validation: int | None, unknown: int | None) -> None:
+    """
+    Refuse a stated error that so few images cannot show, before any is classified.
+
+    Args:
+        risk (`Mapping[str, Any]`): What [`wanted_risk`] returned.
+        validation (`int`, *optional*), unknown (`int`, *optional*): The images of each set, where that is known.
+
+    Raises:
+        ValueError: By the name of the option.
+    """
+    for control, n in (("false_refusal", validation), ("false_acceptance", unknown)):
+        if f"max_{control}" in risk and n is not None:
+            check_enough(control, n, risk[f"max_{control}"], risk.get("confidence", 0.95))
 
 
 def logits_of_unknown(
@@ -155,6 +186,9 @@ def refitted_detector(
     """
     factor = temperature.temperature
     if not risk:
+        if detector is not None and detector.risk is not None and names[1] is not None:
+            # These may be other images than those of the former choice.
+            detector = replace(detector, risk={**detector.risk, "unknown": names[1]})
         return fold_temperature(model, temperature, detector, logits, head, unknown_logits)
     fold_temperature(model, temperature, None, None, head)
     return OpenSetDetector.fit(

@@ -4,6 +4,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.deployment import export, extras
 from hf_robustft.deployment.export import export_checkpoint
 from hf_robustft.deployment.export_page import PREPARE, preprocess_facts
-from hf_robustft.deployment.exported_classifier import ExportedClassifier, ExportedTextEncoder
+from hf_robustft.deployment.exported_classifier import ExportedClassifier, ExportedTextEncoder, rounded_up
 from hf_robustft.deployment.pipeline import OpenSetImageClassificationPipeline
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.temperature import TemperatureScaling
@@ -103,6 +104,25 @@ def test_the_module_answers_as_the_pipeline(name, score, tmp_path):
     if score is not None:
         assert found["is_known"].sum() == 6
     torch.testing.assert_close(found["image_embeds"].norm(dim=1), torch.ones(12))
+
+
+def test_each_predicted_class_has_its_own_threshold(tmp_path):
+    classify, images = classifier("clip", tmp_path / "facts")
+    logits, _ = answers(classify, images)
+    (most,) = logits.argmax(dim=1).mode().values[None].tolist()
+    for common, own in ((-1e6, 1e6), (1e6, -1e6)):
+        classify.detector = replace(classify.detector, threshold=common, thresholds={CLASSES[most]: own})
+        with torch.no_grad():
+            found = ExportedClassifier(classify)(images)
+        assert_same(found, classify, images)
+        assert torch.equal(found["is_known"], (found["label"] == most) == (own < 0))
+
+
+def test_a_threshold_between_two_float32_is_reached_by_the_upper_one():
+    scores = torch.randn(200, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 200)
+    exact = scores.double()
+    for limits in (exact, exact.nextafter(torch.tensor(np.inf)), exact.nextafter(torch.tensor(-np.inf)), exact.roll(1)):
+        assert torch.equal(scores >= rounded_up(limits.tolist()), exact >= limits)
 
 
 HEADS = {
@@ -310,13 +330,22 @@ def by_modules(monkeypatch):
     monkeypatch.setattr(export._Export, "_runner", runner)
 
 
+def test_what_is_beside_a_graph_says_all_thresholds_and_what_is_not_in_it(tmp_path, by_modules):
+    classify, _ = classifier("clip", tmp_path / "facts")
+    classify.detector = replace(classify.detector, thresholds={CLASSES[1]: 2.5, CLASSES[2]: -3.0})
+    classify.prediction_sets = SimpleNamespace(predict_sets=lambda logits: [CLASSES])
+    facts = export_checkpoint(classify, tmp_path / "out", format="torch_export", check_images=6, progress=False)
+    assert facts["detector"] == {"score": "energy", "threshold": classify.detector.threshold, "thresholds": classify.detector.thresholds}
+    assert any("prediction sets" in note for note in facts["notes"]) and "2 classes" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_graph_that_decides_otherwise_is_not_written(tmp_path, monkeypatch, by_modules):
     classify, images = classifier("clip", tmp_path / "facts")
     whole_init = ExportedClassifier.__init__
 
     def other_threshold(self, *arguments, **options):
         whole_init(self, *arguments, **options)
-        self.detector = replace(self.detector, threshold=self.detector.threshold + 2e6)
+        self.limits += 2e6
 
     monkeypatch.setattr(ExportedClassifier, "__init__", other_threshold)
     classify.detector = replace(classify.detector, threshold=-1e6)

@@ -42,7 +42,8 @@ def test_the_threshold_is_the_first_of_the_sequence_that_brute_force_finds(max_e
 
         passing = [t for t in candidates if fine(unknown, lambda values, t=t: values >= t)]
         assert found.threshold == min(passing) and found.controls == "false_acceptance"
-        assert found.bound == upper_bound(int((unknown >= found.threshold).sum()), 150, confidence) <= max_error
+        most = allowed_errors(150, max_error, confidence)
+        assert (unknown >= found.threshold).sum() <= most and found.bound == upper_bound(most, 150, confidence) <= max_error
         wanted = binomtest(int((known < found.threshold).sum()), 200).proportion_ci(confidence, method="exact")
         facts = found.false_refusal
         assert facts["share"] == (known < found.threshold).double().mean() and facts["n"] == 200
@@ -87,6 +88,21 @@ def test_the_true_error_exceeds_the_stated_one_as_rarely_as_promised(control, n)
     assert binom.ppf(TAIL, 1000, share) <= violated <= binom.ppf(1 - TAIL, 1000, share)
     # It gives away no more than that.
     assert errors == pytest.approx((allowed_errors(n, 0.05) + 1) / (n + 1), rel=0.1)
+
+
+def test_the_bound_holds_where_scores_are_equal():
+    """Of 100 scores some 3 are 0 and 1.7 are 1: the bound of those that happen to lie below the threshold would be passed in 7.7 % of the draws."""
+    shares, generator, passed = torch.tensor([0.0297, 0.0172, 0.9531], dtype=torch.float64), torch.Generator().manual_seed(0), 0
+    for scores in torch.multinomial(shares.expand(3000, -1), 100, replacement=True, generator=generator).double():
+        found = choose_threshold(scores, max_error=0.05)
+        passed += shares[: int(found.threshold)].sum() > found.bound
+    assert binom.ppf(TAIL, 3000, 0.04) <= passed <= binom.ppf(1 - TAIL, 3000, 0.05)
+
+
+@pytest.mark.parametrize("max_error", [1e-17, 1e-12])
+def test_an_error_that_no_number_of_images_would_show_is_refused(max_error):
+    with pytest.raises(ValueError, match="max_false_refusal"):
+        choose_threshold(rounded(60, 0), max_error=max_error)
 
 
 # ---- In the detector -------------------------------------------------------------------------------------------------

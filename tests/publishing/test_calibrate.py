@@ -33,6 +33,7 @@ from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing import finish
+from hf_robustft.publishing import recalibrate as recalibrating
 from hf_robustft.publishing.card_sections import worse_under_shift
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import write_model_card
@@ -458,10 +459,10 @@ def test_prediction_sets_that_cannot_be_are_refused_before_anything_is_read(fold
 # ---- The threshold for "unknown" --------------------------------------------------------------------------------------
 
 
-def others(n=120):
-    data = image_dataset(n, seed=9)
-    data = data.cast_column("label", datasets.ClassLabel(names=["wolf", "fox", "elk", "emu"]))
-    return Benchmark.from_dataset(data, name="others", role="open_set")
+def others(n=120, name="others", classes=("wolf", "fox", "elk", "emu"), seed=9):
+    data = image_dataset(n, seed=seed)
+    data = data.cast_column("label", datasets.ClassLabel(names=list(classes)))
+    return Benchmark.from_dataset(data, name=name, role="open_set")
 
 
 def test_the_threshold_is_chosen_on_unknown_images_for_a_stated_error(folder, sets):
@@ -477,8 +478,9 @@ def test_the_threshold_is_chosen_on_unknown_images_for_a_stated_error(folder, se
     # It cannot be chosen again without them, and with them it is, as it was.
     with pytest.raises(ValueError, match="--unknown"):
         fold(folder, sets["validation"])
-    again = fold(folder, sets["validation"], unknown=others()).detector
+    again = fold(folder, sets["validation"], unknown=others(name="strangers")).detector
     assert again.threshold == pytest.approx(detector.threshold, rel=1e-5) and again.risk["max_error"] == 0.2
+    assert again.risk["unknown"] == "strangers"
 
 
 def replace_temperature(detector, other):
@@ -501,10 +503,19 @@ def test_without_unknown_images_the_share_of_refused_known_ones_is_kept(folder, 
         ({"risk": {"max_false_refusal": 0.1}, "keep_detector": False}, "--remove_detector"),
         ({"risk": {"max_false_refusal": 1.5}}, "max_false_refusal"),
         ({"risk": {"max_false_refusal": 0.001}}, "max_false_refusal"),
+        ({"risk": {"max_false_refusal": 0}}, "max_false_refusal"),
+        ({"risk": {"max_false_refusal": 0.1, "confidence": 0.0}}, "confidence"),
+        ({"risk": {"max_false_acceptance": 0.0}, "unknown": others}, "max_false_acceptance"),
+        ({"risk": {"max_false_acceptance": 0.1}, "unknown": lambda: others(9)}, "max_false_acceptance.*9 images"),
+        # Images of known classes: by their names, or as they lie in the validation set.
+        ({"risk": {"max_false_acceptance": 0.2}, "unknown": lambda: others(classes=("wolf", "Cat", "elk", "emu"))}, "--unknown others.*Cat"),
+        ({"risk": {"max_false_acceptance": 0.2}, "unknown": lambda: others(60, seed=0)}, "--unknown others.*validation images"),
     ],
 )
-def test_errors_that_cannot_be_kept_change_nothing(folder, sets, options, name):
+def test_errors_that_cannot_be_kept_change_nothing(folder, sets, options, name, monkeypatch):
     before = digests(folder)
+    # Before any image is classified.
+    monkeypatch.setattr(recalibrating, "collect_logits", lambda *args, **kwargs: pytest.fail("work was spent"))
     options = {key: value() if callable(value) else value for key, value in options.items()}
     with pytest.raises(ValueError, match=name):
         fold(folder, sets["validation"], **options)
