@@ -10,6 +10,7 @@ Clopper and Pearson, which takes images for independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -163,12 +164,16 @@ def class_rates(row: Mapping[str, Any]) -> dict[str, Any]:
     images, right, taken, confidence = (row[name] for name in COUNTS)
     found: dict[str, Any] = dict.fromkeys(("accuracy", "interval", "precision", "precision_interval", "gap", "beyond"))
     if images:
-        found |= {"accuracy": right / images, "interval": share_interval(right, images)}
+        found |= {"accuracy": right / images, "interval": _interval(right, images)}
     if taken:
-        low, high = share_interval(right, taken)
+        low, high = _interval(right, taken)
         beyond = not low <= confidence <= high
         found |= {"precision": right / taken, "precision_interval": (low, high), "gap": confidence - right / taken, "beyond": beyond}
     return found
+
+
+# Many classes have the same counts, and are asked for more than once.
+_interval = lru_cache(maxsize=10_000)(share_interval)
 
 
 def worst_classes(part: Mapping[str, Any], accuracy: float) -> list[str]:

@@ -16,6 +16,7 @@ from hf_robustft.cli import main
 from hf_robustft.data import overlap as module
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.overlap import ImageHashes, Sketch, compare, hash_images
+from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.training.image_check import check_images
 
@@ -324,6 +325,11 @@ def test_a_run_and_the_calibration_after_it(script, base, folder, tmp_path, caps
     capsys.readouterr()
     said = "12 of the 12 images of 'holdout' are training images of 'train'"
     assert said in (output / "README.md").read_text()
+    (shared,) = load_reports(output / "evaluation.json")[-1].shared_images
+    assert (shared["set"], shared["with"]) == ("holdout", "training images of 'train'")
+    assert shared["found"] == shared["compared"] == 12 and shared["exact"] and shared["share"] == 1 and len(shared["first"]) == 3
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert 'data-path="/reports/1/shared_images/0/found" data-form="count">12</data>' in page
     entries = load_robustft_json(output)["image_hashes"]
     assert [(entry["name"], entry["role"], entry["read"]) for entry in entries] == [
         ("train", "train", 24),
@@ -340,3 +346,15 @@ def test_a_run_and_the_calibration_after_it(script, base, folder, tmp_path, caps
     evaluate = f"evaluate {output} --eval_datasets {other} --output_dir {tmp_path / 'eval'} --use_cpu --disable_tqdm"
     assert main(evaluate.split()) == 0
     assert "Note: 12 of the 12 images of 'fresh' are training images of 'train'" in capsys.readouterr().out
+    (again,) = load_reports(tmp_path / "eval" / "evaluation.json")[-1].shared_images
+    assert again == {**shared, "set": "fresh"}
+
+
+def test_images_that_a_model_was_tuned_on_count_where_nothing_is_trained():
+    """An evaluation knows them from the model's robustft.json; a training starts from that model with images of its own."""
+    data = image_dataset(30)
+    tuned = check_images(None, [rows_of(data, "tuned", "validation")]).hashes
+    test = rows_of(data.select(range(10)), "test", "id")
+    (found,) = check_images(None, [test], earlier=tuned, allow_overlap=True).overlaps
+    assert found.found == 10 and "validation images of 'tuned'" in str(found)
+    assert check_images(rows_of(image_dataset(20, seed=5), "new", "train"), [test], earlier=tuned).overlaps == []

@@ -18,6 +18,7 @@ from hf_robustft.cli import evaluate as command
 from hf_robustft.evaluation.report import load_reports, save_reports
 from hf_robustft.publishing.card_file import GENERATED_PAGE, PAGE_FILE
 from hf_robustft.publishing.folder import chosen_files
+from hf_robustft.publishing.recalibrate import recalibrate
 from hf_robustft.publishing.report_page import CLASSES as MOST
 from hf_robustft.publishing.report_page import MISTAKES, PICTURES, report_page, write_page
 
@@ -170,3 +171,24 @@ def test_a_page_of_somebody_else_is_kept(tiny_clip, tmp_path):
         warnings.simplefilter("error")
         finish_checkpoint(tmp_path, **facts)
     assert (tmp_path / PAGE_FILE).is_file() and not (tmp_path / GENERATED_PAGE).exists()
+
+
+def test_a_calibration_says_what_was_measured_before_or_measures_again(tiny_clip, tmp_path):
+    facts = {"method": "flyp", "class_names": CLASSES, "templates": TEMPLATES, "model": tiny_clip, "processor": tiny_processor()}
+    test, validation = benchmark("id", 40), benchmark("validation", 30, name="validation")
+    finish_checkpoint(tmp_path, detector="none", evaluator=evaluator([test]), **facts)
+    page = (tmp_path / PAGE_FILE).read_text(encoding="utf-8")
+    assert check_sound(page).all("img") and "Measured before" not in page
+    assert abs(recalibrate(tmp_path, validation, progress=False).fitted - 1) > 1e-3
+    page = check_sound((tmp_path / PAGE_FILE).read_text(encoding="utf-8"))
+    content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert page.all("data", **{"data-path": "/reports/0/settings/temperature_folded_since"}) and not page.all("img")
+    check_numbers(page, content)
+    recalibrate(tmp_path, validation, [test], progress=False)
+    page = check_sound((tmp_path / PAGE_FILE).read_text(encoding="utf-8"))
+    check_numbers(page, json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8")))
+    assert page.all("img") and not page.all("data", **{"data-path": "/reports/0/settings/temperature_folded_since"})
+    # Nothing changes, and what is shown stays.
+    before = (tmp_path / PAGE_FILE).read_bytes()
+    assert abs(recalibrate(tmp_path, validation, progress=False).fitted - 1) < 1e-6
+    assert (tmp_path / PAGE_FILE).read_bytes() == before
