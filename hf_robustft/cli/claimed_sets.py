@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .verify import VerifyOptions
 
 
+_NO_PROMPTS = "The model names no classes and prompts (robustft.json), so how its images were classified is not known; restore that file."
+
+
 @dataclass
 class ClaimedSets:
     """
@@ -119,6 +122,8 @@ def claimed_sets(of: ClaimingFolder, places: Mapping[str, str], options: VerifyO
 def _given(name: str, role: str, place: str, columns: ReadingOptions, known: Known | None) -> Benchmark:
     """The data at a place that the user named."""
     spec = Spec.parse(place)
+    if known is None and not spec.registered:
+        raise ValueError(f"`--data {name}={place}`: {_NO_PROMPTS}")
     text = place if spec.registered or spec.role is not None else f"{place}:{role if role in ROLES else 'id'}"
     chosen = replace(columns) if spec.has_columns else replace(columns, image_column=None, label_column=None, group_column=None)
     benchmarks, _ = evaluation_benchmarks([text], chosen, known)
@@ -132,18 +137,18 @@ def _recorded(name: str, role: str, described: SetFacts | None, source: Mapping[
     """The data that the card names. Raises ValueError with the reason where it names none that can be found."""
     if described is not None and described.suite is not None:
         return _renamed(_registered(name, described.suite), name, role, known)
+    if known is None:
+        raise ValueError(_NO_PROMPTS)
     if described is not None and described.path is not None:
         given = {"name": name, "role": role}
         given |= {key: value for key, value in (("config", described.config), ("revision", described.revision)) if value is not None}
         if role == "open_set":
             return load_benchmark(described.path, described.split, label_column=None, **given)
-        if known is None:
-            return load_benchmark(described.path, described.split, **given)
         return load_matched(
             described.path, described.split, class_names=known.class_names, templates=known.templates, label_names=known.label_names, **given
         )[0]
-    where = f", then in {source['path']}" if source and "path" in source else ""
-    raise ValueError(f"Its images lay where no card says{where}; give --data {name}=PLACE")
+    where = f" ({source['path']}, when it was measured)" if source and "path" in source else ""
+    raise ValueError(f"No card says where its images lie{where}; give --data {name}=PLACE")
 
 
 def _registered(name: str, suite: str) -> Benchmark:

@@ -209,6 +209,7 @@ class _Measuring:
         if since is not None:
             # They were measured before this temperature was folded in.
             TemperatureScaling(1 / since).fold_into(self.model, self.head)
+            sets.missing["sets"] = "the sets were fitted again since they were measured"
         elif "prediction_sets" in self.of.facts and claimed.prediction_sets is not None:
             of_sets = ConformalClassifier.from_pretrained(self.of.folder)
             try:

@@ -121,7 +121,18 @@ class Verification:
 
     def _rows(self) -> list[list[str]]:
         chosen = [claim for claim in self.claims if claim.verdict != HOLDS or self._leads(claim)]
-        return [_row(claim) for claim in chosen]
+        # What could not be measured of a set for one reason is one row.
+        absent = Counter((claim.of, claim.reason) for claim in chosen if claim.verdict == NOT_MEASURED)
+        rows, said = [], set()
+        for claim in chosen:
+            key = claim.of, claim.reason
+            count = absent[key] if claim.verdict == NOT_MEASURED else 1
+            if count == 1:
+                rows.append(_row(claim))
+            elif key not in said:
+                said.add(key)
+                rows.append([one_line(claim.of), f"{count} numbers", "", "", f"{NOT_MEASURED}: {one_line(claim.reason)}"])
+        return rows
 
     def _leads(self, claim: Claim) -> bool:
         if claim.of == "README.md":

@@ -170,7 +170,7 @@ def test_other_weights_are_found_by_what_they_give(folder, desk):
 def test_data_that_cannot_be_had_are_said_and_the_rest_is_measured(desk, capsys):
     assert main(["verify", str(desk / "clip"), *QUIET]) == 3
     printed = " ".join(capsys.readouterr().out.split())
-    assert "--data" in printed and "photo.parquet" in printed
+    assert "--data photo=PLACE" in printed and "photo.parquet" in printed and printed.count("--data photo=PLACE") == 1
     found = run(desk / "clip", desk, held_out=None, sketch=None)
     assert found.status == 3 and not of(found, FAILS)
     absent = of(found, NOT_MEASURED)
@@ -265,6 +265,16 @@ def test_what_does_not_fit_the_claims_is_refused_before_weights_are_read(line, m
     monkeypatch.setattr(checkpoint, "_model", read)
     with pytest.raises(ValueError, match=match):
         verify(*parser().parse([str(folder), *line.format(desk=desk, clip=folder).split(), *QUIET]))
+
+
+def test_without_prompts_nothing_can_be_measured_again(desk, folder, capsys):
+    (folder / "robustft.json").unlink()
+    found = run(folder, desk, photo=None, sketch=None, unseen=None, held_out=None)
+    assert {"photo: accuracy", "unseen: AUROC of energy"} <= of(found, NOT_MEASURED)
+    # The card's threshold is one of no detector.
+    assert of(found, FAILS) == {"README.md: threshold for unknown", "README.md: temperature"}
+    assert main(["verify", str(folder), "--data", f"photo={desk}/photo.parquet", *QUIET]) == 2
+    assert "robustft.json" in capsys.readouterr().err
 
 
 def test_a_model_without_results_claims_nothing(folder, capsys):
