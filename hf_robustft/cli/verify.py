@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..data.images import DEFAULT_THRESHOLD, BadImages
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.collect import collect_logits
+from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.report import EvaluationReport
@@ -41,6 +42,7 @@ from ..publishing.card_file import CARD_FILE
 from ..publishing.card_sections import FOLDED_SINCE
 from ..publishing.claim_noise import largest_row, logit_rounding
 from ..publishing.claims import Comparison, compare_reports, other_code, unreported_errors
+from ..publishing.detail_claims import detail_claims
 from ..publishing.folder_claims import (
     ClaimingFolder,
     card_claims,
@@ -191,7 +193,8 @@ class _Measuring:
         """What is measured now, and the claims on the results."""
         claimed, sets = self.of.report, self.sets
         if not sets.benchmarks:
-            return None, compare_reports(claimed, None, Comparison(sets.same, sets.missing, [], self.d()))
+            by = Comparison(sets.same, sets.missing, [], self.d())
+            return None, [*compare_reports(claimed, None, by), *detail_claims(claimed, None, by)]
         settings = claimed.settings
         names = ("n_bins", "bootstrap_draws", "seed", "knn_k")
         options = {name: settings[name] for name in names if name in settings}
@@ -216,7 +219,8 @@ class _Measuring:
                 of_sets.check(of_sets.class_names, logit_scale(self.model))
             except ValueError as error:
                 of_sets, sets.missing["sets"] = None, str(error).rstrip(".")
-        report = evaluator.evaluate(self.model, head=self.head, name=claimed.model, prediction_sets=of_sets)
+        of_it = OpenSetDetector.from_pretrained(self.of.folder) if since is None and "detector" in self.of.facts else None
+        report = evaluator.evaluate(self.model, head=self.head, name=claimed.model, prediction_sets=of_sets, detector=of_it)
         if sets.bank is None and "knn_bank" in settings:
             sets.missing["knn"] = f"the bank {settings['knn_bank']} of the score knn cannot be read"
         self.differing = other_code(settings, report.settings)
@@ -227,4 +231,4 @@ class _Measuring:
             correct = {name: item.correct for name, item in labelled.items()}
             errors = unreported_errors(claimed, evaluator.predictions, correct, affected)
         by = Comparison(sets.same, sets.missing, self.differing, self.d(), errors)
-        return replace(report, model=claimed.model), compare_reports(claimed, report, by)
+        return report, [*compare_reports(claimed, report, by), *detail_claims(claimed, report, by)]

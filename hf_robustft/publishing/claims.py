@@ -55,7 +55,10 @@ _SETS = (("n", "images in sets", "count"), ("coverage", "coverage", "share"), ("
 _OF_SETS = {name for _, name, _ in _SETS}
 _LISTS = (("n", "images", "count"), ("map", "mAP", "ece"), ("f1", "F1", "ece"), ("f1_micro", "micro F1", "ece"), ("ece", "ECE", "ece"))
 #: Numbers whose difference is divided by no standard error that would be 0 where all images are alike.
-_SHARES = ("accuracy", "coverage", "sets with no class", "sets with one class")
+_SHARES = (
+    *("accuracy", "coverage", "sets with no class", "sets with one class"),
+    *("known images refused by the detector", "unknown images accepted by the detector"),
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,12 @@ def _open_set(name: str, facts: Mapping[str, Any], report: EvaluationReport) -> 
                 units=min(sizes[item][1] for item in sets),
             )
         )
+    chosen = (facts.get("threshold_curve") or {}).get("chosen") or {}
+    for key, words, of in (("refusal", "known images refused by the detector", facts["id"]), ("acceptance", "unknown images accepted by the detector", name)):
+        if key in chosen and of in sizes:
+            share, units = chosen[key]["share"], sizes[of][1]
+            error = math.sqrt(share * (1 - share) / units)
+            found.append(_Number(name, words, share, "share", (of,), sizes[of][0], units=units, error=error))
     return found if known is not None else found[:1]
 
 

@@ -29,7 +29,7 @@ _HEAD = ("Of", "Claim", "Claimed", "Measured", "Verdict")
 #: What the tables show where it holds: what a card shows first. Everything else is in the file.
 _SHOWN = ("accuracy", "ECE", "NLL", "Brier score", "coverage", "mAP", "F1", "temperature", "threshold for unknown")
 _PERCENT = ("accuracy", "ECE", "adaptive ECE", "class-wise ECE", "noise floor", "coverage", "sets with", "AUROC", "FPR95", "AUPR", "accepted",
-            "known images accepted", "mAP", "F1", "micro F1", "Accuracy", "Expected", "FPR at", "standard error of the accuracy",
+            "known images", "unknown images", "mAP", "F1", "micro F1", "Accuracy", "Expected", "FPR at", "standard error of the accuracy",
             "standard error of the ECE", "Mean average")  # fmt: skip
 
 

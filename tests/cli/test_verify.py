@@ -55,6 +55,7 @@ def test_what_was_measured_holds(desk, tmp_path, capsys):
     names = {(claim["of"], claim["name"]) for claim in content["claims"]}
     for claim in (
         *(("photo", "accuracy"), ("sketch", "NLL"), ("unseen", "AUROC of energy"), ("unseen", "accepted of msp, sketch"), ("photo", "coverage")),
+        *(("photo", "answers by class"), ("unseen", "thresholds of energy"), ("unseen", "unknown images accepted by the detector")),
         *(("held_out", "temperature"), ("held_out", "threshold for unknown"), ("held_out", "quantile of prediction sets")),
         *(("README.md", "Accuracy on photo"), ("README.md", "threshold for unknown"), ("README.md", "temperature")),
         *(("the weights", "logit scale, by the detector"), ("photo", "smallest singular value"), ("photo", "standard error of the accuracy")),
@@ -84,6 +85,35 @@ def in_report(*path, by):
         file.write_text(json.dumps(content))
 
     return change
+
+
+def in_report_text(change):
+    def changed(folder):
+        file = folder / "evaluation.json"
+        content = json.loads(file.read_text())
+        change(content["reports"][-1])
+        file.write_text(json.dumps(content))
+
+    return changed
+
+
+def other_answers(report):
+    """Five images are told to be taken for another class."""
+    classes = report["error_analysis"]["photo"]["classes"]
+    rows = {name: text.split() for name, text in classes.items()}
+    spare = {name: int(row[2]) - int(row[1]) for name, row in rows.items()}
+    one, *_, other = sorted(rows, key=spare.get)
+    for name, by in ((one, 5), (other, -5)):
+        rows[name][2] = str(int(rows[name][2]) + by)
+        classes[name] = " ".join(rows[name])
+
+
+def another_curve(report):
+    """More known images are told to be refused at each threshold."""
+    curve = report["open_set"]["unseen"]["threshold_curve"]
+    for name in ("refusal", "refusal_low", "refusal_high"):
+        values = curve[name].split()
+        curve[name] = " ".join([*values[4:], *[values[-1]] * 4])
 
 
 def in_metadata(part, name, factor=1.0, by=0.0):
@@ -126,10 +156,15 @@ TAMPERED = {
         (in_report(*OPEN, "energy", "auroc", by=-0.1), {"unseen: AUROC of energy", "README.md: AUROC of energy on unseen"}),
         (in_report(*OPEN, "msp", "shifts", "sketch", "accepted", by=-0.2), {"unseen: accepted of msp, sketch"}),
         (in_report("prediction_sets", "sets", "photo", "coverage", by=0.05), {"photo: coverage"}),
+        (in_report_text(other_answers), {"photo: answers by class"}),
+        (in_report_text(another_curve), {"unseen: thresholds of energy"}),
+        (in_report("open_set", "unseen", "threshold_curve", "chosen", "refusal", "share", by=0.05), {"unseen: known images refused by the detector"}),
         (in_report("spectrum", "smallest_singular_value", by=0.1), {"photo: smallest singular value"}),
     ],
     "fits": [
         (in_metadata("detector", "threshold", by=0.3), {"held_out: threshold for unknown", "README.md: threshold for unknown"}),
+        # Measured by that threshold.
+        (lambda folder: None, {"unseen: known images refused by the detector"}),
         (in_metadata("detector", "achieved_true_positive_rate", by=-0.02), {"held_out: known images accepted"}),
         (in_metadata("detector", "logit_scale", 1.1), {"the weights: logit scale, by the detector"}),
         (in_metadata("temperature", "nll_before", 1.01), {"held_out: NLL before the temperature"}),

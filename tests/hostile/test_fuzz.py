@@ -73,6 +73,7 @@ from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
 from hf_robustft.publishing.card_facts import CardFacts
 from hf_robustft.publishing.claims import Comparison, compare_reports
+from hf_robustft.publishing.detail_claims import detail_claims
 from hf_robustft.publishing.folder import _check_card, _check_results, pictures
 from hf_robustft.publishing.folder_claims import ClaimingFolder, card_claims, fit_claims_not_measured
 from hf_robustft.publishing.model_card import refresh_model_card
@@ -132,7 +133,9 @@ def folders():
         report_page(reports)
         claiming = ClaimingFolder.read(folder, "one")
         claims, _ = card_claims(claiming)
-        claims += compare_reports(claiming.report, None, Comparison({}, {}, [], 1e-3)) + fit_claims_not_measured(claiming, "x")
+        by = Comparison({}, {}, [], 1e-3)
+        claims += compare_reports(claiming.report, claiming.report, by) + fit_claims_not_measured(claiming, "x")
+        claims += detail_claims(claiming.report, claiming.report, by)
         Verification("one", claims).save(place / "verification.json", place / "verification.md")
         summarise(read_runs([folder, other]))
 
