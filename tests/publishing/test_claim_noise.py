@@ -147,7 +147,8 @@ def test_chance_is_refused_as_seldom_as_is_stated_and_a_difference_is_found():
         any(claim.verdict == FAILS for claim in verdicts(drawn(rng, 100), drawn(rng, sizes)).values())
         for sizes in rng.integers(40, 200, repeats).tolist()
     ]
-    # More than that have a probability below one in a thousand where the level is kept.
+    # As the guide states; more than that have a probability below one in a thousand where it is kept.
+    assert LEVEL == 0.01
     assert sum(alarms) <= stats.binom.ppf(0.999, repeats, LEVEL)
     found = [verdicts(drawn(rng, 200), drawn(rng, 200, accuracy=0.5))["accuracy"].verdict == FAILS for _ in range(40)]
     assert np.mean(found) > 0.9
