@@ -132,7 +132,7 @@ def summary(report: Mapping[str, Any], new: int, output_dir: str) -> list[str]:
         lines.append(f"Accepted: {100 * accepted['stream']:.1f} %, of the reference {100 * accepted['reference']:.1f} %")
     if guess is not None and report["verdict"] != FEW:
         before = 100 * report["confidence"]["reference"]
-        caveat = "; after an alarm an upper limit at best" if report["alarm"] else ""
+        caveat = "; after an alarm often far too high" if report["alarm"] else ""
         lines.append(f"Estimated accuracy: {100 * guess['accuracy']:.1f} % (mean confidence; on the reference {before:.1f} %{caveat})")
     if report["unreadable"]:
         lines.append(f"Could not be read: {report['unreadable']:,}, which {WATCH} names")

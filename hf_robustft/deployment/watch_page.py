@@ -24,23 +24,25 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 10, 24
 _LINES = {
     "score": ("#0b62a4", ""), "confidence": ("#b34700", "7 3"), "distance": ("#1a7a3c", "2 3"), "repeats": ("#7a3ca8", "9 3 2 3"),
 }  # fmt: skip
+#: Small digits.
+_EXPONENTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 _NAMES = {"score": "Score", "confidence": "Confidence", "distance": "Embedding", "repeats": "Repeats"}
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; } p { max-width: 44rem; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 46rem; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .verdict { border-left: .5rem solid #1a7a3c; background: var(--soft); padding: .75rem 1rem; } .verdict.alarm { border-color: #c62828; }
 .verdict.few { border-color: #888; } .verdict p { margin: .25rem 0 0; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .3rem .4rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } td { font-variant-numeric: tabular-nums; } th { font-size: .85rem; vertical-align: bottom; }
-svg { width: 100%; max-width: 44rem; height: auto; display: block; } svg text { fill: currentColor; font-size: 11px; }
+th:first-child, td:first-child { text-align: left; } th, td { overflow-wrap: normal; } td { font-variant-numeric: tabular-nums; white-space: nowrap; } td:first-child { white-space: normal; } th { font-size: .85rem; vertical-align: bottom; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: currentColor; font-size: 7px; }
 .key { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .25rem 0; padding: 0; list-style: none; font-size: .9rem; }
 .key svg { display: inline-block; width: 36px; vertical-align: middle; margin-right: .4rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; padding: 0; margin: 0; list-style: none; }
 .pictures img, .none { width: 7rem; height: 7rem; object-fit: contain; background: #fff; border: 1px solid var(--line); display: block; }
 .none { display: grid; place-items: center; background: var(--soft); font-size: .8rem; }
 .pictures li { font-size: .85rem; line-height: 1.35; } .note { font-size: .9rem; }
-@media (max-width: 30rem) { th, td { padding: .3rem .15rem; font-size: .85rem; } }
+@media (max-width: 30rem) { svg text { font-size: 11px; } th, td { padding: .3rem .15rem; font-size: .85rem; } }
 """
 
 
@@ -72,14 +74,15 @@ def as_html(judgement: Judgement, watched: Watched, stream: Path) -> str:
         "<h2>What the model says</h2>",
         _said(report),
         '<p class="note">Estimated accuracy is the mean confidence, with its standard error. It is right where confidence is calibrated, as on the '
-        "reference; on foreign images it is too high, and after an alarm it is at best an upper limit. Only labels tell.</p>",
+        "reference; after an alarm it is often far too high. Only labels tell.</p>",
         "<h2>The most foreign images</h2>",
         _pictures(judgement, watched, stream),
     ]
     if watched.broken:
         items = sorted(watched.broken.items())[:20]
         more = f"<li>and {len(watched.broken) - 20:,} more, in watch.json</li>" if len(watched.broken) > 20 else ""
-        listed = "".join(f"<li>{escape(_shown(name))}: {escape(_shown(facts['error']))}</li>" for name, facts in items)
+        said = (facts["error"] if name in facts["error"] else f"{name}: {facts['error']}" for name, facts in items)
+        listed = "".join(f"<li>{escape(_shown(text))}</li>" for text in said)
         parts.append(f'<h2>Images that cannot be read</h2><ul class="note">{listed}{more}</ul>')
     return "\n".join([*parts, "</main></body></html>\n"])
 
@@ -109,7 +112,7 @@ def _chart(money: Mapping[str, Tensor], report: Mapping[str, Any]) -> str:
     for tick in range(math.ceil(low), math.floor(high) + 1):
         if tick % step == 0:
             drawn.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="currentColor" stroke-opacity=".15"/>')
-            text = f"10<tspan dy='-4' font-size='8'>{str(tick).replace('-', '&#8722;')}</tspan>" if tick else "1"
+            text = f"10<tspan dy='-.4em' font-size='70%'>{str(tick).replace('-', '&#8722;')}</tspan>" if tick else "1"
             drawn.append(f'<text x="{_LEFT - 5}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     drawn.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(limit):.1f}" y2="{y(limit):.1f}" stroke="#c62828" stroke-width="1.5"/>')
     drawn.append(f'<text x="{_WIDTH - _RIGHT}" y="{y(limit) - 4:.1f}" text-anchor="end">alarm</text>')
@@ -136,12 +139,18 @@ def _statistics(report: Mapping[str, Any]) -> str:
     for name, facts in report["statistics"].items():
         share = facts["more_foreign_than_reference"]
         rows.append((
-            f"{_NAMES[name]}: {STATISTICS[name]}", f"{10 ** min(facts['log10_evidence'], 300):.3g}",
-            f"{10 ** min(facts['log10_highest'], 300):.3g}", "" if facts["alarm_at_image"] is None else f"{facts['alarm_at_image']:,}",
+            f"{_NAMES[name]}: {STATISTICS[name]}", _power(facts["log10_evidence"]), _power(facts["log10_highest"]), "" if facts["alarm_at_image"] is None else f"{facts['alarm_at_image']:,}",
             "" if share is None else f"{100 * share:.0f} %",
         ))  # fmt: skip
-    heads = ("Test", "Evidence now", "Highest", "Alarm at image", "More foreign than the reference")
-    return _table(heads, rows) + '<p class="note">More foreign than the reference: 50 % if both are alike, 100 % if all of the stream is.</p>'
+    heads = ("Test", "Evidence now", "Highest", "Alarm at image", "More foreign")
+    return _table(heads, rows) + '<p class="note">More foreign: how likely an image of the stream is more so than one of the reference; 50 % if both are alike.</p>'
+
+
+def _power(log10: float) -> str:
+    """A number by its logarithm: a power of ten where it is large or small."""
+    if -2 <= log10 < 4:
+        return f"{10**log10:.3g}"
+    return f"10{str(round(log10)).translate(_EXPONENTS)}"
 
 
 def _said(report: Mapping[str, Any]) -> str:
@@ -174,6 +183,7 @@ def _pictures(judgement: Judgement, watched: Watched, stream: Path) -> str:
     for index in judgement.foreign[:_PICTURES]:
         of = watched.stream
         name, known = _shown(of.names[index]), of.known[index]
+        name = name if len(name) <= 60 else f"{name[:40]}...{name[-17:]}"
         picture = _picture(stream / of.names[index])
         shown = '<span class="none">no longer there</span>' if picture is None else f'<img src="{picture}" alt="">'
         label = f"{_shown(of.labels[index])}, {100 * of.probability[index]:.0f} %"

@@ -273,7 +273,8 @@ def why(report: dict[str, Any]) -> str:
     raised = [f"{STATISTICS[name]} (image {report['statistics'][name]['alarm_at_image']:,})" for name in tests]
     if UNREADABLE in report["raised_by"]:
         raised.append(f"of the latest files at least half cannot be read ({report['unreadable']:,} of all)")
-    text, change = f"Alarm: {', '.join(raised)}.", report["change"]
+    text, change = f"{', '.join(raised)}.", report["change"]
+    text = text[:1].upper() + text[1:]
     if report["verdict"] == BROKEN or change is None:
         return text
     together = "no two are of classes of the reference"
