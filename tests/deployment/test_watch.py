@@ -363,5 +363,10 @@ def test_no_image_of_the_bank_is_compared_with_it(reference):
     # Nor with what it has decided on.
     assert len(reference.gaps) == 50 and reference.gaps.max() == reference.clip
     order = uniform_numbers([str(i) for i in range(400)], "0/reference").argsort(stable=True)
-    assert torch.equal(reference.bank, unit(0, 400)[order[:200]])
-    assert torch.equal(reference.gaps, block_gaps(unit(0, 400)[order[200:]], BLOCK).clamp(max=reference.clip))
+    embeds = unit(0, 400)
+    assert torch.equal(reference.bank, embeds[order[:200]])
+    # Two that are alike in the second block of the other half.
+    embeds[order[204]] = embeds[order[206]]
+    score = score_of(embeds)
+    again = Reference.of([str(i) for i in range(400)], labels_of(embeds), embeds, score, score.sigmoid(), [True] * 400, seed=0)
+    assert again.gaps[1] == 0 and torch.equal(again.gaps[2:], reference.gaps[2:]) and again.clip == reference.clip
