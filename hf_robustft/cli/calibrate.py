@@ -23,6 +23,7 @@ from ..data.benchmarks import Benchmark
 from ..data.messages import quoted
 from ..evaluation.fitting import PREDICTION_SETS
 from ..evaluation.platt_scaling import FUNCTIONS
+from ..evaluation.stated_error import STATED_ERROR
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
 from ..modeling.processes import commits_of_the_first
@@ -110,7 +111,6 @@ def run(arguments: Sequence[str]) -> int:
     check_columns([options.dataset, options.unknown, *options.eval_datasets], data, measured=options.eval_datasets)
     evaluation, notes = evaluation_benchmarks(options.eval_datasets, data, known)
     unknown = None if options.unknown is None else unknown_set(options.unknown, data, known)
-    stated = ("max_false_acceptance", "max_false_refusal", "confidence", "per_class_thresholds")
     found = recalibrate(
         options.directory,
         validation_set(options.dataset, data, known),
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
         coverage=options.coverage,
         class_conditional=options.class_conditional,
         unknown=unknown,
-        risk={name: getattr(options, name) for name in stated},
+        risk={name: getattr(options, name) for name in STATED_ERROR},
         batch_size=running.batch_size,
         num_workers=running.num_workers,
         progress=not running.disable_tqdm,
@@ -171,8 +171,12 @@ def unknown_set(text: str, data: ReadingOptions, known: Known | None) -> Benchma
     spec = Spec.parse(text)
     if spec.role not in (None, "open_set"):
         raise ValueError(f"`--unknown {text}`: such images have the role open_set; leave ':{spec.role}' out")
-    (found,), _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:open_set"], data, known)
-    return found
+    sets, _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:open_set"], data, known)
+    if len(sets) > 1:
+        of = [item.name for item in sets if item.role == "open_set"]
+        advice = f"choose one of none of the classes, such as {text}/{of[0]}" if of else "give images of none of the classes"
+        raise ValueError(f"`--unknown {text}` has {len(sets)} sets; {advice}.")
+    return sets[0]
 
 
 def summary(found: Recalibration, directory: str) -> list[str]:

@@ -22,6 +22,7 @@ from ..data.messages import closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
 from ..deployment.extras import check_format
 from ..deployment.output_names import check_output, working_folder
+from ..evaluation.stated_error import STATED_ERROR, check_stated_error
 from ..files import READY
 from ..training.given import methods_that_read, not_read
 from .config_file import read_config, read_recipe, recipes
@@ -45,7 +46,7 @@ SUITE = "{suite}"
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",),
                 "export": ("model",), "watch": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
-_DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank")
+_DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank", "unknown")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
 #: Of `hf-robustft compare`; and `shift:<set>`, or `shift` of a single one.
@@ -120,6 +121,9 @@ def first_look(
     try:
         if command == "evaluate":
             check_bank(values.get("knn_bank"), values.get("knn_k"))
+        if command == "calibrate":
+            risk = {name: values[name] for name in STATED_ERROR if values.get(name) not in (None, False)}
+            check_stated_error(risk, "unknown" in values, not values.get("remove_detector", False))
         if command == "export":
             check_format(values.get("format", "onnx"))
         if command == "predict":

@@ -19,6 +19,7 @@ from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.report import EvaluationReport
 from ..evaluation.risk_control import check_enough, check_risk
+from ..evaluation.stated_error import check_stated_error
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.features import logit_scale
 from ..modeling.zero_shot import ZeroShotHead
@@ -48,19 +49,13 @@ def wanted_risk(
     former = (facts.get("detector") or {}).get("risk") or {}
     if unknown is not None and unknown.role != "open_set":
         raise ValueError(f"`--unknown {unknown.name}` has the role {unknown.role!r}; give images of none of the classes, with the role open_set.")
-    if (given or unknown is not None) and not keep_detector:
-        raise ValueError(f"--remove_detector removes what {'--' + next(iter(given)) if given else '--unknown'} chooses; leave one of them out.")
-    if len(stated) > 1:
-        raise ValueError("--max_false_acceptance and --max_false_refusal state two errors for one threshold; leave one of them out.")
-    if given and not stated:
-        raise ValueError(f"--{next(iter(given))} is for a stated error; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
+    check_stated_error(given, unknown is not None, keep_detector)
     if unknown is not None and not stated and not former:
         raise ValueError("--unknown is for the choice of a threshold; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
-    needs = stated == ["max_false_acceptance"] or not stated and keep_detector and former.get("controls") == "false_acceptance"
-    if needs and unknown is None:
+    if unknown is None and not stated and keep_detector and former.get("controls") == "false_acceptance":
         raise ValueError(
-            "--max_false_acceptance (of the folder's detector, if you did not give it) is about unknown images; give some by --unknown, state "
-            "--max_false_refusal instead, or remove the detector by --remove_detector."
+            "The folder's detector keeps --max_false_acceptance, which is about unknown images; give some by --unknown, state --max_false_refusal "
+            "instead, or remove the detector by --remove_detector."
         )
     if stated:
         control = stated[0].removeprefix("max_")

@@ -16,8 +16,9 @@ _NOT_NEGATIVE = """
 """
 _ONE_OR_MORE = """
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps batch_size knn_k shots
-    save_total_limit dataloader_prefetch_factor top_k
+    save_total_limit dataloader_prefetch_factor top_k check_images
 """
+_INNER_SHARE = "level max_false_acceptance max_false_refusal confidence"
 _SHARE = "alpha lines_alpha alpha_sweep bad_images_threshold"
 
 
@@ -35,7 +36,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(_SHARE.split(), Range("must lie between 0 and 1", high=1)),
     **dict.fromkeys(("seed", "seeds"), Range("must lie between 0 and 2**32 - 1", high=2**32 - 1)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Range("must lie in [0, 1)", high=1, below=True)),
-    "level": Range("must lie between 0 and 1, both excluded", high=1, above=True, below=True),
+    **dict.fromkeys(_INNER_SHARE.split(), Range("must lie between 0 and 1, both excluded", high=1, above=True, below=True)),
+    "min_agreement": Range("must lie in (0, 1]", high=1, above=True),
     "jobs": Range("must be at least 1", low=1),
     "hold_out": Range("must be above 0 and at most 0.25: so much of each class may be held out twice, to validate and to test", high=0.25, above=True),
     "true_positive_rate": Range("must lie in (0, 1]", high=1, above=True),

@@ -1,0 +1,33 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Which options of a stated error go together. Imports neither torch nor Transformers, so that the first look at a command line says it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_ERRORS = ("max_false_acceptance", "max_false_refusal")
+STATED_ERROR = (*_ERRORS, "confidence", "per_class_thresholds")
+
+
+def check_stated_error(given: Mapping[str, Any], has_unknown: bool, keep_detector: bool) -> None:
+    """
+    Refuse options for the choice of a threshold that contradict each other or would be ignored, whatever the folder holds.
+
+    Args:
+        given (`Mapping[str, Any]`): Those of `STATED_ERROR` that were given.
+        has_unknown (`bool`): Whether there are unknown images.
+        keep_detector (`bool`): Whether the folder keeps its detector.
+
+    Raises:
+        ValueError: By the names of the options.
+    """
+    stated = [name for name in _ERRORS if name in given]
+    if (given or has_unknown) and not keep_detector:
+        raise ValueError(f"--remove_detector removes what {'--' + next(iter(given)) if given else '--unknown'} chooses; leave one of them out.")
+    if len(stated) > 1:
+        raise ValueError("--max_false_acceptance and --max_false_refusal state two errors for one threshold; leave one of them out.")
+    if given and not stated:
+        raise ValueError(f"--{next(iter(given))} is for a stated error; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
+    if stated == ["max_false_acceptance"] and not has_unknown:
+        raise ValueError("--max_false_acceptance is about unknown images; give some by --unknown, or state --max_false_refusal instead.")
