@@ -176,7 +176,9 @@ def one_line(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or _mentions(text, _DISK_FULL):
         where = f" while {error.filename} was written" if getattr(error, "filename", None) else ""
-        return f"The disk is full{where}; free space, or write elsewhere with --output_dir. ({text})"
+        return f"The disk is full{where}; free space, or write elsewhere with --output_dir (--output where a command writes a file). ({text})"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return f"A file would become larger than this system or `ulimit -f` allows; raise that, or write elsewhere. ({text})"
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _mentions(text, _MEMORY):
         return (
             "Memory is used up; make the batch smaller (--per_device_train_batch_size with --contrastive_chunk_size, or "

@@ -29,6 +29,7 @@ from ..deployment.exported_classifier import INPUTS
 from ..deployment.extras import FORMATS
 from ..deployment.pipeline import pipeline
 from ..modeling.checkpoint import own_files
+from ..modeling.checkpoint_check import check_config
 from ..modeling.checkpoint_file import is_packaged
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import reading
@@ -98,6 +99,8 @@ def run(arguments: Sequence[str]) -> int:
     policy = data.policy()
     is_here = Path(options.model).is_dir() and not is_packaged(options.model)
     with reading(options.model) if is_here else nullcontext():
+        if is_here:
+            check_config(Path(options.model), options.model)
         folder = own_files(options.model, options.revision)
         facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
         known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))

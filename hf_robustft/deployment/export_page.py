@@ -21,6 +21,9 @@ with open("preprocess.json", encoding="utf-8") as file:
 
 def prepare(path):
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):
+        # 16-bit greys, whose brighter ones Pillow would make white.
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

@@ -35,6 +35,8 @@ def test_warnings_say_what_they_say(capsys, monkeypatch):
     ("error", "holds"),
     [
         (OSError(28, "No space left on device", "x.bin"), "disk is full while x.bin"),
+        (OSError(28, "No space left on device"), "--output where"),
+        (OSError(27, "File too large"), "ulimit -f"),
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "disk is full"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "--per_device_train_batch_size"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),

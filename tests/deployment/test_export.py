@@ -285,6 +285,7 @@ def test_the_snippet_prepares_images_to_the_bit(transform, tmp_path, monkeypatch
     found = [*pictures(8), pictures(1)[0].convert("L"), pictures(1)[0].convert("P"), pictures(1)[0].convert("CMYK")]
     alpha = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8))
     found += [alpha, alpha.convert("LA")]
+    found += [Image.fromarray(np.linspace(0, 65535, 91 * 57).reshape(57, 91).astype(np.uint16))]
     for input in ("float", "uint8"):
         (tmp_path / "preprocess.json").write_text(json.dumps(preprocess_facts(transform, input, CLASSES)))
         names = {}
@@ -446,6 +447,13 @@ def test_a_missing_package_is_said_before_anything_is_read(missing, tmp_path, mo
     assert main(["export", "emoji_clip_carot", "--output_dir", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert missing in line and 'pip install "hf_robustft[onnx]"' in line and not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_images_is_not_taken_for_a_model(base, tmp_path, capsys):
+    pictures(1)[0].save(tmp_path / "photo.png")
+    assert main(["export", str(tmp_path), "--output_dir", str(tmp_path.parent / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "config.json" in line and "base" in line
 
 
 def test_a_model_is_not_exported_into_itself(base, tmp_path, capsys):

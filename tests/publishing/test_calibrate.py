@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 
 import datasets
@@ -22,6 +23,8 @@ from hf_robustft import files
 from hf_robustft.cli import main
 from hf_robustft.cli.calibrate import validation_set
 from hf_robustft.cli.data_sets import DataOptions
+from hf_robustft.cli.first_look import first_look
+from hf_robustft.cli.parser import UsageError
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.detector import OpenSetDetector
@@ -520,6 +523,31 @@ def test_errors_that_cannot_be_kept_change_nothing(folder, sets, options, name, 
     with pytest.raises(ValueError, match=name):
         fold(folder, sets["validation"], **options)
     assert digests(folder) == before
+
+
+WRONG_COMMANDS = [
+    (["--unknown", "emoji_shift", "--max_false_acceptance", "0.2"], r"--unknown emoji_shift.*emoji_shift/open_set", True),
+    (["--unknown", "nowhere", "--max_false_acceptance", "0.2"], "--unknown nowhere", False),
+    (["--max_false_refusal", "5"], "--max_false_refusal 5", False),
+    (["--max_false_refusal", "0"], "--max_false_refusal 0", False),
+    (["--max_false_refusal", "0.1", "--confidence", "95"], "--confidence 95", False),
+    (["--max_false_acceptance", "0.1"], "--unknown", False),
+    (["--max_false_refusal", "0.1", "--max_false_acceptance", "0.1", "--unknown", "emoji_shift/open_set"], "--max_false_acceptance.*--max_false_refusal", False),
+    (["--per_class_thresholds"], "--per_class_thresholds", False),
+    (["--max_false_refusal", "0.1", "--remove_detector"], "--remove_detector", False),
+]
+
+
+@pytest.mark.parametrize("words, named, later", WRONG_COMMANDS)
+def test_wrong_words_of_a_stated_error_are_refused_in_one_line(folder, words, named, later, capsys):
+    arguments = [str(folder), "--dataset", "emoji_shift/validation", *words]
+    if not later:
+        # Before torch is loaded.
+        with pytest.raises(UsageError, match=named):
+            first_look("calibrate", arguments)
+    assert main(["calibrate", *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(named, line)
 
 
 def test_the_command_chooses_the_threshold_and_says_what_it_keeps(folder, sets, tmp_path, capsys):
