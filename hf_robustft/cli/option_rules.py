@@ -171,6 +171,9 @@ def check_given(model_args: Any, data_args: Any, args: Any) -> None:
         _refuse(args, ["eval_strategy"], "nothing is measured without --eval_datasets")
     if data_args.feature_views == 0:
         _refuse(args, ["train_crop"], "--feature_views 0 computes one view by the evaluation transform")
+    if args.cache_images != "none" and (data_args.streaming or data_args.feature_views is not None):
+        why = "the images of a stream come once" if data_args.streaming else "--feature_views keeps features, and images are read no more"
+        _refuse(args, ["cache_images"], why)
     if method in MERGE_READS:
         _refuse(args, ["lora_keep_adapter"], f"{method} saves merged weights, and not an adapter")
     if model_args.trains:

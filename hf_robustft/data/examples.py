@@ -10,13 +10,15 @@ from typing import Any
 import datasets
 import torch
 from datasets import ClassLabel
+from PIL import Image
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from .benchmarks import Benchmark
 from .column_checks import require_column, require_dataset
 from .columns import StoredRows, check_dataset
-from .images import UNREADABLE, BadImages, UnreadableImage
+from .decoded_images import DecodedImages
+from .images import UNREADABLE, BadImages, UnreadableImage, decode_image
 from .labels import holds_integers, holds_several, one_label
 from .prompts import check_class_names, check_templates, fill_template
 from .randomness import choose, example_rng
@@ -72,7 +74,7 @@ class CaptionedImages:
         A row, decoded, cropped and captioned as its pass and number say.
 
         Args:
-            row (`dict`): `image` (encoded), and `label` and `caption` where there are such.
+            row (`dict`): `image` (encoded, or decoded by `decode_image`), and `label` and `caption` where there are such.
             epoch, index (`int`): Pass and number.
             where (`str`): Which row it is, in messages.
 
@@ -85,7 +87,9 @@ class CaptionedImages:
             UnreadableImage: The image cannot be read.
         """
         crop = example_rng(self.seed, epoch, index, "crop")
-        example: dict[str, Any] = {"pixel_values": self.transform.decode(row["image"], crop, where)}
+        image = row["image"]
+        pixels = self.transform(image, crop) if isinstance(image, Image.Image) else self.transform.decode(image, crop, where)
+        example: dict[str, Any] = {"pixel_values": pixels}
         key = {"seed": self.seed, "epoch": epoch, "index": index}
         if not self.captioned:
             template = self.templates[choose(len(self.templates), **key, what="template")]
@@ -132,10 +136,13 @@ class TrainingExamples(CaptionedImages, Dataset):
         seed (`int`, *optional*, defaults to 0): Seed of all random choices.
         bad_images ([`BadImages`], *optional*): What is done about images that cannot be read. By default the first one is
             an error.
+        keep_decoded (`bool`, *optional*, defaults to `False`): Keep decoded images for later epochs, as long as `decoded` is
+            told where. None is read at a fraction of its size then.
 
     Attributes:
         rows ([`StoredRows`]): The rows.
         bad_images ([`BadImages`]): The policy, and the counter for whoever takes the batches (`BadImages.take`).
+        decoded ([`~hf_robustft.data.decoded_images.DecodedImages`], *optional*): The images that are kept.
 
     Raises:
         ValueError: There are neither captions nor class names and templates, or the data do not fit (see `check_dataset`).
@@ -154,6 +161,7 @@ class TrainingExamples(CaptionedImages, Dataset):
         label_names: Sequence[str] | None = None,
         seed: int = 0,
         bad_images: BadImages | None = None,
+        keep_decoded: bool = False,
     ):
         labelled = bool(class_names) and label_column is not None
         super().__init__(transform, labelled, caption_column is not None, class_names, templates, seed)
@@ -171,10 +179,11 @@ class TrainingExamples(CaptionedImages, Dataset):
             )
         self.rows, self.several = dataset, dataset.several if labelled else 0
         self.bad_images = counter(bad_images, where, len(self.rows))
+        self.decoded = DecodedImages(len(self.rows)) if keep_decoded else None
 
     @classmethod
     def from_benchmark(
-        cls, benchmark: Benchmark, processor, *, seed: int = 0, bad_images: BadImages | None = None, **options
+        cls, benchmark: Benchmark, processor, *, seed: int = 0, bad_images: BadImages | None = None, keep_decoded: bool = False, **options
     ) -> TrainingExamples:
         """
         The training examples of a benchmark for a checkpoint.
@@ -182,7 +191,8 @@ class TrainingExamples(CaptionedImages, Dataset):
         Args:
             benchmark ([`Benchmark`]): The data, with its class names, templates and columns.
             processor ([`~transformers.CLIPProcessor`] or an image processor): The checkpoint's.
-            seed (`int`, *optional*, defaults to 0), bad_images ([`BadImages`], *optional*): As above.
+            seed (`int`, *optional*, defaults to 0), bad_images ([`BadImages`], *optional*), keep_decoded (`bool`, *optional*, defaults to
+                `False`): As above.
             options (`Any`, *optional*): Options of `ImageTransform.from_processor`, such as `crop`, `scale`, `flip` or
                 `output`.
         """
@@ -195,6 +205,7 @@ class TrainingExamples(CaptionedImages, Dataset):
             caption_column=benchmark.caption_column,
             seed=seed,
             bad_images=bad_images,
+            keep_decoded=keep_decoded,
         )
 
     def __len__(self) -> int:
@@ -218,7 +229,7 @@ class TrainingExamples(CaptionedImages, Dataset):
         while True:
             try:
                 # The row `chosen`, with the random choices of `index`.
-                row, where = self.rows[chosen]
+                row, where = self.rows[chosen] if self.decoded is None else self._decoded_row(chosen)
                 example = self.example(row, epoch, index, where)
             except UnreadableImage as error:
                 if not self.bad_images.skips:
@@ -233,6 +244,16 @@ class TrainingExamples(CaptionedImages, Dataset):
                 chosen = choose(len(self.rows), seed=self.seed, epoch=epoch, index=index, what=purpose)
                 continue
             return {**example, UNREADABLE: unreadable} if unreadable else example
+
+    def _decoded_row(self, number: int) -> tuple[dict[str, Any], str]:
+        """As a row of `rows`, its image decoded."""
+        image = self.decoded.read(number)
+        if image is not None:
+            return {**self.rows.without_image(number), "image": image}, f"row {number}"
+        row, where = self.rows[number]
+        image = decode_image(row["image"], where)
+        self.decoded.keep(number, image)
+        return {**row, "image": image}, where
 
 
 class ClipCollator:

@@ -99,6 +99,12 @@ class RunArguments(RecordsGiven, TrainingArguments):
         "the time) or 'tip_adapter' (0.5 to 1, flipped half of the time).",
         choices=["carot", "croft", "tip_adapter"],
     )
+    cache_images: str = setting(
+        "none",
+        "Keep decoded training images: 'uint8' decodes each once and keeps its 256 levels in output_dir until the run ends, for all "
+        "readers and epochs; for sets that fit in memory. JPEGs are then not decoded at a fraction of their size.",
+        choices=["none", "uint8"],
+    )
     shuffle_buffer: int = setting(
         1000,
         "Rows of a stream that each reader shuffles at once, held encoded in memory.",

@@ -23,7 +23,9 @@ from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import feature_fingerprints
 from ..modeling.features import encode, evaluation_mode
 from ..modeling.processes import failing_together
+from ..objectives.base import refuse_idle
 from .distributed import rank, world_size
+from .kept_images import check_room
 from .streaming import check_stream, streamed_examples
 
 
@@ -65,9 +67,14 @@ def training_examples(
         "crop": args.train_crop,
     }
     if dataset.streaming:
+        if args.cache_images != "none":
+            refuse_idle(args, ["cache_images"], "the images of a stream come once; download the data set")
         return streamed_examples(dataset, processor, args, buffer=args.shuffle_buffer, **options)
     seed = args.seed if args.data_seed is None else args.data_seed
-    return TrainingExamples.from_benchmark(dataset, processor, seed=seed, **options)
+    examples = TrainingExamples.from_benchmark(dataset, processor, seed=seed, keep_decoded=args.cache_images == "uint8", **options)
+    if examples.decoded is not None:
+        check_room(examples.rows, args.output_dir)
+    return examples
 
 
 def as_benchmark(dataset: Any) -> Any:

@@ -31,6 +31,7 @@ _ARGUMENTS = (
     "dataloader_drop_last",
     "train_sampling_strategy",
     "train_crop",
+    "cache_images",
     "learning_rate",
     "lr_schedule",
     "lr_scheduler_type",

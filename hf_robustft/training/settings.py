@@ -145,7 +145,7 @@ def check_data_settings(dataset: Any, args: Any) -> None:
         args ([`RobustTrainingArguments`]): Settings of the run.
 
     Raises:
-        ValueError: For a shuffle buffer without a stream, or without shuffling.
+        ValueError: For a shuffle buffer without a stream, or without shuffling, and for decoded images to keep where none are stored.
     """
     if dataset is None:
         return
@@ -156,6 +156,11 @@ def check_data_settings(dataset: Any, args: Any) -> None:
     elif args.train_sampling_strategy == "sequential":
         refuse_idle(
             args, ["shuffle_buffer"], "a sequential stream is not shuffled; set --train_sampling_strategy random"
+        )
+    if args.cache_images != "none" and not isinstance(dataset, TrainingExamples):
+        raise ValueError(
+            f"`cache_images={args.cache_images}` keeps the decoded images of a stored `Benchmark`, and these are a {type(dataset).__name__}: "
+            "leave it out."
         )
     if "train_crop" in args.given and not isinstance(dataset, (StreamingExamples, TrainingExamples, CachedFeatures)):
         warnings.warn(

@@ -40,6 +40,7 @@ from .gradient_shares import GradientShares
 from .hub_push import HubPusher
 from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
+from .kept_images import keeping_decoded
 from .label_lists import check_label_lists
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .passes import TrainingPasses
@@ -255,7 +256,7 @@ class RobustTrainer(
             self.hub_pusher.begin()
             checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
             try:
-                with self.stop_signals:
+                with self.stop_signals, keeping_decoded(self.train_dataset, self.args):
                     result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             finally:
                 self.close_stream()

@@ -54,6 +54,7 @@ OTHER_RUN = {
     "data_seed": 9,
     "train_sampling_strategy": "sequential",
     "train_crop": "croft",
+    "cache_images": "uint8",
     "learning_rate": 2e-3,
     "lr_schedule": "reference",
     "lr_scheduler_type": "linear",

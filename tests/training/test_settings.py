@@ -151,6 +151,7 @@ def test_every_setting_is_tried():
         "lr_schedule",
         "min_lr",
         "train_crop",
+        "cache_images",
         "shuffle_buffer",
         "fully_shard",
         "save_on_interrupt",
