@@ -354,7 +354,7 @@ def carry_kept(model: nn.Module, directory: str | Path) -> None:
     as_saved: nn.Module = encoder.core
     if any(v is not None and v.dtype != weights[name].dtype for name, v in before.items()):
         # The fingerprint is of the dtype that was saved.
-        as_saved = type(encoder.core).from_pretrained(directory, dtype="auto", use_safetensors=True, local_files_only=True)
+        as_saved = type(encoder.core).from_pretrained(directory, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False)
     if weights_fingerprint(as_saved, _not_adapted(as_saved)) != facts["merged_fingerprint"]:
         raise ValueError(
             f"The weights in {directory} are not those that the image adapter in {path} was trained on, though its text features are; "

@@ -147,7 +147,7 @@ def test_the_first_look_refuses_what_the_trainers_refuse_and_nothing_else(script
         "--caption_column text", "--feature_views 0", "--feature_views 0 --train_crop croft", "--feature_cache x", "--shots 2",
         "--skip_baseline", "--train_dataset my/images --skip_baseline", "--leave_out_classes 0.2",
         "--cache_images uint8", "--cache_images uint8 --streaming",
-            "--leave_out_classes 0.2 --detector none", "--leave_out_fold 1", "--hold_out 0.1", "--alpha 0.3", "--finetuned_model a",
+        "--leave_out_classes 0.2 --detector none", "--leave_out_fold 1", "--hold_out 0.1", "--alpha 0.3", "--finetuned_model a",
         "--finetuned_model a b", "--finetuned_model a a", "--finetune_with carot", "--select_alpha", "--lines_whole_projections",
         "--finetune_with carot --distillation_weight 1", "--fold_temperature", "--model_revision main", "--save_strategy no",
     ):  # fmt: skip
