@@ -30,6 +30,10 @@ ELSEWHERE = {
     ("training/hub_push.py", "linked_copy"),
     # Bytes of a half.
     ("modeling/tensor_files.py", "_sort_metadata"),
+    # Scratch of one run, which no other run reads: each reader appends to a file of its own.
+    ("data/decoded_images.py", "begin"),
+    ("data/decoded_images.py", "_index"),
+    ("data/decoded_images.py", "_new_file"),
     # The log of a child, which it appends to.
     ("comparison/schedule.py", "_locked"),
 }
