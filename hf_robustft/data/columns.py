@@ -238,8 +238,16 @@ class StoredRows:
         """`image` (encoded, or `None`), `label`, `caption` and `group` of a row where they are read, and words for where it is."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} rows.")
-        row = self.encoded[index]
-        example = {"image": row[self.image_column], **self._beside(row)}
+        row, example = self.encoded[index], {}
+        for name, column in (
+            ("image", self.image_column),
+            ("label", self.label_column),
+            ("caption", self.caption_column),
+        ):
+            if column is not None:
+                example[name] = row[column]
+        if self.group_column is not None:
+            example["group"] = str(row[self.group_column])
         encoded = example["image"]
         return example, f"row {index}" + ("" if encoded is None else f" ({encoded.get('path') or 'stored bytes'})")
 
@@ -250,9 +258,7 @@ class StoredRows:
 
     def without_image(self, index: int) -> dict[str, Any]:
         """`label`, `caption` and `group` of a row where they are read; the bytes of its image are not."""
-        return self._beside({} if self._texts is None else self._texts[index])
-
-    def _beside(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        row = {} if self._texts is None else self._texts[index]
         named = (("label", self.label_column), ("caption", self.caption_column))
         example = {name: row[column] for name, column in named if column is not None}
         return example if self.group_column is None else {**example, "group": str(row[self.group_column])}

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.columns import StoredRows
-from ..data.decoded_images import FOLDER, decoded_bytes, room_in
+from ..data.decoded_images import FOLDER, DecodedImages, decoded_bytes, room_in
 
 
 def check_room(rows: StoredRows, output_dir: str | Path) -> None:
@@ -39,15 +39,15 @@ def check_room(rows: StoredRows, output_dir: str | Path) -> None:
 
 
 @contextmanager
-def keeping_decoded(dataset: Any, args: Any) -> Iterator[None]:
+def keeping_decoded(images: DecodedImages | None, args: Any) -> Iterator[None]:
     """
-    Keep the decoded images of a training set as long as the context lasts; every process must enter it.
+    Keep decoded images as long as the context lasts; every process must enter it.
 
     Args:
-        dataset (`Any`): What a Trainer trains on; without `decoded` nothing is kept.
+        images ([`~hf_robustft.data.decoded_images.DecodedImages`], *optional*): Those of the training set; `None` keeps nothing.
         args ([`RobustTrainingArguments`]): Settings of the run. The images lie in its `output_dir`.
     """
-    images, folder, makes = getattr(dataset, "decoded", None), Path(args.output_dir) / FOLDER, args.local_process_index == 0
+    folder, makes = Path(args.output_dir) / FOLDER, args.local_process_index == 0
     if makes:
         # What a killed run left may be of other images.
         _remove(folder)

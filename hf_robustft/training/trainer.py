@@ -256,7 +256,7 @@ class RobustTrainer(
             self.hub_pusher.begin()
             checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
             try:
-                with self.stop_signals, keeping_decoded(self.train_dataset, self.args):
+                with self.stop_signals, keeping_decoded(getattr(self.train_dataset, "decoded", None), self.args):
                     result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             finally:
                 self.close_stream()
