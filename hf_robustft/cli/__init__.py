@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | export | watch | verify | publish`, or `python -m hf_robustft.cli`."""
+"""The command line: `hf-robustft train | evaluate | compare | calibrate | predict | export | demo | watch | verify | publish`, or `python -m hf_robustft.cli`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "calibrate": "Fit a temperature on validation images and fold it into a checkpoint.",
     "predict": "Classify any number of images with a checkpoint, and write one file of answers.",
     "export": "Write a checkpoint as ONNX, or for torch.export, and check that it decides the same.",
+    "demo": "Show a page on which a checkpoint answers images that are dropped on it, or write it as a Space.",
     "watch": "Test whether images that come in are still what a checkpoint was fitted on, without labels.",
     "verify": "Measure again what a model's card claims, and say what holds.",
     "publish": "Upload a finished checkpoint folder with its card to the Hub.",

@@ -31,6 +31,7 @@ from .option_rules import (
     ChosenMethod,
     MethodFacts,
     check_bank,
+    check_demo_options,
     check_given,
     check_one_choice_of_settings,
     check_sources,
@@ -45,7 +46,7 @@ SUITE = "{suite}"
 #: Files that must exist, and folders that must.
 _FILES, _FOLDERS = ("class_names",), ("finetuned_model",)
 _CHECKPOINTS = {"train": ("model",), "evaluate": ("model",), "calibrate": ("directory",), "publish": ("folder",), "predict": ("model",),
-                "export": ("model",), "watch": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
+                "export": ("model",), "demo": ("model",), "watch": ("model",), "verify": ("model",), "compare": ()}  # fmt: skip
 _DATA = ("train_dataset", "dataset", "eval_datasets", "knn_bank", "unknown")
 #: The `--method` that stands for a comparison; see `cli.auto`.
 AUTO = "auto"
@@ -80,7 +81,7 @@ def first_look(
     Refuse what is certainly wrong; print the help where it is asked for.
 
     Args:
-        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"`, `"watch"`,
+        command (`str`): `"train"`, `"evaluate"`, `"compare"`, `"calibrate"`, `"predict"`, `"export"`, `"demo"`, `"watch"`,
             `"verify"` or `"publish"`.
         arguments (`Sequence[str]`): Those behind it.
         prog (`str`, *optional*): What the help calls the program.
@@ -126,6 +127,9 @@ def first_look(
             check_stated_error(risk, "unknown" in values, not values.get("remove_detector", False))
         if command == "export":
             check_format(values.get("format", "onnx"))
+        if command == "demo":
+            check_demo_options(values)
+            _check_output(values.get("space"), "--space")
         if command == "predict":
             _check_predicted(values, description.facts["data"])
         if command == "verify":

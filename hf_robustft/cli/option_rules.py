@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.packaged import CHECKPOINTS
+from ..deployment.extras import check_demo, check_space_folder
 
 #: What a command that trains nothing still reads of `RobustTrainingArguments`; and what says that nothing is done.
 MEASURING = {
@@ -250,3 +251,29 @@ def _refuse(options: Any, names: Sequence[str], reason: str) -> None:
             shown = "" if value is True else " " + " ".join(map(str, words))
             raise ValueError(f"`--{name}{shown}` would do nothing: {reason}; leave it out.")
 
+
+def check_demo_options(given: Mapping[str, Any]) -> None:
+    """
+    Refuse what `hf-robustft demo` would ignore or cannot do.
+
+    Args:
+        given (`Mapping[str, Any]`): The options that the user gave.
+
+    Raises:
+        ValueError: By the name of the option, or if gradio is not installed and a page is to be shown.
+        OSError: If the folder of a Space cannot be read.
+    """
+    if given.get("space") is not None:
+        for name in ("host", "port", "share"):
+            if given.get(name):
+                raise ValueError(f"`--{name}` is for a page that is shown here, and `--space {given['space']}` writes one; leave one of them out.")
+        check_space_folder(given["space"])
+    if not 1 <= given.get("port", 1) <= 65535:
+        raise ValueError(f"`--port {given['port']}` must be from 1 to 65535.")
+    if "nearest_images" in given and "dataset" not in given:
+        raise ValueError(f"`--nearest_images {given['nearest_images']}` says how many of --dataset are kept, and there is none; leave it out.")
+    if given.get("nearest_images", 1) < 1 or given.get("top_k", 1) < 1:
+        name = "top_k" if given.get("top_k", 1) < 1 else "nearest_images"
+        raise ValueError(f"`--{name} {given[name]}` must be at least 1.")
+    if given.get("space") is None:
+        check_demo()

@@ -9,7 +9,7 @@ from helpers.families import save_family
 from helpers.reports import report, result
 from transformers import CLIPModel
 
-from hf_robustft.cli import calibrate, evaluate, export, train, verify
+from hf_robustft.cli import calibrate, demo, evaluate, export, train, verify
 from hf_robustft.evaluation.report import save_reports
 from hf_robustft.modeling import checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -19,6 +19,7 @@ TRAIN = f"--model base --train_dataset train.parquet --output_dir out --max_step
 EVALUATE = f"base --output_dir out {QUIET}"
 CALIBRATE = f"base {QUIET}"
 EXPORT = f"base --output_dir out --format torch_export {QUIET}"
+DEMO = f"base --space out {QUIET}"
 
 ROWS = [
     ("train", f"{TRAIN} --eval_datasets broken.parquet", "broken.parquet"),
@@ -49,12 +50,15 @@ ROWS = [
     ("export", f"{EXPORT} --dataset broken.parquet", "broken.parquet"),
     ("export", f"{EXPORT} --dataset other.parquet", "fox"),
     ("export", f"{EXPORT} --dataset held_out.parquet --image_column picture", "picture"),
+    ("demo", f"{DEMO} --dataset broken.parquet", "broken.parquet"),
+    ("demo", f"{DEMO} --dataset other.parquet", "fox"),
 ]
 RIGHT = {
     "train": f"{TRAIN} --eval_datasets test.parquet held_out.parquet:validation other.parquet:open_set",
     "evaluate": f"{EVALUATE} --eval_datasets test.parquet other.parquet:open_set --knn_bank train.parquet",
     "calibrate": f"{CALIBRATE} --dataset held_out.parquet --eval_datasets test.parquet",
     "export": f"{EXPORT} --dataset held_out.parquet",
+    "demo": f"{DEMO} --dataset held_out.parquet",
     "verify": f"claims --data test=test.parquet {QUIET}",
 }
 
@@ -96,7 +100,7 @@ def run(script, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(checkpoint, "_model", read)
     programs = {"train": [train.train, script.main], "evaluate": [evaluate.run], "calibrate": [calibrate.run], "export": [export.run]}
-    programs["verify"] = [verify.run]
+    programs |= {"verify": [verify.run], "demo": [demo.run]}
 
     def carry_out(command, line, error, match):
         for program in programs[command]:

@@ -22,7 +22,7 @@ EVALUATE, CALIBRATE, PREDICT, PUBLISH = (
 #: A command line and what its error must hold. {tmp} is a folder with the files below.
 ROWS = [
     # Commands
-    ("", "train, evaluate, compare, calibrate, predict, export, watch, verify, publish"),
+    ("", "train, evaluate, compare, calibrate, predict, export, demo, watch, verify, publish"),
     ("evalute emoji_clip", "did you mean evaluate"),
     ("Publish {folder}", "did you mean publish"),
     ("evaluate", "MODEL"),
@@ -148,6 +148,17 @@ ROWS = [
     ("predict emoji_clip_carot --output a.csv imagse/1.png", "`IMAGES imagse/1.png`"),
     ("predict emoji_clip_carot --output a.csv emoji_shfit", "did you mean emoji_shift"),
     ("predict --output a.csv", "MODEL"),
+    ("demo", "MODEL"),
+    ("demo emoji_clip_carot --dataset {tmp}/imagse", "did you mean {tmp}/images"),
+    ("demo emoji_clip_carot --space {tmp}/images", "`--space {tmp}/images` holds other things"),
+    ("demo emoji_clip_carot --space {tmp}/file.txt", "`--space {tmp}/file.txt`"),
+    ("demo emoji_clip_carot --space {tmp}/new --port 80", "`--port`"),
+    ("demo emoji_clip_carot --space {tmp}/new --host 0.0.0.0", "`--host`"),
+    ("demo emoji_clip_carot --space {tmp}/new --share", "`--share`"),
+    ("demo emoji_clip_carot --port 0", "`--port 0`"),
+    ("demo emoji_clip_carot --space {tmp}/new --top_k 0", "`--top_k 0`"),
+    ("demo emoji_clip_carot --space {tmp}/new --nearest_images 5", "`--nearest_images 5`"),
+    ("demo emoji_clip_carot --space {tmp}/new --dataset emoji_shift --nearest_images 20001", "`--nearest_images 20001`"),
     ("watch emoji_clip_carot --reference {tmp}/imagse --stream {tmp}", "did you mean {tmp}/images"),
     ("watch emoji_clip_carot --reference {tmp} --stream {tmp}/imagse", "did you mean {tmp}/images"),
     ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/model --level 1", "`--level 1.0`"),

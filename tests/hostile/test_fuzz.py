@@ -7,6 +7,7 @@ The long form, about 20,000 files: `HF_ROBUSTFT_FUZZ=2000 python -m pytest -m sl
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import random
@@ -55,8 +56,12 @@ from hf_robustft.data.prompts import load_class_names, load_templates
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.deployment.answer_files import AnswerFiles
 from hf_robustft.deployment.answer_tables import Columns
+from hf_robustft.deployment.demo import Answered, Demo
+from hf_robustft.deployment.extras import SPACE_FILE, SPACE_FORMAT, check_space_folder
 from hf_robustft.deployment.image_sources import Place, listed_images
+from hf_robustft.deployment.nearest_images import NearestImages
 from hf_robustft.deployment.predict import predict
+from hf_robustft.deployment.space_files import space_facts
 from hf_robustft.deployment.watch_files import Watched, load
 from hf_robustft.deployment.watch_files import save as save_watch
 from hf_robustft.deployment.watch_page import as_html
@@ -70,7 +75,7 @@ from hf_robustft.files import locked
 from hf_robustft.modeling.feature_cache import _MADE, _content, _read
 from hf_robustft.modeling.heads import load_head
 from hf_robustft.modeling.metadata import load_robustft_json
-from hf_robustft.modeling.tensor_files import opened, shapes_and_kinds
+from hf_robustft.modeling.tensor_files import opened, read_json_object, shapes_and_kinds
 from hf_robustft.publishing.card_facts import CardFacts
 from hf_robustft.publishing.claims import Comparison, compare_reports
 from hf_robustft.publishing.detail_claims import detail_claims
@@ -400,10 +405,39 @@ def watches():
     return one
 
 
+def spaces():
+    """What the page of a Space reads beside its model."""
+    torch.manual_seed(0)
+    file = io.BytesIO()
+    picture(1).save(file, "WEBP")
+    embeds = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    nearest = NearestImages("validation", embeds, [f"{i}.png" for i in range(6)], ["cat", None] * 3, [file.getvalue()] * 6)
+    facts = {"format": SPACE_FORMAT, "hf_robustft": "1", "name": "m", "model": None, "revision": None, "files": ["app.py"]}
+    facts |= {"class_names": ["cat"], "templates": None, "top_k": 5, "nearest": True}
+
+    def one(draw, place):
+        path = nearest.save(place / "nearest.safetensors")
+        path.write_bytes(mangled_safetensors(path.read_bytes(), draw))
+
+        def look():
+            found = NearestImages.load(path)
+            Demo.as_html(SimpleNamespace(nearest=found), Answered(dict(ANSWER), found.of(torch.zeros(found.embeds.shape[1]), 3)))
+
+        if found := breach(look):
+            raise RuntimeError(found)
+        (place / SPACE_FILE).write_bytes(mangled_json(facts, draw) if draw.random() < 0.7 else mangled_bytes(json.dumps(facts).encode(), draw))
+        for call in (lambda: check_space_folder(place), lambda: space_facts(read_json_object(place / SPACE_FILE), place)):
+            if found := breach(call):
+                raise RuntimeError(found)
+
+    return one
+
+
+ANSWER = {"label": "cat", "probability": 0.5, "is_known": True, "nearest_class": "cat", "classes": [{"label": "cat", "score": 0.5}], "error": None}
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
     **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
-    **{"checkpoints": checkpoints, "answers": answers, "watches": watches},
+    **{"checkpoints": checkpoints, "answers": answers, "watches": watches, "spaces": spaces},
 }
 
 

@@ -31,6 +31,7 @@ WRITERS = {
     "comparison/html.py": "html.environment",
     "deployment/answer_tables.py": "write_csv",
     "deployment/export.py": None,
+    "deployment/space_files.py": "safe_dump",
     "deployment/watch_files.py": None,
     "publishing/card_file.py": None,
     "publishing/eval_results.py": "safe_dump",

@@ -42,7 +42,7 @@ from hf_robustft.training.checkpoint_files import whole_state
 #: What the commands import beyond what every test does.
 MODULES = (
     *PRELOADED,
-    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "export", "watch", "verify", "publish", "auto")),
+    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "export", "demo", "watch", "verify", "publish", "auto")),
     "matplotlib.pyplot",
 )
 QUIET = "--use_cpu --disable_tqdm".split()
@@ -126,6 +126,7 @@ def jobs() -> dict[str, Job]:
     found["predict"] = Job(["predict", "runs/one", "images", "--output", "out/answers.csv", "--batch_size", "4", *QUIET], starts_from="runs")
     exported = ["export", "runs/one", "--output_dir", "out", "--dataset", "images/held_out", "--precision", "fp32", "int8"]
     found["export"] = Job([*exported, "--min_agreement", "0.1", "--text", *QUIET], starts_from="runs")
+    found["demo"] = Job(["demo", "runs/one", "--dataset", "images/held_out", "--space", "out", *QUIET], starts_from="runs")
     moved = ["--data", "test=images/test", "held_out=images/held_out", "--output", "out/verification.json", "--markdown", "out/verification.md"]
     found["verify"] = Job(["verify", "runs/one", *moved, "--overwrite", *QUIET], starts_from="runs")
     found["publish"] = Job(["publish", "out", "--repo_id", "alice/clip", "--retries", "0"], starts_from="finished", hub=True)
