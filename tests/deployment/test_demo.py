@@ -35,7 +35,7 @@ def classify(checkpoint, data):
         logits = torch.cat([found._forward({"pixel_values": found.transform(row["image"])[None]})["logits"] for row in rows])
     labels = torch.tensor(rows["label"])
     scale = found.model.logit_scale.exp().item()
-    options = {"class_names": CLASSES, "logit_scale": scale, "coverage": 0.5, "method": "lac"}
+    options = {"class_names": CLASSES, "logit_scale": scale, "coverage": 0.5, "method": "lac", "temperature": found.temperature}
     found.prediction_sets = ConformalClassifier.fit(logits, labels, **options)
     return found
 
@@ -116,7 +116,7 @@ def test_an_image_that_cannot_be_read_is_one_line(classify, tmp_path, monkeypatc
     folder.mkdir()
     (folder / "<b>bad.png").write_bytes(b"nonsense")
     Image.new("RGB", (40, 30)).save(folder / "large.png")
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1000")
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1100")
     for name, why in (("<b>bad.png", "not an image"), ("large.png", "40 x 30 pixels"), ("gone.png", "No such file")):
         text = demo.html(folder / name)
         assert why in text and "<b>" not in text and 'role="alert"' in text and "where-it-lies" not in text
@@ -126,8 +126,7 @@ def test_an_image_that_cannot_be_read_is_one_line(classify, tmp_path, monkeypatc
 
 def test_a_large_image_is_refused_before_it_is_decoded(classify, tmp_path, monkeypatch):
     Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
-    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1000")
-    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    monkeypatch.setenv(MAX_PIXELS_VARIABLE, "1100")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
     assert Demo(classify, "m").answer(tmp_path / "large.png").answer["error"]
 
@@ -140,7 +139,7 @@ def test_no_name_is_markup(classify):
         answer |= {"classes": [{"label": name, "score": 0.5}], "labels": [{"label": name, "score": 0.5}]}
         demo = Demo(classify, name, SimpleNamespace(source=name, embeds=torch.zeros(1, classify.head.weight.shape[1])))
         for known in (True, False, None):
-            found = Answered({**answer, "is_known": known}, [Neighbour(0.5, name, name, name)])
+            found = Answered({**answer, "is_known": known}, [Neighbour(0.5, name, name, '"><b id=x>')])
             for text in (demo.as_html(found), demo.as_html(Answered({"error": name}, [])), demo.heading()):
                 page = Reader(text)
                 assert page.tags <= tags and page.attributes <= attributes and not page.comments
@@ -217,7 +216,7 @@ def test_a_space_answers_as_the_model_it_was_written_from(classify, nearest, pho
     assert facts["python_version"] == "3.11"
     needed = (folder / "requirements.txt").read_text().splitlines()
     assert f"gradio=={space_files.GRADIO}" in needed and {"torch>=2.13", "safetensors>=0.8"} < set(needed)
-    assert not any("extra" in line or line.startswith(("pytest", "onnx", "peft")) for line in needed)
+    assert not any("extra ==" in line or line.startswith(("pytest", "onnx", "peft")) for line in needed)
     for path in folder.rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), path
     moved = folder.rename(tmp_path / "elsewhere")
