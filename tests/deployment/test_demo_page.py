@@ -187,9 +187,10 @@ def test_ctrl_c_ends_the_command(checkpoint, tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert f"http://127.0.0.1:{port}" in process.stdout.readline()
     assert answers(f"http://127.0.0.1:{port}/", process) == 200
     assert list((tmp_path / "temporary").glob("hf_robustft_demo_*"))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and f"http://127.0.0.1:{port}" in out and "Traceback" not in err
+    assert (process.returncode, out) == (0, "") and "Traceback" not in err
     assert not list((tmp_path / "temporary").glob("hf_robustft_demo_*"))
