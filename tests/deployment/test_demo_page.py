@@ -169,7 +169,7 @@ def test_a_space_runs_as_it_is(demo, photos, tmp_path):
     check = "import hf_robustft, runpy, sys; assert hf_robustft.__file__.startswith(sys.path[0]); runpy.run_path('app.py', run_name='__main__')"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {check}"]
-    process = subprocess.Popen(words, cwd=folder, env={**environment, "GRADIO_SERVER_PORT": str(port)}, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=folder, env={**environment, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
     try:
         assert answers(f"http://127.0.0.1:{port}/", process) == 200
         found = Client(f"http://127.0.0.1:{port}/", verbose=False, download_files=False).predict(handle_file(str(path)), api_name="/predict")
