@@ -22,7 +22,8 @@ from ..data.class_folders import split_word
 from ..data.folders import folder_layout, folder_splits, holds_tars, tars
 from ..data.hub import at_one_commit, is_hub_id, require_hub
 from ..data.messages import quoted
-from .first_look import SUITE, nearest_role
+from .first_look import SUITE
+from .first_paths import nearest_role
 
 ROLES = ("id", "validation", "shift", "open_set")
 

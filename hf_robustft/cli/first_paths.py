@@ -1,0 +1,198 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""What can be said of the paths, ids and names on a command line before anything is imported to read them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..data.messages import closest, did_you_mean, quoted
+from ..data.packaged import CHECKPOINTS, check_not_packaged
+from ..deployment.output_names import check_output, working_folder
+from ..files import READY
+from .parser import UsageError
+from .verify_rules import check_verified_output, named_places
+
+#: What roles are called elsewhere. "ood" is not among them: some mean shifted images by it, others those of other classes.
+_OTHER_ROLES = {
+    **dict.fromkeys(("val", "valid", "dev", "holdout", "held_out"), "validation"),
+    **dict.fromkeys(("test", "eval", "in_distribution"), "id"),
+    **dict.fromkeys(("unknown", "unseen", "novel", "openset", "open"), "open_set"),
+    **dict.fromkeys(("shifted", "domain_shift"), "shift"),
+}
+
+
+def nearest_role(word: str) -> str | None:
+    """The role that is meant by a word which is not one; `None` where that is not clear."""
+    word = word.lower().replace("-", "_")
+    near = [_OTHER_ROLES[word]] if word in _OTHER_ROLES else closest(word, ("id", "validation", "shift", "open_set"), 1)
+    return near[0] if near else None
+
+
+def check_predicted(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse, of the `values` of `predict`, images that are not there, and a file of answers that is. Raises UsageError."""
+    check_output(values["output"], values.get("overwrite", False) or working_folder(values["output"]).is_dir())
+    check_writable(str(Path(values["output"]).expanduser().parent), "--output")
+    words, names = values.get("images", ()), values.get("image_list")
+    if bool(words) == (names is not None):
+        raise UsageError(
+            f"`--image_list {names}` is given beside IMAGES; leave one of them out" if words else "Give IMAGES, or a list of them by `--image_list`"
+        )
+    if names not in (None, "-") and not Path(names).expanduser().is_file():
+        there = Path(names).expanduser()
+        what = "is a folder; give it as IMAGES" if there.is_dir() else f": there is no such file{beside(names)}"
+        raise UsageError(f"`--image_list {names}`{' ' if there.is_dir() else ''}{what}")
+    for word in words:
+        check_images(word, "IMAGES", registered)
+
+
+def check_watched(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse, of the `values` of `watch`, a reference and a folder that are not there. Raises UsageError."""
+    check_images(values["reference"], "--reference", registered)
+    if not Path(values["stream"]).expanduser().is_dir():
+        what = "is a file; name the folder" if Path(values["stream"]).expanduser().is_file() else f"there is no such folder{beside(values['stream'])}"
+        raise UsageError(f"`--stream {values['stream']}`: {what}")
+    stream, reference = (Path(values[name]).expanduser().resolve() for name in ("stream", "reference"))
+    if reference.is_dir() and (reference.is_relative_to(stream) or stream.is_relative_to(reference)):
+        raise UsageError(f"`--reference {values['reference']}` and `--stream {values['stream']}` share images; give folders apart from each other")
+
+
+def check_images(word: str, option: str, registered: list[str]) -> None:
+    """Refuse a `word` behind an `option` that can be neither images nor a data set, `registered` or not. Raises UsageError."""
+    if re.match(r"\w{2,}://", word):
+        raise UsageError(f"`{option} {word}` is a web address, which is not fetched; download the images and give their path")
+    first, *rest = word.split("/")
+    elsewhere = first in registered or len(rest) in (1, 2) and not looks_local(f"{first}/") and not Path(first).exists()
+    if not os.path.lexists(word) and not set("*?[=") & set(word) and (not elsewhere or re.search(r"\.[A-Za-z]{2,5}$", word)):
+        near = did_you_mean(word, registered) if "/" not in word else ""
+        raise UsageError(f"`{option} {word}`: there is no such file or folder{near or beside(word)}")
+
+
+def check_verified(values: dict[str, Any], registered: list[str]) -> None:
+    """Refuse, of the `values` of `verify`, places that are none, and files that are there. Raises UsageError."""
+    for name in ("output", "markdown"):
+        if name in values:
+            check_verified_output(name, values[name], values.get("overwrite", False))
+            check_writable(str(Path(values[name]).expanduser().parent), f"--{name}")
+    for name, place in named_places(values.get("data", ())).items():
+        check_data(place, f"--data {name}=", registered)
+
+
+def check_model(text: str, option: str, hub: bool) -> None:
+    """
+    Refuse a model that is neither a checkpoint folder nor, with `hub`, a possible id of the Hub.
+
+    Args:
+        text (`str`): What was given.
+        option (`str`): The flag or argument, for the message.
+        hub (`bool`): Whether it may be an id of the Hub.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    path = Path(text).expanduser()
+    if hub and text in CHECKPOINTS:
+        return
+    if not hub:
+        check_not_packaged(text, option)
+    if (path / "config.json").is_file() or os.path.lexists(path / READY):
+        # Where a change was interrupted, whoever reads the folder finishes that first.
+        return
+    if path.is_dir():
+        nested = sorted(item.parent.name for item in path.glob("*/config.json"))
+        more = f"; did you mean {path / nested[-1]}?" if nested else "; give a folder that save_pretrained wrote"
+        if any(path.iterdir()) and (option == "DIR" or not nested):
+            # `publish`, `calibrate` and `load_checkpoint` know what such a folder holds instead.
+            return
+        raise UsageError(f"`{option} {text}`: the folder has no config.json{more}")
+    if path.is_file():
+        raise UsageError(f"`{option} {text}` is a file; give the folder of the checkpoint")
+    if not hub or looks_local(text):
+        more = f", a Hub id, or one of the package: {quoted(tuple(CHECKPOINTS))}" if hub else ""
+        what = f"give a folder that save_pretrained wrote{more}"
+        raise UsageError(f"`{option} {text}`: there is no checkpoint folder at that path{beside(text) or '; ' + what}")
+    if "/" not in text and (near := closest(text, CHECKPOINTS)):
+        raise UsageError(f"`{option} {text}` is unknown; did you mean {near[0]}?")
+
+
+def looks_local(text: str) -> bool:
+    """Whether a text cannot be an id of the Hub, `owner/name`."""
+    return text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text or " " in text
+
+
+def check_data(text: str, option: str, registered: list[str]) -> None:
+    """Refuse a `text` behind an `option` that can be no data set, neither `registered` nor here nor on the Hub. Raises UsageError."""
+    place, colon, role = text.rpartition(":")
+    roles = ("id", "validation", "shift", "open_set")
+    if colon and place and role not in roles and (near := nearest_role(role)) and not Path(text).exists():
+        raise UsageError(f"`{option} {text}`: {role!r} is not a role; did you mean {place}:{near}?")
+    place = place if colon and role in roles else text
+    name, _, copy = place.partition("=")
+    if name.split("/")[0] in registered:
+        if copy and looks_local(copy) and not Path(copy).expanduser().exists():
+            raise UsageError(f"`{option} {text}`: {copy} does not exist{beside(copy)}")
+        return
+    path = Path(place).expanduser()
+    if path.is_dir() and not any(files for _, _, files in os.walk(path)):
+        what = "give one folder of images for each class, or parquet files"
+        raise UsageError(f"`{option} {text}`: there is no file in the folder {place}; {what}")
+    if path.exists() or "," not in place and _may_hold(path.parent, path.name):
+        return
+    if "," in place and Path(place.split(",")[0].rpartition(":")[0] or place.split(",")[0]).expanduser().exists():
+        raise UsageError(f"`{option} {text}`: {place} does not exist; separate several data sets by blanks, not by commas")
+    if place.count("/") > 2 or place.startswith((".", "/", "~")):
+        raise UsageError(f"`{option} {text}`: {place} does not exist{beside(place)}")
+    if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
+        more = did_you_mean(place, [*registered, *(item.name for item in Path(".").iterdir() if item.is_dir())])
+        raise UsageError(
+            f"`{option} {text}`: there is no data set {place!r}, neither registered nor as a path{more or '; a Hub id is owner/name'}"
+        )
+
+
+def _may_hold(folder: Path, split: str) -> bool:
+    """
+    Whether the last part of a path may be a `split` of the data in `folder` rather than a folder itself. To ask `datasets` means to
+    search all of `folder`, which may be somebody's home: it names splits after files or usual words, or as a README says.
+    """
+    if folder in (Path("."), Path("/")) or not folder.is_dir():
+        return False
+    items = [item for pattern in ("*", "*/*") for item in folder.glob(pattern)]
+    if not any(item.suffix in (".parquet", ".tar", ".arrow", ".csv", ".jsonl", ".zip") for item in items):
+        return False
+    described = any((folder / name).is_file() for name in ("README.md", "dataset_dict.json"))
+    return described or re.search("train|test|val|dev", split.lower()) is not None or any(split in item.name for item in items)
+
+
+def beside(text: str) -> str:
+    """Return `"; did you mean ...?"` with what lies where the path of a `text` goes astray, or nothing."""
+    path = Path(text).expanduser()
+    for outer, inner in zip(path.parents, path.parts[::-1], strict=False):
+        if outer.is_dir():
+            near = closest(inner, [item.name for item in outer.iterdir()], 1)
+            return f"; did you mean {outer / near[0]}?" if near else ""
+    return ""
+
+
+def check_writable(text: str | None, option: str = "--output_dir") -> None:
+    """Refuse a `text` behind an `option` where no folder can be made or written to. Raises UsageError."""
+    if text is None:
+        return
+    path = Path(text).expanduser()
+    for existing in (path, *path.absolute().parents):
+        try:
+            # Asked once: another process may take an empty folder away between two questions.
+            a_folder = stat.S_ISDIR(existing.stat().st_mode)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+    else:
+        return
+    if not a_folder:
+        raise UsageError(f"`{option} {text}`: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK) and existing.is_dir():
+        raise UsageError(f"`{option} {text}`: {existing} cannot be written to; name another folder")
