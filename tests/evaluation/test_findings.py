@@ -10,8 +10,9 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation import calibration
-from hf_robustft.evaluation.evaluator import KEPT_DRAWS, Evaluator, _most_frequent
+from hf_robustft.evaluation.evaluator import KEPT_DRAWS, Evaluator
 from hf_robustft.evaluation.findings import at_chance, error_of_difference, sentences, worse
+from hf_robustft.evaluation.image_numbers import most_frequent
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport, load_reports, save_reports
 from hf_robustft.evaluation.resampling import bootstrap_draws
 
@@ -33,7 +34,7 @@ def measured(logits, labels, name="photo", role="id", groups=None) -> DatasetRes
         nll=scores["nll"].mean().item(),
         brier=scores["brier"].mean().item(),
         reliability=calibration.reliability_bins(scores["confidence"], scores["correct"]),
-        predictions=_most_frequent({"predicted": predicted, "label": labels}, names),
+        predictions=most_frequent({"predicted": predicted, "label": labels}, names),
         n_groups=None if groups is None else len(np.unique(groups)),
         draws={key: samples[key].round(6).tolist() for key in ("accuracy", "ece", "nll")},
         **{f"{key}_se": float(values.std(ddof=1)) for key, values in samples.items()},

@@ -142,7 +142,9 @@ def run_of_the_trainer(folder: Path, name: str, faults: list[dict]) -> dict:
         except Exception as error:
             outcome = f"{type(error).__name__}: {error}"
     HUB.faults.clear()
-    CLIPModel.from_pretrained(out)
+    # What went wrong says more than a model that is not there.
+    if outcome == "ended":
+        CLIPModel.from_pretrained(out)
     files = sorted(local(out))
     there = ("model", f"alice/{name}") in HUB.repositories and whole(out, f"alice/{name}")
     return {"outcome": outcome, "local": files, "whole": there}
