@@ -142,9 +142,11 @@ def run_of_the_trainer(folder: Path, name: str, faults: list[dict]) -> dict:
         except Exception as error:
             outcome = f"{type(error).__name__}: {error}"
     HUB.faults.clear()
-    # What went wrong says more than a model that is not there.
-    if outcome == "ended":
+    try:
         CLIPModel.from_pretrained(out)
+    except OSError as error:
+        # What went wrong before says more than a model that is not there.
+        raise AssertionError(f"{outcome}; {error}") from None
     files = sorted(local(out))
     there = ("model", f"alice/{name}") in HUB.repositories and whole(out, f"alice/{name}")
     return {"outcome": outcome, "local": files, "whole": there}
