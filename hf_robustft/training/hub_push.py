@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ class HubPusher:
         self.trainer, self.args = trainer, args
         self._failure: str | None = None
         self._thread: ThreadPoolExecutor | None = None
+        # The folder of all stages goes with the last one, and must not go while another one is made in it.
+        self._staging = threading.Lock()
 
     def create_repository(self, token: str | None = None, private: bool | None = None) -> None:
         """
@@ -96,10 +99,13 @@ class HubPusher:
         if self.args.hub_strategy == HubStrategy.END:
             return
         busy = trainer.is_world_process_zero() and self._is_pushing() and not self.args.hub_always_push
+        stage = Path(self.args.output_dir) / STAGE / f"step-{trainer.state.global_step}"
+        if trainer.is_world_process_zero() and not busy:
+            with self._staging:
+                stage.mkdir(parents=True, exist_ok=True)
         # Saving takes all processes, and only the first knows of its pushes.
         if trainer.accelerator.reduce(torch.tensor(int(busy), device=self.args.device), "sum").item():
             return
-        stage = Path(self.args.output_dir) / STAGE / f"step-{trainer.state.global_step}"
         # The checkpoint holds what a resumed run needs: adapters beside the weights, a student beside its teacher.
         trainer.save_model(str(stage), _internal_call=True)
         if not trainer.is_world_process_zero():
@@ -157,10 +163,9 @@ class HubPusher:
         logger.warning("%s was not pushed, and the run goes on: %s", message, error)
         self._remove(stage)
 
-    @staticmethod
-    def _remove(stage: Path) -> None:
+    def _remove(self, stage: Path) -> None:
         shutil.rmtree(stage, ignore_errors=True)
-        with contextlib.suppress(OSError):
+        with self._staging, contextlib.suppress(OSError):
             # Not empty while another push waits.
             stage.parent.rmdir()
 
