@@ -114,7 +114,7 @@ def first_look(
             check_format(values.get("format", "onnx"))
         if command == "demo":
             check_demo_options(values)
-            _check_output(values.get("space"), "--space")
+            check_writable(values.get("space"), "--space")
         if command == "predict":
             check_predicted(values, description.facts["data"])
         if command == "verify":
