@@ -34,7 +34,7 @@ def nearest_role(word: str) -> str | None:
 
 
 def check_predicted(values: dict[str, Any], registered: list[str]) -> None:
-    """Refuse, of the `values` of `predict`, images that are not there, and a file of answers that is. Raises UsageError."""
+    """Refuse, of the `values` of `predict`, images that are neither here nor `registered`, and a file of answers that is here. Raises UsageError."""
     check_output(values["output"], values.get("overwrite", False) or working_folder(values["output"]).is_dir())
     check_writable(str(Path(values["output"]).expanduser().parent), "--output")
     words, names = values.get("images", ()), values.get("image_list")
@@ -51,7 +51,7 @@ def check_predicted(values: dict[str, Any], registered: list[str]) -> None:
 
 
 def check_watched(values: dict[str, Any], registered: list[str]) -> None:
-    """Refuse, of the `values` of `watch`, a reference and a folder that are not there. Raises UsageError."""
+    """Refuse, of the `values` of `watch`, a reference that is neither here nor `registered`, and a folder that is not here. Raises UsageError."""
     check_images(values["reference"], "--reference", registered)
     if not Path(values["stream"]).expanduser().is_dir():
         what = "is a file; name the folder" if Path(values["stream"]).expanduser().is_file() else f"there is no such folder{beside(values['stream'])}"
@@ -73,7 +73,7 @@ def check_images(word: str, option: str, registered: list[str]) -> None:
 
 
 def check_verified(values: dict[str, Any], registered: list[str]) -> None:
-    """Refuse, of the `values` of `verify`, places that are none, and files that are there. Raises UsageError."""
+    """Refuse, of the `values` of `verify`, places that are neither here nor `registered`, and files that are here. Raises UsageError."""
     for name in ("output", "markdown"):
         if name in values:
             check_verified_output(name, values[name], values.get("overwrite", False))

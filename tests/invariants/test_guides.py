@@ -87,8 +87,17 @@ def desk(tmp_path_factory, script):
 CHANGES_THE_PACKAGE = "add_an_objective"
 
 
+#: Half a minute each; what their commands do is tested beside them: `python -m pytest -m slow tests/invariants/test_guides.py`.
+LONG = ("export", "verifying")
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in (PAGES[0], *GUIDES) if page.stem != CHANGES_THE_PACKAGE], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else (), id=page.stem)
+        for page in (PAGES[0], *GUIDES)
+        if page.stem != CHANGES_THE_PACKAGE
+    ],
 )
 def test_commands_and_python_blocks_run(page, desk, script, tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8")

@@ -365,14 +365,17 @@ def test_impossible_settings_of_peers_are_refused(tmp_path, wrong, capsys):
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
+#: Whole evaluations, in processes that import all of Transformers: `python -m pytest -m slow tests/invariants/test_speed_suite.py`.
+EVALUATIONS = ("p", "s")
+
+
 def test_quick_mode_writes_table_and_json(in_this_process, tmp_path, capsys):
-    items = [item for item in run.ITEMS if item not in ("h", "gpu")]
+    items = [item for item in run.ITEMS if item not in ("h", "gpu", *EVALUATIONS)]
     assert run.main(["--quick", "--threads", "1", "--output_dir", str(tmp_path), "--only", *items]) == 0
     result = json.loads((tmp_path / run.RESULTS).read_text())
     assert result.keys() == {"machine", "command", "settings", "seconds", "ratios", "rows"}
     assert result["machine"].keys() == {"hardware", "memory", "system", "python", "torch", "transformers", "date"}
-    ratios = {"a", "b", "b new", "c", "c new", "t", "t flyp", "t flyp new", "d8", "d16", "d32", "e", "f", "f once", "i", "p"}
-    ratios |= {"p pipeline", "s", "v"}
+    ratios = {"a", "b", "b new", "c", "c new", "t", "t flyp", "t flyp new", "d8", "d16", "d32", "e", "f", "f once", "i", "v"}
     assert result["ratios"].keys() == ratios and all(ratio > 0 for ratio in result["ratios"].values())
     rows = {row["item"]: row for row in result["rows"]}
     assert rows.keys() == ratios | {"d128", "g time", "g memory"}
@@ -392,14 +395,22 @@ def test_quick_mode_writes_table_and_json(in_this_process, tmp_path, capsys):
         "g memory": 1.5,
     }
     assert {item: rows[item]["limit"] for item in limits} == limits
-    assert rows["p"]["details"]["same"] == rows["p pipeline"]["details"]["same"] == 1
-    few, many = (rows["s"]["details"][which] for which in ("few", "many"))
-    assert (few["images"], many["images"]) == (40, 400)
     assert len(rows["a"]["details"]["rounds"]) == 2 and "scaled up from 64 of the 80,000" in rows["e"]["note"]
     table = (tmp_path / "table.md").read_text()
     assert table.count("\n") == len(rows) + 2 and "| a | CaRot step over a bare loop" in table
     shown = capsys.readouterr().out
     assert "tiny, batch 8, float32" in shown and "missed" not in shown
+
+
+@pytest.mark.slow
+def test_quick_evaluations_agree_with_what_they_stand_beside(in_this_process, tmp_path):
+    assert run.main(["--quick", "--threads", "1", "--output_dir", str(tmp_path), "--only", *EVALUATIONS]) == 0
+    result = json.loads((tmp_path / run.RESULTS).read_text())
+    assert result["ratios"].keys() == {"p", "p pipeline", "s"} and all(ratio > 0 for ratio in result["ratios"].values())
+    rows = {row["item"]: row for row in result["rows"]}
+    assert rows["p"]["details"]["same"] == rows["p pipeline"]["details"]["same"] == 1
+    few, many = (rows["s"]["details"][which] for which in ("few", "many"))
+    assert (few["images"], many["images"]) == (40, 400)
 
 
 def test_without_an_accelerator_its_part_says_so(tmp_path):
