@@ -60,16 +60,29 @@ def shard(number: int) -> bytes:
     return file.getvalue()
 
 
+def own_memory(process: psutil.Process) -> float:
+    """
+    What a process has written, in MiB, of pages that it shares with others a part. Of the libraries' files that part depends on
+    who else uses them: it rises when another process ends.
+    """
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if rollup.exists():
+        lines = dict(line.split(":") for line in rollup.read_text().splitlines()[1:])
+        if {"Pss_Anon", "Pss_Shmem"} <= lines.keys():
+            return sum(int(lines[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem")) / 1024
+    # What is theirs alone grows as children write into pages that they were forked with.
+    memory = process.memory_full_info()
+    return getattr(memory, "pss", memory.uss) / 2**20
+
+
 def look(process: psutil.Process) -> dict[str, float]:
-    """What a process and its children hold: memory in MiB, of what they share a part each, open files, threads, and how many they are."""
+    """What a process and its children hold: memory in MiB (see `own_memory`), open files, threads, and how many they are."""
     found = {"memory": 0.0, "files": 0, "threads": 0, "processes": 0}
     for one in (process, *process.children(recursive=True)):
         try:
             with one.oneshot():
-                memory = one.memory_full_info()
-                # What is theirs alone grows as children write into pages that they were forked with.
-                seen = {"memory": getattr(memory, "pss", memory.uss) / 2**20, "files": one.num_fds(), "threads": one.num_threads(), "processes": 1}
-        except psutil.Error:
+                seen = {"memory": own_memory(one), "files": one.num_fds(), "threads": one.num_threads(), "processes": 1}
+        except (psutil.Error, OSError):
             continue
         for name, value in seen.items():
             found[name] += value
