@@ -1,19 +1,15 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """The page of a comparison in a browser: its tables sort, its marks say their numbers, and one can do without a mouse."""
 
-import json
 import re
-import shutil
-import subprocess
-from html import unescape
 
 import pytest
+from helpers.browser import BROWSER, seen_in_browser
 from helpers.comparisons import made_up_comparison
 
 from hf_robustft.comparison.html import write_html
 from hf_robustft.comparison.summary import summarise
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 #: What is done to the page, and what is seen of it.
 SCRIPT = """
 const seen = {}, table = document.querySelector("#candidates table.sortable"), heads = [...table.tHead.rows[0].cells];
@@ -47,11 +43,6 @@ seen.touched = [...said(), point.dataset.tip];
 document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
 seen.escaped = said();
 seen.errors = errors;
-const result = document.createElement("script");
-result.type = "application/json";
-result.id = "seen";
-result.textContent = JSON.stringify(seen);
-document.body.append(result);
 """
 
 
@@ -60,11 +51,7 @@ def test_what_a_reader_can_do_with_the_page(tmp_path):
     summary = summarise(made_up_comparison(methods=("flyp", "carot", "tracer"), seeds=(0,), draws=20))
     page = write_html(summary, tmp_path / "comparison.html")
     text = page.read_text(encoding="utf-8")
-    watched = '<script>const errors = []; addEventListener("error", (event) => errors.push(event.message));</script>'
-    page.write_text(text.replace("<style>", f"{watched}<style>", 1).replace("</body>", f"<script>{{{SCRIPT}}}</script></body>"), encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    seen = json.loads(unescape(re.search('id="seen">(.*?)</script>', done.stdout, re.S)[1]))
+    seen = seen_in_browser(page, text, SCRIPT)
 
     rows = [summary["baseline"], *summary["candidates"]]
     labels = [row["label"] for row in rows]

@@ -4,14 +4,13 @@
 import errno
 import io
 import multiprocessing
-import pickle
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
-from helpers import CLASSES, TEMPLATES
+from helpers import CLASSES, TEMPLATES, sent_to_a_worker
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -107,11 +106,11 @@ def test_processes_that_keep_the_same_images_at_once_do_not_mix_them(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_a_copy_from_a_pickle_reads_the_same_files(tmp_path):
+def test_a_copy_in_a_worker_reads_the_same_files(tmp_path):
     images = DecodedImages(N)
     images.begin(tmp_path)
     images.keep(7, picture(7))
-    copied = pickle.loads(pickle.dumps(images))
+    copied = sent_to_a_worker(images)
     assert copied.read(7).tobytes() == picture(7).tobytes() and copied.read(6) is None
 
 
