@@ -10,7 +10,7 @@ from ..objectives.contrastive import ContrastiveMixin
 from ..training.methods import METHODS, RobustTrainingArguments
 
 #: Where nobody says how long to train: at least so many passes over the data and optimizer steps of the usual batch.
-EPOCHS, STEPS, BATCH = 10, 300, 64
+EPOCHS, STEPS, BATCH = 10, 150, 64
 BATCH_FLAG, _LENGTHS = "per_device_train_batch_size", {"num_train_epochs", "max_steps"}
 
 

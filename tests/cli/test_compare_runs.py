@@ -57,14 +57,14 @@ def test_own_images_alone_are_enough(own, tmp_path):
     told = "\n".join(made.notes)
     assert "sketch" in told and "20 %" in told and "ft is trained too" in told and f"{STEPS} steps" in told
     # 80 images, 16 held out twice: 48 are trained on, in one batch of the usual 64.
-    assert "300 passes over the 48 training images" in told and "300 steps of 48 images (ft, carot), 600 steps of up to 32 images (croft)" in told
+    assert "150 passes over the 48 training images" in told and "150 steps of 48 images (ft, carot), 300 steps of up to 32 images (croft)" in told
     for name in ("zero_shot", "carot-1e-3-1", "wise_ft-1e-3-1"):
         words = words_of(made, name)
         assert value(words, "--hold_out") == "0.2"
         at = words.index("--eval_datasets")
         assert words[at + 1 : at + 3] == [f"{own / style}:shift" for style in ("cartoon", "sketch")]
     carot, wise, croft = (words_of(made, name) for name in ("carot-1e-3-1", "wise_ft-1e-3-1", "croft-2e-3-0"))
-    assert value(carot, "--num_train_epochs") == "300" and value(carot, "--seed") == "1"
+    assert value(carot, "--num_train_epochs") == "150" and value(carot, "--seed") == "1"
     assert value(wise, "--finetuned_model") == str(tmp_path / "runs" / "ft-1e-3-1") and "--num_train_epochs" not in wise
     assert next(run.needs for run in made.runs if run.name == "wise_ft-1e-3-1") == ("ft-1e-3-1",)
     # Frozen features are computed once for all rates.
@@ -134,11 +134,11 @@ def test_all_methods_make_the_same_steps_where_batches_would_leave_images_over(o
     for suffix, batch in (("", 56), ("-left-out", 84)):
         for name in ("carot", "ft") if suffix else ("carot", "ft", "lp"):
             _, _, args = parse([*words_of(made, f"{name}-1e-3-0{suffix}"), "--output_dir", str(tmp_path / "x")])
-            assert (args.per_device_train_batch_size, args.dataloader_drop_last, args.num_train_epochs) == (batch, True, 150), name
+            assert (args.per_device_train_batch_size, args.dataloader_drop_last, args.num_train_epochs) == (batch, True, 75), name
     for name in ("croft-1e-3-0", "wise_ft-1e-3-0", "wise_ft-1e-3-0-left-out"):
         assert "--per_device_train_batch_size" not in words_of(made, name)
     told = "\n".join(made.notes)
-    assert "150 passes over the 112 training images" in told and "300 steps of 56 images (carot, ft, lp), 600 steps of up to 32 images (croft)" in told
+    assert "75 passes over the 112 training images" in told and "150 steps of 56 images (carot, ft, lp), 300 steps of up to 32 images (croft)" in told
     assert "usually take 64 images a step take 56" in told
     # Nothing is decided for whoever decides.
     for more in ("--per_device_train_batch_size 16", "--dataloader_drop_last"):
@@ -184,7 +184,7 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
     (other / "photo" / CLASSES[0] / "0.png").unlink()
     before, after = settings(own), settings(other)
     assert {name for name in before if before[name] != after[name]} >= {"the train data train"}
-    changed = settings(own, "--weight_decay 0.3 --num_train_epochs 300")
+    changed = settings(own, "--weight_decay 0.3 --num_train_epochs 150")
     assert {name for name in changed if changed.get(name) != before.get(name)} == {"weight_decay"}
 
 
