@@ -174,10 +174,11 @@ def one_line(error: BaseException) -> str | None:
     What an error tells its reader; `None` of one that is a fault of the program, whose traceback is needed.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or _mentions(text, _DISK_FULL):
+    number = _errno(error, text)
+    if number in (errno.ENOSPC, errno.EDQUOT) or _mentions(text, _DISK_FULL):
         where = f" while {error.filename} was written" if getattr(error, "filename", None) else ""
         return f"The disk is full{where}; free space, or write elsewhere with --output_dir (--output where a command writes a file). ({text})"
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+    if number == errno.EFBIG:
         return f"A file would become larger than this system or `ulimit -f` allows; raise that, or write elsewhere. ({text})"
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _mentions(text, _MEMORY):
         return (
@@ -197,9 +198,17 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         ours = (error.name or "").split(".")[0] == "hf_robustft"
         return None if ours else f"{text}; install the package that is missing" if error.name else text
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+    if isinstance(error, (ValueError, OSError, FloatingPointError)) or number is not None:
         return text or type(error).__name__
     return None
+
+
+def _errno(error: BaseException, text: str) -> int | None:
+    """The number by which the system said what was wrong with a file, also to safetensors, whose errors have it in their `text` alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", text) if type(error).__module__.startswith("safetensors") else None
+    return int(found[1]) if found else None
 
 
 def _mentions(text: str, phrases: tuple[str, ...]) -> bool:

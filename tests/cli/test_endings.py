@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import pytest
+from safetensors import SafetensorError
 
 from hf_robustft import cli
 from hf_robustft.cli import COMMANDS, endings, main
@@ -37,6 +38,9 @@ def test_warnings_say_what_they_say(capsys, monkeypatch):
         (OSError(28, "No space left on device", "x.bin"), "disk is full while x.bin"),
         (OSError(28, "No space left on device"), "--output where"),
         (OSError(27, "File too large"), "ulimit -f"),
+        (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "ulimit -f"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
+        (SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"), "Permission denied"),
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "disk is full"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "--per_device_train_batch_size"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--batch_size"),
