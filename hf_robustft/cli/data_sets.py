@@ -350,7 +350,7 @@ def _suite(spec: Spec, options: ReadingOptions) -> list[Benchmark]:
 def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
     given = _given(options, "image_column", "label_column", "group_column")
     role, columns = spec.role or "id", own_columns(spec, given)
-    split = own_split(spec, "test")
+    split = own_split(spec, *(("validation",) if role == "validation" else ()), "test")
     if role == "open_set":
         label_column = columns.pop("label_column", "label")
         given = {"name": name, "role": role, "label_column": None, **columns, **_streamed(options)}

@@ -105,9 +105,13 @@ def _unknown_role(text: str, role: str, place: str) -> str:
     )
 
 
-def own_split(spec: Spec, usual: str) -> str | None:
+#: What a split is called elsewhere.
+_CALLED_TOO = {"validation": ("valid", "val", "dev")}
+
+
+def own_split(spec: Spec, *usual: str) -> str | None:
     """
-    The split of own data that `spec` means: the one named; else, of several, the one `usual` for the purpose.
+    The split of own data that `spec` means: the one named; else, of several, the first that there is of those `usual` for the purpose.
 
     Raises:
         ValueError: If there are several, and none of the usual name.
@@ -126,15 +130,14 @@ def own_split(spec: Spec, usual: str) -> str | None:
             return None
     else:
         return None
-    # A folder called `training_set` or `Test` is as good as one called `train` or `test`.
-    called = [split for split in splits if split_word(str(split)) in (usual, f"{usual}ing")]
-    if len(splits) > 1 and usual not in splits and len(called) == 1:
-        return called[0]
-    if len(splits) > 1 and usual not in splits:
-        raise ValueError(
-            f"{spec.text!r} has the splits {quoted(splits, 20)}; choose one, such as {spec.source}/{splits[0]}"
-        )
-    return usual if len(splits) > 1 else None
+    if len(splits) < 2:
+        return None
+    for word in usual:
+        # A folder called `training_set` or `Test` is as good as one called `train` or `test`.
+        called = [split for split in splits if split_word(str(split)) in (word, f"{word}ing", *_CALLED_TOO.get(word, ()))]
+        if word in splits or len(called) == 1:
+            return word if word in splits else called[0]
+    raise ValueError(f"{spec.text!r} has the splits {quoted(splits, 20)}; choose one, such as {spec.source}/{splits[0]}")
 
 
 def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:

@@ -115,6 +115,11 @@ def test_a_mistyped_path_is_refused_at_once_without_the_hub(tmp_path, monkeypatc
         ):
             attempt("phots/train")
         assert len(asked) == 1 and asked.pop()[1] <= 5
+    # Nothing else is asked offline either.
+    monkeypatch.setattr(hub_ids.constants, "HF_HUB_OFFLINE", True)
+    for path, there in (("photos/trian", "photos/train"), ("phots/train", "photos/train"), ("my/photos", "photos")):
+        with pytest.raises(OSError, match=f"did you mean {there}?"):
+            load_benchmark(path)
 
 
 def test_splits_behind_a_path(tmp_path):
@@ -130,6 +135,10 @@ def test_splits_behind_a_path(tmp_path):
         write_folders(tmp_path / "like" / split, [4])
     assert train_benchmark(f"{tmp_path}/like", options).split == "Training_Set"
     assert measured(f"{tmp_path}/like")[0][0].split == "Test"
+    # To validate on, what is called so, where there is one.
+    assert measured(f"{tmp_path}/own:validation")[0][0].split == "test"
+    write_folders(tmp_path / "like" / "Val", [5])
+    assert measured(f"{tmp_path}/like:validation")[0][0].split == "Val" and measured(f"{tmp_path}/like")[0][0].split == "Test"
     write_parquet(tmp_path / "odd", [3], "train")
     write_parquet(tmp_path / "odd", [2], "validation")
     with pytest.raises(ValueError, match="has the splits 'train', 'validation'; choose one, such as .*/odd/train"):
