@@ -23,10 +23,10 @@ from accelerate import PartialState
 
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
-from ..deployment.export import PRECISIONS, check_folder, check_options, export_checkpoint
+from ..deployment.export import check_folder, export_checkpoint
 from ..deployment.export_page import table
 from ..deployment.exported_classifier import INPUTS
-from ..deployment.extras import FORMATS
+from ..deployment.extras import FORMATS, PRECISIONS, check_export_options
 from ..deployment.pipeline import pipeline
 from ..modeling.checkpoint import own_files
 from ..modeling.checkpoint_check import check_config
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options, data, running = parser().parse(arguments)
     given = {"check_images": options.check_images, "batch_size": running.batch_size, "opset": options.opset}
-    check_options(options.format, options.precision, options.min_agreement, has_images=options.dataset is not None, **given)
+    check_export_options(options.format, options.precision, options.min_agreement, has_images=options.dataset is not None, **given)
     dataset = None if options.dataset is None else Spec.parse(options.dataset).folder
     check_apart(options.output_dir, {"MODEL": None if is_packaged(options.model) else options.model, f"--dataset {options.dataset}": dataset})
     check_revision(options.model, options.revision)

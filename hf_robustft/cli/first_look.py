@@ -15,15 +15,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..deployment.extras import check_format
-from ..evaluation.stated_error import STATED_ERROR, check_stated_error
+from ..data.messages import beside
+from ..deployment.extras import check_export_options
+from ..evaluation.stated_error import STATED_ERROR, check_sets, check_stated_error
 from ..training.given import methods_that_read, not_read
 from .config_file import read_config, read_recipe, recipes
 from .description import Description
 from .first_paths import (
-    beside,
     check_data,
     check_model,
+    check_outside,
     check_predicted,
     check_verified,
     check_watched,
@@ -110,8 +111,11 @@ def first_look(
         if command == "calibrate":
             risk = {name: values[name] for name in STATED_ERROR if values.get(name) not in (None, False)}
             check_stated_error(risk, "unknown" in values, not values.get("remove_detector", False))
+            check_sets(values.get("prediction_sets"), values.get("coverage"), values.get("class_conditional"))
         if command == "export":
-            check_format(values.get("format", "onnx"))
+            asked = {name: values[name] for name in ("min_agreement", "check_images", "batch_size", "opset") if name in values}
+            check_export_options(values.get("format", "onnx"), values.get("precision", ["fp32"]), has_images="dataset" in values, **asked)
+            check_outside(values, {"MODEL": "model", "--dataset": "dataset"}, "outputs/export")
         if command == "demo":
             check_demo_options(values)
             check_writable(values.get("space"), "--space")
@@ -121,6 +125,7 @@ def first_look(
             check_verified(values, description.facts["data"])
         if command == "watch":
             check_watched(values, description.facts["data"])
+            check_outside(values, {"MODEL": "model", "--reference": "reference", "--stream": "stream"}, "outputs/watch")
         if command == "train" and not passed_on and given.get("method") != AUTO:
             _check_options(description, parser, given)
     except ValueError as error:
@@ -192,7 +197,8 @@ def check_numbers(parser: Parser, values: dict[str, Any]) -> None:
         for item in value if isinstance(value, list) else [value]:
             if allowed is not None and action is not None and isinstance(item, (int, float)) and not isinstance(item, bool):
                 if item not in allowed:
-                    raise UsageError(f"`--{name} {item}` {allowed.problem}")
+                    percent = allowed.high == 1 and 1 < item <= 100 and item / 100 in allowed
+                    raise UsageError(f"`--{name} {item}` {allowed.problem}{f'; {item:g} % is {item / 100:g}' if percent else ''}")
 
 
 @dataclass

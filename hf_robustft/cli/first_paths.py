@@ -10,13 +10,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..data.messages import closest, did_you_mean, quoted
+from ..data.messages import beside, closest, did_you_mean, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
 from ..deployment.output_names import check_output, working_folder
 from ..files import READY
 from .parser import UsageError
 from .verify_rules import check_verified_output, named_places
 
+ROLES = ("id", "validation", "shift", "open_set")
 #: What roles are called elsewhere. "ood" is not among them: some mean shifted images by it, others those of other classes.
 _OTHER_ROLES = {
     **dict.fromkeys(("val", "valid", "dev", "holdout", "held_out"), "validation"),
@@ -29,7 +30,7 @@ _OTHER_ROLES = {
 def nearest_role(word: str) -> str | None:
     """The role that is meant by a word which is not one; `None` where that is not clear."""
     word = word.lower().replace("-", "_")
-    near = [_OTHER_ROLES[word]] if word in _OTHER_ROLES else closest(word, ("id", "validation", "shift", "open_set"), 1)
+    near = [_OTHER_ROLES[word]] if word in _OTHER_ROLES else closest(word, ROLES, 1)
     return near[0] if near else None
 
 
@@ -54,11 +55,34 @@ def check_watched(values: dict[str, Any], registered: list[str]) -> None:
     """Refuse, of the `values` of `watch`, a reference that is neither here nor `registered`, and a folder that is not here. Raises UsageError."""
     check_images(values["reference"], "--reference", registered)
     if not Path(values["stream"]).expanduser().is_dir():
-        what = "is a file; name the folder" if Path(values["stream"]).expanduser().is_file() else f"there is no such folder{beside(values['stream'])}"
-        raise UsageError(f"`--stream {values['stream']}`: {what}")
+        a_file = Path(values["stream"]).expanduser().is_file()
+        what = " is a file; name the folder" if a_file else f": there is no such folder{beside(values['stream'])}"
+        raise UsageError(f"`--stream {values['stream']}`{what}")
     stream, reference = (Path(values[name]).expanduser().resolve() for name in ("stream", "reference"))
     if reference.is_dir() and (reference.is_relative_to(stream) or stream.is_relative_to(reference)):
         raise UsageError(f"`--reference {values['reference']}` and `--stream {values['stream']}` share images; give folders apart from each other")
+
+
+def check_outside(values: dict[str, Any], reads: dict[str, str], usual: str) -> None:
+    """
+    Refuse an output folder in a folder that a command reads.
+
+    Args:
+        values (`dict[str, Any]`): The settings, by name.
+        reads (`dict[str, str]`): By what the user calls it the name of a setting that may be a folder.
+        usual (`str`): The output folder where none is given.
+
+    Raises:
+        UsageError: If it lies in one of them.
+    """
+    output = values.get("output_dir", usual)
+    written = Path(output).expanduser().resolve()
+    for called, name in reads.items():
+        place, _, role = str(values.get(name, "")).rpartition(":")
+        place = Path(place if place and role in ROLES else values.get(name, "")).expanduser()
+        if name in values and place.is_dir() and values[name] not in CHECKPOINTS and written.is_relative_to(place.resolve()):
+            given = called if called.isupper() else f"{called} {values[name]}"
+            raise UsageError(f"`--output_dir {output}` lies in the folder that `{given}` reads, which the command would change; give another folder")
 
 
 def check_images(word: str, option: str, registered: list[str]) -> None:
@@ -117,6 +141,22 @@ def check_model(text: str, option: str, hub: bool) -> None:
         raise UsageError(f"`{option} {text}`: there is no checkpoint folder at that path{beside(text) or '; ' + what}")
     if "/" not in text and (near := closest(text, CHECKPOINTS)):
         raise UsageError(f"`{option} {text}` is unknown; did you mean {near[0]}?")
+    if path.parent.is_dir() and "/" in text and not _in_cache("models", text):
+        raise UsageError(
+            f"`{option} {text}`: there is no checkpoint folder at that path{beside(text) or '; correct it'}"
+            f"{' If' if beside(text) else ', or if'} {text} is meant on the Hub, download it first by `hf download {text}`"
+        )
+
+
+def _in_cache(kind: str, text: str) -> bool:
+    """Whether something of a repository is in the cache of the Hub, whose place the environment says."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
+    found = [Path(hub).expanduser() / f"{kind}--{text.replace('/', '--')}"]
+    if kind == "datasets":
+        built = os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets"
+        found.append(Path(built).expanduser() / text.replace("/", "___").lower())
+    return any(place.is_dir() for place in found)
 
 
 def looks_local(text: str) -> bool:
@@ -126,30 +166,33 @@ def looks_local(text: str) -> bool:
 
 def check_data(text: str, option: str, registered: list[str]) -> None:
     """Refuse a `text` behind an `option` that can be no data set, neither `registered` nor here nor on the Hub. Raises UsageError."""
+    given = f"{option}{text}" if option.endswith("=") else f"{option} {text}"
     place, colon, role = text.rpartition(":")
-    roles = ("id", "validation", "shift", "open_set")
-    if colon and place and role not in roles and (near := nearest_role(role)) and not Path(text).exists():
-        raise UsageError(f"`{option} {text}`: {role!r} is not a role; did you mean {place}:{near}?")
-    place = place if colon and role in roles else text
+    if colon and place and role not in ROLES and (near := nearest_role(role)) and not Path(text).exists():
+        raise UsageError(f"`{given}`: {role!r} is not a role; did you mean {place}:{near}?")
+    place = place if colon and role in ROLES else text
     name, _, copy = place.partition("=")
     if name.split("/")[0] in registered:
         if copy and looks_local(copy) and not Path(copy).expanduser().exists():
-            raise UsageError(f"`{option} {text}`: {copy} does not exist{beside(copy)}")
+            raise UsageError(f"`{given}`: {copy} does not exist{beside(copy)}")
         return
     path = Path(place).expanduser()
     if path.is_dir() and not any(files for _, _, files in os.walk(path)):
         what = "give one folder of images for each class, or parquet files"
-        raise UsageError(f"`{option} {text}`: there is no file in the folder {place}; {what}")
+        raise UsageError(f"`{given}`: there is no file in the folder {place}; {what}")
     if path.exists() or "," not in place and _may_hold(path.parent, path.name):
         return
     if "," in place and Path(place.split(",")[0].rpartition(":")[0] or place.split(",")[0]).expanduser().exists():
-        raise UsageError(f"`{option} {text}`: {place} does not exist; separate several data sets by blanks, not by commas")
+        raise UsageError(f"`{given}`: {place} does not exist; separate several data sets by blanks, not by commas")
     if place.count("/") > 2 or place.startswith((".", "/", "~")):
-        raise UsageError(f"`{option} {text}`: {place} does not exist{beside(place)}")
+        raise UsageError(f"`{given}`: {place} does not exist{beside(place)}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if place.count("/") == 1 and (path.parent.is_dir() or offline) and (near := beside(place)) and not _in_cache("datasets", place):
+        raise UsageError(f"`{given}`: there is no folder {place} here, and nothing of that name from the Hub{near}")
     if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
         more = did_you_mean(place, [*registered, *(item.name for item in Path(".").iterdir() if item.is_dir())])
         raise UsageError(
-            f"`{option} {text}`: there is no data set {place!r}, neither registered nor as a path{more or '; a Hub id is owner/name'}"
+            f"`{given}`: there is no data set {place!r}, neither registered nor as a path{more or '; a Hub id is owner/name'}"
         )
 
 
@@ -165,16 +208,6 @@ def _may_hold(folder: Path, split: str) -> bool:
         return False
     described = any((folder / name).is_file() for name in ("README.md", "dataset_dict.json"))
     return described or re.search("train|test|val|dev", split.lower()) is not None or any(split in item.name for item in items)
-
-
-def beside(text: str) -> str:
-    """Return `"; did you mean ...?"` with what lies where the path of a `text` goes astray, or nothing."""
-    path = Path(text).expanduser()
-    for outer, inner in zip(path.parents, path.parts[::-1], strict=False):
-        if outer.is_dir():
-            near = closest(inner, [item.name for item in outer.iterdir()], 1)
-            return f"; did you mean {outer / near[0]}?" if near else ""
-    return ""
 
 
 def check_writable(text: str | None, option: str = "--output_dir") -> None:

@@ -33,7 +33,7 @@ from ..deployment.watching import FEW, why
 from ..modeling.checkpoint import commit_of
 from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.model_files import content_hash, reading
-from ..modeling.output_folders import check_output_dir
+from ..modeling.output_folders import check_apart, check_output_dir
 from .commands import CommandParser, RunOptions, check_revision, option, quiet_if_asked
 from .predict import identity, is_data_set, streamed
 
@@ -75,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     quiet_if_asked(running)
     check_revision(options.model, options.revision)
     check_output_dir(options.output_dir)
+    model = None if is_packaged(options.model) else options.model
+    check_apart(options.output_dir, {"MODEL": model, f"--reference {options.reference}": options.reference, f"--stream {options.stream}": options.stream})
     reference, the_reference = reference_images(options)
     here = None if is_packaged(options.model) else local_folder(options.model)
     with reading(here) if here is not None else nullcontext():
@@ -121,7 +123,9 @@ def reference_images(options: WatchOptions) -> tuple[list[str] | DataRows, str]:
     files = image_files(folder).images if folder.is_dir() else ()
     if not files:
         raise ValueError(f"`--reference {word}`: there is no image in it; give a folder of images, or a data set.")
-    return [str(file) for file in files], list_hash(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files)[:16]
+    # A link that leads nowhere is one that cannot be read, which is said of all such together.
+    sizes = (file.stat().st_size if file.exists() else None for file in files)
+    return [str(file) for file in files], list_hash(f"{file.relative_to(folder)} {size}" for file, size in zip(files, sizes, strict=True))[:16]
 
 
 def summary(report: Mapping[str, Any], new: int, output_dir: str) -> list[str]:

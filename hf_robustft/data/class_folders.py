@@ -248,6 +248,14 @@ def load_class_folders(
     return Dataset.from_dict({"image": paths, "label": labels}, features=features)
 
 
+def load_flat_folder(root: Path) -> Dataset:
+    """The images that lie in a folder (`root`) itself, as paths, in a column "image". What was not read is logged."""
+    files = image_files(root, deep=False)
+    if left := replace(files, others={ending: found for ending, found in files.others.items() if ending and ending not in _TEXTS}).left_out():
+        say_once(f"{root}: not read: {left}.")
+    return Dataset.from_dict({"image": [str(file) for file in files.images]}, features=Features({"image": Image()}))
+
+
 def _given_positions(
     root: Path, folders: Mapping[str, FolderFiles], class_names: Sequence[str], label_names: Sequence[str] | None
 ) -> dict[str, int]:

@@ -32,6 +32,7 @@ from .class_folders import (
     is_hidden,
     layout_fault,
     load_class_folders,
+    load_flat_folder,
     split_role,
     visible_folders,
 )
@@ -69,8 +70,8 @@ def folder_layout(path: Path) -> tuple[str, dict[str, Path]]:
     return "classes", splits
 
 
-def folder_splits(path: Path) -> tuple[str, ...]:
-    """Return the splits of the folder `path`; ("train",) if it is not divided.
+def folder_splits(path: Path, flat: bool = False) -> tuple[str, ...]:
+    """Return the splits of the folder `path`; ("train",) if it is not divided. Images without folders are data if they may be `flat`.
 
     Raises:
         ValueError: No data set, or files of which some belong to no split.
@@ -102,7 +103,7 @@ def folder_splits(path: Path) -> tuple[str, ...]:
                 f"{quoted(list(files))}; name one .parquet file or name every file after its split."
             )
         return tuple(files)
-    if kind == "classes" and not splits and not _holds_class_folders(path):
+    if kind == "classes" and not splits and not _holds_class_folders(path) and not (flat and image_files(path, first=True, deep=False).images):
         raise _no_data(path)
     return tuple(splits) or ("train",)
 
@@ -113,6 +114,7 @@ def load_folder(
     class_names: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     naming: bool = False,
+    flat: bool = False,
 ) -> Dataset:
     """Load one split of a folder.
 
@@ -124,6 +126,7 @@ def load_folder(
         label_names (`Sequence[str]`, *optional*): What the folders are called, in the same order, where that differs.
         naming (`bool`, *optional*, defaults to `False`): Whether the names of class folders are to become the class
             names, so that there must be no doubt about what the folders are.
+        flat (`bool`, *optional*, defaults to `False`): Whether images may lie in the folder itself, without a class.
 
     Returns:
         The data set, memory-mapped or made of file paths; images decode when read.
@@ -146,7 +149,10 @@ def load_folder(
     root = roots.get(split, path)
     if kind == "metadata":
         return _load_metadata(root, split)
-    dataset = load_class_folders(root, class_names, label_names, naming)
+    if flat and not _holds_class_folders(root):
+        dataset = load_flat_folder(root)
+    else:
+        dataset = load_class_folders(root, class_names, label_names, naming)
     if not len(dataset):
         raise _no_data(root)
     return dataset

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 
+from .messages import beside
 from .pinned import pin, pinned, pinning
 
 #: Seconds after which the Hub counts as out of reach. Its own client would try for half a minute, once per question.
@@ -38,20 +38,18 @@ def require_hub(path: str) -> None:
         raise FileNotFoundError(
             f"The path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name."
         )
-    if constants.HF_HUB_OFFLINE or is_cached(path):
+    if is_cached(path):
         return
     owner, name = Path(path).parent, Path(path).name
-    close = (
-        difflib.get_close_matches(name, sorted(entry.name for entry in owner.iterdir()), 1) if owner.is_dir() else []
-    )
-    if close:
-        raise FileNotFoundError(
-            f"The path {path!r} does not exist: the folder {str(owner)!r} has no {name!r}; did you mean {owner / close[0]}?"
-        )
+    if owner.is_dir() and (near := beside(path)):
+        raise FileNotFoundError(f"The path {path!r} does not exist: the folder {str(owner)!r} has no {name!r}{near}")
+    if constants.HF_HUB_OFFLINE:
+        return
     reason = out_of_reach()
     if reason:
         raise OSError(
-            f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason.rstrip('.')}."
+            f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason.rstrip('.')}"
+            f"{beside(path) or '.'}"
         )
 
 

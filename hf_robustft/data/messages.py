@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 _TOKEN = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{16,}|hf_(?:oauth|jwt)_[\w.-]{16,})")
@@ -78,6 +79,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean a or b?"` for a `word` close to some of `known`, for a message, or `""`."""
     names = closest(word, known)
     return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def beside(text: str) -> str:
+    """
+    Return `"; did you mean ...?"` for the path in a `text` that is not there, or `""`: what lies where the path goes astray and is called
+    like it, or what the last part of the path names from here.
+    """
+    path = Path(text).expanduser()
+    for outer, inner in zip(path.parents, path.parts[::-1], strict=False):
+        if outer.is_dir():
+            near = closest(inner, [item.name for item in outer.iterdir()], 1)
+            if near:
+                rest = outer / near[0] / path.relative_to(outer / inner)
+                return f"; did you mean {rest if rest.exists() else outer / near[0]}?"
+            break
+    here = Path(path.name)
+    return f"; did you mean {here}?" if len(path.parts) > 1 and not path.is_absolute() and here.is_dir() else ""
 
 
 def _key(name: str) -> str:

@@ -19,7 +19,7 @@ from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import at_one_commit, require_hub
 from .labels import LabelRule
-from .messages import quoted
+from .messages import beside, quoted
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
 
@@ -51,7 +51,8 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
     elif path.is_file():
         raise ValueError(f"The file {source!r} is not a parquet file; give a .parquet file or a folder.")
     elif path.is_dir():
-        where, splits, stem = {"path": str(path)}, folder_splits(path), path.name
+        flat = _may_be_flat(given.get("role"), given.get("label_column", "label"))
+        where, splits, stem = {"path": str(path)}, folder_splits(path, flat), path.name
         if holds_tars(path) and "class_names" not in given and (path / "classnames.txt").is_file():
             given = {**given, **read_names_and_templates(path / "classnames.txt", None, given.get("label_names"))}
     elif "/" not in source and "\\" not in source and not path.suffix:
@@ -113,7 +114,8 @@ def open_rows(benchmark: Benchmark, naming: bool = False) -> Dataset | OpenSplit
     elif holds_tars(folder):
         path, files = "webdataset", {split: _known_split(tar_splits(folder), split, path)}
     elif not benchmark.streaming or folder_layout(folder)[0] != "parquet":
-        return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming)
+        flat = _may_be_flat(benchmark.role, benchmark.label_column)
+        return load_folder(folder, split, benchmark.class_names or None, benchmark.label_names, naming, flat)
     else:
         path = str(folder)
         _known_split({name: name for name in folder_splits(folder)}, split, benchmark.path)
@@ -173,6 +175,11 @@ def checked_rows(
     return stream_of(rows, meaning, training=benchmark.role == "train")
 
 
+def _may_be_flat(role: str | None, label_column: str | None) -> bool:
+    """Whether the images of a folder need no folders of classes: those of an open set, whose labels are not read."""
+    return role == "open_set" and label_column is None
+
+
 def _known_split(splits: Mapping[str, Any], split: str, source: str) -> Any:
     if split not in splits:
         raise ValueError(f"{source!r} has no split {split!r}; its splits are {quoted(list(splits), 20)}.")
@@ -194,4 +201,4 @@ def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
         return function(path, *arguments, **options)
     except (OSError, RuntimeError, HTTPError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}.") from error
+        raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}{beside(path) or '.'}") from error

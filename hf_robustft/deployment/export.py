@@ -36,7 +36,6 @@ from ..modeling.metadata import METADATA_FILE
 from ..modeling.output_folders import check_output_dir
 from . import onnx_graph
 from .export_check import (
-    MIN_AGREEMENT,
     RANDOM,
     Answers,
     CheckImages,
@@ -49,11 +48,9 @@ from .export_check import (
 )
 from .export_page import OUTPUTS, page, preprocess_facts
 from .exported_classifier import INPUTS, PIXELS, TEXT_EMBEDS, TOKENS, ExportedClassifier, ExportedTextEncoder
-from .extras import check_format
+from .extras import MIN_AGREEMENT, PRECISIONS, check_export_options
 from .pipeline import OpenSetImageClassificationPipeline
 
-#: The files of each precision, the float32 one first.
-PRECISIONS = {"fp32": "model", "fp16": "model_fp16", "int8": "model_int8", "int8-static": "model_int8_static"}
 _ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}
 EXPORT_FILE, PREPROCESS_FILE, PAGE, TOKENIZER = "export.json", "preprocess.json", "README.md", "tokenizer"
 _TEXT = "text_encoder"
@@ -120,7 +117,7 @@ def export_checkpoint(
             out of range or would do nothing, or a package is missing.
         OSError: If the folder cannot be written.
     """
-    check_options(format, precisions, min_agreement, check_images, batch_size, opset, has_images=dataset is not None)
+    check_export_options(format, precisions, min_agreement, check_images, batch_size, opset, has_images=dataset is not None)
     if input not in INPUTS:
         raise ValueError(f"`--input {input}` is unknown; choose one of {', '.join(INPUTS)}.")
     output, encoder = Path(output_dir), DualEncoder.of(classify.model)
@@ -318,42 +315,6 @@ class _Export:
             known["threshold"] += f", or the threshold of `label` where it is one of {len(detector.thresholds)} classes with their own ({EXPORT_FILE})"
         facts = {"classes": len(head.class_names), "dim": head.weight.shape[1], "what": what, "score": "", "threshold": "", **known}
         return {name: OUTPUTS[name].format(**facts) for name in module.outputs}
-
-
-def check_options(
-    format: str, precisions: Sequence[str], min_agreement: float | None, check_images: int, batch_size: int, opset: int | None, has_images: bool
-) -> None:
-    """
-    Refuse options of an export that are out of range, or would do nothing.
-
-    Args:
-        format (`str`), precisions (`Sequence[str]`), min_agreement (`float`), check_images (`int`), batch_size (`int`), opset (`int`): As
-            for [`export_checkpoint`].
-        has_images (`bool`): Whether images were given.
-
-    Raises:
-        ValueError: By the name of the option.
-    """
-    check_format(format)
-    unknown = [name for name in precisions if name not in PRECISIONS]
-    if unknown or not precisions:
-        raise ValueError(f"`--precision {' '.join(unknown)}` is unknown; choose of {', '.join(PRECISIONS)}.")
-    others = [name for name in precisions if name != "fp32"]
-    if format != "onnx" and others:
-        raise ValueError(f"`--precision {others[0]}` is for --format onnx; a {format} has fp32 alone.")
-    if format != "onnx" and opset is not None:
-        raise ValueError(f"`--opset {opset}` is for --format onnx; leave it out.")
-    if opset is not None and not 18 <= opset <= 25:
-        raise ValueError(f"`--opset {opset}`: torch's exporter writes 18 and later; leave it out for its own.")
-    if "int8-static" in precisions and not has_images:
-        raise ValueError("`--precision int8-static` fixes ranges by validation images; give them by --dataset.")
-    if min_agreement is not None and not 0 < min_agreement <= 1:
-        raise ValueError(f"`--min_agreement {min_agreement:g}` is a share of images; give one above 0, and 1 at most.")
-    if min_agreement is not None and not others:
-        raise ValueError(f"`--min_agreement {min_agreement:g}` is for other precisions than fp32, which needs {MIN_AGREEMENT}; leave it out.")
-    for name, value in (("check_images", check_images), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"`--{name} {value}` must be at least 1.")
 
 
 def check_folder(output_dir: str | Path) -> None:

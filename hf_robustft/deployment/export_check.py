@@ -23,8 +23,6 @@ from ..evaluation.calibration import expected_calibration_error, negative_log_li
 from ..modeling.features import encode_images, normalised
 from .pipeline import OpenSetImageClassificationPipeline
 
-#: The share of images on which a graph must decide as float32 in torch does.
-MIN_AGREEMENT = 0.999
 #: What the images of a check are called that nobody gave.
 RANDOM = "random pictures"
 #: Sides of the grids of colours that random pictures are made of.

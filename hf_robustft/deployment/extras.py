@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from ..files import READY, is_of_this_room
 #: By which the folder of a Space is known as one that was written here.
 SPACE_FILE, SPACE_FORMAT = "space.json", "hf_robustft space 1"
 #: The formats of an export, and the packages that each needs.
-FORMATS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
+FORMATS: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "torch_export": ()}
+#: The files of each precision of an export, the float32 one first.
+PRECISIONS = {"fp32": "model", "fp16": "model_fp16", "int8": "model_int8", "int8-static": "model_int8_static"}
+#: Share of images on which a graph must decide as the pipeline, unless another one is stated.
+MIN_AGREEMENT = 0.999
 
 
 def check_format(format: str) -> None:
@@ -31,6 +36,48 @@ def check_format(format: str) -> None:
     missing = [name for name in FORMATS[format] if find_spec(name) is None]
     if missing:
         raise ValueError(f'`--format {format}` needs {", ".join(missing)}, which is not installed: pip install "hf_robustft[onnx]"')
+
+
+def check_export_options(
+    format: str,
+    precisions: Sequence[str],
+    min_agreement: float | None = None,
+    check_images: int = 1,
+    batch_size: int = 1,
+    opset: int | None = None,
+    has_images: bool = False,
+) -> None:
+    """
+    Refuse options of an export that are out of range, or would do nothing.
+
+    Args:
+        format (`str`), precisions (`Sequence[str]`), min_agreement (`float`, *optional*), check_images (`int`, *optional*), batch_size (`int`,
+            *optional*), opset (`int`, *optional*): As for [`~hf_robustft.export_checkpoint`].
+        has_images (`bool`, *optional*, defaults to `False`): Whether images were given.
+
+    Raises:
+        ValueError: By the name of the option.
+    """
+    check_format(format)
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise ValueError(f"`--precision {' '.join(unknown)}` is unknown; choose of {', '.join(PRECISIONS)}.")
+    others = [name for name in precisions if name != "fp32"]
+    if format != "onnx" and others:
+        raise ValueError(f"`--precision {others[0]}` is for --format onnx; a {format} has fp32 alone.")
+    if format != "onnx" and opset is not None:
+        raise ValueError(f"`--opset {opset}` is for --format onnx; leave it out.")
+    if opset is not None and not 18 <= opset <= 25:
+        raise ValueError(f"`--opset {opset}`: torch's exporter writes 18 and later; leave it out for its own.")
+    if "int8-static" in precisions and not has_images:
+        raise ValueError("`--precision int8-static` fixes ranges by validation images; give them by --dataset.")
+    if min_agreement is not None and not 0 < min_agreement <= 1:
+        raise ValueError(f"`--min_agreement {min_agreement:g}` is a share of images; give one above 0, and 1 at most.")
+    if min_agreement is not None and not others:
+        raise ValueError(f"`--min_agreement {min_agreement:g}` is for other precisions than fp32, which needs {MIN_AGREEMENT}; leave it out.")
+    for name, value in (("check_images", check_images), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"`--{name} {value}` must be at least 1.")
 
 
 def check_demo() -> None:

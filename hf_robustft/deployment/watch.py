@@ -170,7 +170,7 @@ def _reference(model: OpenSetImageClassificationPipeline, images: list[str] | Da
     batches = list(measured(model, pairs, total, "reference", settings))
     errors = [name for batch in batches for name in batch.errors]
     if errors:
-        raise ValueError(f"`--reference`: {len(errors)} images cannot be read: {quoted(errors, 3)}; remove or replace them.")
+        raise ValueError(f"`--reference`: {len(errors)} image{'s' * (len(errors) > 1)} cannot be read: {quoted(errors, 3)}; remove or replace them.")
     if not batches:
         raise ValueError("`--reference` holds no image.")
     parts = [torch.cat([getattr(batch, name) for batch in batches]) for name in ("embeds", "score", "probability")]

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ..data.messages import one_line
+from ..data.messages import beside, one_line
 from ..data.packaged import CHECKPOINTS, asset_path
 from ..data.pinned import pin, pinned
 from ..files import settle
@@ -84,8 +84,8 @@ def local_folder(source: str | Path) -> Path | None:
     parent = name.split("/")[0]
     if Path(parent).is_dir() and not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise FileNotFoundError(
-            f"There is no folder {Path(name).name!r} in the folder {parent!r} here; correct the path, or if {name} is "
-            f"meant on the Hub, download it first by `hf download {name}`."
+            f"There is no folder {Path(name).name!r} in the folder {parent!r} here{beside(name) or '; correct the path'}"
+            f"{' If' if beside(name) else ', or if'} {name} is meant on the Hub, download it first by `hf download {name}`."
         )
     return None
 

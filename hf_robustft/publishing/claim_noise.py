@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..deployment.export_check import MIN_AGREEMENT
+from ..deployment.extras import MIN_AGREEMENT
 from ..evaluation.detector import COSINE_ROUNDING
 from ..evaluation.findings import FEWEST
 

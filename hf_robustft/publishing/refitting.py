@@ -16,6 +16,7 @@ from ..evaluation.detector import OpenSetDetector
 from ..evaluation.fitting import check_fit, too_few
 from ..evaluation.prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, ConformalClassifier
 from ..evaluation.report import EvaluationReport
+from ..evaluation.stated_error import check_sets
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.features import logit_scale
 
@@ -39,9 +40,8 @@ def wanted_sets(
         ValueError: If an option is out of range or contradicts another, or images have lists of labels.
     """
     check_fit(prediction_sets=method or DEFAULT_METHOD, coverage=DEFAULT_COVERAGE if coverage is None else coverage)
+    check_sets(method, coverage, own)
     if method == "none":
-        if coverage is not None or own:
-            raise ValueError("--prediction_sets none removes the sets, and --coverage or --class_conditional say how to fit them; leave one out.")
         return None
     asked = {"method": method, "coverage": coverage, "class_conditional": own}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -18,7 +18,7 @@ _ONE_OR_MORE = """
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps batch_size knn_k shots
     save_total_limit dataloader_prefetch_factor top_k check_images
 """
-_INNER_SHARE = "level max_false_acceptance max_false_refusal confidence"
+_INNER_SHARE = "level coverage max_false_acceptance max_false_refusal confidence"
 _SHARE = "alpha lines_alpha alpha_sweep bad_images_threshold"
 
 

@@ -2,6 +2,7 @@
 """Wrong inputs, one a row: exit status 2, one line on standard error that names what to change, no model loaded."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -166,7 +167,7 @@ ROWS = [
     ("watch emoji_clip_carot --reference {tmp} --stream {tmp}/images", "share images"),
     ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/images", "share images"),
     ("watch emoji_clip_carot --reference https://a.b/c --stream {tmp}/images", "`--reference https://a.b/c` is a web address"),
-    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/file.txt", "`--stream {tmp}/file.txt`: is a file"),
+    ("watch emoji_clip_carot --reference {tmp}/images --stream {tmp}/file.txt", "`--stream {tmp}/file.txt` is a file"),
     ("watch emoji_clip_carot --stream {tmp}", "--reference"),
     ("predict emoji_clip_carott {tmp}/images --output a.csv", "did you mean emoji_clip_carot"),
     ("predict emoji_clip_carot --output a.csv", "`--image_list`"),
@@ -315,6 +316,60 @@ def test_what_a_comparison_cannot_do_is_said_at_the_first_look(line, fix, tmp):
     with pytest.raises(UsageError) as error:
         first_look(command, arguments)
     assert fix.format(tmp=tmp) in str(error.value) and "\n" not in str(error.value)
+
+
+EARLY = [
+    ("export emoji_clip_carot --precision int8-static", "--dataset"),
+    ("export emoji_clip_carot --format torch_export --precision fp16", "--precision fp16"),
+    ("export emoji_clip_carot --format torch_export --opset 18", "--opset 18"),
+    ("export emoji_clip_carot --opset 3", "--opset 3"),
+    ("export emoji_clip_carot --min_agreement 0.9", "--min_agreement 0.9"),
+    ("export {tmp}/model --output_dir {tmp}/model/onnx", "`MODEL`"),
+    ("export emoji_clip_carot --dataset {tmp}/images:validation --output_dir {tmp}/images", "`--dataset {tmp}/images:validation`"),
+    ("watch emoji_clip_carot --reference {tmp}/model --stream {tmp}/images --output_dir {tmp}/images/out", "`--stream {tmp}/images`"),
+    ("watch emoji_clip_carot --reference {tmp}/model --stream {tmp}/images --output_dir {tmp}/model/out", "`--reference {tmp}/model`"),
+    ("calibrate {tmp}/model --dataset emoji_shift --coverage 95", "95 % is 0.95"),
+    ("calibrate {tmp}/model --dataset emoji_shift --coverage 1", "--coverage 1.0"),
+    ("calibrate {tmp}/model --dataset emoji_shift --max_false_refusal 5", "5 % is 0.05"),
+    ("calibrate {tmp}/model --dataset emoji_shift --prediction_sets none --coverage 0.9", "--coverage"),
+    ("calibrate {tmp}/model --dataset emoji_shift --true_positive_rate 0.9 --max_false_refusal 0.1", "--max_false_refusal"),
+    ("calibrate {tmp}/model --dataset emoji_shift --true_positive_rate 0.9 --unknown {tmp}/images", "--unknown"),
+    ("calibrate {tmp}/model --dataset emoji_shift --true_positive_rate 0.9 --remove_detector", "--remove_detector"),
+    ("calibrate {tmp}/model --dataset emoji_shift --true_positive_rate 0", "--true_positive_rate 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "fix"), EARLY, ids=[line for line, _ in EARLY])
+def test_what_needs_no_torch_is_said_at_the_first_look(line, fix, tmp):
+    command, *arguments = words(line, tmp)
+    with pytest.raises(UsageError) as error:
+        first_look(command, arguments)
+    assert fix.format(tmp=tmp) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_nearby_is_named_where_an_id_of_the_hub_is_possible(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for name in ("imgs/train/cat", "imgs/validation/cat", "outputs/mine"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_bytes(b"{}")
+    near = {
+        "train --train_dataset imgs/trian": "imgs/train", "evaluate owner/model --eval_datasets imgs/val:validation": "imgs/validation",
+        "verify outputs/mine --data a=imgs/trian": "imgs/train", "evaluate outputs/min --eval_datasets emoji_shift": "outputs/mine",
+    }  # fmt: skip
+    # Offline, what lies elsewhere is named too; otherwise the Hub may have it.
+    offline = {"train --train_dataset my/imgs": "imgs", "train --train_dataset img/train": "imgs/train"}
+    for line, there in {**near, **offline}.items():
+        command, *arguments = line.split()
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1" if line in offline else "0")
+        with pytest.raises(UsageError, match=re.escape(f"did you mean {there}?")):
+            first_look(command, arguments)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    first_look("train", ["--train_dataset", "my/imgs"])
+    # What was downloaded is there, whatever lies beside it.
+    (tmp_path / "cache" / "hub" / "datasets--imgs--trian").mkdir(parents=True)
+    (tmp_path / "cache" / "hub" / "models--outputs--min").mkdir()
+    first_look("evaluate", ["outputs/min", "--eval_datasets", "imgs/trian"])
 
 
 def test_the_first_look_knows_the_rules():

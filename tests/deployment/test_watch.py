@@ -198,6 +198,12 @@ def test_a_watch_of_something_else_is_refused(desk, capsys):
     assert run(desk, "--overwrite") == 0
 
 
+def test_a_reference_with_a_link_to_nowhere_is_refused(desk, capsys):
+    (desk / "reference" / "gone.png").symlink_to(desk / "nowhere.png")
+    assert run(desk) == 2
+    assert "`--reference`: 1 image cannot be read: " in (said := capsys.readouterr().err) and "gone.png" in said
+
+
 def test_too_small_a_reference_is_refused(desk, capsys):
     for number in range(5, 24):
         (desk / "reference" / f"{number}.png").unlink()
