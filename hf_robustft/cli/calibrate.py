@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from accelerate import PartialState
 
 from ..data.benchmarks import Benchmark
+from ..data.class_matching import shared_classes
 from ..data.messages import quoted
 from ..evaluation.fitting import PREDICTION_SETS
 from ..evaluation.platt_scaling import FUNCTIONS
@@ -43,7 +44,7 @@ from .data_sets import (
     model_classes,
     validation_benchmark,
 )
-from .specs import Spec
+from .specs import Spec, own_columns
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,9 @@ class CalibrateOptions:
     )
     unknown: str | None = option(
         "Images of none of the classes, not measured on, to choose the threshold for 'unknown' on.", None, metavar="SET"
+    )
+    true_positive_rate: float | None = option(
+        "Choose the highest threshold that accepts this share of --dataset, instead of one for a stated error.", None
     )
     max_false_acceptance: float | None = option(
         "Choose the lowest threshold that accepts at most this share of images like --unknown, with confidence.", None
@@ -166,16 +170,22 @@ def unknown_set(text: str, data: ReadingOptions, known: Known | None) -> Benchma
         text (`str`), data ([`ReadingOptions`]), known ([`Known`], *optional*): As for [`validation_set`].
 
     Raises:
-        ValueError: If it has another role than `open_set`.
+        ValueError: If it has another role than `open_set`, or images of classes that the model knows.
     """
     spec = Spec.parse(text)
     if spec.role not in (None, "open_set"):
         raise ValueError(f"`--unknown {text}`: such images have the role open_set; leave ':{spec.role}' out")
-    sets, _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:open_set"], data, known)
+    sets, _ = evaluation_benchmarks([text if spec.registered or spec.role else f"{text}:open_set"], data, None)
     if len(sets) > 1:
         of = [item.name for item in sets if item.role == "open_set"]
         advice = f"choose one of none of the classes, such as {text}/{of[0]}" if of else "give images of none of the classes"
         raise ValueError(f"`--unknown {text}` has {len(sets)} sets; {advice}.")
+    if known is not None and not spec.registered and not data.streaming:
+        column = own_columns(spec, {"label_column": data.label_column or "label"}).get("label_column", "label")
+        if shared := shared_classes(sets[0], known.class_names, column):
+            raise ValueError(
+                f"`--unknown {text}` is for images of none of the classes, and has some of {quoted(shared)}, which the model knows; leave these out."
+            )
     return sets[0]
 
 

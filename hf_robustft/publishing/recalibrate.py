@@ -125,8 +125,8 @@ def recalibrate(
         coverage (`float`, *optional*): Share of images whose set is to hold their class; by default as before, or 0.95.
         class_conditional (`bool`, *optional*): Whether classes with enough images get a quantile of their own; by default as before.
         unknown ([`Benchmark`], *optional*): Images of none of the classes, with the role `open_set`, to choose the threshold for "unknown" on.
-        risk (`Mapping[str, Any]`, *optional*): For which error it is chosen: options `max_false_acceptance`, `max_false_refusal`,
-            `confidence` and `per_class_thresholds` of [`OpenSetDetector.fit`]. By default the detector is refitted as it was.
+        risk (`Mapping[str, Any]`, *optional*): By what it is chosen: options `max_false_acceptance`, `max_false_refusal`, `confidence` and
+            `per_class_thresholds`, or `true_positive_rate`, of [`OpenSetDetector.fit`]. By default the detector is refitted as it was.
         bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): As for [`Evaluator`].
         batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
             *optional*, defaults to `True`): As for [`Evaluator`].

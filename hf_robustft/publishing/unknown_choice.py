@@ -19,7 +19,7 @@ from ..evaluation.detector import OpenSetDetector, fold_temperature
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.report import EvaluationReport
 from ..evaluation.risk_control import check_enough, check_risk
-from ..evaluation.stated_error import check_stated_error
+from ..evaluation.stated_error import RATE, check_stated_error
 from ..evaluation.temperature import TemperatureScaling
 from ..modeling.features import logit_scale
 from ..modeling.zero_shot import ZeroShotHead
@@ -50,12 +50,14 @@ def wanted_risk(
     if unknown is not None and unknown.role != "open_set":
         raise ValueError(f"`--unknown {unknown.name}` has the role {unknown.role!r}; give images of none of the classes, with the role open_set.")
     check_stated_error(given, unknown is not None, keep_detector)
+    if not 0 < given.get(RATE, 1) <= 1:
+        raise ValueError(f"--{RATE} {given[RATE]} is the share of known images to accept; give one above 0, and 1 at most.")
     if unknown is not None and not stated and not former:
         raise ValueError("--unknown is for the choice of a threshold; give --max_false_acceptance or --max_false_refusal too, or leave it out.")
-    if unknown is None and not stated and keep_detector and former.get("controls") == "false_acceptance":
+    if unknown is None and not given and keep_detector and former.get("controls") == "false_acceptance":
         raise ValueError(
-            "The folder's detector keeps --max_false_acceptance, which is about unknown images; give some by --unknown, state --max_false_refusal "
-            "instead, or remove the detector by --remove_detector."
+            "The folder's detector keeps --max_false_acceptance, which is about unknown images; give some by --unknown, choose by "
+            "--max_false_refusal or --true_positive_rate instead, or remove the detector by --remove_detector."
         )
     if stated:
         control = stated[0].removeprefix("max_")

@@ -496,10 +496,47 @@ def test_without_unknown_images_the_share_of_refused_known_ones_is_kept(folder, 
     assert fold(folder, sets["validation"]).detector.risk["max_error"] == 0.1
 
 
+def test_a_threshold_for_a_stated_error_goes_back_to_a_rate(folder, sets):
+    usual = fold(folder, sets["validation"], risk={"true_positive_rate": 0.9}).detector
+    fold(folder, sets["validation"], unknown=others(), risk={"max_false_acceptance": 0.2})
+    with pytest.raises(ValueError, match="--true_positive_rate"):
+        fold(folder, sets["validation"])
+    back = fold(folder, sets["validation"], risk={"true_positive_rate": 0.9}).detector
+    assert back.risk is None and back.thresholds is None and back.true_positive_rate == 0.9
+    assert back.threshold == pytest.approx(usual.threshold, rel=1e-5) and back.achieved_true_positive_rate == usual.achieved_true_positive_rate
+    assert fold(folder, sets["validation"]).detector.true_positive_rate == 0.9
+    assert "detector" in json.loads((folder / "robustft.json").read_text()) and "At or below" not in (folder / "README.md").read_text()
+
+
+def test_unknown_images_need_no_folders_of_classes(folder, sets, tmp_path, capsys):
+    """Images without folders are chosen on as those in folders are."""
+    sets["validation"].dataset.to_parquet(tmp_path / "validation.parquet")
+    for index, row in enumerate(others(60).dataset):
+        for place in (tmp_path / "flat", tmp_path / "nested" / f"strange {row['label']}"):
+            place.mkdir(parents=True, exist_ok=True)
+            row["image"].save(place / f"{index:03}.png")
+    (tmp_path / "flat" / "notes.txt").write_text("not an image")
+    found = []
+    for name in ("flat", "nested"):
+        copy = shutil.copytree(folder, tmp_path / f"of {name}")
+        words = ["--dataset", str(tmp_path / "validation.parquet"), "--unknown", str(tmp_path / name), "--max_false_acceptance", "0.2"]
+        assert main(["calibrate", str(copy), "--disable_tqdm", *words]) == 0, capsys.readouterr().err
+        found.append(OpenSetDetector.from_pretrained(copy))
+    assert found[0].risk == {**found[1].risk, "unknown": "flat"} and found[0].risk["false_acceptance"]["n"] == 60
+    assert found[0].threshold == found[1].threshold
+    (tmp_path / "nested" / "strange 0").rename(tmp_path / "nested" / CLASSES[0].upper())
+    assert main(["calibrate", str(folder), "--disable_tqdm", *words]) == 2
+    assert re.search(f"`--unknown {tmp_path}/nested`.*{CLASSES[0].upper()}", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     "options, name",
     [
         ({"risk": {"max_false_acceptance": 0.1}}, "--unknown"),
+        ({"risk": {"true_positive_rate": 0.9, "max_false_refusal": 0.1}}, "--max_false_refusal"),
+        ({"risk": {"true_positive_rate": 0.9}, "unknown": others}, "--unknown"),
+        ({"risk": {"true_positive_rate": 1.5}}, "--true_positive_rate"),
+        ({"risk": {"true_positive_rate": 0}}, "--true_positive_rate"),
         ({"risk": {"max_false_acceptance": 0.1, "max_false_refusal": 0.1}, "unknown": others}, "--max_false_refusal"),
         ({"risk": {"confidence": 0.9}}, "--confidence"),
         ({"unknown": others}, "--unknown"),
