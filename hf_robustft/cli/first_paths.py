@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ..data.messages import beside, closest, did_you_mean, quoted
+from ..data.messages import beside, closest, did_you_mean, nearby, quoted
 from ..data.packaged import CHECKPOINTS, check_not_packaged
 from ..deployment.output_names import check_output, working_folder
 from ..files import READY
@@ -187,8 +187,9 @@ def check_data(text: str, option: str, registered: list[str]) -> None:
     if place.count("/") > 2 or place.startswith((".", "/", "~")):
         raise UsageError(f"`{given}`: {place} does not exist{beside(place)}")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if place.count("/") == 1 and (path.parent.is_dir() or offline) and (near := beside(place)) and not _in_cache("datasets", place):
-        raise UsageError(f"`{given}`: there is no folder {place} here, and nothing of that name from the Hub{near}")
+    near = nearby(place) if place.count("/") == 1 and not _in_cache("datasets", place) else None
+    if near is not None and (path.parent.is_dir() or offline and near.name == path.name):
+        raise UsageError(f"`{given}`: there is no folder {place} here, and nothing of that name from the Hub; did you mean {near}?")
     if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
         more = did_you_mean(place, [*registered, *(item.name for item in Path(".").iterdir() if item.is_dir())])
         raise UsageError(

@@ -81,10 +81,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
-def beside(text: str) -> str:
+def nearby(text: str) -> Path | None:
     """
-    Return `"; did you mean ...?"` for the path in a `text` that is not there, or `""`: what lies where the path goes astray and is called
-    like it, or what the last part of the path names from here.
+    What the path in a `text` that is not there may stand for: what lies where it goes astray and is called like it, or what its last part
+    names from here.
     """
     path = Path(text).expanduser()
     for outer, inner in zip(path.parents, path.parts[::-1], strict=False):
@@ -92,10 +92,16 @@ def beside(text: str) -> str:
             near = closest(inner, [item.name for item in outer.iterdir()], 1)
             if near:
                 rest = outer / near[0] / path.relative_to(outer / inner)
-                return f"; did you mean {rest if rest.exists() else outer / near[0]}?"
+                return rest if rest.exists() else outer / near[0]
             break
     here = Path(path.name)
-    return f"; did you mean {here}?" if len(path.parts) > 1 and not path.is_absolute() and here.is_dir() else ""
+    return here if len(path.parts) > 1 and not path.is_absolute() and here.is_dir() else None
+
+
+def beside(text: str) -> str:
+    """Return `"; did you mean ...?"` with what is [`nearby`] the path in a `text` that is not there, or `""`."""
+    near = nearby(text)
+    return "" if near is None else f"; did you mean {near}?"
 
 
 def _key(name: str) -> str:
