@@ -42,7 +42,7 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: currentColor
 .pictures img, .none { width: 7rem; height: 7rem; object-fit: contain; background: #fff; border: 1px solid var(--line); display: block; }
 .none { display: grid; place-items: center; background: var(--soft); font-size: .8rem; }
 .pictures li { font-size: .85rem; line-height: 1.35; } .note { font-size: .9rem; }
-@media (max-width: 30rem) { svg text { font-size: 11px; } th, td { padding: .3rem .15rem; font-size: .85rem; } }
+@media (max-width: 30rem) { svg text { font-size: 11px; } th, td { padding: .3rem .15rem; font-size: .8rem; } th { font-size: .75rem; } td { white-space: normal; } }
 """
 
 

@@ -21,8 +21,8 @@ document.body.append(result);
 
 
 def seen_in_browser(page: Path, text: str, script: str, *options: str) -> dict[str, Any]:
-    """What a `script` leaves in `seen`, run at the end of the `text` of a `page`; it knows the `errors` that were raised."""
-    text = text.replace("<style>", f"{_ERRORS}<style>", 1).replace("</body>", f"<script>{{{script}{_SEEN}}}</script></body>")
+    """What a `script` leaves in `seen`, run once the `text` of a `page` is loaded; it knows the `errors` that were raised."""
+    text = text.replace("<style>", f"{_ERRORS}<style>", 1).replace("</body>", f'<script>addEventListener("load", () => {{{script}{_SEEN}}});</script></body>')
     page.write_text(text, encoding="utf-8")
     profile = f"--user-data-dir={page.parent / 'profile'}"
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *options, profile, "--dump-dom", page.as_uri()]
