@@ -2,11 +2,13 @@
 """`hf-robustft evaluate`: a checkpoint measured without training, with what its folder says about it."""
 
 import json
+import re
 
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator
+from helpers.forked import run_ranks
 
 from hf_robustft.cli import main
 from hf_robustft.cli.evaluate import evaluate, parser
@@ -14,6 +16,8 @@ from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, load_rep
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.metadata import write_robustft_json
 
+#: Of a page, with its fraction.
+NUMBER = re.compile(r"(?<![\w.#])-?\d+\.\d+(?:e-?\d+)?")
 QUIET = ["--use_cpu", "--disable_tqdm", "--batch_size", "8"]
 
 
@@ -169,3 +173,19 @@ def test_unreadable_images(checkpoint, pictures, tmp_path):
     assert json.loads((tmp_path / "o" / "evaluation.json").read_text())["reports"][0]["results"]["photos"][
         "unreadable"
     ]
+
+
+@pytest.mark.slow  # Three processes.
+def test_two_processes_write_the_page_that_one_writes(checkpoint, pictures):
+    """To the letter, but for the last digits of numbers: two processes make the prompts of the head by halves."""
+    pages = {}
+    for processes in (1, 2):
+        out = pictures / "out"
+        done = run_ranks(processes, "-m", "hf_robustft.cli", "evaluate", *command(checkpoint, pictures), ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr[-3000:]
+        pages[processes] = (out / "report.html").read_text(encoding="utf-8")
+        out.rename(pictures / f"of {processes}")
+    words, numbers = zip(*((NUMBER.split(page), NUMBER.findall(page)) for page in pages.values()), strict=True)
+    assert words[0] == words[1] and len(numbers[0]) > 300 and "data-path" in pages[1]
+    for one, two in zip(*numbers, strict=True):
+        assert float(two) == pytest.approx(float(one), rel=1e-4, abs=1e-4), (one, two)

@@ -86,12 +86,14 @@ class Job:
         processes: So many of them.
         starts_from: A job whose folder it works on.
         hub: Whether what counts is on the Hub.
+        in_parts: Whether it keeps what it has done and goes on from there.
     """
 
     command: Sequence[str]
     processes: int = 1
     starts_from: str | None = None
     hub: bool = False
+    in_parts: bool = False
 
     @property
     def resumes(self) -> bool:
@@ -122,7 +124,7 @@ def jobs() -> dict[str, Job]:
         ["calibrate", "out", "--dataset", "images/held_out", "--eval_datasets", "images/test", *QUIET], starts_from="finished"
     )
     watched = ["--reference", "known", "--stream", "images", "--output_dir", "out", "--batch_size", "4"]
-    found["watch"] = Job(["watch", "runs/one", *watched, *QUIET], starts_from="runs")
+    found["watch"] = Job(["watch", "runs/one", *watched, *QUIET], starts_from="runs", in_parts=True)
     found["predict"] = Job(["predict", "runs/one", "images", "--output", "out/answers.csv", "--batch_size", "4", *QUIET], starts_from="runs")
     exported = ["export", "runs/one", "--output_dir", "out", "--dataset", "images/held_out", "--precision", "fp32", "int8"]
     found["export"] = Job([*exported, "--min_agreement", "0.1", "--text", *QUIET], starts_from="runs")
@@ -275,16 +277,19 @@ class Campaign:
         """
         What a kill at each moment of a command would leave. It is given again for none of them: the last whole checkpoint has, to
         the byte, what the undisturbed run saved at that step, and the other files are what they were between two changes of
-        them, of which there may be so many; what follows from these is known.
+        them, of which there may be so many; what follows from these is known. A command that works in parts has as many as there are
+        parts, and is given again from each.
         """
         job, (want, _, _) = self.jobs[name], self.whole(name)
-        folder, steps, seen = self.fresh(job), {}, []
-        done = self.run(folder, job, job.command, "copies", folder / "copies")
+        folder, copies, steps, seen = self.fresh(job), self.place / "copies", {}, []
+        shutil.rmtree(copies, ignore_errors=True)
+        done = self.run(folder, job, job.command, "copies", copies)
         assert done.returncode == 0, done.stderr[-3000:]
         assert not differing(self.found(folder, job), want), name
+        shutil.copytree(folder / "out", copies / "9999-end", symlinks=True)
         identity, files._identity = files._identity, lambda folder: 0
         try:
-            for copy in (*sorted((folder / "copies").iterdir()), folder / "out"):
+            for copy in sorted(copies.iterdir()):
                 phase, names = self.phase(copy), {path.name for path in copy.iterdir()}
                 result, why, rest = "equal", "", None
                 try:
@@ -296,20 +301,33 @@ class Campaign:
                         result, why = "lost", f"{whole} after {sorted(steps)}"
                 except (OSError, ValueError) as error:
                     result, why = "refused", str(error)
-                seen.append((copy.name, phase, result, why, rest, not {STAGE, READY} & names and "-torn-" not in copy.name))
+                seen.append((copy, phase, result, why, rest, not {STAGE, READY} & names and "-torn-" not in copy.name))
         finally:
             files._identity = identity
         states = []
-        for *_, rest, quiet in seen:
+        for copy, phase, *_, rest, quiet in seen:
             if quiet and rest not in states:
                 states.append(rest)
-        assert len(states) <= most, f"{name}: {[sorted(state) for state in states]}"
-        for copied, phase, result, why, rest, _ in seen:
+                if job.in_parts:
+                    self._given_again(name, copy, phase)
+        assert job.in_parts or len(states) <= most, f"{name}: {[sorted(state) for state in states]}"
+        for copy, phase, result, why, rest, _ in seen:
+            copied = copy.name
             if result == "equal" and rest not in states:
                 result, why = "lost", min((differing(rest, state) for state in states), key=len)
             self.counts[name, "copied", phase, result] += 1
             if result != "equal":
                 self.lost.append(f"{name}, {copied}, {phase}, {result}: {why}")
+
+    def _given_again(self, name: str, out: Path, phase: str) -> None:
+        """Give a command again from what a kill has left in a folder, `out`."""
+        job, (want, _, _) = self.jobs[name], self.whole(name)
+        folder = self.fresh(job)
+        shutil.copytree(out, folder / "out", symlinks=True)
+        result, why = self.after(folder, job, {}, want)
+        self.counts[name, "given again", phase, result] += 1
+        if result != "equal":
+            self.lost.append(f"{name}, given again from {out.name}, {phase}, {result}: {why}")
 
     @staticmethod
     def phase(out: Path) -> str:
@@ -331,7 +349,7 @@ class Campaign:
         """So many kills, two thirds of them at injected moments, spread over the commands."""
         draw = random.Random(seed)
         for number in range(10 * kills):
-            done = sum(count for (_, kind, _, _), count in self.counts.items() if kind != "copied")
+            done = sum(count for (_, kind, _, _), count in self.counts.items() if kind not in ("copied", "given again"))
             if done >= kills or time.time() > until:
                 return
             name = names[number % len(names)]
@@ -410,7 +428,9 @@ def test_every_moment_of_a_save_leaves_a_checkpoint_to_go_on_from(tiny_clip, tmp
 
 def test_a_killed_command_that_is_given_again_ends_as_the_other(tmp_path):
     campaign = Campaign(tmp_path)
-    _, moments, _ = campaign.whole("train and finish, carot")
+    want, moments, _ = campaign.whole("train and finish, carot")
+    # The page is one of what is compared.
+    assert b"data-path" in want["report.html"]
     second = next(n for n, line in enumerate(moments, 1) if "written" in line and "checkpoint-2/optimizer.pt" in line)
     assert campaign.kill("train and finish, carot", "torn", second) == "equal"
     assert list(campaign.counts) == [("train and finish, carot", "injected", "a checkpoint is written", "equal")]
