@@ -3,7 +3,8 @@
 
 The weights are rounded to float16, but for the logit scale: in half precision it could not hold a temperature. With the
 rounded weights everything else is made again, temperature, detector, results, pictures and card, so that each number of
-the card is one of the weights beside it. The same run gives the same bytes on one machine.
+the card is one of the weights beside it. The same run gives the same bytes on one machine. Given the packaged folder itself as
+`--run`, the weights stay, and what belongs to them is made anew.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hf_robustft.data.packaged import ASSETS
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.publishing.card_facts import CardFacts
+from hf_robustft.publishing.card_file import GENERATED_PAGE, PAGE_FILE
 from hf_robustft.publishing.folder import chosen_files
 
 OUTPUT = ASSETS / "emoji_clip_carot"
@@ -65,6 +67,9 @@ def package(run: Path, output: Path, progress: bool = True) -> EvaluationReport:
             run={**card.run, "Weights": ROUNDED},
             **{name: getattr(card, name) for name in KEPT},
         )
+        # Half a megabyte of pictures, which `hf-robustft evaluate emoji_clip_carot` makes again.
+        for name in (PAGE_FILE, GENERATED_PAGE):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(folder, output, copy_function=shutil.copyfile)
     return report
