@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import copy
 import gc
 import importlib.util
 import json
@@ -17,10 +18,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from helpers import tiny_config
-from safetensors.torch import load_file
-from transformers import CLIPModel
+
+# No torch here: with `-n` the process that hands out the tests reads this file too, and the others wait for it.
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).with_name("golden")
@@ -28,6 +27,8 @@ GOLDEN = Path(__file__).with_name("golden")
 
 @pytest.fixture(autouse=True, scope="session")
 def threads():
+    import torch
+
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
 
 
@@ -77,6 +78,7 @@ def golden_dir() -> Path:
 @pytest.fixture(scope="session")
 def golden(golden_dir):
     """`golden("a_clip_loss")` -> dict of tensors; `golden.manifest("a_clip_loss")` -> its entry of the manifest."""
+    from safetensors.torch import load_file
 
     def load(stem: str) -> dict:
         return load_file(golden_dir / f"{stem}.safetensors")
@@ -86,9 +88,19 @@ def golden(golden_dir):
     return load
 
 
-@pytest.fixture
-def tiny_clip() -> CLIPModel:
-    """A random CLIPModel (2 layers, width 32, 16-dimensional embeddings, 32 px), the same at every call."""
+@pytest.fixture(scope="session")
+def first_tiny_clip():
+    import torch
+    from helpers import tiny_config
+    from transformers import CLIPModel
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return CLIPModel(tiny_config()).eval()
+
+
+@pytest.fixture
+def tiny_clip(first_tiny_clip):
+    """A random `CLIPModel` (2 layers, width 32, 16-dimensional embeddings, 32 px), the same at every call."""
+    # A third of the time of making it anew.
+    return copy.deepcopy(first_tiny_clip)
