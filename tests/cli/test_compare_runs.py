@@ -359,26 +359,26 @@ def test_concepts_is_the_rule_where_it_can_choose(own, tmp_path, capsys, monkeyp
     (note,) = [note for note in made.notes if "--rule concepts" in note]
     assert "2 runs more" in note and "--rule id_within" in note
     photo = f"--train_dataset {own / 'photo'} --max_steps 5"
-    monkeypatch.setattr(compare_plan, "FEWEST_CLASSES", 4)
-    assert "left_out_classes" in planned(tmp_path, photo, ["carot"], rates=[1e-4, 1e-3], twins=None).roles
-    monkeypatch.undo()
-    for command, methods, rates, said in (
-        (photo, ["carot"], [1e-4, 1e-3], "Of 4 classes"),
-        ("", ["carot"], [1e-3], "only carot at one rate"),
-        ("", ["lp"], [1e-4, 1e-3], "--methods lp know no others"),
-        ("--streaming", ["carot"], [1e-4, 1e-3], "stream"),
+    fewest = compare_plan.FEWEST_CLASSES
+    for classes, command, methods, rates, said in (
+        (fewest, photo, ["carot"], [1e-4, 1e-3], "Of 4 classes"),
+        (4, photo, ["carot"], [1e-3], "only carot at one rate"),
+        (4, photo, ["lp"], [1e-4, 1e-3], "--methods lp know no others"),
+        (4, f"{photo} --streaming", ["carot"], [1e-4, 1e-3], "stream"),
     ):
+        monkeypatch.setattr(compare_plan, "FEWEST_CLASSES", classes)
         made = planned(tmp_path, command, methods, rates=rates, twins=None)
         (note,) = [note for note in made.notes if "--rule concepts" in note]
         assert said in note and "left_out_classes" not in made.roles, note
         assert made.runs == planned(tmp_path, command, methods, rates=rates, twins=False).runs
+    assert "left_out_classes" in planned(tmp_path, photo, ["carot"], rates=[1e-4, 1e-3], twins=None).roles
     # A twin has no validation images to be measured on while it trains.
-    made = planned(tmp_path, "--eval_strategy epoch", ["carot"], rates=[1e-4, 1e-3], twins=None)
+    made = planned(tmp_path, f"{photo} --eval_strategy epoch", ["carot"], rates=[1e-4, 1e-3], twins=None)
     assert ["--eval_strategy" in run.arguments for run in made.runs if run.method == "carot"] == [True, True, False, False]
     # The command line decides by the rule alone.
     for flags, twins in (([], 2), (["--rule", "id_within"], 0), (["--rule", "concepts"], 2)):
         words = ["--methods", "carot", "--learning_rates", "1e-4", "1e-3", "--seeds", "0", "--dry_run", *flags]
-        assert cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 0
+        assert cli.main(["compare", *words, *photo.split(), "--output_dir", str(tmp_path / "out")]) == 0
         out, err = capsys.readouterr()
         assert out.count("--leave_out_classes") == twins and ("2 runs more" in err) == bool(twins)
 

@@ -319,7 +319,7 @@ def test_a_model_without_results_claims_nothing(folder, capsys):
     assert "evaluation.json" in error and error.count("\n") == 1
 
 
-@pytest.mark.slow  # The guide's command is run by default, and says the same by its exit status.
+@pytest.mark.slow  # Half a minute, as the command of the guide to verifying: `python -m pytest -m slow tests/cli/test_verify.py`.
 def test_the_packaged_model_holds_what_its_card_claims():
     found = verify(*parser().parse(["emoji_clip_carot", "--use_cpu", "--disable_tqdm"]))
     assert found.status == 0, (of(found, FAILS), of(found, NOT_MEASURED))

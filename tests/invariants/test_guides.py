@@ -12,6 +12,7 @@ from helpers.cards import table_of_results
 from helpers.commands import blocks, commands, parts, run
 
 from hf_robustft import load_benchmark
+from hf_robustft.cli.description import Description
 from hf_robustft.cli.train_arguments import parse
 from hf_robustft.modeling.families import FAMILIES
 from hf_robustft.publishing.card_file import is_untouched
@@ -87,8 +88,9 @@ def desk(tmp_path_factory, script):
 CHANGES_THE_PACKAGE = "add_an_objective"
 
 
-#: Half a minute each; what their commands do is tested beside them: `python -m pytest -m slow tests/invariants/test_guides.py`.
-LONG = ("export", "verifying")
+#: A quarter of a minute or more each; what their commands do is tested beside them, and `test_flags_of_long_guides` reads their
+#: flags: `python -m pytest -m slow tests/invariants/test_guides.py`.
+LONG = ("accuracy_collapsed", "baselines_with_a_head", "export", "verifying", "your_own_data")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,15 @@ def check_flags(command: str) -> None:
     sets = flags[flags.index("--eval_datasets") + 1 :] if "--eval_datasets" in flags else []
     for name in sets[: next((i for i, word in enumerate(sets) if word.startswith("--")), None)]:
         assert load_benchmark(name), name
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_flags_of_long_guides(name):
+    """Every flag and value that they print is one that the command takes."""
+    text = next(page for page in GUIDES if page.stem == name).read_text(encoding="utf-8")
+    described = Description.load()
+    read = [described.parser(called, True).parse_args(flags) for called, flags in map(parts, commands(text)) if called != "shell"]
+    assert len(read) >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + "/" + page.name)

@@ -35,6 +35,7 @@ def text_of(notebook) -> str:
     return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
+@pytest.mark.slow  # `python -m pytest -m slow tests/invariants/test_notebook.py`, half a minute: it trains as test_readme.py does.
 def test_it_runs_from_top_to_end_and_shows_what_is_stored(notebook, tmp_path, monkeypatch):
     # Where `hf-robustft` lies, also if the environment of these tests is not activated.
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
