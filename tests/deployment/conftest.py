@@ -2,18 +2,19 @@
 """A small data set, its images as files, and a checkpoint with a detector."""
 
 import pytest
-from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
-from helpers.detectors import detector
 
-from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.modeling.metadata import ZERO_SHOT_HEAD
-from hf_robustft.publishing.metadata import write_robustft_json
+# Nothing that takes seconds, as in `tests/conftest.py`.
 
 N = 12
 
 
 @pytest.fixture
-def data() -> Benchmark:
+def data():
+    """A `Benchmark` of `N` images."""
+    from helpers import TEMPLATES, image_dataset
+
+    from hf_robustft.data.benchmarks import Benchmark
+
     return Benchmark.from_dataset(image_dataset(N), name="val", role="validation", templates=TEMPLATES)
 
 
@@ -31,6 +32,12 @@ def photos(data, tmp_path):
 @pytest.fixture
 def checkpoint(tiny_clip, tmp_path, data):
     """A saved model with names, templates, a detector that accepts half of the images, and a temperature."""
+    from helpers import CLASSES, TEMPLATES, tiny_processor
+    from helpers.detectors import detector
+
+    from hf_robustft.modeling.metadata import ZERO_SHOT_HEAD
+    from hf_robustft.publishing.metadata import write_robustft_json
+
     folder = tmp_path / "my-clip"
     tiny_clip.save_pretrained(folder)
     tiny_processor().save_pretrained(folder)

@@ -326,7 +326,8 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(module, "_ANSWERS", 1)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+#: A text and a format that is written whole; the other text: `python -m pytest -m slow tests/deployment/test_predict.py`.
+@pytest.mark.parametrize("ending", [pytest.param("csv", marks=pytest.mark.slow), "jsonl", "parquet"])
 def test_killed_at_any_moment_it_goes_on(ending, files, tmp_path, small_parts):
     whole = tmp_path / f"whole.{ending}"
     answer(files, whole)
@@ -418,13 +419,18 @@ def test_images_that_come_and_go_meanwhile(files, tmp_path, small_parts):
     assert [row["image"] for row in found] == files and "no image file" in found[-1]["error"]
 
 
+@pytest.fixture(scope="module")
+def moments():
+    """The first moment at which three parts are there, once it was found: before it every test would try all from 1 on."""
+    return {"of three parts": 1}
+
+
 @pytest.mark.parametrize("damage", ["part", "gap", "record", "line", "list"])
-def test_damaged_parts_are_named(damage, files, tmp_path, small_parts):
+def test_damaged_parts_are_named(damage, files, tmp_path, small_parts, moments):
     output, folder = tmp_path / "a.jsonl", tmp_path / ".a.jsonl.parts"
-    moment = 1
-    while ends_before(moment, lambda: answer(files, output), tmp_path) and len(list(folder.glob("0*"))) < 3:
+    while ends_before(moments["of three parts"], lambda: answer(files, output), tmp_path) and len(list(folder.glob("0*"))) < 3:
         shutil.rmtree(folder, ignore_errors=True)
-        moment += 1
+        moments["of three parts"] += 1
     first, second, *_ = sorted(folder.glob("0*"))
     damaged = {"part": second, "gap": second, "record": folder / "run.json", "line": second, "list": folder / "images"}[damage]
     if damage == "gap":

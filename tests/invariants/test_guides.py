@@ -90,7 +90,7 @@ CHANGES_THE_PACKAGE = "add_an_objective"
 
 #: A quarter of a minute or more each; what their commands do is tested beside them, and `test_flags_of_long_guides` reads their
 #: flags: `python -m pytest -m slow tests/invariants/test_guides.py`.
-LONG = ("accuracy_collapsed", "baselines_with_a_head", "export", "verifying", "your_own_data")
+LONG = ("accuracy_collapsed", "baselines_with_a_head", "export", "heads_on_frozen_encoders", "verifying", "your_own_data")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from helpers import CLASSES, image_dataset, tiny_processor
 
 from hf_robustft.cli.train_arguments import CHOICES
 
-#: Each method once before and once after another; all other pairs: `python -m pytest tests/job/test_rerun.py -m slow`.
-CYCLE = ("ft", "flyp", "croft", "wise_ft", "carot+croft", "carot", "zero_shot", "ft")
+#: Each kind of method once before and once after another (flyp and carot train what carot+croft trains); all pairs of methods:
+#: `python -m pytest tests/job/test_rerun.py -m slow`.
+CYCLE = ("ft", "croft", "wise_ft", "carot+croft", "zero_shot", "ft")
 SETTINGS = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none"]
 TRAINING = ["--max_steps", "1", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--learning_rate", "1e-3"]
 TRAINING += ["--warmup_steps", "0"]
