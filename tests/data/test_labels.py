@@ -110,7 +110,12 @@ def meaning(benchmark):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+#: A signed, an unsigned and a broken number are always tried; these take a second each:
+#: `python -m pytest -m slow tests/data/test_labels.py`.
+OTHER_WIDTHS = set(NUMBERS) - {"int64", "uint8", "float32"}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if kind in OTHER_WIDTHS else ()) for kind in KINDS])
 def test_the_left_column_is_what_the_data_call_the_class(tmp_path, kind):
     for case, names in CASES.items():
         labels = [*names, *reversed(names), list(names)[1]]

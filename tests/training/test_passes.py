@@ -69,8 +69,20 @@ def assert_same(got, want, log_from=0):
     assert got.state.global_step == want.state.global_step
 
 
-@pytest.mark.parametrize("method", ["ft", "flyp", "carot", "carot+croft"])
-@pytest.mark.parametrize(("n", "accumulated"), [(20, 2), (16, 2), (12, 4), (22, 3)])
+#: Every length is tried with the least and the most that a method has, with the two between that which leaves a batch over; the
+#: others: `python -m pytest -m slow tests/training/test_passes.py`.
+LENGTHS = [(20, 2), (16, 2), (12, 4), (22, 3)]
+BETWEEN = ("flyp", "carot")
+
+
+@pytest.mark.parametrize(
+    ("n", "accumulated", "method"),
+    [
+        pytest.param(*length, method, marks=pytest.mark.slow if method in BETWEEN and length != (22, 3) else ())
+        for length in LENGTHS
+        for method in ("ft", *BETWEEN, "carot+croft")
+    ],
+)
 def test_an_iterated_pass_is_a_counted_one(tiny_clip, tmp_path, method, n, accumulated):
     # 22 leave an incomplete batch, which contrastive methods drop. 5 batches by 2 are windows of 2, 2 and 1; 3 by 4 are one incomplete window, and the second pass must start empty.
     model, examples = tiny_clip.double(), rows(random_batch(n, dtype=torch.float64))

@@ -43,8 +43,19 @@ def whole_run(data, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("workers", [0, 2])
+#: Each kind of file and each number of workers once; the other two:
+#: `python -m pytest -m slow tests/training/test_streaming_training.py`.
+OFTEN = ((0, "tar"), (2, "parquet"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [
+        pytest.param(workers, kind, marks=() if (workers, kind) in OFTEN else pytest.mark.slow)
+        for workers in (0, 2)
+        for kind in SIZES
+    ],
+)
 def test_the_rows_after_a_resume_are_the_uninterrupted_runs(tiny_clip, data, whole_run, tmp_path, kind, workers):
     whole, folder, steps = whole_run(tiny_clip, kind, workers)
     assert len(whole) == 33 and all(len(batch) == 2 for batch in whole)
