@@ -179,14 +179,16 @@ def test_a_signal_between_training_and_saving_says_that_training_had_ended(scrip
     assert not list((tmp_path / "out").glob("model*.safetensors"))
 
 
-#: While it loads, either signal is answered by either program in the same place; the other two: `python -m pytest -m slow` here.
-OTHER_TWO = {("script", signal.SIGTERM, "loading"), ("command", signal.SIGINT, "loading")}
+#: Either signal is answered by either program in the same place, so each program gets either once; the other four:
+#: `python -m pytest -m slow tests/training/test_interruption.py`.
+OTHERS = {("script", signal.SIGTERM, "loading"), ("command", signal.SIGINT, "loading")}
+OTHERS |= {("script", signal.SIGINT, "imports"), ("command", signal.SIGTERM, "imports")}
 
 
 @pytest.mark.parametrize(
     ("kind", "number", "when"),
     [
-        pytest.param(*case, marks=[pytest.mark.slow] if case in OTHER_TWO else [])
+        pytest.param(*case, marks=[pytest.mark.slow] if case in OTHERS else [])
         for case in itertools.product(("script", "command"), (signal.SIGINT, signal.SIGTERM), ("imports", "loading"))
     ],
 )
