@@ -246,8 +246,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
             return None
         raise ValueError(
             f"{METADATA_FILE} of this checkpoint has no detector, so nothing says what is unknown; fit one on validation "
-            "images (`OpenSetDetector.fit(...)`, then `detector.save(folder)`), give detector=..., or classify without "
-            "one by require_detector=False."
+            "images (`hf-robustft calibrate FOLDER --dataset ...`), give detector=..., or classify without one: by "
+            "require_detector=False in Python, and in the command by leaving --require_detector out."
         )
 
     def _sanitize_parameters(self, **kwargs):

@@ -109,7 +109,7 @@ def test_a_model_in_training_mode_and_other_facts_may_be_given(tiny_clip, checkp
 def test_without_a_detector_it_refuses_or_calls_nothing_unknown(checkpoint, photos):
     with_detector = pipeline(checkpoint)(photos)
     update_robustft_json(checkpoint, detector=None)
-    with pytest.raises(ValueError, match=r"no detector.*OpenSetDetector.fit.*require_detector=False"):
+    with pytest.raises(ValueError, match=r"no detector.*hf-robustft calibrate.*require_detector=False"):
         pipeline(checkpoint)
     found = pipeline(checkpoint, require_detector=False)(photos)
     assert {(row["is_known"], row["score"]) for row in found} == {(None, None)}
