@@ -102,5 +102,5 @@ def first_tiny_clip():
 @pytest.fixture
 def tiny_clip(first_tiny_clip):
     """A random `CLIPModel` (2 layers, width 32, 16-dimensional embeddings, 32 px), the same at every call."""
-    # A third of the time of making it anew.
+    # A copy takes half as long as a new model.
     return copy.deepcopy(first_tiny_clip)

@@ -3,8 +3,8 @@
 
 The weights are rounded to float16, but for the logit scale: in half precision it could not hold a temperature. With the
 rounded weights everything else is made again, temperature, detector, results, pictures and card, so that each number of
-the card is one of the weights beside it. The same run gives the same bytes on one machine. Given the packaged folder itself as
-`--run`, the weights stay, and what belongs to them is made anew.
+the card is one of the weights beside it. The same run gives the same bytes on one machine. With `--run` the packaged folder
+itself, the weights keep their bytes and everything else is made again.
 """
 
 from __future__ import annotations
