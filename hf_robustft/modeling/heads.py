@@ -142,6 +142,28 @@ class MultiLabelHead(ZeroShotHead):
         return head
 
 
+class MultiLabelClipAdapterHead(ClipAdapterHead):
+    """
+    A [`ClipAdapterHead`] whose logits are each asked a question of their own, as those of a [`MultiLabelHead`]: the probability of a
+    label is `sigmoid(logit)`.
+
+    The layers are drawn, and train, as those of a [`ClipAdapterHead`]; weight and bias are those of the [`MultiLabelHead`] that it is
+    made around, and stay. At a `ratio` of 0 it is that head.
+
+    Args:
+        weight (`torch.Tensor` of shape `(classes, embed_dim)`), class_names (`Sequence[str]`), bias (`torch.Tensor`, *optional*), down
+            (`torch.Tensor` of shape `(width, embed_dim)`), up (`torch.Tensor` of shape `(embed_dim, width)`), ratio (`float`): As for
+            [`ClipAdapterHead`].
+
+    Raises:
+        ValueError: As [`ClipAdapterHead`].
+    """
+
+    kind = "multi_label_clip_adapter"
+    label = "trained multi-label CLIP-Adapter"
+    function = "sigmoid"
+
+
 class TipAdapterHead(ZeroShotHead):
     """
     Tip-Adapter (Zhang et al., ECCV 2022): the zero-shot classifier and votes of a cache of labelled images.
@@ -276,7 +298,9 @@ def _number(value: float | Tensor, name: str, like: Tensor, high: float = math.i
 
 
 #: The heads by the kind that their files name; a file without one is of before there were several.
-KINDS: Mapping[str, type[ZeroShotHead]] = {head.kind: head for head in (ZeroShotHead, MultiLabelHead, ClipAdapterHead, TipAdapterHead)}
+KINDS: Mapping[str, type[ZeroShotHead]] = {
+    head.kind: head for head in (ZeroShotHead, MultiLabelHead, ClipAdapterHead, MultiLabelClipAdapterHead, TipAdapterHead)
+}
 
 
 def load_head(directory: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> ZeroShotHead:
@@ -288,7 +312,7 @@ def load_head(directory: str | Path, *, revision: str | None = None, token: str 
         revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
 
     Returns:
-        [`ZeroShotHead`], or its kind: [`MultiLabelHead`], [`ClipAdapterHead`], [`TipAdapterHead`].
+        [`ZeroShotHead`], or its kind: [`MultiLabelHead`], [`ClipAdapterHead`], [`MultiLabelClipAdapterHead`], [`TipAdapterHead`].
 
     Raises:
         OSError: If the folder holds no `head.safetensors`, or the repository cannot be read.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..data.benchmarks import Benchmark
 from ..modeling.feature_cache import CachedFeatures, cache_features
 from ..modeling.features import encode, evaluation_mode, normalised
-from ..modeling.heads import ClipAdapterHead, TipAdapterHead
+from ..modeling.heads import ClipAdapterHead, MultiLabelClipAdapterHead, TipAdapterHead
 from ..modeling.zero_shot import ZeroShotHead
 from .base import refuse_idle
 from .cross_entropy import CrossEntropyMixin
@@ -73,14 +73,17 @@ class FrozenHeadMixin(CrossEntropyMixin):
 
 
 class ClipAdapterMixin(FrozenHeadMixin):
-    """CLIP-Adapter: the head is a [`ClipAdapterHead`] around the zero-shot classifier. Arguments as for [`CrossEntropyMixin`]."""
+    """
+    CLIP-Adapter: the head is a [`ClipAdapterHead`] around the zero-shot classifier, of images with lists of labels a
+    [`MultiLabelClipAdapterHead`], whose bias stays where training found it. Arguments as for [`CrossEntropyMixin`].
+    """
 
-    label_lists: tuple[str, ...] = ()
     settings: type[ObjectiveSettings] = ClipAdapterSettings
 
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
         args = self.args
-        return ClipAdapterHead.around(
+        kind = MultiLabelClipAdapterHead if self.multi_label else ClipAdapterHead
+        return kind.around(
             head, ratio=args.clip_adapter_ratio, reduction=args.clip_adapter_reduction, seed=args.seed
         )
 

@@ -127,8 +127,15 @@ class CrossEntropyMixin(ObjectiveMixin):
 
     def prepare_training(self, total_steps: int) -> None:
         super().prepare_training(total_steps)
-        has_bias = self.encoder.similarity == "sigmoid" or self.head_is_given or self.args.head_start == "zeros"
-        if self.head.function == "softmax" or has_bias or self.is_resuming:
+        if not (self.is_resuming or self.head_is_given):
+            self.fit_head()
+
+    def fit_head(self) -> None:
+        """
+        Fit the head that was made to the training images, before training begins. Called once for a run that neither goes on nor was
+        given a head.
+        """
+        if self.head.function == "softmax" or self.encoder.similarity == "sigmoid" or self.args.head_start == "zeros":
             return
         embeds, labels = self.embed_training_images()
         with torch.no_grad():

@@ -25,7 +25,7 @@ from hf_robustft.deployment.pipeline import OpenSetImageClassificationPipeline
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.features import encode_texts
-from hf_robustft.modeling.heads import ClipAdapterHead, MultiLabelHead, TipAdapterHead
+from hf_robustft.modeling.heads import ClipAdapterHead, MultiLabelClipAdapterHead, MultiLabelHead, TipAdapterHead
 from hf_robustft.modeling.kept_adapter import put
 from hf_robustft.modeling.metadata import update_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
@@ -130,12 +130,13 @@ HEADS = {
     "clip_adapter": lambda head: ClipAdapterHead.around(head, ratio=0.6),
     "tip_adapter": lambda head: TipAdapterHead.around(head, torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 4),
     "multi_label": lambda head: MultiLabelHead(head.weight, CLASSES, torch.tensor([-3.0, -2.0, -1.0, 0.0])),
+    "multi_label_clip_adapter": lambda head: MultiLabelClipAdapterHead.around(head, ratio=0.6),
 }
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_module_has_the_trained_head(kind, tmp_path):
-    several = {"thresholds": {"classes": dict(zip(CLASSES, (0.1, 0.3, 0.5, 0.6), strict=True))}} if kind == "multi_label" else {}
+    several = {"thresholds": {"classes": dict(zip(CLASSES, (0.1, 0.3, 0.5, 0.6), strict=True))}} if kind.startswith("multi_label") else {}
     classify, images = classifier("clip", tmp_path / "facts", None if several else "energy", HEADS[kind], **several)
     with torch.no_grad():
         assert_same(ExportedClassifier(classify)(images), classify, images)

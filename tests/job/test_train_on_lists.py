@@ -31,7 +31,7 @@ def train(place, family, method, *more):
     return main(["train", *given, *more]), out
 
 
-@pytest.mark.parametrize("family, method", [("siglip", "flyp"), ("clip", "ft")])
+@pytest.mark.parametrize("family, method", [("siglip", "flyp"), ("clip", "ft"), ("clip", "clip_adapter")])
 def test_train_evaluate_and_the_pipeline(place, capsys, family, method):
     code, out = train(place, family, method, "--hold_out", "0.2", "--eval_datasets", str(place / "test"))
     assert code == 0 and "mAP %" in capsys.readouterr().out
@@ -39,7 +39,8 @@ def test_train_evaluate_and_the_pipeline(place, capsys, family, method):
     assert facts["problem_type"] == "multi_label_classification" and "detector" not in facts and "temperature" not in facts
     thresholds = facts["thresholds"]
     assert thresholds["fitted_on"] == "validation" and set(thresholds["classes"]) == set(CLASSES) and thresholds["n"] > 8
-    assert facts["head"] == ("trained multi-label head" if method == "ft" else "zero-shot prompts")
+    heads = {"ft": "trained multi-label head", "clip_adapter": "trained multi-label CLIP-Adapter", "flyp": "zero-shot prompts"}
+    assert facts["head"] == heads[method]
     before, report = json.loads((out / "evaluation.json").read_text())["reports"]
     assert report["results"] == {} and list(report["multi_label"]) == ["test", "validation"]
     measured = report["multi_label"]["test"]
@@ -51,7 +52,7 @@ def test_train_evaluate_and_the_pipeline(place, capsys, family, method):
     card = (out / "README.md").read_text()
     for words in ("mAP %", "mean average precision is", "found['labels']", "sigmoid", "An image may get no label"):
         assert words in card, words
-    assert ("logits.sigmoid()" in card) == (method == "ft") and "type: mean_average_precision" in card
+    assert ("logits.sigmoid()" in card) == (method != "flyp") and "type: mean_average_precision" in card
     # The folder measures what the run did.
     args = ["--eval_datasets", str(place / "test"), "--output_dir", str(place / f"again-{family}"), "--use_cpu", "--disable_tqdm"]
     assert main(["evaluate", str(out), *args]) == 0
@@ -98,8 +99,9 @@ def test_what_cannot_be_is_refused_in_one_line_before_weights_are_read(place, ca
         row["image"].save(single / CLASSES[row["label"]] / f"{index}.png")
     held = ["--hold_out", "0.2"]
     for family, method, more, words in (
-        ("clip", "flyp", held, "ft, lp, l2_sp"),
-        ("clip", "croft", held, "ft, lp, l2_sp"),
+        ("clip", "flyp", held, "ft, clip_adapter, lp, lp_ft, l2_sp"),
+        ("clip", "tip_adapter_f", held, "ft, clip_adapter, lp, lp_ft, l2_sp"),
+        ("clip", "croft", held, "ft, clip_adapter, lp, lp_ft, l2_sp"),
         ("clip", "wise_ft", held, "--method wise_ft"),
         ("clip", "ft", ["--shots", "2"], "--shots"),
         ("clip", "ft", [*held, "--fold_temperature"], "--fold_temperature"),

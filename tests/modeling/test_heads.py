@@ -28,8 +28,8 @@ def linear(dtype=torch.float64):
 
 def head_of(kind, dtype=torch.float64):
     """A head of each kind, with values that none of its defaults has."""
-    if kind == "clip_adapter":
-        return ClipAdapterHead.around(linear(dtype), ratio=0.3, reduction=2, seed=5)
+    if kind in ("clip_adapter", "multi_label_clip_adapter"):
+        return KINDS[kind].around(linear(dtype), ratio=0.3, reduction=2, seed=5)
     if kind == "tip_adapter":
         labels = torch.tensor([0, 2, 2, 3, 0])
         return TipAdapterHead.around(linear(dtype), random(3, 5, DIM, seed=2), labels, alpha=2.5, beta=3.5)

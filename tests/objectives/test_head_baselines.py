@@ -170,6 +170,35 @@ def test_the_linear_probe_of_two_classes_and_of_one():
         fit_linear_probe(embeds, torch.ones(40, dtype=torch.long), 2)
 
 
+@pytest.mark.numbers
+def test_the_linear_probe_of_lists_is_a_regression_of_each_class_by_itself():
+    from sklearn.linear_model import LogisticRegression
+
+    embeds = unit(60, 5)
+    labels = (torch.rand(60, 5, generator=torch.Generator().manual_seed(1)) < 0.3).long()
+    # Nobody has the fourth class, and all have the fifth.
+    labels[:, 3], labels[:, 4] = 0, 1
+    embeds = embeds + labels[:, :1] / 4
+    weight, bias = fit_linear_probe(embeds, labels, 5, inverse_penalty=0.5)
+    z = (embeds - embeds.mean()) / embeds.std(correction=0)
+    for index in range(3):
+        want = LogisticRegression(C=0.5, max_iter=200).fit(z.numpy(), labels[:, index].numpy()).predict_proba(z.numpy())[:, 1]
+        np.testing.assert_allclose((embeds @ weight[index] + bias[index]).sigmoid().numpy(), want, rtol=0, atol=1e-12)
+        row = (weight[index] * embeds.std(correction=0)).requires_grad_()
+        constant = (bias[index] + weight[index].sum() * embeds.mean()).requires_grad_()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(z @ row + constant, labels[:, index].double(), reduction="sum")
+        (0.5 * loss + row.square().sum() / 2).backward()
+        assert row.grad.abs().max() < 0.01 and constant.grad.abs() < 0.01
+    assert not weight[3:].any() and bias[3:].tolist() == pytest.approx([np.log(0.5 / 60.5), np.log(60.5 / 0.5)], rel=1e-12)
+    # Of two classes of which each image has one, either is the other's opposite.
+    one = torch.nn.functional.one_hot(torch.arange(60) % 2, 2)
+    weight, bias = fit_linear_probe(embeds, one, 2)
+    torch.testing.assert_close(weight[0], -weight[1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(bias[0], -bias[1], rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="the same labels"):
+        fit_linear_probe(embeds, torch.ones(60, 2, dtype=torch.long), 2)
+
+
 # ---- Runs ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,23 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Training on lists of labels: the terms by hand, chunks, accumulation, resume, what is learned, and which methods cannot."""
 
+import copy
 import warnings
 
+import datasets
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, step_logs, tiny_processor
 from helpers.families import family_model, family_processor
-from helpers.label_lists import label_lists, listed, listed_rows
+from helpers.label_lists import label_lists, listed, listed_images, listed_rows
 from helpers.runs import Kill, Killed, assert_same_run
+from sklearn.linear_model import LogisticRegression
 
-from hf_robustft import Benchmark, ZeroShotHead, cache_features, load_benchmark
+from hf_robustft import Benchmark, ZeroShotHead, cache_features, load_benchmark, load_head
 from hf_robustft.evaluation.collect import collect_logits
+from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.heads import MultiLabelHead
+from hf_robustft.objectives.multi_label import common_bias
 from hf_robustft.training.label_lists import serves_label_lists
 from hf_robustft.training.methods import (
     METHODS,
@@ -25,8 +30,8 @@ from hf_robustft.training.methods import (
 
 #: By family, the methods that can; of SigLIP, CaRot too where its constraint on linear projections is off.
 ABLE = {
-    "clip": ["ft", "lp", "l2_sp", "car_ft", "lipsum_ft"],
-    "siglip": ["tracer", "flyp", "ft", "covariance_anchor", "lp", "l2_sp", "car_ft", "lipsum_ft"],
+    "clip": ["ft", "clip_adapter", "lp", "lp_ft", "l2_sp", "car_ft", "lipsum_ft"],
+    "siglip": ["tracer", "flyp", "ft", "covariance_anchor", "clip_adapter", "lp", "lp_ft", "l2_sp", "car_ft", "lipsum_ft"],
 }
 
 
@@ -126,7 +131,7 @@ def test_chunks_and_accumulated_batches_are_whole_batches(tmp_path, method, fami
 
 
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
-@pytest.mark.parametrize("method, family", [("tracer", "siglip"), ("ft", "clip"), ("lp", "clip")])
+@pytest.mark.parametrize("method, family", [("tracer", "siglip"), ("ft", "clip"), ("lp_ft", "clip"), ("clip_adapter", "clip")])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, method, family):
     settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 4}
     whole = trainer_of(method, family, tmp_path / "whole", **settings)
@@ -139,7 +144,79 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, method, family):
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize("method, family, rate", [("ft", "clip", 1e-3), ("lp", "siglip", 1e-1), ("flyp", "siglip", 1e-3)])
+@pytest.mark.parametrize("method, family", [("clip_adapter", "clip"), ("clip_adapter", "siglip"), ("lp_ft", "clip"), ("lp_ft", "siglip")])
+def test_a_run_equals_a_loop_by_hand_and_its_folder_says_the_same(tmp_path, method, family):
+    settings = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.05, "lr_scheduler_type": "constant"}
+    settings |= {"train_sampling_strategy": "sequential", "train_crop": "croft", "per_device_train_batch_size": 8}
+    trainer = trainer_of(method, family, tmp_path, dtype=torch.float64, **settings)
+    batches = [trainer._prepare_inputs(batch) for batch in trainer.get_train_dataloader()]
+    hand, head = copy.deepcopy(trainer.model), copy.deepcopy(trainer.head)
+    # Both stages: what the head starts from is fitted to the embeddings of the start, all at once.
+    embeds, labels = trainer.embed_training_images()
+    embeds = embeds.double()
+    assert labels.tolist() == [[int(c in row) for c in range(4)] for row in label_lists(24)]
+    with torch.no_grad():
+        if method == "lp_ft":
+            mean, deviation = embeds.mean(), embeds.std(correction=0)
+            for index in range(4):
+                found = LogisticRegression(max_iter=200).fit(((embeds - mean) / deviation).numpy(), labels[:, index].numpy())
+                weight = torch.from_numpy(found.coef_[0]) / deviation
+                head.weight[index], head.bias[index] = weight, found.intercept_[0] - weight.sum() * mean
+        elif family == "clip":
+            head.bias.fill_(common_bias(embeds @ head.weight.t(), labels))
+    trainer.train()
+    tower = [parameter for parameter in hand.parameters() if parameter.requires_grad] if method == "lp_ft" else []
+    assert bool(tower) == (method == "lp_ft")
+    trained = [*tower, *([head.down, head.up] if method == "clip_adapter" else head.parameters())]
+    optimizer, losses = torch.optim.SGD(trained, lr=0.05), []
+    for batch in batches:
+        images = encode_images(hand, batch["pixel_values"].double())
+        if method == "clip_adapter":
+            adapted = torch.relu(torch.relu(images @ head.down.t()) @ head.up.t())
+            images = torch.nn.functional.normalize(0.2 * adapted + 0.8 * images, dim=-1)
+        logits, has = images @ head.weight.t() + head.bias, batch["labels"].double()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, has, reduction="sum") / len(has)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert [log["loss/binary_cross_entropy"] for log in step_logs(trainer)] == pytest.approx(losses, rel=1e-6)
+    for name, value in head.state_dict().items():
+        torch.testing.assert_close(trainer.head.state_dict()[name], value, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    for name, value in hand.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    # What is read again gives the same scores, as sigmoids.
+    trainer.save_model(tmp_path / "final")
+    model, found = type(trainer.model).from_pretrained(tmp_path / "final", dtype=torch.float64), load_head(tmp_path / "final")
+    assert type(found) is type(trainer.head) and found.function == "sigmoid"
+    given = {"progress": False, "processor": family_processor(family)}
+    scores = [collect_logits(of, listed("id", seed=3), head=its, **given)[0] for of, its in ((trainer.model, trainer.head), (model, found))]
+    torch.testing.assert_close(*scores, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("method", ["clip_adapter", "lp_ft"])
+def test_lists_of_one_label_each_are_questions_of_their_own(tmp_path, method):
+    """They are those lists, and not one choice among classes: the term is the one of lists, on targets of one 1 a row."""
+    lists = [[row % 4] for row in range(16)]
+    rows = datasets.Dataset.from_dict({"image": listed_images(lists), "label": lists}, features=listed_rows().features)
+    ones = Benchmark.from_dataset(rows, name="train", role="train", templates=TEMPLATES)
+    trainer = trainer_of(method, "clip", tmp_path, train=ones, learning_rate=1e-12)
+    trainer.train()
+    assert trainer.head.function == "sigmoid"
+    embeds, labels = trainer.embed_training_images()
+    assert torch.equal(labels, torch.eye(4, dtype=labels.dtype).repeat(4, 1))
+    expected = trainer.head.cpu()(embeds).double().sigmoid().sum(dim=0)
+    if method == "lp_ft":
+        # The intercept is not penalised, so that each class is expected as often as it is there.
+        assert expected.tolist() == pytest.approx([4.0] * 4, abs=1e-2)
+    else:
+        bare = torch.nn.functional.linear(embeds, trainer.head.weight, trainer.head.bias).double().sigmoid()
+        assert bare.sum().item() == pytest.approx(16, rel=1e-4) and len(set(trainer.head.bias.tolist())) == 1
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("method, family, rate", [("ft", "clip", 1e-3), ("lp", "siglip", 1e-1), ("flyp", "siglip", 1e-3), ("clip_adapter", "siglip", 3e-2)])
 def test_training_raises_the_average_precision_and_lowers_the_calibration_error(tmp_path, method, family, rate):
     trainer = trainer_of(
         method, family, tmp_path, train=listed(n=64, seed=1), evaluation=listed("validation", n=32, seed=2),
