@@ -170,6 +170,9 @@ def check_data(text: str, option: str, registered: list[str]) -> None:
     place, colon, role = text.rpartition(":")
     if colon and place and role not in ROLES and (near := nearest_role(role)) and not Path(text).exists():
         raise UsageError(f"`{given}`: {role!r} is not a role; did you mean {place}:{near}?")
+    if colon and place in registered and role not in ROLES and not Path(text).exists():
+        roles = ", ".join(ROLES)
+        raise UsageError(f"`{given}`: {role!r} is not a role ({roles}); a set of {place} is named after a slash: {place}/{role}")
     place = place if colon and role in ROLES else text
     name, _, copy = place.partition("=")
     if name.split("/")[0] in registered:

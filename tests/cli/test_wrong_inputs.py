@@ -110,6 +110,7 @@ ROWS = [
     ("train --report_to foo", "tensorboard"),
     ("train --eval_datasets emoji_shift imagnet-r", "did you mean imagenet-r"),
     ("train --eval_datasets {tmp}/images:shfit", "images:shift"),
+    ("train --eval_datasets emoji_shift:twemoji", "emoji_shift/twemoji"),
     ("train --eval_datasets {tmp}/images:val", "images:validation"),
     ("train --eval_datasets {tmp}/images:Unseen", "images:open_set"),
     ("evaluate emoji-clip --eval_datasets emoji_shift", "did you mean emoji_clip"),
