@@ -75,7 +75,8 @@ class ExportedClassifier(nn.Module):
         scaling = classify.temperature if self.detector is None else self.detector.temperature or TemperatureScaling()
         self.temperature = scaling.temperature
         self._numbers("limits", None if self.detector is None else rounded_up([self.detector.threshold_of(name) for name in self.head.class_names]))
-        self._numbers("thresholds", classify.thresholds)
+        # Down: a float32 is above one of them if and only if it is above the other.
+        self._numbers("thresholds", None if classify.thresholds is None else -rounded_up((-classify.thresholds).tolist()))
         self._numbers("bias", pair_bias(classify.model, classify.head if classify.trained_head else None))
         transform = ImageTransform.from_processor(classify.processor, train=False)
         self.rescale_factor = transform.rescale_factor

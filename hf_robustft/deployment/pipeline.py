@@ -333,16 +333,17 @@ class OpenSetImageClassificationPipeline(Pipeline):
         else:
             temperature = self.temperature if detector is None else detector.temperature or TemperatureScaling()
             probabilities = temperature.probabilities(logits)[0]
+        # By the logits: sure sigmoids are all 1, and have no order.
+        order = logits[0].argsort(descending=True, stable=True).tolist()
         judged: dict[str, Any]
         if detector is None:
-            best = int(probabilities.argmax())
+            best = order[0]
             label, judged = names[best], {"score": None, "is_known": None, "nearest_class": names[best]}
         else:
             guess = detector.predict(logits)[0]
             best, label = guess.index, guess.label if guess.is_known else UNKNOWN
             judged = {"score": guess.score, "is_known": guess.is_known, "nearest_class": guess.label}
         answer: dict[str, Any] = {"label": label, "probability": float(probabilities[best]), **judged}
-        order = probabilities.argsort(descending=True, stable=True).tolist()
         values = probabilities.tolist()
 
         def ranked(chosen: Iterable[int]) -> list[dict[str, Any]]:

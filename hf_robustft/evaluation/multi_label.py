@@ -173,8 +173,10 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor, default: float = DEFAU
         last = torch.cat([values[1:] < values[:-1], torch.tensor([True])]).nonzero()[:, 0]
         f1 = 2 * right[last].double() / (last + 1 + right[-1])
         best = last[f1.argmax()].item()
-        lower = values[best + 1].item() if best + 1 < len(values) else 0.0
-        found[index] = (values[best].item() + lower) / 2
+        upper, lower = values[best].item(), values[best + 1].item() if best + 1 < len(values) else 0.0
+        middle = (upper + lower) / 2
+        # Between neighbours, as of sure sigmoids beside 1, it is rounded to one of them.
+        found[index] = middle if middle < upper else lower
     return found, fitted
 
 

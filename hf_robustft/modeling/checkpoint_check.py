@@ -96,7 +96,7 @@ def check_config(folder: Path, what: str) -> PreTrainedConfig:
     with _named_as_configuration(folder):
         config = family.model_class.config_class.from_dict(content)
     for part in family.towers(config):
-        if isinstance(getattr(part, "num_attention_heads", 1), (list, tuple)):
+        if any(isinstance(getattr(part, name, 1), (list, tuple)) for name in ("num_attention_heads", "num_heads")):
             raise ValueError(
                 f"{what} has a tower of the type {part.model_type!r}, whose layers are of several sizes, which is not supported; give "
                 "one with layers of one size, such as ViT or DINOv2."

@@ -338,7 +338,7 @@ class RobustTrainer(
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self._window.means(self._mean_over_processes))
-            logs["logit_scale"] = float(self.encoder.logit_scale.detach().exp())
+            logs["logit_scale"] = float(self.encoder.scale.detach())
             if self.encoder.logit_bias is not None:
                 logs[LOGIT_BIAS] = float(self.encoder.logit_bias.detach())
             logs.update(self.log_values())

@@ -154,6 +154,16 @@ def test_sigmoids_with_thresholds_have_the_bias_of_the_model(tmp_path):
     assert 0 < found["has_label"].sum() < found["has_label"].numel()
 
 
+def test_sure_labels_stay_above_a_threshold_near_1(tmp_path):
+    # In float32 these sigmoids are 1, and so is the nearest number to the thresholds.
+    several = {"thresholds": {"classes": dict.fromkeys(CLASSES, 1 - 1e-10)}}
+    classify, images = classifier("clip", tmp_path / "facts", None, lambda head: MultiLabelHead(head.weight, CLASSES, torch.full((4,), 60.0)), **several)
+    with torch.no_grad():
+        found = ExportedClassifier(classify)(images)
+    assert found["has_label"].all()
+    assert_same(found, classify, images)
+
+
 def test_an_image_adapter_beside_the_weights_is_inside(tmp_path):
     classify, images = classifier("siglip", tmp_path / "facts", None)
     with torch.no_grad():

@@ -102,6 +102,14 @@ def test_of_equal_f1_the_fewest_labels_are_given():
     assert thresholds.item() == pytest.approx(0.3)
 
 
+def test_sure_images_stay_above_a_threshold_between_neighbouring_numbers():
+    # The middle of 1 and the next lower number is rounded to 1, which no probability is above.
+    probabilities = torch.tensor([[1.0], [math.nextafter(1, 0)], [0.2]], dtype=torch.float64)
+    labels = torch.tensor([[1], [0], [0]])
+    thresholds, _ = fit_thresholds(probabilities, labels)
+    assert (probabilities > thresholds).int().tolist() == labels.tolist()
+
+
 # ---- All of them ---------------------------------------------------------------------------------------------------
 
 
