@@ -296,12 +296,13 @@ def test_towers_that_do_not_give_one_feature_each_are_refused(vision, text, tmp_
     assert "\n" not in str(caught.value)
 
 
-def test_towers_with_layers_of_several_sizes_are_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["swin", "hiera"])
+def test_towers_with_layers_of_several_sizes_are_refused(kind, tmp_path):
     folder = dual_encoder_of({"model_type": "vit"}, {"model_type": "bert"}, tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    config["vision_config"] = {"model_type": "swin", "image_size": 32}
+    config["vision_config"] = {"model_type": kind}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="tower of the type 'swin'.*not supported.*ViT") as caught:
+    with pytest.raises(ValueError, match=f"tower of the type '{kind}'.*not supported.*ViT") as caught:
         load_processor(folder)
     assert "\n" not in str(caught.value)
 

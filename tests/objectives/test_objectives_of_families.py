@@ -136,6 +136,15 @@ def test_the_teacher_follows_the_bias(tmp_path):
     torch.testing.assert_close(mixin.teacher.logit_bias, 0.75 * before + 0.25 * model.logit_bias, **EXACT)
 
 
+def test_the_scale_that_is_logged_is_the_one_that_aimv2_computes_with(tmp_path):
+    model = family_model("aimv2")
+    model.logit_scale.data.fill_(9.0)
+    options = {"processor": family_processor("aimv2"), "save_strategy": "no", "max_steps": 1, "bound_logit_scale": False}
+    trainer = trainer_of(METHODS["flyp"], model, tmp_path, **options)
+    trainer.train()
+    assert trainer.model.logit_scale.item() > 5 and step_logs(trainer)[0]["logit_scale"] == pytest.approx(100, rel=1e-6)
+
+
 # ---- Heads and what stands beside them ------------------------------------------------------------------------------------
 
 
