@@ -31,6 +31,10 @@ from .runs import METRICS
 
 DRAWS = 1000
 LEVEL = 0.95
+#: Means over unlike numbers of seeds differ by less than this where they are equal.
+ROUNDING = 1e-12
+#: Of fewer images or groups it is no rarity that all move the same way: one in 16 times of five that are as likely to rise as to fall.
+FEWEST_ALIKE = 6
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Difference:
         se (`float`, *optional*): Its standard error.
         low, high (`float`, *optional*): The ends of its 95 % interval.
         beyond_noise (`bool`, *optional*): Whether the interval leaves 0 out. All but the mean are `None` where a single image,
-            or a single group, says nothing of how far chance moves it.
+            or a single group, says nothing of how far chance moves it; nor do fewer than six that all move by the same.
     """
 
     mean: float
@@ -146,10 +150,13 @@ def difference(one: Sampled, other: Sampled) -> Difference:
         [`Difference`]: `one` less `other`.
     """
     mean, degrees = float(one.values.mean() - other.values.mean()), min(one.units, other.units) - 1
+    mean = 0.0 if abs(mean) < ROUNDING else mean
     if degrees < 1:
         return Difference(mean, None, None, None, None)
     # Samples of few units vary less than their like does. A sample without any image of a set is NaN.
     images = float(np.nanvar(one.draws - other.draws, ddof=1)) * (degrees + 1) / degrees
+    if mean and images < ROUNDING**2 and degrees + 1 < FEWEST_ALIKE:
+        return Difference(mean, None, None, None, None)
     parts = [(images, degrees)]
     for side in (one, other):
         seeds = len(side.values)

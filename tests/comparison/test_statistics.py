@@ -59,6 +59,32 @@ def test_equal_models_do_not_differ():
     assert found.mean == 0 < found.se and not found.beyond_noise
 
 
+def test_equal_accuracies_do_not_differ_whatever_the_number_of_seeds():
+    """The mean of seven times 0.1 is another float than 0.1: no difference, and not one that is beyond noise."""
+    unlike = 0
+    for n in (30, 120):
+        for right in range(n + 1):
+            values = (np.arange(n) < right).astype(float)
+            for seeds in (3, 5, 7):
+                sides = [np.tile(values, (count, 1)) for count in (1, seeds)]
+                unlike += sides[0].mean(axis=1).mean() != sides[1].mean(axis=1).mean()
+                found = paired_difference(*sides, draws=10)
+                assert found.mean == 0 and found.low <= 0 <= found.high and found.beyond_noise is False
+    assert unlike > 10
+
+
+def test_few_images_that_all_move_alike_say_nothing_of_chance():
+    """No sample of them differs from another, so that the bootstrap would be sure of a single one."""
+    for n in (2, 5, 6, 40):
+        for seeds in (1, 2):
+            found = paired_difference(np.ones((seeds, n)), np.zeros(n))
+            assert found.mean == 1 and (found.beyond_noise, found.se) == ((None, None) if n < 6 else (True, 0))
+            groups = np.repeat(np.arange(n), 10)
+            assert paired_difference(np.ones((seeds, 10 * n)), np.zeros(10 * n), groups).beyond_noise == found.beyond_noise
+    # One that moves otherwise tells how far chance may go, and two models that are the same do not differ.
+    assert paired_difference([1, 1, 1, 0.5], np.zeros(4)).se > 0 and paired_difference([1, 0, 1], [1, 0, 1]).beyond_noise is False
+
+
 def test_a_known_shift_is_found_without_bias():
     """Paired: what the images have in common cancels, however far they lie apart."""
     rng = np.random.default_rng(0)
