@@ -64,6 +64,9 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     bases = [(run.facts.get("card") or {}).get("base_model") for run in (one, two)]
     if all(bases) and bases[0] != bases[1]:
         differing.append(f"the model they start from ({bases[0]} and {bases[1]})")
+    bins = [run.report.settings.get("n_bins", 15) for run in (one, two)]
+    if bins[0] != bins[1]:
+        differing.append(f"the bins of the ECE ({bins[0]} and {bins[1]})")
     known = [run.facts.get("image_hashes", ()) for run in (one, two)]
     trained = [images_of(entries, ("train",)) for entries in known]
     # Few shots are drawn with the seed.

@@ -126,6 +126,15 @@ def test_other_data_are_refused_in_one_line(tmp_path, changes, said):
     assert "one and " in str(error.value) and "two cannot" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_calibration_errors_of_other_bins_are_refused(tmp_path):
+    for name, method in (("one", "carot"), ("two", "flyp")):
+        finished(tmp_path / name, method)
+    path = tmp_path / "two" / "evaluation.json"
+    path.write_text(path.read_text().replace('"n_bins": 15', '"n_bins": 10'))
+    with pytest.raises(ValueError, match=r"the bins of the ECE \(15 and 10\)"):
+        read_runs([tmp_path / "one", tmp_path / "two"])
+
+
 def test_few_shots_may_differ_with_the_seed_alone(tmp_path):
     shots = {"card": {"command": "hf-robustft train --shots 4"}}
     other = {"train": hashes("train", "train", first=100)}
