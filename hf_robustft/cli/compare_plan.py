@@ -235,7 +235,7 @@ class _Planner:
         self.notes.append(
             f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
             + (f", which does not choose among {', '.join(reasons)}" if reasons else "")
-            + f": {len(runs)} runs more, on {images} images{without}"
+            + f": {len(runs)} run{'s' * (len(runs) > 1)} more, on {images} images{without}"
         )
         # One of them measures the zero-shot model on these classes, too.
         runs[0] = replace(runs[0], arguments=tuple(word for word in runs[0].arguments if word != "--skip_baseline"))

@@ -21,11 +21,14 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
         rule (`Mapping`): Of [`choices.rule_of`].
 
     Returns:
-        `dict`: `n`, how many images the rule looked at; `others`, how many candidates it did not choose; and `ties`, the labels
-        of those that differ from the choice by no more than noise in each metric that it looks at.
+        `dict`: `n`, how many images the rule looked at; `others`, how many candidates it did not choose; `ties`, the labels
+        of those that differ from the choice by no more than noise in each metric that it looks at; and, where zero-shot was measured on
+        these images and they are not of classes left out, `zero_shot_ties`, whether that does, too, and `zero_shot_is_better`, whether
+        it is more accurate there by more than noise.
     """
     looked_at, metrics, n = rule["looked_at"], find_rule(rule["name"]).metrics, 0
     apart: dict[str, bool] = {}
+    of_start: dict[str, bool] = {}
     for part in comparison.twins if LEFT_OUT in looked_at else [comparison]:
         of = {candidate.label: runs for candidate, runs in part.candidates.items()}
         chosen = of.pop(rule["chosen"])
@@ -35,4 +38,9 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
         for label, runs in of.items():
             found = differences.against(runs, chosen)["id_mean"]
             apart[label] = apart.get(label, False) or any(found[metric]["beyond_noise"] for metric in metrics)
-    return {"n": n, "others": len(apart), "ties": [label for label, told in apart.items() if not told]}
+        start = part.zero_shot
+        if LEFT_OUT not in looked_at and start is not None and all(name in start.sets for name in looked_at):
+            found = differences.against(chosen, [start])["id_mean"]
+            of_start["zero_shot_ties"] = not any(found[metric]["beyond_noise"] for metric in metrics)
+            of_start["zero_shot_is_better"] = bool(found["accuracy"]["beyond_noise"] and found["accuracy"]["mean"] < 0)
+    return {"n": n, "others": len(apart), "ties": [label for label, told in apart.items() if not told], **of_start}

@@ -87,7 +87,8 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         `dict`: `name`, `says`, `looked_at`, `grid` (rates by `method_label`) and `seeds` of the runs that it looked at, `chosen` (a
-        label) and `by_method` (labels by `method_label`).
+        label), `by_method` (labels by `method_label`) and `tied` (labels of the choices of other methods that are as good, between
+        which the NLL decided).
 
     Raises:
         ValueError: If there is no such rule, or what it looks at was not measured.
@@ -107,6 +108,7 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
         "seeds": sorted({run.seed for run in runs if run.seed is not None}),
         "chosen": choice.candidate.label,
         "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
+        "tied": [candidate.label for candidate in choice.tied],
     }
 
 

@@ -100,6 +100,11 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> lis
         doubts.append(
             "Let a rule choose that does not look at the sets of the test: measure validation images (--save_predictions)."
         )
+    if s.rule.tied:
+        doubts.append(
+            "Choose by images that tell methods apart: to those that the rule looked at several are equally good. Give a shifted set to choose "
+            "by (--rule shift:<set>), or more or harder validation images."
+        )
     if not s.baseline:
         doubts.append("Measure the zero-shot model: compare a run of zero_shot too, or train without --skip_baseline.")
     if not names["shift"]:

@@ -81,7 +81,8 @@ class Rule:
         metrics (`tuple[str, ...]`): What decides.
         within (`Callable`): From the views of a method's candidates, by ascending rate, and of the zero-shot model to the
             number of the one that is chosen.
-        between (`Callable`): The same between the choices of several methods.
+        between (`Callable`): The same between the choices of several methods: the numbers of those that are equally good, of which
+            [`lowest_nll`] takes one.
         baseline (`bool`): Whether it looks at the zero-shot model's numbers too.
         only (`str`, *optional*): The one set of its role that it looks at; all of them by default.
         sees_too (`tuple[str, ...]`): What it looks at too: the NLL where several methods tie, the number of images `n`.
@@ -94,7 +95,7 @@ class Rule:
     role: str
     metrics: tuple[str, ...]
     within: Callable[[Sequence[View], View | None], int]
-    between: Callable[[Sequence[View], View | None], int]
+    between: Callable[[Sequence[View], View | None], list[int]]
     baseline: bool = False
     only: str | None = None
     sees_too: tuple[str, ...] = ()
@@ -154,13 +155,17 @@ def _nearest_to_zero_shot(views: Sequence[View], baseline: View | None) -> int:
     return min((index for index, score in enumerate(scores) if score >= round(least, PLACES)), key=moved.__getitem__)
 
 
-def _most_accurate_between(views: Sequence[View], baseline: View | None) -> int:
+def _nearest_between(views: Sequence[View], baseline: View | None) -> list[int]:
+    return [_nearest_to_zero_shot(views, baseline)]
+
+
+def _most_accurate_between(views: Sequence[View], baseline: View | None) -> list[int]:
     scores = [_mean(view, "accuracy") for view in views]
-    return _lowest_nll(views, [index for index, score in enumerate(scores) if score == max(scores)])
+    return [index for index, score in enumerate(scores) if score == max(scores)]
 
 
-def _lowest_nll(views: Sequence[View], tied: Sequence[int]) -> int:
-    """Of `tied` candidates the one with the lowest NLL; it is looked at only where there are several."""
+def lowest_nll(views: Sequence[View], tied: Sequence[int]) -> int:
+    """Of the numbers of `tied` candidates the one whose view among `views` has the lowest NLL; it is looked at only where there are several."""
     return tied[0] if len(tied) == 1 else min(tied, key=lambda index: _mean(views[index], "nll"))
 
 
@@ -169,9 +174,9 @@ def _best_ranks(views: Sequence[View], baseline: View | None) -> int:
     return ranks.index(min(ranks))
 
 
-def _best_ranks_between(views: Sequence[View], baseline: View | None) -> int:
+def _best_ranks_between(views: Sequence[View], baseline: View | None) -> list[int]:
     ranks = _sums_of_ranks(views)
-    return _lowest_nll(views, [index for index, rank in enumerate(ranks) if rank == min(ranks)])
+    return [index for index, rank in enumerate(ranks) if rank == min(ranks)]
 
 
 def _sums_of_ranks(views: Sequence[View]) -> list[int]:
@@ -219,7 +224,7 @@ RULES: dict[str, Rule] = {
             "validation",
             ("accuracy", "nll"),
             _nearest_to_zero_shot,
-            _nearest_to_zero_shot,
+            _nearest_between,
             baseline=True,
             sees_too=("n",),
         ),

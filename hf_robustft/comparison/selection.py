@@ -23,6 +23,7 @@ from .rules import (
     Rule,
     View,
     find_rule,
+    lowest_nll,
     reported,
     rotations,
     sets_of_choice,
@@ -68,6 +69,7 @@ class Choice:
         looked_at (`tuple[str, ...]`): The sets that it has looked at.
         by_method (`dict[str, Candidate]`): Its choice among the rates of each method, see [`line_of`].
         metric (`str`): What decided, in words.
+        tied (`tuple[Candidate, ...]`): The choices of other methods that are as good by that, with which the NLL dealt.
     """
 
     rule: str
@@ -75,6 +77,7 @@ class Choice:
     looked_at: tuple[str, ...]
     by_method: dict[str, Candidate]
     metric: str
+    tied: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,11 @@ def choose(
         for method, items in by_method(candidates).items()
     }
     finalists = list(picks.values())
-    best = finalists[rule.between([views[item] for item in finalists], start)]
-    return Choice(rule.name, best, sets, picks, rule.metric)
+    seen_of = [views[item] for item in finalists]
+    equal = rule.between(seen_of, start)
+    best = finalists[lowest_nll(seen_of, equal)]
+    tied = tuple(finalists[index] for index in equal if finalists[index] != best)
+    return Choice(rule.name, best, sets, picks, rule.metric, tied)
 
 
 def shift_means(measured: Measured, sets: Sequence[str]) -> dict[str, float]:

@@ -179,7 +179,13 @@ _RULE = _fields(
         "seeds": _each(_is(_WHOLE)),
         "by_method": _LABELS,
     },
-    {"chance": _fields({"n": _is(_COUNT_OR_0), "others": _is(_COUNT_OR_0), "ties": _TEXTS})},
+    {
+        "chance": _fields(
+            {"n": _is(_COUNT_OR_0), "others": _is(_COUNT_OR_0), "ties": _TEXTS},
+            dict.fromkeys(("zero_shot_ties", "zero_shot_is_better"), _is(_BOOL)),
+        ),
+        "tied": _TEXTS,
+    },
 )
 _CHOICE = _fields(
     {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.findings import is_guessing, listed, percent
+from .rules import find_rule
 from .runs import Candidate
 
 #: Of candidates that cannot be told from the winner so many are named.
@@ -81,19 +82,36 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
 
 
 def may_be_chance(summary: Mapping[str, Any]) -> str:
-    """Return what a `summary` knows of whether chance made the rule's choice, without a full stop; empty where it did not."""
-    chance = (summary["rule"] or {}).get("chance") or {"ties": ()}
-    ties, names = chance["ties"], {row["label"]: spoken(row) for row in summary["candidates"]}
-    if not ties:
-        return ""
-    can = "cannot"
-    if len(ties) <= NAMED:
-        who = listed([names[tie] for tie in ties])
-    elif len(ties) < chance["others"]:
-        who = f"{len(ties)} of the {chance['others']} other candidates"
-    else:
-        who, can = f"none of the {chance['others']} other candidates", "can"
-    return f"Chance may have made this choice: on the {chance['n']:,} images that the rule looked at, {who} {can} be told from it"
+    """Return what a `summary` knows of whether chance, or the NLL, made the rule's choice, without a full stop; empty where neither did."""
+    rule = summary["rule"] or {}
+    chance, names = rule.get("chance") or {"ties": ()}, {row["label"]: spoken(row) for row in summary["candidates"]}
+    ties, said, can = chance["ties"], [], "cannot"
+    images = f"n the {chance['n']:,} images that the rule looked at" if "n" in chance else ""
+    if ties:
+        if len(ties) <= NAMED:
+            who = listed([names[tie] for tie in ties])
+        elif len(ties) < chance["others"]:
+            who = f"{len(ties)} of the {chance['others']} other candidates"
+        else:
+            who, can = f"none of the {chance['others']} other candidates", "can"
+        start = ", nor can zero-shot" if chance.get("zero_shot_ties") else ""
+        said.append(f"Chance may have made this choice: o{images}, {who} {can} be told from it{start}")
+    elif chance.get("zero_shot_ties"):
+        said.append(f"O{images}, it cannot be told from zero-shot")
+    if chance.get("zero_shot_is_better"):
+        said.append(f"O{images}, zero-shot is more accurate")
+    return ". ".join([*said, *_equally_good(rule, names)])
+
+
+def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What other methods have that is as good as the choice to the `rule`, and what decided then; `names` are spoken ones by label."""
+    tied = [names[tie] for tie in rule.get("tied", ())]
+    if not tied:
+        return []
+    who = listed(tied) if len(tied) <= NAMED else f"The choices among the rates of {len(tied)} other methods"
+    good = "accurate" if find_rule(rule["name"]).metrics == ("accuracy",) else "good"
+    are = "is" if len(tied) == 1 else "are"
+    return [f"{who} {are} as {good} there, and the lower NLL decided, which says little about other kinds of images"]
 
 
 def _guesses(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str) -> str:

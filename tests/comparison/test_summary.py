@@ -17,6 +17,7 @@ from hf_robustft.comparison.statistics import Sampled, difference, paired_differ
 from hf_robustft.comparison.summary import save_comparison
 from hf_robustft.comparison.tables import markdown_table, terminal_table
 from hf_robustft.comparison.winner import find_winner, may_be_chance
+from hf_robustft.evaluation.predictions import load_predictions
 
 
 def draws(around, offset=0.0, spread=0.01, seed=0):
@@ -202,7 +203,8 @@ def test_what_cannot_be_told_from_the_choice_by_what_the_rule_looked_at_is_said(
     }
     chosen, groups = values.pop("CaRot, 3e-4"), comparison.runs[0].predictions.sets["held out"].group
     expected = [label for label, right in values.items() if not paired_difference(right, chosen, groups).beyond_noise]
-    assert summary["rule"]["chance"] == {"n": 120, "others": 3, "ties": expected} and expected == ["CaRot, 1e-3", "FLYP, 3e-4"]
+    start = {"zero_shot_ties": False, "zero_shot_is_better": False}
+    assert summary["rule"]["chance"] == {"n": 120, "others": 3, "ties": expected, **start} and expected == ["CaRot, 1e-3", "FLYP, 3e-4"]
     said = "on the 120 images that the rule looked at, CaRot at 1e-3 and FLYP at 3e-4 cannot be told from it."
     for text in (summary["winner"]["words"], markdown_table(summary), " ".join(terminal_table(summary).split())):
         assert said in text
@@ -214,6 +216,32 @@ def test_what_cannot_be_told_from_the_choice_by_what_the_rule_looked_at_is_said(
     assert may_be_chance({**summary, "rule": {"chance": {"n": 21, "others": 9, "ties": []}}}) == may_be_chance({**summary, "rule": None}) == ""
     # Nothing is a choice that looks at what it is judged by.
     assert "chance" not in summarise(comparison, "oracle")["rule"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "start", "said", "unsaid"),
+    [
+        # All right, zero-shot too: nothing that the rule looks at tells one from another.
+        (1.0, 1.0, "FLYP at 1e-3 cannot be told from it, nor can zero-shot. {tied} at 1e-3 is as accurate there, and the lower NLL decided", "more accurate"),
+        (1.0, 0.6, "FLYP at 1e-3 cannot be told from it. {tied} at 1e-3 is as accurate there", "nor can"),
+        (0.5, 0.9, "cannot be told from it. On the 120 images that the rule looked at, zero-shot is more accurate. {tied} at", "nor can"),
+    ],
+)
+def test_a_choice_that_validation_images_do_not_support_is_said_to_be_one(tmp_path, validation, start, said, unsaid):
+    for method in ("carot", "flyp"):
+        finished_with_predictions(tmp_path / method, method, 1e-3, 0, (0.9, 0.6, 0.5, validation), SETS)
+    finished_with_predictions(tmp_path / "z", "zero_shot", None, None, (0.6, 0.4, 0.4, start), SETS)
+    # Lower confidences of the same images: only the NLL differs.
+    made = load_predictions(tmp_path / "flyp")
+    made.sets["held out"] = replace(made.sets["held out"], nll=load_predictions(tmp_path / "carot").sets["held out"].nll + 0.1)
+    made.save(tmp_path / "flyp")
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())))
+    assert summary["rule"]["name"] == "id_within" and summary["rule"]["chosen"] == "CaRot, 1e-3" and summary["rule"]["tied"] == ["FLYP, 1e-3"]
+    words = summary["winner"]["words"]
+    assert said.format(tied="FLYP") in words and unsaid not in words
+    # A set of classes that were left out says nothing of it, and of one candidate only what it gains.
+    alone = summarise(read_runs([tmp_path / "carot", tmp_path / "z"]))
+    assert alone["rule"]["tied"] == [] and ("it cannot be told from zero-shot" in alone["winner"]["words"]) == (start == validation)
 
 
 def test_of_many_that_are_better_the_furthest_ahead_are_named(tmp_path):
