@@ -33,7 +33,7 @@ DRAWS = 1000
 LEVEL = 0.95
 #: Means over unlike numbers of seeds differ by less than this where they are equal.
 ROUNDING = 1e-12
-#: Of fewer images or groups it is no rarity that all move the same way: one in 16 times of five that are as likely to rise as to fall.
+#: Fewer images or groups often all move the same way by chance: five of them in one of 16 cases.
 FEWEST_ALIKE = 6
 
 
