@@ -35,6 +35,10 @@ def pair_logits(model: nn.Module, logits: Tensor) -> Tensor:
     return logits.detach().cpu().double() + logit_bias(model).detach().cpu().double()
 
 
+#: A folded bias may be moved by this much through rounding, which changes odds by as large a share.
+_ROUNDING = 1e-3
+
+
 class PlattScaling(TemperatureScaling):
     """
     Calibrated probabilities of each class by itself, `sigmoid(logits / T + bias)` (Platt 1999).
@@ -134,8 +138,16 @@ class PlattScaling(TemperatureScaling):
         encoder = DualEncoder.of(model)
         if encoder.logit_bias is None:
             raise ValueError(f"A {encoder.name} has no logit bias that Platt scaling could move; fit a temperature.")
+        parameter = encoder.logit_bias
+        wanted = parameter.detach().cpu().double() / self.temperature + self.bias
+        stored = wanted.to(parameter.dtype)
+        if not (stored.double() - wanted).abs().max() <= _ROUNDING:
+            raise ValueError(
+                f"A logit bias in {parameter.dtype} cannot hold {wanted.item():.6g}: rounding would change it by more than {_ROUNDING:g}. Load "
+                "the model in float32."
+            )
         super().fold_into(model, head)
-        encoder.logit_bias.add_(self.bias)
+        parameter.copy_(stored)
         self.folded_bias += self.bias
         self.bias = 0.0
 

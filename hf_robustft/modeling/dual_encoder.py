@@ -40,8 +40,9 @@ _TOWER_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image
 _FURTHER_TOWER_SETTINGS = ("rms_norm_eps", *POOLING_HEADS)
 #: A folded temperature may move the scale by this much through rounding.
 _ROUNDING = 1e-3
-#: Modules in the layers of towers that read what another tower says, which no embedding does.
-_UNUSED = ("crossattention",)
+#: Modules in the layers of towers on which no embedding depends: they read what another tower says, or are for the tokens with
+#: global attention of Longformer and the entities of LUKE, of which captions have none.
+_UNUSED = ("crossattention", "query_global", "key_global", "value_global", "w2e_query", "e2w_query", "e2e_query")
 
 
 def _wrappers(model: nn.Module) -> list[nn.Module]:

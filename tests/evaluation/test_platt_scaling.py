@@ -100,3 +100,12 @@ def test_it_is_not_stored_before_it_is_in_the_weights_and_needs_a_bias(tiny_clip
     with pytest.raises(ValueError, match="no logit bias"):
         PlattScaling(2.0, 1.0).fold_into(tiny_clip)
     assert tiny_clip.logit_scale.item() == scale and math.isfinite(scale)
+
+
+def test_a_bias_that_the_dtype_would_round_away_is_refused_unchanged():
+    model = family_model("siglip").bfloat16()
+    model.logit_bias.data.fill_(-12.9)
+    before, fitted = model.logit_bias.item(), PlattScaling(bias=0.02)
+    with pytest.raises(ValueError, match="A logit bias in torch.bfloat16 cannot hold"):
+        fitted.fold_into(model)
+    assert (model.logit_bias.item(), fitted.bias, fitted.folded_bias) == (before, 0.02, 0.0)

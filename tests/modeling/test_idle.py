@@ -11,14 +11,21 @@ from hf_robustft.modeling.dual_encoder import DualEncoder
 from hf_robustft.modeling.lora import adapted_maps
 from hf_robustft.modeling.trained_parts import TOWERS, parameters_by_part
 
+#: Text towers with attention to other models, to tokens that captions do not have, or to entities: all of it idle here.
+OTHERS = {
+    "bert": {"is_decoder": True, "add_cross_attention": True},
+    "longformer": {"attention_window": 4, "max_position_embeddings": 34, "pad_token_id": 1},
+    "luke": {"max_position_embeddings": 34, "pad_token_id": 1, "entity_vocab_size": 9, "entity_emb_size": 8},
+}
 
-def other_towers() -> transformers.PreTrainedModel:
-    """A text tower with attention to other models, and an image tower with a token for training by masks: both idle here."""
+
+def other_towers(kind: str) -> transformers.PreTrainedModel:
+    """A text tower of `OTHERS`, and an image tower with a token for training by masks, which is idle here."""
     vocabulary = len(family_processor("vision-text-dual-encoder").tokenizer)
-    text = {**TOWER, "vocab_size": vocabulary, "max_position_embeddings": 32, "is_decoder": True, "add_cross_attention": True}
+    text = {**TOWER, "vocab_size": vocabulary, "max_position_embeddings": 32, **OTHERS[kind]}
     return transformers.VisionTextDualEncoderModel(
         transformers.VisionTextDualEncoderConfig(
-            text_config={"model_type": "bert", **text}, vision_config={"model_type": "dinov2", **IMAGE}, projection_dim=16
+            text_config={"model_type": kind, **text}, vision_config={"model_type": "dinov2", **IMAGE}, projection_dim=16
         )
     ).eval()
 
@@ -33,17 +40,17 @@ def by_gradient(model: nn.Module, name: str) -> set[str]:
     return {key for key, gradient in zip(own, gradients, strict=True) if gradient is None}
 
 
-@pytest.mark.parametrize("name", [*FAMILY_NAMES, "other towers"])
+@pytest.mark.parametrize("name", [*FAMILY_NAMES, *OTHERS])
 def test_names_gradients_and_what_is_frozen_tell_the_same(name):
     family = name if name in FAMILY_NAMES else "vision-text-dual-encoder"
-    model = family_model(name) if name in FAMILY_NAMES else other_towers()
+    model = family_model(name) if name in FAMILY_NAMES else other_towers(name)
     encoder, idle = DualEncoder.of(model), by_gradient(model, family)
     names = {id(value): key for key, value in model.named_parameters()}
     by_name = {names[id(value)] for module in encoder.unused_modules() for value in module.parameters()}
     # What lies in no layer has no name that LoRA could take it for.
     layers = {id(value) for tower in encoder.layers() for layer in tower for value in layer.parameters()}
     assert by_name == {key for key, value in model.named_parameters() if key in idle and id(value) in layers}
-    assert bool(by_name) == (name in ("blip", "other towers"))
+    assert bool(by_name) == (name in ("blip", *OTHERS))
     assert not idle & {f"{target}.{key}" for target in adapted_maps(model, TOWERS) for key in ("weight", "bias")}
     assert not by_name & {names[id(value)] for part in parameters_by_part(model).values() for value in part}
     assert set(encoder.freeze_idle()) == idle
