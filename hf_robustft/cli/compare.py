@@ -158,12 +158,21 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
             # What was decided counts when the results are read, not only before.
             comparison.notes[:0] = [f"{public_text(note)}{'' if note.endswith(('?', '.')) else '.'}" for note in made.notes]
             if lacking:
-                comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs are missing, as they failed: {', '.join(outcome.failed)}.")
+                are = "is missing, as it failed" if len(lacking) == 1 else "are missing, as they failed"
+                comparison.notes.append(f"{len(lacking)} of {len(made.runs)} runs {are}: {', '.join(outcome.failed)}.")
+                comparison.notes += _unlike_seeds(comparison, made.seeds)
             summary = conclude(options, comparison, arguments, made.benchmarks)
     finally:
         for line in lacking:
             print(f"error: {line.rstrip('.')}; its log: {runs / line.partition(':')[0]}.log", file=sys.stderr)
     return summary, 1 if lacking else 0
+
+
+def _unlike_seeds(comparison: Comparison, seeds: Sequence[int]) -> list[str]:
+    """A sentence on candidates of which some of the `seeds` are missing: their means, by which a rule chooses, are of other trainings."""
+    found = {item.label: [run.seed for run in runs] for item, runs in comparison.candidates.items()}
+    fewer = [f"{label} (of {len(seeds)} seeds {', '.join(map(str, of))})" for label, of in found.items() if None not in of and len(of) < len(seeds)]
+    return [f"Means over fewer seeds than the others', by which a rule chooses all the same: {', '.join(fewer)}."] if fewer else []
 
 
 def conclude(

@@ -149,6 +149,23 @@ def test_of_twins_that_failed_the_rest_is_compared(own, tmp_path, capsys, monkey
         assert status == (2 if lost[0].endswith("left-out") else 1) and not (tmp_path / "out" / "comparison.json").exists()
 
 
+def test_means_over_fewer_seeds_are_named_where_a_run_failed(own, tmp_path, monkeypatch):
+    """A lucky seed that is left alone may be what the rule chooses."""
+    lost = ["carot-1e-3-1"]
+
+    def carry_out(plan, runs, *_):
+        for run in plan.runs:
+            finished(runs / run.name, run.method, run.settings.get("learning_rate"), run.settings.get("seed"))
+        return Outcome({run.name: 1.0 for run in plan.runs if run.name not in lost}, dict.fromkeys(lost, "out of luck"))
+
+    monkeypatch.setattr(compare, "carry_out", carry_out)
+    words = ["--train_dataset", str(own / "photo"), "--methods", "carot", "--learning_rates", "1e-4", "1e-3", "--seeds", "0", "1"]
+    assert cli.main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 1
+    notes = json.loads((tmp_path / "out" / "comparison.json").read_text())["notes"]
+    assert notes[-2] == "1 of 5 runs is missing, as it failed: carot-1e-3-1." and "CaRot, 1e-3 (of 2 seeds 0)" in notes[-1]
+    assert "CaRot, 1e-4" not in notes[-1]
+
+
 def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, capsys, monkeypatch):
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable} -SE\nimport sys\nsys.exit('error: out of luck.')\n")
