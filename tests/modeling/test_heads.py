@@ -100,8 +100,9 @@ def test_a_file_gives_the_same_head_again(kind, dtype, tmp_path):
         assert torch.equal(found.state_dict()[name], value) and found.state_dict()[name].dtype == value.dtype, name
     # Only what the method trains.
     trains = {name for name, parameter in found.named_parameters() if parameter.requires_grad}
-    assert trains == {"clip_adapter": {"down", "up"}, "tip_adapter": {"keys"}}.get(kind, {"weight", "bias"})
-    assert found.function == ("sigmoid" if kind == "multi_label" else "softmax")
+    adapter = {"clip_adapter": {"down", "up"}, "tip_adapter": {"keys"}}
+    assert trains == adapter.get(kind.removeprefix("multi_label_"), {"weight", "bias"})
+    assert found.function == ("sigmoid" if kind.startswith("multi_label") else "softmax")
     other = next(cls for name, cls in KINDS.items() if name not in (kind, "linear"))
     with pytest.raises(ValueError, match=f"is a {type(head).__name__}, not a {other.__name__}"):
         other.from_pretrained(tmp_path)
