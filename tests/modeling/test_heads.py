@@ -131,7 +131,7 @@ def _changed(path, metadata=None, **tensors):
 @pytest.mark.parametrize(
     ("kind", "metadata", "tensors", "message"),
     [
-        ("linear", {"kind": "quantum"}, {}, "kind 'quantum'.*linear, multi_label, clip_adapter, tip_adapter"),
+        ("linear", {"kind": "quantum"}, {}, "kind 'quantum'.*linear, multi_label, clip_adapter, multi_label_clip_adapter, tip_adapter"),
         ("tip_adapter", {"kind": "linear"}, {}, "instead of weight, bias"),
         ("tip_adapter", {}, {"keys": None}, "instead of weight, bias, keys"),
         ("tip_adapter", {}, {"keys": torch.zeros(5, 3)}, r"needs keys \(images, 8\)"),
