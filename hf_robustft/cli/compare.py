@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparison.measures import ACCURACY, MEAN_PRECISION
 from ..comparison.output import check_unclaimed, places, write_comparison
 from ..comparison.rules import CONCEPTS, find_rule, reported, sets_of_choice
 from ..comparison.runs import Comparison, read_runs
@@ -143,6 +144,7 @@ def compare_methods(options: CompareOptions, passed: Passed, arguments: Sequence
     twins = None if rule is None else rule.name == CONCEPTS
     made = plan(options.methods, options.learning_rates, options.seeds, options.output_dir, passed, options.finetune_with, twins)
     if rule is not None:
+        rule = find_rule(options.rule, MEAN_PRECISION if made.lists else ACCURACY)
         reported(rule, made.roles, sets_of_choice(rule, made.roles))
     trained = [run for run in made.runs if run.method != "zero_shot" and "leave_out_classes" not in run.settings]
     check_unclaimed(options.output_dir, [runs / run.name for run in trained])

@@ -21,7 +21,9 @@ from ..data.catalog.sets import registered_sets
 from ..data.left_out import LEFT_OUT, leave_out_classes
 from ..data.pinned import pinned
 from ..modeling.checkpoint import outline
+from ..modeling.dual_encoder import DualEncoder
 from ..objectives.context_distillation import ContextDistillationMixin, check_contexts
+from ..training.label_lists import check_label_lists, serves_label_lists
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
 from ..training.settings import settle_settings, unused_settings
@@ -66,10 +68,10 @@ class Plan:
         runs (`list[Run]`): In the order in which they are begun.
         rates (`dict[str, list[float]]`): By method that trains.
         seeds (`list[int]`): Of the runs of each.
-        roles (`dict[str, str]`): Of the sets that are measured, the validation set included.
-        notes (`list[str]`): What was decided, in sentences.
+        roles (`dict[str, str]`), notes (`list[str]`): Of the sets that are measured, the validation set included; and what was decided.
         model (`str`): Where all start.
         benchmarks (`list[Benchmark]`): The sets of the test.
+        lists (`bool`): Whether images have lists of labels.
     """
 
     runs: list[Run]
@@ -79,6 +81,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     model: str = "emoji_clip"
     benchmarks: list[Benchmark] = field(default_factory=list)
+    lists: bool = False
 
 
 def plan(
@@ -123,8 +126,8 @@ class _Planner:
         self.notes: list[str] = []
         self.epochs: dict[str, int] = {}
         self.batches: dict[str, int] = {}
-        #: Behind the names of twins.
-        self.suffix = ""
+        #: Behind the names of twins; and whether images have lists of labels, which is known when the data are opened.
+        self.suffix, self.lists = "", False
         self.passed = {name: list(words) for name, words in self._with_config(passed)}
         self.merged = finetune_with or "ft"
         captions = "caption_column" in self.passed
@@ -151,15 +154,17 @@ class _Planner:
         zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
         self._choose_data()
         self._check_passed()
-        parts = {}
-        for method in (*self.methods, *zero_shot):
-            parts[method] = self._parse(method)
-        start = parts[method].model_args
+        parts = {method: self._parse(method) for method in (*self.methods, *zero_shot)}
+        start = parts[(zero_shot or self.methods)[-1]].model_args
         encoder = outline(start.model, revision=start.model_revision, option="--model")
         trained = [name for name in self.methods if name in METHODS]
         self._leave_out_unfit(parts, trained, lambda part: settle_settings(part.model_args.trainer, part.args, encoder))
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
+        self.lists = bool(data.train.several)
+        if self.lists:
+            self.methods = self._of_lists(parts, data, encoder)
+            parts = {method: self._parse(method) for method in (*self.methods, *zero_shot)}
         self._pin(parts)
         self._check_contexts(parts, data.train.templates)
         images = None if data.train.streaming else len(data.train.load())
@@ -193,7 +198,7 @@ class _Planner:
                 if twins:
                     raise
                 self.notes.append(f"Chosen by validation images, where there are any (--rule id_within), and not by --rule {CONCEPTS}: {str(error).rstrip('.')}")
-        return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation))
+        return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation), self.lists)
 
     def _twins(
         self,
@@ -207,6 +212,8 @@ class _Planner:
         Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others; a
         merge is that of the twins. Raises ValueError where that cannot be, or says too little unless it was `asked_for`.
         """
+        if self.lists:
+            raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and of lists of labels none can be left out: an image has several")
         why_not = {name: why for name in self.methods if (why := _why_no_twin(name, parts[name][0]))}
         able = [name for name in self.methods if name not in why_not]
         if not able:
@@ -325,7 +332,7 @@ class _Planner:
             words += [f"--{BATCH_FLAG}", str(self.batches[method]), "--dataloader_drop_last"]
         if "disable_tqdm" not in self.passed:
             words += ["--disable_tqdm"]
-        return ["--method", method, *words, "--save_predictions"]
+        return ["--method", method, *words, "--save_logits" if self.lists else "--save_predictions"]
 
     def _has_recipe(self, method: str) -> bool:
         return self._value("train_dataset", SUITE) == SUITE and "paper_settings" not in self.passed and f"{SUITE}/{method}" in recipes()
@@ -395,6 +402,17 @@ class _Planner:
         compares = [name for name in self.methods if issubclass(METHODS.get(name, object), ContextDistillationMixin)]
         compares = [name for name in compares if parts[name][2].context_weight]
         self._leave_out_unfit(parts, compares, lambda part: check_contexts(templates))
+
+    def _of_lists(self, parts: dict[str, TrainCommand], data: TrainingData, encoder: DualEncoder) -> list[str]:
+        """Keep the methods that can train on lists of labels."""
+        able = [name for name in self.methods if name in METHODS and serves_label_lists(METHODS[name], encoder.similarity)]
+        others, words = [name for name in self.methods if name not in able], f"cannot train a {encoder.name} on lists of labels"
+        if refused := [name for name in others if name in self.named - {self.merged} or not able]:
+            raise UsageError(f"{refused[0]} {words}; compare those that can, such as hf-robustft compare --methods ft lp lp_ft clip_adapter")
+        for name in able:
+            check_label_lists(METHODS[name], parts[name].args, encoder, data.train.several, data.train.caption_column is not None)
+        self.notes += [f"Left out, as they {words}: {', '.join(others)}"] if others else []
+        return able
 
     def _leave_out_unfit(self, parts: dict[str, TrainCommand], methods: list[str], check: Callable[[TrainCommand], None]) -> None:
         for method in methods:

@@ -17,24 +17,22 @@ from .train_arguments import TrainCommand
 
 def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder | None, compared: bool) -> bool:
     """
-    Whether the method of a command learns from lists of labels that the training set has.
+    Whether the method of a command learns from lists of labels that the training set has, or is measured as those that do.
 
     Args:
         command ([`TrainCommand`]): The command line.
         train ([`Benchmark`]): What it trains on, opened.
         encoder ([`DualEncoder`], *optional*): The model that is trained, if one is.
-        compared (`bool`): Whether the run is to be compared with others.
+        compared (`bool`): Whether the data are looked at for all runs of a comparison.
 
     Raises:
         ValueError: If the method cannot, or options are given that are for one label per image.
     """
     model_args, _, args = command
-    if compared and train.several:
-        raise ValueError(
-            "The training set has lists of labels, and runs are compared by the accuracy of one label per image; train with each method by "
-            "hf-robustft train."
-        )
-    if model_args.trains and model_args.method not in MERGES:
+    if train.several and (compared or model_args.method == "zero_shot"):
+        # Of a comparison each method is asked by itself; the prompts of a model that stays as it is need no training set.
+        learns = True
+    elif model_args.trains and model_args.method not in MERGES:
         learns = check_label_lists(model_args.trainer, args, encoder, train.several, train.caption_column is not None)
     elif train.several:
         raise ValueError(
@@ -65,6 +63,7 @@ def check_lists(
     sets: Sequence[Benchmark],
     evaluator: Evaluator | None,
     validation: Benchmark | None,
+    compared: bool = False,
 ) -> None:
     """
     Refuse sets whose labels do not fit what a method learns from.
@@ -74,12 +73,13 @@ def check_lists(
         multi_label (`bool`): Whether the method learns from lists of labels.
         sets (`Sequence[Benchmark]`): To measure on and to fit on.
         evaluator ([`Evaluator`], *optional*), validation ([`Benchmark`], *optional*): What measures, and what is fitted on.
+        compared (`bool`, *optional*, defaults to `False`): As for [`learns_lists`]; such runs keep logits in place of predictions.
 
     Raises:
         ValueError: If the method learns from one label per image and a set has lists, or the other way round where it matters.
     """
     if multi_label:
-        check_multi_label(evaluator, validation, command.model_args.fold_temperature, command.data_args.save_predictions)
+        check_multi_label(evaluator, validation, command.model_args.fold_temperature, command.data_args.save_predictions and not compared)
     else:
         refuse_lists(sets)
 

@@ -182,7 +182,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
     if model_args.select_alpha and validation is None:
         raise ValueError("`--select_alpha` chooses on validation images; give --eval_datasets <path>:validation too.")
     sets = [*evaluation, *([validation] if validation is not None and validation not in evaluation else [])]
-    check_lists(command, multi_label, sets, evaluator, validation)
+    check_lists(command, multi_label, sets, evaluator, validation, compared)
     sources = [(model_args.model, model_args.model_revision), *((source, None) for source in model_args.finetuned_model)]
     earlier = [entry for source in sources for entry in image_hashes_of(*source)]
     seen = train if model_args.learns else None

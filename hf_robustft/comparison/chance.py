@@ -26,8 +26,9 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
         these images and they are not of classes left out, `zero_shot_ties`, whether that does, too, and `zero_shot_is_better`, whether
         it is more accurate there by more than noise.
     """
-    looked_at, metrics, n = rule["looked_at"], find_rule(rule["name"]).metrics, 0
+    looked_at, metrics, n = rule["looked_at"], find_rule(rule["name"], comparison.measure).metrics, 0
     apart: dict[str, bool] = {}
+    key = comparison.measure.key
     of_start: dict[str, bool] = {}
     for part in comparison.twins if LEFT_OUT in looked_at else [comparison]:
         of = {candidate.label: runs for candidate, runs in part.candidates.items()}
@@ -42,5 +43,5 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
         if LEFT_OUT not in looked_at and start is not None and all(name in start.sets for name in looked_at):
             found = differences.against(chosen, [start])["id_mean"]
             of_start["zero_shot_ties"] = not any(found[metric]["beyond_noise"] for metric in metrics)
-            of_start["zero_shot_is_better"] = bool(found["accuracy"]["beyond_noise"] and found["accuracy"]["mean"] < 0)
+            of_start["zero_shot_is_better"] = bool(found[key]["beyond_noise"] and found[key]["mean"] < 0)
     return {"n": n, "others": len(apart), "ties": [label for label, told in apart.items() if not told], **of_start}

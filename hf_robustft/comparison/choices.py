@@ -11,6 +11,7 @@ from ..data.left_out import LEFT_OUT
 from ..evaluation.open_set import DEFAULT_SCORE
 from .concepts import with_concepts
 from .frontier import Point, at_equal_id, frontier
+from .measures import ACCURACY, Measure
 from .rules import CONCEPTS, PLACES, RULES, find_rule, rotations
 from .runs import ZERO_SHOT, Candidate, Comparison
 from .selection import choose, regret, spread_over_rates
@@ -31,7 +32,7 @@ def usable_rule(comparison: Comparison) -> str | None:
     twinned = sum(LEFT_OUT in sets for sets in candidates.values())
     for rule in USUAL_RULES if twinned >= min(2, len(candidates)) else USUAL_RULES[1:]:
         try:
-            choose(rule, candidates, *others)
+            choose(rule, candidates, *others, comparison.measure)
         except ValueError:
             continue
         return rule
@@ -50,21 +51,21 @@ def choices(comparison: Comparison) -> dict[str, dict[str, Any]]:
         `by_method` (labels by `method_label`), and `regret`: of the choice over all methods, on the shifted sets that the rule
         does not look at, `{"judged_on", "accuracy", "nll"}`; `None` where there is none.
     """
-    candidates, roles, baseline = _measured(comparison)
+    measure, (candidates, roles, baseline) = comparison.measure, _measured(comparison)
     found = {}
     for name in (
         item for rule in RULES if rule != "shift" or "shift" in roles.values() for item in rotations(rule, roles)
     ):
         try:
-            choice = choose(name, candidates, roles, baseline)
+            choice = choose(name, candidates, roles, baseline, measure)
         except ValueError:
             # Nothing of what it looks at was measured.
             continue
         try:
-            lost = next(loss for loss in regret(name, candidates, roles, baseline) if loss.method is None)
+            lost = next(loss for loss in regret(name, candidates, roles, baseline, measure) if loss.method is None)
         except ValueError:
             lost = None
-        rule = find_rule(name)
+        rule = find_rule(name, measure)
         found[name] = {
             "says": rule.says,
             "is_bound": rule.is_bound,
@@ -72,7 +73,7 @@ def choices(comparison: Comparison) -> dict[str, dict[str, Any]]:
             "metric": choice.metric,
             "overall": choice.candidate.label,
             "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
-            "regret": lost and {"judged_on": list(lost.judged_on), "accuracy": lost.accuracy, "nll": lost.nll},
+            "regret": lost and {"judged_on": list(lost.judged_on), measure.key: lost.accuracy, "nll": lost.nll},
         }
     return found
 
@@ -94,7 +95,7 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
         ValueError: If there is no such rule, or what it looks at was not measured.
     """
     candidates, roles, baseline = _measured(comparison)
-    choice = choose(name, candidates, roles, baseline)
+    choice = choose(name, candidates, roles, baseline, comparison.measure)
     grid: dict[str, list[float | None]] = {}
     for candidate, sets in candidates.items():
         if all(item in sets for item in choice.looked_at):
@@ -102,7 +103,7 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
     runs = [run for fold in comparison.twins for run in fold.runs] if LEFT_OUT in choice.looked_at else comparison.runs
     return {
         "name": name,
-        "says": find_rule(name).says,
+        "says": find_rule(name, comparison.measure).says,
         "looked_at": list(choice.looked_at),
         "grid": grid,
         "seeds": sorted({run.seed for run in runs if run.seed is not None}),
@@ -122,25 +123,25 @@ def spread(comparison: Comparison, roles: Mapping[str, str]) -> dict[str, dict[s
     candidates = _measured(comparison)[0]
     names = {}
     for candidate in candidates:
-        (key,) = spread_over_rates({candidate: candidates[candidate]}, roles)
+        (key,) = spread_over_rates({candidate: candidates[candidate]}, roles, comparison.measure)
         names[key] = candidate.method_label
-    return {names[key]: values for key, values in spread_over_rates(candidates, roles).items()}
+    return {names[key]: values for key, values in spread_over_rates(candidates, roles, comparison.measure).items()}
 
 
-def lines(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[list[float | None]]]:
+def lines(rows: Iterable[Mapping[str, Any]], measure: Measure = ACCURACY) -> dict[str, list[list[float | None]]]:
     """The frontier of the `rows` of a summary: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`."""
     found: dict[str, list[list[float | None]]] = {}
     for row in rows:
         if row["id_mean"] and row["shift_mean"]:
             point = [
-                row["id_mean"]["accuracy"]["mean"],
-                *(row["shift_mean"][key]["mean"] for key in ("accuracy", "nll")),
+                row["id_mean"][measure.key]["mean"],
+                *(row["shift_mean"][key]["mean"] for key in (measure.key, "nll")),
             ]
             found.setdefault(row["method_label"], []).append([*point, row["learning_rate"]])
     return found
 
 
-def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def at_equal_ids(rows: Sequence[Mapping[str, Any]], measure: Measure = ACCURACY) -> list[dict[str, Any]]:
     """
     What methods reach under shift at the same accuracy in distribution, interpolated between their rates.
 
@@ -152,7 +153,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         shift and the `auroc` of shifted images against the first set of unseen classes; `None` outside of what a method spans.
     """
     values = {
-        "accuracy": lambda row: row["shift_mean"]["accuracy"]["mean"],
+        measure.key: lambda row: row["shift_mean"][measure.key]["mean"],
         "nll": lambda row: row["shift_mean"]["nll"]["mean"],
     }
     if any(_auroc(row) is not None for row in rows):
@@ -163,7 +164,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         points = [
             Point(
                 Candidate(row["method"], row["learning_rate"], row["variant"]),
-                row["id_mean"]["accuracy"]["mean"],
+                row["id_mean"][measure.key]["mean"],
                 value(row),
             )
             for row in rows
@@ -172,7 +173,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         drawn[metric] = {line[0].candidate.method_label: line for line in frontier(points).values()}
     spans = sorted(
         [round(end(point.id_accuracy for point in line), PLACES) for end in (min, max)]
-        for line in drawn["accuracy"].values()
+        for line in drawn[measure.key].values()
         if len(line) > 1
     )
     return [

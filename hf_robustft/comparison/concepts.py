@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from ..data.left_out import LEFT_OUT
+from .measures import ACCURACY
 from .rules import CONCEPTS, Candidates, Measured
-from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
+from .runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
 
 
 def twin_flags(share: float = 0.2, fold: int = 0) -> list[str]:
@@ -55,7 +56,7 @@ def with_concepts(
 
     def measured(candidate: Candidate) -> dict[str, float]:
         numbers = [comparison.measured(candidate)[LEFT_OUT] for comparison in twins]
-        return {metric: fmean(of[metric] for of in numbers) for metric in METRICS}
+        return {metric: fmean(of[metric] for of in numbers) for metric in ACCURACY.metrics}
 
     without = [item.label for item in candidates for comparison in twins if item not in comparison.candidates]
     if without or not twins:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .runs import METRICS, Comparison, FinishedRun
+from .runs import Comparison, FinishedRun
 from .statistics import Bootstrap, Sampled, difference, grouped, mean_over
 
 #: Means over the sets of a role.
@@ -35,6 +35,7 @@ class Differences:
         self.tested = [name for name in self.groups if name not in MEANS]
         self._sampled: dict[tuple, dict[str, dict[str, Sampled]]] = {}
         self._validation = [name for name, role in sets.items() if role == "validation" and name not in self.tested]
+        self._measure = comparison.measure
         self._runs = [*comparison.runs, *([] if comparison.zero_shot is None else [comparison.zero_shot])]
         self._bootstraps: dict[tuple[str, ...], Bootstrap] = {}
 
@@ -60,7 +61,7 @@ class Differences:
         found: dict[str, dict[str, Any]] = {}
         for group, names in groups.items():
             found[group] = {}
-            for metric in METRICS:
+            for metric in self._measure.metrics:
                 pair = [[side[name][metric] for name in names] for side in sides]
                 paired = by_image or group in self._validation or all(_paired(both, name, metric) for name in names)
                 found[group][metric] = asdict(_difference(*pair, paired))
@@ -75,7 +76,7 @@ class Differences:
                 self._sampled[key] = self._bootstrap(tuple(names)).sample([run.predictions for run in runs])
             else:
                 self._sampled[key] = {
-                    name: {metric: _of_reports(runs, name, metric) for metric in METRICS} for name in names
+                    name: {metric: _of_reports(runs, name, metric) for metric in self._measure.metrics} for name in names
                 }
         return self._sampled[key]
 

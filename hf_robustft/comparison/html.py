@@ -16,6 +16,7 @@ from ..evaluation.html import Node, written
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..files import write_whole
 from ..publishing.text import duration, one_line, source_string
+from .measures import Measure, measure_of
 from .runs import rate_text
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -36,6 +37,8 @@ SECTIONS = {
     "mistakes": ("The worst mistakes", "Mistakes"),
     "measured": ("How it was measured", "Measured"),
 }
+#: What is known of single images, bins of confidence and unseen classes, which a comparison of lists of labels has none of.
+_OF_ONE_LABEL = ("calibration", "unknown", "classes", "forgotten", "mistakes")
 
 
 def write_html(
@@ -64,9 +67,12 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
     candidates = list(s.candidates)
     winner = next((row for row in candidates if row.label == s.winner.candidate), None)
     rows = [s.baseline, *candidates] if s.baseline else candidates
-    compared = _compared(rows, winner)
+    measure = measure_of(s.raw)
+    compared = _compared(rows, winner, measure)
+    sections = {name: named for name, named in SECTIONS.items() if not measure.of_lists or name not in _OF_ONE_LABEL}
     return {
         "s": s,
+        "measure": measure,
         "title": f"Which method for {_data_name(s)}?",
         "kicker": "Comparison of fine-tuning methods",
         "ids": names["id"],
@@ -76,13 +82,13 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
         "concepts": names["concepts"],
         "rows": rows,
         "winner": winner,
-        "doubts": _doubts(s, names, winner),
+        "doubts": _doubts(s, names, winner, measure),
         "compared": compared,
-        "frontiers": _frontiers(s, rows, winner),
-        "unknown_frontiers": {name: _unknown_frontiers(rows, winner, name) for name in names["open_set"]},
+        "frontiers": _frontiers(s, rows, winner, measure),
+        "unknown_frontiers": {name: _unknown_frontiers(rows, winner, measure, name) for name in names["open_set"]},
         "reliability_chart": charts.reliability_chart,
         "risk_charts": {name: _risk_chart(s, compared, name) for name in (*names["id"], *names["shift"])},
-        "sections": SECTIONS,
+        "sections": {name: (measure.in_words(heading), short) for name, (heading, short) in sections.items()},
         "picture_of": lambda item: pictures.get((item.set.raw, item.row.raw)),
     }
 
@@ -93,12 +99,12 @@ def _data_name(s: Node) -> str:
     return name if name and name != "train" else "these data"
 
 
-def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> list[str]:
+def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None, measure: Measure) -> list[str]:
     """What was not measured, or too little, to be sure of the choice."""
     doubts = []
     if not s.rule and len(s.candidates) > 1:
         doubts.append(
-            "Let a rule choose that does not look at the sets of the test: measure validation images (--save_predictions)."
+            "Let a rule choose that does not look at the sets of the test: measure validation images" + ("." if measure.of_lists else " (--save_predictions).")
         )
     if s.rule.tied:
         doubts.append(
@@ -111,7 +117,7 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> lis
         doubts.append(
             "Measure shifted sets: how the model fares on other images than those like the training images is unknown."
         )
-    if not names["open_set"]:
+    if not names["open_set"] and not measure.of_lists:
         doubts.append("Measure images of unseen classes: whether the model knows what it does not know is unknown.")
     if any(len(row.seeds) < 2 for row in s.candidates):
         doubts.append("Train with more seeds: a candidate has one run, so what another seed would give is unknown.")
@@ -122,7 +128,7 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None) -> lis
     return doubts
 
 
-def _compared(rows: list[Node], winner: Node | None) -> list[Node]:
+def _compared(rows: list[Node], winner: Node | None, measure: Measure) -> list[Node]:
     """The few rows whose pictures stand side by side: zero-shot, the winner and FLYP, or the next best where FLYP has won."""
     others = [row for row in rows if row.method and row is not winner]
     if winner is not None and winner.method != "flyp":
@@ -131,40 +137,46 @@ def _compared(rows: list[Node], winner: Node | None) -> list[Node]:
         others = [row for row in others if row.method != "flyp"]
     place = "shift_mean" if any(row.shift_mean for row in others) else "id_mean"
     # The one that the rule chose among its rates, else the highest.
-    others.sort(key=lambda row: (not row.chosen_by_rule, -(row[place].accuracy.mean.raw or 0.0)))
+    others.sort(key=lambda row: (not row.chosen_by_rule, -(row[place][measure.key].mean.raw or 0.0)))
     return [*(row for row in rows if not row.method), *([] if winner is None else [winner]), *others[:1]]
 
 
-def _colours(rows: list[Node], winner: Node | None) -> dict[str, int]:
+def _colours(rows: list[Node], winner: Node | None, measure: Measure) -> dict[str, int]:
     """The colours of the methods that have one: the winner, FLYP, and those that come highest under shift."""
     place = "shift_mean" if any(row.shift_mean for row in rows) else "id_mean"
     trained = [row for row in rows if row.method]
-    ranked = sorted(trained, key=lambda row: -(row[place].accuracy.mean.raw or 0.0))
+    ranked = sorted(trained, key=lambda row: -(row[place][measure.key].mean.raw or 0.0))
     named = [*([] if winner is None else [winner]), *(row for row in trained if row.method == "flyp"), *ranked]
     methods = list(dict.fromkeys(row.method_label.raw for row in named))
     return {method: colour for colour, method in enumerate(methods[: charts.COLOURS])}
 
 
-def _frontiers(s: Node, rows: list[Node], winner: Node | None) -> list[Picture]:
+def _frontiers(s: Node, rows: list[Node], winner: Node | None, measure: Measure) -> list[Picture]:
     """The pictures of what is reached under shift by what is reached in distribution; none where one was not measured."""
     found = [
-        _frontier(rows, winner, "Accuracy under shift", ("shift_mean", "accuracy"), "percent", s.curves),
-        _frontier(rows, winner, "NLL under shift (lower is better)", ("shift_mean", "nll"), "nats"),
+        _frontier(rows, winner, measure, f"{measure.title} under shift", ("shift_mean", measure.key), "percent", s.curves),
+        _frontier(rows, winner, measure, "NLL under shift (lower is better)", ("shift_mean", "nll"), "nats"),
     ]
     return [picture for picture in found if picture is not None]
 
 
-def _unknown_frontiers(rows: list[Node], winner: Node | None, name: str) -> list[Picture]:
+def _unknown_frontiers(rows: list[Node], winner: Node | None, measure: Measure, name: str) -> list[Picture]:
     """The same pictures of the AUROC against a set of unseen classes, in distribution and under shift."""
     found = [
-        _frontier(rows, winner, f"AUROC {where}", ("open_set", name, DEFAULT_SCORE, key), "percent")
+        _frontier(rows, winner, measure, f"AUROC {where}", ("open_set", name, DEFAULT_SCORE, key), "percent")
         for where, key in (("in distribution", "auroc"), ("under shift", "shifts_auroc"))
     ]
     return [picture for picture in found if picture is not None]
 
 
 def _frontier(
-    rows: list[Node], winner: Node | None, heading: str, place: Sequence[str], form: str, curves: Node | None = None
+    rows: list[Node],
+    winner: Node | None,
+    measure: Measure,
+    heading: str,
+    place: Sequence[str],
+    form: str,
+    curves: Node | None = None,
 ) -> Picture | None:
     """One picture: its heading, itself, and what a screen reader says; `None` where nothing can be drawn."""
 
@@ -174,11 +186,11 @@ def _frontier(
         return row["mean"]
 
     def point(x: Node, y: Node, name: str, chosen: bool = False) -> charts.Point:
-        numbers = f"{written(x.raw, 'percent')} % accuracy in distribution\n{written(y.raw, form)}{unit}: {heading}"
+        numbers = f"{written(x.raw, 'percent')} % {measure.word} in distribution\n{written(y.raw, form)}{unit}: {heading}"
         return charts.Point(x, y, f"{name}\n{numbers}", chosen)
 
-    rows = [row for row in rows if row.id_mean.accuracy.mean and value(row)]
-    colours, unit = _colours(rows, winner), " %" if form == "percent" else ""
+    rows = [row for row in rows if row.id_mean[measure.key].mean and value(row)]
+    colours, unit = _colours(rows, winner, measure), " %" if form == "percent" else ""
     lines: dict[str, charts.Line] = {}
     for label, points in curves.pairs() if curves else ():
         of = next((row.method_label.raw for row in rows if row.label == label), None)
@@ -197,7 +209,7 @@ def _frontier(
         marker = charts.MARKERS[colour or 0] if row.method else "star"
         line = lines.setdefault(name, charts.Line(name, [], colour, marker=marker))
         chosen = bool(row.chosen_by_rule) or row is winner
-        line.points.append(point(row.id_mean.accuracy.mean, value(row), row.label.raw, chosen))
+        line.points.append(point(row.id_mean[measure.key].mean, value(row), row.label.raw, chosen))
     if not any(row.method for row in rows):
         return None
     # The most important one last: it is drawn on top.
@@ -205,9 +217,9 @@ def _frontier(
         lines.values(), key=lambda line: (not line.dashed, -(charts.COLOURS if line.colour is None else line.colour))
     )
     chart = charts.line_chart(
-        drawn, "accuracy in distribution, %", f"{heading}{',' if unit else ''}{unit}", "percent", form
+        drawn, f"{measure.word} in distribution, %", f"{heading}{',' if unit else ''}{unit}", "percent", form
     )
-    alt = f"{heading} against accuracy in distribution: a line over learning rates for each method. The numbers are in the tables."
+    alt = f"{heading} against {measure.word} in distribution: a line over learning rates for each method. The numbers are in the tables."
     return heading, chart, alt
 
 

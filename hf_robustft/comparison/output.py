@@ -13,6 +13,7 @@ from ..data.benchmarks import Benchmark
 from ..data.thumbnails import thumbnails
 from ..files import changing, write_whole
 from .html import write_html
+from .measures import measure_of
 from .pictures import plot_frontier
 from .summary import COMPARISON_FILE, load_comparison, save_comparison
 from .tables import markdown_table
@@ -88,7 +89,7 @@ def write_comparison(
         text, picture = markdown_table(summary), stage / FRONTIER_FILE
         if all(row["id_mean"] and row["shift_mean"] for row in summary["candidates"]):
             written.append(plot_frontier(summary, picture))
-            text += f"\n![Accuracy under shift against accuracy in distribution]({FRONTIER_FILE})\n"
+            text += f"\n![{measure_of(summary).title} under shift against {measure_of(summary).word} in distribution]({FRONTIER_FILE})\n"
         pictures = thumbnails([(item["set"], item["row"]) for item in summary.get("worst_mistakes", ())], benchmarks)
         written[1:1] = [write_whole(stage / MARKDOWN_FILE, text), write_html(summary, stage / PAGE_FILE, pictures)]
     return [folder / path.name for path in written]

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from ..evaluation.figures import checked_png, new_figure, plain_axes, save_figure, short_name
 from ..evaluation.plots import BEFORE, SHIFT_COLOURS, SHIFT_MARKERS
+from .measures import measure_of
 from .runs import rate_text
 
 #: Where there are more methods than colours.
@@ -20,7 +21,7 @@ _LINES = ("-", "--", ":")
 
 def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) -> Path:
     """
-    Draw the mean accuracy under shift against the accuracy in distribution into one PNG: a line for each method over its rates.
+    Draw the mean accuracy (of lists of labels the mAP) under shift against that in distribution into one PNG: a line for each method over its rates.
 
     Of two lines the upper one is better whatever the rate. Bars are standard deviations over seeds; the rates stand beside the
     points.
@@ -36,7 +37,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
     Raises:
         ValueError: If no set in distribution or no shift was measured, or the file is not a PNG.
     """
-    path, rows = checked_png(path), summary["candidates"]
+    path, rows, measure = checked_png(path), summary["candidates"], measure_of(summary)
     if not all(row["id_mean"] and row["shift_mean"] for row in rows):
         raise ValueError("The picture needs a set in distribution and a shift; measure on such sets too.")
     figure = new_figure(7.0, 5.0)
@@ -49,7 +50,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
         turn, colour = divmod(place, len(SHIFT_COLOURS))
         style = {"color": SHIFT_COLOURS[colour], "marker": SHIFT_MARKERS[(turn + colour) % len(SHIFT_MARKERS)], "linestyle": _LINES[turn % len(_LINES)]}
         (x, xerr), (y, yerr) = (
-            zip(*(_value(point[mean]["accuracy"]) for point in points), strict=True)
+            zip(*(_value(point[mean][measure.key]) for point in points), strict=True)
             for mean in ("id_mean", "shift_mean")
         )
         axes.errorbar(
@@ -62,7 +63,7 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
             if len(points) > 1 and rate is not None
         ]
     if summary["baseline"] is not None:
-        at = [_value(summary["baseline"][mean]["accuracy"])[0] for mean in ("id_mean", "shift_mean")]
+        at = [_value(summary["baseline"][mean][measure.key])[0] for mean in ("id_mean", "shift_mean")]
         axes.plot(
             *([value] for value in at), "*", color=BEFORE, markersize=13, label=summary["baseline"]["label"], zorder=2
         )
@@ -70,8 +71,8 @@ def plot_frontier(summary: Mapping[str, Any], path: str | Path, dpi: int = 150) 
     names = {
         role: [item["name"] for item in summary["data"]["sets"] if item["role"] == role] for role in ("id", "shift")
     }
-    axes.set_xlabel(f"accuracy in distribution ({_sets(names['id'])}), %")
-    axes.set_ylabel(f"accuracy under shift ({_sets(names['shift'])}), %")
+    axes.set_xlabel(f"{measure.word} in distribution ({_sets(names['id'])}), %")
+    axes.set_ylabel(f"{measure.word} under shift ({_sets(names['shift'])}), %")
     axes.margins(0.1)
     plain_axes(axes, "both")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=3.5)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from .measures import ACCURACY, Measure
 from .runs import Candidate
 
 #: The role of images of classes that a twin run did not train on, see [`data.left_out.leave_out_classes`].
@@ -22,7 +23,7 @@ CONCEPTS = "concepts"
 KEPT = 0.9
 #: Means over seeds that add up to the same in another order differ in the digits behind these.
 PLACES = 12
-#: The metrics of regret, and which way each is better.
+#: The metrics of regret, and which way each is better: what leads the comparison, and NLL.
 GREATER_IS_BETTER = {"accuracy": True, "nll": False}
 
 Measured = Mapping[str, Mapping[str, float]]
@@ -43,11 +44,19 @@ class View(Mapping):
         rule (`str`): Whose view it is, for messages.
         of (`str`): Whose values these are, for messages.
         inner (`Sequence[str]`, *optional*): The keys that may be seen of the values, where these are mappings.
+        headline (`str`, *optional*, defaults to `"accuracy"`): Of these the key of the number that leads.
     """
 
     def __init__(
-        self, values: Mapping, allowed: Sequence[str], rule: str, of: str, inner: Sequence[str] | None = None
+        self,
+        values: Mapping,
+        allowed: Sequence[str],
+        rule: str,
+        of: str,
+        inner: Sequence[str] | None = None,
+        headline: str = ACCURACY.key,
     ):
+        self.headline = headline
         self._allowed, self._rule, self._of = tuple(allowed), rule, of
         seen = {key: values[key] for key in allowed if key in values}
         self._values = seen if inner is None else {key: View(seen[key], inner, rule, f"{of} on {key}") for key in seen}
@@ -88,6 +97,7 @@ class Rule:
         sees_too (`tuple[str, ...]`): What it looks at too: the NLL where several methods tie, the number of images `n`.
         is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
         is_partial (`bool`): Whether it chooses among those candidates that were measured on its sets, where not all were.
+        measure ([`Measure`]): What leads the comparison, by whose key it looks.
     """
 
     name: str
@@ -101,11 +111,12 @@ class Rule:
     sees_too: tuple[str, ...] = ()
     is_bound: bool = False
     is_partial: bool = False
+    measure: Measure = ACCURACY
 
     @property
     def metric(self) -> str:
         """What decides, in words."""
-        return " and ".join({"accuracy": "accuracy", "nll": "NLL"}[name] for name in self.metrics)
+        return " and ".join("NLL" if name == "nll" else self.measure.word for name in self.metrics)
 
     def looks_at(self, roles: Mapping[str, str]) -> tuple[str, ...]:
         """
@@ -132,12 +143,12 @@ def _mean(view: View, metric: str) -> float:
 
 
 def _most_accurate(views: Sequence[View], baseline: View | None) -> int:
-    scores = [_mean(view, "accuracy") for view in views]
+    scores = [_mean(view, view.headline) for view in views]
     return scores.index(max(scores))
 
 
 def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
-    scores, start = [_mean(view, "accuracy") for view in views], _mean(baseline, "accuracy")
+    scores, start = [_mean(view, view.headline) for view in views], _mean(baseline, baseline.headline)
     best = max(scores)
     # Where nothing gains there is no gain to keep a share of.
     least = round(start + KEPT * (best - start), PLACES) if best > start else best
@@ -145,7 +156,7 @@ def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
 
 
 def _nearest_to_zero_shot(views: Sequence[View], baseline: View | None) -> int:
-    scores, start = [_mean(view, "accuracy") for view in views], _mean(baseline, "accuracy")
+    scores, start = [_mean(view, view.headline) for view in views], _mean(baseline, baseline.headline)
     best, images = max(scores), sum(views[0][name]["n"] for name in views[0])
     # A standard error of 0, where all are right, is less than one image.
     least = best - max(math.sqrt(best * (1 - best) / images), 1 / images)
@@ -160,7 +171,7 @@ def _nearest_between(views: Sequence[View], baseline: View | None) -> list[int]:
 
 
 def _most_accurate_between(views: Sequence[View], baseline: View | None) -> list[int]:
-    scores = [_mean(view, "accuracy") for view in views]
+    scores = [_mean(view, view.headline) for view in views]
     return [index for index, score in enumerate(scores) if score == max(scores)]
 
 
@@ -183,7 +194,7 @@ def _sums_of_ranks(views: Sequence[View]) -> list[int]:
     """Sums over sets of the ranks by accuracy and by NLL; equal values share the best rank of theirs."""
     ranks = [0] * len(views)
     for name in views[0]:
-        for metric, greater in GREATER_IS_BETTER.items():
+        for metric, greater in ((views[0].headline, True), ("nll", False)):
             values = [round(view[name][metric], PLACES) for view in views]
             for index, value in enumerate(values):
                 ranks[index] += sum(other > value if greater else other < value for other in values)
@@ -262,18 +273,28 @@ RULES: dict[str, Rule] = {
 }
 
 
-def find_rule(name: str) -> Rule:
+def find_rule(name: str, measure: Measure = ACCURACY) -> Rule:
     """
     The rule of a name; `shift:<set>` looks at one shifted set, and `shift` alone at each in turn, so that it chooses once only where
     there is one.
 
+    Args:
+        name (`str`): Of the rule.
+        measure ([`Measure`], *optional*): What leads the comparison; accuracy by default.
+
     Raises:
-        ValueError: If there is no such rule.
+        ValueError: If there is no such rule, or it is not defined for the measure.
     """
     base, _, part = name.partition(":")
     if base not in RULES or (":" in name and (base != "shift" or not part)):
         raise ValueError(f"There is no rule {name!r}; choose one of {', '.join(name for name in RULES if name != 'shift')} or shift:<set>.")
+    if base in measure.rules_without:
+        known = ", ".join(item for item in RULES if item not in ("shift", *measure.rules_without))
+        raise ValueError(f"The rule {name!r} is not defined by {measure.word}: {measure.rules_without[base]}; choose one of {known} or shift:<set>.")
     rule = RULES[base]
+    if measure is not ACCURACY:
+        keys = {key: tuple(measure.key if item == ACCURACY.key else item for item in getattr(rule, key)) for key in ("metrics", "sees_too")}
+        rule = replace(rule, says=measure.in_words(rule.says), measure=measure, **keys)
     if not part:
         return rule
     says = rule.says.replace("one shifted set in turn", f"the shifted set {part}")

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,21 @@ import numpy as np
 
 from ..data.messages import one_line
 from ..evaluation.findings import listed
+from ..evaluation.list_predictions import load_list_predictions
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions, load_predictions
 from ..evaluation.report import SWEEP_TABLE, EvaluationReport, load_reports
 from ..files import read_csv
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import reading
 from ..objectives.papers import METHOD_FACTS
-from ..publishing.run_folder import EVALUATION_FILE
+from ..publishing.run_folder import EVALUATION_FILE, LOGITS
+from .measures import ACCURACY, MEAN_PRECISION, Measure
 from .same_data import check_data, check_predictions, check_twins, left_out, unreadable
+from .variants import with_variants
 
-METRICS = ("accuracy", "nll", "ece", "brier")
 #: Where runs are compared at all.
 _TESTS = ("id", "shift")
 _ROLES = ("id", "shift", "validation", "train", "open_set")
-_BATCH = "per_device_train_batch_size"
-#: Settings that change nothing in the trained model, or that tell apart the runs of one candidate.
-_OF_THE_JOB = re.compile(
-    r"seed|data_seed|learning_rate|preset|use_cpu|disable_tqdm|report_to|export_weights|shard_teacher|fully_shard|full_determinism"
-    r"|per_device_eval_batch_size|skip_memory_metrics|activation_checkpointing|gradient_checkpointing|contrastive_chunk_size"
-    r"|torch_compile.*|ddp_.*|do_.*|log_.*|logging_.*|eval_.*|save_.*|hub_.*|push_to_hub.*|dataloader_(?!drop_last).*"
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,8 @@ class FinishedRun:
         candidate ([`Candidate`]): The method at its rate.
         seed (`int`, *optional*): Of the training; `None` where nothing was trained.
         report ([`EvaluationReport`]): What was measured.
-        predictions ([`~evaluation.predictions.Predictions`], *optional*): Of each image, where the run kept them.
+        predictions ([`~evaluation.predictions.Predictions`], *optional*): Of each image, where the run kept them; of lists of labels
+            [`~evaluation.list_predictions.ListPredictions`], from its logits.
         baseline ([`EvaluationReport`], *optional*): Of the model that it started from, where that was measured too.
         facts (`dict`): Its `robustft.json`.
         sweep (`dict[float, dict[str, float]]`): By alpha the metrics on the way from zero-shot to fine-tuned weights, where the
@@ -112,6 +107,11 @@ class FinishedRun:
         found = self.facts.get("left_out_classes")
         return None if found is None else (round(1 / found["share"]), found["fold"])
 
+    @property
+    def measure(self) -> Measure:
+        """By what it is compared: mAP where its images have lists of labels."""
+        return ACCURACY if self.report.results or not self.report.multi_label else MEAN_PRECISION
+
     def measured(self, name: str) -> Mapping[str, Any]:
         """The metrics of the set of this `name`, and `n`, its images; those of a validation set come from the predictions."""
         if name in self.report.results:
@@ -125,6 +125,7 @@ class FinishedRun:
     def sets(self) -> dict[str, str]:
         """The role of each set that was measured, as a `dict`: ID, shifts, validation, training images, open sets."""
         found = {name: result.role for name, result in self.report.results.items()}
+        found |= {name: row["role"] for name, row in (self.report.multi_label or {}).items() if self.measure is MEAN_PRECISION}
         found |= dict.fromkeys(self.report.open_set or (), "open_set")
         kept = {} if self.predictions is None else self.predictions.sets
         found |= {name: item.role for name, item in kept.items() if item.role == "validation"}
@@ -147,6 +148,11 @@ class Comparison:
     zero_shot: FinishedRun | None = None
     notes: list[str] = field(default_factory=list)
     twins: list[Comparison] = field(default_factory=list)
+
+    @property
+    def measure(self) -> Measure:
+        """By what candidates are compared."""
+        return self.runs[0].measure
 
     @property
     def candidates(self) -> dict[Candidate, list[FinishedRun]]:
@@ -184,13 +190,13 @@ class Comparison:
             candidate ([`Candidate`]): One of `candidates`, or `ZERO_SHOT`.
 
         Returns:
-            `dict[str, dict[str, float]]`: By set, without open sets: `accuracy`, `nll`, `ece` and `brier`, means over seeds; and
+            `dict[str, dict[str, float]]`: By set, without open sets: the metrics of its `measure`, means over seeds; and
             `n`, its images.
         """
         start = candidate == ZERO_SHOT and self.zero_shot is not None
         runs = [self.zero_shot] if start else self.candidates[candidate]
         return {
-            name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in (*METRICS, "n")}
+            name: {metric: float(np.mean([run.measured(name)[metric] for run in runs])) for metric in (*self.measure.metrics, "n")}
             for name, role in self.sets.items()
             if role != "open_set" and all(name in run.sets for run in runs)
         }
@@ -227,6 +233,8 @@ def _read(folder: Path) -> FinishedRun:
     facts, reports = load_robustft_json(folder), load_reports(folder / EVALUATION_FILE)
     zero_shot = METHOD_FACTS["zero_shot"].label
     predictions = load_predictions(folder) if (folder / PREDICTIONS_FILE).is_file() else None
+    if not reports[-1].results and reports[-1].multi_label:
+        predictions = Predictions(load_list_predictions(folder / LOGITS, reports[-1].multi_label))
     if predictions is not None:
         check_predictions(folder, predictions, reports[-1])
     return FinishedRun(
@@ -261,7 +269,7 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     """
     paths = {Path(folder).resolve(): Path(folder) for folder in folders}
     read = _of_merged([read_run(folder) for folder in paths.values()])
-    trained = _with_variants([run for run in read if run.candidate.method != "zero_shot"])
+    trained = with_variants([run for run in read if run.candidate.method != "zero_shot"])
     start = [run for run in read if run.candidate.method == "zero_shot"]
     (runs, twins), (zero_shots, zero_twins) = (
         ([run for run in of if run.fold is None], [run for run in of if run.fold is not None]) for of in (trained, start)
@@ -294,7 +302,11 @@ def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Compari
             raise ValueError(
                 f"{other.folder} and {run.folder} are both {run.candidate.label}{seed}; leave one of them out."
             )
-    with_baseline = next((run for run in runs if run.baseline is not None), None)
+    of_lists = runs[0].measure is MEAN_PRECISION
+    if strange := next((run for run in (*runs, *zero_shots) if run.measure is not runs[0].measure), None):
+        raise ValueError(f"{(strange if of_lists else runs[0]).folder} was measured on one label per image, and {(runs[0] if of_lists else strange).folder} on lists of labels; compare them apart.")
+    # Of lists of labels a baseline kept no logits.
+    with_baseline = next((run for run in runs if run.baseline is not None and not of_lists), None)
     if not zero_shots and with_baseline is not None:
         zero_shots = [
             replace(with_baseline, candidate=ZERO_SHOT, seed=None, report=with_baseline.baseline, predictions=None)
@@ -378,72 +390,3 @@ def _of_merged(runs: list[FinishedRun]) -> list[FinishedRun]:
             run = replace(run, candidate=candidate, seed=of.seed, facts={**run.facts, "merge": merge})
         found.append(run)
     return found
-
-
-def _told(run: FinishedRun) -> dict[str, Any]:
-    """The settings by which a run may differ from another of its method."""
-    told = {name: value for name, value in run.facts["settings"].items() if not _OF_THE_JOB.fullmatch(name)}
-    merge = run.facts.get("merge") or {}
-    if "alpha" in run.facts:
-        # A chosen alpha differs from seed to seed.
-        rule = merge.get("alpha_rule", "given")
-        told["alpha"] = run.facts["alpha"] if rule == "given" else rule
-    if "trained_with" in merge or "fine_tuned" in merge:
-        trained_with = merge.get("trained_with")
-        told["of"] = (
-            METHOD_FACTS[trained_with].label
-            if trained_with in METHOD_FACTS
-            else trained_with or ", ".join(merge["fine_tuned"])
-        )
-    if (run.facts.get("temperature") or {}).get("folded", 1.0) != 1.0:
-        told["folded_temperature"] = True
-    return told
-
-
-def _with_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    told = [_told(run) for run in runs]
-    for run, own in zip(runs, told, strict=True):
-        alike = [item for other, item in zip(runs, told, strict=True) if other.fold is None and other.candidate.method == run.candidate.method]
-        if run.fold is not None and alike:
-            # A twin has no validation images to fit a temperature on, and fewer to train on, which another batch may divide.
-            if all("folded_temperature" in item for item in alike):
-                own["folded_temperature"] = True
-            for name in (_BATCH, "dataloader_drop_last"):
-                if all(item.get(name) == alike[0].get(name) for item in alike):
-                    own.pop(name, None)
-                    own |= {name: alike[0][name]} if name in alike[0] else {}
-    named = []
-    for run, own in zip(runs, told, strict=True):
-        method = run.candidate.method
-        alike = [item for other, item in zip(runs, told, strict=True) if other.candidate.method == method]
-        differing = [
-            name
-            for name in dict.fromkeys(key for item in alike for key in item)
-            if any(item.get(name) != own.get(name) for item in alike)
-        ]
-        if differing:
-            values, usual = _defaults(method)
-            pairs = [
-                (name, own.get(name, values.get(name, False)), usual.get(name, False)) for name in sorted(differing)
-            ]
-            words = ", ".join(_words(name, value) for name, value, is_usual in pairs if value != is_usual)
-            run = replace(run, candidate=replace(run.candidate, variant=words))
-        named.append(run)
-    return named
-
-
-def _defaults(method: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The value of each setting that a run does not name, and that which a run of this method usually has."""
-    # Not before they are needed: the Trainers import all of Transformers' training.
-    from ..training.methods import METHODS, RobustTrainingArguments
-
-    values = {item.name: getattr(item.default, "value", item.default) for item in fields(RobustTrainingArguments)}
-    values = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
-    return values, values | dict(getattr(METHODS.get(method), "defaults", {}))
-
-
-def _words(name: str, value: Any) -> str:
-    name = name.replace("_", " ")
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evaluation.findings import listed
+from ..evaluation.list_predictions import ListPredictions
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions
 from ..evaluation.report import EvaluationReport
 from ..evaluation.tables import unreadable_line
@@ -33,6 +34,14 @@ def check_data(runs: Sequence[FinishedRun]) -> None:
 
 def check_predictions(folder: Path, predictions: Predictions, report: EvaluationReport) -> None:
     """Refuse `predictions` in a `folder` whose numbers are not those of its `report`. Raises ValueError then."""
+    for name, row in (report.multi_label or {}).items():
+        if isinstance(item := predictions.sets.get(name), ListPredictions):
+            found = item.metrics(report.settings.get("n_bins", 15))
+            if len(item) != row["n"] or not np.allclose([found[key] for key in ("map", "f1", "ece")], [row[key] for key in ("map", "f1", "ece")], rtol=1e-6, atol=1e-9):
+                raise ValueError(
+                    f"{folder} cannot be compared: its logits are not of the model that {EVALUATION_FILE} measured ({name} differs); make the "
+                    "run again with --save_logits."
+                )
     for name, result in report.results.items():
         item = predictions.sets.get(name)
         if item is None or item.label is None:
@@ -104,6 +113,8 @@ def _draws_shots(run: FinishedRun) -> bool:
 def _count(run: FinishedRun, name: str) -> int | None:
     if name in run.report.results:
         return run.report.results[name].n
+    if name in (run.report.multi_label or {}):
+        return run.report.multi_label[name]["n"]
     return (run.report.open_set or {}).get(name, {}).get("n")
 
 
@@ -131,6 +142,7 @@ def unreadable(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[s
     for name in shared:
         found = [run.report.results[name].unreadable for run in runs if name in run.report.results]
         found += [run.report.open_set[name].get("unreadable") for run in runs if name in (run.report.open_set or {})]
+        found += [run.report.multi_label[name].get("unreadable") for run in runs if name in (run.report.multi_label or {})]
         if worst := max(filter(None, found), key=lambda item: item["count"], default=None):
             notes.append(unreadable_line(name, worst))
     return notes

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from .measures import ACCURACY, Measure
 from .rules import (
     CONCEPTS,
     GREATER_IS_BETTER,
@@ -91,7 +92,7 @@ class Loss:
         chosen ([`Candidate`]): The choice.
         judged_on (`tuple[str, ...]`): The shifted sets.
         accuracy, nll (`float`): The best mean over these sets that any candidate reaches, less that of the choice for
-            the accuracy, the other way round for the NLL: never below 0.
+            the accuracy (of lists of labels the mAP), the other way round for the NLL: never below 0.
     """
 
     rule: str
@@ -120,6 +121,7 @@ def choose(
     candidates: Candidates,
     roles: Mapping[str, str],
     baseline: Measured | None = None,
+    measure: Measure = ACCURACY,
 ) -> Choice:
     """
     Choose by a rule, which is shown nothing but the sets and metrics that it says it looks at.
@@ -129,6 +131,7 @@ def choose(
         candidates (`Mapping`): By candidate and set, `{"accuracy", "nll", ...}`: means over seeds; and `n`, the images.
         roles (`Mapping[str, str]`): The role of each set: `id`, `shift`, `validation` or `concepts`.
         baseline (`Mapping`, *optional*): The zero-shot model's numbers, by set. `id_within` and `id_nearest` need them.
+        measure ([`Measure`], *optional*): What leads the comparison, in the place of accuracy.
 
     Returns:
         [`Choice`]: Ties go as the rule says; methods that are equal in all that it looks at, in the order of `candidates`.
@@ -136,7 +139,7 @@ def choose(
     Raises:
         ValueError: If there is no such rule or candidate, or what it looks at was not measured.
     """
-    rule = find_rule(rule) if isinstance(rule, str) else rule
+    rule = find_rule(rule, measure) if isinstance(rule, str) else rule
     if not candidates:
         raise ValueError("There is no candidate to choose; give at least one finished run.")
     sets = sets_of_choice(rule, roles)
@@ -146,9 +149,9 @@ def choose(
     if rule.baseline:
         if baseline is None:
             raise ValueError(f"The rule {rule.name!r} looks at the zero-shot model, which was not measured; measure it.")
-        start = View(baseline, sets, rule.name, "the zero-shot model", rule.metrics)
+        start = View(baseline, sets, rule.name, "the zero-shot model", rule.metrics, rule.measure.key)
     views = {
-        candidate: View(measured, sets, rule.name, candidate.label, seen)
+        candidate: View(measured, sets, rule.name, candidate.label, seen, rule.measure.key)
         for candidate, measured in candidates.items()
     }
     picks = {
@@ -163,20 +166,20 @@ def choose(
     return Choice(rule.name, best, sets, picks, rule.metric, tied)
 
 
-def shift_means(measured: Measured, sets: Sequence[str]) -> dict[str, float]:
-    """Accuracy and NLL of a candidate, from what was `measured`, averaged over `sets`, each counted once."""
-    return {metric: fmean(measured[name][metric] for name in sets) for metric in GREATER_IS_BETTER}
+def shift_means(measured: Measured, sets: Sequence[str], measure: Measure = ACCURACY) -> dict[str, float]:
+    """Accuracy (or what else the `measure` is) and NLL of a candidate, from what was `measured`, averaged over `sets`, each counted once."""
+    return {metric: fmean(measured[name][metric] for name in sets) for metric in (measure.key, "nll")}
 
 
 def regret(
-    rule: str, candidates: Candidates, roles: Mapping[str, str], baseline: Measured | None = None
+    rule: str, candidates: Candidates, roles: Mapping[str, str], baseline: Measured | None = None, measure: Measure = ACCURACY
 ) -> list[Loss]:
     """
     What the choices of a rule lose on the shifted sets that it does not look at.
 
     Args:
-        rule (`str`), candidates (`Mapping`), roles (`Mapping[str, str]`), baseline (`Mapping`, *optional*): As for
-            [`choose`]. `shift` stands for all rotations.
+        rule (`str`), candidates (`Mapping`), roles (`Mapping[str, str]`), baseline (`Mapping`, *optional*), measure ([`Measure`],
+            *optional*): As for [`choose`]. `shift` stands for all rotations.
 
     Returns:
         `list[Loss]`: For each rotation, one of each method against the best of its own candidates, and one over all methods.
@@ -187,17 +190,17 @@ def regret(
     """
     losses = []
     for name in rotations(rule, roles):
-        choice = choose(name, candidates, roles, baseline)
-        hidden = () if find_rule(name).is_bound else choice.looked_at
+        choice = choose(name, candidates, roles, baseline, measure)
+        hidden = () if find_rule(name, measure).is_bound else choice.looked_at
         judged = tuple(item for item, role in roles.items() if role == "shift" and item not in hidden)
         if not judged:
             raise ValueError(f"The rule {name!r} looks at every shifted set, so none is left to judge it by.")
-        means = {candidate: shift_means(measured, judged) for candidate, measured in candidates.items()}
+        means = {candidate: shift_means(measured, judged, measure) for candidate, measured in candidates.items()}
         pools = {**by_method(candidates), None: list(candidates)}
         for method, chosen in [*choice.by_method.items(), (None, choice.candidate)]:
             pool = [means[candidate] for candidate in pools[method]]
             lost = {
-                "accuracy": max(item["accuracy"] for item in pool) - means[chosen]["accuracy"],
+                "accuracy": max(item[measure.key] for item in pool) - means[chosen][measure.key],
                 "nll": means[chosen]["nll"] - min(item["nll"] for item in pool),
             }
             losses.append(Loss(name, method, chosen, judged, **lost))
@@ -231,20 +234,20 @@ def summarise_regret(losses: Iterable[Loss]) -> dict[str | None, dict[str, float
     }
 
 
-def spread_over_rates(candidates: Candidates, roles: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def spread_over_rates(candidates: Candidates, roles: Mapping[str, str], measure: Measure = ACCURACY) -> dict[str, dict[str, float]]:
     """
     How much a method depends on its learning rate: the range of its means over the shifted sets.
 
     Args:
-        candidates (`Mapping`), roles (`Mapping[str, str]`): As for [`choose`].
+        candidates (`Mapping`), roles (`Mapping[str, str]`), measure ([`Measure`], *optional*): As for [`choose`].
 
     Returns:
-        `dict`: By method, `rates` (how many candidates), and the greatest less the smallest `accuracy` and `nll`.
+        `dict`: By method, `rates` (how many candidates), and the greatest less the smallest `accuracy` (or what else leads) and `nll`.
     """
     sets = [name for name, role in roles.items() if role == "shift"]
     found = {}
     for method, items in by_method(candidates).items():
-        means = [shift_means(candidates[item], sets) for item in items]
-        ranges = {key: max(mean[key] for mean in means) - min(mean[key] for mean in means) for key in GREATER_IS_BETTER}
+        means = [shift_means(candidates[item], sets, measure) for item in items]
+        ranges = {key: max(mean[key] for mean in means) - min(mean[key] for mean in means) for key in (measure.key, "nll")}
         found[method] = {"rates": len(items), **ranges}
     return found

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from scipy.special import stdtrit
 
+from ..evaluation.list_predictions import ListPredictions
 from ..evaluation.predictions import Predictions, SetPredictions
 from ..evaluation.resampling import bootstrap_draws, draw_counts, group_codes
-from .runs import METRICS
+from .measures import ACCURACY, MEAN_PRECISION
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -257,7 +258,7 @@ class Bootstrap:
             runs (`Sequence[Predictions]`): Of its seeds.
 
         Returns:
-            `dict[str, dict[str, Sampled]]`: By set, `accuracy`, `nll`, `ece` and `brier`.
+            `dict[str, dict[str, Sampled]]`: By set, `accuracy`, `nll`, `ece` and `brier`; of lists of labels `map`, `nll`, `ece` and `f1`.
 
         Raises:
             ValueError: If a run has other images than the comparison.
@@ -274,13 +275,15 @@ class Bootstrap:
                     np.mean([draw[metric] for draw in draws], axis=0),
                     units,
                 )
-                for metric in METRICS
+                for metric in (MEAN_PRECISION if isinstance(reference, ListPredictions) else ACCURACY).metrics
             }
         return found
 
     def _draws(
         self, item: SetPredictions, reference: SetPredictions, number: int, groups: Sequence[str]
     ) -> dict[str, np.ndarray]:
+        if isinstance(item, ListPredictions):
+            return item.sampled(n_bins=self.n_bins, draws=self.draws, seed=[self.seed, number])
         columns = (torch.from_numpy(values) for values in (item.confidence, item.correct, item.nll, item.brier))
         units = {} if reference.group is None else {"groups": reference.group, "every_group": groups}
         seed = [self.seed, number]

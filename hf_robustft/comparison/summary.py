@@ -9,6 +9,8 @@ Keys, of which those are missing that nothing is known of:
 - `data`: `train` (the entry of the card, or `None`), `classes`, `sets`: a list of `{"name", "role", "n", "n_classes", "groups"}`;
   `groups` is how many units are drawn in a bootstrap, `None` where each image is its own.
 - `decided_on`: `"shift_mean"`, or `"id_mean"` where no shift was measured.
+- `measure`: `"map"` where images have lists of labels. Then `map` stands wherever `accuracy` is named below, and `f1` in place of `brier`, and
+  nothing is said of open sets, bins of confidence and single images. Missing where candidates are compared by accuracy.
 - `baseline`: the zero-shot model, as a candidate without a rate; `None` if it was not measured.
 - `candidates`: a list, methods as they came and rates ascending, of
   `{"method", "method_label", "label", "learning_rate", "variant", "seeds", "folders", "chosen_by_rule"}`;
@@ -63,8 +65,9 @@ from .chance import chance_of_choice
 from .choices import at_equal_ids, choices, curves, lines, rule_of, spread, usable_rule
 from .details import details
 from .differences import MEANS, Differences, kept
+from .measures import ACCURACY, Measure
 from .rules import CONCEPTS, PLACES, find_rule, reported
-from .runs import METRICS, ZERO_SHOT, Candidate, Comparison, FinishedRun
+from .runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
 from .statistics import grouped, mean_and_sd
 from .summary_schema import check_summary
 from .winner import find_winner
@@ -90,10 +93,10 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
     Raises:
         ValueError: If the rule is unknown, or looks at a set that was not measured, or at the only one to report.
     """
-    candidates, zero_shot = comparison.candidates, comparison.zero_shot
+    candidates, zero_shot, measure = comparison.candidates, comparison.zero_shot, comparison.measure
     rule = usable_rule(comparison) if rule is None else rule
     chosen = None if rule is None else rule_of(rule, comparison)
-    sets = comparison.sets if chosen is None else reported(find_rule(rule), comparison.sets, chosen["looked_at"])
+    sets = comparison.sets if chosen is None else reported(find_rule(rule, measure), comparison.sets, chosen["looked_at"])
     roles = {mean: [name for name, role in sets.items() if role == of] for mean, of in MEANS.items()}
     decided_on = "shift_mean" if roles["shift_mean"] else "id_mean"
     cards = [run.facts.get("card") or {} for run in comparison.runs]
@@ -106,9 +109,10 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
         "notes": list(comparison.notes),
         "data": _data(comparison, sets),
         "decided_on": decided_on,
+        **({} if measure is ACCURACY else {"measure": measure.key}),
         "rule": chosen,
-        "baseline": None if zero_shot is None else {"label": ZERO_SHOT.label, **_numbers([zero_shot], sets)},
-        "candidates": [{**_named(candidate, runs), **_numbers(runs, sets)} for candidate, runs in candidates.items()],
+        "baseline": None if zero_shot is None else {"label": ZERO_SHOT.label, **_numbers([zero_shot], sets, measure)},
+        "candidates": [{**_named(candidate, runs), **_numbers(runs, sets, measure)} for candidate, runs in candidates.items()],
     }
     for row, candidate in ((summary["baseline"], ZERO_SHOT), *zip(summary["candidates"], candidates, strict=True)):
         if row is not None and (of_twins := _of_twins(comparison, candidate)):
@@ -122,24 +126,26 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
             row["against_zero_shot"] = differences.against(runs, [zero_shot])
         if candidate.method != "flyp" and candidate.learning_rate in flyp:
             row["against_flyp"] = differences.against(runs, flyp[candidate.learning_rate])
-    best = _highest(summary["candidates"], decided_on) if chosen is None else chosen["chosen"]
+    best = _highest(summary["candidates"], decided_on, measure) if chosen is None else chosen["chosen"]
     of_best = next(runs for candidate, runs in candidates.items() if candidate.label == best)
     for row, runs in zip(summary["candidates"], candidates.values(), strict=True):
         if runs is not of_best:
             row["against_winner"] = differences.against(runs, of_best)
         row["chosen_by_rule"] = chosen is not None and row["label"] in chosen["by_method"].values()
-    if chosen is not None and not find_rule(rule).is_bound:
+    if chosen is not None and not find_rule(rule, measure).is_bound:
         chosen["chance"] = chance_of_choice(comparison, chosen)
     summary["choices"] = choices(comparison)
-    summary["frontier"], summary["curves"] = lines(summary["candidates"]), curves(comparison, sets)
-    summary["equal_id"] = at_equal_ids(summary["candidates"])
+    summary["frontier"], summary["curves"] = lines(summary["candidates"], measure), curves(comparison, sets)
+    summary["equal_id"] = at_equal_ids(summary["candidates"], measure)
     summary["spread_over_rates"] = spread(comparison, sets)
-    summary["winner"] = find_winner(summary, best, None if chosen is None or find_rule(rule).is_bound else rule)
+    summary["winner"] = find_winner(summary, best, None if chosen is None or find_rule(rule, measure).is_bound else rule)
     shown = (
         [row["label"] for row in summary["candidates"] if row["chosen_by_rule"] or row["label"] == best]
         if chosen
-        else _best_of_methods(summary)
+        else _best_of_methods(summary, measure)
     )
+    if measure.of_lists:
+        return summary
     summary["reliability"] = _reliability(comparison, sets)
     return summary | details(comparison, sets, shown, best, decided_on)
 
@@ -225,19 +231,19 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
     return dict(zip(("mean", "sd"), mean_and_sd(values), strict=True))
 
 
-def _numbers(runs: Sequence[FinishedRun], sets: Mapping[str, str]) -> dict[str, Any]:
+def _numbers(runs: Sequence[FinishedRun], sets: Mapping[str, str], measure: Measure) -> dict[str, Any]:
     """What runs of a candidate reach: of each set, of the means over sets, and of open sets."""
     found: dict[str, Any] = {"sets": {}}
     for name, role in sets.items():
         if role != "open_set" and all(name in run.sets for run in runs):
             results = [run.measured(name) for run in runs]
-            metrics = [metric for metric in (*METRICS, "ece_noise_floor") if metric in results[0]]
+            metrics = [metric for metric in (*measure.metrics, "ece_noise_floor") if metric in results[0]]
             spreads = {metric: _spread([result[metric] for result in results]) for metric in metrics}
             found["sets"][name] = {"n": results[0]["n"], **spreads}
     for mean, of in MEANS.items():
         names = [name for name, role in sets.items() if role == of]
         values = (
-            {metric: [np.mean([run.measured(name)[metric] for name in names]) for run in runs] for metric in METRICS}
+            {metric: [np.mean([run.measured(name)[metric] for name in names]) for run in runs] for metric in measure.metrics}
             if names
             else {}
         )
@@ -256,7 +262,7 @@ def _of_twins(comparison: Comparison, candidate: Candidate) -> dict[str, Any] | 
     if not every or None in (run for runs in every for run in runs):
         return None
     results = [[run.measured(LEFT_OUT) for run in runs] for runs in every]
-    spreads = {metric: [_spread([item[metric] for item in fold]) for fold in results] for metric in METRICS}
+    spreads = {metric: [_spread([item[metric] for item in fold]) for fold in results] for metric in comparison.measure.metrics}
     found = {metric: of[0] if len(of) == 1 else {"mean": float(np.mean([item["mean"] for item in of])), "sd": None} for metric, of in spreads.items()}
     return {"n": sum(fold[0]["n"] for fold in results), **found}
 
@@ -284,12 +290,12 @@ def _reliability(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, d
     return {label: {name: run.report.results[name].reliability for name in tested} for label, run in runs.items()}
 
 
-def _best_of_methods(summary: Mapping[str, Any]) -> list[str]:
+def _best_of_methods(summary: Mapping[str, Any], measure: Measure) -> list[str]:
     methods: dict[str, list[Mapping]] = {}
     for row in summary["candidates"]:
         methods.setdefault(row["method_label"], []).append(row)
-    return [_highest(rows, summary["decided_on"]) for rows in methods.values()]
+    return [_highest(rows, summary["decided_on"], measure) for rows in methods.values()]
 
 
-def _highest(rows: Sequence[Mapping], decided_on: str) -> str:
-    return max(rows, key=lambda row: round(row[decided_on]["accuracy"]["mean"], PLACES))["label"]
+def _highest(rows: Sequence[Mapping], decided_on: str, measure: Measure) -> str:
+    return max(rows, key=lambda row: round(row[decided_on][measure.key]["mean"], PLACES))["label"]

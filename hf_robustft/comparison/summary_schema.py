@@ -19,6 +19,7 @@ from ..evaluation.report_schema import (
     number,
     optional,
 )
+from .measures import MEASURES, Measure, measure_of
 
 _ADVICE = "compare the folders again"
 #: Beyond it pictures have no scale.
@@ -38,7 +39,9 @@ def check_summary(summary: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a value cannot be what it is called, or parts of it do not belong together; the first such place is named.
     """
-    _fields(_SUMMARY, _SUMMARY_OR_MISSING)(summary, "")
+    _is((f"one of {', '.join(MEASURES)}", lambda value: value is MISSING or isinstance(value, str) and value in MEASURES))(summary.get("measure", MISSING), "measure")
+    measure = measure_of(summary)
+    _fields(*_summary(measure))(summary, "")
     means = {"id": "id_mean", "shift": "shift_mean"}
     measured = {means[item["role"]] for item in summary["data"]["sets"] if item["role"] in means}
     decided_on, rows = summary["decided_on"], summary["candidates"]
@@ -53,7 +56,7 @@ def check_summary(summary: Mapping[str, Any]) -> None:
     labels = [row["label"] for row in rows]
     _is(("the label of a candidate", lambda value: value in labels))(summary["winner"]["candidate"], "winner/candidate")
     for place, row in enumerate(summary.get("equal_id") or ()):
-        for metric in ("accuracy", "nll", "auroc"):
+        for metric in (measure.key, "nll", "auroc"):
             methods = (summary["equal_id"][0].get(metric) or {}).keys()
             kind = ("numbers of the same methods everywhere", lambda value, methods=methods: (value or {}).keys() == methods)
             _is(kind)(row.get(metric), f"equal_id/{place}/{metric}")
@@ -148,18 +151,9 @@ _WHOLE: Kind = ("a whole number", _whole)
 _COUNT_OR_0: Kind = ("a whole number of at least 0", lambda value: _whole(value) and value >= 0)
 
 _TEXTS, _LABELS = _each(_is(TEXT)), _by_name(_is(TEXT))
-_METRICS = {"accuracy": _spread(SHARE), "nll": _spread(_SIZE), "ece": _spread(SHARE), "brier": _spread(("a number from 0 to 2", _within(0, 2.001)))}
-_MEAN = _or_null(_fields(_METRICS))
+_KINDS = {"nll": _SIZE, "brier": ("a number from 0 to 2", _within(0, 2.001))}
 _AGAINST = _by_name(_by_name(_difference))
-_ROW = {
-    "label": _is(NAME),
-    "sets": _by_name(_fields({"n": _is(COUNT), **_METRICS}, {"ece_noise_floor": _spread(SHARE)})),
-    "id_mean": _MEAN,
-    "shift_mean": _MEAN,
-    "open_set": _by_name(_by_name(_by_name(_spread(SHARE)))),
-}
 _CANDIDATE = {
-    **_ROW,
     **dict.fromkeys(("method", "method_label"), _is(NAME)),
     "variant": _is(TEXT),
     "learning_rate": _is(optional(_POSITIVE)),
@@ -187,15 +181,12 @@ _RULE = _fields(
         "tied": _TEXTS,
     },
 )
-_CHOICE = _fields(
-    {
-        **dict.fromkeys(("says", "metric", "overall"), _is(TEXT)),
-        "is_bound": _is(_BOOL),
-        "looked_at": _TEXTS,
-        "by_method": _LABELS,
-        "regret": _or_null(_fields({"judged_on": _TEXTS, "accuracy": _is(_NUMBER), "nll": _is(_NUMBER)})),
-    }
-)
+_CHOICE = {
+    **dict.fromkeys(("says", "metric", "overall"), _is(TEXT)),
+    "is_bound": _is(_BOOL),
+    "looked_at": _TEXTS,
+    "by_method": _LABELS,
+}
 _SCORE = _fields(
     {
         "chosen": _is(TEXT),
@@ -211,9 +202,6 @@ _SUMMARY: dict[str, Check] = {
         {"train": _or_null(_fields({}, dict.fromkeys(("name", "suite"), _is(optional(TEXT)))))},
     ),
     "decided_on": _is(("shift_mean or id_mean", lambda value: value in ("shift_mean", "id_mean"))),
-    "candidates": _each(
-        _fields(_CANDIDATE, dict.fromkeys(("against_zero_shot", "against_flyp", "against_winner"), _AGAINST)), 1
-    ),
     "winner": _fields(
         {
             **dict.fromkeys(("candidate", "words"), _is(NAME)),
@@ -224,18 +212,14 @@ _SUMMARY: dict[str, Check] = {
     ),
 }
 _SUMMARY_OR_MISSING: dict[str, Check] = {
-    "baseline": _or_null(_fields(_ROW)),
     **dict.fromkeys(("hf_robustft", "no_pictures"), _is(TEXT)),
     "command": _is(optional(TEXT)),
     **dict.fromkeys(("hardware", "notes"), _TEXTS),
     "seconds": _is(_SIZE),
     "places": _LABELS,
     "rule": _or_null(_RULE),
-    "choices": _by_name(_CHOICE),
     "frontier": _by_name(_each(_numbers(SHARE, SHARE, _SIZE, optional(_POSITIVE)))),
     "curves": _by_name(_each(_numbers(SHARE, SHARE, _NUMBER))),
-    "equal_id": _each(_fields({"id": _is(SHARE), "accuracy": _AT_EQUAL, "nll": _AT_EQUAL}, {"auroc": _AT_EQUAL})),
-    "spread_over_rates": _by_name(_fields({"rates": _is(COUNT), "accuracy": _is(_SIZE), "nll": _is(_SIZE)})),
     "reliability": _by_name(_by_name(check_bins)),
     "per_class": _by_name(_each(_CHANGE)),
     "forgotten": _by_name(_fields({"sets": _each(_CHANGE), "classes": _each(_CHANGE), "judged": _is(_COUNT_OR_0), "by_chance": _is(_SIZE)})),
@@ -252,3 +236,26 @@ _SUMMARY_OR_MISSING: dict[str, Check] = {
         )
     ),
 }
+
+
+def _summary(measure: Measure) -> tuple[dict[str, Check], dict[str, Check]]:
+    """What a summary has, and what it may have, where candidates are compared by a `measure`."""
+    metrics = {name: _spread(_KINDS.get(name, SHARE)) for name in measure.metrics}
+    mean = _or_null(_fields(metrics))
+    row = {
+        "label": _is(NAME),
+        "sets": _by_name(_fields({"n": _is(COUNT), **metrics}, {"ece_noise_floor": _spread(SHARE)})),
+        "id_mean": mean,
+        "shift_mean": mean,
+        "open_set": _by_name(_by_name(_by_name(_spread(SHARE)))),
+    }
+    against = dict.fromkeys(("against_zero_shot", "against_flyp", "against_winner"), _AGAINST)
+    regret = _or_null(_fields({"judged_on": _TEXTS, measure.key: _is(_NUMBER), "nll": _is(_NUMBER)}))
+    needed = {**_SUMMARY, "candidates": _each(_fields(row | _CANDIDATE, against), 1)}
+    return needed, {
+        **_SUMMARY_OR_MISSING,
+        "baseline": _or_null(_fields(row)),
+        "choices": _by_name(_fields(_CHOICE | {"regret": regret})),
+        "equal_id": _each(_fields({"id": _is(SHARE), measure.key: _AT_EQUAL, "nll": _AT_EQUAL}, {"auroc": _AT_EQUAL})),
+        "spread_over_rates": _by_name(_fields({"rates": _is(COUNT), measure.key: _is(_SIZE), "nll": _is(_SIZE)})),
+    }

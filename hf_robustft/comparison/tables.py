@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION
 from ..publishing.text import markdown_text
+from .measures import measure_of
 from .runs import rate_text
 from .statistics import LEVEL
 
@@ -88,7 +89,7 @@ def _markdown_row(cells: Sequence[str], bold: bool = False) -> str:
 
 
 def _tables(summary: Mapping[str, Any]) -> list[_Table]:
-    tables = [_accuracies(summary), _calibration(summary), *_open_sets(summary)]
+    tables = [_headline(summary), *_f1(summary), _calibration(summary), *_open_sets(summary)]
     tables[-1].notes += _notes(summary)
     tables += _scores(summary)
     return [*tables, *_at_equal_id(summary), *_rates(summary), *_rules(summary)]
@@ -109,26 +110,41 @@ def _names(summary: Mapping[str, Any], role: str) -> list[str]:
     return [item["name"] for item in summary["data"]["sets"] if item["role"] == role]
 
 
-def _accuracies(summary: Mapping[str, Any]) -> _Table:
+def _headline(summary: Mapping[str, Any]) -> _Table:
+    measure = measure_of(summary)
+    key = measure.key
     validation, concepts, ids, shifts = (_names(summary, role) for role in ("validation", "concepts", "id", "shift"))
-    header, columns = ["accuracy %", "seeds"], []
+    header, columns = [f"{measure.word} %", "seeds"], []
     for name in (*validation, *concepts, *ids):
         header.append(name)
-        columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get("accuracy")))
+        columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get(key)))
     if shifts:
         header.append("shifts" if len(shifts) > 1 else shifts[0])
-        columns.append(lambda row: _percent((row["shift_mean"] or {}).get("accuracy")))
+        columns.append(lambda row: _percent((row["shift_mean"] or {}).get(key)))
     where = "shifts" if shifts else "ID"
-    for key, name in (("against_zero_shot", "zero-shot"), ("against_flyp", "FLYP")):
-        if any(row.get(key) for row in summary["candidates"]):
+    for against, name in (("against_zero_shot", "zero-shot"), ("against_flyp", "FLYP")):
+        if any(row.get(against) for row in summary["candidates"]):
             header.append(f"{where} against {name}")
-            columns.append(lambda row, key=key: _difference(row.get(key), summary["decided_on"], "accuracy", 100, 1))
+            columns.append(lambda row, against=against: _difference(row.get(against), summary["decided_on"], key, 100, 1))
     if len(shifts) > 1:
         for name in shifts:
             header.append(name)
-            columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get("accuracy")))
+            columns.append(lambda row, name=name: _percent(row["sets"].get(name, {}).get(key)))
     rows = [[row["label"], _seeds(row), *(column(row) for column in columns)] for row in _rows(summary)]
-    return _Table("Accuracy", header, rows, _bold(summary))
+    return _Table(measure.title, header, rows, _bold(summary))
+
+
+def _f1(summary: Mapping[str, Any]) -> list[_Table]:
+    """Of lists of labels F1 at the fitted thresholds, beside that of zero-shot."""
+    if not measure_of(summary).of_lists:
+        return []
+    groups = [(mean, word) for mean, word in (("id_mean", "ID"), ("shift_mean", "shifts")) if _rows(summary)[-1][mean]]
+    header, against = ["F1 %", *(word for _, word in groups)], groups[-1]
+    rows = [[row["label"], *(_percent((row[mean] or {}).get("f1")) for mean, _ in groups)] for row in _rows(summary)]
+    if summary.get("baseline"):
+        header.append(f"{against[1]} against zero-shot")
+        rows = [[*cells, _difference(row.get("against_zero_shot"), against[0], "f1", 100, 1)] for cells, row in zip(rows, _rows(summary), strict=True)]
+    return [_Table("F1, mean over classes", header, rows)]
 
 
 def _seeds(row: Mapping[str, Any]) -> str:
@@ -182,18 +198,19 @@ def _open_sets(summary: Mapping[str, Any]) -> list[_Table]:
 def _at_equal_id(summary: Mapping[str, Any]) -> list[_Table]:
     rows, tables = summary.get("equal_id") or [], []
     unseen = next(iter(_names(summary, "open_set")), None)
+    measure = measure_of(summary)
     for metric, title in (
-        ("accuracy", "Accuracy under shift at equal accuracy in distribution"),
+        (measure.key, f"{measure.title} under shift at equal {measure.word} in distribution"),
         ("auroc", f"AUROC under shift against {unseen}, score {DEFAULT_SCORE}, at equal accuracy in distribution"),
     ):
         methods = list(rows[0].get(metric) or ()) if rows else []
         if len(methods) < 2:
             continue
         cells = [[f"{100 * row['id']:g}", *(_number(row[metric][method], 100, 1) for method in methods)] for row in rows]
-        tables.append(_Table(title, ["ID accuracy %", *methods], cells))
+        tables.append(_Table(title, [f"ID {measure.word} %", *methods], cells))
     if tables:
         tables[-1].notes.append(
-            "Interpolated between the rates of each method: what it reaches under shift at the same accuracy in distribution, whatever "
+            f"Interpolated between the rates of each method: what it reaches under shift at the same {measure.word} in distribution, whatever "
             "the rate."
         )
     return tables
@@ -222,16 +239,17 @@ def _rates(summary: Mapping[str, Any]) -> list[_Table]:
     spreads = {name: item for name, item in (summary.get("spread_over_rates") or {}).items() if item["rates"] > 1}
     if not spreads:
         return []
+    measure = measure_of(summary)
     by_method = (summary.get("rule") or {}).get("by_method", {})
     rates = {
         row["label"]: _DASH if row["learning_rate"] is None else rate_text(row["learning_rate"])
         for row in summary["candidates"]
     }
     rows = [
-        [name, str(item["rates"]), f"{100 * item['accuracy']:.1f}", f"{item['nll']:.3f}"]
+        [name, str(item["rates"]), f"{100 * item[measure.key]:.1f}", f"{item['nll']:.3f}"]
         for name, item in spreads.items()
     ]
-    header = ["how much the rate matters", "rates", "shifts accuracy", "shifts NLL"]
+    header = ["how much the rate matters", "rates", f"shifts {measure.word}", "shifts NLL"]
     if by_method:
         header.append(f"chosen by {summary['rule']['name']}")
         rows = [[*row, rates.get(by_method.get(row[0]), _DASH)] for row in rows]
@@ -243,11 +261,11 @@ def _rules(summary: Mapping[str, Any]) -> list[_Table]:
     found = summary.get("choices") or {}
     if len(summary["candidates"]) < 2 or not found:
         return []
-    rows = []
+    rows, measure = [], measure_of(summary)
     for name, item in found.items():
         lost = item["regret"] or {}
         words = f"{name} (a bound)" if item["is_bound"] else name
-        rows.append([words, item["overall"], _number(lost.get("accuracy"), 100, 1), _number(lost.get("nll"), 1, 3)])
+        rows.append([words, item["overall"], _number(lost.get(measure.key), 100, 1), _number(lost.get("nll"), 1, 3)])
     says = {}
     for name, item in found.items():
         base, _, part = name.partition(":")
@@ -255,10 +273,10 @@ def _rules(summary: Mapping[str, Any]) -> list[_Table]:
             item["says"].replace(f"the shifted set {part}", "the shifted set <set>") if part else item["says"]
         )
     lines = [f"{name}: {text}." for name, text in says.items()]
-    note = "Lost: accuracy and NLL against the best candidate, on the shifted sets that the rule does not look at."
+    note = f"Lost: {measure.word} and NLL against the best candidate, on the shifted sets that the rule does not look at."
     return [
         _Table(
-            "What each rule would choose", ["rule", "choice", "accuracy lost", "NLL lost"], rows, notes=[note, *lines]
+            "What each rule would choose", ["rule", "choice", f"{measure.word} lost", "NLL lost"], rows, notes=[note, *lines]
         )
     ]
 
@@ -280,6 +298,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         lines.append("No shift was measured: nothing is known of other images than those like the training images.")
     if summary.get("baseline") is None:
         lines.append("Zero-shot was not measured: compare a run of zero_shot too, or train without --skip_baseline.")
+    lines += measure_of(summary).notes if measure_of(summary).of_lists else ()
     return [*lines, *(f"Note: {note}" for note in summary.get("notes", ()))]
 
 

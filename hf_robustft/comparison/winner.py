@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.findings import is_guessing, listed, percent
+from .measures import measure_of
 from .rules import find_rule
 from .runs import Candidate
 
 #: Of candidates that cannot be told from the winner so many are named.
 NAMED = 3
-_WORDS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
+#: What is told beside the measure that leads.
+_WORDS = {"f1": "F1", "ece": "ECE", "nll": "NLL"}
 
 
 def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dict[str, Any]:
@@ -27,27 +29,28 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
     Returns:
         `dict[str, Any]`: The `winner` of the summary.
     """
-    decided_on, rows = summary["decided_on"], {row["label"]: row for row in summary["candidates"]}
+    measure = measure_of(summary)
+    key, decided_on, rows = measure.key, summary["decided_on"], {row["label"]: row for row in summary["candidates"]}
     row, others = rows[label], {name: row for name, row in rows.items() if name != label}
     gain = row.get("against_zero_shot", {}).get(decided_on)
-    lags = {name: other["against_winner"][decided_on]["accuracy"] for name, other in others.items()}
+    lags = {name: other["against_winner"][decided_on][key] for name, other in others.items()}
     ties = [name for name, lag in lags.items() if not lag["beyond_noise"]]
     better = [name for name, lag in lags.items() if lag["beyond_noise"] and lag["mean"] > 0]
-    ahead = gain is None or bool(gain["accuracy"]["beyond_noise"] and gain["accuracy"]["mean"] > 0)
-    behind = gain is not None and bool(gain["accuracy"]["beyond_noise"]) and not ahead
+    ahead = gain is None or bool(gain[key]["beyond_noise"] and gain[key]["mean"] > 0)
+    behind = gain is not None and bool(gain[key]["beyond_noise"]) and not ahead
     where = _where(summary)
-    name, accuracy = spoken(row), f"{100 * row[decided_on]['accuracy']['mean']:.1f} %"
+    name, reached = spoken(row), f"{100 * row[decided_on][key]['mean']:.1f} %{f' {measure.word}' if measure.of_lists else ''}"
     if rule is not None and behind:
-        words = [f"Zero-shot is better {where} than what the rule {rule} chooses, {name}: {accuracy}"]
+        words = [f"Zero-shot is better {where} than what the rule {rule} chooses, {name}: {reached}"]
     elif rule is not None:
-        words = [f"The rule {rule} chooses {name}: {accuracy} {where}"]
-    elif gain is not None and not any(_may_be_ahead(each, decided_on) for each in rows.values()):
-        words = [f"No candidate is ahead of zero-shot {where}: the highest, {name}, has {accuracy}"]
+        words = [f"The rule {rule} chooses {name}: {reached} {where}"]
+    elif gain is not None and not any(_may_be_ahead(each, decided_on, key) for each in rows.values()):
+        words = [f"No candidate is ahead of zero-shot {where}: the highest, {name}, has {reached}"]
     elif not others:
-        words = [f"{name} has {accuracy} {where}"]
+        words = [f"{name} has {reached} {where}"]
     else:
-        words = [f"{name} is {'ahead' if ahead and not ties else 'the highest'} {where}: {accuracy}"]
-    words[0] += "" if gain is None else f", {_gained(gain['accuracy'])}"
+        words = [f"{name} is {'ahead' if ahead and not ties else 'the highest'} {where}: {reached}"]
+    words[0] += "" if gain is None else f", {_gained(gain[key])}"
     if better:
         first = sorted(better, key=lambda item: -lags[item]["mean"])[: NAMED if len(better) > NAMED + 1 else None]
         told = [f"{spoken(rows[item])} ({points(lags[item])})" for item in first]
@@ -56,14 +59,15 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
     unknown = [name for name in ties if lags[name]["se"] is None]
     named = ([spoken(rows[item]) for item in ties if (item in unknown) == of] for of in (False, True))
     words += _ties(*named, len(others) - len(better))
-    words.append(_guesses(summary, row, decided_on))
+    # What a guess reaches in average precision is the share of images with the label, which is not kept.
+    words.append("" if measure.of_lists else _guesses(summary, row, decided_on))
     if rule is not None:
         words.append(may_be_chance(summary))
     if gain is None:
         words.append("Zero-shot was not measured, so what was gained is not known; compare a run of zero_shot too")
     else:
         words += _beside(summary, row, decided_on)
-    shown = [*([] if gain is None else [gain["accuracy"]]), *lags.values()]
+    shown = [*([] if gain is None else [gain[key]]), *lags.values()]
     if any(item["se"] is not None for item in shown) and any(len(each["seeds"]) < 2 for each in rows.values()):
         words.append("Where a candidate has one seed, chance is the choice of images alone, and not what another seed would give")
     if rule is None and others:
@@ -83,7 +87,7 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
 
 def may_be_chance(summary: Mapping[str, Any]) -> str:
     """Return what a `summary` knows of whether chance, or the NLL, made the rule's choice, without a full stop; empty where neither did."""
-    rule = summary["rule"] or {}
+    rule, measure = summary["rule"] or {}, measure_of(summary)
     chance, names = rule.get("chance") or {"ties": ()}, {row["label"]: spoken(row) for row in summary["candidates"]}
     ties, said, can = chance["ties"], [], "cannot"
     images = f"n the {chance['n']:,} images that the rule looked at" if "n" in chance else ""
@@ -99,17 +103,17 @@ def may_be_chance(summary: Mapping[str, Any]) -> str:
     elif chance.get("zero_shot_ties"):
         said.append(f"O{images}, it cannot be told from zero-shot")
     if chance.get("zero_shot_is_better"):
-        said.append(f"O{images}, zero-shot is more accurate")
-    return ". ".join([*said, *_equally_good(rule, names)])
+        said.append(f"O{images}, zero-shot {'has the higher mAP' if measure.of_lists else 'is more accurate'}")
+    accurate = bool(rule) and find_rule(rule["name"], measure).metrics == ("accuracy",)
+    return ". ".join([*said, *_equally_good(rule, names, "accurate" if accurate else "good")])
 
 
-def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """What other methods have that is as good as the choice to the `rule`, and what decided then; `names` are spoken ones by label."""
+def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str], good: str) -> list[str]:
+    """What other methods have that is as `good` as the choice to the `rule`, and what decided then; `names` are spoken ones by label."""
     tied = [names[tie] for tie in rule.get("tied", ())]
     if not tied:
         return []
     who = listed(tied) if len(tied) <= NAMED else f"The choices among the rates of {len(tied)} other methods"
-    good = "accurate" if find_rule(rule["name"]).metrics == ("accuracy",) else "good"
     are = "is" if len(tied) == 1 else "are"
     return [f"{who} {are} as {good} there, and the lower NLL decided, which says little about other kinds of images"]
 
@@ -165,9 +169,9 @@ def _gained(gain: Mapping[str, Any]) -> str:
     )
 
 
-def _may_be_ahead(row: Mapping[str, Any], decided_on: str) -> bool:
+def _may_be_ahead(row: Mapping[str, Any], decided_on: str, key: str) -> bool:
     """Whether a candidate is ahead of zero-shot, by more than noise or by nobody knows how much of it."""
-    gain = row["against_zero_shot"][decided_on]["accuracy"]
+    gain = row["against_zero_shot"][decided_on][key]
     return gain["mean"] > 0 and gain["beyond_noise"] is not False
 
 
@@ -191,21 +195,21 @@ def _some(names: list[str]) -> str:
 
 def _beside(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str) -> list[str]:
     """What else became better or worse than zero-shot by more than noise."""
-    against, told = row["against_zero_shot"], []
+    against, told, measure = row["against_zero_shot"], [], measure_of(summary)
     groups = ["shift_mean", "id_mean"] if decided_on == "shift_mean" else ["id_mean"]
     changes: dict[bool, list[str]] = {True: [], False: []}
     for group in groups:
-        for metric, word in _WORDS.items():
-            if (group, metric) == (decided_on, "accuracy") or not against.get(group, {}).get(metric, {}).get(
+        for metric, word in {measure.key: measure.word, **_WORDS}.items():
+            if (group, metric) == (decided_on, measure.key) or not against.get(group, {}).get(metric, {}).get(
                 "beyond_noise"
             ):
                 continue
             change = against[group][metric]["mean"]
             text = f"{change:+.3f}" if metric == "nll" else f"{100 * change:+.1f}"
             place = "" if decided_on == "id_mean" else " under shift" if group == "shift_mean" else " in distribution"
-            changes[(change > 0) == (metric == "accuracy")].append(f"{word}{place} {text}")
+            changes[(change > 0) == (metric in (measure.key, "f1"))].append(f"{word}{place} {text}")
     for good, word in ((True, "Better"), (False, "Worse")):
         if changes[good]:
-            too = " too" if good and against[decided_on]["accuracy"]["beyond_noise"] and against[decided_on]["accuracy"]["mean"] > 0 else ""
+            too = " too" if good and against[decided_on][measure.key]["beyond_noise"] and against[decided_on][measure.key]["mean"] > 0 else ""
             told.append(f"{word} than zero-shot{too}: {listed(changes[good])}")
     return told

@@ -182,7 +182,7 @@ class Evaluator:
             logits_dir (`str` or `Path`, *optional*): Folder into which the main process writes `<benchmark>.safetensors` for
                 each benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 for a float64
                 model), in the order of the data; `labels` int64 except for open sets; metadata with the names of the model
-                and the classes.
+                and the classes. Of lists of labels also `rows`, and in the metadata what makes `probabilities` of the logits.
             validation ([`Benchmark`], *optional*): Images that are measured too, for `predictions` alone; unless they are one
                 of the benchmarks, the report does not have them.
             thresholds (`Mapping[str, Any]`, *optional*): In place of those that the evaluator was made with, such as
@@ -209,11 +209,11 @@ class Evaluator:
         covered: dict[str, dict[str, Any]] = {}
         errors: dict[str, dict[str, Any]] = {}
 
-        def keep(benchmark: Benchmark, kind: str, class_names: Sequence[str], kept: Mapping[str, Tensor]) -> None:
+        def keep(benchmark: Benchmark, kind: str, class_names: Sequence[str], kept: Mapping[str, Tensor], more: Mapping | None = None) -> None:
             if logits_dir is None:
                 return
             facts = {"model": name, "dataset": benchmark.name, "role": benchmark.role, "head": kind}
-            facts |= {"logit_scale": scale, "class_names": class_names}
+            facts |= {"logit_scale": scale, "class_names": class_names, **(more or {})}
             with failing_together(f"Evaluation on {benchmark.name!r}", state):
                 if state.is_main_process:
                     save_logits(logits_dir, benchmark.name, kept, facts)
@@ -234,8 +234,9 @@ class Evaluator:
                     several[benchmark.name] = labels_of
                     if covariance is not None:
                         spectrum = {**covariance.summary(), "dataset": benchmark.name}
-                    kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets}
-                    keep(benchmark, kind, benchmark.class_names, kept)
+                    kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets, "rows": labels_of.rows}
+                    more = {"probabilities": labels_of.function, "logit_bias": labels_of.bias}
+                    keep(benchmark, kind, benchmark.class_names, kept, more)
                     continue
                 numbers = ImageNumbers(
                     benchmark,

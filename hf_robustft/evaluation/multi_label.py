@@ -26,6 +26,8 @@ from .binning import bin_indices, check_scores
 
 #: Above which a class is given where nothing says better: more likely than not.
 DEFAULT_THRESHOLD = 0.5
+#: The logarithm of the smallest float64, nearly.
+_LEAST_LOG = -745.0
 
 
 def check_targets(scores: Tensor, labels: Tensor, what: str = "logits") -> tuple[Tensor, Tensor]:
@@ -178,6 +180,34 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor, default: float = DEFAU
         # Between neighbours, as of sure sigmoids beside 1, it is rounded to one of them.
         found[index] = middle if middle < upper else lower
     return found, fitted
+
+
+def pair_nll(logits: Tensor, labels: Tensor, function: str = "sigmoid") -> Tensor:
+    """
+    The negative log-likelihood of whether an image has each label, the mean over classes.
+
+    Args:
+        logits (`torch.Tensor` of shape `(n, classes)`): With the bias of the sigmoids, where there is one.
+        labels (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
+        function (`str`, *optional*, defaults to `"sigmoid"`): `"sigmoid"`, or `"softmax"` for shares, of which each is taken for the
+            probability of its label.
+
+    Returns:
+        `torch.Tensor` of shape `(n,)`, float64, in nats. What rounds to impossible counts as `exp(-745)`.
+
+    Raises:
+        ValueError: As `check_targets`.
+    """
+    logits, targets = check_targets(logits, labels)
+    if function == "sigmoid":
+        return -torch.nn.functional.logsigmoid(logits.where(targets, -logits)).mean(dim=1)
+    share = logits.log_softmax(dim=1)
+    rest = torch.log1p(-share.exp())
+    # Of the largest share one less it is the sum of the others, which keeps its digits.
+    top = logits.argmax(dim=1, keepdim=True)
+    others = logits.scatter(1, top, -torch.inf).logsumexp(dim=1, keepdim=True) - logits.logsumexp(dim=1, keepdim=True)
+    rest = rest.scatter(1, top, others)
+    return -share.where(targets, rest).clamp(min=_LEAST_LOG).mean(dim=1)
 
 
 def multi_label_results(

@@ -47,6 +47,8 @@ class SeveralLabels:
         covariance ([`EmbeddingCovariance`], *optional*): Filled with the embeddings.
 
     Attributes:
+        rows (`torch.Tensor` of shape `(n,)`): After `finish`, int64, the number of each image in the data.
+        bias (`float`, *optional*): What was added to the logits before their sigmoids were taken; `None` for shares.
         logits, probabilities (`torch.Tensor` of shape `(n, classes)`): After `finish`, in float64, in the order of the data.
         targets (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
         function (`str`): `"sigmoid"` or `"softmax"`, what made the probabilities.
@@ -94,7 +96,8 @@ class SeveralLabels:
             state (`PartialState`): The processes.
         """
         rows, self.logits = gather_rows(torch.cat(self._rows), torch.cat(self._logits), state=state)
-        self.targets = rows[:, 1:].clone()
+        self.rows, self.targets = rows[:, 0].clone(), rows[:, 1:].clone()
+        self.bias = None if bias is None else bias.item()
         self.function = "softmax" if bias is None else "sigmoid"
         with_bias = None if bias is None else self.logits + bias.cpu().double()
         self.probabilities = self.logits.softmax(dim=1) if with_bias is None else with_bias.sigmoid()

@@ -148,7 +148,9 @@ def finish_checkpoint(
     if trainer is None and model is None and (folder / METADATA_FILE).is_file():
         facts = {name: value for name, value in load_robustft_json(folder).items() if name == "problem_type"} | facts
     multi_label = facts.get("problem_type") == MULTI_LABEL
-    if multi_label:
+    # Prompts of a model that stays as it is are measured on lists as they are on single labels.
+    prompts = facts.get("method") == "zero_shot" and evaluator is not None and any(b.role != "open_set" and b.several for b in evaluator.benchmarks.values())
+    if multi_label or prompts:
         check_multi_label(evaluator, validation, fold_temperature, save_predictions)
     else:
         refuse_lists([*([] if evaluator is None else evaluator.benchmarks.values()), *([] if validation is None else [validation])])
@@ -195,8 +197,8 @@ def finish_checkpoint(
             facts["run"] = {**(facts.get("run") or {}), "Alpha and beta of the cache": chosen}
             if writes:
                 logger.warning("Alpha and beta of the cache: %s.", chosen)
-        if multi_label:
-            reading = _reading(evaluator, validation)
+        if multi_label or prompts:
+            reading = {"trained": multi_label, **_reading(evaluator, validation)}
             found["thresholds"], notes = label_thresholds(model, head, validation, processor, facts["class_names"], **reading)
         elif validation is not None and found["detector"] is None:
             found["temperature"], found["detector"], found["prediction_sets"], notes = fit_on_validation(

@@ -53,8 +53,9 @@ def label_thresholds(
     validation: Benchmark | None,
     processor: Any,
     class_names: Sequence[str],
+    trained: bool = True,
     **reading: Any,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any] | None, list[str]]:
     """
     The thresholds above which the labels of a finished model are given.
 
@@ -64,20 +65,23 @@ def label_thresholds(
         validation ([`Benchmark`], *optional*): Images to fit on; without them all thresholds are 0.5.
         processor (`CLIPProcessor`): The model's processor.
         class_names (`Sequence[str]`): Its classes.
+        trained (`bool`, *optional*, defaults to `True`): Whether it was trained on lists of labels, and so must have such probabilities;
+            of the prompts of a softmax family thresholds are those of shares.
         reading (`Any`, *optional*): As for [`fit_label_thresholds`].
 
     Returns:
-        `tuple`: The record for `robustft.json`, and notes for the user.
+        `tuple`: The record for `robustft.json`, `None` of shares without validation images; and notes for the user.
 
     Raises:
         ValueError: If the model has no probability for each label by itself.
         OSError: If an image cannot be read.
     """
-    if pair_bias(model, head) is None:
+    shares = pair_bias(model, head) is None
+    if trained and shares:
         raise ValueError(
             f"The model has no probability for each label by itself, which `problem_type={MULTI_LABEL!r}` means; train a head on lists of "
             "labels, or a SigLIP."
         )
     if validation is None:
-        return default_thresholds(class_names), ["No set with the role validation: no thresholds of labels were fitted, and all are 0.5."]
+        return None if shares else default_thresholds(class_names), ["No set with the role validation: no thresholds of labels were fitted, and all are 0.5."]
     return fit_label_thresholds(model, validation, processor, head, **reading), []

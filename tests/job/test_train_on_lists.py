@@ -2,14 +2,20 @@
 """From a folder with lists of labels to a pipeline that gives all labels of an image, by the command line."""
 
 import json
+from statistics import fmean
 
+import numpy as np
 import pytest
 from helpers import CLASSES, image_dataset
 from helpers.families import save_family
 from helpers.label_lists import label_lists, listed_folder
+from sklearn.metrics import average_precision_score
 
 from hf_robustft import pipeline
 from hf_robustft.cli import main
+from hf_robustft.comparison.runs import read_run, read_runs
+from hf_robustft.comparison.summary import load_comparison
+from hf_robustft.evaluation.resampling import draw_counts
 from hf_robustft.modeling.metadata import load_robustft_json
 
 
@@ -115,15 +121,93 @@ def test_what_cannot_be_is_refused_in_one_line_before_weights_are_read(place, ca
         code, out = train(place, family, method, *more)
         said = capsys.readouterr().err.strip().splitlines()
         assert code != 0 and words in said[-1] and said[-1].startswith("error: "), (method, more, said)
-    for method in ("zero_shot", "tip_adapter"):
+    for method in ("tip_adapter",):
         sets = ["--train_dataset", str(place / "photos"), "--eval_datasets", str(place / "test"), "--output_dir", str(place / "out")]
         assert main(["train", "--method", method, "--model", str(place / "clip"), "--use_cpu", *sets]) != 0
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert "lists of labels" in said and f"--method {method}" in said
 
 
-def test_comparisons_need_one_label_per_image(place, capsys):
-    given = ["--model", str(place / "siglip"), "--train_dataset", str(place / "photos"), "--eval_datasets", str(place / "test")]
-    assert main(["compare", "--methods", "ft", "flyp", *given, "--use_cpu", "--output_dir", str(place / "compared")]) != 0
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "lists of labels" in said and "hf-robustft train" in said
+def test_a_comparison_says_which_method_for_lists_of_labels(place, capsys):
+    """By mAP: what was chosen on validation images, the measured numbers, and the words and tables of it."""
+    out = place / "compared"
+    given = ["--model", str(place / "clip"), "--train_dataset", str(place / "photos"), "--use_cpu"]
+    given += ["--eval_datasets", str(place / "test"), "--num_train_epochs", "2", "--jobs", "1"]
+    assert main(["compare", "--methods", "ft", "lp", "--learning_rates", "1e-2", "--output_dir", str(out), *given]) == 0
+    printed = capsys.readouterr().out
+    summary = load_comparison(out)
+    assert summary["measure"] == "map" and summary["rule"]["name"] == "id_within" and "mAP" in summary["rule"]["says"]
+    assert summary["rule"]["looked_at"] == ["validation"] and summary["decided_on"] == "id_mean"
+    assert any("no classes can be left out" in note or "none can be left out" in note for note in summary["notes"])
+    runs = read_runs(sorted(path.parent for path in (out / "runs").glob("*/robustft.json")))
+    for row in summary["candidates"]:
+        method = next(runs for candidate, runs in runs.candidates.items() if candidate.label == row["label"])
+        reports = [run.report.multi_label["test"] for run in method]
+        for key in ("map", "f1", "ece"):
+            assert row["sets"]["test"][key]["mean"] == pytest.approx(fmean(report[key] for report in reports), abs=1e-9)
+        # The paired difference of the zero-shot model, by scikit-learn and the draws of the same images.
+        gain, start = row["against_zero_shot"]["test"]["map"], runs.zero_shot.predictions.sets["test"]
+        times = np.concatenate(list(draw_counts(len(start), 1000, [0, 0]))).astype(int)[:150]
+        drawn = [np.repeat(np.arange(len(start)), counts) for counts in times]
+
+        def precision(item, rows):
+            y, z = item.label[rows], item.logits.numpy()[rows]
+            return fmean(average_precision_score(y[:, c], z[:, c]) for c in range(4) if y[:, c].any())
+
+        sides = [[run.predictions.sets["test"] for run in method], [start]]
+        values = [[fmean(precision(item, rows) for item in side) for rows in drawn] for side in sides]
+        ours = [np.mean([item.sampled(draws=1000, seed=[0, 0])["map"] for item in side], axis=0) for side in sides]
+        np.testing.assert_allclose([side[:150] for side in ours], values, rtol=0, atol=1e-12)
+        assert gain["mean"] == pytest.approx(fmean(report["map"] for report in reports) - runs.zero_shot.report.multi_label["test"]["map"])
+        seeds = np.var([report["map"] for report in reports], ddof=1) / 2
+        variance = np.var(ours[0] - ours[1], ddof=1) * len(start) / (len(start) - 1) + seeds
+        assert gain["se"] == pytest.approx(np.sqrt(variance), rel=1e-9)
+    page, table = (out / "comparison.html").read_text(), (out / "comparison.md").read_text()
+    for text in (printed, table, page, summary["winner"]["words"]):
+        assert "mAP" in text and "accuracy" not in text.lower() and "AUROC" not in text, text
+    assert "Unknown classes" not in page and "F1 %" in page and "F1, mean over classes" in printed
+    # What the rules choose is the best mAP on validation images; what is not defined by it is refused.
+    best = max(summary["candidates"], key=lambda row: row["sets"]["validation"]["map"]["mean"])["label"]
+    assert summary["choices"]["id"]["overall"] == best and set(summary["choices"]) == {"id", "id_within"}
+    finished = [str(run.folder) for run in (*runs.runs, runs.zero_shot)]
+    for rule in ("concepts", "id_nearest"):
+        assert main(["compare", *finished, "--rule", rule, "--output_dir", str(out)]) != 0
+        said = capsys.readouterr().err.strip().splitlines()
+        assert rule in said[-1] and "mAP" in said[-1]
+    # A folder without its logits cannot be compared.
+    (runs.runs[0].folder / "logits" / "test.safetensors").unlink()
+    assert main(["compare", *finished, "--output_dir", str(out)]) != 0
+    assert "--save_logits" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_what_cannot_be_compared_on_lists_of_labels_is_said_in_one_line(place, capsys):
+    given = ["--model", str(place / "siglip"), "--train_dataset", str(place / "photos"), "--eval_datasets", str(place / "test"), "--use_cpu"]
+    for words, said in (
+        (["compare", "--methods", "croft", "ft"], "croft"),
+        (["compare", "--methods", "wise_ft"], "wise_ft"),
+        (["compare", "--methods", "ft", "--rule", "concepts"], "concepts"),
+        (["train", "--method", "auto"], "hf-robustft compare --methods"),
+    ):
+        assert main([*words, *given, "--output_dir", str(place / "refused")]) != 0
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said in error and "lists of labels" in error, error
+    assert main(["compare", "--dry_run", "--seeds", "0", *given, "--output_dir", str(place / "planned")]) == 0
+    printed = capsys.readouterr().out
+    planned = {line.split()[3] for line in printed.splitlines() if line.startswith("hf-robustft train")}
+    assert planned == {"zero_shot", "tracer", "flyp", "ft", "covariance_anchor", "clip_adapter", "lp", "lp_ft", "l2_sp", "lipsum_ft"}
+    assert "Left out, as they cannot train" in printed and "--save_predictions" not in printed
+
+
+def test_zero_shot_is_measured_on_lists_with_thresholds_of_shares_or_sigmoids(place, capsys):
+    for family, probabilities in (("clip", "softmax"), ("siglip", "sigmoid")):
+        out = place / f"start-{family}"
+        given = ["--train_dataset", str(place / "photos"), "--hold_out", "0.2", "--eval_datasets", str(place / "test"), "--use_cpu"]
+        assert main(["train", "--method", "zero_shot", "--model", str(place / family), *given, "--output_dir", str(out), "--save_logits"]) == 0
+        facts, (report,) = load_robustft_json(out), json.loads((out / "evaluation.json").read_text())["reports"]
+        row = report["multi_label"]["test"]
+        assert row["probabilities"] == probabilities and row["thresholds_of"] == "validation" and "detector" not in facts
+        assert facts["thresholds"]["classes"] == pytest.approx({name: of["threshold"] for name, of in row["classes"].items()}, abs=1e-6)
+        answers = pipeline(out)([str(place / "test" / f"{index:03d}.png") for index in range(8)])
+        assert all(item["score"] > facts["thresholds"]["classes"][item["label"]] for answer in answers for item in answer["labels"])
+        (found,) = {run.measure.key for run in (read_run(out),)}
+        assert found == "map"
