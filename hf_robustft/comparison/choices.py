@@ -129,7 +129,7 @@ def spread(comparison: Comparison, roles: Mapping[str, str]) -> dict[str, dict[s
 
 
 def lines(rows: Iterable[Mapping[str, Any]], measure: Measure = ACCURACY) -> dict[str, list[list[float | None]]]:
-    """The frontier of the `rows` of a summary: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`."""
+    """The frontier of the `rows` of a summary by a `measure`: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`."""
     found: dict[str, list[list[float | None]]] = {}
     for row in rows:
         if row["id_mean"] and row["shift_mean"]:
@@ -147,6 +147,7 @@ def at_equal_ids(rows: Sequence[Mapping[str, Any]], measure: Measure = ACCURACY)
 
     Args:
         rows (`Sequence[Mapping]`): The candidates of a summary.
+        measure ([`Measure`], *optional*): What leads the comparison; accuracy by default.
 
     Returns:
         `list[dict]`: At round accuracies that at least two methods span, `id`, and by `method_label` the `accuracy` and `nll` under

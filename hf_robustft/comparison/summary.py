@@ -204,6 +204,7 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
         known = [run.predictions.sets[name] for run in comparison.runs if kept(run, [name])]
         group = grouped(known).group if known else None
         groups = None if group is None else len(np.unique(group))
+        images = (first.report.multi_label or {}).get(name, images)
         n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes"))
         rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
     if comparison.twins:

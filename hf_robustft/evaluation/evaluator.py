@@ -235,7 +235,7 @@ class Evaluator:
                     if covariance is not None:
                         spectrum = {**covariance.summary(), "dataset": benchmark.name}
                     kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets, "rows": labels_of.rows}
-                    more = {"probabilities": labels_of.function, "logit_bias": labels_of.bias}
+                    more = {"probabilities": labels_of.function, "pair_bias": labels_of.bias}
                     keep(benchmark, kind, benchmark.class_names, kept, more)
                     continue
                 numbers = ImageNumbers(

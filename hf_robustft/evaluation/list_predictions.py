@@ -111,7 +111,7 @@ def _of_set(path: Path, name: str, row: Mapping[str, Any]) -> ListPredictions:
         facts, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
     try:
         names = tuple(json.loads(facts["class_names"]))
-        bias, function = json.loads(facts["logit_bias"]), facts["probabilities"]
+        bias, function = json.loads(facts["pair_bias"]), facts["probabilities"]
         logits, targets = check_targets(tensors["logits"].double(), tensors["labels"])
         rows = tensors["rows"]
         if names != tuple(row["classes"]) or logits.shape[1] != len(names) or rows.shape != logits.shape[:1] or function != row["probabilities"]:

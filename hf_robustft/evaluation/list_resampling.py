@@ -38,7 +38,9 @@ def list_draws(
         labels (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
         thresholds (`torch.Tensor` of shape `(classes,)`): An image is given the labels whose probability is above theirs.
         nll (`torch.Tensor` of shape `(n,)`): Of each image.
-        groups, every_group, n_bins, draws, seed: As for [`~evaluation.resampling.bootstrap_draws`].
+        groups (array or list of `n`, *optional*), every_group (`Sequence`, *optional*), n_bins (`int`, *optional*, defaults to 15), draws
+            (`int`, *optional*, defaults to 1000), seed (`int` or `Sequence[int]`, *optional*, defaults to 0): As for
+            [`~evaluation.resampling.bootstrap_draws`].
 
     Returns:
         `dict[str, np.ndarray]`: float64 of shape `(draws,)` for `map`, `f1`, `ece` and `nll`; NaN where a sample has no image of the

@@ -84,7 +84,7 @@ def test_saved_logits_are_read_as_what_the_report_measured_and_others_are_refuse
     thresholds = torch.full((CLASSES,), 0.3, dtype=torch.float64)
     results = multi_label_results(logits.double(), (logits.double() - 1.5).sigmoid(), labels, NAMES, thresholds)
     row = {"role": "id", "probabilities": "sigmoid", **results}
-    facts = {"class_names": list(NAMES), "probabilities": "sigmoid", "logit_bias": -1.5}
+    facts = {"class_names": list(NAMES), "probabilities": "sigmoid", "pair_bias": -1.5}
     tensors = {"logits": logits, "labels": labels, "rows": torch.arange(N)}
     path = save_logits(tmp_path, "photos", tensors, facts)
     (found,) = load_list_predictions(tmp_path, {"photos": row}).values()
@@ -95,7 +95,7 @@ def test_saved_logits_are_read_as_what_the_report_measured_and_others_are_refuse
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     for changed, of in (
-        ({"logit_bias": None}, tensors),
+        ({"pair_bias": None}, tensors),
         ({"class_names": json.dumps(["a"])}, tensors),
         ({"probabilities": "softmax"}, tensors),
         ({}, {**tensors, "labels": labels + 1}),
