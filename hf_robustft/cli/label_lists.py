@@ -78,6 +78,9 @@ def check_lists(
     Raises:
         ValueError: If the method learns from one label per image and a set has lists, or the other way round where it matters.
     """
+    single = next((benchmark.name for benchmark in sets if benchmark.role != "open_set" and not benchmark.several), None)
+    if multi_label and compared and single is not None:
+        raise ValueError(f"Benchmark {single!r} has one label per image, and runs on lists of labels are compared by mAP; leave it out.")
     if multi_label:
         check_multi_label(evaluator, validation, command.model_args.fold_temperature, command.data_args.save_predictions and not compared)
     else:

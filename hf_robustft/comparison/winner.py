@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.findings import is_guessing, listed, percent
-from .measures import measure_of
+from .measures import Measure, measure_of
 from .rules import find_rule
 from .runs import Candidate
 
@@ -104,15 +104,15 @@ def may_be_chance(summary: Mapping[str, Any]) -> str:
         said.append(f"O{images}, it cannot be told from zero-shot")
     if chance.get("zero_shot_is_better"):
         said.append(f"O{images}, zero-shot {'has the higher mAP' if measure.of_lists else 'is more accurate'}")
-    accurate = bool(rule) and find_rule(rule["name"], measure).metrics == ("accuracy",)
-    return ". ".join([*said, *_equally_good(rule, names, "accurate" if accurate else "good")])
+    return ". ".join([*said, *_equally_good(rule, names, measure)])
 
 
-def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str], good: str) -> list[str]:
-    """What other methods have that is as `good` as the choice to the `rule`, and what decided then; `names` are spoken ones by label."""
+def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str], measure: Measure) -> list[str]:
+    """What other methods have that is as good as the choice to the `rule` by a `measure`, and what decided then; `names` are spoken ones by label."""
     tied = [names[tie] for tie in rule.get("tied", ())]
     if not tied:
         return []
+    good = "accurate" if find_rule(rule["name"], measure).metrics == ("accuracy",) else "good"
     who = listed(tied) if len(tied) <= NAMED else f"The choices among the rates of {len(tied)} other methods"
     are = "is" if len(tied) == 1 else "are"
     return [f"{who} {are} as {good} there, and the lower NLL decided, which says little about other kinds of images"]
