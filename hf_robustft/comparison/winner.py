@@ -200,6 +200,9 @@ def _beside(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str)
     changes: dict[bool, list[str]] = {True: [], False: []}
     for group in groups:
         for metric, word in {measure.key: measure.word, **_WORDS}.items():
+            if measure.of_lists and metric in ("ece", "nll"):
+                # Of the shares of classes on one side, and of sigmoids on the other: no better and no worse.
+                continue
             if (group, metric) == (decided_on, measure.key) or not against.get(group, {}).get(metric, {}).get(
                 "beyond_noise"
             ):
