@@ -21,6 +21,7 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ def read(source: str, processes: int, folder: str, images: int, passes: int) -> 
     from hf_robustft.training.kept_images import keeping_decoded
 
     torch.set_num_threads(1)
+    # Of more readers than cores, which is what is asked here.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     if "fork" in multiprocessing.get_all_start_methods():
         # As in a run on Linux; this process was spawned.
         multiprocessing.set_start_method("fork", force=True)
