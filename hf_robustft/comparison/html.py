@@ -112,7 +112,8 @@ def _doubts(s: Node, names: Mapping[str, list[str]], winner: Node | None, measur
             "by (--rule shift:<set>), or more or harder validation images."
         )
     if not s.baseline:
-        doubts.append("Measure the zero-shot model: compare a run of zero_shot too, or train without --skip_baseline.")
+        other = " with --save_logits" if measure.of_lists else ", or train without --skip_baseline"
+        doubts.append(f"Measure the zero-shot model: compare a run of zero_shot too{other}.")
     if not names["shift"]:
         doubts.append(
             "Measure shifted sets: how the model fares on other images than those like the training images is unknown."

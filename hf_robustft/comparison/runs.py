@@ -125,10 +125,12 @@ class FinishedRun:
     def sets(self) -> dict[str, str]:
         """The role of each set that was measured, as a `dict`: ID, shifts, validation, training images, open sets."""
         found = {name: result.role for name, result in self.report.results.items()}
-        found |= {name: row["role"] for name, row in (self.report.multi_label or {}).items() if self.measure is MEAN_PRECISION}
+        lists = self.report.multi_label or {}
+        # Of images without any label there is no average precision.
+        found |= {name: row["role"] for name, row in lists.items() if self.measure is MEAN_PRECISION and row["map"] is not None}
         found |= dict.fromkeys(self.report.open_set or (), "open_set")
         kept = {} if self.predictions is None else self.predictions.sets
-        found |= {name: item.role for name, item in kept.items() if item.role == "validation"}
+        found |= {name: item.role for name, item in kept.items() if item.role == "validation" and name not in lists}
         return dict(sorted(found.items(), key=lambda item: _ROLES.index(item[1])))
 
 
@@ -317,7 +319,7 @@ def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Compari
         every = [*runs, *zero_shots]
         sets = sorted({name for run in every for name, role in run.sets.items() if role in _TESTS})
         raise ValueError(
-            f"No set was measured in all of the {len(every)} folders (there are {', '.join(sets)}); measure them on the same sets."
+            f"No set was measured in all of the {len(every)} folders (there are {', '.join(sets) or 'none whose images have labels'}); measure them on the same sets."
         )
     comparison.notes += left_out([*runs, *zero_shots], comparison.sets)
     comparison.notes += unreadable(runs, comparison.sets)

@@ -36,8 +36,11 @@ def check_predictions(folder: Path, predictions: Predictions, report: Evaluation
     """Refuse `predictions` in a `folder` whose numbers are not those of its `report`. Raises ValueError then."""
     for name, row in (report.multi_label or {}).items():
         if isinstance(item := predictions.sets.get(name), ListPredictions):
-            found = item.metrics(report.settings.get("n_bins", 15))
-            if len(item) != row["n"] or not np.allclose([found[key] for key in ("map", "f1", "ece")], [row[key] for key in ("map", "f1", "ece")], rtol=1e-6, atol=1e-9):
+            # Where no image has a label there is nothing to compare, and the set is left out.
+            keys = ("map", "f1", "ece") if item.label.any() else ()
+            found = item.metrics(report.settings.get("n_bins", 15)) if keys else {}
+            known = len(item) == row["n"] and all((row[key] is not None) == bool(keys) for key in ("map", "f1"))
+            if not known or not np.allclose([found[key] for key in keys], [row[key] for key in keys], rtol=1e-6, atol=1e-9):
                 raise ValueError(
                     f"{folder} cannot be compared: its logits are not of the model that {EVALUATION_FILE} measured ({name} differs); make the "
                     "run again with --save_logits."
@@ -86,6 +89,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     if all(trained) and trained[0] != trained[1] and not drawn:
         differing.append("the training images")
     images = [images_of(entries, ("id", "shift", "validation", "open_set")) for entries in known]
+    lists = [{name: list(row["classes"]) for name, row in (run.report.multi_label or {}).items()} for run in (one, two)]
+    differing += [f"the classes of {name}" for name in sorted(set(lists[0]) & set(lists[1])) if lists[0][name] != lists[1][name]]
     sets = [run.sets for run in (one, two)]
     for name in sorted(set(images[0]) & set(images[1]) | set(sets[0]) & set(sets[1])):
         hashes, counts = [of.get(name) for of in images], [_count(run, name) for run in (one, two)]
@@ -123,13 +128,19 @@ def _groups(run: FinishedRun, name: str) -> int | None:
 
 
 def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
-    """Sentences on the sets of some `runs` that are not among those `shared` by all."""
+    """Sentences on the sets of some `runs` that are not among those `shared` by all, or that are no part of what is compared."""
     notes = []
+    for name, row in {name: row for run in runs for name, row in (run.report.multi_label or {}).items()}.items():
+        if row["map"] is None:
+            notes.append(f"{name} is left out: no image of it has a label.")
+        elif not runs[0].measure.of_lists:
+            notes.append(f"{name} is left out: its images have lists of labels, and what is compared was measured on one label per image, too.")
     for name, role in {name: role for run in runs for name, role in run.sets.items()}.items():
         if name in shared:
             continue
         without = listed(list(dict.fromkeys(run.folder.name for run in runs if name not in run.sets)))
-        kept = role == "validation"
+        # The report has validation images with lists of labels, as it has others.
+        kept = role == "validation" and not any(run.measure.of_lists for run in runs)
         notes.append(
             f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
         )

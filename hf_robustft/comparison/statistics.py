@@ -203,7 +203,7 @@ def of_the_same_images(runs: Sequence[Predictions], reference: SetPredictions) -
         if not same:
             raise ValueError(
                 f"The predictions of two runs are not for the same images of {reference.name!r}; evaluate both on the same "
-                "data with --save_predictions."
+                f"data with {'--save_logits' if isinstance(reference, ListPredictions) else '--save_predictions'}."
             )
         if not (item.group is None or reference.group is None or np.array_equal(item.group, reference.group)):
             raise ValueError(

@@ -297,7 +297,9 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     elif not shifts:
         lines.append("No shift was measured: nothing is known of other images than those like the training images.")
     if summary.get("baseline") is None:
-        lines.append("Zero-shot was not measured: compare a run of zero_shot too, or train without --skip_baseline.")
+        # What a run on lists of labels measured before its training kept no logits.
+        other = " with --save_logits" if measure_of(summary).of_lists else ", or train without --skip_baseline"
+        lines.append(f"Zero-shot was not measured: compare a run of zero_shot too{other}.")
     lines += measure_of(summary).notes if measure_of(summary).of_lists else ()
     return [*lines, *(f"Note: {note}" for note in summary.get("notes", ()))]
 

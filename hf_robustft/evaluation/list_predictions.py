@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from .list_resampling import list_draws
 from .multi_label import check_targets, multi_label_results, pair_nll
 
 _AGAIN = "make it again with --save_logits"
+#: The kinds of number in a file, as weights have them and labels are written.
+_KINDS = {
+    "logits": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    "labels": (torch.int64, torch.bool),
+    "rows": (torch.int64,),
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ def load_list_predictions(folder: str | Path, measured: Mapping[str, Mapping[str
         OSError: If one of the files is not there.
         ValueError: If a file is damaged, or its numbers are not those of the report.
     """
+    if strange := next((name for name in measured if Path(name).name != name or not name.isprintable()), None):
+        raise ValueError(f"The report that {folder} belongs to has a set {ascii(strange)[:60]}, which names no file there; {_AGAIN}.")
     return {name: _of_set(Path(folder) / f"{name}.safetensors", name, row) for name, row in measured.items()}
 
 
@@ -112,14 +121,23 @@ def _of_set(path: Path, name: str, row: Mapping[str, Any]) -> ListPredictions:
     try:
         names = tuple(json.loads(facts["class_names"]))
         bias, function = json.loads(facts["pair_bias"]), facts["probabilities"]
-        logits, targets = check_targets(tensors["logits"].double(), tensors["labels"])
+        for key, kinds in _KINDS.items():
+            if tensors[key].dtype not in kinds:
+                raise ValueError(f"{key} are {tensors[key].dtype}")
         rows = tensors["rows"]
-        if names != tuple(row["classes"]) or logits.shape[1] != len(names) or rows.shape != logits.shape[:1] or function != row["probabilities"]:
+        if bias is not None and (isinstance(bias, (bool, str)) or not math.isfinite(bias)):
+            raise ValueError(f"pair_bias is {bias!r}"[:60])
+        logits, targets = check_targets(tensors["logits"].double() + (bias or 0.0), tensors["labels"])
+        fits = names == tuple(row["classes"]) and logits.shape[1] == len(names) == row["n_classes"]
+        if not fits or rows.shape != logits.shape[:1] or function != row["probabilities"]:
             raise ValueError("classes, rows or probabilities do not fit each other or the report")
-        logits = logits if bias is None else logits + float(bias)
+        if function != ("softmax" if bias is None else "sigmoid"):
+            raise ValueError(f"probabilities are {one_line(ValueError(function))[:60]!r}, and pair_bias is {bias}")
+        if rows.min() < 0 or len(rows.unique()) != len(rows):
+            raise ValueError("rows are negative, or one is there twice")
         thresholds = torch.tensor([float(row["classes"][key]["threshold"]) for key in names], dtype=torch.float64)
-        found = ListPredictions(name, row["role"], rows.numpy().astype(np.int64), targets.numpy(), names, logits, function, thresholds)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        found = ListPredictions(name, row["role"], rows.numpy(), targets.numpy(), names, logits, function, thresholds)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not the logits of lists of labels that this version writes ({one_line(error)}); {_AGAIN}.") from None
     return found
 

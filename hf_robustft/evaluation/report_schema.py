@@ -64,6 +64,7 @@ def _check_multi_label(results: Any) -> None:
         need(part, what, MAPPING)
         check_fields({"source": None, "unreadable": None, "n_groups": None} | part, _MULTI_LABEL, what)
         for of, row in part["classes"].items():
+            need(row, f"{what}/classes/{of}", MAPPING)
             check_fields(row, _MULTI_LABEL_CLASS, f"{what}/classes/{of}")
 
 
@@ -356,7 +357,9 @@ _SPECTRUM = {
     "dataset": TEXT,
 }
 _SETTINGS = {
-    **dict.fromkeys(("n_bins", "bootstrap_draws", "knn_k"), COUNT),
+    # So many bins are filled again for each image by what compares runs.
+    "n_bins": ("a whole number from 1 to 100,000", lambda value: _count(value) and value <= 100_000),
+    **dict.fromkeys(("bootstrap_draws", "knn_k"), COUNT),
     "knn_bank": TEXT,
     "versions": ("texts by name", lambda value: isinstance(value, dict) and _texts(value.values())),
     "temperature_folded_since": _POSITIVE,

@@ -34,6 +34,7 @@ from helpers.fuzzing import (
     mangled_tar,
     mangled_value,
 )
+from helpers.list_runs import finished_on_lists
 from helpers.reports import report
 from safetensors.torch import save
 from transformers import CLIPModel
@@ -287,6 +288,19 @@ def predictions():
     return one
 
 
+def lists():
+    """What a comparison reads of runs on lists of labels."""
+
+    def one(draw, place):
+        folder, other = finished_on_lists(place / "one", n=12), finished_on_lists(place / "two", "lp", n=12, skill=0.5)
+        path = draw.choice((folder / "evaluation.json", *sorted((folder / "logits").iterdir())))
+        content = path.read_bytes()
+        path.write_bytes(mangled_json(json.loads(content), draw) if path.suffix == ".json" else mangled_safetensors(content, draw))
+        summarise(read_runs([folder, other]))
+
+    return one
+
+
 def _whole(path):
     with opened(path) as file:
         return [file.get_tensor(name) for name in file.keys()]
@@ -436,7 +450,7 @@ def spaces():
 ANSWER = {"label": "cat", "probability": 0.5, "is_known": True, "nearest_class": "cat", "classes": [{"label": "cat", "score": 0.5}], "error": None}
 KINDS = {
     **{"images": images, "folders": folders, "comparisons": comparisons, "configs": configs},
-    **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "tars": tars, "cards": cards},
+    **{"names": names, "tensors": tensors, "features": features, "predictions": predictions, "lists": lists, "tars": tars, "cards": cards},
     **{"checkpoints": checkpoints, "answers": answers, "watches": watches, "spaces": spaces},
 }
 
