@@ -128,7 +128,7 @@ def _groups(run: FinishedRun, name: str) -> int | None:
 
 
 def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:
-    """Sentences on the sets of some `runs` that are not among those `shared` by all, or that are no part of what is compared."""
+    """Sentences on the sets of some `runs` that are not among those `shared` by all, or cannot be compared."""
     notes = []
     for name, row in {name: row for run in runs for name, row in (run.report.multi_label or {}).items()}.items():
         if row["map"] is None:
