@@ -265,13 +265,14 @@ def _check_options(description: Description, parser: Parser, given: dict[str, An
 
 
 def _check_compared(values: dict[str, Any], alone: bool) -> None:
-    """Refuse a rule that there is not, and folders that are not there where these are compared `alone`."""
+    """Refuse a rule that there is not, folders that are not there where these are compared `alone`, and results in one of them."""
     rule = values.get("rule", RULES[0])
     if rule not in RULES and not (rule == "shift" or rule.startswith("shift:") and rule != "shift:"):
         raise UsageError(unknown_choice(f"--rule {rule}", rule, [*RULES, "shift:<set>"]))
     for folder in values.get("folders", ()) if alone and not values.keys() - {"folders", "rule", "output_dir"} else ():
         if not Path(folder).exists():
             raise UsageError(f"There is no folder {folder}{beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
+    check_outside(values, {"DIR": "folders"}, "outputs/compare")
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

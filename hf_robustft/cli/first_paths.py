@@ -69,7 +69,7 @@ def check_outside(values: dict[str, Any], reads: dict[str, str], usual: str) -> 
 
     Args:
         values (`dict[str, Any]`): The settings, by name.
-        reads (`dict[str, str]`): By what the user calls it the name of a setting that may be a folder.
+        reads (`dict[str, str]`): By what the user calls it the name of a setting that may be a folder, or a list of them.
         usual (`str`): The output folder where none is given.
 
     Raises:
@@ -78,11 +78,13 @@ def check_outside(values: dict[str, Any], reads: dict[str, str], usual: str) -> 
     output = values.get("output_dir", usual)
     written = Path(output).expanduser().resolve()
     for called, name in reads.items():
-        place, _, role = str(values.get(name, "")).rpartition(":")
-        place = Path(place if place and role in ROLES else values.get(name, "")).expanduser()
-        if name in values and place.is_dir() and values[name] not in CHECKPOINTS and written.is_relative_to(place.resolve()):
-            given = called if called.isupper() else f"{called} {values[name]}"
-            raise UsageError(f"`--output_dir {output}` lies in the folder that `{given}` reads, which the command would change; give another folder")
+        given = values.get(name, [])
+        for text in given if isinstance(given, list) else [given]:
+            place, _, role = str(text).rpartition(":")
+            place = Path(place if place and role in ROLES else text).expanduser()
+            if place.is_dir() and text not in CHECKPOINTS and written.is_relative_to(place.resolve()):
+                reader = called if called.isupper() and given is text else f"{called} {text}"
+                raise UsageError(f"`--output_dir {output}` lies in the folder that `{reader}` reads, which the command would change; give another folder")
 
 
 def check_images(word: str, option: str, registered: list[str]) -> None:

@@ -77,6 +77,24 @@ def test_a_comparison_of_other_runs_is_not_overwritten(own, tmp_path, capsys):
         (out / "comparison.json").unlink(missing_ok=True)
 
 
+def test_a_comparison_is_not_written_into_a_run_that_it_reads(tmp_path, capsys):
+    made = [finished(tmp_path / "runs" / name, name) for name in ("flyp", "carot")]
+    (tmp_path / "link").symlink_to(made[1])
+    before = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
+    for place in (made[1], made[1] / "new" / "one", tmp_path / "link"):
+        arguments = [*map(str, made), "--output_dir", str(place)]
+        for start in (lambda words: cli.main(["compare", *words]), compare.run):
+            try:
+                assert start(arguments) == 2
+                error = capsys.readouterr().err
+            except ValueError as found:
+                error = str(found)
+            assert f"`--output_dir {place}`" in error and f"`DIR {made[1]}`" in error
+            assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()) == before
+    # The folder around them is another one.
+    assert cli.main(["compare", *map(str, made), "--output_dir", str(tmp_path / "runs")]) == 0
+
+
 def test_finished_runs_show_their_mistakes_where_the_data_can_be_opened_again(own, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(shutil.copytree(own, tmp_path / "my"))
     sets, words = {"sketch": "shift", "cartoon": "shift"}, "--train_dataset photo --eval_datasets sketch:shift cartoon:shift"

@@ -304,6 +304,8 @@ def test_processes_answer_before_torch_is_loaded(line, tmp, repository):
         ("compare --hold_out 0", "--hold_out 0"),
         ("compare {tmp}/nowhere", "{tmp}/nowhere"),
         ("compare {tmp}/nowhere --rule id", "{tmp}/nowhere"),
+        ("compare {tmp}/images {tmp}/model --output_dir {tmp}/model", "`DIR {tmp}/model`"),
+        ("compare {tmp}/images {tmp}/model --output_dir {tmp}/images/new/one", "`DIR {tmp}/images`"),
         ("train --method auto --learning_rate 1", "--learning_rate"),
         ("train --method=auto --learning-rates 1e-3", "hf-robustft compare"),
         ("train --method auto --jobs 2", "hf-robustft compare"),
