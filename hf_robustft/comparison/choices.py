@@ -88,8 +88,8 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         `dict`: `name`, `says`, `looked_at`, `grid` (rates by `method_label`) and `seeds` of the runs that it looked at, `chosen` (a
-        label), `by_method` (labels by `method_label`) and `tied` (labels of the choices of other methods that are as good, between
-        which the NLL decided).
+        label), `by_method` (labels by `method_label`), `tied` (labels of the choices of other methods that are as good, between
+        which the NLL decided) and `without_gain` (as [`Choice`] has it).
 
     Raises:
         ValueError: If there is no such rule, or what it looks at was not measured.
@@ -110,6 +110,7 @@ def rule_of(name: str, comparison: Comparison) -> dict[str, Any]:
         "chosen": choice.candidate.label,
         "by_method": {candidate.method_label: candidate.label for candidate in choice.by_method.values()},
         "tied": [candidate.label for candidate in choice.tied],
+        "without_gain": choice.without_gain,
     }
 
 

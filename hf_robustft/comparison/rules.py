@@ -98,6 +98,7 @@ class Rule:
         is_bound (`bool`): Whether it looks at what it is judged by: an upper bound, never a result.
         is_partial (`bool`): Whether it chooses among those candidates that were measured on its sets, where not all were.
         measure ([`Measure`]): What leads the comparison, by whose key it looks.
+        without_gain (`str`): What it did where no candidate gains over zero-shot on its sets; empty where that changes nothing.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Rule:
     is_bound: bool = False
     is_partial: bool = False
     measure: Measure = ACCURACY
+    without_gain: str = ""
 
     @property
     def metric(self) -> str:
@@ -145,6 +147,11 @@ def _mean(view: View, metric: str) -> float:
 def _most_accurate(views: Sequence[View], baseline: View | None) -> int:
     scores = [_mean(view, view.headline) for view in views]
     return scores.index(max(scores))
+
+
+def gains(views: Sequence[View], baseline: View) -> bool:
+    """Whether any of some candidates gains over zero-shot on what a rule looks at; `views` are theirs, `baseline` that of zero-shot."""
+    return max(_mean(view, view.headline) for view in views) > _mean(baseline, baseline.headline)
 
 
 def _smallest_within(views: Sequence[View], baseline: View | None) -> int:
@@ -218,14 +225,15 @@ RULES: dict[str, Rule] = {
         Rule(
             "id_within",
             f"the smallest rate of a method that keeps {KEPT:.0%} of its best gain over zero-shot in accuracy on the "
-            "validation set; between the methods' choices, which no rate puts in order, the best accuracy there, and of equal ones "
-            "the lower NLL",
+            "validation set, and where none of its rates gains there, the best accuracy; between the methods' choices, which no rate puts in "
+            "order, the best accuracy there, and of equal ones the lower NLL",
             "validation",
             ("accuracy",),
             _smallest_within,
             _most_accurate_between,
             sees_too=("nll",),
             baseline=True,
+            without_gain="took the best accuracy there in place of the smallest rate that keeps a share of a gain",
         ),
         Rule(
             "id_nearest",
@@ -294,7 +302,8 @@ def find_rule(name: str, measure: Measure = ACCURACY) -> Rule:
     rule = RULES[base]
     if measure is not ACCURACY:
         keys = {key: tuple(measure.key if item == ACCURACY.key else item for item in getattr(rule, key)) for key in ("metrics", "sees_too")}
-        rule = replace(rule, says=measure.in_words(rule.says), measure=measure, **keys)
+        words = {key: measure.in_words(getattr(rule, key)) for key in ("says", "without_gain")}
+        rule = replace(rule, measure=measure, **words, **keys)
     if not part:
         return rule
     says = rule.says.replace("one shifted set in turn", f"the shifted set {part}")

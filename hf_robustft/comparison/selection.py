@@ -24,6 +24,7 @@ from .rules import (
     Rule,
     View,
     find_rule,
+    gains,
     lowest_nll,
     reported,
     rotations,
@@ -71,6 +72,7 @@ class Choice:
         by_method (`dict[str, Candidate]`): Its choice among the rates of each method, see [`line_of`].
         metric (`str`): What decided, in words.
         tied (`tuple[Candidate, ...]`): The choices of other methods that are as good by that, with which the NLL dealt.
+        without_gain (`bool`): Whether no candidate gains over zero-shot on these sets, and the rule says what it does then.
     """
 
     rule: str
@@ -79,6 +81,7 @@ class Choice:
     by_method: dict[str, Candidate]
     metric: str
     tied: tuple[Candidate, ...] = ()
+    without_gain: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def choose(
     equal = rule.between(seen_of, start)
     best = finalists[lowest_nll(seen_of, equal)]
     tied = tuple(finalists[index] for index in equal if finalists[index] != best)
-    return Choice(rule.name, best, sets, picks, rule.metric, tied)
+    without_gain = bool(rule.without_gain) and not gains(list(views.values()), start)
+    return Choice(rule.name, best, sets, picks, rule.metric, tied, without_gain)
 
 
 def shift_means(measured: Measured, sets: Sequence[str], measure: Measure = ACCURACY) -> dict[str, float]:

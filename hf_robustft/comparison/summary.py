@@ -23,10 +23,11 @@ Keys, of which those are missing that nothing is known of:
   - `against_zero_shot`, `against_flyp`, `against_winner`: by set (validation too, where both kept predictions), or `shift_mean` and `id_mean`, and metric, a paired difference
     `{"mean", "se", "low", "high", "beyond_noise"}`: the candidate less the other. `se`, `low`, `high` and `beyond_noise` are
     `None` where nothing says how far chance moves it. FLYP is that at the same rate.
-- `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label), "chance", "tied"}`; `None`
+- `rule`: the one that has chosen, `{"name", "says", "looked_at", "grid" (rates by method_label), "seeds", "chosen" (a label), "chance", "tied", "without_gain"}`; `None`
   where nothing was measured that a rule may look at. Of `concepts` grid and seeds are those of the twins. `chance` is what cannot be
   told from the choice by what the rule looked at, `{"n" (images), "others", "ties" (labels), "zero_shot_ties", "zero_shot_is_better"}`,
-  see [`chance`]; `tied` are the labels of what other methods have that is as good there, between which the lower NLL decided.
+  see [`chance`]; `tied` are the labels of what other methods have that is as good there, between which the lower NLL decided; `without_gain` is
+  whether no candidate gains over zero-shot there, so that `id_within` had no share of a gain to keep, and took the best.
 - `choices`: what each rule would choose, by its name, see [`choices.choices`]. `oracle` looks at what is reported: a bound, not a
   result (`is_bound`).
 - `frontier`: by `method_label` points `[ID accuracy, shift accuracy, shift NLL, rate]`; `curves`: by label points

@@ -179,6 +179,7 @@ _RULE = _fields(
             dict.fromkeys(("zero_shot_ties", "zero_shot_is_better"), _is(_BOOL)),
         ),
         "tied": _TEXTS,
+        "without_gain": _is(_BOOL),
     },
 )
 _CHOICE = {

@@ -86,7 +86,7 @@ def find_winner(summary: Mapping[str, Any], label: str, rule: str | None) -> dic
 
 
 def may_be_chance(summary: Mapping[str, Any]) -> str:
-    """Return what a `summary` knows of whether chance, or the NLL, made the rule's choice, without a full stop; empty where neither did."""
+    """Return what a `summary` knows of whether chance, the NLL or no gain at all made the rule's choice, without a full stop; else nothing."""
     rule, measure = summary["rule"] or {}, measure_of(summary)
     chance, names = rule.get("chance") or {"ties": ()}, {row["label"]: spoken(row) for row in summary["candidates"]}
     ties, said, can = chance["ties"], [], "cannot"
@@ -104,7 +104,11 @@ def may_be_chance(summary: Mapping[str, Any]) -> str:
         said.append(f"O{images}, it cannot be told from zero-shot")
     if chance.get("zero_shot_is_better"):
         said.append(f"O{images}, zero-shot {'has the higher mAP' if measure.of_lists else 'is more accurate'}")
-    return ". ".join([*said, *_equally_good(rule, names, measure)])
+    said += _equally_good(rule, names, measure)
+    if rule.get("without_gain"):
+        found = find_rule(rule["name"], measure).without_gain
+        said.append(f"O{images or 'n what the rule looked at'}, no candidate gains over zero-shot: {rule['name']} {found}")
+    return ". ".join(said)
 
 
 def _equally_good(rule: Mapping[str, Any], names: Mapping[str, str], measure: Measure) -> list[str]:

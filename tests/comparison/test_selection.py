@@ -194,10 +194,14 @@ def test_id_within_keeps_ninety_percent_of_the_gain():
     candidates = {Candidate("carot", 1e-3): numbers(1.0), Candidate("carot", 1e-4): numbers(0.949)}
     assert choose("id_within", candidates, roles, start).candidate.learning_rate == 1e-3
     candidates[Candidate("carot", 1e-4)] = numbers(0.951)
-    assert choose("id_within", candidates, roles, start).candidate.learning_rate == 1e-4
+    found = choose("id_within", candidates, roles, start)
+    assert found.candidate.learning_rate == 1e-4 and not found.without_gain
     # Nothing gains: the least harm is chosen, not the smallest rate.
     candidates = {Candidate("carot", 1e-3): numbers(0.49), Candidate("carot", 1e-4): numbers(0.45)}
-    assert choose("id_within", candidates, roles, start).candidate.learning_rate == 1e-3
+    for least in (0.5, 0.499):
+        candidates[Candidate("carot", 1e-3)] = numbers(least)
+        found = choose("id_within", candidates, roles, start)
+        assert found.candidate.learning_rate == 1e-3 and found.without_gain and not choose("id", candidates, roles, start).without_gain
     with pytest.raises(ValueError, match="zero-shot"):
         choose("id_within", candidates, roles)
 

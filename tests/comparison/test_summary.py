@@ -244,6 +244,22 @@ def test_a_choice_that_validation_images_do_not_support_is_said_to_be_one(tmp_pa
     assert alone["rule"]["tied"] == [] and ("it cannot be told from zero-shot" in alone["winner"]["words"]) == (start == validation)
 
 
+@pytest.mark.parametrize("gained", [0.0, 0.1])
+def test_where_no_candidate_gains_on_validation_the_verdict_says_what_id_within_does_then(tmp_path, gained):
+    for number, rate in enumerate((1e-5, 1e-4, 1e-3)):
+        finished_with_predictions(tmp_path / f"{rate}", "flyp", rate, 0, (0.9, 0.6, 0.5, 0.5 + 0.05 * number + gained), SETS)
+    finished_with_predictions(tmp_path / "z", "zero_shot", None, None, (0.6, 0.4, 0.4, 0.6), SETS)
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())))
+    words = "no candidate gains over zero-shot: id_within took the best accuracy there"
+    assert summary["rule"]["without_gain"] == (gained == 0) and summary["rule"]["chosen"] == "FLYP, 1e-3"
+    for text in (summary["winner"]["words"], markdown_table(summary), " ".join(terminal_table(summary).split())):
+        assert (f"On the 120 images that the rule looked at, {words}" in text) == (gained == 0)
+    # The rule in words, which the tables show, says it in any case.
+    assert "where none of its rates gains there, the best accuracy" in " ".join(markdown_table(summary).split())
+    of_lists = may_be_chance({**summary, "measure": "map", "rule": {"name": "id_within", "without_gain": True}})
+    assert "On what the rule looked at" in of_lists and "the best mAP there" in of_lists
+
+
 def test_of_many_that_are_better_the_furthest_ahead_are_named(tmp_path):
     rates = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)
     for number, rate in enumerate(rates):
