@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, collate_images
 from ..data.images import BadImages
+from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
 from ..evaluation.calibration import expected_calibration_error, negative_log_likelihood
 from ..modeling.features import encode_images, normalised
@@ -100,7 +101,8 @@ def read_images(
     images = EvaluationImages(benchmark.load(), transform, bad_images=bad_images, border=benchmark.border, **columns)
     rows = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)).tolist()
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    loader = DataLoader(images, batch_sampler=batches, collate_fn=collate_images, num_workers=num_workers)
+    options = {"num_workers": num_workers, "multiprocessing_context": reading_context(num_workers)}
+    loader = DataLoader(images, batch_sampler=batches, collate_fn=collate_images, **options)
     levels, labels = [], []
     for batch in tqdm(loader, desc=benchmark.name, disable=not progress, leave=False):
         batch = images.bad_images.take(batch)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
 from ..files import locked
 from ..locks import FolderInUse
@@ -235,6 +236,7 @@ def _answered(
         batch_sampler=batches(),
         collate_fn=collated,
         num_workers=num_workers,
+        multiprocessing_context=reading_context(num_workers),
         worker_init_fn=leave_the_parent_process,
         pin_memory=classify.device.type == "cuda",
         generator=torch.Generator().manual_seed(0),

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..data.class_folders import image_files
 from ..data.messages import quoted
+from ..data.readers import reading_context
 from ..evaluation.collect import classify
 from ..evaluation.open_set import DEFAULT_SCORE, score
 from ..files import locked
@@ -219,6 +220,7 @@ def measured(
         batch_sampler=batches(),
         collate_fn=collated,
         num_workers=settings["num_workers"],
+        multiprocessing_context=reading_context(settings["num_workers"]),
         worker_init_fn=leave_the_parent_process,
         pin_memory=model.device.type == "cuda",
         generator=torch.Generator().manual_seed(0),

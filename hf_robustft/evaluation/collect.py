@@ -23,6 +23,7 @@ from ..data.class_projection import head_classes
 from ..data.examples import EvaluationImages, collate_images
 from ..data.images import BadImages
 from ..data.messages import without_tokens
+from ..data.readers import reading_context
 from ..data.streams.examples import StreamedEvaluationImages, check_count
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import unwrapped
@@ -202,6 +203,7 @@ def image_batches(
         transform = replace(transform, output="uint8")
     options = {
         "num_workers": num_workers,
+        "multiprocessing_context": reading_context(num_workers),
         "pin_memory": model.device.type == "cuda",
         # Without its own generator a loader draws from the global one, and evaluating would change training.
         "generator": torch.Generator().manual_seed(seed),

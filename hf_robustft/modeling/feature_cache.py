@@ -27,6 +27,7 @@ from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images, zeros_and_ones
 from ..data.images import BadImages, UnreadableImage, images_fingerprint
 from ..data.messages import one_line
+from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
 from ..files import whole_file
 from .dual_encoder import DualEncoder, unwrapped
@@ -313,6 +314,7 @@ def _encode(
         batch_sampler=[[(view, row) if views else row for row in rows.tolist()] for view, rows in share],
         collate_fn=_collate,
         num_workers=num_workers,
+        multiprocessing_context=reading_context(num_workers),
         pin_memory=model.device.type == "cuda",
         # Without a generator of its own a loader draws from the global one, and caching would change training.
         generator=torch.Generator().manual_seed(0),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
+from ..data.readers import reading_context
 from ..data.streams.examples import StreamingExamples
 from ..modeling.features import normalised
 from ..objectives.base import take
@@ -83,11 +84,15 @@ class TrainingPasses:
     def get_train_dataloader(self):
         self._stream = None
         if not isinstance(self.train_dataset, StreamingExamples):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            # Of Accelerate's loaders this one starts the workers.
+            base = getattr(loader, "base_dataloader", loader)
+            base.multiprocessing_context = base.multiprocessing_context or reading_context(base.num_workers)
+            return loader
         options: dict[str, Any] = {"pin_memory": self.args.dataloader_pin_memory}
-        if self.args.dataloader_num_workers:
+        if workers := self.args.dataloader_num_workers:
             options["prefetch_factor"] = self.args.dataloader_prefetch_factor
-            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context
+            options["multiprocessing_context"] = self.args.dataloader_multiprocessing_context or reading_context(workers)
         self._stream = StreamLoader(
             self.train_dataset,
             self.data_collator,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import datasets
 import pytest
@@ -13,6 +14,7 @@ from helpers.runs import Kill, Killed, assert_same_run, trainer_of, with_dropout
 from helpers.streams import benchmark, recorded
 
 from hf_robustft import CaRotTrainer, FLYPTrainer, TRACERTrainer
+from hf_robustft.data import readers
 from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.training.streaming import StreamLoader
 
@@ -198,3 +200,18 @@ def test_what_cannot_be_trained_on_is_refused(tiny_clip, data, tmp_path):
     endless = datasets.Dataset.from_dict({"a": [1]}).to_iterable_dataset()
     with pytest.raises(ValueError, match="cannot be resumed exactly.*streaming=True"):
         trainer(endless, max_steps=3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked by default")
+@pytest.mark.parametrize("stored", [True, False])
+def test_workers_are_begun_for_certain(tiny_clip, data, tmp_path, monkeypatch, stored):
+    begun = []
+    launch = readers._Forked._launch
+    monkeypatch.setattr(readers, "FORK_CAN_HANG", True)
+    monkeypatch.setattr(readers._Forked, "_launch", lambda self, process: (launch(self, process), begun.append(self.pid)))
+    settings = {"max_steps": 1, "dataloader_num_workers": 2}
+    if stored:
+        trainer_of(FLYPTrainer, tiny_clip, tmp_path, **settings).train()
+    else:
+        recorded(tiny_clip, data["parquet"], tmp_path, **settings)
+    assert len(set(begun)) == 2

@@ -1,0 +1,95 @@
+# Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
+"""Processes that read begin, or others are begun in their place: what is read is the same, and nothing stays behind."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from fork_storm import storm
+
+from hf_robustft.data import readers
+from hf_robustft.data.readers import reading_context
+
+#: The first of the processes that are forked hang before they run any Python of their own, as python/cpython#112275 has it.
+SCRIPT = """
+import mmap, os, sys, time
+import psutil
+from torch.utils.data import DataLoader
+from hf_robustft.data import readers
+
+hanging, forks = int(sys.argv[1]), mmap.mmap(-1, 1)
+
+def hang():
+    forks[0] += 1
+    if forks[0] <= hanging:
+        time.sleep(1000)
+
+readers.FORK_CAN_HANG, readers.SECONDS, readers.TRIES = True, 2.0, 5
+
+def read():
+    loader = DataLoader(range(20), batch_size=3, num_workers=2, multiprocessing_context=readers.reading_context(2))
+    return [number for batch in loader for number in batch.tolist()]
+
+assert read() == list(range(20))
+os.register_at_fork(after_in_child=hang)
+me = psutil.Process()
+open_before = me.num_fds()
+assert read() == list(range(20))
+print(forks[0], me.num_fds() - open_before, len(me.children()))
+"""
+
+
+def forked(hanging: int) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", SCRIPT, str(hanging)], capture_output=True, text=True, timeout=120)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked by default")
+
+
+@linux
+@pytest.mark.parametrize("hanging", [0, 2])
+def test_what_hangs_is_begun_again_and_leaves_nothing(hanging):
+    done = forked(hanging)
+    assert done.returncode == 0, done.stderr
+    again = done.stderr.count("did not begin")
+    # On a busy machine one that does not hang may be late.
+    assert again >= hanging and done.stdout.split() == [str(2 + again), "0", "0"]
+
+
+@linux
+def test_what_hangs_each_time_is_an_error_that_names_the_way_out():
+    done = forked(200)
+    assert done.returncode == 1
+    assert "RuntimeError" in done.stderr and "--dataloader_num_workers 0" in done.stderr.splitlines()[-1]
+
+
+def test_only_workers_that_can_hang_are_watched(monkeypatch):
+    monkeypatch.setattr(readers, "FORK_CAN_HANG", True)
+    monkeypatch.setattr(readers.multiprocessing, "get_start_method", lambda allow_none: "fork")
+    assert reading_context(0) is None and reading_context(2) is not None
+    monkeypatch.setattr(readers.multiprocessing, "get_start_method", lambda allow_none: "spawn")
+    assert reading_context(2) is None, "the user's own choice"
+    monkeypatch.setattr(readers.multiprocessing, "get_start_method", lambda allow_none: "fork")
+    monkeypatch.setattr(readers, "FORK_CAN_HANG", False)
+    assert reading_context(2) is None
+
+
+def test_every_loader_with_workers_is_watched(repository):
+    # `StreamLoader` is given the context by the Trainer: tests/training/test_passes.py.
+    calls = {}
+    for file in (repository / "hf_robustft").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+            if getattr(call.func, "id", "") == "DataLoader" and {"num_workers", None} & {word.arg for word in call.keywords}:
+                calls[file.name] = "reading_context(" in text
+    assert len(calls) >= 6 and [name for name, watched in calls.items() if not watched] == ["streaming.py"]
+
+
+@linux
+@pytest.mark.slow(reason="half a minute of forks, of which one in 400 hangs with Python 3.11.7's own context")
+def test_none_hangs_beside_threads_that_enter_python(monkeypatch):
+    monkeypatch.setattr(readers, "FORK_CAN_HANG", True)
+    monkeypatch.setattr(readers, "SECONDS", 5.0)
+    forks, hung = storm(reading_context(1), 30)
+    assert forks > 100 and not hung
