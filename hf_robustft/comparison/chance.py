@@ -31,7 +31,8 @@ def chance_of_choice(comparison: Comparison, rule: Mapping[str, Any]) -> dict[st
     key = comparison.measure.key
     of_start: dict[str, bool] = {}
     for part in comparison.twins if LEFT_OUT in looked_at else [comparison]:
-        of = {candidate.label: runs for candidate, runs in part.candidates.items()}
+        measured = {candidate: runs for candidate, runs in part.candidates.items() if all(name in run.sets for run in runs for name in looked_at)}
+        of = {candidate.label: runs for candidate, runs in measured.items()}
         chosen = of.pop(rule["chosen"])
         n += sum(chosen[0].measured(name)["n"] for name in looked_at)
         # Whatever their role elsewhere, these are the sets that decide here.

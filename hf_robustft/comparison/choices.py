@@ -25,17 +25,17 @@ _FEWEST_PLACES, _MOST_PLACES = 3, 8
 
 def usable_rule(comparison: Comparison) -> str | None:
     """
-    The first of the usual rules whose sets were measured in this `comparison`; `None` if there is none. `concepts` is the first where
-    at least two candidates have twins, or the only one has.
+    The first of the usual rules whose sets were measured in this `comparison`; `None` if there is none. What a rule looks at at least two
+    candidates have, or the only one: twins for `concepts`, for the others predictions of validation images.
     """
     candidates, *others = _measured(comparison)
-    twinned = sum(LEFT_OUT in sets for sets in candidates.values())
-    for rule in USUAL_RULES if twinned >= min(2, len(candidates)) else USUAL_RULES[1:]:
+    for rule in USUAL_RULES:
         try:
-            choose(rule, candidates, *others, comparison.measure)
+            choice = choose(rule, candidates, *others, comparison.measure)
         except ValueError:
             continue
-        return rule
+        if sum(all(name in sets for name in choice.looked_at) for sets in candidates.values()) >= min(2, len(candidates)):
+            return rule
     return None
 
 

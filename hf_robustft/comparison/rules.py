@@ -221,6 +221,7 @@ RULES: dict[str, Rule] = {
             _most_accurate,
             _most_accurate_between,
             sees_too=("nll",),
+            is_partial=True,
         ),
         Rule(
             "id_within",
@@ -233,6 +234,7 @@ RULES: dict[str, Rule] = {
             _most_accurate_between,
             sees_too=("nll",),
             baseline=True,
+            is_partial=True,
             without_gain="took the best accuracy there in place of the smallest rate that keeps a share of a gain",
         ),
         Rule(
@@ -245,6 +247,7 @@ RULES: dict[str, Rule] = {
             _nearest_to_zero_shot,
             _nearest_between,
             baseline=True,
+            is_partial=True,
             sees_too=("n",),
         ),
         Rule(

@@ -29,7 +29,7 @@ from ..modeling.model_files import reading
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS
 from .measures import ACCURACY, MEAN_PRECISION, Measure
-from .same_data import check_data, check_predictions, check_twins, left_out, unreadable
+from .same_data import check_data, check_predictions, check_twins, left_out, unreadable, without_predictions
 from .variants import with_variants
 
 #: Where runs are compared at all.
@@ -174,14 +174,18 @@ class Comparison:
 
     @property
     def sets(self) -> dict[str, str]:
-        """The role of each set that all runs were measured on, as a `dict`: ID, shifts, validation, open sets."""
-        first, *others = (run.sets for run in self.runs)
+        """
+        The role of each set that all runs were measured on, as a `dict`: ID, shifts, validation, open sets. Of a validation set the runs of
+        one candidate are enough: rules choose among those that have it.
+        """
+        every = [[run.sets for run in runs] for runs in self.candidates.values()]
         # A baseline that a run measured before its training knows of no validation images.
-        start = first if self.zero_shot is None else self.zero_shot.sets
+        start = self.runs[0].sets if self.zero_shot is None else self.zero_shot.sets
+        found = {name: role for sets in every for of in sets for name, role in of.items()}
         return {
             name: role
-            for name, role in first.items()
-            if all(name in other for other in others) and (name in start or role == "validation")
+            for name, role in sorted(found.items(), key=lambda item: _ROLES.index(item[1]))
+            if (any if role == "validation" else all)(all(name in of for of in sets) for sets in every) and (name in start or role == "validation")
         }
 
     def measured(self, candidate: Candidate) -> dict[str, dict[str, float]]:
@@ -322,6 +326,7 @@ def _compared(runs: list[FinishedRun], zero_shots: list[FinishedRun]) -> Compari
             f"No set was measured in all of the {len(every)} folders (there are {', '.join(sets) or 'none whose images have labels'}); measure them on the same sets."
         )
     comparison.notes += left_out([*runs, *zero_shots], comparison.sets)
+    comparison.notes += without_predictions(comparison)
     comparison.notes += unreadable(runs, comparison.sets)
     return comparison
 

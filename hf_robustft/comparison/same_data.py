@@ -18,7 +18,7 @@ from ..evaluation.tables import unreadable_line
 from ..publishing.run_folder import EVALUATION_FILE
 
 if TYPE_CHECKING:
-    from .runs import FinishedRun
+    from .runs import Comparison, FinishedRun
 
 
 def check_data(runs: Sequence[FinishedRun]) -> None:
@@ -138,13 +138,48 @@ def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str
     for name, role in {name: role for run in runs for name, role in run.sets.items()}.items():
         if name in shared:
             continue
-        without = listed(list(dict.fromkeys(run.folder.name for run in runs if name not in run.sets)))
+        without = _folders(run for run in runs if name not in run.sets and not (role == "validation" and _is_baseline(run)))
         # The report has validation images with lists of labels, as it has others.
         kept = role == "validation" and not any(run.measure.of_lists for run in runs)
         notes.append(
             f"{name} is left out: {without} {'kept no predictions of it (--save_predictions)' if kept else 'did not measure it'}."
         )
     return notes
+
+
+def without_predictions(comparison: Comparison) -> list[str]:
+    """Sentences on what is not known of those runs of a `comparison` that kept no predictions, where others did."""
+    if comparison.measure.of_lists:
+        # Runs on them keep logits, without which they are not compared at all.
+        return []
+    notes, sets, start = [], comparison.sets, comparison.zero_shot
+    for name in (name for name, role in sets.items() if role == "validation"):
+        if without := [run for run in comparison.runs if name not in run.sets]:
+            labels = [item.label for item, runs in comparison.candidates.items() if any(name not in run.sets for run in runs)]
+            notes.append(f"{_folders(without)} kept no predictions of {name} (--save_predictions): rules that look at it do not choose among {listed(labels)}.")
+        if start is not None and not _is_baseline(start) and name not in start.sets:
+            notes.append(
+                f"{_folders([start])} kept no predictions of {name} (--save_predictions): id_within and id_nearest, which ask for the gain over zero-shot "
+                "there, do not choose."
+            )
+    tested = [name for name, role in sets.items() if role in ("id", "shift")]
+    runs = [*comparison.runs, *([start] if start is not None and not _is_baseline(start) else [])]
+    without = [run for run in runs if run.predictions is None or not all(name in run.predictions.sets for name in tested)]
+    if 0 < len(without) < len(runs):
+        notes.append(
+            f"{_folders(without)} kept no predictions of {listed(tested)} (--save_predictions): differences from others come from the samples in reports, if "
+            "any, and classes and single images are not compared."
+        )
+    return notes
+
+
+def _is_baseline(run: FinishedRun) -> bool:
+    """Whether a `run` is what another one measured before its training, of which no predictions are kept."""
+    return run.candidate.method == "zero_shot" != run.facts["method"]
+
+
+def _folders(runs: Iterable[FinishedRun]) -> str:
+    return listed(list(dict.fromkeys(run.folder.name for run in runs)))
 
 
 def unreadable(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:

@@ -201,7 +201,7 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
     entries = {entry["name"]: entry for entry in card.get("sets", ())}
     rows = []
     for name, role in sets.items():
-        images = first.report.open_set[name] if role == "open_set" else first.measured(name)
+        images = first.report.open_set[name] if role == "open_set" else next(run for run in comparison.runs if name in run.sets).measured(name)
         known = [run.predictions.sets[name] for run in comparison.runs if kept(run, [name])]
         group = grouped(known).group if known else None
         groups = None if group is None else len(np.unique(group))

@@ -260,6 +260,36 @@ def test_where_no_candidate_gains_on_validation_the_verdict_says_what_id_within_
     assert "On what the rule looked at" in of_lists and "the best mAP there" in of_lists
 
 
+def test_of_a_run_without_predictions_only_what_needs_them_is_left_out(tmp_path):
+    for method, validation in (("carot", 0.8), ("flyp", 0.9), ("tracer", 0.95), ("zero_shot", 0.6)):
+        rate, seed = (None, None) if method == "zero_shot" else (1e-3, 0)
+        finished_with_predictions(tmp_path / f"{method}-run", method, rate, seed, (0.9, 0.6, 0.5, validation), SETS)
+    folders = sorted(tmp_path.iterdir())
+    whole = summarise(read_runs(folders))
+    assert whole["notes"] == [] and whole["rule"]["chosen"] == "TRACER, 1e-3"
+    (tmp_path / "tracer-run" / "predictions.parquet").unlink()
+    found = summarise(read_runs(folders))
+    # The others are told from each other as before, by the same rule.
+    assert found["rule"]["name"] == "id_within" and found["rule"]["chosen"] == "FLYP, 1e-3" and found["rule"]["grid"] == {"CaRot": [1e-3], "FLYP": [1e-3]}
+    assert found["rule"]["chance"]["others"] == 1 and found["rule"]["chance"]["n"] == 120
+    assert found["data"] == whole["data"] and len(found["candidates"]) == 3 and "held out" not in candidate(found, "TRACER, 1e-3")["sets"]
+    for label in ("CaRot, 1e-3", "FLYP, 1e-3"):
+        for key in ("sets", "against_zero_shot"):
+            assert candidate(found, label)[key] == candidate(whole, label)[key]
+        assert found["per_class"].get(label) == whole["per_class"].get(label)
+    assert len(found["notes"]) == 2 and all("tracer-run" in note and "--save_predictions" in note for note in found["notes"])
+    assert "held out" in found["notes"][0] and "TRACER, 1e-3" in found["notes"][0]
+    save_comparison(found, tmp_path / "c.json")
+    assert "tracer-run kept no predictions of held out" in markdown_table(load_comparison(tmp_path / "c.json"))
+    # Of one candidate alone nothing is chosen, and without zero-shot's no gain is known.
+    (tmp_path / "carot-run" / "predictions.parquet").unlink()
+    alone = summarise(read_runs(folders))
+    assert alone["rule"] is None and "CaRot, 1e-3 and TRACER, 1e-3" in alone["notes"][0] and "carot-run and tracer-run" in alone["notes"][0]
+    (tmp_path / "zero_shot-run" / "predictions.parquet").unlink()
+    none = summarise(read_runs([tmp_path / f"{name}-run" for name in ("flyp", "zero_shot")]))
+    assert none["rule"]["name"] == "id" and any("zero_shot-run kept no predictions of held out" in note for note in none["notes"])
+
+
 def test_of_many_that_are_better_the_furthest_ahead_are_named(tmp_path):
     rates = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)
     for number, rate in enumerate(rates):
