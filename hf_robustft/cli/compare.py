@@ -39,7 +39,7 @@ from ..publishing.text import public_text
 from .commands import CommandParser, option
 from .compare_plan import COMPARABLE, Passed, plan
 from .compare_runs import carry_out, model_bytes, slots
-from .first_paths import check_outside
+from .first_paths import check_outside_runs
 from .merging import MERGEABLE
 from .parser import UsageError
 from .passed_on import parted
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     own, passed = parted(arguments, parser(), train_parser())
     (options,) = parser().parse(own)
-    check_outside(vars(options), {"DIR": "folders"}, options.output_dir)
+    check_outside_runs(vars(options))
     check_output_dir(options.output_dir)
     if options.dry_run and not options.folders:
         return compare_methods(options, passed, arguments)[1]

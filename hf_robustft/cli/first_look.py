@@ -25,6 +25,7 @@ from .first_paths import (
     check_data,
     check_model,
     check_outside,
+    check_outside_runs,
     check_predicted,
     check_verified,
     check_watched,
@@ -272,7 +273,7 @@ def _check_compared(values: dict[str, Any], alone: bool) -> None:
     for folder in values.get("folders", ()) if alone and not values.keys() - {"folders", "rule", "output_dir"} else ():
         if not Path(folder).exists():
             raise UsageError(f"There is no folder {folder}{beside(folder) or '; give folders of finished runs, or --train_dataset to train some'}")
-    check_outside(values, {"DIR": "folders"}, "outputs/compare")
+    check_outside_runs(values)
 
 
 def _check_trackers(given: Any, known: list[str]) -> None:

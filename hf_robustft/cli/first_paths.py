@@ -87,6 +87,16 @@ def check_outside(values: dict[str, Any], reads: dict[str, str], usual: str) -> 
                 raise UsageError(f"`--output_dir {output}` lies in the folder that `{reader}` reads, which the command would change; give another folder")
 
 
+def check_outside_runs(values: dict[str, Any]) -> None:
+    """Refuse, of the `values` of `compare`, an output folder in that of a finished run that it reads. Raises UsageError."""
+    # Read when it is asked for: most command lines name no such folder.
+    from ..modeling.metadata import METADATA_FILE
+
+    # What else a folder holds is said where it is read: several runs, or images.
+    runs = [folder for folder in values.get("folders", ()) if (Path(folder) / METADATA_FILE).is_file()]
+    check_outside({**values, "folders": runs}, {"DIR": "folders"}, "outputs/compare")
+
+
 def check_images(word: str, option: str, registered: list[str]) -> None:
     """Refuse a `word` behind an `option` that can be neither images nor a data set, `registered` or not. Raises UsageError."""
     if re.match(r"\w{2,}://", word):

@@ -243,6 +243,8 @@ def tmp(tmp_path_factory):
         (folder / name).mkdir()
     (folder / "images" / "1.png").write_bytes(b"")
     (folder / "commas.yaml").write_text(f"eval_datasets: {folder}/images, {folder}/model:shift\n")
+    for name in ("images", "model"):
+        (folder / name / "robustft.json").write_text("{}")
     (folder / "model" / "config.json").write_text("{}")
     return folder
 
