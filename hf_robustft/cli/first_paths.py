@@ -192,7 +192,7 @@ def check_data(text: str, option: str, registered: list[str]) -> None:
             raise UsageError(f"`{given}`: {copy} does not exist{beside(copy)}")
         return
     path = Path(place).expanduser()
-    if path.is_dir() and not any(files for _, _, files in os.walk(path)):
+    if path.is_dir() and not any(files or any(os.path.islink(os.path.join(inner, name)) for name in names) for inner, names, files in os.walk(path)):
         what = "give one folder of images for each class, or parquet files"
         raise UsageError(f"`{given}`: there is no file in the folder {place}; {what}")
     if path.exists() or "," not in place and _may_hold(path.parent, path.name):

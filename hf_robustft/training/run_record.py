@@ -18,6 +18,7 @@ from ..data.streams.examples import StreamingExamples
 from ..data.streams.rows import RowStream
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import effective_precision
+from .model_record import model_record, processor_record
 from .settings import declared_settings, unused_settings
 
 #: So many images, spread over the training set, are compared by their bytes.
@@ -62,6 +63,8 @@ _WORDS = {
     "class_names": "the classes",
     "templates": "the templates",
     "data": "the training set",
+    "model": "a model with",
+    "processor": "a processor with",
 }
 
 
@@ -85,6 +88,10 @@ def run_record(trainer: Any, total_steps: int) -> dict[str, Any]:
     record["total_steps"] = total_steps
     record["class_names"] = list(getattr(dataset, "class_names", None) or ())
     record["templates"] = list(getattr(dataset, "templates", None) or ())
+    record["model"] = model_record(trainer.model)
+    if getattr(trainer, "_processor_record", None) is None:
+        trainer._processor_record = processor_record(trainer.processing_class)
+    record["processor"] = trainer._processor_record
     if getattr(trainer, "_data_record", None) is None:
         trainer._data_record = data_record(dataset)
     record["data"] = trainer._data_record
@@ -189,8 +196,11 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
         # The stream's own state says what to do about it.
         return
     now = json.loads(json.dumps(run_record(trainer, total_steps or saved["total_steps"])))
-    # Older versions recorded less of the data.
+    # Older versions recorded less of the data, and nothing of what prepares and reads them.
     now["data"] = {name: value for name, value in now["data"].items() if name in saved["data"]}
+    other = {part: _differing(saved.get(part, {}), now.pop(part)) for part in ("model", "processor")}
+    saved = {**saved, **{part: before for part, (before, _) in other.items()}}
+    now |= {part: after for part, (_, after) in other.items()}
     skipped = (set() if trainer.fixed_length else {"total_steps"}) | (_OF_STREAMS if streams else set())
     differing = [name for name in now if name in saved and saved[name] != now[name] and name not in skipped]
     # The whole batch says more than its share in one process.
@@ -207,6 +217,12 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
             "from here on the learning rate, and what else is a share of the run, follow the new length.",
             stacklevel=3,
         )
+
+
+def _differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of what both know, what differs."""
+    names = [name for name in now if name in saved and saved[name] != now[name]]
+    return {name: saved[name] for name in names}, {name: now[name] for name in names}
 
 
 def _said(name: str, value: Any) -> str:

@@ -411,7 +411,9 @@ def test_what_only_the_loaders_can_tell_is_left_to_them(tmp_path, monkeypatch):
     for name in ("own/test-0.parquet", "tars/test/0.tar", "photos/cat/1.png", "rows.parquet"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    for text in ("own/test", "own/test:shift", f"{tmp_path}/own/test:open_set", "tars/test", "photos", "photos:validation",
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "cat").symlink_to(tmp_path / "photos" / "cat", target_is_directory=True)
+    for text in ("linked", "own/test", "own/test:shift", f"{tmp_path}/own/test:open_set", "tars/test", "photos", "photos:validation",
                  "rows.parquet", "./photos", "owner/name", "owner/name/test:shift", "imagenet-seen-unseen-seed7:id",
                  "imagenet-1k/train", "pacs-sketch=owner/mirror"):  # fmt: skip
         assert vars(first_look("evaluate", ["owner/model", "--eval_datasets", text]))["eval_datasets"] == [text]

@@ -8,6 +8,7 @@ import re
 import datasets
 import pytest
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
+from transformers import CLIPTokenizer
 
 from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
 from hf_robustft.training.checkpoint_files import VALUES
@@ -21,14 +22,14 @@ def benchmark(data=DATA, **options):
     return Benchmark.from_dataset(data, name="tiny", role="train", **{"templates": TEMPLATES, **options})
 
 
-def trainer_of(model, folder, *, cls=FLYPTrainer, data=None, **settings):
+def trainer_of(model, folder, *, cls=FLYPTrainer, data=None, processor=None, **settings):
     # Values that a record of other numbers can differ from; none of them is a default.
     base = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
     return cls(
         copy.deepcopy(model),
         arguments(folder, **{**base, **settings}),
         train_dataset=benchmark() if data is None else data,
-        processing_class=tiny_processor(),
+        processing_class=processor or tiny_processor(),
     )
 
 
@@ -114,6 +115,48 @@ def test_other_data_are_refused(tiny_clip, tmp_path, checkpoint):
     assert "the training set examples 24" in message(benchmark(DATA.select(range(20))))
     assert "the training set" in message(benchmark(image_dataset(24, seed=3))), "other images, same labels"
     assert "the training set" in message(benchmark(DATA.select(reversed(range(24))))), "the same in another order"
+
+
+def _activation(model, processor):
+    model.config.vision_config.hidden_act = "gelu"
+
+
+def _mean(model, processor):
+    processor.image_processor.image_mean = [0.2, 0.5, 0.5]
+
+
+def _filter(model, processor):
+    processor.image_processor.resample = 0
+
+
+def _vocabulary(model, processor):
+    vocab = processor.tokenizer.get_vocab()
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    processor.tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (_activation, "a model with vision_config.hidden_act quick_gelu, this run has a model with vision_config.hidden_act gelu"),
+        (_mean, "a processor with image mean"),
+        (_filter, "a processor with image resample bicubic, this run has a processor with image resample nearest"),
+        (_vocabulary, "a processor with tokenizer"),
+    ],
+)
+def test_a_model_of_one_shape_that_reads_otherwise_is_refused(tiny_clip, tmp_path, checkpoint, change, words):
+    model, processor = copy.deepcopy(tiny_clip), tiny_processor()
+    change(model, processor)
+    with pytest.raises(ValueError, match=words) as caught:
+        trainer_of(model, tmp_path, processor=processor).train(resume_from_checkpoint=str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_says_nothing_of_model_and_processor_is_resumed(tiny_clip, tmp_path, checkpoint):
+    saved = json.loads((checkpoint / VALUES).read_text())["values"]["run"]
+    known = {name: value for name, value in saved.items() if name not in ("model", "processor")}
+    assert len(known) == len(saved) - 2
+    check_same_run(known, trainer_of(tiny_clip, tmp_path), 4)
 
 
 def test_one_other_image_among_many_is_refused(tiny_clip, tmp_path):
