@@ -103,12 +103,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     where PIL's own conversion would clip all but the darkest 256 of them to white.
 
     Raises:
-        ValueError: integers that are not 16-bit greys, or floating-point numbers: nothing says which of them is white.
+        ValueError: integers that are not 16-bit greys, 32-bit integers that may be 8-bit greys, or floating-point numbers: nothing
+            says which of them is white.
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
         if levels.size and (levels.min() < 0 or levels.max() > 65535):
             raise ValueError(f"its pixels are integers from {levels.min()} to {levels.max()}, not 16-bit greys")
+        if image.mode == "I" and levels.size and 0 < levels.max() < 256:
+            # Taken for 16 bits they would be black.
+            raise ValueError(f"its pixels are 32-bit integers up to {levels.max()}, and nothing says whether 255 or 65535 is white")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
     if image.mode == "RGB" and image.info.get("transparency") is None:

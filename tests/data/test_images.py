@@ -58,6 +58,10 @@ def test_sixteen_bits_are_scaled_not_clipped():
         assert np.array_equal(levels(to_rgb(image)), np.repeat(expected[..., None], 3, axis=-1))
     with pytest.raises(ValueError, match="integers from 0 to 70000"):
         to_rgb(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))
+    with pytest.raises(ValueError, match="32-bit integers up to 255"):
+        to_rgb(Image.fromarray(np.array([[0, 255]], dtype=np.int32)))
+    for black in (np.zeros((1, 2), np.int32), np.array([[0, 255]], np.uint16)):
+        assert levels(to_rgb(Image.fromarray(black))).max() <= 1
     with pytest.raises(ValueError, match="floating-point numbers"):
         to_rgb(Image.fromarray(np.ones((2, 2), dtype=np.float32)))
 
