@@ -33,7 +33,7 @@ from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
 from ..publishing.text import public_command
 from .commands import CommandParser, option
 from .compare import CompareOptions, compare_methods
-from .compare_plan import Passed
+from .compare_given import Passed
 from .passed_on import check_auto, parted
 from .train_arguments import train_parser
 

@@ -37,7 +37,8 @@ from ..modeling.metadata import METADATA_FILE
 from ..modeling.output_folders import check_output_dir
 from ..publishing.text import public_text
 from .commands import CommandParser, option
-from .compare_plan import COMPARABLE, Passed, plan
+from .compare_given import Passed
+from .compare_plan import COMPARABLE, plan
 from .compare_runs import carry_out, model_bytes, slots
 from .first_paths import check_outside_runs
 from .merging import MERGEABLE

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..comparison.concepts import twin_flags
 from ..comparison.rules import CONCEPTS
-from ..comparison.runs import rate_text
 from ..comparison.schedule import Run
 from ..data.benchmarks import Benchmark
 from ..data.catalog.sets import registered_sets
@@ -26,29 +23,23 @@ from ..objectives.context_distillation import ContextDistillationMixin, check_co
 from ..training.label_lists import check_label_lists, serves_label_lists
 from ..training.methods import METHODS, RobustTrainingArguments
 from ..training.ranges import RANGES
-from ..training.settings import settle_settings, unused_settings
-from .compare_length import BATCH_FLAG, lengths
+from ..training.settings import settle_settings
+from .compare_given import Given, Passed
+from .compare_length import lengths
 from .compare_rates import check_rates, rates_around
-from .config_file import read_config, recipes
 from .merging import MERGEABLE, MERGES
-from .option_checks import check, check_options
-from .option_rules import CACHING, MEASURING, MERGE_OPTIONS
 from .own_sets import own_sets, roles_of
 from .parser import UsageError
-from .passed_on import is_given_anyway, refusal
 from .run_settings import settings_of, told_of
 from .specs import Spec
 from .train import TrainingData, load_data
-from .train_arguments import SUITE, ModelArguments, TrainCommand, parse, train_parser
+from .train_arguments import SUITE, ModelArguments, TrainCommand
 
 #: Trained, kept as a cache, and derived from the runs of another method: what is compared by default.
 DEFAULT = (*METHODS, "tip_adapter", *(name for name, merge in MERGES.items() if merge.alpha))
 COMPARABLE = (*METHODS, "tip_adapter", *MERGES)
-#: Of each class, for validation and again for testing, where there is nothing else; and views of each image for methods that train
-#: on the features of a frozen model.
-HELD_OUT, VIEWS = 0.2, 4
-#: At which WiSE-FT is measured too, for its line from the zero-shot to the fine-tuned model.
-ALPHAS = (0.2, 0.4, 0.6, 0.8)
+#: Of each class, for validation and again for testing, where there is nothing else.
+HELD_OUT = 0.2
 #: With fewer classes, one or two that are left out would decide: then there are no twins unless they are asked for.
 FEWEST_CLASSES = 10
 #: What is fitted, chosen or drawn on sets that a run which leaves classes out does not have.
@@ -56,7 +47,6 @@ _NOT_OF_TWINS = (
     *("eval_datasets", "detector", "true_positive_rate", "prediction_sets", "coverage", "fold_temperature", "alpha_sweep"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"),
 )
-Passed = Sequence[tuple[str, Sequence[str]]]
 
 
 @dataclass
@@ -68,7 +58,8 @@ class Plan:
         runs (`list[Run]`): In the order in which they are begun.
         rates (`dict[str, list[float]]`): By method that trains.
         seeds (`list[int]`): Of the runs of each.
-        roles (`dict[str, str]`), notes (`list[str]`): Of the sets that are measured, the validation set included; and what was decided.
+        roles (`dict[str, str]`): Of the sets that are measured, the validation set included.
+        notes (`list[str]`): What was decided, in sentences.
         model (`str`): Where all start.
         benchmarks (`list[Benchmark]`): The sets of the test.
         lists (`bool`): Whether images have lists of labels.
@@ -122,17 +113,12 @@ class _Planner:
             if outside := [value for value in values if value not in RANGES[name]]:
                 raise UsageError(f"`--{name} {outside[0]}` {RANGES[name].problem}")
         check_rates(rates)
-        self.rates, self.seeds, self.output = list(rates), list(dict.fromkeys(seeds)), output
+        self.rates, self.seeds, self.merged = list(rates), list(dict.fromkeys(seeds)), finetune_with or "ft"
         self.notes: list[str] = []
-        self.epochs: dict[str, int] = {}
-        self.batches: dict[str, int] = {}
-        #: Behind the names of twins; and whether images have lists of labels, which is known when the data are opened.
-        self.suffix, self.lists = "", False
-        self.passed = {name: list(words) for name, words in self._with_config(passed)}
-        self.merged = finetune_with or "ft"
-        captions = "caption_column" in self.passed
+        self.given = Given(passed, output, self.seeds, self.merged)
+        captions = "caption_column" in self.given.passed
         fitting = [name for name in DEFAULT if not captions or name in METHODS and not METHODS[name].needs_labels]
-        self.methods, self.named = list(dict.fromkeys(methods)) or fitting, {*methods, self.merged}
+        self.methods, self.asked, self.named = list(dict.fromkeys(methods)) or fitting, {*methods}, {*methods, self.merged}
         self.derived = [name for name in self.methods if name in MERGES]
         if captions and self.derived:
             raise UsageError(f"`--methods {self.derived[0]}` learns nothing from captions; leave it or `--caption_column` out")
@@ -147,48 +133,49 @@ class _Planner:
             self.notes.append(f"{self.merged} is trained too: {' and '.join(self.derived)} merge{'s' * (len(self.derived) == 1)} it")
 
     def plan(self, twins: bool | None) -> Plan:
-        if "caption_column" in self.passed:
+        if "caption_column" in self.given.passed:
             if twins:
                 raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and captions have none; choose another rule")
             twins = False
-        zero_shot = [] if "caption_column" in self.passed else ["zero_shot"]
+        zero_shot = [] if "caption_column" in self.given.passed else ["zero_shot"]
         self._choose_data()
-        self._check_passed()
-        parts = {method: self._parse(method) for method in (*self.methods, *zero_shot)}
+        self.notes += self.given.check_passed(self.methods)
+        parts = {method: self.given.parse(method) for method in (*self.methods, *zero_shot)}
         start = parts[(zero_shot or self.methods)[-1]].model_args
         encoder = outline(start.model, revision=start.model_revision, option="--model")
         trained = [name for name in self.methods if name in METHODS]
-        self._leave_out_unfit(parts, trained, lambda part: settle_settings(part.model_args.trainer, part.args, encoder))
+        what = f"the {encoder.name} of `--model {start.model}`"
+        self._leave_out_unfit(parts, trained, lambda part: settle_settings(part.model_args.trainer, part.args, encoder), what)
         first = next((name for name in self.methods if parts[name][0].has_head), self.methods[0])
         data = self._look_at(parts[first])
-        self.lists = bool(data.train.several)
-        if self.lists:
+        self.given.lists = bool(data.train.several)
+        if self.given.lists:
             self.methods = self._of_lists(parts, data, encoder)
-            parts = {method: self._parse(method) for method in (*self.methods, *zero_shot)}
+            parts = {method: self.given.parse(method) for method in (*self.methods, *zero_shot)}
         self._pin(parts)
         self._check_contexts(parts, data.train.templates)
         images = None if data.train.streaming else len(data.train.load())
         usual = {name: parts[name][2] for name in self.methods if name in METHODS}
         if images is not None and usual:
-            self.batches, self.epochs, said = lengths(usual, images, self.passed)
+            self.given.batches, self.given.epochs, said = lengths(usual, images, self.given.passed)
             self.notes += said
         trained = [name for name in self.methods if name in METHODS]
         chosen = {name: sorted(set(self.rates)) or rates_around(name, *parts[name][::2]) for name in trained}
         # What was just decided is among the settings, and refused where a method cannot have it.
-        for method in {**self.epochs, **self.batches}:
-            parts[method] = self._parse(method)
-        self.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told_of(data)} for name in parts}
-        runs = [self._run(name, None, None) for name in zero_shot]
+        for method in {**self.given.epochs, **self.given.batches}:
+            parts[method] = self.given.parse(method)
+        self.given.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told_of(data)} for name in parts}
+        runs = [self.given.run(name, None, None) for name in zero_shot]
         for seed in self.seeds:
             for method in self.methods:
                 if method in METHODS:
-                    runs += [self._run(method, rate, seed) for rate in chosen[method]]
+                    runs += [self.given.run(method, rate, seed) for rate in chosen[method]]
                 elif method == "tip_adapter":
-                    runs.append(self._run(method, None, seed))
+                    runs.append(self.given.run(method, None, seed))
                 elif method != "model_stock":
-                    runs += [self._run(method, rate, seed) for rate in chosen[self.merged]]
+                    runs += [self.given.run(method, rate, seed) for rate in chosen[self.merged]]
         if "model_stock" in self.derived:
-            runs += [self._run("model_stock", rate, None) for rate in chosen[self.merged]]
+            runs += [self.given.run("model_stock", rate, None) for rate in chosen[self.merged]]
         roles = _roles(data)
         if twins is not False:
             try:
@@ -198,7 +185,7 @@ class _Planner:
                 if twins:
                     raise
                 self.notes.append(f"Chosen by validation images, where there are any (--rule id_within), and not by --rule {CONCEPTS}: {str(error).rstrip('.')}")
-        return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation), self.lists)
+        return Plan(runs, chosen, self.seeds, roles, self.notes, parts[first][0].model, list(data.evaluation), self.given.lists)
 
     def _twins(
         self,
@@ -212,7 +199,7 @@ class _Planner:
         Of each run of the first seed one that is not trained on a part of the classes, where the method can be asked for others; a
         merge is that of the twins. Raises ValueError where that cannot be, or says too little unless it was `asked_for`.
         """
-        if self.lists:
+        if self.given.lists:
             raise UsageError(f"`--rule {CONCEPTS}` leaves classes out of training, and of lists of labels none can be left out: an image has several")
         why_not = {name: why for name in self.methods if (why := _why_no_twin(name, parts[name][0]))}
         able = [name for name in self.methods if name not in why_not]
@@ -228,16 +215,16 @@ class _Planner:
         # What no twin can do is refused before the first run.
         images = len(leave_out_classes(data.train, data.validation)[0].load())
         reasons = [f"{', '.join(name for name in why_not if why_not[name] == why)} ({why})" for why in dict.fromkeys(why_not.values())]
-        twin = copy(self)
-        twin.suffix, twin.batches = "-left-out", lengths(usual, images, self.passed)[0]
+        twin, passed = copy(self.given), self.given.passed
+        twin.suffix, twin.batches = "-left-out", lengths(usual, images, passed)[0]
         # Where images are held out, groups say which.
-        drop = {*_NOT_OF_TWINS, *([] if "hold_out" in self.passed else ["group_column"])}
-        twin.passed = {name: words for name, words in self.passed.items() if name not in drop}
-        texts = [text for text in self._values("eval_datasets") if text and set(roles_of(text)) == {"validation"}]
+        drop = {*_NOT_OF_TWINS, *([] if "hold_out" in passed else ["group_column"])}
+        twin.passed = {name: words for name, words in passed.items() if name not in drop}
+        texts = [text for text in self.given.values("eval_datasets") if text and set(roles_of(text)) == {"validation"}]
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()
-        twin.settings = {name: {**settings_of(twin._parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
-        runs = [twin._run(name, rate, self.seeds[0]) for name, rate in pairs]
+        twin.settings = {name: {**settings_of(twin.parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
+        runs = [twin.run(name, rate, self.seeds[0]) for name, rate in pairs]
         without = "" if asked_for else "; hf-robustft compare --rule id_within makes none"
         self.notes.append(
             f"Each run of {', '.join(able)} with seed {self.seeds[0]} has a twin that is not trained on every fifth class, for --rule {CONCEPTS}"
@@ -252,126 +239,21 @@ class _Planner:
         """Give all runs the commit of the Hub that the model was looked at: what comes between two of them would set them apart."""
         model = next(iter(parts.values())).model_args
         if (commit := pinned(model.model, model.model_revision)) is not None:
-            self.passed["model_revision"] = ["--model_revision", commit]
+            self.given.passed["model_revision"] = ["--model_revision", commit]
             for command in parts.values():
                 command.model_args.model_revision = commit
 
-    def _parse(self, method: str) -> TrainCommand:
-        """The settings of the runs of a method, without rate and seed; of one that merges, as if it trained what it merges."""
-        command = parse([*self._words(method), "--output_dir", str(self.output / "runs" / method)])
-        # Of several models none is there yet.
-        (check_options if method in MERGES and MERGES[method].alpha is None else check)(*command)
-        return command
-
-    # ---- What runs are given ---------------------------------------------------------------------------------------
-
-    def _with_config(self, passed: Passed) -> list[tuple[str, list[str]]]:
-        """The settings of a YAML file as if they were flags; flags come after it."""
-        found = []
-        for name, words in passed:
-            if name != "config":
-                found.append((name, list(words)))
-                continue
-            values = read_config(train_parser(), words[0].partition("=")[2] or words[-1])
-            values = {key: value for key, value in values.items() if not is_given_anyway(key, value)}
-            for key in values:
-                why = refusal(key) if key != "output_dir" else "is given to the comparison by its own flag"
-                if why is not None:
-                    raise UsageError(f"`--config` sets {key}, which {why}")
-            found = [(key, [f"--{key}", *_texts(value)]) for key, value in values.items()] + found
-        return found
-
-    def _reads(self, method: str, name: str) -> bool:
-        """Whether the runs of a method take a setting of training, as derived from others where it merges."""
-        trainer = METHODS.get(method)
-        if name in MERGE_OPTIONS:
-            return method in MERGE_OPTIONS[name]
-        if name in ("feature_views", "feature_cache"):
-            return trainer is not None and not trainer.trains_model
-        if name == "paper_settings":
-            return bool(getattr(trainer, "paper_settings", {}))
-        if name == "shots":
-            # A twin is measured on what is left out of them, whatever it trains.
-            return trainer is not None or method == "tip_adapter" or "leave_out_classes" in self.passed
-        if name == "caption_column":
-            return trainer is not None
-        if name in RobustTrainingArguments.__dataclass_fields__:
-            if trainer is None:
-                return name in MEASURING or method == "tip_adapter" and name in CACHING
-            return name not in unused_settings(trainer, RobustTrainingArguments)
-        return True
-
-    def _check_passed(self) -> None:
-        """Refuse a setting that none of the methods reads, and say which read one that others do not."""
-        for name, words in self.passed.items():
-            readers = [method for method in self.methods if self._reads(method, name)]
-            if not readers:
-                raise UsageError(f"`{' '.join(words)}` would do nothing: none of --methods {' '.join(self.methods)} reads it; leave it out")
-            training = name in RobustTrainingArguments.__dataclass_fields__
-            others = [method for method in self.methods if method not in readers and not (training and method not in METHODS)]
-            if others:
-                self.notes.append(f"`{' '.join(words)}` is for {', '.join(readers)}, not for {', '.join(others)}")
-
-    def _words(self, method: str) -> list[str]:
-        words = [word for name, given in self.passed.items() if self._reads(method, name) for word in given]
-        trainer = METHODS.get(method)
-        if method != "zero_shot" and "caption_column" not in self.passed:
-            words += ["--skip_baseline"]
-        if trainer is not None and "save_strategy" not in self.passed:
-            words += ["--save_strategy", "no"]
-        if trainer is not None and not trainer.trains_model and "streaming" not in self.passed:
-            if "feature_views" not in self.passed and not self._has_recipe(method):
-                words += ["--feature_views", str(VIEWS)]
-            if "feature_cache" not in self.passed:
-                words += ["--feature_cache", str(self.output / "features")]
-        if method == "wise_ft" and not {"alpha_sweep", "leave_out_classes"} & set(self.passed):
-            words += ["--alpha_sweep", *map(str, ALPHAS)]
-        if method in self.epochs:
-            words += ["--num_train_epochs", str(self.epochs[method])]
-        if method in self.batches:
-            words += [f"--{BATCH_FLAG}", str(self.batches[method]), "--dataloader_drop_last"]
-        if "disable_tqdm" not in self.passed:
-            words += ["--disable_tqdm"]
-        return ["--method", method, *words, "--save_logits" if self.lists else "--save_predictions"]
-
-    def _has_recipe(self, method: str) -> bool:
-        return self._value("train_dataset", SUITE) == SUITE and "paper_settings" not in self.passed and f"{SUITE}/{method}" in recipes()
-
-    def _values(self, name: str) -> list[str]:
-        """The values that a setting was given, as texts."""
-        flag, *values = self.passed.get(name, [""])
-        return [*([flag.partition("=")[2]] if "=" in flag else []), *values]
-
-    def _value(self, name: str, default: Any) -> Any:
-        return next(iter(self._values(name)), default)
-
-    def _run(self, method: str, rate: float | None, seed: int | None) -> Run:
-        words, settings, needs = self._words(method), dict(self.settings[method]), ()
-        if method in MERGES:
-            needs = tuple(_name(self.merged, rate, item) + self.suffix for item in (self.seeds if seed is None else [seed]))
-            words += ["--finetuned_model", *(str(self.output / "runs" / name) for name in needs)]
-            settings["finetuned_model"] = list(needs)
-        elif rate is not None:
-            words += ["--learning_rate", rate_text(rate)]
-            settings["learning_rate"] = rate
-        if seed is not None:
-            words += ["--seed", str(seed)]
-            settings["seed"] = seed
-        return Run(_name(method, rate, seed) + self.suffix, method, tuple(words), settings, needs)
-
-    # ---- Data ------------------------------------------------------------------------------------------------------
-
     def _choose_data(self) -> None:
         """Sets to measure on, and images to hold out, where nobody gave any."""
-        train = self._value("train_dataset", SUITE)
+        train = self.given.value("train_dataset", SUITE)
         spec = Spec.parse(train)
-        texts = self._values("eval_datasets")
+        texts = self.given.values("eval_datasets")
         if not texts and not spec.registered:
             texts, said = own_sets(spec)
             self.notes += said
             if texts:
-                self.passed["eval_datasets"] = ["--eval_datasets", *texts]
-        if "hold_out" in self.passed or {"streaming", "caption_column"} & set(self.passed):
+                self.given.passed["eval_datasets"] = ["--eval_datasets", *texts]
+        if "hold_out" in self.given.passed or {"streaming", "caption_column"} & set(self.given.passed):
             return
         # A folder to train on is not a set of the test; a registered suite has its own.
         roles = {role for text in texts or ([train] if spec.registered else []) for role in roles_of(text)}
@@ -380,7 +262,7 @@ class _Planner:
             roles |= {item["role"] for item in registered_sets(spec.source).values() if item["role"] == "validation"}
         missing = [words for role, words in (("validation", "to validate on"), ("id", "to test on")) if role not in roles]
         if missing:
-            self.passed["hold_out"] = ["--hold_out", str(HELD_OUT)]
+            self.given.passed["hold_out"] = ["--hold_out", str(HELD_OUT)]
             self.notes.append(
                 f"There are no images {' or '.join(missing)}: {100 * HELD_OUT:g} % of the training images of each class are held out for "
                 f"{'each' if len(missing) > 1 else 'that'}, the same in every run; give --eval_datasets, or --hold_out"
@@ -401,7 +283,7 @@ class _Planner:
         """Leave a method out, or refuse it where it is named, that compares prompts and has only one."""
         compares = [name for name in self.methods if issubclass(METHODS.get(name, object), ContextDistillationMixin)]
         compares = [name for name in compares if parts[name][2].context_weight]
-        self._leave_out_unfit(parts, compares, lambda part: check_contexts(templates))
+        self._leave_out_unfit(parts, compares, lambda part: check_contexts(templates), "the prompts of these data")
 
     def _of_lists(self, parts: dict[str, TrainCommand], data: TrainingData, encoder: DualEncoder) -> list[str]:
         """Keep the methods that can train on lists of labels."""
@@ -414,13 +296,14 @@ class _Planner:
         self.notes += [f"Left out, as they {words}: {', '.join(others)}"] if others else []
         return able
 
-    def _leave_out_unfit(self, parts: dict[str, TrainCommand], methods: list[str], check: Callable[[TrainCommand], None]) -> None:
+    def _leave_out_unfit(self, parts: dict[str, TrainCommand], methods: list[str], check: Callable[[TrainCommand], None], what: str) -> None:
         for method in methods:
             try:
                 check(parts[method])
             except ValueError as error:
                 if method in self.named:
-                    raise
+                    flag = "--methods" if method in self.asked else "--finetune_with"
+                    raise UsageError(f"`{flag} {method}` does not fit {what}; leave {method} out, or change its settings: {error}") from error
                 self.methods.remove(method)
                 del parts[method]
                 self.notes.append(f"{method} is left out: {str(error).rstrip('.')}")
@@ -435,16 +318,6 @@ def _why_no_twin(method: str, model_args: ModelArguments) -> str | None:
     return "its alpha is chosen on validation images, and a twin has none" if model_args.select_alpha else None
 
 
-def _name(method: str, rate: float | None, seed: int | None) -> str:
-    return "-".join([method, *([] if rate is None else [rate_text(rate)]), *([] if seed is None else [str(seed)])])
-
-
 def _roles(data: TrainingData) -> dict[str, str]:
     sets = [*data.evaluation, *([] if data.validation is None else [data.validation])]
     return {benchmark.name: benchmark.role for benchmark in sets}
-
-
-def _texts(value: Any) -> list[str]:
-    """A setting as the words of a command line."""
-    items = value if isinstance(value, list) else [value]
-    return [json.dumps(item) if isinstance(item, (dict, bool)) else str(item) for item in items]

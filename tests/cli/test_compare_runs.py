@@ -46,8 +46,10 @@ def test_methods_that_a_model_cannot_serve_are_left_out_or_refused(own, tmp_path
     assert [note.partition(" ")[0] for note in left_out] == ["carot", "carot+croft"]
     names = {run.method for run in made.runs}
     assert {"flyp", "tracer", "covariance_anchor", "ft", "croft"} <= names and not {"carot", "carot+croft"} & names
-    with pytest.raises(ValueError, match="--method covariance_anchor"):
+    # It names method and model, and not first a setting that nobody gave.
+    with pytest.raises(ValueError, match=f"^`--methods carot` .*`--model {tmp_path / 'siglip'}`; leave carot out.*--method covariance_anchor") as caught:
         planned(tmp_path / "out", passed, ["flyp", "carot"])
+    assert "\n" not in str(caught.value)
 
 
 def test_own_images_alone_are_enough(own, tmp_path):
@@ -80,7 +82,8 @@ def test_car_ft_is_left_out_where_there_is_one_prompt(own, tmp_path):
     made = planned(tmp_path, f"{photo} --templates {more}")
     assert [run for run in made.runs if run.method == "car_ft"] and not [note for note in made.notes if "left out: " in note]
     for methods, options in ((["ft", "car_ft"], {}), (["wise_ft"], {"finetune_with": "car_ft"})):
-        with pytest.raises(ValueError, match="--templates"):
+        flag = "--finetune_with" if options else "--methods"
+        with pytest.raises(ValueError, match=f"^`{flag} car_ft` .*--templates"):
             planned(tmp_path, photo, methods, **options)
 
 
