@@ -7,6 +7,9 @@ Compared are CaRot, TRACER, FLYP and WiSE-FT of FT, at three rates and one seed:
 meant to keep what it could, one without any such means, and a merge that costs nothing beyond ordinary fine-tuning, which is
 compared along with it. Heads on frozen features are left to `hf-robustft compare`. The rule is the one by which that chooses by
 default: `concepts` where the data have ten classes or more, with a twin of each run.
+
+Of lists of labels it compares those of these that can train the model on them; where none can, as with CLIP, LP-FT, L2-SP and FT.
+The rule is `id_within` by mAP then.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparison.measures import measure_of
 from ..comparison.schedule import RECORD_FILE
 from ..comparison.statistics import paired_difference
 from ..comparison.winner import may_be_chance
@@ -31,14 +35,18 @@ from ..publishing.card_file import PAGES, SCORES_FILE, THRESHOLDS_FILE
 from ..publishing.finish import complete_folder
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS, replacing
 from ..publishing.text import public_command
+from ..training.label_lists import serves_label_lists
+from ..training.methods import METHODS as TRAINED
 from .commands import CommandParser, option
 from .compare import CompareOptions, compare_methods
-from .compare_given import Passed
+from .compare_given import Given, Passed
+from .data_sets import ask_commits, check_columns, train_benchmark
 from .passed_on import check_auto, parted
-from .train_arguments import train_parser
+from .train_arguments import ModelArguments, parse, train_parser
 
 HELP = """Compare CaRot, TRACER, FLYP and WiSE-FT of FT at three rates and one seed, and keep what the rule chooses.
-For SigLIP, which CaRot's constraint cannot serve, the covariance anchor takes CaRot's place.
+For SigLIP, which CaRot's constraint cannot serve, the covariance anchor takes CaRot's place. Of images with
+lists of labels it compares those that can train on them, by mAP; for CLIP LP-FT, L2-SP and FT.
 
     hf-robustft train --method auto --train_dataset my_images/photo
 
@@ -50,6 +58,8 @@ same command goes on where it was stopped. Settings of training are passed on to
 hf-robustft compare does the same by your --methods, --learning_rates, --seeds and --rule, so many runs at
 once as --jobs says, and prints the commands with --dry_run."""
 METHODS = ("carot", "tracer", "flyp", "wise_ft")
+#: On lists of labels, for a model that none of these can train on them: all of it, near the start or from a good head, and by itself.
+OF_LISTS = ("lp_ft", "l2_sp", "ft")
 COMPARISON = "comparison"
 
 
@@ -94,13 +104,28 @@ def methods_for(passed: Passed) -> list[str]:
 
     Returns:
         List of `str`: Names of methods.
+
+    Raises:
+        ValueError: If the model or the training set cannot be what was given.
+        OSError: If one of them cannot be read.
     """
-    given = {name: group[0].partition("=")[2] or group[-1] for name, group in passed}
-    if "model" not in given:
-        return list(METHODS)
-    encoder = outline(given["model"], revision=given.get("model_revision"), option="--model")
+    given = Given(passed, Path(COMPARISON), (0,), "ft")
+    source = given.value("model", ModelArguments.model)
+    encoder = outline(source, revision=given.value("model_revision", None), option="--model")
     linear = encoder.visual_projection is not None
-    return [method if linear or method != "carot" else "covariance_anchor" for method in METHODS]
+    methods = [method if linear or method != "carot" else "covariance_anchor" for method in METHODS]
+    if not _has_lists(given):
+        return methods
+    able = [name for name in methods if name in TRAINED and serves_label_lists(TRAINED[name], encoder.similarity)]
+    return able or list(OF_LISTS)
+
+
+def _has_lists(given: Given) -> bool:
+    """Whether the images to train on have lists of labels, by what is `given` on data."""
+    _, data_args, _ = parse(given.words("ft"))
+    ask_commits([data_args.train_dataset])
+    check_columns([data_args.train_dataset, *data_args.eval_datasets], data_args)
+    return bool(train_benchmark(data_args.train_dataset, data_args, data_args.caption_column).several)
 
 
 def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: str) -> EvaluationReport:
@@ -114,7 +139,11 @@ def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: s
         raise ValueError(f"Nothing could be chosen; the logs of the runs are in {output / COMPARISON / 'runs'}")
     runs, chosen = output / COMPARISON / "runs", _chosen(summary)["folders"][0]
     start = runs / "zero_shot"
-    name, record, words = choice(summary, worse_than(runs / chosen, start) if (start / PREDICTIONS_FILE).is_file() else None)
+    if measure_of(summary).of_lists:
+        worse = worse_in(summary)
+    else:
+        worse = worse_than(runs / chosen, start) if (start / PREDICTIONS_FILE).is_file() else None
+    name, record, words = choice(summary, worse)
     report = complete_chosen(output, name, record, command)
     print(words + (" Some runs failed and were not compared." if status else ""))
     print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file() and not is_of_this_room(path.name)))}")
@@ -140,6 +169,24 @@ def worse_than(run: Path, start: Path) -> tuple[str, float] | None:
     return None
 
 
+def worse_in(summary: Mapping[str, Any]) -> tuple[str, float] | None:
+    """
+    What [`worse_than`] says of lists of labels, by mAP, whose paired differences from zero-shot on validation images the comparison has.
+
+    Args:
+        summary (`Mapping`): Of [`summarise`], with a rule.
+
+    Returns:
+        `tuple`: The name of the set, and how much mAP the rule's choice loses there; `None` if it does not.
+    """
+    against, key = _chosen(summary).get("against_zero_shot", {}), measure_of(summary).key
+    for name in summary["rule"]["looked_at"]:
+        difference = against.get(name, {}).get(key, {"beyond_noise": False})
+        if difference["beyond_noise"] and difference["mean"] < 0:
+            return name, -difference["mean"]
+    return None
+
+
 def _chosen(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(row for row in summary["candidates"] if row["label"] == summary["rule"]["chosen"])
 
@@ -150,11 +197,11 @@ def choice(summary: Mapping[str, Any], worse: tuple[str, float] | None) -> tuple
 
     Args:
         summary (`Mapping`): Of [`summarise`], with a rule.
-        worse (`tuple`, *optional*): Of [`worse_than`], for the rule's choice and the zero-shot model.
+        worse (`tuple`, *optional*): Of [`worse_than`] or [`worse_in`], for the rule's choice and the zero-shot model.
 
     Returns:
         `tuple`: The name of the run's folder; the record of the selection, for `robustft.json` and card; and words. The zero-shot
-        model is chosen where the rule's choice is worse on the validation images in accuracy, by more than noise.
+        model is chosen where the rule's choice is worse on the validation images in accuracy, or mAP, by more than noise.
     """
     rule = summary["rule"]
     row = _chosen(summary)
@@ -174,7 +221,7 @@ def choice(summary: Mapping[str, Any], worse: tuple[str, float] | None) -> tuple
             words += " On the sets of the test, which the rule does not look at, the zero-shot model is better."
         return row["folders"][0], record, words
     name, lost = worse
-    why = f"on {name} its accuracy is {100 * lost:.1f} points below that of the zero-shot model, which is more than noise"
+    why = f"on {name} its {measure_of(summary).word} is {100 * lost:.1f} points below that of the zero-shot model, which is more than noise"
     return "zero_shot", {**record, "chosen": "zero-shot", "instead_of": row["label"], "why": why}, f"{words} But {why}: that is kept instead."
 
 

@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 from helpers.families import save_family
 from helpers.finished import CLASSES, SETS, finished
+from helpers.label_lists import listed_folder
+from helpers.list_runs import finished_on_lists
 
 from hf_robustft import cli
+from hf_robustft.cli import compare
 from hf_robustft.cli.auto import METHODS, AutoOptions, choice, complete_chosen, methods_for, worse_than
 from hf_robustft.cli.commands import CommandParser
 from hf_robustft.cli.passed_on import parted
 from hf_robustft.cli.reopened import _command as reopened_command
 from hf_robustft.cli.train_arguments import train_parser
 from hf_robustft.comparison.runs import read_run
+from hf_robustft.comparison.schedule import Outcome
+from hf_robustft.comparison.summary import load_comparison
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -69,6 +74,49 @@ def test_the_methods_are_those_that_can_serve_the_model(family, first, form, tmp
         words += form.format(tmp_path).split()
     _, passed = parted(words, CommandParser(AutoOptions), train_parser())
     assert methods_for(passed) == [first, *METHODS[1:]]
+
+
+@pytest.mark.parametrize(("family", "methods"), [("siglip", ["covariance_anchor", "tracer", "flyp"]), ("clip", ["lp_ft", "l2_sp", "ft"])])
+def test_the_methods_on_lists_of_labels_are_those_that_can_learn_from_them(family, methods, tmp_path):
+    save_family(family, tmp_path / family)
+    photos = listed_folder(tmp_path / "photos")
+    (tmp_path / "data.yaml").write_text(f"train_dataset: {photos}\n")
+    for given in (f"--train_dataset {photos}", f"--config {tmp_path / 'data.yaml'}"):
+        _, passed = parted(["--method", "auto", "--model", str(tmp_path / family), *given.split()], CommandParser(AutoOptions), train_parser())
+        assert methods_for(passed) == methods
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_on_lists_of_labels_the_choice_is_by_map_and_zero_shot_stays_where_it_is_worse(helps, tmp_path, monkeypatch, capsys):
+    photos, out = listed_folder(tmp_path / "photos"), tmp_path / "out"
+    sets = {"held-out": "id", "validation": "validation"}
+    made = []
+
+    def carry_out(plan, runs, *_):
+        made.extend(plan.runs)
+        for number, run in enumerate(plan.runs):
+            rate, skill = run.settings.get("learning_rate"), 0.8 if run.method == "zero_shot" else 1.5 if helps else 0.01 * number
+            sets_of = [{"name": name, "role": role, "n_classes": 4} for name, role in {"train": "train", **sets}.items()]
+            finished_on_lists(runs / run.name, run.method, rate, 0, skill, sets, n=200, card={"sets": sets_of, "command": "hf-robustft train"})
+        return Outcome({run.name: 1.0 for run in plan.runs})
+
+    monkeypatch.setattr(compare, "carry_out", carry_out)
+    words = ["--method", "auto", "--train_dataset", str(photos), "--use_cpu", "--max_steps", "2", "--output_dir", str(out)]
+    assert cli.main(["train", *words]) == 0
+    assert [run.method for run in made] == ["zero_shot", *(name for name in ("lp_ft", "l2_sp", "ft") for _ in range(3))]
+    said, selection = capsys.readouterr().out, load_robustft_json(out)["selection"]
+    assert selection["rule"] == "id_within" and selection["looked_at"] == ["validation"] and "mAP" in selection["says"]
+    measured = load_reports(out / "evaluation.json")[-1]
+    if helps:
+        assert measured.model in ("LP-FT", "L2-SP", "FT") and "instead_of" not in selection
+    else:
+        runs = out / "comparison" / "runs"
+        chosen = next(run.name for run in made if read_run(runs / run.name).candidate.label == selection["instead_of"])
+        rows = [load_reports(runs / name / "evaluation.json")[-1].multi_label["validation"]["map"] for name in ("zero_shot", chosen)]
+        assert measured.model == "zero-shot" and f"its mAP is {100 * (rows[0] - rows[1]):.1f} points below" in selection["why"]
+    assert "hf-robustft compare --methods lp_ft l2_sp ft --seeds 0 --train_dataset" in load_comparison(out / "comparison")["command"].replace("\\\n    ", "")
+    assert "accuracy" not in selection.get("why", "") and "Chosen by the rule id_within" in said
+    assert list((out / "logits").glob("*.safetensors"))
 
 
 def test_worse_is_what_validation_images_say_beyond_noise(tmp_path):

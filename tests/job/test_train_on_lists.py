@@ -187,7 +187,6 @@ def test_what_cannot_be_compared_on_lists_of_labels_is_said_in_one_line(place, c
         (["compare", "--methods", "croft", "ft"], "croft"),
         (["compare", "--methods", "wise_ft"], "wise_ft"),
         (["compare", "--methods", "ft", "--rule", "concepts"], "concepts"),
-        (["train", "--method", "auto"], "hf-robustft compare --methods"),
     ):
         assert main([*words, *given, "--output_dir", str(place / "refused")]) != 0
         error = capsys.readouterr().err.strip().splitlines()[-1]
