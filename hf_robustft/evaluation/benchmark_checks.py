@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.messages import quoted
 from ..data.prompts import class_key
+from ..modeling.heads import ReorderedHead
 
 
 def checked_benchmarks(benchmarks: Iterable[Benchmark] | Mapping[str, Benchmark]) -> dict[str, Benchmark]:
@@ -70,6 +74,24 @@ def with_validation(benchmarks: Mapping[str, Benchmark], validation: Benchmark |
     return checked_benchmarks([*benchmarks.values(), validation])
 
 
+def is_classified_by(class_names: Sequence[str], benchmark: Benchmark) -> bool:
+    """
+    Return whether a trained head with these `class_names` classifies a `benchmark`: it has its classes, or those that it is projected
+    from. By name: the order in which a data set has its classes does not matter.
+    """
+    if tuple(class_names) in head_classes(benchmark):
+        return True
+    return benchmark.projection is None and sorted(map(class_key, class_names)) == sorted(map(class_key, benchmark.class_names))
+
+
+def trained_head_of(benchmark: Benchmark, trained: nn.Module, made: dict[Any, Any]) -> nn.Module:
+    """Return the `trained` head for the classes of a `benchmark` that it classifies, one for each order, which are kept in `made`."""
+    names = benchmark.class_names
+    if benchmark.role == "open_set" or trained.class_names in head_classes(benchmark):
+        return trained
+    return made.setdefault(names, ReorderedHead(trained, names))
+
+
 def head_keys(
     benchmarks: Mapping[str, Benchmark], trained_classes: Sequence[str] | None = None
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None]:
@@ -90,7 +112,7 @@ def head_keys(
         # Unseen classes are those that are not known, so they are scored by the head of the known ones.
         of = known if benchmark.role == "open_set" else benchmark
         classes = head_classes(of)
-        trained = trained_classes is not None and tuple(trained_classes) in classes
+        trained = trained_classes is not None and is_classified_by(trained_classes, of)
         keys[name] = None if trained else (classes[0], of.templates)
     return keys
 

@@ -16,16 +16,24 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..data.benchmarks import Benchmark
-from ..data.class_projection import head_classes
 from ..data.column_checks import check_groups
 from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
 from ..modeling.features import logit_scale
+from ..modeling.heads import own_head
 from ..modeling.processes import failing_together
 from ..modeling.zero_shot import ZeroShotHead
 from . import calibration
-from .benchmark_checks import check_bank, check_several, checked_benchmarks, head_keys, with_validation
+from .benchmark_checks import (
+    check_bank,
+    check_several,
+    checked_benchmarks,
+    head_keys,
+    is_classified_by,
+    trained_head_of,
+    with_validation,
+)
 from .binning import check_n_bins
 from .collect import (
     KEPT_BYTES,
@@ -176,7 +184,7 @@ class Evaluator:
 
         Args:
             model ([`~transformers.PreTrainedModel`]): The model, possibly wrapped, on the device that runs it.
-            head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names, or with a
+            head ([`ZeroShotHead`], *optional*): A trained head, used for the benchmarks with its class names in any order, or with a
                 projection from them; the others get the zero-shot head. The report says which.
             name (`str`, *optional*, defaults to `"model"`): What the report calls the model.
             logits_dir (`str` or `Path`, *optional*): Folder into which the main process writes `<benchmark>.safetensors` for
@@ -262,7 +270,7 @@ class Evaluator:
                     # Of a stream that is not known before it is read.
                     check_groups(n_groups, benchmark.group_column, f"data set {benchmark.name!r}")
                 read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad), "n_groups": n_groups}
-                if numbers.scores and (self._known is None or chosen is heads[self._known.name][0]):
+                if numbers.scores and (self._known is None or own_head(chosen) is own_head(heads[self._known.name][0])):
                     scores[benchmark.name] = {key: columns[key] for key in numbers.scores}
                 named = benchmark if numbers.labelled else chosen
                 predictions[benchmark.name] = set_predictions(
@@ -300,7 +308,7 @@ class Evaluator:
         if trained is not None:
             trained = evaluation_head(trained, model)
             closed = [item for item in self.benchmarks.values() if item.role != "open_set"]
-            if all(trained.class_names not in head_classes(benchmark) for benchmark in closed):
+            if not any(is_classified_by(trained.class_names, benchmark) for benchmark in closed):
                 raise ValueError(
                     f"The head has {len(trained.class_names)} classes ({trained.class_names[0]!r}, ...), which are the class "
                     f"names of none of {', '.join(item.name for item in closed)}; give the head that was trained on these "
@@ -309,7 +317,7 @@ class Evaluator:
         built, heads = {}, {}
         for name, key in head_keys(measured, None if trained is None else trained.class_names).items():
             if key is None:
-                heads[name] = (trained, trained.label)
+                heads[name] = (trained_head_of(measured[name], trained, built), trained.label)
                 continue
             if key not in built:
                 built[key] = ZeroShotHead.from_model(

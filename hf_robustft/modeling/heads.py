@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
 from ..data.labels import refuse_several
+from ..data.prompts import class_key
 from .checkpoint_file import checkpoint_folder
 from .feature_cache import cache_features
 from .features import logit_bias
@@ -301,6 +302,33 @@ def _number(value: float | Tensor, name: str, like: Tensor, high: float = math.i
 KINDS: Mapping[str, type[ZeroShotHead]] = {
     head.kind: head for head in (ZeroShotHead, MultiLabelHead, ClipAdapterHead, MultiLabelClipAdapterHead, TipAdapterHead)
 }
+
+
+class ReorderedHead(nn.Module):
+    """
+    A trained head that names its classes in another order: that of a data set with the same classes.
+
+    Args:
+        head ([`ZeroShotHead`]): The head.
+        class_names (`Sequence[str]`): Its class names, in the order of the logits that are wanted; case and blanks may differ.
+    """
+
+    def __init__(self, head: ZeroShotHead, class_names: Sequence[str]):
+        super().__init__()
+        self.head, self.class_names = head, tuple(class_names)
+        self.label, self.function, self.weight = head.label, head.function, head.weight
+        columns = {class_key(name): column for column, name in enumerate(head.class_names)}
+        order = torch.tensor([columns[class_key(name)] for name in class_names], device=head.weight.device)
+        self.register_buffer("order", order)
+
+    def forward(self, image_embeds: Tensor) -> Tensor:
+        """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
+        return self.head(image_embeds).index_select(-1, self.order)
+
+
+def own_head(head: nn.Module) -> nn.Module:
+    """Return the head that a `head` is, in whatever order it names its classes."""
+    return head.head if isinstance(head, ReorderedHead) else head
 
 
 def load_head(directory: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> ZeroShotHead:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,8 @@ from transformers.optimization import GreedyLR
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from ..data.benchmarks import Benchmark
+from ..data.messages import quoted
+from ..evaluation.benchmark_checks import is_classified_by
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.metric_names import checked_direction, greater_is_better, metric_names, resolve_metric
 from ..evaluation.report import EvaluationReport
@@ -85,7 +88,18 @@ class BenchmarkEvaluation:
                 bad_images=self.bad_images,
             )
             self._evaluated = benchmarks
+            self._say_prompted(benchmarks)
         return self._evaluator
+
+    def _say_prompted(self, benchmarks: list[Benchmark]) -> None:
+        closed = [benchmark for benchmark in benchmarks if self.head is not None and benchmark.role != "open_set"]
+        others = [benchmark.name for benchmark in closed if not is_classified_by(self.head.class_names, benchmark)]
+        if 0 < len(others) < len(closed) and self.args.should_log:
+            warnings.warn(
+                f"{quoted(others)} {'has' if len(others) == 1 else 'have'} other classes than the trained head, and {'is' if len(others) == 1 else 'are'} "
+                "measured by class prompts instead; give the class_names of the training set to a set that has images of a part of them.",
+                stacklevel=4,
+            )
 
     def _named_set(self, name: str) -> list[Benchmark]:
         own = [] if self.eval_dataset is None else as_benchmarks(self.eval_dataset)

@@ -343,3 +343,32 @@ def test_sets_that_find_no_room_are_read_again(tiny_clip, monkeypatch):
         read.clear()
         assert asdict(measured.evaluate(tiny_clip)) == asdict(expected) and len(read) == images
     assert measured._kept.size == 3 * pixels
+
+
+@pytest.mark.parametrize("names", [("bee", "cat", "dog", "owl"), ("Owl", "DOG", "bee", "cat")])
+def test_a_trained_head_classifies_its_classes_in_any_order(tiny_clip, tmp_path, names):
+    generator = torch.Generator().manual_seed(3)
+    head = ZeroShotHead(torch.randn(4, 16, generator=generator), CLASSES, torch.randn(4, generator=generator))
+    rows = image_dataset(14, seed=4)
+    place = {CLASSES.index(name.lower()): label for label, name in enumerate(names)}
+    turned = rows.remove_columns("label").add_column("label", [place[label] for label in rows["label"]])
+    own = {"name": "shift", "role": "shift", "templates": TEMPLATES}
+    reports, logits, scores = [], [], []
+    for shift in (
+        Benchmark.from_dataset(rows, **own),
+        Benchmark.from_dataset(turned, class_names=names, **own),
+    ):
+        judge = evaluator([benchmark("id", 9), shift, benchmark("open_set", 6, classes=("ant", "fox"))])
+        folder = tmp_path / str(len(reports))
+        reports.append(judge.evaluate(tiny_clip, head=head, logits_dir=folder))
+        logits.append(load_file(folder / "shift.safetensors")["logits"])
+        scores.append(judge.scores)
+    one, two = reports
+    assert torch.equal(logits[1], logits[0][:, [CLASSES.index(name.lower()) for name in names]])
+    found = [{key: value for key, value in asdict(report.results["shift"]).items() if key != "predictions"} for report in reports]
+    assert_rounded(found[1], found[0])
+    assert found[1]["head"] == TRAINED_HEAD and 0 < found[0]["accuracy"] < 1
+    assert_rounded(two.open_set["open_set"]["scores"], one.open_set["open_set"]["scores"])
+    assert_rounded(scores[1], scores[0])
+    with pytest.raises(ValueError, match="are the class names of none of shift"):
+        evaluator([Benchmark.from_dataset(turned, class_names=("bee", "cat", "dog", "fox"), **own)]).evaluate(tiny_clip, head=head)

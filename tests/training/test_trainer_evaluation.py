@@ -60,6 +60,18 @@ def test_a_trained_head_is_evaluated(tiny_clip, tmp_path):
     assert zero_shot.results["tiny"].nll == pytest.approx(same.results["tiny"].nll, rel=1e-6)
 
 
+def test_sets_that_the_trained_head_does_not_classify_are_named(tiny_clip, tmp_path, recwarn):
+    part = image_dataset(8, classes=CLASSES[:2])
+    sets = [benchmark(), Benchmark.from_dataset(part, name="part", role="shift", templates=TEMPLATES)]
+    trainer_of(FineTuneTrainer, tiny_clip, tmp_path, sets).evaluate()
+    told = [str(warning.message) for warning in recwarn if "measured by class prompts" in str(warning.message)]
+    assert len(told) == 1 and "'part' has other classes than the trained head" in told[0]
+    recwarn.clear()
+    for cls, chosen in ((CaRotTrainer, sets), (FineTuneTrainer, sets[:1])):
+        trainer_of(cls, tiny_clip, tmp_path, chosen).evaluate()
+    assert not [warning for warning in recwarn if "measured by class prompts" in str(warning.message)]
+
+
 def test_other_data_of_the_same_name_are_evaluated_anew(tiny_clip, tmp_path):
     trainer = trainer_of(FineTuneTrainer, tiny_clip, tmp_path, None)
     with torch.no_grad():
