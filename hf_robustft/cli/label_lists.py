@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.benchmark_checks import refuse_lists
@@ -12,7 +13,7 @@ from ..modeling.dual_encoder import DualEncoder
 from ..publishing.label_lists import check_multi_label
 from ..training.label_lists import check_label_lists
 from .merging import MERGES
-from .train_arguments import TrainCommand
+from .train_arguments import DataArguments, TrainCommand
 
 
 def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder | None, compared: bool) -> bool:
@@ -36,8 +37,8 @@ def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder |
         learns = check_label_lists(model_args.trainer, args, encoder, train.several, train.caption_column is not None)
     elif train.several:
         raise ValueError(
-            f"The training set has lists of labels, and `--method {model_args.method}` needs one label per image; choose a method that "
-            "trains on them, such as ft, or measure a model on them with hf-robustft evaluate."
+            f"The training set has lists of labels, and `--method {model_args.method}` {'merges models of' if model_args.method in MERGES else 'needs'} one label per "
+            "image; choose a method that trains on them, such as ft, or measure a model on them with hf-robustft evaluate."
         )
     else:
         return False
@@ -87,15 +88,37 @@ def check_lists(
         refuse_lists(sets)
 
 
-def with_thresholds(evaluation: Sequence[Benchmark], validation: Benchmark | None) -> list[Benchmark]:
+def measured_lists(
+    evaluation: Sequence[Benchmark], validation: Benchmark | None, data_args: DataArguments
+) -> tuple[list[Benchmark], Benchmark | None, list[str]]:
     """
-    Return the sets to measure on, if there are any, with the `validation` images: on these each model has its own thresholds fitted.
+    The sets that a run on lists of labels measures: those to measure on, if there are any, with the validation images, on which each model has
+    its own thresholds fitted. Where groups say which images are held out together, they are for that alone.
 
     Args:
         evaluation (`Sequence[Benchmark]`): The sets to measure on.
         validation ([`Benchmark`], *optional*): What is fitted on.
+        data_args ([`DataArguments`]): Of the command line.
+
+    Returns:
+        `tuple`: The sets to measure on, what is fitted on, and sentences for the user.
     """
-    # By identity: benchmarks of rows in memory are equal when their descriptions are.
+    notes = []
+    if data_args.group_column is not None and data_args.hold_out is not None:
+        # By identity: benchmarks of rows in memory are equal when their descriptions are.
+        place = next((place for place, item in enumerate(evaluation) if item is validation), None)
+        evaluation = [_without_groups(item) for item in evaluation]
+        validation = evaluation[place] if place is not None else None if validation is None else _without_groups(validation)
+        notes = [
+            f"Note: no group of `--group_column {data_args.group_column}` is in two of the sets. Measures of lists of labels have no standard errors, and a "
+            "comparison draws single images: intervals are too narrow where the images of a group are alike."
+        ]
     if not evaluation or validation is None or any(validation is item for item in evaluation):
-        return list(evaluation)
-    return [*evaluation, validation]
+        return list(evaluation), validation, notes
+    return [*evaluation, validation], validation, notes
+
+
+def _without_groups(benchmark: Benchmark) -> Benchmark:
+    if benchmark.group_column is None:
+        return benchmark
+    return replace(benchmark, group_column=None, opened=replace(benchmark.open(), group_column=None))

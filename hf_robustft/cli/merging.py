@@ -33,7 +33,7 @@ from ..modeling.interpolation import (
     model_stock,
 )
 from ..modeling.kept_adapter import refuse_carried
-from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json
 from ..modeling.model_files import has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.adapter_heads import FrozenHeadMixin
@@ -114,6 +114,11 @@ def check_merge(options: Any) -> None:
             raise ValueError(
                 f"`--finetuned_model {source}` has an image adapter in {fact['adapters'].get('file')}, which is not in its weights, and weights "
                 "are merged; train it again without --adapter_image_ratio."
+            )
+        if fact.get("problem_type") == MULTI_LABEL and fact.get("head") != ZERO_SHOT_HEAD:
+            raise ValueError(
+                f"`--finetuned_model {source}` was trained on lists of labels, and its {fact.get('head')} is not merged; merge runs on images with one label "
+                "each, or use this one as it is."
             )
         if fact.get("head", TRAINED_HEAD) not in (ZERO_SHOT_HEAD, TRAINED_HEAD):
             raise ValueError(

@@ -62,7 +62,7 @@ from .data_sets import (
 from .each import check_group, suites_of, summary, summary_table, write_summary
 from .endings import train_program, without_resume
 from .first_look import word_behind
-from .label_lists import check_lists, learns_lists, with_thresholds
+from .label_lists import check_lists, learns_lists, measured_lists
 from .merging import MERGES, check_left_out, check_start, load_fine_tuned, merge, merges_head, notes_on_models
 from .option_checks import check, settle
 from .train_arguments import AUTO, DataArguments, TrainCommand, parse, train_parser
@@ -143,8 +143,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
     if leaves_out:
-        tests = [benchmark.name for benchmark in evaluation if benchmark.role != "validation"]
-        if tests:
+        if tests := [benchmark.name for benchmark in evaluation if benchmark.role != "validation"]:
             raise ValueError(
                 f"`--leave_out_classes {data_args.leave_out_classes}` is to choose settings without a look at test sets, and "
                 f"--eval_datasets has {quoted(tests)}; give validation sets alone."
@@ -162,7 +161,9 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
         verb = "Trains on" if model_args.learns else "Merges what was trained on"
         say(args, f"{verb} {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
-    evaluation = with_thresholds(evaluation, validation) if multi_label else evaluation
+    if multi_label:
+        evaluation, validation, noted = measured_lists(evaluation, validation, data_args)
+        say(args, *noted)
     reading = {"batch_size": args.eval_batch_size, "num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
     reading |= {"bad_images": data_args.policy()}
     evaluator = Evaluator(evaluation, processor, **reading) if evaluation else None

@@ -151,7 +151,7 @@ def check_several(benchmarks: Mapping[str, Benchmark], validation: Benchmark | N
     for benchmark in several:
         what = f"Benchmark {benchmark.name!r} has lists of labels"
         if benchmark.group_column is not None:
-            raise ValueError(f"{what}, whose measures have no standard errors; leave group_column (--group_column) out.")
+            raise ValueError(f"{what}, whose measures have no standard errors; leave group_column (--group_column) out, which holds groups together in training with --hold_out.")
         if benchmark is validation:
             raise ValueError(f"{what}, and predictions are of one label per image; leave save_predictions (--save_predictions) out.")
         if benchmark is known and any(other.role == "open_set" for other in benchmarks.values()):

@@ -2,6 +2,7 @@
 """From a folder with lists of labels to a pipeline that gives all labels of an image, by the command line."""
 
 import json
+import shutil
 from statistics import fmean
 
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.metrics import average_precision_score
 
 from hf_robustft import pipeline
 from hf_robustft.cli import main
+from hf_robustft.cli.train import load_data
+from hf_robustft.cli.train_arguments import parse
 from hf_robustft.comparison.runs import read_run, read_runs
 from hf_robustft.comparison.summary import load_comparison
 from hf_robustft.evaluation.resampling import draw_counts
@@ -212,3 +215,35 @@ def test_zero_shot_is_measured_on_lists_with_thresholds_of_shares_or_sigmoids(pl
             assert all(item["score"] > facts["thresholds"]["classes"][item["label"]] for answer in answers for item in answer["labels"])
         (found,) = {run.measure.key for run in (read_run(out),)}
         assert found == "map"
+
+
+def test_groups_say_which_images_with_lists_of_labels_are_held_out_together(tmp_path, place, capsys):
+    folders = {}
+    for name, n in (("photos", 60), ("test", 12)):
+        folder = folders[name] = listed_folder(tmp_path / name, n, seed=n)
+        rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+        (folder / "metadata.jsonl").write_text("".join(json.dumps({**row, "patient": f"{name} {number // 3}"}) + "\n" for number, row in enumerate(rows)))
+    given = ["--train_dataset", str(folders["photos"]), "--model", str(place / "clip"), "--group_column", "patient", "--use_cpu", "--hold_out", "0.2"]
+    for more in ([], ["--eval_datasets", str(folders["test"])]):
+        data = load_data(parse(["--method", "ft", *given, *more]))
+        assert "`--group_column patient`" in capsys.readouterr().out
+        assert [item.name for item in data.evaluation] == ["test" if more else "held-out", "validation"] and data.evaluation[-1] is data.validation
+        # What is measured has no groups, for which there are no standard errors; no patient is in two of the sets.
+        assert all(item.group_column is None and item.stored_rows().group_column is None for item in data.evaluation)
+        sets = [set(item.load()["patient"]) for item in (data.train, *data.evaluation)]
+        assert sum(map(len, sets)) == len(set.union(*sets)) == (24 if more else 20) and min(map(len, sets)) > 1
+    # Without images that are held out nothing would read them.
+    code, _ = train(place, "clip", "ft", "--eval_datasets", str(folders["test"]), "--group_column", "patient")
+    assert code != 0 and "--hold_out" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_heads_of_lists_of_labels_are_not_merged_and_it_is_said_why(place, capsys):
+    code, out = train(place, "clip", "ft", "--eval_datasets", str(place / "test"), "--max_steps", "1")
+    assert code == 0
+    shutil.copytree(out, place / "copied")
+    capsys.readouterr()
+    for method, sources in (("wise_ft", [out]), ("lines", [out]), ("model_stock", [out, place / "copied"])):
+        given = ["--train_dataset", str(place / "photos"), "--eval_datasets", str(place / "test"), "--model", str(place / "clip"), "--use_cpu"]
+        assert main(["train", "--method", method, "--finetuned_model", *map(str, sources), *given, "--output_dir", str(place / "merged")]) != 0
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"--finetuned_model {out}" in said and "trained multi-label head is not merged" in said and "lists of labels" in said
