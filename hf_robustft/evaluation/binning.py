@@ -19,6 +19,9 @@ SUM_TOLERANCE = 1e-4
 #: Numbers that are held in float64 at once, 16 MB: of 50,000 images and 1000 classes all would be 400 MB.
 PIECE_ELEMENTS = 2_000_000
 
+#: Of a report, which is read again: so many bins are filled for each image by what compares runs.
+MOST_BINS = 100_000
+
 
 def bin_indices(values: Tensor, n_bins: int) -> Tensor:
     """Return the index, from 0 to `n_bins`, of the bin of each of `values` in [0, 1]; `n_bins` is the bin of exactly 1.0."""

@@ -34,7 +34,7 @@ from .benchmark_checks import (
     trained_head_of,
     with_validation,
 )
-from .binning import check_n_bins
+from .binning import MOST_BINS, check_n_bins
 from .collect import (
     KEPT_BYTES,
     KeptImages,
@@ -99,7 +99,7 @@ class Evaluator:
         processor (`CLIPProcessor`): The checkpoint's processor.
         batch_size (`int`, *optional*, defaults to 256): Images encoded at once in one process.
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
-        n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors and the reliability diagram.
+        n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors and the reliability diagram, at most 100,000.
         bootstrap_draws (`int`, *optional*, defaults to 1000): Resamplings behind the standard errors: of images, or of whole
             groups of them where a benchmark has a `group_column`.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and the noise floor.
@@ -143,6 +143,8 @@ class Evaluator:
         kept_bytes: int = KEPT_BYTES,
     ):
         check_n_bins(n_bins)
+        if n_bins > MOST_BINS:
+            raise ValueError(f"`n_bins={n_bins}`: a report of more than {MOST_BINS:,} bins could not be read again; give fewer, such as 15.")
         if batch_size < 1 or num_workers < 0 or bootstrap_draws < 2 or knn_k < 1:
             raise ValueError(
                 f"batch_size {batch_size}, num_workers {num_workers}, bootstrap_draws {bootstrap_draws}, knn_k {knn_k}: "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from .binning import MOST_BINS
 from .open_set import CORRECT_METRICS, METRICS, SHIFT_METRICS
 
 ROLES = ("id", "shift", "validation", "train")
@@ -357,8 +358,7 @@ _SPECTRUM = {
     "dataset": TEXT,
 }
 _SETTINGS = {
-    # So many bins are filled again for each image by what compares runs.
-    "n_bins": ("a whole number from 1 to 100,000", lambda value: _count(value) and value <= 100_000),
+    "n_bins": (f"a whole number from 1 to {MOST_BINS:,}", lambda value: _count(value) and value <= MOST_BINS),
     **dict.fromkeys(("bootstrap_draws", "knn_k"), COUNT),
     "knn_bank": TEXT,
     "versions": ("texts by name", lambda value: isinstance(value, dict) and _texts(value.values())),

@@ -3,6 +3,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import pytest
@@ -17,11 +18,12 @@ from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.images import BadImages
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
+from hf_robustft.evaluation.binning import MOST_BINS
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.image_numbers import ImageNumbers
 from hf_robustft.evaluation.open_set import SCORES
 from hf_robustft.evaluation.predictions import load_predictions
-from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
+from hf_robustft.evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport, load_reports, save_reports
 from hf_robustft.evaluation.spectrum import smallest_singular_value
 from hf_robustft.modeling.features import logit_scale
 from hf_robustft.modeling.zero_shot import ZeroShotHead
@@ -264,6 +266,15 @@ def test_impossible_evaluations_are_refused():
     for settings in ({"batch_size": 0}, {"num_workers": -1}, {"bootstrap_draws": 1}, {"n_bins": 0}, {"knn_k": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             evaluator([benchmark("id", 4)], **settings)
+
+
+@pytest.mark.parametrize(("n_bins", "expected"), [(MOST_BINS, nullcontext()), (MOST_BINS + 1, pytest.raises(ValueError, match="n_bins.*100,000"))])
+def test_there_are_as_many_bins_as_a_report_may_have_that_is_read_again(n_bins, expected, tmp_path):
+    save_reports(tmp_path / "evaluation.json", [EvaluationReport("a", {}, settings={"n_bins": n_bins})])
+    with expected:
+        load_reports(tmp_path / "evaluation.json")
+    with expected:
+        evaluator([benchmark("id", 4)], n_bins=n_bins)
 
 
 @pytest.mark.numbers
