@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .modeling.feature_cache import CachedFeatures as CachedFeatures
     from .modeling.feature_cache import cache_features as cache_features
     from .modeling.heads import ClipAdapterHead as ClipAdapterHead
+    from .modeling.heads import MultiLabelClipAdapterHead as MultiLabelClipAdapterHead
+    from .modeling.heads import MultiLabelHead as MultiLabelHead
     from .modeling.heads import TipAdapterHead as TipAdapterHead
     from .modeling.heads import load_head as load_head
     from .modeling.interpolation import interpolate_weights as interpolate_weights
@@ -91,7 +93,7 @@ _ROOMS = {
     "modeling.checkpoint": ["load_checkpoint", "load_dual_encoder"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],
     "modeling.zero_shot": ["ZeroShotHead"],
-    "modeling.heads": ["ClipAdapterHead", "TipAdapterHead", "load_head"],
+    "modeling.heads": ["ClipAdapterHead", "MultiLabelClipAdapterHead", "MultiLabelHead", "TipAdapterHead", "load_head"],
     "modeling.interpolation": ["interpolate_weights", "lines", "model_stock"],
     "objectives.adapter_heads": ["ClipAdapterMixin", "TipAdapterMixin"],
     "objectives.base": ["ObjectiveMixin"],

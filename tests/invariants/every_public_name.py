@@ -44,6 +44,8 @@ from hf_robustft import (
     LinearProbeTrainer,
     LipsumFTTrainer,
     LPFTTrainer,
+    MultiLabelClipAdapterHead,
+    MultiLabelHead,
     ObjectiveMixin,
     ObjectiveSettings,
     OpenSetDetector,
@@ -203,6 +205,9 @@ def heads_and_merges(train_set: Benchmark, suite: dict[str, Benchmark]) -> Alpha
     assert_type(features, CachedFeatures)
     head: ZeroShotHead = load_head("outputs/ft", revision="main")
     assert_type(ClipAdapterHead.around(head, ratio=0.2), ClipAdapterHead)
+    of_lists = MultiLabelHead.from_model(start, processor, train_set.class_names, train_set.templates)
+    assert_type(of_lists, MultiLabelHead)
+    assert_type(MultiLabelClipAdapterHead.around(of_lists, ratio=0.2), MultiLabelClipAdapterHead)
     assert_type(TipAdapterHead.from_benchmark(start, train_set, processor, views=4, batch_size=64), TipAdapterHead)
     adapters = load_adapters(start, "outputs/croft")
     assert_type(adapters, FeatureAdapters)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import hf_robustft
+from hf_robustft.modeling.heads import KINDS
 
 NAMES = [
     "RobustTrainer",
@@ -52,6 +53,10 @@ def test_name_is_public_and_resolves(name):
 @pytest.mark.parametrize("name", hf_robustft.__all__)
 def test_all_resolves(name):
     assert getattr(hf_robustft, name) is not None
+
+
+def test_every_kind_of_head_that_a_checkpoint_may_have_is_public():
+    assert len(KINDS) > 4 and {head.__name__ for head in KINDS.values()} <= set(hf_robustft.__all__)
 
 
 def test_editors_and_type_checkers_see_the_same_names(repository):

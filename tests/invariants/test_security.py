@@ -14,7 +14,7 @@ RUNS = {
 #: Modules that build objects from bytes, or start shells.
 UNPICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pty"}
 #: Classes of ours, which read safetensors and JSON alone.
-OURS = {"OpenSetDetector", "ConformalClassifier", "ZeroShotHead", "FeatureAdapters", "cls", "ClipAdapterHead", "TipAdapterHead"}
+OURS = {"OpenSetDetector", "ConformalClassifier", "ZeroShotHead", "FeatureAdapters", "cls", "ClipAdapterHead", "MultiLabelClipAdapterHead", "MultiLabelHead", "TipAdapterHead"}
 
 
 def test_each_promise_names_tests_that_exist(repository):
