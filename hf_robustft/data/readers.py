@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -51,7 +52,9 @@ class _Forked(popen_fork.Popen):
                 except TimeoutError:
                     self._give_up(left)
                     continue
-                ours.send(b".")
+                # A process that has ended by now is told from its exit code, as any other.
+                with contextlib.suppress(ConnectionError):
+                    ours.send(b".")
                 return
         raise RuntimeError(
             f"{TRIES} reading processes did not begin within {SECONDS:g} seconds each; read without any "
@@ -80,9 +83,10 @@ class _Reader(context.ForkProcess):
     def run(self) -> None:
         ours, theirs = self.line
         ours.close()
-        with theirs:
+        told = b""
+        # Without an answer the parent has ended, or has put another process in this one's place.
+        with theirs, contextlib.suppress(ConnectionError):
             theirs.send(b".")
-            # Without an answer the parent has ended, or has put another process in this one's place.
             told = theirs.recv(1)
         if told:
             super().run()

@@ -2,10 +2,12 @@
 """Processes that read begin, or others are begun in their place: what is read is the same, and nothing stays behind."""
 
 import ast
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from fork_storm import storm
 
 from hf_robustft.data import readers
@@ -93,3 +95,26 @@ def test_none_hangs_beside_threads_that_enter_python(monkeypatch):
     monkeypatch.setattr(readers, "SECONDS", 5.0)
     forks, hung = storm(reading_context(1), 30)
     assert forks > 100 and not hung
+
+
+class Ended(torch.utils.data.Dataset):
+    """A worker that reads it ends."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os._exit(3)
+
+
+@linux
+def test_a_process_that_ends_is_told_from_its_exit_code(monkeypatch):
+    monkeypatch.setattr(readers, "FORK_CAN_HANG", True)
+    loader = torch.utils.data.DataLoader(Ended(), num_workers=1, multiprocessing_context=reading_context(1))
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(loader))
+    process = reading_context(1).Process(target=int)
+    monkeypatch.setattr(type(process), "run", lambda self: os._exit(5))
+    process.start()
+    process.join()
+    assert process.exitcode == 5
