@@ -27,7 +27,8 @@ def hang():
     if forks[0] <= hanging:
         time.sleep(1000)
 
-readers.FORK_CAN_HANG, readers.SECONDS, readers.TRIES = True, 2.0, 5
+readers.FORK_CAN_HANG = True
+readers.SECONDS, readers.TRIES = {0: (60.0, 5), 2: (4.0, 5)}.get(hanging, (0.5, 2))
 
 def read():
     loader = DataLoader(range(20), batch_size=3, num_workers=2, multiprocessing_context=readers.reading_context(2))
@@ -38,7 +39,12 @@ os.register_at_fork(after_in_child=hang)
 me = psutil.Process()
 open_before = me.num_fds()
 assert read() == list(range(20))
-print(forks[0], me.num_fds() - open_before, len(me.children()))
+for _ in range(200):
+    # A loader's own threads and files end a little later.
+    if me.num_fds() <= open_before and not me.children():
+        break
+    time.sleep(0.1)
+print(me.num_fds() <= open_before, len(me.children()))
 """
 
 
@@ -55,8 +61,9 @@ def test_what_hangs_is_begun_again_and_leaves_nothing(hanging):
     done = forked(hanging)
     assert done.returncode == 0, done.stderr
     again = done.stderr.count("did not begin")
-    # On a busy machine one that does not hang may be late.
-    assert again >= hanging and done.stdout.split() == [str(2 + again), "0", "0"]
+    # On a busy machine one that does not hang may be late too.
+    assert again >= hanging if hanging else not again
+    assert done.stdout.split() == ["True", "0"]
 
 
 @linux
