@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from .parser import Manners, UsageError, main_flag, unknown_choice
 
 #: What may not be set in a file: it would be read too late, or not at all.
 _FLAGS_ONLY = ("config", "help", "help_all")
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-1 for a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -93,7 +101,7 @@ def _compose(path: Path) -> yaml.Node | None:
         more = f"did you mean {path.with_name(near[0])}?" if near else f"for a recipe of the package give --recipe, one of {', '.join(recipes())}"
         raise UsageError(f"`--config {path}`: there is no such file; {more}")
     try:
-        return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text in UTF-8 ({error.reason}); save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from .labels import LabelFault, holds_integers, is_text, refuse_rows
@@ -48,9 +50,16 @@ def groups_of(dataset: Dataset, column: str, where: str) -> np.ndarray:
     return np.asarray(without_gaps(dataset.select_columns([column]).with_format("arrow")[:][column], column, where).to_pylist())
 
 
+def is_missing(group: Any) -> bool:
+    """Whether a stored `group` is none: nothing, or a blank text, which would put all such images into one."""
+    return group is None or isinstance(group, str) and not group.strip()
+
+
 def without_gaps(values: Any, column: str, where: str) -> Any:
     """The stored groups `values` of a `column` of the data `where`. Raises ValueError for the first one that is missing."""
-    refuse_rows(values.is_null().to_numpy(), lambda row: NO_GROUP, column, where)
+    distinct = [group for group in pc.unique(values).to_pylist() if is_missing(group)]
+    missing = pc.is_in(values, pa.array(distinct, values.type)) if distinct else values.is_null()
+    refuse_rows(np.asarray(missing), lambda row: NO_GROUP, column, where)
     return values
 
 

@@ -25,18 +25,21 @@ from .column_checks import (
     check_groups,
     check_kind,
     check_two_columns,
+    is_missing,
     require_column,
     without_gaps,
 )
 from .column_checks import groups_of as groups_of
 from .column_checks import require_dataset as require_dataset
 from .labels import (
+    INDICATOR,
     NO_LIST,
     LabelFault,
     LabelRule,
     classes_of,
     holds_integers,
     holds_several,
+    is_indicator,
     is_text,
     label_rule,
     lists_of_classes,
@@ -107,6 +110,8 @@ class RowRule:
     def _classes_of(self, values: Any) -> list[int]:
         if values is None:
             raise NO_LIST
+        if is_indicator(values, self.several):
+            raise INDICATOR
         return sorted({self.class_of(value) for value in values})
 
     def _domain_name(self, value: Any) -> str:
@@ -137,7 +142,7 @@ class RowRule:
         stored = dataset.select_columns(self.columns).with_format("arrow")[:] if self.columns else None
         if self.label_column is not None:
             labels = stored[self.label_column], self.class_of, self.label_column, self.where
-            classes = lists_of_classes(*labels) if self.several else classes_of(*labels)
+            classes = lists_of_classes(*labels, self.several) if self.several else classes_of(*labels)
             kept &= True if self.several else classes >= 0
         if self.caption_column is not None:
             # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.
@@ -182,7 +187,7 @@ class RowRule:
                     raise _NO_TEXT
             column = self.group_column
             if column is not None:
-                if values[column] is None:
+                if is_missing(values[column]):
                     raise NO_GROUP
                 example["group"] = str(values[column])
         except LabelFault as fault:

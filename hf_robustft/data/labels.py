@@ -74,6 +74,21 @@ class LabelFault(ValueError):
         self.label, self.rule = label, rule
 
 
+def is_indicator(values: Sequence[Any], classes: int) -> bool:
+    """
+    Whether a list of labels says of each of so many `classes` by 0 or 1 whether the image has it, rather than which it has. Of two
+    classes (0, 1) may be both.
+    """
+    if len(values) != classes or any(isinstance(value, str) or value not in (0, 1) for value in values):
+        return False
+    return len({*values}) < classes
+
+
+INDICATOR = LabelFault(
+    "The list of labels",
+    "holds a 0 or 1 for each class, which would be taken for the numbers of the first two classes; give the numbers or names of the classes "
+    "that the image has",
+)
 NO_LIST = LabelFault("The list of labels", "is missing; give an empty list to an image without labels or leave the row out")
 
 
@@ -313,15 +328,22 @@ def classes_of(
     return classes[indices]
 
 
-def lists_of_classes(values: pa.ChunkedArray, rule: Callable[[Any], int], column: str, where: str) -> list[list[int]]:
+def lists_of_classes(
+    values: pa.ChunkedArray, rule: Callable[[Any], int], column: str, where: str, n_classes: int
+) -> list[list[int]]:
     """
-    Return the classes of each list of labels among the `values` of a `column` of the data `where`, by a `rule`: each once, in order.
+    Return the classes of each list of labels among the `values` of a `column` of the data `where`, of so many (`n_classes`), by a `rule`:
+    each once, in order.
 
     Raises:
-        ValueError: The first row that has no list, or a label that means no class, with the number of such rows.
+        ValueError: The first row that has no list, one of zeros and ones, or a label that means no class, with the number of such rows.
     """
     refuse_rows(values.is_null().to_numpy(), lambda row: NO_LIST, column, where)
     lists = values.combine_chunks()
+    of_all = np.asarray(pc.list_value_length(lists)) == n_classes
+    found = [is_indicator(some, n_classes) for some in lists.filter(pa.array(of_all, pa.bool_())).to_pylist()]
+    of_all[of_all] = found
+    refuse_rows(of_all, lambda row: INDICATOR, column, where)
     rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     classes = classes_of(pa.chunked_array([pc.list_flatten(lists)]), rule, column, where, rows)
     ends = np.searchsorted(rows, np.arange(1, len(lists)))

@@ -169,7 +169,10 @@ def _check_schedule(args: Any) -> None:
         return
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
-        get_scheduler(name, optimizer, 1, 100, scheduler_specific_kwargs=dict(settings))
+        scheduler = get_scheduler(name, optimizer, 1, 100, scheduler_specific_kwargs=dict(settings))
+        for rate in getattr(scheduler, "lr_lambdas", ()):
+            # Some look at their settings after the warm-up, or at the end.
+            _ = [float(rate(step)) for step in (1, 50, 99, 100)]
     except Exception as error:
         # Whatever Transformers' functions raise for settings that they do not take.
         advice = f"give --lr_scheduler_kwargs {_NEEDED[name]}" if name in _NEEDED else "correct lr_scheduler_kwargs"

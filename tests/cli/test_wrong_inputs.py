@@ -428,11 +428,11 @@ def test_plain_values_of_a_config_are_read_as_flags_are(tmp_path):
 
     (tmp_path / "run.yaml").write_text(
         "learning_rate: 1e-3\nsave_strategy: no\nstreaming: yes\nrun-name: 1.10\neval_datasets: emoji_shift\nshots: null\n"
-        "lr_scheduler_kwargs: {min_lr: 0.1}\nmax_steps: 1e2\n"
+        "lr_scheduler_kwargs: {min_lr: 1e-1, other: -2E+3, text: \"1e-1\", word: e1}\nmax_steps: 1e2\n"
     )
     assert read_config(train_parser(), tmp_path / "run.yaml") == {
         "learning_rate": 1e-3, "save_strategy": "no", "streaming": True, "run_name": "1.10",
-        "eval_datasets": ["emoji_shift"], "lr_scheduler_kwargs": {"min_lr": 0.1}, "max_steps": 100,
+        "eval_datasets": ["emoji_shift"], "lr_scheduler_kwargs": {"min_lr": 0.1, "other": -2000.0, "text": "1e-1", "word": "e1"}, "max_steps": 100,
     }  # fmt: skip
 
 

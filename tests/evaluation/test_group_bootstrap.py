@@ -124,6 +124,7 @@ def test_groups_that_cannot_be_drawn_are_refused_before_anything_is_read(tmp_pat
         ("ward", None, "group_column"),
         ("patient", ["ada"] * 24, "single group.*--group_column"),
         ("patient", [None if row == 7 else "ada" for row in range(24)], "row 7.*'patient'"),
+        ("patient", ["ada" if row % 2 else " " for row in range(24)], "row 0.*'patient'.*12 such rows"),
         ("patient", [0.5] * 24, "text or whole numbers"),
     ):
         rows = grouped() if values is None else image_dataset(24).add_column("patient", values)
@@ -133,9 +134,11 @@ def test_groups_that_cannot_be_drawn_are_refused_before_anything_is_read(tmp_pat
     chosen = streamed("parquet", folder, (4, 3), role="id", group_column="patient", columns={"patient": ["ada"] * 7})
     with pytest.raises(ValueError, match="single group"):
         evaluator([chosen]).evaluate(tiny_clip)
-    chosen = streamed("parquet", tmp_path / "none", (4, 3), role="id", group_column="patient", columns={"patient": ["ada"] * 5 + [None, "bo"]})
-    with pytest.raises(ValueError, match="row 1 of shard 1.*'patient'"):
-        evaluator([chosen]).evaluate(tiny_clip)
+    for missing in (None, ""):
+        columns = {"patient": ["ada"] * 5 + [missing, "bo"]}
+        chosen = streamed("parquet", tmp_path / f"none{missing}", (4, 3), role="id", group_column="patient", columns=columns)
+        with pytest.raises(ValueError, match="row 1 of shard 1.*'patient'"):
+            evaluator([chosen]).evaluate(tiny_clip)
 
 
 def test_registered_sets_say_their_groups(tmp_path, monkeypatch):

@@ -114,6 +114,27 @@ def test_a_wrong_label_in_a_list_is_named_with_its_row(tiny_clip, tmp_path, stre
             list(found.stream())
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["int64", "bool", "float32"])
+def test_zeros_and_ones_for_each_class_are_not_taken_for_numbers_of_classes(tmp_path, kind, streaming):
+    given = {"name": "set", "role": "id", "class_names": CLASSES, "templates": TEMPLATES, "streaming": streaming}
+
+    def read(rows, length=-1):
+        feature = datasets.List(datasets.Value(kind), length=length)
+        rows = [[{"int64": int, "bool": bool, "float32": float}[kind](value) for value in row] for row in rows]
+        table(len(rows), labels=rows, kind=feature).to_parquet(tmp_path / f"{length}.parquet")
+        found = load_benchmark(tmp_path / f"{length}.parquet", **given)
+        return [sorted(row["label"]) for row in (found.stream() if streaming else found.load())]
+
+    # The second row has all classes and the first two of the others: sets of numbers may look so, but not with one twice.
+    rows = [[0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 0]]
+    for length in (-1, 4):
+        with pytest.raises(ValueError, match="0 or 1 for each class.*numbers or names") as caught:
+            read(rows, length)
+        assert "row 0" in str(caught.value) and (streaming or "3 such rows of 3" in str(caught.value))
+    assert read([[0, 1], [1], [], [1, 1, 0]]) == [[0, 1], [1], [], [0, 1]]
+
+
 # ---- Measuring -----------------------------------------------------------------------------------------------------
 
 

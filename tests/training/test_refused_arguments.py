@@ -96,6 +96,10 @@ def test_a_field_that_would_do_nothing_is_refused(tmp_path, name):
         ({"fsdp_config": "fsdp.json"}, "fsdp_config=fsdp.json.*fully_shard"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "'cosine_with_min_lr'.*lr_scheduler_kwargs '{\"min_lr_rate\": 0.1}'"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "'warmup_stable_decay'.*lr_scheduler_kwargs .*num_decay_steps"),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": "low"}},
+            "'cosine_with_min_lr'.*lr_scheduler_kwargs={'min_lr_rate': 'low'}",
+        ),
         ({"lr_scheduler_kwargs": {"min_lr_rat": 1}}, "lr_scheduler_kwargs={'min_lr_rat': 1}"),
         ({"load_best_model_at_end": True, "save_strategy": "steps"}, "load_best_model_at_end.*--eval_strategy steps"),
         (
