@@ -51,7 +51,7 @@ def groups_of(dataset: Dataset, column: str, where: str) -> np.ndarray:
 
 
 def is_missing(group: Any) -> bool:
-    """Whether a stored `group` is none: nothing, or a blank text, which would put all such images into one."""
+    """Return whether a stored `group` is missing or a blank text, which would put all such images into one."""
     return group is None or isinstance(group, str) and not group.strip()
 
 

@@ -76,8 +76,8 @@ class LabelFault(ValueError):
 
 def is_indicator(values: Sequence[Any], classes: int) -> bool:
     """
-    Whether a list of labels says of each of so many `classes` by 0 or 1 whether the image has it, rather than which it has. Of two
-    classes (0, 1) may be both.
+    Return whether a list of labels (`values`) says of each of so many `classes` by 0 or 1 whether the image has it, rather than which it has.
+    Of two classes (0, 1) may be both.
     """
     if len(values) != classes or any(isinstance(value, str) or value not in (0, 1) for value in values):
         return False
@@ -143,6 +143,29 @@ def class_positions(class_names: Sequence[str], label_names: Sequence[str] | Non
     for index, name in enumerate(class_names):
         positions.setdefault(class_key(name), index)
     return positions
+
+
+def check_label_order(given: Sequence[str], own: Sequence[str], what: str, where: str) -> None:
+    """
+    Refuse class names that put classes elsewhere than the labels of data have them. Other words for a class are taken as they are.
+
+    Args:
+        given (`Sequence[str]`): The class names, in the order of what is to learn from the labels.
+        own (`Sequence[str]`): Those of the data, in the order of the labels.
+        what (`str`), where (`str`): Words for both, used in messages.
+
+    Raises:
+        ValueError: If a class of the data is at another position among the given names, or there are fewer of them.
+    """
+    places = {class_key(name): place for place, name in enumerate(given)}
+    moved = [name for label, name in enumerate(own) if places.get(class_key(name), label) != label]
+    if not moved and len(given) >= len(own):
+        return
+    fault = f"{moved[0]!r} has another number there" if moved else "of some labels nothing would be learned"
+    raise ValueError(
+        f"The classes of {what} are {quoted(given)}, and the labels of {where} are numbers of {quoted(own)}: {fault}. Give what has the "
+        "classes of the data in their order."
+    )
 
 
 def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.labels import check_label_order
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, adapted_weights, ensemble_features, near_unit
@@ -122,7 +123,10 @@ class CRoFTObjective(ObjectiveMixin):
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
         """Settle the class prompts; returns the numbers of classes and templates."""
-        class_names = class_names or getattr(self.train_dataset, "class_names", None)
+        own = getattr(self.train_dataset, "class_names", None)
+        if class_names and own:
+            check_label_order(class_names, own, "`class_names=`", "the training set")
+        class_names = class_names or own
         templates = templates or getattr(self.train_dataset, "templates", None)
         if not class_names or not templates or self.processing_class is None:
             raise ValueError(

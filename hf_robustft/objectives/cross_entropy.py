@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from ..data.labels import check_label_order
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import ClipFeatures
 from ..modeling.heads import MultiLabelHead
@@ -89,7 +90,11 @@ class CrossEntropyMixin(ObjectiveMixin):
         super().__init__(*args, **kwargs)
         self.head_is_given = head is not None
         kind = MultiLabelHead if self.multi_label else ZeroShotHead
-        class_names = class_names or getattr(self.train_dataset, "class_names", None)
+        own = getattr(self.train_dataset, "class_names", None)
+        for given, what in ((class_names, "`class_names=`"), (None if head is None else head.class_names, "`head=`")):
+            if given and own:
+                check_label_order(given, own, what, "the training set")
+        class_names = class_names or own
         templates = templates or getattr(self.train_dataset, "templates", None)
         if class_names and templates:
             self.classes = tuple(class_names), tuple(templates)

@@ -180,13 +180,16 @@ def test_a_head_to_start_from_is_linear(tiny_clip, tmp_path):
         (TipAdapterFTrainer, "unlabelled", {}, "Tip-Adapter.*labels"),
         (TipAdapterFTrainer, "stream", {"max_steps": 1, "tip_views": 2}, "Tip-Adapter keeps a key for each training image.*a stream"),
         (TipAdapterFTrainer, "none", {}, "Tip-Adapter keeps a key for each training image.*missing"),
-        (TipAdapterFTrainer, "cached", {"class_names": CLASSES[:3]}, "cached images are 0 to 3, and the head has 3"),
+        (TipAdapterFTrainer, "cached", {"class_names": CLASSES[:3]}, "`class_names=` are 'cat', 'dog', 'owl', and the labels"),
+        (TipAdapterFTrainer, "nameless", {"class_names": CLASSES[:3]}, "cached images are 0 to 3, and the head has 3"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(tiny_clip, tmp_path, cls, dataset, settings, message):
     features = cached(tiny_clip, n=8)
     if dataset == "unlabelled":
         features.labels = None
+    elif dataset == "nameless":
+        features.class_names = None
     elif dataset == "none":
         features = None
     elif dataset == "stream":

@@ -6,12 +6,24 @@ import math
 
 import pytest
 import torch
-from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, step_logs, tiny_processor, tiny_tokenizer
+from helpers import (
+    CLASSES,
+    TEMPLATES,
+    arguments,
+    image_dataset,
+    random_batch,
+    rows,
+    stack,
+    step_logs,
+    tiny_processor,
+    tiny_tokenizer,
+)
 from transformers import CLIPModel
 
-from hf_robustft import FineTuneTrainer, ZeroShotHead
+from hf_robustft import Benchmark, CRoFTTrainer, FineTuneTrainer, ZeroShotHead
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.objectives.cross_entropy import classification_loss
+from hf_robustft.training.methods import TipAdapterFTrainer
 from hf_robustft.training.schedules import reference_learning_rate
 
 pytestmark = pytest.mark.numbers
@@ -160,6 +172,26 @@ def test_a_head_may_be_given(tiny_clip, tmp_path):
     head = ZeroShotHead(torch.ones(4, 16), CLASSES)
     trainer = trainer_of(tiny_clip, tmp_path, head=head, class_names=None, templates=None, processing_class=None)
     assert torch.equal(trainer.head.weight, torch.ones(4, 16))
+
+
+@pytest.mark.parametrize("cls", [FineTuneTrainer, TipAdapterFTrainer, CRoFTTrainer])
+@pytest.mark.parametrize("kind", ["class_names", "head"])
+def test_classes_in_another_order_than_the_labels_are_refused(tiny_clip, tmp_path, cls, kind):
+    if (cls, kind) == (CRoFTTrainer, "head"):
+        pytest.skip("CRoFT has no head")
+    train = Benchmark.from_dataset(image_dataset(8), name="train", role="train", templates=TEMPLATES)
+
+    def made(names):
+        given = {"class_names": names} if kind == "class_names" else {"head": ZeroShotHead(torch.ones(len(names), 16), names)}
+        return cls(copy.deepcopy(tiny_clip), arguments(tmp_path), train_dataset=train, processing_class=tiny_processor(), **given)
+
+    turned = ("bee", "cat", "dog", "owl")
+    for names, words in ((turned, "'cat' has another number"), (("Cat", "owl", "DOG", "bee"), "'dog' has"), (CLASSES[:3], "nothing would be learned")):
+        with pytest.raises(ValueError, match=f"`{kind}=`.*'cat', 'dog', 'owl', 'bee'.*{words}"):
+            made(names)
+    # Other words for a class, and classes behind those of the training set, are the user's.
+    for names in (("CAT", "a dog", "owl", "bee"), (*CLASSES, "fox")):
+        made(names)
 
 
 @pytest.mark.parametrize("missing", ["class_names", "templates", "processing_class"])
