@@ -205,6 +205,11 @@ def check_data(text: str, option: str, registered: list[str]) -> None:
     near = nearby(place) if place.count("/") == 1 and not _in_cache("datasets", place) else None
     if near is not None and (path.parent.is_dir() or offline and near.name == path.name):
         raise UsageError(f"`{given}`: there is no folder {place} here, and nothing of that name from the Hub; did you mean {near}?")
+    if offline and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", place) and not _in_cache("datasets", place):
+        raise UsageError(
+            f"`{given}`: there is no folder {place} here, and HF_HUB_OFFLINE is set, so that the Hub is not asked for a data set of that name; "
+            "correct the path, or unset it"
+        )
     if "/" not in place and not re.fullmatch(r"imagenet-seen-unseen-seed\d+", place):
         more = did_you_mean(place, [*registered, *(item.name for item in Path(".").iterdir() if item.is_dir())])
         raise UsageError(

@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotF
 from huggingface_hub.utils import get_session
 
 from .messages import beside
-from .pinned import pin, pinned, pinning
+from .pinned import keep_silent, pin, pinned, pinning, silent
 
 #: Seconds after which the Hub counts as out of reach. Its own client would try for half a minute, once per question.
 _PATIENCE = 5.0
@@ -49,7 +49,7 @@ def require_hub(path: str) -> None:
     if reason:
         raise OSError(
             f"No folder {path!r} here, and it cannot be loaded from the Hub, since {constants.ENDPOINT} is out of reach: {reason.rstrip('.')}"
-            f"{beside(path) or '.'}"
+            f"{beside(path) or '; correct the path, or try again with a connection.'}"
         )
 
 
@@ -58,15 +58,20 @@ _reached: set[str] = set()
 
 def out_of_reach() -> str:
     """
-    Why the Hub does not answer within seconds; `""` if it does, whatever it says, and where this process works offline.
+    Why the Hub does not answer within seconds; `""` if it does, whatever it says, and where this process works offline. A command that
+    has waited for it once does not wait again for a minute.
     """
     endpoint = constants.ENDPOINT
     if not constants.HF_HUB_OFFLINE and endpoint not in _reached:
+        if reason := silent(endpoint):
+            return reason
         try:
             get_session().head(endpoint, timeout=_PATIENCE)
         except Exception as error:
             # The library beneath, whose errors share no base with Python's, is another one in each version of the Hub's.
-            return " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
+            keep_silent(endpoint, reason)
+            return reason
         _reached.add(endpoint)
     return ""
 

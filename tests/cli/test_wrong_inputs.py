@@ -406,8 +406,30 @@ def test_what_is_right_passes(tmp, capsys):
     assert "`--seed` is given again" in capsys.readouterr().err
 
 
+def test_offline_a_name_that_is_neither_here_nor_in_the_cache_is_answered_at_the_first_look(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    lines = ("train --train_dataset nowhere/x", "compare --train_dataset nowhere/x", "train --method auto --train_dataset nowhere/x",
+             "evaluate emoji_clip --eval_datasets nowhere/x:shift", "verify emoji_clip_carot --data a=nowhere/x")  # fmt: skip
+    for line in lines:
+        command, *arguments = line.split()
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(UsageError, match="no folder nowhere/x here, and HF_HUB_OFFLINE is set.*correct the path"):
+            first_look(command, arguments)
+        # The Hub may have it.
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        if not line.startswith("verify"):
+            first_look(command, arguments)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "cache" / "hub" / "datasets--nowhere--x").mkdir(parents=True)
+    first_look("train", ["--train_dataset", "nowhere/x"])
+    # A registered name with the place of a copy is another matter.
+    first_look("evaluate", ["emoji_clip", "--eval_datasets", "pacs-sketch=owner/mirror"])
+
+
 def test_what_only_the_loaders_can_tell_is_left_to_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     for name in ("own/test-0.parquet", "tars/test/0.tar", "photos/cat/1.png", "rows.parquet"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")

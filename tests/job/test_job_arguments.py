@@ -9,6 +9,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset
 from helpers.streams import write_folders, write_parquet, write_tars
 from helpers.stub_hub import class_folders, quietly, table
 
+from hf_robustft import cli
 from hf_robustft.cli.data_sets import (
     DataOptions,
     Known,
@@ -120,6 +121,28 @@ def test_a_mistyped_path_is_refused_at_once_without_the_hub(tmp_path, monkeypatc
     for path, there in (("photos/trian", "photos/train"), ("phots/train", "photos/train"), ("my/photos", "photos")):
         with pytest.raises(OSError, match=f"did you mean {there}?"):
             load_benchmark(path)
+
+
+@pytest.mark.parametrize("command", ["train", "train --method auto", "compare", "evaluate emoji_clip"])
+def test_a_command_waits_once_for_a_hub_that_does_not_answer(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(hub_ids.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_ids, "_reached", set())
+    asked = []
+
+    def fail(url, timeout):
+        asked.append(timeout)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(hub_ids, "get_session", lambda: SimpleNamespace(head=fail))
+    sets = [] if command.startswith("evaluate") else ["--train_dataset", "nowhere/x"]
+    # Each command by itself: somebody may have mended the connection.
+    for _ in range(2):
+        assert cli.main([*command.split(), *sets, "--eval_datasets", "nowhere/y", "nowhere/z", "--use_cpu", "--output_dir", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "No folder 'nowhere/" in error and "no network" in error and "correct the path" in error
+        assert len(asked) == 1 and asked.pop() <= 5
 
 
 def test_splits_behind_a_path(tmp_path):
