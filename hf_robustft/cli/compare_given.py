@@ -114,7 +114,7 @@ class Given:
                 words += ["--feature_views", str(VIEWS)]
             if "feature_cache" not in self.passed:
                 words += ["--feature_cache", str(self.output / "features")]
-        if method == "wise_ft" and not {"alpha_sweep", "leave_out_classes"} & set(self.passed):
+        if method == "wise_ft" and not self.lists and not {"alpha_sweep", "leave_out_classes"} & set(self.passed):
             words += ["--alpha_sweep", *map(str, ALPHAS)]
         if method in self.epochs:
             words += ["--num_train_epochs", str(self.epochs[method])]

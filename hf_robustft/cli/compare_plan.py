@@ -27,6 +27,7 @@ from ..training.settings import settle_settings
 from .compare_given import Given, Passed
 from .compare_length import lengths
 from .compare_rates import check_rates, rates_around
+from .label_lists import merges_lists
 from .merging import MERGEABLE, MERGES
 from .own_sets import own_sets, roles_of
 from .parser import UsageError
@@ -287,12 +288,14 @@ class _Planner:
 
     def _of_lists(self, parts: dict[str, TrainCommand], data: TrainingData, encoder: DualEncoder) -> list[str]:
         """Keep the methods that can train on lists of labels."""
-        able = [name for name in self.methods if name in METHODS and serves_label_lists(METHODS[name], encoder.similarity)]
+        merged = merges_lists(METHODS[self.merged], encoder)
+        able = [name for name in self.methods if (serves_label_lists(METHODS[name], encoder.similarity) if name in METHODS else name in MERGES and merged)]
         others, words = [name for name in self.methods if name not in able], f"cannot train a {encoder.name} on lists of labels"
         if refused := [name for name in others if name in self.named - {self.merged} or not able]:
             raise UsageError(f"{refused[0]} {words}; compare those that can, such as hf-robustft compare --methods ft lp lp_ft clip_adapter")
-        for name in able:
+        for name in (name for name in able if name in METHODS):
             check_label_lists(METHODS[name], parts[name].args, encoder, data.train.several, data.train.caption_column is not None)
+        self.derived = [name for name in self.derived if name in able]
         self.notes += [f"Left out, as they {words}: {', '.join(others)}"] if others else []
         return able
 

@@ -10,35 +10,40 @@ from ..data.benchmarks import Benchmark
 from ..evaluation.benchmark_checks import refuse_lists
 from ..evaluation.evaluator import Evaluator
 from ..modeling.dual_encoder import DualEncoder
+from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.label_lists import check_multi_label
-from ..training.label_lists import check_label_lists
-from .merging import MERGES
-from .train_arguments import DataArguments, TrainCommand
+from ..training.label_lists import check_label_lists, serves_label_lists
+from .merging import MERGES, merges_head
+from .train_arguments import DataArguments, ModelArguments, TrainCommand
 
 
-def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder | None, compared: bool) -> bool:
+def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder, compared: bool) -> bool:
     """
     Whether the method of a command learns from lists of labels that the training set has, or is measured as those that do.
 
     Args:
         command ([`TrainCommand`]): The command line.
         train ([`Benchmark`]): What it trains on, opened.
-        encoder ([`DualEncoder`], *optional*): The model that is trained, if one is.
+        encoder ([`DualEncoder`]): Of `--model`.
         compared (`bool`): Whether the data are looked at for all runs of a comparison.
 
     Raises:
         ValueError: If the method cannot, or options are given that are for one label per image.
     """
     model_args, _, args = command
+    merges = model_args.method in MERGES
     if train.several and (compared or model_args.method == "zero_shot"):
         # Of a comparison each method is asked by itself; the prompts of a model that stays as it is need no training set.
         learns = True
-    elif model_args.trains and model_args.method not in MERGES:
+    elif train.several and merges:
+        _check_merge_of_lists(model_args, encoder)
+        learns = not model_args.trains or check_label_lists(model_args.trainer, args, encoder, train.several, train.caption_column is not None)
+    elif model_args.trains:
         learns = check_label_lists(model_args.trainer, args, encoder, train.several, train.caption_column is not None)
     elif train.several:
         raise ValueError(
-            f"The training set has lists of labels, and `--method {model_args.method}` {'merges models of' if model_args.method in MERGES else 'needs'} one label per "
-            "image; choose a method that trains on them, such as ft, or measure a model on them with hf-robustft evaluate."
+            f"The training set has lists of labels, and `--method {model_args.method}` needs one label per image; choose a method that "
+            "trains on them, such as ft, or measure a model on them with hf-robustft evaluate."
         )
     else:
         return False
@@ -56,6 +61,24 @@ def learns_lists(command: TrainCommand, train: Benchmark, encoder: DualEncoder |
                     "them; leave it out."
                 )
     return learns
+
+
+def merges_lists(trainer: type, encoder: DualEncoder) -> bool:
+    """Whether models of an `encoder` that a class `trainer` trains on lists of labels can be merged: they answer by prompts and sigmoids."""
+    return encoder.similarity == "sigmoid" and not issubclass(trainer, CrossEntropyMixin) and serves_label_lists(trainer, "sigmoid")
+
+
+def _check_merge_of_lists(model_args: ModelArguments, encoder: DualEncoder) -> None:
+    given, lists = f"`--method {model_args.method}`", "The training set has lists of labels"
+    if encoder.similarity != "sigmoid":
+        raise ValueError(
+            f"{lists}, and {given} merges models that answer by prompts, which of a {encoder.name} give no probability of each label; train with ft, "
+            "lp_ft or l2_sp, or merge SigLIPs."
+        )
+    if merges_head(model_args) or model_args.trains and not merges_lists(model_args.trainer, encoder):
+        raise ValueError(f"{lists}, and {given} merges no heads of such; merge runs that answer by prompts, such as those of --finetune_with flyp.")
+    if model_args.alpha_sweep or model_args.select_alpha:
+        raise ValueError(f"`--{'alpha_sweep' if model_args.alpha_sweep else 'select_alpha'}` goes by accuracy, and the training set has lists of labels; give one alpha.")
 
 
 def check_lists(

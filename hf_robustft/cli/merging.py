@@ -331,7 +331,7 @@ def merge(
     Returns:
         `tuple`: The model, and facts for [`finish_checkpoint`].
     """
-    method, facts = MERGES[options.method], {}
+    method, facts = MERGES[options.method], {"problem_type": MULTI_LABEL} if data.train.several else {}
     start = model if trainer is None else load_dual_encoder(options.model, revision=options.model_revision, option="--model")[0]
     start = start.to(PartialState().device)
     if trainer is not None:

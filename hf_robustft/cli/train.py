@@ -127,7 +127,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
     measured = texts if data_args.hold_out is None else [data_args.train_dataset, *texts]
     check_columns([data_args.train_dataset, *texts], data_args, measured=measured)
     train = train_benchmark(data_args.train_dataset, data_args, data_args.caption_column)
-    multi_label = learns_lists(command, train, encoder if model_args.trains else None, compared)
+    multi_label = learns_lists(command, train, encoder, compared)
     if data_args.shots is not None and data_args.hold_out is None:
         train = few_shot(train, data_args.shots, args.seed)
     try:

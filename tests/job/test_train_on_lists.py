@@ -247,3 +247,38 @@ def test_heads_of_lists_of_labels_are_not_merged_and_it_is_said_why(place, capsy
         assert main(["train", "--method", method, "--finetuned_model", *map(str, sources), *given, "--output_dir", str(place / "merged")]) != 0
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"--finetuned_model {out}" in said and "trained multi-label head is not merged" in said and "lists of labels" in said
+
+
+def test_a_merge_of_models_that_answer_by_prompts_is_measured_on_lists_of_labels(place, capsys):
+    data = ["--train_dataset", str(place / "photos"), "--hold_out", "0.2", "--eval_datasets", str(place / "test"), "--use_cpu", "--disable_tqdm"]
+    given = ["--model", str(place / "siglip"), *data]
+    tuned = place / "siglip-merged"
+    words = ["--per_device_train_batch_size", "16", "--max_steps", "3", "--learning_rate", "1e-3", "--report_to", "none"]
+    assert main(["train", "--method", "flyp", *given, *words, "--output_dir", str(tuned)]) == 0
+    start, end = json.loads((tuned / "evaluation.json").read_text())["reports"]
+    # At the ends it is the one or the other, thresholds included.
+    for alpha, expected in (("0", start), ("1", end)):
+        out = place / f"wise-{alpha}"
+        assert main(["train", "--method", "wise_ft", "--alpha", alpha, "--finetuned_model", str(tuned), *given, "--output_dir", str(out)]) == 0
+        facts, found = load_robustft_json(out), json.loads((out / "evaluation.json").read_text())["reports"][-1]
+        assert facts["problem_type"] == "multi_label_classification" and facts["head"] == "zero-shot prompts" and "detector" not in facts
+        for name in ("test", "validation"):
+            for key in ("map", "f1", "ece"):
+                assert found["multi_label"][name][key] == pytest.approx(expected["multi_label"][name][key], abs=1e-6), (alpha, name, key)
+        assert facts["thresholds"]["classes"] == pytest.approx({name: row["threshold"] for name, row in expected["multi_label"]["test"]["classes"].items()}, abs=1e-5)
+        assert "mean average precision" in (out / "README.md").read_text()
+    assert start["multi_label"]["test"]["map"] != end["multi_label"]["test"]["map"]
+    capsys.readouterr()
+    for more, said in (
+        (["--finetune_with", "ft", "--max_steps", "1"], "--finetune_with flyp"),
+        (["--finetuned_model", str(tuned), "--alpha_sweep", "0.5"], "--alpha_sweep"),
+    ):
+        assert main(["train", "--method", "wise_ft", *more, *given, "--output_dir", str(place / "refused")]) != 0
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said in error and "lists of labels" in error
+    # A comparison makes and merges such runs.
+    words = ["--methods", "flyp", "wise_ft", "lines", "model_stock", "--finetune_with", "flyp", "--learning_rates", "1e-3", "--max_steps", "3"]
+    assert main(["compare", "--dry_run", *words, *given, "--output_dir", str(place / "planned")]) == 0
+    planned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hf-robustft train")]
+    assert [line.split()[3] for line in planned] == ["zero_shot", *["flyp", "wise_ft", "lines"] * 2, "model_stock"]
+    assert all("--save_logits" in line and "--alpha_sweep" not in line for line in planned)
