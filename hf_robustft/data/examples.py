@@ -42,6 +42,7 @@ class CaptionedImages:
         class_names (`Sequence[str]`): The classes in label order; read if the rows have labels.
         templates (`Sequence[str]`): Prompt templates with one "{}" each, for captions from class names.
         seed (`int`): Seed of all random choices.
+        border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image first.
 
     Attributes:
         several (`int`): Number of classes where each image has a list of labels, which may be empty; 0 where it has one.
@@ -58,6 +59,7 @@ class CaptionedImages:
         class_names: Sequence[str],
         templates: Sequence[str],
         seed: int,
+        border: int = 0,
     ):
         if not labelled and not captioned:
             raise ValueError(
@@ -67,7 +69,7 @@ class CaptionedImages:
         self.labelled, self.captioned = labelled, captioned
         self.class_names = check_class_names(class_names) if labelled or class_names else ()
         self.templates = () if captioned else check_templates(templates)
-        self.transform, self.seed = transform, int(seed)
+        self.transform, self.seed, self.border = transform, int(seed), border
 
     def example(self, row: dict[str, Any], epoch: int, index: int, where: str) -> dict[str, Any]:
         """
@@ -88,7 +90,10 @@ class CaptionedImages:
         """
         crop = example_rng(self.seed, epoch, index, "crop")
         image = row["image"]
-        pixels = self.transform(image, crop) if isinstance(image, Image.Image) else self.transform.decode(image, crop, where)
+        if isinstance(image, Image.Image) and not self.border:
+            pixels = self.transform(image, crop)
+        else:
+            pixels = self.transform.decode(image, crop, where, self.border)
         example: dict[str, Any] = {"pixel_values": pixels}
         key = {"seed": self.seed, "epoch": epoch, "index": index}
         if not self.captioned:
@@ -138,6 +143,7 @@ class TrainingExamples(CaptionedImages, Dataset):
             an error.
         keep_decoded (`bool`, *optional*, defaults to `False`): Keep decoded images for later epochs, as long as `decoded` is
             told where. None is read at a fraction of its size then.
+        border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image before the transform.
 
     Attributes:
         rows ([`StoredRows`]): The rows.
@@ -162,9 +168,10 @@ class TrainingExamples(CaptionedImages, Dataset):
         seed: int = 0,
         bad_images: BadImages | None = None,
         keep_decoded: bool = False,
+        border: int = 0,
     ):
         labelled = bool(class_names) and label_column is not None
-        super().__init__(transform, labelled, caption_column is not None, class_names, templates, seed)
+        super().__init__(transform, labelled, caption_column is not None, class_names, templates, seed, border)
         where = "the training data"
         if not isinstance(dataset, StoredRows):
             require_dataset(dataset, where)
@@ -206,6 +213,7 @@ class TrainingExamples(CaptionedImages, Dataset):
             seed=seed,
             bad_images=bad_images,
             keep_decoded=keep_decoded,
+            border=benchmark.border,
         )
 
     def __len__(self) -> int:
@@ -314,8 +322,10 @@ class ClipCollator:
             "input_ids": functional.pad(ids, (0, extra), value=self.tokenizer.pad_token_id),
             "attention_mask": functional.pad(mask, (0, extra)),
         }
-        if "label" in examples[0]:
-            batch["labels"] = torch.tensor([example["label"] for example in examples])
+        # Transformers' own examples have the name of the batch.
+        label = next((name for name in ("label", "labels") if name in examples[0]), None)
+        if label is not None:
+            batch["labels"] = torch.tensor([example[label] for example in examples])
         if "caption_label" in examples[0]:
             batch["caption_labels"] = torch.tensor([example["caption_label"] for example in examples])
         unreadable = [line for example in examples for line in example.get(UNREADABLE, ())]

@@ -48,6 +48,8 @@ def check_class_names(names: Iterable[str], what: str = "class name") -> tuple[s
     """
     if isinstance(names, (str, Path)):
         raise ValueError(f"class_names is the single string {str(names)!r}; give a tuple with one name per class.")
+    if isinstance(names, (set, frozenset)):
+        raise ValueError("class_names is a set, which has no order, and labels are positions; give a tuple in label order.")
     if isinstance(names, Mapping):
         raise ValueError("class_names is a dict, of which the order of the classes is not known here; give its values.")
     cleaned = tuple(clean_class_name(name) for name in names)
@@ -260,6 +262,8 @@ def read_names_and_templates(
         settings["class_names"], own = load_class_names(class_names)
     elif isinstance(class_names, Mapping):
         settings["class_names"], own = tuple(class_names.values()), tuple(map(str, class_names))
+    elif isinstance(class_names, (set, frozenset)):
+        check_class_names(class_names)
     elif class_names is not None:
         settings["class_names"] = tuple(class_names)
     if own is not None and label_names is not None:

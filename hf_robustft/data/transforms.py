@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -202,6 +202,13 @@ class ImageTransform:
     def facts(self) -> dict[str, int | str]:
         """What the report of an evaluation says of how images were prepared."""
         return {"image_size": self.size, "image_resampling": f"{self.resample} (PIL)"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a processor says of images, whether they are prepared for training or not; JSON values."""
+        of_training = ("train", "scale", "ratio", "flip", "fast", "output")
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in of_training}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def blank(self) -> torch.Tensor:
         """A result that stands for an image which cannot be read: a black one."""

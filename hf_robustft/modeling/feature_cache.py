@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class CachedFeatures(Dataset):
         class_names (`Sequence[str]`): The classes in label order; () if there are none.
         templates (`Sequence[str]`): The prompt templates of the data set.
         model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
+        prepared (`Mapping[str, Any]`, *optional*): How the images were prepared, as [`ImageTransform`] has it in `settings`.
 
     Raises:
         ValueError: If the shapes disagree.
@@ -80,6 +81,7 @@ class CachedFeatures(Dataset):
         class_names: Sequence[str],
         templates: Sequence[str],
         model_fingerprint: str,
+        prepared: Mapping[str, Any] | None = None,
     ):
         if features.ndim != 3 or not features.numel():
             raise ValueError(
@@ -91,7 +93,7 @@ class CachedFeatures(Dataset):
             )
         self.features, self.labels = features, labels
         self.class_names, self.templates = tuple(class_names), tuple(templates)
-        self.model_fingerprint = model_fingerprint
+        self.model_fingerprint, self.prepared = model_fingerprint, prepared
 
     @property
     def several(self) -> int:
@@ -226,7 +228,7 @@ def cache_features(
         examples = TrainingExamples.from_benchmark(benchmark, processor, seed=seed, **options)
     else:
         transform = ImageTransform.from_processor(processor, train=False, output="uint8")
-        examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None)
+        examples = EvaluationImages(benchmark.load(), transform, benchmark.image_column, label_column=None, border=benchmark.border)
     skips = bad_images is not None and bad_images.skips
     path = facts = features = None
     with failing_together(_WHAT, state):
@@ -257,7 +259,7 @@ def cache_features(
     if not readable.all():
         features = features[:, readable]
         labels = None if labels is None else labels[readable]
-    return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint)
+    return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint, examples.transform.settings)
 
 
 class _Marked(Dataset):
@@ -374,6 +376,8 @@ def _facts_of(
         "transform": {**asdict(transform), "resample": str(getattr(transform.resample, "value", transform.resample))},
         "dtype": str(_dtype(model)).removeprefix("torch."),
     }
+    # Files of images without one are those of earlier versions.
+    facts["transform"] |= {"border": benchmark.border} if benchmark.border else {}
     return json.loads(json.dumps(facts))
 
 

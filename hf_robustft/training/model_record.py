@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from ..data.transforms import ImageTransform
@@ -16,8 +15,6 @@ _NO_MATTER = frozenset(
     ("architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "problem_type", "chunk_size_feed_forward")
     + ("initializer_factor", "initializer_range", "logit_scale_init_value", "output_attentions", "output_hidden_states", "return_dict")
 )
-#: Of a transform, what only training does, or only decides in which form levels travel.
-_OF_TRAINING = frozenset(("train", "scale", "ratio", "flip", "fast", "output"))
 #: Words and signs that tokenizers of one vocabulary may take apart differently.
 _PROBE = "A photo of the Café's 21 cats, dogs & birds: naïve <b>x</b>\u3000小猫 _ 🐈."
 
@@ -58,8 +55,8 @@ def processor_record(processor: Any) -> dict[str, Any]:
     """
     record: dict[str, Any] = {}
     try:
-        transform = asdict(ImageTransform.from_processor(processor, train=False))
-        record |= {f"image {name}": value for name, value in transform.items() if name not in _OF_TRAINING}
+        settings = ImageTransform.from_processor(processor, train=False).settings
+        record |= {f"image {name}": value for name, value in settings.items()}
     except (ValueError, TypeError, AttributeError):
         # A tokenizer by itself, or images that the user's own data set prepares.
         pass
@@ -68,3 +65,30 @@ def processor_record(processor: Any) -> dict[str, Any]:
         content = [sorted(tokenizer.get_vocab().items()), tokenizer(_PROBE)["input_ids"]]
         record["tokenizer"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return json.loads(json.dumps(record, default=str))
+
+
+def check_prepared(dataset: Any, processor: Any) -> None:
+    """
+    Refuse cached features of images that a processor prepares otherwise: the model would be measured on others than it is trained on.
+
+    Args:
+        dataset (`Any`): What is trained on; parts of it (`Subset`, `ConcatDataset`) are looked at too.
+        processor (`Any`): The processor of the run, or `None`.
+
+    Raises:
+        ValueError: With what differs.
+    """
+    for part in getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]:
+        if part is not None:
+            check_prepared(part, processor)
+    there = getattr(dataset, "prepared", None)
+    if there is None or not hasattr(getattr(processor, "image_processor", processor), "image_mean"):
+        return
+    here = ImageTransform.from_processor(processor, train=False).settings
+    differing = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    if differing:
+        made, now = (", ".join(f"{name} {side.get(name)}" for name in differing) for side in (there, here))
+        raise ValueError(
+            f"The cached features are of images that were prepared with {made}, and the processor of this run has {now}; make them again by "
+            "`cache_features` with this processor."
+        )

@@ -42,6 +42,7 @@ from .image_check import ImageCheck, check_images, training_hashes
 from .interruption import StopSignals
 from .kept_images import keeping_decoded
 from .label_lists import check_label_lists
+from .model_record import check_prepared
 from .optimizers import CompleteOptimizer, check_given_optimizers
 from .passes import TrainingPasses
 from .settings import check_data_settings, check_declared, check_schedule, fit_default_batch, settle_settings
@@ -175,6 +176,7 @@ class RobustTrainer(
                 "The cached features were made by another model than the one to train; make them again with "
                 "`cache_features` and this model."
             )
+        check_prepared(train_dataset, processing_class)
         if data_collator is None and made_by:
             data_collator = collate_features
         elif data_collator is None and processing_class is not None:

@@ -234,6 +234,12 @@ def test_batch_shapes_padding_and_end(word_tokenizer):
     assert "labels" not in ClipCollator(word_tokenizer)([captioned[0]])
 
 
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_labels_of_a_data_set_of_ones_own(word_tokenizer, name):
+    own = [{"pixel_values": torch.zeros(3, 16, 16), "caption": "a cat", name: label} for label in (2, 0)]
+    assert torch.equal(ClipCollator(word_tokenizer)(own)["labels"], torch.tensor([2, 0]))
+
+
 def test_padding_to_the_longest_is_exact(word_tokenizer, tiny_clip):
     """Text embeddings are the same as with every caption padded to all 16 positions."""
     data = examples()

@@ -49,6 +49,8 @@ def test_braces_of_names_and_templates_survive():
         (["red_panda", "red  panda"], r"'red panda' appears twice, at positions 0 and 1"),
         (["dog", "turkey", "Turkey"], r"'Turkey' appears twice, at positions 1 and 2"),
         ("dog", "single string 'dog'"),
+        ({"cat", "dog"}, "a set, which has no order"),
+        (frozenset(("cat", "dog")), "a set, which has no order"),
     ],
 )
 def test_class_names_that_cannot_be_told_apart(names, message):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from hf_robustft.data import transforms
 from hf_robustft.data.examples import TrainingExamples
+from hf_robustft.data.randomness import example_rng
 from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.data.streams.order import Position, Reader, parts_of_a_shard, permutation
 
@@ -147,6 +148,23 @@ def test_examples_are_those_of_the_stored_data_and_differ_between_passes(streams
         same = map_style[divmod(place, 9)]
         assert example.keys() == same.keys() and torch.equal(example["pixel_values"], same["pixel_values"])
         assert (example["caption"], example["label"]) == (same["caption"], same["label"])
+
+
+@pytest.mark.same_bits("one image at a time, without products of matrices")
+def test_a_border_is_cut_off_in_training(tmp_path):
+    described = [benchmark("folders", tmp_path / "folders", (5,), streaming=streaming, border=4) for streaming in (False, True)]
+    whole = TrainingExamples.from_benchmark(dataclasses.replace(described[0], border=0), tiny_processor(), seed=5)
+    stored = TrainingExamples.from_benchmark(described[0], tiny_processor(), seed=5)
+    kept = TrainingExamples.from_benchmark(described[0], tiny_processor(), seed=5, keep_decoded=True)
+    streamed = StreamingExamples.from_benchmark(described[1], tiny_processor(), seed=5, shuffle=False)
+    transform = transforms.ImageTransform.from_processor(tiny_processor(), train=True)
+    for index, example in enumerate(itertools.islice(streamed, 5)):
+        image = described[0].load()[index]["image"]
+        inner = image.crop((4, 4, image.width - 4, image.height - 4))
+        want = transform(inner, example_rng(5, 0, index, "crop"))
+        for found in (example, stored[index], kept[index]):
+            assert torch.equal(found["pixel_values"], want)
+        assert not torch.equal(whole[index]["pixel_values"], want)
 
 
 def test_a_plain_data_loader_shares_the_rows_among_its_workers(streams):

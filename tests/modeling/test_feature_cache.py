@@ -11,7 +11,7 @@ import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_config, tiny_processor
 from helpers.feature_cache import benchmark, unreadable
 from helpers.forked import run_ranks
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
@@ -112,6 +112,22 @@ def test_without_views_it_is_the_evaluation_transform(tiny_clip):
     want = torch.stack([raw(tiny_clip, images[index]["pixel_values"]) for index in range(13)])
     assert cache.features.shape == (1, 13, 16) and (cache.features[0] - want).abs().max() <= 1e-10 * want.abs().max()
     assert torch.equal(cache[(7, 2)]["image_features"], cache[2]["image_features"])
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_border_is_cut_off(tiny_clip, tmp_path, views):
+    plain = image_dataset(6)
+    framed = plain.to_list()
+    for row, image in zip(framed, plain["image"], strict=True):
+        file = io.BytesIO()
+        ImageOps.expand(image, 3, "red").save(file, "PNG")
+        row["image"] = {"bytes": file.getvalue(), "path": None}
+    framed = datasets.Dataset.from_list(framed, features=plain.features)
+    want = cached(tiny_clip, benchmark(rows=plain), views=views).features
+    for cut in (0, 3, 3):
+        found = cached(tiny_clip, benchmark(rows=framed, border=cut), views=views, cache_dir=tmp_path).features
+        assert torch.equal(found, want) == bool(cut)
+    assert len(list(tmp_path.iterdir())) == 2, "a file for each border"
 
 
 def test_half_precision_features_are_kept_in_float32(tiny_clip):

@@ -42,6 +42,17 @@ def test_features_without_a_record_are_refused_by_encoders_that_train(tiny_clip,
         trainer.train()
 
 
+def test_features_of_images_that_another_processor_prepared_are_refused(tiny_clip, tmp_path):
+    features = cached(tiny_clip)
+    other = tiny_processor()
+    other.image_processor.image_mean = [0.1, 0.5, 0.5]
+    given = {"class_names": CLASSES, "templates": TEMPLATES}
+    for method, chosen in (("croft", features), ("lp", Subset(features, range(8))), ("lp", ConcatDataset([features, features]))):
+        with pytest.raises(ValueError, match=r"prepared with mean \[0.5, 0.5, 0.5\], and the processor of this run has mean \[0.1"):
+            METHODS[method](tiny_clip, arguments(tmp_path), train_dataset=chosen, processing_class=other, **given)
+        METHODS[method](tiny_clip, arguments(tmp_path), train_dataset=chosen, processing_class=tiny_processor(), **given)
+
+
 def test_croft_refuses_a_part_of_another_models_features(tiny_clip, tmp_path):
     features = cached(copy.deepcopy(tiny_clip))
     with torch.no_grad():

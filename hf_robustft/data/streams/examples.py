@@ -44,6 +44,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         bad_images ([`BadImages`], *optional*): What is done about images that cannot be read (default: the first one
             is an error). By "skip" the next image takes its place, and a line about it travels with that one (see
             `data.images`).
+        border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image first.
 
     Attributes:
         size (`int` or `None`): examples of one pass, `len()` of the data set, if known.
@@ -64,9 +65,10 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         buffer: int = DEFAULT_BUFFER,
         size: int | None = None,
         bad_images: BadImages | None = None,
+        border: int = 0,
     ):
         labelled, captioned = stream.rule.label_column is not None, stream.rule.caption_column is not None
-        super().__init__(transform, labelled, captioned, class_names, templates, seed)
+        super().__init__(transform, labelled, captioned, class_names, templates, seed, border)
         self.several = stream.several if labelled else 0
         self.size = stream.examples if size is None else size
         if buffer < 1 or (self.size is not None and self.size < 1):
@@ -107,6 +109,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
             buffer=buffer,
             size=size,
             bad_images=bad_images,
+            border=benchmark.border,
         )
 
     def __len__(self) -> int:
