@@ -130,6 +130,16 @@ def feature_fingerprints(dataset: Any) -> set[str]:
     return feature_fingerprints(dataset.dataset) if isinstance(dataset, Subset) else set()
 
 
+def class_lists(dataset: Any) -> list[tuple[str, ...]]:
+    """The class names, in the order of the labels, that a `dataset` and each part of it (`Subset`, `ConcatDataset`) has, if it has some."""
+    own = getattr(dataset, "class_names", None)
+    if own:
+        return [tuple(own)]
+    if isinstance(dataset, ConcatDataset):
+        return [names for part in dataset.datasets for names in class_lists(part)]
+    return class_lists(dataset.dataset) if isinstance(dataset, Subset) else []
+
+
 def collate_features(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Items of `CachedFeatures` (`examples`) to `image_features` (batch, embed_dim) and, if present, `labels` (batch,) or (batch, classes) int64."""
     batch = {"image_features": torch.stack([example["image_features"] for example in examples])}

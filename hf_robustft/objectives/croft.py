@@ -19,6 +19,7 @@ from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, adapted_weights, ensemble_features, near_unit
 from ..modeling.dual_encoder import DualEncoder
+from ..modeling.feature_cache import class_lists
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
 from .base import ObjectiveMixin, refuse_idle, take
@@ -123,10 +124,9 @@ class CRoFTObjective(ObjectiveMixin):
 
     def _take_classes(self, class_names, templates) -> tuple[int, int]:
         """Settle the class prompts; returns the numbers of classes and templates."""
-        own = getattr(self.train_dataset, "class_names", None)
-        if class_names and own:
+        for own in class_lists(self.train_dataset) if class_names else ():
             check_label_order(class_names, own, "`class_names=`", "the training set")
-        class_names = class_names or own
+        class_names = class_names or getattr(self.train_dataset, "class_names", None)
         templates = templates or getattr(self.train_dataset, "templates", None)
         if not class_names or not templates or self.processing_class is None:
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data.labels import check_label_order
 from ..modeling.dual_encoder import DualEncoder
+from ..modeling.feature_cache import class_lists
 from ..modeling.features import ClipFeatures
 from ..modeling.heads import MultiLabelHead
 from ..modeling.zero_shot import ZeroShotHead
@@ -90,11 +91,10 @@ class CrossEntropyMixin(ObjectiveMixin):
         super().__init__(*args, **kwargs)
         self.head_is_given = head is not None
         kind = MultiLabelHead if self.multi_label else ZeroShotHead
-        own = getattr(self.train_dataset, "class_names", None)
         for given, what in ((class_names, "`class_names=`"), (None if head is None else head.class_names, "`head=`")):
-            if given and own:
+            for own in class_lists(self.train_dataset) if given else ():
                 check_label_order(given, own, what, "the training set")
-        class_names = class_names or own
+        class_names = class_names or getattr(self.train_dataset, "class_names", None)
         templates = templates or getattr(self.train_dataset, "templates", None)
         if class_names and templates:
             self.classes = tuple(class_names), tuple(templates)

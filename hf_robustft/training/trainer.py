@@ -176,9 +176,9 @@ class RobustTrainer(
                 "The cached features were made by another model than the one to train; make them again with "
                 "`cache_features` and this model."
             )
-        check_prepared(train_dataset, processing_class)
-        if data_collator is None and made_by:
-            data_collator = collate_features
+        if made_by:
+            check_prepared(train_dataset, processing_class)
+            data_collator = data_collator or collate_features
         elif data_collator is None and processing_class is not None:
             # A compiled text tower is compiled again for each length of captions; multiples of 8 are few.
             padding = 8 if args.torch_compile else None

@@ -18,9 +18,11 @@ from helpers import (
     tiny_processor,
     tiny_tokenizer,
 )
+from torch.utils.data import ConcatDataset, Subset
 from transformers import CLIPModel
 
 from hf_robustft import Benchmark, CRoFTTrainer, FineTuneTrainer, ZeroShotHead
+from hf_robustft.data.examples import TrainingExamples
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.objectives.cross_entropy import classification_loss
 from hf_robustft.training.methods import TipAdapterFTrainer
@@ -181,14 +183,21 @@ def test_classes_in_another_order_than_the_labels_are_refused(tiny_clip, tmp_pat
         pytest.skip("CRoFT has no head")
     train = Benchmark.from_dataset(image_dataset(8), name="train", role="train", templates=TEMPLATES)
 
-    def made(names):
+    def made(names, train=train):
         given = {"class_names": names} if kind == "class_names" else {"head": ZeroShotHead(torch.ones(len(names), 16), names)}
-        return cls(copy.deepcopy(tiny_clip), arguments(tmp_path), train_dataset=train, processing_class=tiny_processor(), **given)
+        return cls(copy.deepcopy(tiny_clip), arguments(tmp_path), train_dataset=train, processing_class=tiny_processor(), templates=TEMPLATES, **given)
 
     turned = ("bee", "cat", "dog", "owl")
     for names, words in ((turned, "'cat' has another number"), (("Cat", "owl", "DOG", "bee"), "'dog' has"), (CLASSES[:3], "nothing would be learned")):
         with pytest.raises(ValueError, match=f"`{kind}=`.*'cat', 'dog', 'owl', 'bee'.*{words}"):
             made(names)
+    # A part of data, or several of them, name no classes themselves.
+    examples = TrainingExamples.from_benchmark(train, tiny_processor())
+    for part in (Subset(examples, range(4)), ConcatDataset([examples, Subset(examples, range(4))])):
+        with pytest.raises(ValueError, match=f"`{kind}=`.*'cat' has another number"):
+            made(turned, part)
+        if kind == "class_names":
+            made(CLASSES, part)
     # Other words for a class, and classes behind those of the training set, are the user's.
     for names in (("CAT", "a dog", "owl", "bee"), (*CLASSES, "fox")):
         made(names)
