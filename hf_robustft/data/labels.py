@@ -188,6 +188,15 @@ def as_numbers(label_names: Sequence[str] | None) -> dict[int, int] | None:
     return numbers or None
 
 
+def _other_numbers(class_names: Sequence[str]) -> dict[int, int] | None:
+    """The position of each class by its name, if the names are whole numbers (or true and false) and not their positions; else None."""
+    try:
+        numbers = as_numbers(class_names)
+    except ValueError:
+        return None
+    return None if numbers is None or all(number == position for number, position in numbers.items()) else numbers
+
+
 def _of_names(class_names: Sequence[str], label_names: Sequence[str] | None) -> LabelRule:
     expected = label_names or class_names
     rule = f"is not one of the {len(expected)} class names {quoted(expected)}: correct the column or class_names"
@@ -198,7 +207,12 @@ def _of_names(class_names: Sequence[str], label_names: Sequence[str] | None) -> 
 
 def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, column: str, where: str) -> LabelRule:
     if label_names is None:
-        count = len(class_names)
+        count, named = len(class_names), _other_numbers(class_names)
+        if named is not None and {*named} == {*range(count)}:
+            raise ValueError(
+                f"column {column!r} of {where} holds numbers, and the class names are numbers in another order, {quoted(class_names)}: whether "
+                "a label is the name of its class or its position is not known; give class_names with lines `label<TAB>name`."
+            )
         rule = (
             f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names, or give class_names with "
             "lines `label<TAB>name`, which say what the data call them"
@@ -240,6 +254,8 @@ def label_rule(
             f"column {column!r} of {where} holds {feature}, not labels (integers, class names or a ClassLabel); "
             "name the label column with label_column (--label_column on the command line)."
         )
+    if label_names is None and getattr(feature, "dtype", None) == "bool" and {*map(class_key, class_names)} == {"true", "false"}:
+        return _of_numbers(class_names, class_names, column, where)
     if not names_classes(feature):
         return _of_numbers(class_names, label_names, column, where)
     if label_names is None:
@@ -309,6 +325,11 @@ def matching_rule(
     else:
         # Names beside numbers are of other data, whose numbers say nothing about these.
         usable = label_names if as_numbers(label_names) is not None else None
+        numbers = _other_numbers(class_names) if usable is None else None
+        if numbers is not None:
+            # Folders called 0 to 11 come in the order of texts, 10 before 2.
+            called = {number: class_names[position] for number, position in numbers.items()}
+            return LabelRule(numbers, _of_names(class_names, None).rule, called=called), called
         return label_rule(feature, class_names, usable, column, where), None
     found = {number: positions[class_key(name)] for number, name in called.items() if class_key(name) in positions}
     rule = (

@@ -21,6 +21,10 @@ from .schedules import epoch_cosine_schedule, reference_schedule
 from .selective_projection import SPD, AdamSPD
 from .sharding import separate_plain_parameters
 
+#: Settings of which an optimizer, and a schedule, that is given has its own.
+_OF_OPTIMIZER = ("optim", "optim_args", "spd_weight", "weight_decay", "decay_all_parameters", "adam_beta1", "adam_beta2", "adam_epsilon")
+_OF_SCHEDULE = ("lr_schedule", "lr_scheduler_type", "lr_scheduler_kwargs", "min_lr", "warmup_steps")
+
 
 def has_modes(optimizer: Any) -> bool:
     """Whether an optimizer, or a class of them, holds other weights in training than those to evaluate."""
@@ -30,7 +34,7 @@ def has_modes(optimizer: Any) -> bool:
 
 def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwargs: tuple | None) -> None:
     """
-    Refuse optimizers and schedulers under which a run would silently be another one.
+    Refuse optimizers and schedulers under which a run would silently be another one, and warn of settings beside them that do nothing.
 
     Args:
         args ([`RobustTrainingArguments`]): Settings of the run.
@@ -42,6 +46,14 @@ def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwarg
             and eval modes, and one that was made before the weights are spread over processes.
     """
     optimizer, scheduler = optimizers
+    idle = [] if optimizer is None else [name for name in _OF_OPTIMIZER if not _has(optimizer, name, getattr(args, name))]
+    idle += [] if scheduler is None else [name for name in _OF_SCHEDULE if getattr(args, name)]
+    if given := [f"`{name}={getattr(getattr(args, name), 'value', getattr(args, name))}`" for name in idle if name in args.given]:
+        warnings.warn(
+            f"{', '.join(given)} {'does' if len(given) == 1 else 'do'} nothing: what is given as `optimizers` has its own; set it there, or leave "
+            f"{'it' if len(given) == 1 else 'them'} out.",
+            stacklevel=3,
+        )
     if scheduler is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
         raise ValueError(
             "The scheduler in `optimizers` moves the rate of another optimizer than the one that trains; give the pair, "
@@ -65,6 +77,17 @@ def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwarg
             "`fully_shard` replaces the parameters that the optimizer in `optimizers` holds; pass "
             "`optimizer_cls_and_kwargs=`, or set `optim`."
         )
+
+
+def _has(optimizer: Any, name: str, value: Any) -> bool:
+    """Whether an optimizer has the `value` of a setting in all of its groups already, or it asks for nothing."""
+    if name in ("adam_beta1", "adam_beta2"):
+        found = [group.get("betas", (None, None))[name == "adam_beta2"] for group in optimizer.param_groups]
+    elif name in ("weight_decay", "adam_epsilon"):
+        found = [group.get("eps" if name == "adam_epsilon" else name) for group in optimizer.param_groups]
+    else:
+        return not value or name == "optim" and str(getattr(value, "value", value)).split("_")[0] == type(optimizer).__name__.lower()
+    return all(item == value for item in found)
 
 
 def _kind(args: Any) -> str:

@@ -80,6 +80,24 @@ def test_numbers_without_names_are_taken_in_order(tmp_path):
     )
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("feature", [Value("int32"), ClassLabel(num_classes=12)])
+def test_numbers_are_names_to_a_model_whose_classes_are_numbers(tmp_path, feature, streaming):
+    """Of folders called 0 to 11 the third is 10."""
+    names = sorted(map(str, range(12)))
+    rows = image_dataset(6).remove_columns("label").add_column("label", [2, 10, 0, 1, 11, 2], feature=feature)
+    given = {"class_names": names, "templates": TEMPLATES, "name": "set", "role": "shift", "streaming": streaming}
+    found, notes = load_matched(save(rows, tmp_path / "own.parquet"), **given)
+    read = found.stream() if streaming else found.load()
+    assert [names[row["label"]] for row in read] == ["2", "10", "0", "1", "11", "2"]
+    assert not any("numbers without names" in note for note in notes)
+    if feature == Value("int32"):
+        rows = rows.remove_columns("label").add_column("label", [2, 10, 0, 1, 12, 2])
+        with pytest.raises(ValueError, match="label 12 .*row 4"):
+            found, _ = load_matched(save(rows, tmp_path / "other.parquet"), **given)
+            list(found.stream())
+
+
 def test_classes_that_the_model_does_not_know(tmp_path):
     source = save(image_dataset(6, classes=("dog", "ant", "fox")), tmp_path / "own.parquet")
     with pytest.raises(ValueError, match="images of 2 classes that the model does not know, 'ant', 'fox';.*:open_set"):

@@ -184,6 +184,22 @@ def test_bools_gaps_and_what_is_not_a_label():
         Benchmark.from_dataset(table([0, 1], Value("int64")), **{**bare, "class_names": {"n01": "cat", "n02": "dog"}})
 
 
+@pytest.mark.parametrize("kind", ["int64", "float64", "bool"])
+def test_class_names_that_are_numbers_in_another_order(kind):
+    names, labels = ("1", "0", "2"), [2, 0, 1]
+    if kind == "bool":
+        # What the column says is what the names say: True is not the second of them.
+        found = Benchmark.from_dataset(table([True, False], Value("bool")), class_names=("True", "False"), name="a", role="id")
+        assert meaning(found) == {0: "True", 1: "False"}
+        names, labels = ("1", "0"), [True, False]
+    with pytest.raises(ValueError, match="holds numbers, and the class names are numbers in another order.*lines `label<TAB>name`"):
+        Benchmark.from_dataset(table(labels, Value(kind)), class_names=names, name="a", role="id")
+    if kind != "bool":
+        for ordered in (("0", "1", "2"), ("1", "2", "3")):
+            rows = Benchmark.from_dataset(table(labels, Value(kind)), class_names=ordered, name="a", role="id").load()
+            assert rows["label"][:] == labels
+
+
 def test_a_class_label_without_names_of_its_own_holds_numbers():
     rows = table([2, 0, 1], ClassLabel(num_classes=3))
     by_order = Benchmark.from_dataset(rows, class_names=MODEL, name="a", role="id")

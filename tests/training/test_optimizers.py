@@ -167,6 +167,23 @@ def test_an_optimizer_of_another_model_is_refused(model, tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"optim": "adamw_torch"}, {"weight_decay": 0.5}, {"adam_beta2": 0.9}, {"decay_all_parameters": True}, {"lr_schedule": "reference"},
+     {"lr_scheduler_type": "linear"}, {"warmup_steps": 3}],
+)  # fmt: skip
+def test_settings_that_a_given_pair_has_itself_are_named(model, tmp_path, settings):
+    optimizer = sgd(model.parameters())
+    pair = {"optimizers": (optimizer, LambdaLR(optimizer, lambda step: 1.0))}
+    (name,) = settings
+    with pytest.warns(UserWarning, match=f"^`{name}=[^`]*` does nothing: what is given as `optimizers`"):
+        trainer_of("flyp", model, tmp_path, options=pair, **settings)
+    # What it has already is no contradiction.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*does? nothing.*")
+        trainer_of("flyp", model, tmp_path, options=pair, optim="sgd", weight_decay=optimizer.defaults["weight_decay"])
+
+
 class TwoModes(torch.optim.SGD):
     """As schedule-free optimizers are: other weights in training than in evaluation."""
 
