@@ -24,6 +24,8 @@ from typing import Any
 
 #: The lock of a folder, in it: there while it is held, and after a kill until the next one.
 LOCK = ".robustft_lock"
+#: Seconds in which a process that a killed holder has just forked comes to let go of its lock.
+FORKED_SECONDS = 5.0
 
 
 class FolderInUse(OSError):
@@ -84,7 +86,7 @@ def _take(folder: Path, key: str, by: str | None, reads: bool) -> _Held | None:
     # Late: a command line is looked at before packages that take their time are imported.
     from filelock import lock_descriptor
 
-    held = _Held(threading.get_ident(), None)
+    held, end = _Held(threading.get_ident(), None), time.monotonic() + FORKED_SECONDS
     try:
         while key not in _held:
             try:
@@ -103,6 +105,9 @@ def _take(folder: Path, key: str, by: str | None, reads: bool) -> _Held | None:
             try:
                 if not lock_descriptor(descriptor, blocking=False):
                     os.close(descriptor)
+                    if time.monotonic() < end and _has_ended(folder):
+                        time.sleep(0.01)
+                        continue
                     break
             except OSError as error:
                 os.close(descriptor)
@@ -170,16 +175,38 @@ def _sign(descriptor: int, by: str | None) -> None:
         os.write(descriptor, b" " + json.dumps(content).encode())
 
 
-def _holder(folder: Path) -> str:
-    """Who holds the lock of a folder, in words."""
+def _signed(folder: Path) -> tuple[str, ...] | None:
+    """What the holder of a lock has written of itself: its command, process, machine and time."""
     try:
         with open(folder / LOCK, "rb") as file:
             file.seek(1)
             found = json.loads(file.read(2000))
-        command, process, machine, since = (shown(found[name]) for name in ("command", "process", "machine", "since"))
+        return tuple(shown(found[name]) for name in ("command", "process", "machine", "since"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock of a folder, in words."""
+    if (signed := _signed(folder)) is None:
         return "another process"
+    command, process, machine, since = signed
     return f"`{command}` (process {process} on {shlex.quote(machine)}, since {since})"
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the process that signed a lock is known to have ended."""
+    _, process, machine, _ = _signed(folder) or (None, "", None, None)
+    # On Windows that signal would end the process.
+    if os.name != "posix" or machine != platform.node() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def shown(value: Any) -> str:

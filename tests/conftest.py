@@ -50,6 +50,8 @@ def ctrl_c():
     """A shell that runs the tests in the background has them ignore Ctrl-C, and with them the processes they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Where lines are counted, coverage takes SIGTERM, and ends the process that a test only means to interrupt.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

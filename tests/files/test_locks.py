@@ -8,11 +8,11 @@ import re
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
-from hf_robustft import files
+from hf_robustft import files, locks
 from hf_robustft.files import LOCK, READY, FolderInUse, changing, locked, settle
 
 
@@ -86,6 +86,28 @@ def test_the_processes_that_a_holder_forked_hold_nothing(tmp_path):
             pass
     finally:
         os.kill(int(pids.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seconds", [1, 60])
+def test_a_killed_holders_process_that_has_not_run_yet_is_waited_for_a_little(tmp_path, monkeypatch, seconds):
+    """Until it does, it holds what its parent held: a second descriptor stands for that."""
+    pids = tmp_path / "pids"
+
+    def work():
+        os.dup(locks._held[os.path.realpath(tmp_path / "run")].descriptor)
+        if not (pid := os.fork()):
+            time.sleep(seconds)
+            os._exit(0)
+        pids.write_text(str(pid))
+
+    Other(tmp_path / "run", work=work).kill()
+    monkeypatch.setattr(locks, "FORKED_SECONDS", 30 if seconds == 1 else 0.1)
+    try:
+        with suppress(FolderInUse) if seconds == 60 else nullcontext(), locked(tmp_path / "run"):
+            assert seconds == 1
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(pids.read_text()), signal.SIGKILL)
 
 
 def test_a_forked_process_that_ends_leaves_the_lock_to_its_parent(tmp_path):
