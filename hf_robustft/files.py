@@ -89,6 +89,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
                 other.unlink()
 
 
+def is_half_of(name: str, whole: str) -> bool:
+    """Whether the `name` of a file is one under which the file `whole` beside it is written, before it is whole."""
+    return re.fullmatch(rf"\.{re.escape(whole)}\.[0-9a-f]{{8}}\.new", name) is not None
+
+
 def _literal(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 

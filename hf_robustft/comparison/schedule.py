@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..evaluation.report_schema import number
-from ..files import write_whole
+from ..files import is_half_of, write_whole
 from ..modeling.metadata import METADATA_FILE
 from ..publishing.run_folder import EVALUATION_FILE
 
@@ -94,7 +94,8 @@ def finished_runs(folder: str | Path, runs: Sequence[Run]) -> dict[str, float]:
     found = {}
     for run in runs:
         place = Path(folder) / run.name
-        if not place.is_dir() or not any(place.iterdir()):
+        # A comparison that was killed as it began a run leaves half of its record at most.
+        if not place.is_dir() or all(is_half_of(item.name, RECORD_FILE) for item in place.iterdir()):
             continue
         record = _record(place)
         if record is None:
@@ -272,9 +273,14 @@ class Schedule:
             log.close()
             self.outcome.seconds |= found
             return None
-        # What a run that was stopped has left is worth nothing to another one.
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        # What a run that was stopped has left is worth nothing to another one. Its record stays until the new one is whole: without one the
+        # folder would be nobody's.
+        for item in place.iterdir() if place.is_dir() else ():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item, ignore_errors=True)
+            elif item.name != RECORD_FILE:
+                item.unlink(missing_ok=True)
+        place.mkdir(exist_ok=True)
         _write_record(place, {"settings": dict(run.settings)})
         log.truncate(0)
         words = list(self.command(run, place))

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Many runs as child processes: order, continuing, failing, stopping and the time left, with children that do next to nothing."""
 
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_robustft import files as whole_files
 from hf_robustft.comparison import schedule
 from hf_robustft.comparison.schedule import Run, Schedule, finished_runs, in_words, time_left
 
@@ -93,6 +95,42 @@ def test_what_is_finished_is_kept_and_what_is_half_made_is_made_again(tmp_path):
     # Without its results it is not finished, whatever its record says.
     (tmp_path / "ft" / "evaluation.json").unlink()
     assert set(finished_runs(tmp_path, runs)) == {"flyp"}
+
+
+def test_a_run_whose_beginning_was_cut_off_is_made_again(tmp_path, monkeypatch):
+    """A kill leaves the folder as it is: with half of a record, or with a part of what another run had left there."""
+    place = tmp_path / "ft"
+    place.mkdir()
+    half = whole_files.whole_file(place / "run.json").__enter__()
+    half.write_text("{")
+    assert [path.name for path in place.iterdir()] == [half.name]
+    made, _, begun = scheduled(tmp_path, [Run("ft", "ft")])
+    assert set(made.carry_out().seconds) == {"ft"} == set(begun) and not half.exists()
+    (place / "evaluation.json").unlink()
+
+    class Killed(BaseException):
+        pass
+
+    def cut_off(before):
+        # What else is removed at this moment, as by a collection of garbage, goes its way.
+        def step(*given, **options):
+            if str(place) in str(given):
+                raise Killed
+            return before(*given, **options)
+
+        return step
+
+    for module, step in ((schedule.shutil, "rmtree"), (Path, "unlink"), (schedule, "_write_record"), (schedule.subprocess, "Popen")):
+        (place / "checkpoint-3").mkdir(exist_ok=True)
+        (place / "log.txt").touch()
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(module, step, cut_off(getattr(module, step)))
+            scheduled(tmp_path, [Run("ft", "ft")])[0].carry_out()
+        # Of what was killed nothing is open: the lock of a log goes with its file.
+        gc.collect()
+        made, _, _ = scheduled(tmp_path, [Run("ft", "ft")])
+        assert [run.name for run in made.pending] == ["ft"], step
+    assert set(made.carry_out().seconds) == {"ft"} and not (place / "checkpoint-3").exists()
 
 
 def test_what_another_comparison_has_finished_since_is_kept(tmp_path):
