@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..data.benchmarks import Benchmark
+from ..data.messages import quoted
 from ..data.transforms import ImageTransform
 from ..modeling.features import evaluation_mode, logit_scale
 from ..modeling.heads import TipAdapterHead
@@ -61,6 +63,24 @@ def check_fit(
     if prediction_sets not in PREDICTION_SETS:
         raise ValueError(f"`--prediction_sets {prediction_sets}` is unknown; choose one of {', '.join(PREDICTION_SETS)}.")
     check_coverage(coverage, "--coverage")
+
+
+def by_prompts(validation: Benchmark | None, templates: Sequence[str]) -> Benchmark | None:
+    """Return the `validation` images, to be judged by the prompts (`templates`) that a folder says, whatever those of the set are."""
+    if validation is None or not templates or validation.templates == templates:
+        return validation
+    return replace(validation, templates=templates, opened=validation.open())
+
+
+def measured_otherwise(sets: Iterable[Benchmark], class_names: Sequence[str] | None, templates: Sequence[str]) -> list[str]:
+    """Return notes on `sets` of the `class_names` of a folder that are measured by other prompts than those that it says, its `templates`."""
+    names = tuple(class_names or ()) if templates else None
+    others = [item for item in sets if item.role != "open_set" and item.class_names == names and item.templates != templates]
+    return [
+        f"{item.name} is measured by its own templates, {quoted(item.templates, 3)}, and the folder answers by those that it was trained with, "
+        f"{quoted(templates, 3)}: its numbers are of other prompts; give it the same templates."
+        for item in others
+    ]
 
 
 def fit_on_validation(

@@ -20,7 +20,7 @@ from ..evaluation.alpha_sweep import AlphaSweep
 from ..evaluation.benchmark_checks import refuse_lists, with_validation
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.fitting import fit_on_validation, search_cache
+from ..evaluation.fitting import by_prompts, fit_on_validation, measured_otherwise, search_cache
 from ..evaluation.open_set import RECALL
 from ..evaluation.prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, ConformalClassifier
 from ..evaluation.predictions import Predictions
@@ -186,9 +186,11 @@ def finish_checkpoint(
         model, loaded = load_checkpoint(folder, dtype=None)
         model, processor = model.to(state.device), processor or loaded
         found = {"head": head, "detector": _fitted(detector)}
+        prompted = () if head is not None else tuple(facts.get("templates") or ())
+        fitted_on = by_prompts(validation, prompted)
         search_head = getattr(trainer, "searches_head", False) if search_head is None else search_head
         if search_head and validation is not None:
-            found["cache"] = cache = search_cache(model, validation, processor, head, **_reading(evaluator, validation))
+            found["cache"] = cache = search_cache(model, fitted_on, processor, head, **_reading(evaluator, validation))
             values = " × ".join(str(grid["values"]) for grid in cache["grid"].values())
             chosen = f"{cache['alpha']:.3g} and {cache['beta']:.3g}, of {values} values those of the highest accuracy "
             chosen += f"({100 * cache['accuracy']:.1f} % of {cache['n']} images) on {cache['fitted_on']}"
@@ -199,11 +201,11 @@ def finish_checkpoint(
                 logger.warning("Alpha and beta of the cache: %s.", chosen)
         if multi_label or prompts:
             reading = {"trained": multi_label, **_reading(evaluator, validation)}
-            found["thresholds"], notes = label_thresholds(model, head, validation, processor, facts["class_names"], **reading)
+            found["thresholds"], notes = label_thresholds(model, head, fitted_on, processor, facts["class_names"], **reading)
         elif validation is not None and found["detector"] is None:
             found["temperature"], found["detector"], found["prediction_sets"], notes = fit_on_validation(
                 model,
-                validation,
+                fitted_on,
                 processor,
                 head,
                 detector=detector,
@@ -218,6 +220,7 @@ def finish_checkpoint(
             notes = [
                 "No set with the role validation: no temperature, open-set detector and prediction sets were fitted."
             ] * missing
+        notes = [*notes, *measured_otherwise(() if evaluator is None else evaluator.benchmarks.values(), facts.get("class_names"), prompted)]
         # Without a best one there is nothing to fold, as a note says.
         folded = fold_temperature and found.get("temperature") is not None
         if folded and "cache" in found:

@@ -54,6 +54,23 @@ def test_the_folder_is_complete_after_one_call(trainer, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_what_is_fitted_is_of_the_prompts_of_the_folder(trainer, tmp_path, caplog):
+    trainer.train()
+    rows, other = image_dataset(16, seed=1), ("a zebra of {}.",)
+    sets = [Benchmark.from_dataset(rows, name="validation", role="validation", templates=templates) for templates in (TEMPLATES, other)]
+    test = Benchmark.from_dataset(image_dataset(12, seed=5), name="test", role="id", templates=other)
+    found = []
+    for validation in sets:
+        evaluator = Evaluator([trainer.eval_dataset[1], test], tiny_processor(), progress=False)
+        finish_checkpoint(tmp_path / "out", trainer=trainer, validation=validation, evaluator=evaluator)
+        facts = json.loads((tmp_path / "out" / "robustft.json").read_text())
+        assert facts["templates"] == list(TEMPLATES)
+        found.append({name: facts[name] for name in ("temperature", "detector", "prediction_sets")})
+    assert found[0] == found[1]
+    told = [record.message for record in caplog.records if "measured by its own templates" in record.message]
+    assert len(told) == 2 and all(message.startswith("test is measured by its own templates, 'a zebra of {}.'") for message in told)
+
+
 def test_another_model_takes_the_place_of_the_trainers(trainer, tiny_clip, tmp_path):
     import copy
 
