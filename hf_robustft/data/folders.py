@@ -230,11 +230,21 @@ def named_errors(path: str, data_files: dict | None = None) -> Iterator[None]:
         raise
     except (DatasetsError, pa.ArrowInvalid) as error:
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-        files = [
-            file for found in (data_files or {}).values() for file in ([found] if isinstance(found, str) else found)
-        ]
-        what = quoted(files, 3) if files else repr(path)
+        what = _named_files(path, data_files)
         raise ValueError(f"The data {what} cannot be read: {reason}; correct the files or fetch them again.") from error
+    except ValueError as error:
+        label = re.fullmatch(r"invalid literal for int\(\) with base 10: b(['\"].*['\"])", str(error))
+        if label is None:
+            raise
+        raise ValueError(
+            f"A .cls file in {_named_files(path, data_files)} holds {label[1]}, and these hold numbers; write the number of the class (its line in classnames.txt, "
+            "from 0), or call these files .txt and name them by label_column (--label_column txt)."
+        ) from error
+
+
+def _named_files(path: str, data_files: dict | None) -> str:
+    files = [file for found in (data_files or {}).values() for file in ([found] if isinstance(found, str) else found)]
+    return quoted(files, 3) if files else repr(path)
 
 
 def _load_metadata(root: Path, split: str) -> Dataset:

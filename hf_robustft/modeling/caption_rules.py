@@ -114,7 +114,7 @@ class CaptionRules:
 
     def check_tokenizer(self, tokenizer) -> None:
         """
-        Refuse a `tokenizer` that fills rows up with another token than the text tower knows as padding.
+        Refuse a `tokenizer` with more tokens than the text tower has, or that fills rows up with another one than it knows as padding.
 
         Raises:
             ValueError: If it does, or fills them up on the left.
@@ -123,6 +123,11 @@ class CaptionRules:
             raise ValueError(
                 "The tokenizer pads on the left, which moves the positions of captions; set padding_side='right' "
                 "(in tokenizer_config.json, or of the object)."
+            )
+        if self.vocab_size is not None and hasattr(tokenizer, "__len__") and len(tokenizer) > self.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens, and the model knows {self.vocab_size}; load both with `load_dual_encoder`, or "
+                "leave out what was added."
             )
         if self.reads != "end" and tokenizer.pad_token_id != self.padding:
             raise ValueError(

@@ -256,6 +256,18 @@ def test_tars_that_bring_their_names_along_are_matched_by_them(tmp_path):
             load_matched(str(source), **known, streaming=streaming)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_in_cls_files_are_refused_in_words(tmp_path, streaming):
+    with tarfile.open(tmp_path / "test-0.tar", "w") as tar:
+        for name, content in (("0.png", encoded(0)), ("0.cls", b"owl")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    given = {"image_column": "png", "label_column": "cls", "class_names": MODEL, "streaming": streaming}
+    with pytest.raises(ValueError, match="A .cls file in .*test-0.tar.* holds 'owl'.*--label_column txt"):
+        load_benchmark(tmp_path, **given)
+
+
 def test_classes_without_images_are_said(tmp_path, caplog):
     source, _ = write("folders", tmp_path / "own", ["cat", "dog"])
     for streaming in (False, True):

@@ -74,3 +74,11 @@ def test_the_classes_and_templates_of_the_package_are_told_apart():
     for benchmark in load_benchmark("emoji_shift").values():
         if benchmark.class_names:
             check_class_prompts(processor, benchmark.class_names, benchmark.templates, rules)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_clip):
+    processor = tiny_processor()
+    ZeroShotHead.from_model(tiny_clip, processor, CLASSES, TEMPLATES)
+    processor.tokenizer.add_tokens(["cat"])
+    with pytest.raises(ValueError, match="tokenizer has 65 tokens, and the model knows 64"):
+        ZeroShotHead.from_model(tiny_clip, processor, CLASSES, TEMPLATES)
