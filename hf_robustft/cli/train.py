@@ -39,6 +39,7 @@ from ..modeling.feature_cache import cache_features
 from ..modeling.heads import TipAdapterHead
 from ..modeling.output_folders import unless_refused
 from ..modeling.processes import commits_of_the_first
+from ..modeling.tensor_files import weights_fingerprint
 from ..objectives.cross_entropy import CrossEntropyMixin
 from ..publishing.finish import finish_checkpoint
 from ..publishing.hardware import describe_hardware
@@ -215,9 +216,8 @@ def make_trainer(
         return None
     closed = [benchmark for benchmark in data.evaluation if benchmark.role != "open_set"]
     if data.left_out is not None and issubclass(model_args.trainer, CrossEntropyMixin):
-        # They have no place in the head.
-        closed = []
-    bad_images, train_dataset = data_args.policy(), data.train
+        closed = []  # They have no place in the head.
+    bad_images, train_dataset, began = data_args.policy(), data.train, weights_fingerprint(model)
     with unless_refused(args.output_dir):
         if data_args.feature_views is not None:
             options = _caching(data_args, args, data.train, data_args.feature_views)
@@ -231,7 +231,7 @@ def make_trainer(
             bad_images=bad_images,
         )
         say(args, *args.described_origins())
-        trainer.train_benchmark, trainer.image_check = data.train, data.check
+        trainer.train_benchmark, trainer.image_check, trainer.began_with = data.train, data.check, began
         # Before anything is measured.
         args.resume_from_checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
     return trainer

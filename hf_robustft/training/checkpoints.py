@@ -120,6 +120,8 @@ class ExactCheckpoints:
     _building: str | None = None
     #: What was written into a folder before this is of another run.
     _run_started: float = 0.0
+    #: The fingerprint of the weights that the run began with, where whoever made the Trainer measures these too.
+    began_with: str | None = None
     #: When training began in this process (`time.perf_counter`), and how many seconds it had taken before the checkpoint that
     #: it goes on from was saved.
     _began: float | None = None
@@ -135,6 +137,7 @@ class ExactCheckpoints:
         state["optimizer_steps"] = self.optimizer_steps
         state["logit_scale_bound"] = self._logit_scale_bound
         state["run"] = run_record(self, self.state.max_steps)
+        state |= {} if self.began_with is None else {"began_with": self.began_with}
         # Checkpoints of older versions have no list of their files.
         state["lists_files"] = True
         state.update(self._window.state(self._mean_over_processes))
@@ -147,6 +150,7 @@ class ExactCheckpoints:
         self.optimizer_steps = take(state, "optimizer_steps")
         self._window.load_state(state, self.args.device)
         self._logit_scale_bound = take(state, "logit_scale_bound")
+        self.began_with = state.get("began_with", self.began_with)
         for name, module in self.trainable_modules().items():
             take_module(state, f"module.{name}", module)
 
@@ -209,6 +213,11 @@ class ExactCheckpoints:
         check_method(state, self.method)
         if "run" in state:
             check_same_run(state["run"], self)
+        if self.began_with is not None and state.get("began_with", self.began_with) != self.began_with:
+            raise ValueError(
+                f"The run that wrote {folder} began with other weights than those of --model, whose numbers would be stated as those before "
+                "training; give the model that it began with."
+            )
         check_weights_of(folder, self.model)
 
     def checkpoint_to_resume(self, chosen: str | os.PathLike | bool | None) -> str | os.PathLike | bool | None:

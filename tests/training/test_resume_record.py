@@ -11,7 +11,7 @@ from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
 from transformers import CLIPTokenizer
 
 from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
-from hf_robustft.training.checkpoint_files import VALUES
+from hf_robustft.training.checkpoint_files import VALUES, load_state
 from hf_robustft.training.methods import METHODS, RobustTrainingArguments
 from hf_robustft.training.run_record import check_same_run
 
@@ -150,6 +150,22 @@ def test_a_model_of_one_shape_that_reads_otherwise_is_refused(tiny_clip, tmp_pat
     with pytest.raises(ValueError, match=words) as caught:
         trainer_of(model, tmp_path, processor=processor).train(resume_from_checkpoint=str(checkpoint))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_the_run_did_not_begin_with_are_refused_where_they_are_measured(tiny_clip, tmp_path):
+    first = trainer_of(tiny_clip, tmp_path)
+    first.began_with = "these"
+    first.train()
+    written = str(tmp_path / "checkpoint-2")
+    for began in ("these", None):
+        again = trainer_of(tiny_clip, tmp_path)
+        again.began_with = began
+        again.train(resume_from_checkpoint=written)
+        assert again.began_with == "these" and load_state(again.args.output_dir + "/checkpoint-4")["began_with"] == "these"
+    other = trainer_of(tiny_clip, tmp_path)
+    other.began_with = "others"
+    with pytest.raises(ValueError, match="began with other weights than those of --model"):
+        other.checkpoint_to_resume(written)
 
 
 def test_a_checkpoint_that_says_nothing_of_model_and_processor_is_resumed(tiny_clip, tmp_path, checkpoint):
