@@ -175,17 +175,17 @@ class Comparison:
     @property
     def sets(self) -> dict[str, str]:
         """
-        The role of each set that all runs were measured on, as a `dict`: ID, shifts, validation, open sets. Of a validation set the runs of
-        one candidate are enough: rules choose among those that have it.
+        The role of each set that all runs were measured on, as a `dict`: ID, shifts, validation, open sets. Of a validation set without lists
+        of labels the runs of one candidate are enough: rules choose among those that have it.
         """
         every = [[run.sets for run in runs] for runs in self.candidates.values()]
         # A baseline that a run measured before its training knows of no validation images.
         start = self.runs[0].sets if self.zero_shot is None else self.zero_shot.sets
-        found = {name: role for sets in every for of in sets for name, role in of.items()}
+        found, lists = {name: role for sets in every for of in sets for name, role in of.items()}, self.measure.of_lists
         return {
             name: role
             for name, role in sorted(found.items(), key=lambda item: _ROLES.index(item[1]))
-            if (any if role == "validation" else all)(all(name in of for of in sets) for sets in every) and (name in start or role == "validation")
+            if (any if role == "validation" and not lists else all)(all(name in of for of in sets) for sets in every) and (name in start or role == "validation")
         }
 
     def measured(self, candidate: Candidate) -> dict[str, dict[str, float]]:
