@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .labels import LabelFault, holds_integers, is_text, refuse_rows
+from .labels import READ_AS_MISSING, LabelFault, holds_integers, is_text, refuse_rows
 from .messages import quoted
 
 #: Of a row whose group is missing.
-NO_GROUP = LabelFault("the group", "is missing: fill it in or leave the row out")
+NO_GROUP = LabelFault("the group", f"is missing{READ_AS_MISSING}: fill it in or leave the row out")
 
 
 def require_dataset(dataset: Any, where: str) -> None:

@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -274,7 +274,7 @@ def _load_metadata(root: Path, split: str) -> Dataset:
         if several:
             say_once(
                 f"{root}: {names} lists {len(several)} image{'s' if len(several) > 1 else ''} more than once, such as "
-                f"{os.path.relpath(several[0], root)!r}; each counts as often as it is listed."
+                f"{os.path.relpath(several[0], root)!r}; each counts as often as it is listed{_contradictions(dataset, column, set(several), root)}."
             )
         listed.update(paths)
     more = sorted(found - listed - {os.path.realpath(path) for path in listed - found})
@@ -289,6 +289,24 @@ def _load_metadata(root: Path, split: str) -> Dataset:
     if left := replace(files, others=told).left_out():
         say_once(f"{root}: not read: {left}.")
     return dataset
+
+
+def _contradictions(dataset: Dataset, column: str, several: Collection[str], root: Path) -> str:
+    """What other columns say of the images `several` that the `column` of a `dataset` lists more than once, where they say several things."""
+    table = dataset.with_format("arrow")[:]
+    told: dict[str, dict[str, set[str]]] = {}
+    others = [name for name, feature in dataset.features.items() if not isinstance(feature, Image)]
+    for row, path in enumerate(pc.struct_field(table.column(column), "path").to_pylist()):
+        if path is not None and (path := os.path.normpath(path)) in several:
+            for name in others:
+                told.setdefault(name, {}).setdefault(path, set()).add(repr(table.column(name)[row].as_py()))
+    unlike = {name: [path for path, values in found.items() if len(values) > 1] for name, found in told.items()}
+    return "".join(
+        f"; {name!r} is not the same in all rows of {os.path.relpath(paths[0], root)!r} ({', '.join(sorted(told[name][paths[0]])[:3])})"
+        + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        for name, paths in unlike.items()
+        if paths
+    )
 
 
 def _check_text(table: Path) -> None:

@@ -21,6 +21,9 @@ from datasets import ClassLabel, LargeList, List, Value
 from .messages import quoted
 from .prompts import class_key
 
+#: A class of one of these names is better called otherwise.
+READ_AS_MISSING = " (NA, None, null and nan in a .csv are read so)"
+
 
 def is_text(feature) -> bool:
     """Return whether a column of the type `feature` holds text."""
@@ -124,7 +127,7 @@ class LabelRule:
             LabelFault: It is missing, or means none of the classes.
         """
         if value is None or value != value:
-            raise LabelFault("The label", "is missing; give it a class or leave the row out")
+            raise LabelFault("The label", f"is missing{READ_AS_MISSING}; give it a class or leave the row out")
         if self.key is not None:
             position = self.classes.get(self.key(str(value)), -1)
         else:
@@ -135,6 +138,28 @@ class LabelRule:
         name = self.called.get(shown) if self.key is None else None
         more = " (do the labels start at 1?)" if self.count is not None and value == self.count else ""
         raise LabelFault(f"label {shown if name is None else name!r}", self.rule + more)
+
+
+def check_class_indices(labels, classes: int) -> None:
+    """
+    Refuse labels of a batch that are the indices of no class. Cross-entropy would leave out an image of label -100 in silence.
+
+    Args:
+        labels (`torch.Tensor` of shape `(batch,)`): What a training batch holds, where your own data sets may put anything.
+        classes (`int`): How many classes there are.
+
+    Raises:
+        ValueError: If a label is not a whole number, below 0, or `classes` or more.
+    """
+    if labels.is_floating_point() or labels.is_complex() or str(labels.dtype) == "torch.bool":
+        raise ValueError(f"The `labels` of a training batch are {labels.dtype}; give whole numbers, the index of a class for each image.")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        last = " (do the labels start at 1?)" if wrong[0] == classes else ""
+        raise ValueError(
+            f"A training batch holds the label {wrong[0].item()}, and there are {classes} classes, so that `labels` run from 0 to "
+            f"{classes - 1}{last}; correct it, or leave such images out of the training set."
+        )
 
 
 def class_positions(class_names: Sequence[str], label_names: Sequence[str] | None = None) -> dict[str, int]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.labels import check_label_order
+from ..data.labels import check_class_indices, check_label_order
 from ..data.prompts import check_class_names, check_templates, class_prompts
 from ..data.randomness import choose
 from ..modeling.adapters import FeatureAdapters, adapted_weights, ensemble_features, near_unit
@@ -212,10 +212,11 @@ class CRoFTObjective(ObjectiveMixin):
         labels = batch.get("labels")
         if labels is None:
             raise ValueError("CRoFT needs `labels` in every batch; name the label column.")
+        check_class_indices(labels, self._n_classes)
         images = self.gather_rows(features.image_features.to(self.adapters.image_adapter.dtype))
         prompts = self._class_prompts(features)
         return _Step(
-            labels=self.gather_rows(labels),
+            labels=self.gather_rows(labels.long()),
             scale=features.logit_scale,
             image_embeds=near_unit(self.adapters.adapt_images(images)),
             class_embeds=self.adapters.adapt_class_features(prompts),

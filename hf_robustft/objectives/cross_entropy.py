@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from ..data.labels import check_label_order
+from ..data.labels import check_class_indices, check_label_order
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import class_lists
 from ..modeling.features import ClipFeatures
@@ -35,11 +35,12 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
         `torch.Tensor`: Scalar.
 
     Raises:
-        ValueError: If there is not one label a row.
+        ValueError: If there is not one label a row, or one is the index of no class.
     """
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"Logits of shape {tuple(logits.shape)} need as many labels, got {tuple(labels.shape)}.")
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    check_class_indices(labels, logits.shape[1])
+    return F.cross_entropy(logits, labels.long(), label_smoothing=label_smoothing)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from ..data.labels import check_class_indices
 from ..modeling.processes import failing_together
 from .base import ObjectiveMixin, refuse_idle
 from .settings import ObjectiveSettings, Range, setting
@@ -40,7 +41,7 @@ def fit_linear_probe(embeds: Tensor, labels: Tensor, n_classes: int, inverse_pen
         Two `torch.Tensor`: the weight `(n_classes, embed_dim)` and the bias `(n_classes,)`.
 
     Raises:
-        ValueError: If the labels are all the same, or lists of labels tell no image from another.
+        ValueError: If the labels are all the same, one is the index of no class, or lists of labels tell no image from another.
     """
     mean, deviation = embeds.mean(), embeds.std(correction=0)
     scaled = ((embeds - mean) / deviation).numpy()
@@ -59,6 +60,7 @@ def fit_linear_probe(embeds: Tensor, labels: Tensor, n_classes: int, inverse_pen
             weight[index] = rows[0] / deviation
             bias[index] = constants[0] - rows[0].sum() * mean / deviation
         return weight, bias
+    check_class_indices(labels, n_classes)
     if len(labels.unique()) < 2:
         raise ValueError("All training images have the same label, and a linear probe tells classes apart; look at the labels.")
     rows, constants, present = _regression(scaled, labels, inverse_penalty)

@@ -28,11 +28,17 @@ def multi_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
         `torch.Tensor`: Scalar; its mean over equal parts of the rows is that of the whole.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or a label is neither 0 nor 1.
     """
     if labels.shape != logits.shape:
         raise ValueError(
             f"Logits of shape {tuple(logits.shape)} need 0 or 1 for each image and class, got labels of shape {tuple(labels.shape)}."
+        )
+    if not ((labels == 0) | (labels == 1)).all():
+        wrong = labels[(labels != 0) & (labels != 1)][0].item()
+        raise ValueError(
+            f"A training batch holds {wrong:g} in `labels`, which say by 0 or 1 whether an image has a class. A label that nobody knows is "
+            "neither; leave such images out."
         )
     # Not `binary_cross_entropy_with_logits`, which loses most of a sure negative's loss to rounding.
     return -F.logsigmoid(logits.where(labels.bool(), -logits)).sum() / len(logits)

@@ -208,6 +208,19 @@ def test_images_that_metadata_lists_more_than_once_are_counted(tmp_path, caplog)
     root = table(put(tmp_path / "own", "0.png", "1.png"), "file_name,label\n0.png,cat\n1.png,dog\n0.png,dog\n")
     assert len(load_benchmark(root, class_names=("cat", "dog")).load()) == 3
     assert "lists 1 image more than once, such as '0.png'" in caplog.text
+    assert "'label' is not the same in all rows of '0.png' ('cat', 'dog')" in caplog.text
+    root = table(put(tmp_path / "more", "0.png", "1.png"), "file_name,label,by\n0.png,cat,ann\n1.png,dog,ann\n0.png,cat,bob\n1.png,dog,ann\n")
+    caplog.clear()
+    assert len(load_benchmark(root, label_column="label").load()) == 4
+    assert "lists 2 images more than once" in caplog.text
+    assert "'by' is not the same in all rows of '0.png' ('ann', 'bob')" in caplog.text and "'label' is not" not in caplog.text
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null", ""])
+def test_a_label_that_a_table_reads_as_missing_says_which_words_are_read_so(tmp_path, word):
+    root = table(put(tmp_path / "own", "0.png", "1.png", "2.png"), f"file_name,label\n0.png,{word}\n1.png,dog\n2.png,cat\n")
+    with pytest.raises(ValueError, match="row 0.*is missing.*NA, None, null"):
+        load_benchmark(root, label_column="label").load()
 
 
 def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(tmp_path, caplog):

@@ -23,9 +23,10 @@ from transformers import CLIPModel
 
 from hf_robustft import Benchmark, CRoFTTrainer, FineTuneTrainer, ZeroShotHead
 from hf_robustft.data.examples import TrainingExamples
+from hf_robustft.data.labels import check_class_indices
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.objectives.cross_entropy import classification_loss
-from hf_robustft.training.methods import TipAdapterFTrainer
+from hf_robustft.training.methods import LPFTTrainer, TipAdapterFTrainer
 from hf_robustft.training.schedules import reference_learning_rate
 
 pytestmark = pytest.mark.numbers
@@ -207,6 +208,26 @@ def test_classes_in_another_order_than_the_labels_are_refused(tiny_clip, tmp_pat
 def test_a_head_needs_names_templates_and_processor(tiny_clip, tmp_path, missing):
     with pytest.raises(ValueError, match="head needs class names, templates and a processor"):
         trainer_of(tiny_clip, tmp_path, **{missing: None})
+
+
+@pytest.mark.parametrize("cls", [FineTuneTrainer, LPFTTrainer, CRoFTTrainer, TipAdapterFTrainer])
+@pytest.mark.parametrize("label", [-100, -1, 4])
+def test_labels_that_are_no_class_stop_a_run_on_your_own_data(tiny_clip, tmp_path, cls, label):
+    batch = random_batch(8)
+    batch["labels"][5] = label
+    options = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
+    with pytest.raises(ValueError, match=rf"(label|are|to) {label}.*4 classes"):
+        cls(tiny_clip, arguments(tmp_path), train_dataset=rows(batch), data_collator=stack, **options).train()
+
+
+def test_labels_of_a_batch_are_whole_numbers():
+    for labels in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="`labels`.*whole numbers"):
+            classification_loss(torch.zeros(2, 4), labels)
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        labels = torch.tensor([3, 0], dtype=dtype)
+        check_class_indices(labels, 4)
+        assert classification_loss(torch.zeros(2, 4), labels).item() == pytest.approx(math.log(4))
 
 
 def test_labels_are_needed(tiny_clip, tmp_path):

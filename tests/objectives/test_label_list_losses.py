@@ -42,6 +42,11 @@ def test_parts_average_to_the_whole_and_sure_negatives_keep_their_loss():
     assert multi_label_loss(sure, torch.zeros_like(sure)).item() == pytest.approx(1e5 * math.log1p(math.exp(-17)), rel=1e-4)
     with pytest.raises(ValueError, match=r"\(4,\)"):
         multi_label_loss(logits(), torch.arange(4))
+    for unknown in (-1, 2, math.nan):
+        labels = LABELS.double()
+        labels[2, 1] = unknown
+        with pytest.raises(ValueError, match=rf"{unknown} in `labels`.*0 or 1"):
+            multi_label_loss(logits(), labels)
 
 
 @pytest.mark.parametrize("shift", [0.0, 28.0, -500.0])
