@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..evaluation.list_predictions import ListPredictions
 from ..evaluation.predictions import PREDICTIONS_FILE, Predictions
 from ..evaluation.report import EvaluationReport
 from ..evaluation.tables import unreadable_line
+from ..publishing.claim_noise import OF_AN_ERROR, share_of_ties
 from ..publishing.run_folder import EVALUATION_FILE
 
 if TYPE_CHECKING:
@@ -22,14 +24,11 @@ if TYPE_CHECKING:
 
 
 def check_data(runs: Sequence[FinishedRun]) -> None:
-    """Refuse `runs` whose data differ from those of the first. Raises ValueError then."""
-    first = runs[0]
-    for run in runs[1:]:
-        differing = _differences(first, run)
-        if differing:
-            raise ValueError(
-                f"{first.folder} and {run.folder} cannot be compared: they differ in {listed(differing)}; give runs on the same data."
-            )
+    """Refuse `runs` of which two differ in their data, or in the model that they start from. Raises ValueError then."""
+    # Each with each: what one does not record, such as its training images, hides nothing of two others.
+    for one, two in combinations(runs, 2):
+        if differing := _differences(one, two):
+            raise ValueError(f"{one.folder} and {two.folder} cannot be compared: they differ in {listed(differing)}; give runs on the same data.")
 
 
 def check_predictions(folder: Path, predictions: Predictions, report: EvaluationReport) -> None:
@@ -73,9 +72,17 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
         for words, key in (("the classes", "class_names"), ("the prompts", "templates"))
         if one.facts.get(key) != two.facts.get(key)
     ]
-    bases = [(run.facts.get("card") or {}).get("base_model") for run in (one, two)]
+    bases, commits = ([(run.facts.get("card") or {}).get(key) for run in (one, two)] for key in ("base_model", "base_model_revision"))
     if all(bases) and bases[0] != bases[1]:
         differing.append(f"the model they start from ({bases[0]} and {bases[1]})")
+    elif all(commits) and commits[0] != commits[1]:
+        differing.append(f"the commit of the model they start from ({commits[0]} and {commits[1]})")
+    elif (found := _other_start(one, two)) is not None:
+        # Of a folder the record has the name alone, which two may share.
+        differing.append(f"the model they start from, or how it reads images (before training {found})")
+    read = [[run.report.settings.get(key) for key in ("image_size", "image_resampling")] for run in (one, two)]
+    if not any(None in of for of in read) and read[0] != read[1]:
+        differing.append(f"how images are prepared (to {' and '.join(f'{size} pixels, {resampling}' for size, resampling in read)})")
     bins = [run.report.settings.get("n_bins", 15) for run in (one, two)]
     if bins[0] != bins[1]:
         differing.append(f"the bins of the ECE ({bins[0]} and {bins[1]})")
@@ -101,6 +108,27 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
         elif None not in (groups := [_groups(run, name) for run in (one, two)]) and groups[0] != groups[1]:
             differing.append(f"the groups of {name}, of which there are {groups[0]} and {groups[1]}")
     return differing
+
+
+def _other_start(one: FinishedRun, two: FinishedRun) -> str | None:
+    """
+    In words where two runs have measured other numbers before their training; `None` if they have not, or one did not measure there.
+
+    Other versions of the same code may move a number by half of its standard error, as in [`publishing.claim_noise`].
+    """
+    starts = [(run.report if run.candidate.method == "zero_shot" else run.baseline) for run in (one, two)]
+    if None in starts:
+        return None
+    for name, result in starts[0].results.items():
+        other = starts[1].results.get(name)
+        if other is None or other.n != result.n:
+            continue
+        room = max(OF_AN_ERROR * result.accuracy_se, share_of_ties(result.n)) + 1e-9
+        if abs(result.accuracy - other.accuracy) > room:
+            return f"{100 * result.accuracy:.1f} and {100 * other.accuracy:.1f} % of {name} were right"
+        if abs(result.nll - other.nll) > max(OF_AN_ERROR * result.nll_se, 1e-3 * result.nll) + 1e-9:
+            return f"the NLL on {name} was {result.nll:.3f} and {other.nll:.3f}"
+    return None
 
 
 def images_of(entries: Iterable[Mapping[str, Any]], roles: Sequence[str]) -> dict[str, tuple]:
