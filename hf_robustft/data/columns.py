@@ -277,7 +277,8 @@ def arrow_column(dataset: Dataset, column: str) -> pa.ChunkedArray:
 def _without_text(values: pa.Array) -> np.ndarray:
     """Whether each of these captions, texts or lists of texts, is missing, blank, empty, or has a blank text in it."""
     missing = values.is_null().to_numpy(zero_copy_only=False).copy()
-    several = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    several = any(is_kind(values.type) for is_kind in kinds)
     texts = pc.list_flatten(values) if several else values
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(texts, ""))), 0)
     blank = blank.to_numpy(zero_copy_only=False)
@@ -408,7 +409,9 @@ def check_dataset(
         called = feature.names if isinstance(feature, ClassLabel) else class_names
         same = [*map(class_key, called)] == [*map(class_key, class_names)]
         named = isinstance(feature, ClassLabel) or not rule.several
-        if not (rule.label.keeps_numbers and holds_integers(feature) and same and named):
+        # A class that a list names twice would be drawn twice as often, and counted twice.
+        distinct = not rule.several or arrow_column(dataset, column).to_pylist() == classes
+        if not (rule.label.keeps_numbers and holds_integers(feature) and same and named and distinct):
             names = ClassLabel(names=list(check_class_names(class_names)))
             names = List(names) if rule.several else names
             replaced = dataset.remove_columns(column).add_column(column, classes, feature=names)

@@ -367,6 +367,8 @@ def test_columns_of_another_kind():
         ([["a", "b"], ["c"], []], List(Value("string")), 2),
         ([["a"], ["b", ""], ["c"]], List(Value("string")), 1),
         ([["a"], None, ["c"]], List(Value("string")), 1),
+        ([["a", "b"], ["c", "d"], None], List(Value("string"), length=2), 2),
+        ([["a", "b"], ["c", " "], ["e", "f"]], List(Value("string"), length=2), 1),
     ],
 )
 def test_captions_without_text(values, feature, row):

@@ -94,6 +94,20 @@ def test_captions_and_text_labels(tmp_path):
         load_benchmark(folder, streaming=True, label_column="name")
 
 
+@pytest.mark.parametrize("length", [-1, 2])
+def test_a_list_names_each_class_once_stored_and_streamed(tmp_path, length):
+    """Else a class named twice would be drawn twice as often for captions of stored rows, and not of streamed ones."""
+    named = [[1, 1], [3, 0], [2, 1]] + ([] if length == 2 else [[2], []])
+    features = {"image": datasets.Image(), "label": datasets.List(datasets.ClassLabel(names=list(CLASSES)), length=length)}
+    images = [{"bytes": picture(n, 0), "path": None} for n in range(len(named))]
+    rows = datasets.Dataset.from_dict({"image": images, "label": named}, features=datasets.Features(features))
+    rows.to_parquet(tmp_path / "rows.parquet")
+    stored = load_benchmark(tmp_path / "rows.parquet")
+    wanted = [sorted(set(labels)) for labels in named]
+    assert [stored.stored_rows()[row][0]["label"] for row in range(len(named))] == stored.load()["label"][:] == wanted
+    assert [row["label"] for row in load_benchmark(tmp_path / "rows.parquet", streaming=True).stream()] == wanted
+
+
 def test_rows_that_are_wrong_are_named_when_they_come(tmp_path):
     folder = write_parquet(tmp_path / "photos", (2, 3), words=["a", "b", "c", " ", "d"], name=["cat"] * 4 + ["cow"])
     blank = load_benchmark(folder, streaming=True, caption_column="words")
