@@ -217,8 +217,11 @@ def identity(benchmark: Benchmark) -> str:
         return benchmark.commit
     place = {name: value for name, value in benchmark.place.items() if value is not None}
     root = Path(str(place.get("data_files") or place.get("path"))).expanduser()
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
-    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    files = [root] if root.is_file() else []
+    if root.is_dir():
+        found = image_files(root)
+        files = sorted(path for path in (*found.images, *(path for paths in found.others.values() for path in paths)) if path.is_file())
+    states = [(os.path.relpath(path, root), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr((sorted(place.items()), states)).encode()).hexdigest()[:16]
 
 

@@ -25,7 +25,7 @@ from test_pipeline import KEYS, N, trained_head
 
 from hf_robustft import pipeline
 from hf_robustft.cli import main
-from hf_robustft.cli.predict import PredictOptions, chosen_images
+from hf_robustft.cli.predict import PredictOptions, chosen_images, identity
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.deployment import predict as module
 from hf_robustft.deployment.answer_tables import Columns, joined, save_answers
@@ -536,6 +536,24 @@ def test_a_revision_of_a_model_that_is_here_is_refused(command, checkpoint, phot
     for model in (checkpoint, "emoji_clip_carot"):
         assert main([command, str(model), *map(str, more), "--revision", "x", "--use_cpu"]) == 2
         assert "`--revision x`" in capsys.readouterr().err
+
+
+def test_data_that_changed_behind_a_link_or_took_another_name_are_other_data(tmp_path):
+    root, there = tmp_path / "own", tmp_path / "there"
+    for place in (root / "a", there):
+        place.mkdir(parents=True)
+        picture(0).save(place / "0.png")
+    (root / "linked").symlink_to(there, target_is_directory=True)
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    (root / "nowhere").symlink_to(tmp_path / "nothing")
+    (root / "metadata.csv").write_text("file_name\na/0.png\nlinked/0.png\n")
+    known = SimpleNamespace(commit=None, place={"path": str(root)})
+    before = identity(known)
+    assert identity(known) == before
+    picture(1, (9, 9)).save(there / "0.png")
+    changed = identity(known)
+    (root / "a").rename(root / "b")
+    assert len({before, changed, identity(known)}) == 3
 
 
 def test_a_link_that_leads_nowhere_is_not_replaced(checkpoint, photos, tmp_path, capsys):
