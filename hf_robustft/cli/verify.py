@@ -42,7 +42,7 @@ from ..publishing.card_file import CARD_FILE
 from ..publishing.card_sections import FOLDED_SINCE
 from ..publishing.claim_noise import largest_row, logit_rounding
 from ..publishing.claims import Comparison, compare_reports, other_code, unreported_errors
-from ..publishing.detail_claims import detail_claims
+from ..publishing.detail_claims import derived_claims, detail_claims
 from ..publishing.folder_claims import (
     ClaimingFolder,
     card_claims,
@@ -137,7 +137,7 @@ def verify(options: VerifyOptions, running: RunOptions) -> Verification:
         processor = load_processor(options.model, revision=revision, option="MODEL")
         sets = claimed_sets(of, places, options)
         claims, notes = card_claims(of)
-        claims += leaderboard_claims(of)
+        claims += [*leaderboard_claims(of), *derived_claims(of.report, of.shift_mean)]
         model, _ = load_dual_encoder(options.model, revision=revision, option="MODEL")
         head = load_head(folder) if has_trained_head(folder, of.facts) else None
         digest = content_hash(folder)

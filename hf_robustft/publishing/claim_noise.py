@@ -10,7 +10,8 @@ How far a number that is measured again may be from the one that was claimed: th
   one in a thousand of a large set, which is what an export may change too (`MIN_AGREEMENT`).
 - `"versions"`: the same images by other versions, another kind of device or precision. No bound follows from theory. A number may
   move by half of the standard error that the choice of images gives it: whoever takes the number with its standard error
-  loses nothing, since both together are sqrt(1 + 1/4) = 1.12 standard errors. That is a convention.
+  loses nothing, since both together are sqrt(1 + 1/4) = 1.12 standard errors. That is a convention. A standard error or a noise floor, and
+  an ECE that has none, may move by a tenth; what else has none is not judged where it moves by more than rounding.
 - `"images"`: other images, or another number of them. Welch's (1947) test of two independent samples on the standard errors of
   both, with Holm's (1979) correction over all numbers that are judged so: that any of them is refused by chance has a
   probability of at most `LEVEL`. Where both samples share images they differ by less than independent ones, so the test
@@ -65,10 +66,11 @@ def rounding_tolerance(kind: str, n: int, others: int, d: float, n_classes: int,
 
     Args:
         kind (`str`): `"count"`, `"share"`, `"nll"`, `"brier"`, `"ece"`, `"classwise"`, `"pairs"` (of known and unseen images: AUROC),
-            `"threshold"` (a share above a threshold that other images set), `"size"` (classes in a set), `"error"` (a standard
+            `"threshold"` (a share above a threshold that other images set), `"same sizes"` (the same of what also depends on how many images
+            the two sets have, such as AUPR), `"size"` (classes in a set), `"error"` (a standard
             error or a noise floor) or `"spectrum"`.
         n (`int`): Images.
-        others (`int`): With `"pairs"` and `"threshold"`: images of the other set.
+        others (`int`): With `"pairs"`, `"threshold"` and `"same sizes"`: images of the other set.
         d (`float`): [`logit_rounding`].
         n_classes (`int`): Classes of the set.
         value (`float`): The number that was claimed; with `"spectrum"` the largest singular value.
@@ -93,6 +95,7 @@ def rounding_tolerance(kind: str, n: int, others: int, d: float, n_classes: int,
         # An image more or less at a threshold moves it by one place in the order.
         "pairs": ties + share_of_ties(others),
         "threshold": 2 * (ties + share_of_ties(others)),
+        "same sizes": 2 * (ties + share_of_ties(others)),
     }
     # What is printed and read again, or summed in float64.
     return found[kind] + 1e-9

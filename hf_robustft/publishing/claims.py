@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.open_set import threshold_at_recall
+from ..evaluation.open_set import detection_metrics, threshold_at_recall
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import EvaluationReport
 from .claim_noise import (
@@ -44,9 +44,9 @@ _CLOSED = (
 _DETECTION = {
     "auroc": ("AUROC", "pairs"),
     "fpr95": ("FPR95", "threshold"),
-    "aupr_in": ("AUPR, known", "threshold"),
-    "aupr_out": ("AUPR, unknown", "threshold"),
-    "fpr95_nearest_recall": ("FPR95, nearest recall", "threshold"),
+    "aupr_in": ("AUPR, known", "same sizes"),
+    "aupr_out": ("AUPR, unknown", "same sizes"),
+    "fpr95_nearest_recall": ("FPR95, nearest recall", "same sizes"),
     "fpr95_percentile": ("FPR95, percentile", "threshold"),
     "accepted": ("accepted", "threshold"),
 }
@@ -54,6 +54,8 @@ _SETS = (("n", "images in sets", "count"), ("coverage", "coverage", "share"), ("
          ("empty", "sets with no class", "share"), ("single", "sets with one class", "share"))  # fmt: skip
 _OF_SETS = {name for _, name, _ in _SETS}
 _LISTS = (("n", "images", "count"), ("map", "mAP", "ece"), ("f1", "F1", "ece"), ("f1_micro", "micro F1", "ece"), ("ece", "ECE", "ece"))
+#: Numbers about the spread, which have no standard error: other versions may move them by so large a share.
+_OF_SPREAD, _SHARE_OF_SPREAD = ("adaptive ECE", "class-wise ECE"), 0.1
 #: Numbers whose difference is divided by no standard error that would be 0 where all images are alike.
 _SHARES = (
     *("accuracy", "coverage", "sets with no class", "sets with one class"),
@@ -115,6 +117,9 @@ def numbers(report: EvaluationReport) -> dict[tuple[str, str], _Number]:
             floor = row.ece_noise_floor if key in ("ece", "adaptive_ece") else 0.0
             of_it = None if error is None else getattr(row, error)
             found.append(_Number(name, words, getattr(row, key), kind, error=of_it, floor=floor, **common))
+        if row.predictions is not None:
+            # The most frequent answer of fewer images has a larger share of them.
+            found.append(_Number(name, "images of the most frequent answer", row.predictions["share"], "same sizes", others=row.n, **common))
     for name, row in (report.multi_label or {}).items():
         common = {"sets": (name,), "n": row["n"], "n_classes": row["n_classes"], "units": row["n"]}
         found += [_Number(name, words, row[key], kind, **common) for key, words, kind in _LISTS if row[key] is not None]
@@ -127,7 +132,7 @@ def numbers(report: EvaluationReport) -> dict[tuple[str, str], _Number]:
     spectrum = report.spectrum
     if spectrum is not None:
         common = {"sets": (spectrum["dataset"],), "n": spectrum["n"], "scale": spectrum["largest_singular_value"]}
-        found.append(_Number(spectrum["dataset"], "smallest singular value", spectrum["smallest_singular_value"], "spectrum", **common))
+        found += [_Number(spectrum["dataset"], f"{which} singular value", spectrum[f"{which}_singular_value"], "spectrum", **common) for which in ("smallest", "largest")]
     return {(item.of, item.name): item for item in found}
 
 
@@ -257,11 +262,17 @@ def _judged(claim: Claim, number: _Number, by: Comparison) -> Claim:
     """By the rules for the same images."""
     given = number.scale if number.kind == "spectrum" else number.value
     tolerance, rule = rounding_tolerance(number.kind, number.n, number.others, by.d, number.n_classes, given), "rounding"
-    if by.differing and number.kind != "count":
-        error = by.errors.get((number.of, number.name), number.error)
-        # What has no standard error of its own is a number about the spread: a tenth of it.
-        tolerance, rule = max(tolerance, OF_AN_ERROR * error if error else 0.1 * abs(number.value)), "versions"
     difference = abs(claim.measured - claim.claimed)
+    if by.differing and number.kind != "count":
+        error, rule = by.errors.get((number.of, number.name), number.error), "versions"
+        if number.kind == "error" or error is None and number.name in _OF_SPREAD:
+            tolerance = max(tolerance, _SHARE_OF_SPREAD * abs(number.value))
+        elif error is None and difference > tolerance:
+            reason = "measured by other code, and no standard error of it is known"
+            return replace(claim, verdict=NOT_MEASURED, rule=rule, tolerance=tolerance, reason=reason)
+        else:
+            # One of 0, such as that of an accuracy of 1, leaves room for rounding alone.
+            tolerance = max(tolerance, OF_AN_ERROR * (error or 0.0))
     if difference <= tolerance:
         return replace(claim, rule=rule, tolerance=tolerance)
     why = f"the same images, and off by {difference:.3g} where {tolerance:.2g} is allowed"
@@ -277,7 +288,7 @@ def _chance(one: _Number, two: _Number, by: Comparison) -> tuple[float | None, s
         return None, f"other images than those of the claim, and {units} are too few to compare"
     errors = [item.error for item in (one, two)]
     if one.kind == "size" or None in errors:
-        error = by.errors.get((one.of, one.name))
+        error = None if one.kind == "same sizes" else by.errors.get((one.of, one.name))
         if error is None:
             return None, "other images than those of the claim, and no standard error of it is known"
         # If both are samples of one population, the claim varies as the measurement does, by the number of images.
@@ -333,7 +344,7 @@ def _open_set_errors(name, known, shifts, predictions, correct) -> dict[tuple[st
         for score in sets[name].scores:
             drawn = {item: of.scores[score][rows[item]] for item, of in sets.items()}
             threshold, unseen = threshold_at_recall(drawn[known]), drawn[name]
-            found |= {(score, metric, "", False): value for metric, value in detection(drawn[known], unseen).items()}
+            found |= {(score, metric, "", False): value for metric, value in detection_metrics(drawn[known], unseen).items()}
             for shift in shifts:
                 values = detection(drawn[shift], unseen) | {"accepted": (drawn[shift] >= threshold).mean()}
                 found |= {(score, metric, shift, False): value for metric, value in values.items()}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -32,8 +33,8 @@ from .eval_results import FOLDER, card_data, is_ours
 from .run_folder import EVALUATION_FILE
 
 #: Numbers in the text of a card, which writes four digits of them, after the words before them.
-_THRESHOLD = re.compile(r"calls an image unknown if its \S+ is below (-?[\d.]+(?:e[+-]?\d+)?)[:.]")
-_TEMPERATURE = re.compile(r"(?:holds a|logit scale has a) temperature of ([\d.]+(?:e[+-]?\d+)?)")
+_THRESHOLD = re.compile(r"calls an image unknown if its \S+ is below (\S+)")
+_TEMPERATURE = re.compile(r"(?:holds a|logit scale has a) temperature of (\S+)")
 _LONGEST_CARD = 1 << 24
 
 
@@ -47,12 +48,14 @@ class ClaimingFolder:
         report ([`EvaluationReport`]): The results of the model itself.
         facts (`dict[str, Any]`): Its `robustft.json`; empty without one.
         card ([`CardFacts`], *optional*): What the card says beyond the results.
+        shift_mean (`Any`): The mean over the shifts that `evaluation.json` states.
     """
 
     folder: Path
     report: EvaluationReport
     facts: Mapping[str, Any]
     card: CardFacts | None
+    shift_mean: Any = None
 
     @classmethod
     def read(cls, folder: str | Path, what: str) -> ClaimingFolder:
@@ -79,7 +82,9 @@ class ClaimingFolder:
             OpenSetDetector.from_pretrained(folder)
         if "prediction_sets" in facts:
             ConformalClassifier.from_pretrained(folder)
-        return cls(folder, load_reports(folder / EVALUATION_FILE)[-1], facts, CardFacts.load(folder) if described else None)
+        report = load_reports(folder / EVALUATION_FILE)[-1]
+        shift_mean = json.loads((folder / EVALUATION_FILE).read_text(encoding="utf-8"))["reports"][-1].get("shift_mean")
+        return cls(folder, report, facts, CardFacts.load(folder) if described else None, shift_mean)
 
     @property
     def unknown(self) -> str | None:
@@ -120,22 +125,25 @@ def card_claims(of: ClaimingFolder) -> tuple[list[Claim], list[str]]:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no card has; restore it.")
     try:
         card = ModelCard(path.read_bytes().decode("utf-8", errors="replace"))
-        shown = {_key(item): item.metric_value for item in card.data.eval_results or ()}
+        # A list: one of two of a name may be right, and the other is read all the same.
+        shown = [(_key(item), item.metric_value) for item in card.data.eval_results or ()]
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"The metadata of {path} are not valid ({' '.join(str(error).split())[:200]}); correct or restore them.") from None
     claims, notes = [], []
     if of.card is not None:
-        wanted = {_key(item): item.metric_value for item in card_data("model", of.report, of.card).eval_results or ()}
-        common = {key: value for key, value in wanted.items() if key in shown}
-        claims += [_equal(CARD_FILE, f"{key[-1]} on {key[0]}", shown[key], value, EVALUATION_FILE) for key, value in common.items()]
-        missing = len(wanted.keys() - shown.keys())
+        wanted: dict[tuple[str, ...], list[float]] = {}
+        for item in card_data("model", of.report, of.card).eval_results or ():
+            wanted.setdefault(_key(item), []).append(item.metric_value)
+        for key, value in shown:
+            name = f"{key[-1]} on {key[0]}"
+            if key in wanted:
+                near = next((number for number in wanted[key] if _equal(CARD_FILE, name, value, number, "").verdict == HOLDS), wanted[key][0])
+                claims.append(_equal(CARD_FILE, name, value, near, EVALUATION_FILE))
+            else:
+                claims.append(Claim(CARD_FILE, name, _plain(value), verdict=FAILS, reason=f"{EVALUATION_FILE} has no such number"))
+        missing = len(wanted.keys() - {key for key, _ in shown})
         if missing:
             notes.append(f"{missing} numbers of {EVALUATION_FILE} are not in the metadata of {CARD_FILE}.")
-        claims += [
-            Claim(CARD_FILE, f"{key[-1]} on {key[0]}", _plain(shown[key]), verdict=FAILS, reason=f"{EVALUATION_FILE} has no such number")
-            for key in shown
-            if key not in wanted
-        ]
     elif shown:
         notes.append(f"{METADATA_FILE} does not say what the card was made of, so that its metadata were not compared.")
     claims += _text_claims(card.text, of.facts)
@@ -200,19 +208,20 @@ def _text_claims(text: str, facts: Mapping[str, Any]) -> list[Claim]:
     """The threshold and the temperature in the text of a card, to the digits that it writes."""
     claims = []
     detector, temperature = facts.get("detector"), facts.get("temperature")
-    found = _THRESHOLD.search(text)
-    if found is not None and detector is not None:
-        claims.append(_written("threshold for unknown", found[1], detector.get("threshold")))
-    elif found is not None:
-        claims.append(Claim(CARD_FILE, "threshold for unknown", found[1], verdict=FAILS, reason=f"{METADATA_FILE} holds no detector"))
-    found = _TEMPERATURE.search(text)
-    if found is not None:
+    for found in _THRESHOLD.finditer(text):
+        if detector is not None:
+            claims.append(_written("threshold for unknown", found[1], detector.get("threshold")))
+        else:
+            claims.append(Claim(CARD_FILE, "threshold for unknown", found[1], verdict=FAILS, reason=f"{METADATA_FILE} holds no detector"))
+    for found in _TEMPERATURE.finditer(text):
         folded = "has a" in found[0]
         claims.append(_written("temperature", found[1], (temperature or {}).get("folded" if folded else "temperature")))
     return claims
 
 
 def _written(name: str, text: str, value: Any) -> Claim:
+    # What ends the clause is no part of the number.
+    text = text.rstrip(".,:;")[:60]
     stored = f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "none"
     if stored == text:
         return Claim(CARD_FILE, name, text, stored)

@@ -30,7 +30,8 @@ _HEAD = ("Of", "Claim", "Claimed", "Measured", "Verdict")
 _SHOWN = ("accuracy", "ECE", "NLL", "Brier score", "coverage", "mAP", "F1", "temperature", "threshold for unknown")
 _PERCENT = ("accuracy", "ECE", "adaptive ECE", "class-wise ECE", "noise floor", "coverage", "sets with", "AUROC", "FPR95", "AUPR", "accepted",
             "known images", "unknown images", "mAP", "F1", "micro F1", "Accuracy", "Expected", "FPR at", "standard error of the accuracy",
-            "standard error of the ECE", "Mean average")  # fmt: skip
+            "standard error of the ECE", "Mean average", "accuracy of the mean", "ece of the mean", "images of the most", "lower end", "upper end",
+            "refusal by", "acceptance by")  # fmt: skip
 
 
 @dataclass

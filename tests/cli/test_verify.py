@@ -116,6 +116,26 @@ def another_curve(report):
         curve[name] = " ".join([*values[4:], *[values[-1]] * 4])
 
 
+def in_list(*path, by):
+    """The first number in a text of numbers, as lists are kept in the file."""
+
+    def change(report):
+        at = report
+        for key in path[:-1]:
+            at = at[key]
+        first, *others = at[path[-1]].split()
+        at[path[-1]] = " ".join([repr(type(by)(first) + by), *others])
+
+    return change
+
+
+def other_bins(report):
+    """Five images are told to be right of the fullest bin, and five more to be wrong."""
+    bins = report["results"]["sketch"]["reliability"]
+    place = max(range(len(bins["count"])), key=bins["count"].__getitem__)
+    bins["accuracy"][place] = abs(bins["accuracy"][place] - 10 / bins["count"][place])
+
+
 def in_metadata(part, name, factor=1.0, by=0.0):
     def change(folder):
         file = folder / "robustft.json"
@@ -151,20 +171,32 @@ TAMPERED = {
         (in_report(*RESULTS, "accuracy", by=0.02), {"photo: accuracy", "README.md: Accuracy on photo"}),
         (in_report(*RESULTS, "ece", by=0.05), {"photo: ECE", "README.md: Expected calibration error on photo"}),
         (in_report(*RESULTS, "nll", by=0.01), {"photo: NLL", "README.md: Negative log-likelihood on photo"}),
-        (in_report("results", "sketch", "brier", by=-0.01), {"sketch: Brier score", "README.md: Brier score on sketch"}),
+        (in_report("results", "sketch", "brier", by=-0.01), {"sketch: Brier score", "README.md: Brier score on sketch", "evaluation.json: brier of the mean over shifts"}),
         (in_report(*RESULTS, "accuracy_se", by=-0.02), {"photo: standard error of the accuracy"}),
         (in_report(*OPEN, "energy", "auroc", by=-0.1), {"unseen: AUROC of energy", "README.md: AUROC of energy on unseen"}),
         (in_report(*OPEN, "msp", "shifts", "sketch", "accepted", by=-0.2), {"unseen: accepted of msp, sketch"}),
-        (in_report("prediction_sets", "sets", "photo", "coverage", by=0.05), {"photo: coverage"}),
+        (in_report("prediction_sets", "sets", "photo", "coverage", by=0.05), {"photo: coverage", "photo: images whose set holds their class"}),
         (in_report_text(other_answers), {"photo: answers by class"}),
         (in_report_text(another_curve), {"unseen: thresholds of energy"}),
         (in_report("open_set", "unseen", "threshold_curve", "chosen", "refusal", "share", by=0.05), {"unseen: known images refused by the detector"}),
+        (lambda folder: None, {f"unseen: refusal by the detector, {end} end of its interval" for end in ("low", "high")}),
         (in_report("spectrum", "smallest_singular_value", by=0.1), {"photo: smallest singular value"}),
+        (in_report("spectrum", "largest_singular_value", by=0.1), {"photo: largest singular value"}),
+        (in_report("shift_mean", "accuracy", by=0.05), {"evaluation.json: accuracy of the mean over shifts"}),
+        (in_report_text(other_bins), {"sketch: bins of confidence"}),
+        (in_report("error_analysis", "sketch", "confusions", 0, "n", by=3), {"sketch: classes taken for others"}),
+        (in_report("error_analysis", "sketch", "worst", 0, "nll", by=0.5), {"sketch: worst mistakes"}),
+        (in_report("error_analysis", "sketch", "most_confident", 1, "confidence", by=-0.1), {"sketch: most confident mistakes"}),
+        (in_report("results", "sketch", "predictions", "share", by=-0.1), {"sketch: images of the most frequent answer"}),
+        (in_report("prediction_sets", "sets", "sketch", "interval", 0, by=0.05), {"sketch: lower end of the interval of the coverage"}),
+        (in_report_text(in_list("prediction_sets", "sets", "sketch", "class_held", by=-4)), {"sketch: sets by class"}),
+        (lambda folder: None, {"sketch: images whose set holds their class", "sketch: upper end of the interval of the coverage"}),
+        (in_report("open_set", "unseen", "threshold_curve", "chosen", "acceptance", "high", by=-0.1), {"unseen: acceptance by the detector, high end of its interval"}),
     ],
     "fits": [
         (in_metadata("detector", "threshold", by=0.3), {"held_out: threshold for unknown", "README.md: threshold for unknown"}),
         # Measured by that threshold.
-        (lambda folder: None, {"unseen: known images refused by the detector"}),
+        (lambda folder: None, {"unseen: known images refused by the detector", "unseen: thresholds of energy"}),
         (in_metadata("detector", "achieved_true_positive_rate", by=-0.02), {"held_out: known images accepted"}),
         (in_metadata("detector", "logit_scale", 1.1), {"the weights: logit scale, by the detector"}),
         (in_metadata("temperature", "nll_before", 1.01), {"held_out: NLL before the temperature"}),
@@ -189,6 +221,36 @@ def test_claims_that_were_moved_are_found_and_no_others(kind, folder, desk):
     found = run(folder, desk)
     assert found.status == 1 and of(found, FAILS) == wanted
     assert all(claim.reason for claim in found.claims if claim.verdict == FAILS)
+
+
+def test_a_number_that_the_card_has_twice_is_compared_twice(folder, desk):
+    """The first is what a reader sees, and the last what a mapping keeps."""
+    text = (folder / "README.md").read_text()
+    (row,) = re.findall(r"    - type: accuracy\n      value: [\d.]+\n      name: Accuracy\n(?=(?:.(?!\n  - task))*)", text)[:1]
+    (folder / "README.md").write_text(text.replace(row, re.sub(r"value: [\d.]+", "value: 0.99", row) + row, 1))
+    found = run(folder, desk, **dict.fromkeys(SETS))
+    assert [claim.verdict for claim in found.claims if claim.of == "README.md" and claim.name == "Accuracy on photo"] == [FAILS, HOLDS]
+
+
+@pytest.mark.parametrize(("pattern", "instead"), [(r"(is below) -?[\d.]+:", r"\1 1,234:"), (r"(holds a temperature of) [\d.]+", r"\1 one")])
+def test_what_is_no_number_in_the_text_of_a_card_is_none_that_holds(pattern, instead, folder, desk):
+    in_card(pattern, instead)(folder)
+    failing = of(run(folder, desk, **dict.fromkeys(SETS)), FAILS)
+    assert len(failing) == 1 and failing <= {"README.md: threshold for unknown", "README.md: temperature"}
+
+
+def test_every_list_of_the_curve_is_compared(folder, desk):
+    for key in (("shifts", "sketch"), ("acceptance_low",)):
+        shutil.copy(desk / "clip" / "evaluation.json", folder)
+
+        def moved(report, key=key):
+            at = report["open_set"]["unseen"]["threshold_curve"]
+            for part in key[:-1]:
+                at = at[part]
+            at[key[-1]] = " ".join(repr(round(0.8 * float(value), 4)) for value in at[key[-1]].split())
+
+        in_report_text(moved)(folder)
+        assert of(run(folder, desk), FAILS) == {"unseen: thresholds of energy"}, key
 
 
 def test_sets_of_another_quantile_hold_other_classes(folder, desk):

@@ -12,6 +12,7 @@ from scipy import stats
 from hf_robustft.evaluation.calibration import ece_from_confidence, image_scores
 from hf_robustft.evaluation.detector import COSINE_ROUNDING
 from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.evaluation.resampling import bootstrap_draws, ece_noise_floor
 from hf_robustft.publishing.claim_noise import (
@@ -25,7 +26,14 @@ from hf_robustft.publishing.claim_noise import (
     share_of_ties,
     too_few,
 )
-from hf_robustft.publishing.claims import FAILS, NOT_MEASURED, Comparison, compare_reports, detection
+from hf_robustft.publishing.claims import (
+    FAILS,
+    NOT_MEASURED,
+    Comparison,
+    compare_reports,
+    detection,
+    unreported_errors,
+)
 
 CLASSES, SCALE = 8, 50.0
 
@@ -172,3 +180,41 @@ def test_what_no_standard_error_is_known_of_is_not_measured_on_other_images():
     assert all(claim.p is not None for claim in found.values() if claim.verdict != NOT_MEASURED)
     few = verdicts(drawn(rng, 100), drawn(rng, 29))
     assert all(claim.verdict == NOT_MEASURED for claim in few.values()) and "too few" in few["accuracy"].reason
+
+
+def test_other_versions_may_not_move_what_has_no_error():
+    """A tenth of the number, which was allowed where its standard error is 0 or not known, is ten points of an accuracy of 100 %."""
+    by = Comparison({"photo": True, "tags": True}, {}, ["torch 2.12 then, 2.13 now"], 1e-3)
+
+    def judged(one, two):
+        return {claim.name: claim for claim in compare_reports(one, two, by)}
+
+    sure, less = (EvaluationReport("m", {"photo": result("photo", "id", accuracy, 200, accuracy_se=0.0)}) for accuracy in (1.0, 0.96))
+    assert judged(sure, less)["accuracy"].verdict == FAILS
+    # As many as rounding may decide otherwise.
+    near = EvaluationReport("m", {"photo": result("photo", "id", 0.995, 200, accuracy_se=0.005)})
+    assert judged(sure, near)["accuracy"].verdict == "holds"
+    row = {"role": "id", "n": 200, "n_classes": 4, "map": 0.7, "f1": None, "f1_micro": 0.6, "ece": 0.1}
+    one, same, other = (EvaluationReport("m", {}, multi_label={"tags": row | {"map": value}}) for value in (0.7, 0.705, 0.72))
+    assert judged(one, same)["mAP"].verdict == "holds"
+    found = judged(one, other)["mAP"]
+    assert found.verdict == NOT_MEASURED and "no standard error" in found.reason
+    # Those of the spread are convention.
+    moved = EvaluationReport("m", {"photo": result("photo", "id", 1.0, 200, accuracy_se=0.0, adaptive_ece=0.086, nll_se=0.0215)})
+    assert {judged(sure, moved)[name].verdict for name in ("adaptive ECE", "standard error of the NLL")} == {"holds"}
+
+
+def test_every_number_of_an_open_set_has_an_error_of_its_own():
+    rng = np.random.default_rng(0)
+    sets = {name: rng.normal(size=300) + (name == "photo") for name in ("photo", "unseen")}
+    predictions = Predictions({name: SetPredictions(name, "id", np.arange(300), *[None] * 5, {"msp": values}) for name, values in sets.items()})
+    facts = {"n": 300, "id": "photo", "scores": {"msp": {"shifts": {}}}}
+    claimed = EvaluationReport("m", {"photo": result("photo", "id", 0.5, 300)}, open_set={"unseen": facts})
+    found = unreported_errors(claimed, predictions, {"photo": rng.random(300) < 0.5}, ["unseen"])
+    want = resampled_errors(
+        lambda rows: {(name,): value for name, value in detection_metrics(sets["photo"][rows["photo"]], sets["unseen"][rows["unseen"]]).items()},
+        dict.fromkeys(sets, 300), {},
+    )  # fmt: skip
+    words = {"auroc": "AUROC", "aupr_in": "AUPR, known", "aupr_out": "AUPR, unknown", "fpr95": "FPR95", "fpr95_nearest_recall": "FPR95, nearest recall"}
+    for name, word in words.items():
+        assert found["unseen", f"{word} of msp"] == pytest.approx(want[name,], rel=0.5), name
