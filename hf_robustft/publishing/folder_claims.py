@@ -220,7 +220,7 @@ def _text_claims(text: str, facts: Mapping[str, Any]) -> list[Claim]:
 
 
 def _written(name: str, text: str, value: Any) -> Claim:
-    # What ends the clause is no part of the number.
+    # A full stop or a colon ends the clause, not the number.
     text = text.rstrip(".,:;")[:60]
     stored = f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "none"
     if stored == text:
