@@ -27,7 +27,7 @@ from ..evaluation.platt_scaling import FUNCTIONS
 from ..evaluation.stated_error import STATED_ERROR
 from ..modeling.metadata import load_robustft_json
 from ..modeling.output_folders import check_output_dir
-from ..modeling.processes import commits_of_the_first
+from ..modeling.processes import check_one_process, commits_of_the_first
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.card_sections import fit_errors, worse_under_shift
 from ..publishing.open_set_section import risk_lines
@@ -103,6 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out what `arguments` say; returns the exit code."""
     options, data, running = parser().parse(arguments)
     state = PartialState(cpu=running.use_cpu)
+    check_one_process("hf-robustft calibrate", state)
     quiet_if_asked(running)
     facts = load_robustft_json(options.directory)
     check_output_dir(options.directory, "DIR")

@@ -18,6 +18,12 @@ class _FailedElsewhere(RuntimeError):
     """Another process has failed and said so; it no longer waits for the others."""
 
 
+def check_one_process(what: str, state: PartialState) -> None:
+    """Refuse several processes (`state`) to `what` works in one. Raises ValueError."""
+    if state.num_processes > 1:
+        raise ValueError(f"There are {state.num_processes} processes, and `{what}` works in one; start it without a launcher.")
+
+
 def together(state: PartialState, *counts: int, failed: bool = False) -> tuple[int, ...]:
     """
     Sum a few counts over the processes. Whenever processes meet, be it to compare or because one has failed, each sends one

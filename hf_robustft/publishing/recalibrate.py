@@ -37,6 +37,7 @@ from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from ..modeling.model_files import has_trained_head
 from ..modeling.output_folders import check_output_dir
+from ..modeling.processes import check_one_process
 from . import eval_results
 from .card_facts import CardFacts
 from .card_file import CARD_FILE, GENERATED_FILE, PAGES, PICTURES
@@ -137,10 +138,12 @@ def recalibrate(
     Raises:
         OSError: If the folder has no `robustft.json` or no safetensors, or an image cannot be read.
         ValueError: If the folder is one of the package, the validation set is one to measure or train on, its classes are
-            not the folder's, there is no best temperature, the precision of the weights cannot hold it, or sigmoids are to be
+            not the folder's, there are several processes or no best temperature, the precision of the weights cannot hold it, or sigmoids are to be
             calibrated of a model of another family or a trained head, or a head was trained on lists of labels.
     """
     check_not_packaged(directory, "DIR")
+    # Each would write the folder, and all but the first would find it locked.
+    check_one_process("hf-robustft calibrate", PartialState())
     directory = Path(directory)
     facts = load_robustft_json(directory)
     if probabilities not in FUNCTIONS:
@@ -199,17 +202,11 @@ def _recalibrate(
     if facts["templates"] and validation.templates != tuple(facts["templates"]):
         # The probabilities to calibrate are those of the folder's own prompts.
         validation = replace(validation, templates=tuple(facts["templates"]))
-    state = PartialState()
-    if state.num_processes > 1:
-        raise ValueError(
-            f"There are {state.num_processes} processes, and each would write {directory}; calibrate in one, without "
-            "accelerate launch."
-        )
     evaluator = None
     if evaluation:
         # Refuses sets that do not fit each other, before weights are read.
         evaluator = Evaluator(evaluation, load_processor(directory), bad_images=bad_images, **options)
-    device = state.device
+    device = PartialState().device
     model, processor = load_checkpoint(directory, dtype=None)
     model = model.to(device)
     encoder = DualEncoder.of(model)

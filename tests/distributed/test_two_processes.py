@@ -2,6 +2,7 @@
 """Resuming in several processes, and what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from helpers.forked import run_ranks
 from launching import run_in
 from safetensors.torch import load_file
+
+from hf_robustft.data.packaged import asset_path
 
 WORKER = Path(__file__).with_name("train_worker.py")
 # Three steps an epoch, shuffled: step 5 is in the middle of the second. Its order must not be the first epoch's.
@@ -77,3 +80,12 @@ def test_the_script_refuses_a_world_size_that_is_not_there(repository, tmp_path)
     assert run.returncode != 0
     assert "error: The launcher started 2 process(es)" in run.stderr and "would use 1" in run.stderr
     assert "--use_cpu" in run.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(1000)
+def test_calibrate_is_refused_in_several_processes_by_each_of_them(tmp_path):
+    # The second found the folder locked by the first, ten seconds later, and said to wait.
+    shutil.copytree(asset_path("emoji_clip_carot"), tmp_path / "model")
+    run = run_ranks(2, "-m", "hf_robustft.cli", "calibrate", tmp_path / "model", "--dataset", "emoji_shift/validation", "--use_cpu")
+    assert run.returncode == 2 and "`hf-robustft calibrate` works in one; start it without a launcher" in run.stderr
+    assert "in use" not in run.stderr
