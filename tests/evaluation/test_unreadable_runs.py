@@ -3,8 +3,8 @@
 
 import pytest
 import torch
-from datasets import Image
-from helpers import CLASSES, arguments, step_logs, tiny_processor
+from datasets import Dataset, Image
+from helpers import CLASSES, arguments, image_dataset, step_logs, tiny_processor
 from helpers.broken_images import class_folder
 
 from hf_robustft import Benchmark, Evaluator, FLYPTrainer, cache_features
@@ -94,6 +94,17 @@ def test_too_many_stop_a_run(folder, tiny_clip, tmp_path):
     with pytest.raises(
         OSError, match=r"1[1-3] of the 100 images of data set 'photos' cannot be read, more than the 10 %"
     ):
+        evaluator.evaluate(tiny_clip)
+
+
+@pytest.mark.parametrize("role", ["id", "shift", "open_set"])
+def test_a_set_without_a_readable_image_is_named(tiny_clip, role):
+    """A single unreadable image never stops a run, but nothing can be said of a set that has no other."""
+    broken = Dataset.from_dict({"image": [b"no image"], "label": [0]})
+    known = Benchmark.from_dataset(image_dataset(8), name="known", role="id")
+    some = Benchmark.from_dataset(broken, name="broken", role=role, class_names=("fox",) if role == "open_set" else CLASSES)
+    evaluator = Evaluator([known, some], tiny_processor(), bad_images=BadImages(), progress=False)
+    with pytest.raises(OSError, match="No image of data set 'broken' can be read \\(row 0"):
         evaluator.evaluate(tiny_clip)
 
 
