@@ -36,6 +36,7 @@ from .class_folders import (
     split_role,
     visible_folders,
 )
+from .class_lists import check_class_lists
 from .messages import quoted, say_once
 from .prompts import read_text
 
@@ -145,7 +146,11 @@ def load_folder(
         return load_from_disk(str(path))[split]
     if kind == "parquet":
         with named_errors(str(path)):
-            return load_dataset(str(path), split=split)
+            builder = load_dataset_builder(str(path))
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=split)
+            check_class_lists(map(str, builder.config.data_files[split]), dataset.features, str(path))
+            return dataset
     root = roots.get(split, path)
     if kind == "metadata":
         return _load_metadata(root, split)
@@ -259,7 +264,7 @@ def _load_metadata(root: Path, split: str) -> Dataset:
         dataset = load_dataset("imagefolder", data_files=data_files, split=split, drop_labels=True)
     except DatasetNotFoundError:
         raise
-    except (ValueError, RecursionError, DatasetsError) as error:
+    except (ValueError, OverflowError, RecursionError, DatasetsError) as error:
         raise ValueError(_table_fault(tables, error)) from error
     names = quoted(sorted({file.name for file in tables}))
     found = {os.path.normpath(file) for file in files.images}

@@ -391,7 +391,7 @@ class BadImages:
         return {"read": self.read, "unreadable": dict(self.unreadable)}
 
     def finish(self) -> None:
-        """Judge what was counted when no more images will come; raises OSError as `count` does, and where no image is left."""
+        """Judge what was counted when no more images will come. Raises OSError as `count` does, and where no image is left."""
         self._check(self.read if self.total is None else self.total)
         if self.unreadable and self.read == sum(self.unreadable.values()):
             raise OSError(f"No image of {self.name} can be read ({next(iter(self.unreadable))}); mend the data or leave the set out.")

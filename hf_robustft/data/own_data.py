@@ -11,10 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetBuilder, load_dataset_builder
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
+from .class_lists import check_class_lists
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import at_one_commit, require_hub
@@ -26,6 +27,8 @@ from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
 if TYPE_CHECKING:
     from .benchmarks import Benchmark
 
+#: Files on the Hub of which the footers are read.
+_REMOTE_FOOTERS = 8
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
 
@@ -125,16 +128,27 @@ def open_rows(benchmark: Benchmark, naming: bool = False) -> Dataset | OpenSplit
 def _opened(path: str, benchmark: Benchmark, files: dict | None, *config, **options) -> Dataset | OpenSplit:
     split = benchmark.split
     with named_errors(path, files):
-        if not benchmark.streaming:
-            return load_dataset(path, *config, data_files=files, split=split, **options)
         builder = load_dataset_builder(path, *config, data_files=files, **options)
+        if not benchmark.streaming:
+            # As `load_dataset` does it.
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=split)
+            _check_files(builder, split, rows.features, path)
+            return rows
         declared = None
         if config and files:
             # A builder forgets what the data set says of itself as soon as its files are named.
             declared = declared_rows(Repository(path, split, config=benchmark.config, revision=options["revision"]))
         opened = open_split(builder, split, declared)
+        _check_files(builder, split, opened.features, path)
         files = listed(opened)
         return opened if files is None else files
+
+
+def _check_files(builder: DatasetBuilder, split: str, features: Mapping[str, Any], path: str) -> None:
+    """Refuse parquet files that number their classes differently. Of files on the Hub, whose footers cost requests, a few are looked at."""
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())] if builder.name == "parquet" else []
+    check_class_lists([file for number, file in enumerate(files) if number < _REMOTE_FOOTERS or "://" not in file], features, path)
 
 
 def checked_rows(

@@ -254,6 +254,7 @@ def test_images_that_metadata_does_not_list_are_counted_and_missing_ones_named(t
         ("metadata.csv", "filename,class\n0.png,cat\n", "metadata.csv' has no column 'file_name'.*'filename', 'class'"),
         ("metadata.jsonl", '{"path": "0.png", "label": "cat"}', "metadata.jsonl' has no column 'file_name'.*'path', 'label'"),
         ("metadata.csv", "file_name,label\n/0.png,cat\n", "^'[^']*metadata.csv': Invalid metadata file_name '/0.png'"),
+        ("metadata.csv", f"file_name,label\n0.png,{10**20}\n", "metadata.csv'.* too large"),
         ("metadata.csv", "", "metadata.csv'.*No columns"),
         ("metadata.jsonl", "no json\n", "metadata.jsonl'.*JSON parse error"),
         (

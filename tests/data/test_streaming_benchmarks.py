@@ -108,6 +108,31 @@ def test_a_list_names_each_class_once_stored_and_streamed(tmp_path, length):
     assert [row["label"] for row in load_benchmark(tmp_path / "rows.parquet", streaming=True).stream()] == wanted
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_files_that_number_their_classes_otherwise_are_refused_by_name(tmp_path, streaming, several):
+    """`datasets` takes the labels of all files for numbers of the classes of the first, test files those of training files."""
+
+    def write(names, file):
+        kind = datasets.ClassLabel(names=names)
+        rows = image_dataset(4).cast_column("label", datasets.Value("int64"))
+        labels = [[label] for label in rows["label"]] if several else rows["label"][:]
+        kind = datasets.List(kind) if several else kind
+        rows.remove_columns("label").add_column("label", labels, feature=kind).to_parquet(tmp_path / file)
+
+    write(list(CLASSES), "train-00000.parquet")
+    write([*CLASSES[:2], "Owl", "bee", "ant"], "train-00001.parquet")
+    write(sorted(CLASSES), "test-00000.parquet")
+    assert load_benchmark(tmp_path, "train", streaming=streaming).class_names == CLASSES
+    with pytest.raises(ValueError, match="label 0 of column 'label' is 'bee' in 'test-00000.parquet' and 'cat' in"):
+        load_benchmark(tmp_path, "test", streaming=streaming)
+    alone = load_benchmark(tmp_path / "test-00000.parquet", streaming=streaming)
+    assert alone.class_names == tuple(sorted(CLASSES))
+    pattern = {"path": "parquet", "data_files": str(tmp_path / "t*.parquet"), "class_names": tuple(sorted(CLASSES))}
+    with pytest.raises(ValueError, match="number their classes differently"):
+        Benchmark(name="all", role="id", streaming=streaming, **pattern).open()
+
+
 def test_rows_that_are_wrong_are_named_when_they_come(tmp_path):
     folder = write_parquet(tmp_path / "photos", (2, 3), words=["a", "b", "c", " ", "d"], name=["cat"] * 4 + ["cow"])
     blank = load_benchmark(folder, streaming=True, caption_column="words")

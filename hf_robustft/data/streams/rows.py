@@ -177,19 +177,20 @@ def count_rows(opened: OpenSplit) -> tuple[int, ...] | None:
 
 
 def _parquet_tables(file: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    with _opened_parquet(file) as content:
+    with opened_parquet(file) as content:
         # `datasets` scans with Arrow's threads, and one that still reads ahead when the interpreter goes aborts the process.
         for batch in content.iter_batches(batch_size=ROWS_AT_ONCE, columns=schema.names, use_threads=False):
             yield table_cast(pa.Table.from_batches([batch]), schema)
 
 
 def _parquet_rows(file: str) -> int:
-    with _opened_parquet(file) as content:
+    with opened_parquet(file) as content:
         return content.metadata.num_rows
 
 
 @contextmanager
-def _opened_parquet(file: str) -> Iterator[Any]:
+def opened_parquet(file: str) -> Iterator[Any]:
+    """The parquet `file`, here or on the Hub, for as long as it is open. Raises OSError if it is damaged."""
     try:
         with xopen(file, "rb", download_config=DownloadConfig()) as opened:
             yield pq.ParquetFile(opened, pre_buffer=False)
