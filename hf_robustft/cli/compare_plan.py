@@ -31,7 +31,7 @@ from .label_lists import merges_lists
 from .merging import MERGEABLE, MERGES
 from .own_sets import own_sets, roles_of
 from .parser import UsageError
-from .run_settings import settings_of, told_of
+from .run_settings import settings_of, told_of, told_of_model
 from .specs import Spec
 from .train import TrainingData, load_data
 from .train_arguments import SUITE, ModelArguments, TrainCommand
@@ -165,7 +165,8 @@ class _Planner:
         # What was just decided is among the settings, and refused where a method cannot have it.
         for method in {**self.given.epochs, **self.given.batches}:
             parts[method] = self.given.parse(method)
-        self.given.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told_of(data)} for name in parts}
+        told = {**told_of(data), **told_of_model(start.model)}
+        self.given.settings = {name: {**settings_of(parts[name][: 3 if name in METHODS else 2]), **told} for name in parts}
         runs = [self.given.run(name, None, None) for name in zero_shot]
         for seed in self.seeds:
             for method in self.methods:
@@ -224,7 +225,8 @@ class _Planner:
         texts = [text for text in self.given.values("eval_datasets") if text and set(roles_of(text)) == {"validation"}]
         twin.passed |= {"eval_datasets": ["--eval_datasets", *texts]} if texts else {}
         twin.passed["leave_out_classes"] = twin_flags()
-        twin.settings = {name: {**settings_of(twin.parse(name)[: 3 if name in METHODS else 2]), **told_of(data)} for name in able}
+        told = {**told_of(data), **told_of_model(parts[able[0]].model_args.model)}
+        twin.settings = {name: {**settings_of(twin.parse(name)[: 3 if name in METHODS else 2]), **told} for name in able}
         runs = [twin.run(name, rate, self.seeds[0]) for name, rate in pairs]
         without = "" if asked_for else "; hf-robustft compare --rule id_within makes none"
         self.notes.append(

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from ..comparison.schedule import LABELS, STARTING_WEIGHTS
+from ..modeling.checkpoint_file import is_packaged, local_folder
+from ..modeling.model_files import content_hash
 from ..training.methods import RobustTrainingArguments
 from .train import TrainingData
 
@@ -23,13 +26,22 @@ _NOT_OF_THE_RUN = (
 def told_of(data: TrainingData) -> dict[str, str]:
     """The `data` of a comparison as settings of its runs: each set with its role, size and a digest of its images."""
     found = {}
-    for entry in data.check.hashes:
+    # What the model was trained on before may have the name of the training set, which comes first.
+    for entry in reversed(data.check.hashes):
         digest = hashlib.sha256(f"{entry['read']} {entry['blake2b_48']}".encode()).hexdigest()[:8]
         size = "" if entry.get("images") is None else f"{entry['images']} images, "
         found[f"the {entry['role']} data {entry['name']}"] = f"({size}{digest})"
+        if "labels" in entry:
+            found[f"{LABELS} of the {entry['role']} data {entry['name']}"] = f"({entry['labels'][:8]})"
     names = "\n".join((*data.train.class_names, *data.train.templates))
     found["the classes and prompts"] = f"({len(data.train.class_names)} classes, {hashlib.sha256(names.encode()).hexdigest()[:8]})"
     return found
+
+
+def told_of_model(model: str) -> dict[str, str]:
+    """The files of a `model` in a folder as a setting; of one of the package or the Hub the name or the commit is one."""
+    folder = None if is_packaged(model) else local_folder(model)
+    return {} if folder is None else {STARTING_WEIGHTS: f"({content_hash(folder)[:8]})"}
 
 
 def settings_of(parts: Iterable[Any]) -> dict[str, Any]:

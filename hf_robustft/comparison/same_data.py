@@ -87,6 +87,9 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     if bins[0] != bins[1]:
         differing.append(f"the bins of the ECE ({bins[0]} and {bins[1]})")
     known = [run.facts.get("image_hashes", ()) for run in (one, two)]
+    # Of several of one name, the first is that of the run.
+    named = [{(entry["name"], entry["role"]): entry["labels"] for entry in reversed(entries) if "labels" in entry} for entries in known]
+    relabelled = [key for key in named[0] if named[0][key] != named[1].get(key, named[0][key])]
     trained = [images_of(entries, ("train",)) for entries in known]
     # Few shots are drawn with the seed.
     drawn = (
@@ -95,6 +98,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     )
     if all(trained) and trained[0] != trained[1] and not drawn:
         differing.append("the training images")
+    elif not drawn and any(role == "train" for _, role in relabelled):
+        differing.append("the labels of the training images")
     images = [images_of(entries, ("id", "shift", "validation", "open_set")) for entries in known]
     lists = [{name: list(row["classes"]) for name, row in (run.report.multi_label or {}).items()} for run in (one, two)]
     differing += [f"the classes of {name}" for name in sorted(set(lists[0]) & set(lists[1])) if lists[0][name] != lists[1][name]]
@@ -105,6 +110,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
             differing.append(f"the role of {name} ({sets[0][name]} and {sets[1][name]})")
         elif (all(hashes) and hashes[0] != hashes[1]) or (None not in counts and counts[0] != counts[1]):
             differing.append(f"the images of {name}")
+        elif any(of == name and role != "train" for of, role in relabelled):
+            differing.append(f"the labels of {name}")
         elif None not in (groups := [_groups(run, name) for run in (one, two)]) and groups[0] != groups[1]:
             differing.append(f"the groups of {name}, of which there are {groups[0]} and {groups[1]}")
     return differing
@@ -132,9 +139,15 @@ def _other_start(one: FinishedRun, two: FinishedRun) -> str | None:
 
 
 def images_of(entries: Iterable[Mapping[str, Any]], roles: Sequence[str]) -> dict[str, tuple]:
-    """By name fingerprints of the images of each set that has one of these `roles`, from the `entries` of `robustft.json`."""
-    entries = [entry for entry in entries if entry["role"] in roles]
-    return {entry["name"]: (entry.get("images"), entry["read"], entry["blake2b_48"]) for entry in entries}
+    """
+    By name fingerprints of the images of each set that has one of these `roles`, from the `entries` of `robustft.json`; of several of one
+    name, as what the model was trained on before may have that of the training set, all of them.
+    """
+    found: dict[str, tuple] = {}
+    for entry in entries:
+        if entry["role"] in roles:
+            found[entry["name"]] = (*found.get(entry["name"], ()), (entry.get("images"), entry["read"], entry["blake2b_48"]))
+    return found
 
 
 def _draws_shots(run: FinishedRun) -> bool:

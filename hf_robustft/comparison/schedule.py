@@ -36,6 +36,8 @@ except ImportError:  # not a POSIX system
     fcntl = None
 
 RECORD_FILE = "run.json"
+#: Settings that the first records do not have, which says nothing of these runs.
+LABELS, STARTING_WEIGHTS = "the labels", "the files of the model"
 #: Seconds that a child has to end its step after SIGTERM, and that another comparison's has to end at all.
 GRACE = 30.0
 _POLL = 0.05
@@ -125,7 +127,8 @@ def _record(place: Path) -> dict[str, Any] | None:
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     now = json.loads(json.dumps(now))
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    later = [name for name in now if name not in before and name.startswith((LABELS, STARTING_WEIGHTS))]
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in later]
     return [f"{name} {_shown(before.get(name))}, and is now to be made with {_shown(now.get(name))}" for name in names]
 
 

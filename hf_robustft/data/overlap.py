@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -38,6 +38,7 @@ from .streams.rows import RowStream
 
 if TYPE_CHECKING:
     from .benchmarks import Benchmark
+    from .columns import StoredRows
 
 HASH_BYTES = 6
 HASH_SPACE = 1 << (8 * HASH_BYTES)
@@ -71,6 +72,7 @@ class Sketch:
         bound (`int`): Every hash of the set below it is among `hashes`.
         read (`int`): Images that were looked at.
         images (`int`, *optional*): Images of the whole set, where it is known.
+        labels (`str`, *optional*): As [`ImageHashes`] has them.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Sketch:
     bound: int
     read: int
     images: int | None
+    labels: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -91,6 +94,7 @@ class Sketch:
             "read": self.read,
             "bound": self.bound,
             "blake2b_48": base64.b64encode(packed).decode("ascii"),
+            **({} if self.labels is None else {"labels": self.labels}),
         }
 
     @classmethod
@@ -107,12 +111,12 @@ class Sketch:
             hashes = np.array([int.from_bytes(part, "big") for part in parts], dtype=np.uint64)
             numbers = content["bound"], content["read"], content.get("images") or 0
             whole = all(type(number) is int and number >= 0 for number in numbers)
-            texts = all(isinstance(content[key], str) for key in ("name", "role"))
+            texts = all(isinstance(content[key], str) for key in ("name", "role", *(("labels",) if "labels" in content else ())))
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"The hashes of a data set's images are incomplete ({error!r}).") from None
         if not whole or not texts or len(packed) % HASH_BYTES or (np.diff(hashes.astype(np.int64)) <= 0).any():
             raise ValueError("The hashes of a data set's images are damaged.")
-        return cls(content["name"], content["role"], hashes, content["bound"], content["read"], content.get("images"))
+        return cls(content["name"], content["role"], hashes, content["bound"], content["read"], content.get("images"), content.get("labels"))
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class ImageHashes:
         where (`tuple[str, ...]`): Which image each of them is, for messages.
         read (`int`): Images that were looked at, the unreadable ones included.
         images (`int`, *optional*): Images of the whole set, where it is known.
+        labels (`str`, *optional*): A digest of these images with the names of their classes, in whatever order they lie; `None` of a stream,
+            and where classes are not read.
     """
 
     name: str
@@ -134,13 +140,14 @@ class ImageHashes:
     where: tuple[str, ...] = field(repr=False)
     read: int
     images: int | None
+    labels: str | None = None
 
     def sketch(self, size: int | None = None) -> Sketch:
         """The `size` smallest different hashes, or all of them."""
         distinct = np.unique(self.hashes)
         kept = distinct if size is None else distinct[:size]
         bound = int(kept[-1]) + 1 if len(kept) < len(distinct) else HASH_SPACE
-        return Sketch(self.name, self.role, kept, bound, self.read, self.images)
+        return Sketch(self.name, self.role, kept, bound, self.read, self.images, self.labels)
 
 
 @dataclass(frozen=True)
@@ -217,15 +224,18 @@ def hash_images(
     # Whoever reads `robustft.json`, and its sketches, needs no torch.
     from .benchmarks import Benchmark
 
+    named = None
     if isinstance(source, Benchmark):
         name, role = name or source.name, role or source.role
         rows = source.open()
+        named = None if source.streaming else _names_of(source, rows)
         source, image_column = (rows, "") if source.streaming else (rows.dataset, rows.image_column)
     if isinstance(source, RowStream):
         images, encoded = source.examples, _streamed(source, most)
     else:
         images, encoded = len(source), _stored(source, image_column, most)
-    hashes, where, read, whole = [], [], 0, True
+    hashes, where, read, whole, labelled = [], [], 0, True, []
+    chosen = () if named is None else _spaced(images, most)
     with ThreadPoolExecutor(_READERS) as pool:
         for found, place in _in_turn(pool, encoded):
             if place is _CUT:
@@ -235,8 +245,10 @@ def hash_images(
             if found is not None:
                 hashes.append(found)
                 where.append(place)
+                labelled += [] if named is None else [f"{found:x} {named(chosen[read - 1])}"]
     images = read if whole else images
-    return ImageHashes(name or "the data", role or "train", np.array(hashes, np.uint64), tuple(where), read, images)
+    labels = None if named is None else blake2b("\n".join(sorted(labelled)).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return ImageHashes(name or "the data", role or "train", np.array(hashes, np.uint64), tuple(where), read, images, labels)
 
 
 def compare(images: ImageHashes, known: Sketch) -> Overlap:
@@ -320,6 +332,19 @@ def fewest_trials(count: int, most: int, p: float, confidence: float = 0.99) -> 
 def lowest_share(count: int, n: int, confidence: float = 0.99) -> float:
     """Return Clopper and Pearson's (1934) one-sided lower bound, at a `confidence`, of a share of which `count` of `n` is a sample."""
     return float(betaincinv(count, n - count + 1, 1 - confidence)) if count else 0.0
+
+
+def _names_of(benchmark: Benchmark, rows: StoredRows) -> Callable[[int], str] | None:
+    """The class of each row by its number, or its classes; `None` where none are read."""
+    if rows.label_column is None or not benchmark.class_names:
+        return None
+    labels = rows.dataset.with_format(None).select_columns([rows.label_column])[rows.label_column][:]
+
+    def named(row: int) -> str:
+        of = labels[row] if isinstance(labels[row], Sequence) else [labels[row]]
+        return "\0".join(sorted(benchmark.class_names[label] for label in of))
+
+    return named
 
 
 def _stored(dataset: datasets.Dataset, image_column: str, most: int) -> Iterator[tuple[dict | None, str]]:

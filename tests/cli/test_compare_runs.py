@@ -1,8 +1,10 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """`hf-robustft compare` that trains: which runs there are, what each is given, and what is said before and after them."""
 
+import json
 import shlex
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +22,8 @@ from hf_robustft.cli.compare_runs import model_bytes, size_in_words, slots
 from hf_robustft.cli.config_file import read_recipe
 from hf_robustft.cli.passed_on import parted
 from hf_robustft.cli.train_arguments import check_options, parse, train_parser
-from hf_robustft.comparison.schedule import Outcome
+from hf_robustft.comparison.schedule import Outcome, Run, finished_runs
+from hf_robustft.data.packaged import asset_path
 from hf_robustft.training.methods import METHODS
 
 
@@ -187,8 +190,45 @@ def test_the_settings_of_a_run_tell_its_data_but_not_where_they_lie(own, tmp_pat
     (other / "photo" / CLASSES[0] / "0.png").unlink()
     before, after = settings(own), settings(other)
     assert {name for name in before if before[name] != after[name]} >= {"the train data train"}
+    # A mistake in the labels is mended: the images are the same.
+    other = shutil.copytree(own, tmp_path / "relabelled" / "my")
+    one, two = (sorted((other / "sketch" / CLASSES[place]).iterdir())[0] for place in (0, 1))
+    content = one.read_bytes(), two.read_bytes()
+    one.write_bytes(content[1]), two.write_bytes(content[0])
+    relabelled = settings(other)
+    assert {name for name in before if before[name] != relabelled[name]} == {"the labels of the shift data sketch"}
     changed = settings(own, "--weight_decay 0.3 --num_train_epochs 150")
     assert {name for name in changed if changed.get(name) != before.get(name)} == {"weight_decay"}
+
+
+def test_the_settings_of_a_run_tell_the_files_of_the_model_and_what_it_is_trained_on(own, tmp_path):
+    """Also where the model was trained before, on a set of the same name."""
+    folder = shutil.copytree(asset_path("emoji_clip_carot"), tmp_path / "mine")
+
+    def settings(root):
+        made = planned(tmp_path / "out", f"--train_dataset {root / 'photo'} --model {folder}", ["flyp"], rates=[1e-3])
+        return next(run.settings for run in made.runs if run.method == "flyp")
+
+    content = json.loads((folder / "robustft.json").read_text())
+    for entry in content["image_hashes"]:
+        entry["name"] = "train" if entry["role"] == "train" else entry["name"]
+    (folder / "robustft.json").write_text(json.dumps(content))
+    before, other = settings(own), shutil.copytree(own, tmp_path / "elsewhere" / "my")
+    (other / "photo" / CLASSES[0] / "0.png").unlink()
+    assert settings(other)["the train data train"] != before["the train data train"]
+    (folder / "generation_config.json").write_text("{}")
+    after = settings(own)
+    assert {name for name in before if before[name] != after[name]} == {"the files of the model"}
+
+
+def test_records_without_labels_or_files_of_the_model_are_those_of_before(tmp_path):
+    settings = {"weight_decay": 0.1, "the labels of the train data train": "(1)", "the files of the model": "(2)"}
+    (tmp_path / "flyp").mkdir()
+    for name, refused in ((None, False), *((name, True) for name in settings)):
+        before = {"weight_decay": 0.1} if name is None else settings | {name: "another"}
+        (tmp_path / "flyp" / "run.json").write_text(json.dumps({"settings": before}))
+        with pytest.raises(ValueError, match=name) if refused else nullcontext():
+            finished_runs(tmp_path, [Run("flyp", "flyp", settings=settings)])
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,30 @@ def test_what_one_run_does_not_record_hides_nothing_of_two_others(tmp_path):
             read_runs(order)
 
 
+def test_what_the_model_was_trained_on_before_hides_no_other_training_images(tmp_path):
+    """Its training set was called train, too."""
+    folders = [finished(tmp_path / "one"), finished(tmp_path / "two", "flyp", hashed={"train": hashes("train", "train", first=100)})]
+    for folder in folders:
+        content = json.loads((folder / "robustft.json").read_text())
+        content["image_hashes"].insert(1, hashes("train", "train", first=700))
+        (folder / "robustft.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the training images"):
+        read_runs(folders)
+
+
+@pytest.mark.parametrize(("name", "role", "said"), [("train", "train", "the labels of the training images"), ("sketch", "shift", "the labels of sketch")])
+def test_the_same_images_with_other_labels_are_refused(tmp_path, name, role, said):
+    labelled = {text: hashes(name, role, first=20 if name == "sketch" else 0) | {"labels": text} for text in ("0123", "4567")}
+    finished(tmp_path / "one", hashed={name: labelled["0123"]})
+    finished(tmp_path / "two", "flyp", hashed={name: labelled["4567"]})
+    with pytest.raises(ValueError, match=said):
+        read_runs([tmp_path / "one", tmp_path / "two"])
+    finished(tmp_path / "two", "flyp", hashed={name: labelled["0123"]})
+    # As runs before this version are.
+    finished(tmp_path / "three", "ft")
+    assert len(read_runs([tmp_path / each for each in ("one", "two", "three")]).runs) == 3
+
+
 def test_other_weights_of_a_model_of_the_same_name_are_refused(tmp_path):
     """The record has the name of a folder, not its path; what was measured before the training tells two of a name apart."""
     finished(tmp_path / "one", baseline=(0.6, 0.55, 0.5))

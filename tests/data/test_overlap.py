@@ -70,6 +70,25 @@ def test_a_copy_is_known_in_any_form(folder, tmp_path):
     assert compare(hash_images(others), training).found == 0
 
 
+def test_labels_are_known_again_in_any_order_and_form(folder, tmp_path):
+    labels = hash_images(load_benchmark(folder)).labels
+    stored = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    stored.shuffle(seed=1).to_parquet(tmp_path / "packed.parquet")
+    assert hash_images(load_benchmark(tmp_path / "packed.parquet")).labels == labels == Sketch.from_dict(hash_images(load_benchmark(folder)).sketch(5).to_dict()).labels
+    assert hash_images(load_benchmark(folder, label_column=None, role="open_set")).labels is None and hash_images(load_benchmark(folder, streaming=True)).labels is None
+    # Numbers of classes in another order are not other labels.
+    names = stored.features["label"].names
+    turned = stored.cast_column("label", datasets.Value("int64")).map(lambda row: {"label": len(names) - 1 - row["label"]})
+    turned = turned.cast_column("label", datasets.ClassLabel(names=names[::-1]))
+    assert hash_images(Benchmark.from_dataset(turned, name="turned", role="id")).labels == labels
+    one, two = (sorted((folder / name).iterdir())[0] for name in names[:2])
+    content = one.read_bytes(), two.read_bytes()
+    one.write_bytes(content[1])
+    two.write_bytes(content[0])
+    after = hash_images(load_benchmark(folder))
+    assert after.labels != labels and set(after.hashes.tolist()) == set(hash_images(load_benchmark(tmp_path / "packed.parquet")).hashes.tolist())
+
+
 def test_tars_and_parquet_shards_of_the_same_pictures_are_the_same(tmp_path):
     tars = load_benchmark(write_tars(tmp_path / "tars", (5, 4)), streaming=True, class_names=CLASSES, **TAR)
     shards = load_benchmark(write_parquet(tmp_path / "shards", (5, 4)), streaming=True)
