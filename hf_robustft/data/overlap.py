@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -38,7 +38,6 @@ from .streams.rows import RowStream
 
 if TYPE_CHECKING:
     from .benchmarks import Benchmark
-    from .columns import StoredRows
 
 HASH_BYTES = 6
 HASH_SPACE = 1 << (8 * HASH_BYTES)
@@ -224,18 +223,19 @@ def hash_images(
     # Whoever reads `robustft.json`, and its sketches, needs no torch.
     from .benchmarks import Benchmark
 
-    named = None
+    class_names, labels = (), None
     if isinstance(source, Benchmark):
         name, role = name or source.name, role or source.role
-        rows = source.open()
-        named = None if source.streaming else _names_of(source, rows)
+        rows, class_names = source.open(), source.class_names
+        if class_names and not source.streaming and rows.label_column is not None:
+            labels = rows.dataset.with_format(None).select_columns([rows.label_column])[rows.label_column][:]
         source, image_column = (rows, "") if source.streaming else (rows.dataset, rows.image_column)
     if isinstance(source, RowStream):
         images, encoded = source.examples, _streamed(source, most)
     else:
         images, encoded = len(source), _stored(source, image_column, most)
     hashes, where, read, whole, labelled = [], [], 0, True, []
-    chosen = () if named is None else _spaced(images, most)
+    chosen = () if labels is None else _spaced(images, most)
     with ThreadPoolExecutor(_READERS) as pool:
         for found, place in _in_turn(pool, encoded):
             if place is _CUT:
@@ -245,10 +245,12 @@ def hash_images(
             if found is not None:
                 hashes.append(found)
                 where.append(place)
-                labelled += [] if named is None else [f"{found:x} {named(chosen[read - 1])}"]
+                of = [] if labels is None else labels[chosen[read - 1]]
+                names = sorted(class_names[label] for label in (of if isinstance(of, Sequence) else [of]))
+                labelled.append(f"{found:x} {names}")
     images = read if whole else images
-    labels = None if named is None else blake2b("\n".join(sorted(labelled)).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    return ImageHashes(name or "the data", role or "train", np.array(hashes, np.uint64), tuple(where), read, images, labels)
+    digest = None if labels is None else blake2b("\n".join(sorted(labelled)).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return ImageHashes(name or "the data", role or "train", np.array(hashes, np.uint64), tuple(where), read, images, digest)
 
 
 def compare(images: ImageHashes, known: Sketch) -> Overlap:
@@ -332,19 +334,6 @@ def fewest_trials(count: int, most: int, p: float, confidence: float = 0.99) -> 
 def lowest_share(count: int, n: int, confidence: float = 0.99) -> float:
     """Return Clopper and Pearson's (1934) one-sided lower bound, at a `confidence`, of a share of which `count` of `n` is a sample."""
     return float(betaincinv(count, n - count + 1, 1 - confidence)) if count else 0.0
-
-
-def _names_of(benchmark: Benchmark, rows: StoredRows) -> Callable[[int], str] | None:
-    """The class of each row by its number, or its classes; `None` where none are read."""
-    if rows.label_column is None or not benchmark.class_names:
-        return None
-    labels = rows.dataset.with_format(None).select_columns([rows.label_column])[rows.label_column][:]
-
-    def named(row: int) -> str:
-        of = labels[row] if isinstance(labels[row], Sequence) else [labels[row]]
-        return "\0".join(sorted(benchmark.class_names[label] for label in of))
-
-    return named
 
 
 def _stored(dataset: datasets.Dataset, image_column: str, most: int) -> Iterator[tuple[dict | None, str]]:
