@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
 
 from .messages import beside
@@ -122,6 +125,28 @@ def at_one_commit(path: str, revision: str | None = None) -> str | None:
     known = pinned(name, revision)
     # Of the main branch alone `datasets` knows what the Hub's viewer has counted.
     return revision if known == now else known
+
+
+def contents_digest(files: Sequence[str]) -> str | None:
+    """
+    A digest of the names and contents of files on the Hub, by the hashes that it has of them: nothing is downloaded.
+
+    Args:
+        files (`Sequence[str]`): Their addresses, of one commit of a data set, as `datasets` gives them.
+
+    Returns:
+        `str`, *optional*: The same for the same files at any commit; `None` for files elsewhere, and where the Hub does not say.
+    """
+    found = [re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)", file) for file in files]
+    if not found or not all(found) or len({match.group(1, 2) for match in found if match}) != 1:
+        return None
+    repository, commit = found[0].group(1, 2)
+    try:
+        infos = HfApi().get_paths_info(repository, [match[3] for match in found], repo_type="dataset", revision=commit)
+    except (OSError, RuntimeError, ValueError, HTTPError):
+        return None
+    held = sorted((info.path, info.blob_id) for info in infos if isinstance(info, RepoFile))
+    return hashlib.sha256(repr(held).encode()).hexdigest()[:16] if len(held) == len(found) else None
 
 
 def check_commit(path: str | None, revision: str | None, commit: str | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.examples import TrainingExamples
+from ..data.hub import contents_digest
 from ..data.images import check_regular
 from ..data.streams.examples import StreamingExamples
 from ..data.streams.rows import RowStream
@@ -51,6 +52,8 @@ _ARGUMENTS = (
     "decay_all_parameters",
     "bound_logit_scale",
 )
+#: In the record of a stream from the Hub, what its files hold.
+_FILES = "files"
 #: Settings of objectives that change no step.
 _OF_OUTPUT = {"export_weights", "preset", "shard_teacher"}
 #: A stream's own record compares these more exactly.
@@ -104,15 +107,17 @@ def data_record(dataset: Any) -> dict[str, Any]:
     Record the length of a training set, and digests of its labels and captions and of a sample of its images.
 
     Args:
-        dataset (`Any`): The training set. Of a stream, the first rows of some shards are read, if they are on this machine;
-            of a data set that is not ours, only the length is recorded.
+        dataset (`Any`): The training set. Of a stream, the first rows of some shards are read, if they are on this machine,
+            and the Hub is asked for the hashes of its files otherwise; of a data set that is not ours, only the length is recorded.
 
     Returns:
         `dict[str, Any]`: The record.
     """
     if isinstance(dataset, StreamingExamples):
-        local = {"first_rows": _digest(*_first_rows(dataset.stream))} if dataset.stream.local else {}
-        return {"examples": dataset.size, **local}
+        if dataset.stream.local:
+            return {"examples": dataset.size, "first_rows": _digest(*_first_rows(dataset.stream))}
+        files = contents_digest(dataset.stream.files)
+        return {"examples": dataset.size, **({} if files is None else {_FILES: files})}
     record: dict[str, Any] = {"examples": len(dataset)} if hasattr(dataset, "__len__") else {}
     if isinstance(dataset, TrainingExamples):
         rows = dataset.rows.encoded
@@ -198,6 +203,12 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
     now = json.loads(json.dumps(run_record(trainer, total_steps or saved["total_steps"])))
     # Older versions recorded less of the data, and nothing of what prepares and reads them.
     now["data"] = {name: value for name, value in now["data"].items() if name in saved["data"]}
+    if _FILES in saved["data"] and _FILES not in now["data"] and streams and not trainer.train_dataset.stream.local:
+        warnings.warn(
+            "The Hub does not say what the files of the training set hold, so nobody can tell whether they are those that the run began with.",
+            stacklevel=3,
+        )
+        saved = {**saved, "data": {name: value for name, value in saved["data"].items() if name != _FILES}}
     other = {part: _differing(saved.get(part, {}), now.pop(part)) for part in ("model", "processor")}
     saved = {**saved, **{part: before for part, (before, _) in other.items()}}
     now |= {part: after for part, (_, after) in other.items()}

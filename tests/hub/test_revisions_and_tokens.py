@@ -189,3 +189,16 @@ def test_no_failure_of_the_hub_tells_the_token(private, run_with_hub, tmp_path, 
     assert len(errors) == 2 * len(names) + 4, errors
     assert all(f"alice/{name}" in line for place, name in enumerate(names) for line in errors[2 * place : 2 * place + 2])
     check_silence(private, tmp_path, done)
+
+
+def test_a_stream_is_not_resumed_on_files_that_changed_on_the_hub(private, run_with_hub, tmp_path, tiny_clip):
+    """Rows are not read to compare them, and there may be as many; another README makes no other data."""
+    seeded(private, tmp_path, tiny_clip)
+    command = train("--skip_baseline", "--streaming", "--save_strategy", "steps", "--save_steps", "1")
+    run_with_hub(command, private, TOKEN)
+    private.seed("dataset", "alice/train", {"README.md": b"Pictures of animals."})
+    run_with_hub([*command, "--resume_from_checkpoint", "out/checkpoint-1"], private, TOKEN)
+    image_dataset(16, seed=7).to_parquet(tmp_path / "rows.parquet")
+    private.seed("dataset", "alice/train", {"data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    done = run_with_hub([*command, "--resume_from_checkpoint", "out/checkpoint-1"], private, TOKEN, check=False)
+    assert done.returncode == 2 and "error: The checkpoint was written with the training set examples 16, files " in done.stderr

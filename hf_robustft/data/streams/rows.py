@@ -237,6 +237,7 @@ class RowStream:
         counts (`tuple[int, ...]`, *optional*): Stored rows of each shard, where they are known.
         place (`Mapping[str, str | None]`, *optional*): Where they are read from, as fields of a `Benchmark`.
         commit (`str`, *optional*): That of the Hub which its files are of.
+        files (`tuple[str, ...]`, *optional*): The files of its shards, where these are files.
     """
 
     source: ShardRows | IndexedRows
@@ -248,6 +249,7 @@ class RowStream:
     counts: tuple[int, ...] | None = field(default=None, repr=False)
     place: Mapping[str, str | None] = field(default_factory=dict)
     commit: str | None = None
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def where(self) -> str:
@@ -325,7 +327,8 @@ def stream_of(
         return RowStream(source, rule, len(opened), "the list of its files", local="://" not in path, commit=_commit([path]))
     parquet = opened.files if opened.kind == "parquet" else ()
     source = ShardRows(opened.dataset, rule.image_column, rule.columns, parquet)
-    local, of = bool(opened.files) and not any("://" in file for file in opened.files), {"commit": _commit(opened.files)}
+    of: dict[str, Any] = {"commit": _commit(opened.files), "files": opened.files}
+    local = bool(opened.files) and not any("://" in file for file in opened.files)
     if opened.declared is not None:
         return RowStream(source, rule, opened.declared, "the data set itself", local=local, **of)
     counts = count_rows(opened) if local or (training and rows is None) else None
