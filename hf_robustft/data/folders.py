@@ -36,7 +36,7 @@ from .class_folders import (
     split_role,
     visible_folders,
 )
-from .class_lists import check_class_lists
+from .class_lists import check_class_lists, first_and
 from .messages import quoted, say_once
 from .prompts import read_text
 
@@ -149,7 +149,7 @@ def load_folder(
             builder = load_dataset_builder(str(path))
             builder.download_and_prepare()
             dataset = builder.as_dataset(split=split)
-            check_class_lists(map(str, builder.config.data_files[split]), dataset.features, str(path))
+            check_class_lists(first_and(builder, split), dataset.features, str(path))
             return dataset
     root = roots.get(split, path)
     if kind == "metadata":

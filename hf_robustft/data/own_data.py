@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetBuilder, load_dataset_builder
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
-from .class_lists import check_class_lists
+from .class_lists import check_class_lists, first_and
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import at_one_commit, require_hub
@@ -147,8 +147,8 @@ def _opened(path: str, benchmark: Benchmark, files: dict | None, *config, **opti
 
 def _check_files(builder: DatasetBuilder, split: str, features: Mapping[str, Any], path: str) -> None:
     """Refuse parquet files that number their classes differently. Of files on the Hub, whose footers cost requests, a few are looked at."""
-    files = [str(file) for file in (builder.config.data_files or {}).get(split, ())] if builder.name == "parquet" else []
-    check_class_lists([file for number, file in enumerate(files) if number < _REMOTE_FOOTERS or "://" not in file], features, path)
+    files = [str(file) for file in first_and(builder, split)] if builder.name == "parquet" else []
+    check_class_lists([file for number, file in enumerate(files) if number <= _REMOTE_FOOTERS or "://" not in file], features, path)
 
 
 def checked_rows(
@@ -210,9 +210,19 @@ def _file_pattern(files: str | None) -> str:
 
 
 def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
-    """Return `function(path, *arguments, **options)`. Raises OSError with one line if the Hub does not give the data set."""
+    """
+    Return `function(path, *arguments, **options)`. Raises OSError with one line if the Hub does not give the data set, and ValueError if it has
+    several configurations and none was chosen.
+    """
     try:
         return function(path, *arguments, **options)
     except (OSError, RuntimeError, HTTPError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}{beside(path) or '.'}") from error
+    except ValueError as error:
+        configs = re.search(r"Config name is missing\..*available configs: \[(.*?)\]", str(error), re.DOTALL)
+        if configs is None:
+            raise
+        raise ValueError(
+            f"{path!r} has the configurations {configs[1]}; choose one in Python, load_benchmark({path!r}, config=...), or name a folder with its files."
+        ) from error

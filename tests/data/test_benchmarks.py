@@ -408,6 +408,15 @@ def test_hub_ids_that_cannot_be_reached(tmp_path, monkeypatch):
     assert one_line(e)
 
 
+def test_configurations_to_choose_from_are_named_in_one_line():
+    def builder(path):
+        raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample of usage:\n\t`load_dataset('x')`")
+
+    with pytest.raises(ValueError, match="'owner/pets' has the configurations 'a', 'b'; choose one in Python, .*config=") as e:
+        own_data.from_hub(builder, "owner/pets")
+    assert one_line(e)
+
+
 def test_other_files(tmp_path):
     (tmp_path / "pets.csv").write_text("image,label\n")
     with pytest.raises(ValueError, match="is not a parquet file"):

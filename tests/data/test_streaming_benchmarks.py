@@ -124,13 +124,32 @@ def test_files_that_number_their_classes_otherwise_are_refused_by_name(tmp_path,
     write([*CLASSES[:2], "Owl", "bee", "ant"], "train-00001.parquet")
     write(sorted(CLASSES), "test-00000.parquet")
     assert load_benchmark(tmp_path, "train", streaming=streaming).class_names == CLASSES
-    with pytest.raises(ValueError, match="label 0 of column 'label' is 'bee' in 'test-00000.parquet' and 'cat' in"):
+    with pytest.raises(ValueError, match="label 0 of column 'label' is 'bee' in 'test-00000.parquet', and 'cat' to"):
         load_benchmark(tmp_path, "test", streaming=streaming)
     alone = load_benchmark(tmp_path / "test-00000.parquet", streaming=streaming)
     assert alone.class_names == tuple(sorted(CLASSES))
-    pattern = {"path": "parquet", "data_files": str(tmp_path / "t*.parquet"), "class_names": tuple(sorted(CLASSES))}
+    write(["fox", "elk", "ape", "ant"], "test-00000.parquet")
+    with pytest.raises(ValueError, match="label 0 of column 'label' is 'fox' in 'test-00000.parquet', and 'cat' to"):
+        load_benchmark(tmp_path, "test", streaming=streaming)
+    pattern = {"path": "parquet", "data_files": str(tmp_path / "t*.parquet"), "class_names": ("fox", "elk", "ape", "ant")}
     with pytest.raises(ValueError, match="number their classes differently"):
         Benchmark(name="all", role="id", streaming=streaming, **pattern).open()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_readme_may_rename_classes_and_not_move_them(tmp_path, streaming):
+    image_dataset(4).to_parquet(tmp_path / "train-00000.parquet")
+
+    def described(names):
+        columns = "  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
+        listed = "".join(f"          '{label}': {name}\n" for label, name in enumerate(names))
+        (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  features:\n{columns}{listed}---\n")
+
+    described(["house cat", *CLASSES[1:]])
+    assert load_benchmark(tmp_path, "train", streaming=streaming).class_names == ("house cat", *CLASSES[1:])
+    described(CLASSES[::-1])
+    with pytest.raises(ValueError, match="label 0 of column 'label' is 'cat' in 'train-00000.parquet', and 'bee' to"):
+        load_benchmark(tmp_path, "train", streaming=streaming)
 
 
 def test_rows_that_are_wrong_are_named_when_they_come(tmp_path):
