@@ -6,8 +6,8 @@
 
 Give it again as often as you like, every day from cron: it reads the files with new names and goes on. Looking often raises no false
 alarms: that there ever is one has probability at most --level. An alarm says whether the style has shifted, classes are unknown, or a
-camera is broken, and stands until --overwrite. watch.html shows the evidence and the most foreign images; watch.json has the numbers.
-The exit status is 0 without an alarm, 3 with one, and 2 after an error.
+camera is broken, and stands until --overwrite; one of files that cannot be read, until the latest can. watch.html shows the evidence and
+the most foreign images; watch.json has the numbers. The exit status is 0 without an alarm, 3 with one, and 2 after an error.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..data.messages import quoted
+from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.detector import COSINE_ROUNDING, SCALE_TOLERANCE, SCORES, OpenSetDetector
 from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.report import EvaluationReport, load_reports
@@ -27,7 +28,7 @@ from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from .card_facts import CardFacts
 from .card_file import CARD_FILE, is_generated, is_untouched
 from .card_sections import FOLDED_SINCE
-from .claim_noise import share_of_ties
+from .claim_noise import rounding_tolerance, share_of_ties
 from .claims import FAILS, HOLDS, NOT_MEASURED, Claim
 from .eval_results import FOLDER, card_data, is_ours
 from .run_folder import EVALUATION_FILE
@@ -233,7 +234,8 @@ def _written(name: str, text: str, value: Any) -> Claim:
 
 def scale_claims(of: ClaimingFolder, model: nn.Module) -> list[Claim]:
     """
-    Compare the logit scale in the weights of a `model` with that for which report, detector and prediction sets were made.
+    Compare the logit scale in the weights of a `model` with that for which report, detector and prediction sets were made, and what a calibration
+    noted of the report with it.
 
     Args:
         of ([`ClaimingFolder`]): The folder.
@@ -248,6 +250,12 @@ def scale_claims(of: ClaimingFolder, model: nn.Module) -> list[Claim]:
     if "prediction_sets" in of.facts:
         temperature = of.facts.get("temperature", {}).get("temperature", 1.0)
         said["the prediction sets"] = of.facts["prediction_sets"]["scale"] * temperature
+    # What a calibration measured after it stands in the card.
+    for name, row in ((of.facts.get("temperature") or {}).get("sets") or {}).items() if since == 1 else ():
+        if name in report.results:
+            result = report.results[name]
+            after = {"accuracy": (row["accuracy"], result.accuracy), "ECE": (row["ece"][1], result.ece), "NLL": (row["nll"][1], result.nll), "images": (row["n"], result.n)}
+            claims += [_equal(METADATA_FILE, f"{key} on {name} after the temperature", one, two, EVALUATION_FILE) for key, (one, two) in after.items()]
     for whose, value in said.items():
         if value is None:
             continue
@@ -329,7 +337,14 @@ def _temperature_claims(facts: Mapping[str, Any], logits: Tensor, labels: Tensor
     found = TemperatureScaling().fit(logits, labels)
     # Of the logits before the fit, which may be larger.
     moved = 2 * d * max(1.0, last)
+    errors = []
+    for when, divisor in (("before", 1.0), ("after", last)):
+        if facts.get(f"ece_{when}") is not None:
+            room = rounding_tolerance("ece", len(labels), 1, moved / 2 / divisor, logits.shape[1], 0.0)
+            shares = (logits / divisor).softmax(dim=1)
+            errors.append(_within(where, f"ECE {when} the temperature", facts[f"ece_{when}"], expected_calibration_error(shares, labels), room))
     return [
+        *errors,
         _within(where, "images of the fit", facts["n"], len(labels), 0),
         _within(where, "temperature", last, found.temperature, SCALE_TOLERANCE * last),
         _within(where, "NLL before the temperature", scaling.nll_before, cross_entropy(logits, labels).item(), moved + 1e-6),
@@ -344,7 +359,10 @@ def _detector_claims(
         return sum(guess.is_known for guess in detector.predict(rows)) / len(rows)
 
     ties = share_of_ties(len(logits)) + 1e-9
-    claims = [_within(where, "known images accepted", detector.achieved_true_positive_rate, accepted(logits), ties)]
+    claims = [
+        _within(where, "known images accepted", detector.achieved_true_positive_rate, accepted(logits), ties),
+        _within(where, "images of the detector's fit", detector.n, len(logits), 0),
+    ]
     controls, named = "", None
     if detector.risk is not None:
         controls, named = detector.risk["controls"], detector.risk.get("unknown")
@@ -362,10 +380,30 @@ def _detector_claims(
     # A place in the order of scores moves no further than the score that moves most.
     error = 2 * (COSINE_ROUNDING if cosines else d) + 1e-9
     claims.append(_within(where, "threshold for unknown", detector.threshold, found.threshold, error))
+    if detector.risk is not None and found.risk is not None:
+        claims += _risk_claims(detector.risk, found.risk, where, logits if controls == "false_refusal" or unknown is None else unknown, detector.class_names)
     own, again = detector.thresholds, found.thresholds or {}
     if own is not None:
         agree = [name for name in again if name in own and abs(own[name] - again[name]) <= error]
         claims.append(_all_of(where, "thresholds of single classes", set(own) | set(again), agree))
+    return claims
+
+
+def _risk_claims(one: Mapping[str, Any], two: Mapping[str, Any], where: str, judged: Tensor, class_names: Sequence[str]) -> list[Claim]:
+    """What is stated of the error for which a threshold was chosen: its upper bounds, and both shares with their intervals."""
+    # An image that is decided otherwise moves the ends of an interval by no more than it moves a share, twice.
+    claims = [_within(where, "upper bound of the stated error", one["bound"], two["bound"], 2 * share_of_ties(len(judged)) + 1e-9)]
+    for key, words in (("false_refusal", "known images refused"), ("false_acceptance", "unknown images accepted")):
+        if one.get(key) is not None and two.get(key) is not None:
+            room = 2 * share_of_ties(two[key]["n"]) + 1e-9
+            claims.append(_within(where, f"images of the share of {words}", one[key]["n"], two[key]["n"], 0))
+            claims += [_within(where, f"{words} by the stated threshold, {end}", one[key][end], two[key][end], room) for end in ("share", "low", "high")]
+    if "bounds" in one or "bounds" in two:
+        counts = judged.argmax(dim=1).bincount(minlength=len(class_names)).clamp(min=1).tolist()
+        rooms = {name: 2 / count + 1e-9 for name, count in zip(class_names, counts, strict=True)}
+        bounds, again = one.get("bounds", {}), two.get("bounds", {})
+        agree = [name for name in again if name in bounds and abs(bounds[name] - again[name]) <= rooms[name]]
+        claims.append(_all_of(where, "upper bounds of single classes", set(bounds) | set(again), agree))
     return claims
 
 
@@ -386,16 +424,17 @@ def _sets_claims(
     def refitted(coverage: float, **more: Any) -> ConformalClassifier:
         return ConformalClassifier.fit(logits, labels, coverage=coverage, **options, **more)
 
+    claims = [_within(where, "images of the prediction sets' fit", sets.n, len(labels), 0)]
     found, name = refitted(sets.coverage).quantile, "quantile of prediction sets"
     if found is None or sets.quantile is None:
         verdict, why = (HOLDS, "") if found is sets.quantile is None else (FAILS, "one of the two is infinite")
-        claims = [Claim(where, name, str(sets.quantile), str(found), verdict, reason=why)]
+        claims.append(Claim(where, name, str(sets.quantile), str(found), verdict, reason=why))
     else:
         # The draw of an image may go round, and its score with it: one place in the order.
         step = share_of_ties(len(labels)) if sets.randomized and sets.method != "lac" else 0.0
         near = [refitted(coverage).quantile for coverage in (sets.coverage - step, sets.coverage + step) if 0 < coverage < 1]
         room = max((abs(value - found) for value in near if value is not None), default=0.0)
-        claims = [_within(where, name, sets.quantile, found, room + 2 * d)]
+        claims.append(_within(where, name, sets.quantile, found, room + 2 * d))
     own = sets.class_quantiles
     if own is not None:
         again = refitted(sets.coverage, class_conditional=True, min_per_class=sets.min_per_class).class_quantiles or {}

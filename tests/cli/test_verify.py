@@ -343,6 +343,37 @@ def test_thresholds_and_quantiles_of_a_calibration_are_found_again(desk, folder)
     assert {"held_out: thresholds of single classes", "held_out: quantiles of single classes"} <= of(run(folder, desk, strangers="strangers.parquet", sketch=None), FAILS)
 
 
+#: Numbers that a card states of a fit, by where they stand in `robustft.json`.
+STATED = {
+    "held_out: ECE before the temperature": ("temperature", "ece_before"),
+    "held_out: ECE after the temperature": ("temperature", "ece_after"),
+    "robustft.json: accuracy on photo after the temperature": ("temperature", "sets", "photo", "accuracy"),
+    "robustft.json: NLL on photo after the temperature": ("temperature", "sets", "photo", "nll", 1),
+    "held_out: images of the detector's fit": ("detector", "n"),
+    "held_out: upper bound of the stated error": ("detector", "risk", "bound"),
+    "held_out: known images refused by the stated threshold, low": ("detector", "risk", "false_refusal", "low"),
+    "held_out: unknown images accepted by the stated threshold, high": ("detector", "risk", "false_acceptance", "high"),
+    "held_out: images of the prediction sets' fit": ("prediction_sets", "n"),
+}
+
+
+def test_what_a_card_states_of_a_fit_is_found_again(desk, folder):
+    risk = f"--unknown {desk}/strangers.parquet --max_false_acceptance 0.6 --eval_datasets {desk}/photo.parquet"
+    assert main(["calibrate", str(folder), "--dataset", f"{desk}/held_out.parquet", *risk.split(), *QUIET]) == 0
+    given = {"strangers": "strangers.parquet", "sketch": None, "unseen": None}
+    found = run(folder, desk, **given)
+    assert found.status == 0 and set(STATED) <= of(found, HOLDS), (of(found, FAILS), set(STATED) - of(found, HOLDS))
+    content = json.loads((folder / "robustft.json").read_text())
+    for name, path in STATED.items():
+        at = content
+        for key in path[:-1]:
+            at = at[key]
+        before = at[path[-1]]
+        at[path[-1]] = before + 5 if isinstance(before, int) else before + 0.1 if "ECE" in name else before * 0.8
+    (folder / "robustft.json").write_text(json.dumps(content))
+    assert of(run(folder, desk, **given), FAILS) == set(STATED)
+
+
 @pytest.mark.parametrize(
     ("line", "match"),
     [
