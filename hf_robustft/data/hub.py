@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
@@ -19,6 +20,10 @@ from .pinned import keep_silent, pin, pinned, pinning, silent
 
 #: Seconds after which the Hub counts as out of reach. Its own client would try for half a minute, once per question.
 _PATIENCE = 5.0
+#: Repository, commit and path of a file, by the address that `datasets` has for it.
+_ON_HUB = re.compile(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)")
+#: Of data sets of more files it would take too long to list them all once more.
+_MANY_FILES = 20_000
 
 
 def is_hub_id(path: str) -> bool:
@@ -137,7 +142,7 @@ def contents_digest(files: Sequence[str]) -> str | None:
     Returns:
         `str`, *optional*: The same for the same files at any commit; `None` for files elsewhere, and where the Hub does not say.
     """
-    found = [re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)", file) for file in files]
+    found = [_ON_HUB.fullmatch(file) for file in files]
     if not found or not all(found) or len({match.group(1, 2) for match in found if match}) != 1:
         return None
     repository, commit = found[0].group(1, 2)
@@ -147,6 +152,42 @@ def contents_digest(files: Sequence[str]) -> str | None:
         return None
     held = sorted((info.path, info.blob_id) for info in infos if isinstance(info, RepoFile))
     return hashlib.sha256(repr(held).encode()).hexdigest()[:16] if len(held) == len(found) else None
+
+
+def unread_files(files: Sequence[str]) -> list[str]:
+    """
+    Files of a data set on the Hub that are in none of its splits: `datasets` tells splits by words in names, and one file called like a test
+    hides all others.
+
+    Args:
+        files (`Sequence[str]`): The addresses of those in a split, as `datasets` gives them.
+
+    Returns:
+        `list[str]`: Of the same endings. None where the README says which files the data set has, and where the Hub does not answer.
+    """
+    found = [match for file in files if (match := _ON_HUB.fullmatch(file))]
+    if not found or len(found) > _MANY_FILES:
+        return []
+    repository, commit = found[0].group(1, 2)
+    read = {match[3] for match in found}
+    endings = {Path(name).suffix.lower() for name in read}
+    try:
+        held = _all_files(repository, commit)
+    except (OSError, RuntimeError, ValueError, HTTPError):
+        return []
+    left = (name for name in held if name not in read and not any(part.startswith(".") for part in Path(name).parts))
+    return [name for name in left if Path(name).suffix.lower() in endings]
+
+
+@functools.lru_cache(maxsize=16)
+def _all_files(repository: str, commit: str) -> list[str]:
+    """The files of a data set at a commit; none where its README says which ones count."""
+    names = HfApi().list_repo_files(repository, repo_type="dataset", revision=commit)
+    if "README.md" in names:
+        readme = hf_hub_download(repository, "README.md", repo_type="dataset", revision=commit)
+        if "configs" in (metadata_load(readme) or {}):
+            return []
+    return names
 
 
 def check_commit(path: str | None, revision: str | None, commit: str | None) -> None:

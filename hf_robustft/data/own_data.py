@@ -18,9 +18,9 @@ from .catalog.hub_copies import Repository, declared_rows
 from .class_lists import check_class_lists, first_and
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
-from .hub import at_one_commit, require_hub
+from .hub import at_one_commit, require_hub, unread_files
 from .labels import LabelRule
-from .messages import beside, quoted
+from .messages import beside, quoted, say_once
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
 
@@ -77,7 +77,11 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
                 f"`datasets` takes {source!r} for lines of text, as it does with tars beside a count of them; name its "
                 "files, such as split='test', data_files='test/*.tar'."
             )
-        splits = tuple(builder.info.splits or builder.config.data_files or ())
+        found = builder.config.data_files or {}
+        if "data_files" not in given and (left := unread_files([str(file) for files in found.values() for file in files])):
+            count = "1 file is" if len(left) == 1 else f"{len(left)} files are"
+            say_once(f"{source}: {count} in none of its splits ({quoted(list(found))}) and not read: {quoted(left, 3)}.")
+        splits = tuple(builder.info.splits or found)
         where, stem = {"path": source}, source.split("/")[-1]
     if split is None:
         if len(splits) != 1:

@@ -1,11 +1,12 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """Models and data by name are of one commit, which is recorded; and the token is in nothing that is written or said."""
 
+import io
 import json
 import shlex
 
 import pytest
-from helpers import TEMPLATES, image_dataset, tiny_processor
+from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from safetensors.torch import load, save
 
 from hf_robustft.evaluation.report import load_reports
@@ -202,3 +203,19 @@ def test_a_stream_is_not_resumed_on_files_that_changed_on_the_hub(private, run_w
     private.seed("dataset", "alice/train", {"data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes()})
     done = run_with_hub([*command, "--resume_from_checkpoint", "out/checkpoint-1"], private, TOKEN, check=False)
     assert done.returncode == 2 and "error: The checkpoint was written with the training set examples 16, files " in done.stderr
+
+
+def test_files_of_a_data_set_that_are_in_no_split_are_said(private, run_with_hub, tmp_path):
+    """`datasets` takes one picture called like a test for a split, and hides all others; whoever writes a README says what counts."""
+    picture = io.BytesIO()
+    image_dataset(1)[0]["image"].save(picture, "PNG")
+    names = [f"{name}/{number}.png" for name in CLASSES for number in ("0", "1", "my-test-2")]
+    pictures = {"pictures": names, "whole": [f"train/{name}" for name in names], "meant": [f"{part}/{name}" for part in ("a", "b") for name in names]}
+    for name, files in pictures.items():
+        private.seed("dataset", f"alice/{name}", dict.fromkeys(files, picture.getvalue()), private=True)
+    private.seed("dataset", "alice/meant", {"README.md": b"---\nconfigs:\n- config_name: one\n  data_files: a/**\n---\n"})
+    script = "from hf_robustft import load_benchmark\nfor name in ('pictures', 'whole', 'meant'): print(len(load_benchmark(f'alice/{name}').load()))"
+    done = run_with_hub(script, private, TOKEN)
+    assert done.stdout.split() == ["4", "12", "12"]
+    assert done.stderr.count("not read") == 1
+    assert "alice/pictures: 8 files are in none of its splits ('test') and not read: 'bee/0.png', 'bee/1.png', 'cat/0.png'" in done.stderr
