@@ -354,7 +354,7 @@ def _pair(comparison: Comparison, twins: Sequence[FinishedRun], zero_twins: Sequ
 
 def _rate(facts: Mapping[str, Any]) -> float | None:
     method, settings, merge = facts["method"], facts["settings"], facts.get("merge") or {}
-    if "learning_rate" in settings:
+    if settings.get("learning_rate") is not None:
         return float(settings["learning_rate"])
     if method in ("zero_shot", "tip_adapter") or method not in METHOD_FACTS or "fine_tuned" in merge:
         return None

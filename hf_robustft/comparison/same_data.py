@@ -18,6 +18,7 @@ from ..evaluation.report import EvaluationReport
 from ..evaluation.tables import unreadable_line
 from ..publishing.claim_noise import OF_AN_ERROR, share_of_ties
 from ..publishing.run_folder import EVALUATION_FILE
+from .variants import flag_of
 
 if TYPE_CHECKING:
     from .runs import Comparison, FinishedRun
@@ -91,11 +92,8 @@ def _differences(one: FinishedRun, two: FinishedRun) -> list[str]:
     named = [{(entry["name"], entry["role"]): entry["labels"] for entry in reversed(entries) if "labels" in entry} for entries in known]
     relabelled = [key for key in named[0] if named[0][key] != named[1].get(key, named[0][key])]
     trained = [images_of(entries, ("train",)) for entries in known]
-    # Few shots are drawn with the seed.
-    drawn = (
-        all(_draws_shots(run) for run in (one, two))
-        and one.seed != two.seed
-    )
+    # Few shots are drawn with the seed, as many for each.
+    drawn = flag_of(one, "--shots") is not None and flag_of(one, "--shots") == flag_of(two, "--shots") and one.seed != two.seed
     if all(trained) and trained[0] != trained[1] and not drawn:
         differing.append("the training images")
     elif not drawn and any(role == "train" for _, role in relabelled):
@@ -148,12 +146,6 @@ def images_of(entries: Iterable[Mapping[str, Any]], roles: Sequence[str]) -> dic
         if entry["role"] in roles:
             found[entry["name"]] = (*found.get(entry["name"], ()), (entry.get("images"), entry["read"], entry["blake2b_48"]))
     return found
-
-
-def _draws_shots(run: FinishedRun) -> bool:
-    """Whether a `run`, or all that it merges, trained on a few images of each class."""
-    commands = (run.facts.get("merge") or {}).get("commands") or [(run.facts.get("card") or {}).get("command", "")]
-    return all("--shots" in command for command in commands)
 
 
 def _count(run: FinishedRun, name: str) -> int | None:

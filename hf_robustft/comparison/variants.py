@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BATCH = "per_device_train_batch_size"
 #: Settings that change nothing in the trained model, or that tell apart the runs of one candidate.
 _OF_THE_JOB = re.compile(
-    r"seed|data_seed|learning_rate|preset|use_cpu|disable_tqdm|report_to|export_weights|shard_teacher|fully_shard|full_determinism"
+    r"seed|data_seed|learning_rate|preset|use_cpu|disable_tqdm|report_to|shard_teacher|fully_shard|full_determinism"
     r"|per_device_eval_batch_size|skip_memory_metrics|activation_checkpointing|gradient_checkpointing|contrastive_chunk_size"
     r"|torch_compile.*|ddp_.*|do_.*|log_.*|logging_.*|eval_.*|save_.*|hub_.*|push_to_hub.*|dataloader_(?!drop_last).*"
 )
@@ -39,7 +39,17 @@ def _told(run: FinishedRun) -> dict[str, Any]:
         )
     if (run.facts.get("temperature") or {}).get("folded", 1.0) != 1.0:
         told["folded_temperature"] = True
+    # An option of the data, which settings do not name.
+    if (views := flag_of(run, "--feature_views")) is not None:
+        told["feature_views"] = views
     return told
+
+
+def flag_of(run: FinishedRun, flag: str) -> str | None:
+    """What the commands of a `run`, or of all that it merges, give for a `flag`; `None` if one does not give it."""
+    commands = (run.facts.get("merge") or {}).get("commands") or [(run.facts.get("card") or {}).get("command") or ""]
+    found = [re.search(rf"(?:^|\s){flag}(?:\s+|=)(\S+)", command.replace("\\\n", " ")) for command in commands]
+    return None if None in found else " ".join(dict.fromkeys(match[1] for match in found if match))
 
 
 def with_variants(runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -211,6 +211,26 @@ def test_few_shots_may_differ_with_the_seed_alone(tmp_path):
         read_runs([tmp_path / "one", tmp_path / "two"])
 
 
+def test_other_numbers_of_shots_are_other_training_images(tmp_path):
+    """As seeds of one candidate their mean would be that of no training."""
+    other = {"train": hashes("train", "train", first=100)}
+    finished(tmp_path / "one", card={"command": "hf-robustft train --shots 4"})
+    finished(tmp_path / "two", seed=1, hashed=other, card={"command": "hf-robustft train \\\n  --shots=4"})
+    assert labels(read_runs([tmp_path / "one", tmp_path / "two"])) == {"CaRot, 1e-3": [0, 1]}
+    finished(tmp_path / "two", seed=1, hashed=other, card={"command": "hf-robustft train --shots 16"})
+    with pytest.raises(ValueError, match="training images"):
+        read_runs([tmp_path / "one", tmp_path / "two"])
+
+
+def test_what_was_exported_and_the_views_of_features_tell_candidates_apart(tmp_path):
+    finished(tmp_path / "one")
+    finished(tmp_path / "two", seed=1, settings={"export_weights": "teacher"})
+    assert labels(read_runs([tmp_path / "one", tmp_path / "two"])) == {"CaRot, 1e-3": [0], "CaRot (export weights teacher), 1e-3": [1]}
+    for seed, views in enumerate((4, 1)):
+        finished(tmp_path / f"lp-{seed}", "lp", seed=seed, card={"command": f"hf-robustft train --feature_views {views} --seed {seed}"})
+    assert [len(of) for of in labels(read_runs([tmp_path / "lp-0", tmp_path / "lp-1"])).values()] == [1, 1]
+
+
 def test_what_is_not_finished_or_not_ours_is_one_line(tmp_path):
     folder = finished(tmp_path / "a")
     evaluation = (folder / "evaluation.json").read_text()
