@@ -367,6 +367,11 @@ def row_rule(
         several = len(names) if holds_several(feature) else 0
         rule = rule or label_rule(one_label(feature), names, own_names, label_column, where)
     if caption_column is not None:
+        if caption_column == label_column:
+            raise ValueError(
+                f"column {caption_column!r} of {where} cannot be both the labels and the captions (label_column, caption_column); leave "
+                "caption_column out, and captions are made from the class names by the templates, such as {}."
+            )
         require_column(features, caption_column, "caption_column", where)
         feature = features[caption_column]
         texts = is_text(feature.feature if isinstance(feature, (List, LargeList)) else feature)

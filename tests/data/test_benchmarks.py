@@ -384,6 +384,16 @@ def test_captions_without_text(values, feature, row):
     assert len(benchmark_of(dataset.select(good), caption_column="text").load()) == 2
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_column_is_not_both_labels_and_captions(tmp_path, streaming):
+    """Stored labels become numbers, which were no captions in the first batch."""
+    rows(("cat", "dog"), Value("string")).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="column 'label' of .* cannot be both .*caption_column out"):
+        load_benchmark(tmp_path / "rows.parquet", streaming=streaming, class_names=CLASSES, caption_column="label")
+    alone = load_benchmark(tmp_path / "rows.parquet", streaming=streaming, caption_column="label")
+    assert alone.class_names == ()
+
+
 def test_empty_and_unsuitable_data():
     with pytest.raises(ValueError, match="is empty: it has no rows"):
         benchmark_of(rows().select([]), class_names=CLASSES)
