@@ -15,12 +15,13 @@ checkpoint, nothing to download.
         my_sketches:shift something_else:open_set
 """
 
+import os
 import shlex
 import sys
 import time
 from contextlib import nullcontext, suppress
 
-from hf_robustft.cli.endings import first_look_or_exit, how_to_go_on, run, without_resume
+from hf_robustft.cli.endings import first_look_or_exit, how_to_go_on, launcher, run, without_resume
 
 if __name__ == "__main__":
     # Before torch and Transformers, which take seconds: a mistyped flag is answered at once.
@@ -91,7 +92,7 @@ def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
         coverage=model_args.coverage,
         save_logits=data_args.save_logits,
         save_predictions=data_args.save_predictions,
-        command=f"accelerate launch --num_processes {args.world_size} examples/run_robust_ft.py {shlex.join(without_resume(arguments))}".strip(),
+        command=shlex.join([*launcher(args.world_size), "examples/run_robust_ft.py", *without_resume(arguments)]),
         **known,
         **cache,
     )
@@ -109,4 +110,6 @@ def job(command: TrainCommand, arguments: list[str]) -> EvaluationReport | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, how_to_go_on(["accelerate", "launch", sys.argv[0]], sys.argv[1:])))
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    started = launcher(processes) if processes > 1 else ["accelerate", "launch"]
+    sys.exit(run(main, how_to_go_on([*started, sys.argv[0]], sys.argv[1:])))

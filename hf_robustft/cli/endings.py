@@ -248,9 +248,13 @@ def first_look_or_exit(command: str, arguments: Sequence[str]) -> None:
 
 def train_program(processes: int = 1) -> list[str]:
     """The words that start `train` on so many processes."""
-    if processes == 1:
-        return ["hf-robustft", "train"]
-    return ["accelerate", "launch", "--num_processes", str(processes), "-m", "hf_robustft.cli", "train"]
+    return ["hf-robustft", "train"] if processes == 1 else [*launcher(processes), "-m", "hf_robustft.cli", "train"]
+
+
+def launcher(processes: int) -> list[str]:
+    """The words that start so many processes, as these were started: on a CPU `accelerate launch` starts one."""
+    by_another = processes > 1 and "ACCELERATE_MIXED_PRECISION" not in os.environ
+    return ["torchrun", "--nproc_per_node", str(processes)] if by_another else ["accelerate", "launch", "--num_processes", str(processes)]
 
 
 def how_to_go_on(program: Sequence[str], arguments: Sequence[str]) -> Callable[[KeyboardInterrupt], str]:

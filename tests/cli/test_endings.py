@@ -12,7 +12,17 @@ from safetensors import SafetensorError
 
 from hf_robustft import cli
 from hf_robustft.cli import COMMANDS, endings, main
-from hf_robustft.cli.endings import BROKEN_PIPE, INTERRUPTED, TERMINATED, WRONG, how_to_go_on, one_line, run
+from hf_robustft.cli.endings import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG,
+    how_to_go_on,
+    launcher,
+    one_line,
+    run,
+    train_program,
+)
 
 
 @pytest.mark.parametrize("method", [["--method", "auto"], ["--method=auto"]])
@@ -168,6 +178,15 @@ def test_every_command_says_after_ctrl_c_how_to_go_on(command, monkeypatch, caps
     assert main([command, "my folder"]) == INTERRUPTED
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("Interrupted. ") and line.endswith(f"with: hf-robustft {command} 'my folder'")
+
+
+def test_the_command_that_goes_on_starts_as_many_processes_as_there_were(monkeypatch):
+    """On a CPU `accelerate launch --num_processes 2` starts one process, which refuses to go on."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert train_program(1) == ["hf-robustft", "train"] and launcher(1)[0] == "accelerate"
+    assert train_program(2) == ["torchrun", "--nproc_per_node", "2", "-m", "hf_robustft.cli", "train"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert train_program(2) == ["accelerate", "launch", "--num_processes", "2", "-m", "hf_robustft.cli", "train"]
 
 
 def test_the_command_that_goes_on_names_one_checkpoint(tmp_path):
