@@ -137,7 +137,7 @@ def verify(options: VerifyOptions, running: RunOptions) -> Verification:
         processor = load_processor(options.model, revision=revision, option="MODEL")
         sets = claimed_sets(of, places, options)
         claims, notes = card_claims(of)
-        claims += [*leaderboard_claims(of), *derived_claims(of.report, of.shift_mean)]
+        claims += [*leaderboard_claims(of), *derived_claims(of.report, of.shift_mean, of.facts.get("thresholds"))]
         model, _ = load_dual_encoder(options.model, revision=revision, option="MODEL")
         head = load_head(folder) if has_trained_head(folder, of.facts) else None
         digest = content_hash(folder)

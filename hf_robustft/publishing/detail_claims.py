@@ -10,10 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.messages import quoted
 from ..evaluation.intervals import share_interval
 from ..evaluation.report import DatasetResult, EvaluationReport
+from ..modeling.metadata import METADATA_FILE
+from .card_sections import FOLDED_SINCE
 from .claim_noise import share_of_ties
-from .claims import FAILS, NOT_MEASURED, Claim, Comparison
+from .claims import FAILS, HOLDS, NOT_MEASURED, Claim, Comparison
 from .run_folder import EVALUATION_FILE
 
 #: By which an image that is named is known.
@@ -54,6 +57,11 @@ def detail_claims(claimed: EvaluationReport, measured: EvaluationReport | None, 
             # What is decided otherwise comes or goes, and another takes its place.
             fits = gone <= images and gone + agree == len(pairs)
             claims.append(_list(name, words, len(pairs), agree, fits, now, by, (name,)))
+    for name, row in (claimed.multi_label or {}).items():
+        now = ((measured and measured.multi_label) or {}).get(name)
+        agree = 0 if now is None else sum(_same_numbers(of, now["classes"].get(item), row["n"], by.d) for item, of in row["classes"].items())
+        counts = now is not None and all(row[key] == now[key] for key in ("n_labels", "without_label"))
+        claims.append(_list(name, "numbers by class", len(row["classes"]), agree, counts and agree == len(row["classes"]), now, by, (name,)))
     for name, row in ((claimed.prediction_sets or {}).get("sets") or {}).items():
         now = (((measured and measured.prediction_sets) or {}).get("sets") or {}).get(name)
         now = now if now is not None and len(now["class_held"]) == len(row["class_held"]) else None
@@ -83,13 +91,15 @@ def detail_claims(claimed: EvaluationReport, measured: EvaluationReport | None, 
     return claims
 
 
-def derived_claims(claimed: EvaluationReport, shift_mean: Any) -> list[Claim]:
+def derived_claims(claimed: EvaluationReport, shift_mean: Any, thresholds: Mapping[str, Any] | None = None) -> list[Claim]:
     """
-    Compare numbers of a report that follow from others in it with these: the mean over the shifts, and the ends of intervals.
+    Compare numbers of a report that follow from others with these: the mean over the shifts, the ends of intervals, and the thresholds of
+    lists of labels, which are those that answers are given by.
 
     Args:
         claimed ([`EvaluationReport`]): What the folder says.
         shift_mean (`Any`): The mean that its file has, which is not read with the report.
+        thresholds (`Mapping[str, Any]`, *optional*): The part `thresholds` of `robustft.json`.
     """
     wanted = claimed.shift_mean
     given = shift_mean if isinstance(shift_mean, Mapping) else {}
@@ -105,6 +115,14 @@ def derived_claims(claimed: EvaluationReport, shift_mean: Any) -> list[Claim]:
             if row is not None:
                 pairs = zip(("low", "high"), share_interval(round(row["share"] * row["n"]), row["n"], curve["confidence"]), strict=True)
                 claims += [_follows(name, f"{key} by the detector, {end} end of its interval", row[end], two) for end, two in pairs]
+    # Those of a report before a calibration are others.
+    given = (thresholds or {}).get("classes") or {} if FOLDED_SINCE not in claimed.settings else {}
+    for name, row in (claimed.multi_label or {}).items() if given else ():
+        if row["thresholds_of"] is not None and row["thresholds_of"] == thresholds.get("fitted_on"):
+            off = [of for of, item in row["classes"].items() if not math.isclose(item["threshold"], given.get(of, math.nan), abs_tol=1e-9)]
+            why = "" if not off else f"{METADATA_FILE} has others for {quoted(off, 3)}"
+            total = len(row["classes"])
+            claims.append(Claim(name, "thresholds of labels", total, total - len(off), FAILS if off else HOLDS, reason=why))
     return claims
 
 
@@ -165,6 +183,15 @@ def _pairs(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[int]:
     least = min(now.values(), default=0) if two["n_confusions"] > len(now) else 0
     counts = [(row["n"], now.get((row["label"], row["predicted"]))) for row in one["confusions"]]
     return [abs(n - found) if found is not None else max(n - least, 0) for n, found in counts]
+
+
+def _same_numbers(one: Mapping[str, Any], two: Mapping[str, Any] | None, n: int, d: float) -> bool:
+    """Whether the numbers of a class of lists of labels are those of before, but for one of its images that is ranked or given otherwise."""
+    if two is None or one["n"] != two["n"]:
+        return False
+    rooms = dict.fromkeys(("average_precision", "f1"), 2 / max(one["n"], 1)) | {"ece": 2 * share_of_ties(n) + d / 2, "threshold": d}
+    pairs = ((one[key], two[key], room + 1e-9) for key, room in rooms.items())
+    return all(a is b is None or a is not None and b is not None and abs(a - b) <= room for a, b, room in pairs)
 
 
 def _as_marked(one: Mapping[str, Any] | None, two: Mapping[str, Any] | None) -> bool:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """How far a number may be off: no rounding that there can be is refused, and chance is refused as seldom as is stated."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -34,6 +35,7 @@ from hf_robustft.publishing.claims import (
     detection,
     unreported_errors,
 )
+from hf_robustft.publishing.detail_claims import derived_claims, detail_claims
 
 CLASSES, SCALE = 8, 50.0
 
@@ -171,6 +173,37 @@ def test_images_with_lists_of_labels_have_claims_too():
     assert [claim.name for claim in compare_reports(one, same, by)] == ["images", "mAP", "micro F1", "ECE"]
     assert {claim.verdict for claim in compare_reports(one, same, by)} == {"holds"}
     assert [claim.name for claim in compare_reports(one, other, by) if claim.verdict == FAILS] == ["mAP"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("classes", "cat", "average_precision"), 0.5), (("classes", "cat", "threshold"), 0.6), (("classes", "dog", "n"), 41), (("n_labels",), 91), (("classes", "dog", "f1"), None)],
+)
+def test_the_numbers_of_each_class_of_lists_of_labels_are_compared(path, value):
+    of = {"n": 40, "average_precision": 0.7, "f1": 0.6, "ece": 0.1, "threshold": 0.4}
+    row = {"role": "id", "n": 200, "n_classes": 2, "n_labels": 90, "without_label": 3, "map": 0.7, "f1": 0.6, "f1_micro": 0.6, "ece": 0.1}
+    row["classes"] = {"cat": of, "dog": of | {"n": 50}}
+    moved = copy.deepcopy(row)
+    at = moved
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    by = Comparison({"tags": True}, {}, [], 1e-3)
+    one, other = (EvaluationReport("m", {}, multi_label={"tags": item}) for item in (row, moved))
+    assert [claim.verdict for claim in detail_claims(one, one, by)] == ["holds"]
+    assert [claim.verdict for claim in detail_claims(other, one, by)] == [FAILS]
+
+
+def test_thresholds_of_labels_are_those_that_answers_are_given_by():
+    row = {"role": "id", "n": 200, "thresholds_of": "val", "classes": {"cat": {"threshold": 0.4}, "dog": {"threshold": 0.2}}}
+    report = EvaluationReport("m", {}, multi_label={"tags": row})
+    for classes, verdict in (({"cat": 0.4, "dog": 0.2}, "holds"), ({"cat": 0.4, "dog": 0.9}, FAILS), ({"cat": 0.4}, FAILS)):
+        (found,) = derived_claims(report, {}, {"fitted_on": "val", "classes": classes})
+        assert found.verdict == verdict and (verdict == "holds" or "'dog'" in found.reason)
+    # Another fit, one after the report, and none.
+    assert derived_claims(report, {}, {"fitted_on": "others", "classes": {"cat": 0.9, "dog": 0.9}}) == []
+    report.settings["temperature_folded_since"] = 1.5
+    assert derived_claims(report, {}, {"fitted_on": "val", "classes": {"cat": 0.9, "dog": 0.9}}) == derived_claims(report, {}) == []
 
 
 def test_what_no_standard_error_is_known_of_is_not_measured_on_other_images():
