@@ -173,7 +173,7 @@ def one_line(error: BaseException) -> str | None:
     """
     What an error tells its reader; `None` of one that is a fault of the program, whose traceback is needed.
     """
-    text = " ".join(str(error).split())
+    text = _said(error)
     number = _errno(error, text)
     if number in (errno.ENOSPC, errno.EDQUOT) or _mentions(text, _DISK_FULL):
         where = f" while {error.filename} was written" if getattr(error, "filename", None) else ""
@@ -201,6 +201,15 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, (ValueError, OSError, FloatingPointError)) or number is not None:
         return text or type(error).__name__
     return None
+
+
+def _said(error: BaseException) -> str:
+    """What an `error` says, without line breaks, and without the traceback that comes before it from a process that reads images."""
+    text = str(error)
+    if (sent := re.match(r"Caught (\w+) in DataLoader worker process \d+\.\n", text)) is not None:
+        places = [*re.finditer(rf"^(?:[\w.<>]+\.)?{sent[1]}: ", text, re.MULTILINE)]
+        text = text[places[-1].end() :] if places else text
+    return " ".join(text.split())
 
 
 def _errno(error: BaseException, text: str) -> int | None:

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader, Dataset
 
 from hf_robustft import cli
 from hf_robustft.cli import COMMANDS, endings, main
@@ -23,6 +24,7 @@ from hf_robustft.cli.endings import (
     run,
     train_program,
 )
+from hf_robustft.data.images import decode_image
 
 
 @pytest.mark.parametrize("method", [["--method", "auto"], ["--method=auto"]])
@@ -70,6 +72,24 @@ def test_errors_in_one_line(error, holds, capsys):
     assert run(command) == WRONG
     printed = capsys.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1 and holds in printed
+
+
+class Unreadable(Dataset):
+    """Images of which one cannot be read."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        decode_image(b"no image", f"row {index} (cat/1.jpg)")
+
+
+def test_an_error_of_a_process_that_reads_comes_without_its_traceback(capsys):
+    assert run(lambda: list(DataLoader(Unreadable(), num_workers=1, multiprocessing_context="fork"))) == WRONG
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: The image of row 0 (cat/1.jpg) cannot be read: ") and len(printed) < 200
+    fault = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\nRuntimeError: shapes differ\n")
+    assert one_line(fault) is None
 
 
 @pytest.mark.parametrize(
