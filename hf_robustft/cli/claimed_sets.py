@@ -172,8 +172,12 @@ def _is_same(benchmark: Benchmark, facts: Mapping[str, Any], row: Mapping[str, A
     name = benchmark.name
     entry = next((item for item in facts.get("image_hashes", ()) if (item["name"], item["role"]) == (name, benchmark.role)), None)
     if entry is None:
+        # Of images that nothing was measured on, it is known how many something was fitted on.
+        fits = [facts.get(part) or {} for part in ("temperature", "detector", "prediction_sets")] if row is None else []
+        counts = [fit["n"] for fit in fits if fit.get("n") is not None and fit.get("fitted_on", benchmark.name) == benchmark.name]
         unreadable = (row or {}).get("unreadable") or {}
-        same = row is None or benchmark.n_images in (row["n"], row["n"] + unreadable.get("count", 0))
+        counts += [] if row is None else [row["n"], row["n"] + unreadable.get("count", 0)]
+        same = not counts or benchmark.n_images in counts
         told = "the same" if same else "others"
         notes.append(f"The folder has no fingerprint of the images of {name}: they are taken for {told} by their number alone.")
         return same

@@ -293,6 +293,16 @@ def test_other_images_are_two_samples(desk, folder):
     assert "held_out: temperature" in of(run(desk / "clip", desk, held_out="other_photo.parquet"), NOT_MEASURED)
 
 
+def test_a_fit_on_images_without_a_fingerprint_is_not_repeated_on_another_number_of_them(desk, folder):
+    """They were taken for the same, and what they gave for what they should have given."""
+    content = json.loads((folder / "robustft.json").read_text())
+    content["image_hashes"] = [entry for entry in content["image_hashes"] if entry["role"] != "validation"]
+    (folder / "robustft.json").write_text(json.dumps(content))
+    others = run(folder, desk, held_out="other_photo.parquet")
+    assert others.status == 3 and not of(others, FAILS) and "held_out: temperature" in of(others, NOT_MEASURED)
+    assert run(folder, desk).status == 0
+
+
 def test_other_versions_may_move_half_a_standard_error(desk, folder):
     change = json.loads((folder / "evaluation.json").read_text())
     change["reports"][-1]["settings"]["versions"]["pillow"] = "10.0"
