@@ -130,6 +130,11 @@ class OpenSetImageClassificationPipeline(Pipeline):
         self.detector = self._detector(directory, require_detector) if detector is None else detector
         if self.detector is not None:
             self.detector.check(self.head.class_names, logit_scale(model).item())
+            if UNKNOWN in self.head.class_names:
+                warnings.warn(
+                    f"One of the classes is called {UNKNOWN!r}, as images of none of them are: by is_known, and not by the label, the two are told apart.",
+                    stacklevel=2,
+                )
         # For probabilities without a detector; a detector has its own.
         self.temperature = TemperatureScaling.from_dict(self.facts.get("temperature", {"temperature": 1.0}))
         self.prediction_sets = ConformalClassifier.from_pretrained(directory) if "prediction_sets" in self.facts else None

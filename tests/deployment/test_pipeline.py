@@ -66,6 +66,17 @@ def test_a_folder_is_read_to_its_depths_in_order_without_what_is_no_image(checkp
     assert [row["image"] for row in found] == [str(file) for file in files]
 
 
+def test_a_class_that_is_called_unknown_is_warned_of(checkpoint, recwarn):
+    pipeline(checkpoint)
+    assert not [item for item in recwarn if "is_known" in str(item.message)]
+    content = json.loads((checkpoint / "robustft.json").read_text())
+    names = ["unknown", *CLASSES[1:]]
+    content["class_names"] = content["detector"]["class_names"] = names
+    (checkpoint / "robustft.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="'unknown'.*is_known"):
+        pipeline(checkpoint)
+
+
 def test_files_pictures_and_lists_of_them_are_taken(checkpoint, photos):
     classify, path = pipeline(checkpoint), photos / "a" / "00.png"
     one = classify(str(path))
