@@ -19,7 +19,7 @@ class _FailedElsewhere(RuntimeError):
 
 
 def check_one_process(what: str, state: PartialState) -> None:
-    """Refuse several processes (`state`) to `what` works in one. Raises ValueError."""
+    """Refuse to go on in several processes (`state`) with `what`, which works in one. Raises ValueError."""
     if state.num_processes > 1:
         raise ValueError(f"There are {state.num_processes} processes, and `{what}` works in one; start it without a launcher.")
 

@@ -47,6 +47,18 @@ def test_other_settings_that_differ_are_the_variant(tmp_path):
     assert labels(read_runs([tmp_path / "b"])) == {"TRACER, 1e-3": [1]}
 
 
+def test_a_rate_that_a_record_leaves_open_is_that_of_the_method(tmp_path):
+    found = []
+    for name, settings in (("null", {"learning_rate": None}), ("absent", {})):
+        finished(tmp_path / name, "flyp", None)
+        path = tmp_path / name / "robustft.json"
+        content = json.loads(path.read_text())
+        content["settings"] = {key: value for key, value in content["settings"].items() if key != "learning_rate"} | settings
+        path.write_text(json.dumps(content))
+        found.append(read_run(tmp_path / name).candidate)
+    assert found[0] == found[1]
+
+
 def test_what_was_made_of_a_given_run_has_its_rate_and_seed(tmp_path):
     finished(tmp_path / "flyp-0", "flyp", 3e-4, 7)
     for alpha in (0.5, 0.75):
