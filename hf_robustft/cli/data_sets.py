@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.benchmarks import Benchmark, load_benchmark
+from ..data.beside import split_purpose
 from ..data.catalog.registered import check_one_path, own_copy
 from ..data.catalog.sets import named_templates, registered_sets
 from ..data.class_matching import load_matched, shared_classes
@@ -186,13 +187,7 @@ def evaluation_benchmarks(
     """
     benchmarks: list[Benchmark] = []
     notes: list[str] = []
-    specs = [Spec.parse(text) for text in texts]
-    first: dict[tuple, Spec] = {}
-    for spec in specs:
-        place = spec.source if spec.registered else os.path.realpath(os.path.expanduser(spec.source))
-        earlier = first.setdefault((place, spec.part, spec.copy), spec)
-        if earlier is not spec:
-            raise ValueError(f"{earlier.text!r} and {spec.text!r} are the same data; give each evaluation set once.")
+    specs = _apart([Spec.parse(text) for text in texts])
     own_names = [spec.name for spec in specs if not spec.registered]
     for spec in specs:
         if spec.registered:
@@ -265,6 +260,28 @@ def validation_benchmark(train: str, options: ReadingOptions, benchmarks: Sequen
     sets = registered_sets(spec.source)
     part = next((key for key, described in sets.items() if described["role"] == "validation"), None)
     return None if part is None else load_benchmark(spec.source, part, **_registered(spec, options))
+
+
+def notes_on_validation(texts: Sequence[str], options: ReadingOptions) -> list[str]:
+    """
+    Notes on sets that are called like validation images and have no role, where a run on them fits nothing.
+
+    Args:
+        texts (`Sequence[str]`): `NAME[/SET][=PATH][:ROLE]` each.
+        options ([`ReadingOptions`]): Of the command; images that it holds out of training are fitted on.
+
+    Returns:
+        `list[str]`: One for each such set, unless another one has the role validation.
+    """
+    specs = [Spec.parse(text) for text in texts]
+    if getattr(options, "hold_out", None) is not None or any(spec.role == "validation" for spec in specs):
+        return []
+    own = [spec for spec in specs if not spec.registered and spec.role is None]
+    return [
+        f"{spec.text} is measured like test images, and no temperature or detector is fitted; give {spec.text}:validation if it is to be fitted on"
+        for spec in own
+        if split_purpose(spec.part or Path(spec.source).name.removesuffix(".parquet")) == "validation"
+    ]
 
 
 def held_out(
@@ -347,10 +364,27 @@ def _suite(spec: Spec, options: ReadingOptions) -> list[Benchmark]:
     return [load_benchmark(spec.source, key, **given) for key in keys]
 
 
+def _apart(specs: Sequence[Spec]) -> list[Spec]:
+    """The same sets, with the splits named of data that are given twice, whose roles stand for one each; raises ValueError for a set given twice."""
+    places = [spec.source if spec.registered else os.path.realpath(os.path.expanduser(spec.source)) for spec in specs]
+    found: dict[tuple, Spec] = {}
+    for spec, place in zip(specs, places, strict=True):
+        if not spec.registered and places.count(place) > 1:
+            spec = replace(spec, part=_split(spec))
+        earlier = found.setdefault((place, spec.part, spec.copy), spec)
+        if earlier is not spec:
+            raise ValueError(f"{earlier.text!r} and {spec.text!r} are the same data; give each evaluation set once.")
+    return list(found.values())
+
+
+def _split(spec: Spec) -> str | None:
+    return own_split(spec, *(("validation",) if spec.role == "validation" else ()), "test")
+
+
 def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) -> tuple[Benchmark, list[str]]:
     given = _given(options, "image_column", "label_column", "group_column")
     role, columns = spec.role or "id", own_columns(spec, given)
-    split = own_split(spec, *(("validation",) if role == "validation" else ()), "test")
+    split = _split(spec)
     if role == "open_set":
         label_column = columns.pop("label_column", "label")
         given = {"name": name, "role": role, "label_column": None, **columns, **_streamed(options)}
@@ -366,11 +400,15 @@ def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) ->
         # What else these images show is of no consequence, and names would be taken for those of labels.
         return (replace(benchmark, class_names=(), label_names=None) if benchmark.class_names else benchmark), []
     settings = {"name": name, "role": role, **columns, **_streamed(options)}
+    notes = []
+    if role == "validation" and spec.part is None and split is not None and split_purpose(str(split)) == "id":
+        notes = [f"{spec.text}: {spec.source} has no split for validation, and its split {split!r} is taken"]
     if known is None:
         benchmark = load_benchmark(spec.source, split, **settings, **_given(options, "class_names", "templates"))
-        return benchmark, []
+        return benchmark, notes
     matched = {"class_names": known.class_names, "templates": known.templates, "label_names": known.label_names}
-    return load_matched(spec.source, split, **settings, **matched)
+    benchmark, more = load_matched(spec.source, split, **settings, **matched)
+    return benchmark, notes + more
 
 
 def _registered(spec: Spec, options: ReadingOptions) -> dict:

@@ -284,6 +284,11 @@ class Manners:
         flags = self.flags()
         if self._looks_like_a_flag(text):
             names = [*flags, *(flag for flag in self._option_string_actions if flag.startswith("--no_"))]
+            word = name.lstrip("-").replace("-", "_")
+            for action in self._get_positional_actions():
+                if word in (action.dest, *_POSITIONS.get(action.dest, ())):
+                    order = " ".join(main_flag(other) for other in self._get_positional_actions())
+                    return UsageError(f"`{name}` is unknown; {main_flag(action)} is given without a flag, `{self.prog} {order}`")
             return unknown_flag(name, names, self._where())
         if equals and (near := closest(name, flags, 1)):
             return UsageError(f"{shown(text)} belongs to no flag; did you mean {near[0]} {shown(value)}?")
@@ -354,6 +359,10 @@ _ELSEWHERE = {
     "out": ("--output_dir",),
     "resume": ("--resume_from_checkpoint",),
 }
+
+_MODEL = ("model", "checkpoint", "model_name_or_path", "dir", "folder")
+#: What is taken for the flags of words that have none, by the name of the argument.
+_POSITIONS = {"model": _MODEL, "directory": _MODEL, "folder": _MODEL, "images": ("image", "dataset", "data", "input")}
 
 
 def unknown_flag(name: str, flags: Sequence[str], where: str) -> UsageError:

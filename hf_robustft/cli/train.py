@@ -57,6 +57,7 @@ from .data_sets import (
     default_evaluation,
     evaluation_benchmarks,
     held_out,
+    notes_on_validation,
     train_benchmark,
     validation_benchmark,
 )
@@ -140,7 +141,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
             f"{error} The classes are those of the default of --train_dataset, {data_args.train_dataset}: give your training images."
         ) from error
     dropped = data_args.origins.get("eval_datasets") if not data_args.eval_datasets else None
-    notes = [*notes_on_models(model_args), *([] if dropped is None else [dropped]), *notes]
+    notes = [*notes_on_models(model_args), *([] if dropped is None else [dropped]), *notes, *notes_on_validation(texts, data_args)]
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
     if leaves_out:
@@ -331,12 +332,11 @@ def conclude(
         set_aside(former_checkpoints(output))
         drop_former(output)
     counter = getattr(getattr(trainer, "train_dataset", None), "bad_images", None)
-    if counter is not None and counter.unreadable:
-        # Each process counts its own.
+    if counter is not None and counter.unreadable:  # Each process counts its own.
         found = counter.summary()
-        print(f"{found['count']} training images cannot be read and were replaced: {'; '.join(found['first'])}")
-    nothing = "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card."
-    say(args, nothing if report is None else report.table(baseline=baseline))
+        images = "image cannot be read and was" if found["count"] == 1 else "images cannot be read and were"
+        print(f"{found['count']} training {images} replaced: {'; '.join(found['first'])}")
+    say(args, "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card." if report is None else report.table(baseline=baseline))
     if args.should_save:
         written = sorted(p.name for p in output.iterdir() if p.is_file() and not is_of_this_room(p.name))
         say(args, f"Saved to {output}: {', '.join(written)}", f"Total {seconds:.0f} s")

@@ -56,6 +56,9 @@ ROWS = [
     (f"{EVALUATE} --eval_datasets dtd", "`--eval_datasets` is given twice"),
     ("train outputs/carot", "outputs/carot belongs to no flag"),
     (f"{PUBLISH} another", "another belongs to no flag"),
+    ("evaluate --model emoji_clip --eval_datasets emoji_shift", "MODEL is given without a flag"),
+    ("calibrate --model {folder} --dataset emoji_shift", "DIR is given without a flag"),
+    ("predict emoji_clip_carot --images a.png --output a.csv", "MODEL IMAGES`"),
     # Values
     ("train --learning_rate", "`--learning_rate` needs a number"),
     ("train --output_dir --seed 3", "`--output_dir` needs a value"),

@@ -17,6 +17,7 @@ from hf_robustft.cli.data_sets import (
     default_evaluation,
     evaluation_benchmarks,
     model_classes,
+    notes_on_validation,
     train_benchmark,
     validation_benchmark,
 )
@@ -158,14 +159,29 @@ def test_splits_behind_a_path(tmp_path):
         write_folders(tmp_path / "like" / split, [4])
     assert train_benchmark(f"{tmp_path}/like", options).split == "Training_Set"
     assert measured(f"{tmp_path}/like")[0][0].split == "Test"
-    # To validate on, what is called so, where there is one.
-    assert measured(f"{tmp_path}/own:validation")[0][0].split == "test"
+    # To validate on, what is called so, where there is one; another split is named.
+    (found,), notes = measured(f"{tmp_path}/own:validation")
+    assert found.split == "test" and any("own:validation" in note and "'test'" in note for note in notes)
     write_folders(tmp_path / "like" / "Val", [5])
     assert measured(f"{tmp_path}/like:validation")[0][0].split == "Val" and measured(f"{tmp_path}/like")[0][0].split == "Test"
+    both, notes = measured(f"{tmp_path}/like", f"{tmp_path}/like:validation")
+    assert [(item.name, item.role, item.split) for item in both] == [("Test", "id", "Test"), ("Val", "validation", "Val")]
+    assert not any("has no split" in note for note in notes)
+    for twice in (("own", "own:validation"), ("like/", "like:shift"), ("own/test", "own")):
+        with pytest.raises(ValueError, match="are the same data"):
+            measured(*(f"{tmp_path}/{text}" for text in twice))
     write_parquet(tmp_path / "odd", [3], "train")
     write_parquet(tmp_path / "odd", [2], "validation")
     with pytest.raises(ValueError, match="has the splits 'train', 'validation'; choose one, such as .*/odd/train"):
         measured(f"{tmp_path}/odd")
+
+
+def test_sets_called_like_validation_images_without_the_role_are_named():
+    names = ("my/val", "my/test", "Validation.parquet", "my/dev:shift", "emoji_shift/validation")
+    said = notes_on_validation(names, DataOptions())
+    assert len(said) == 2 and "give my/val:validation" in said[0] and "give Validation.parquet:validation" in said[1]
+    assert not notes_on_validation([*names, "more:validation"], DataOptions())
+    assert not notes_on_validation(names, SimpleNamespace(hold_out=0.1))
 
 
 def test_registered_names_have_their_roles():

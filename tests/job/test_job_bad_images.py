@@ -32,7 +32,7 @@ def arguments(tmp_path, tiny_clip):
 def test_broken_images_are_replaced_left_out_and_named(script, arguments, tmp_path, capsys, streaming):
     report = script.main([*arguments, *(["--streaming"] if streaming else [])])
     printed = capsys.readouterr().out
-    assert "1 training images cannot be read and were replaced: row" in printed and "owl/2.png" in printed
+    assert "1 training image cannot be read and was replaced: row" in printed and "owl/2.png" in printed
     result = report.results["test"]
     assert result.n == 15 and result.unreadable["count"] == 1 and "(owl/2.png)" in result.unreadable["first"][0]
     saved = (tmp_path / "out" / "evaluation.json").read_text()
