@@ -182,7 +182,8 @@ def _holds_class_folders(path: Path) -> bool:
 def _no_data(path: Path) -> ValueError:
     files = image_files(path)
     count = len(files.images)
-    found = [f"{count} image{'s' if count > 1 else ''} outside of any folder"] if count else []
+    unless = " (of unknown classes they need none, with the role open_set)"
+    found = [f"{count} image{'s' if count > 1 else ''} outside of any folder{unless}"] if count else []
     found += [files.left_out()] if files.left_out() else []
     return ValueError(
         f"The folder {str(path)!r} holds no data set: expected one folder of images per class, images with "

@@ -44,7 +44,7 @@ def require_hub(path: str) -> None:
     """
     if not is_hub_id(path):
         raise FileNotFoundError(
-            f"The path {path!r} does not exist; give a folder, a .parquet file or a Hub id owner/name."
+            f"The path {path!r} does not exist{beside(path) or '; give a folder, a .parquet file or a Hub id owner/name.'}"
         )
     if is_cached(path):
         return

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetBuilder, load_dataset_builder
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
+from .class_folders import IMAGE_SUFFIXES
 from .class_lists import check_class_lists, first_and
 from .columns import StoredRows, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 #: Files on the Hub of which the footers are read.
 _REMOTE_FOOTERS = 8
+#: What to do with files of other kinds, by their endings.
+_INSTEAD = {
+    "unpack it, and give the folder": (".zip", ".rar", ".7z"),
+    "give the folder that it lies in": (".tar",),
+    "put it into the folder of the images as metadata.csv or metadata.jsonl, and give the folder": (".csv", ".tsv", ".json", ".jsonl", ".xlsx"),
+    "give the folder of the class folders": IMAGE_SUFFIXES,
+}
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
 
@@ -52,7 +60,8 @@ def describe_own_data(source: str, split: str | None, given: dict, known: Sequen
     if path.is_file() and path.suffix.lower() == ".parquet":
         where, splits, stem = {"path": "parquet", "data_files": str(path)}, (split or "train",), path.stem
     elif path.is_file():
-        raise ValueError(f"The file {source!r} is not a parquet file; give a .parquet file or a folder.")
+        instead = next((what for what, endings in _INSTEAD.items() if path.suffix.lower() in endings), "give a .parquet file or a folder")
+        raise ValueError(f"The file {source!r} is not a parquet file; {instead}.")
     elif path.is_dir():
         flat = _may_be_flat(given.get("role"), given.get("label_column", "label"))
         where, splits, stem = {"path": str(path)}, folder_splits(path, flat), path.name

@@ -181,6 +181,11 @@ def test_folders_that_are_no_data_set(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no data set: expected one folder of images per class"):
         load_benchmark(tmp_path / "empty")
+    (tmp_path / "empty" / "0.png").write_bytes(encoded())
+    with pytest.raises(ValueError, match="1 image outside of any folder .*open_set"):
+        load_benchmark(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="did you mean .*empty/0.png"):
+        load_benchmark(tmp_path / "empty" / "0.jpg")
     root = class_folders(tmp_path / "pets")
     (root / "stray.png").write_bytes(encoded())
     with pytest.raises(ValueError, match="such as 'stray.png', lie outside the class folders"):
@@ -428,9 +433,10 @@ def test_configurations_to_choose_from_are_named_in_one_line():
 
 
 def test_other_files(tmp_path):
-    (tmp_path / "pets.csv").write_text("image,label\n")
-    with pytest.raises(ValueError, match="is not a parquet file"):
-        load_benchmark(tmp_path / "pets.csv")
+    for name, way in {"pets.csv": "metadata.csv", "pets.ZIP": "unpack", "a.tar": "folder", "1.jpeg": "class folders", "x.bin": ".parquet"}.items():
+        (tmp_path / name).write_text("image,label\n")
+        with pytest.raises(ValueError, match=f"is not a parquet file; .*{way}"):
+            load_benchmark(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="data file 'gone.parquet' does not exist"):
         Benchmark("own", "id", CLASSES, path="parquet", data_files="gone.parquet").load()
 
