@@ -264,7 +264,8 @@ def _unknown(tokenizer, texts: Sequence[str]) -> list[str]:
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
         # CLIP's reads bytes, and calls its end of text unknown too.
         return []
-    return [text for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True) if unknown in ids]
+    table = tokenizer(list(texts), verbose=False)["input_ids"]
+    return [text for text, ids in zip(texts, table, strict=True) if unknown in ids]
 
 
 def _limit(tokenizer) -> int:

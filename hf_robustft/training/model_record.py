@@ -62,7 +62,7 @@ def processor_record(processor: Any) -> dict[str, Any]:
         pass
     tokenizer = getattr(processor, "tokenizer", processor)
     if hasattr(tokenizer, "get_vocab"):
-        content = [sorted(tokenizer.get_vocab().items()), tokenizer(_PROBE)["input_ids"]]
+        content = [sorted(tokenizer.get_vocab().items()), tokenizer(_PROBE, verbose=False)["input_ids"]]
         record["tokenizer"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return json.loads(json.dumps(record, default=str))
 

@@ -8,11 +8,12 @@ import re
 import datasets
 import pytest
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, tiny_processor
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, tokenization_utils_base
 
 from hf_robustft import Benchmark, CRoFTTrainer, FLYPTrainer, cache_features, load_benchmark
 from hf_robustft.training.checkpoint_files import VALUES, load_state
 from hf_robustft.training.methods import METHODS, RobustTrainingArguments
+from hf_robustft.training.model_record import processor_record
 from hf_robustft.training.run_record import check_same_run
 
 DATA = image_dataset(24)
@@ -85,6 +86,15 @@ def test_a_setting_that_makes_another_run_is_refused_with_both_values(tiny_clip,
     if name not in NAMED:
         assert f"this run has `{name}={OTHER_RUN[name]!r}`" in message
     assert trainer.state.global_step == 0
+
+
+def test_the_record_of_a_tokenizer_with_few_positions_warns_of_nothing(monkeypatch):
+    said, processor = [], tiny_processor()
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", said.append)
+    processor.tokenizer.model_max_length = 4
+    assert processor_record(processor)["tokenizer"] and not said
+    processor.tokenizer("a photo of a cat and a dog and more")
+    assert len(said) == 1
 
 
 def test_smoothing_of_a_heads_labels_is_compared(tiny_clip, tmp_path):
