@@ -131,7 +131,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     check = found["check"]
     print(table(found))
-    print(f"Compared on {check['n']} images: {check['images']}; {check['batch_size']} at once, {check['threads']} threads.")
+    print(f"Compared on {check['n']} images: {check['images']}; {check['batch_size']} at once, {check['threads']} thread{'s' if check['threads'] > 1 else ''}.")
     for note in found["notes"]:
         print(f"Note: {note}")
     print(f"Saved to {options.output_dir}: {', '.join([*found['files'], *([found['text']['file']] if options.text else [])])}")

@@ -117,7 +117,8 @@ def run(arguments: Sequence[str]) -> int:
         folder = local_folder(options.model)
         weights = commit_of(classify.model) if folder is None else content_hash(folder)
     if classify.detector is None:
-        warnings.warn(f"{options.model} has no detector, so nothing is called unknown: score and is_known stay empty.", stacklevel=2)
+        why = "has a detector for its own classes and prompts alone" if classify.detector_left_out else "has no detector"
+        warnings.warn(f"{options.model} {why}, so nothing is called unknown: score and is_known stay empty.", stacklevel=2)
     answers: dict[str, Any] = {"function_to_apply": options.function_to_apply}
     if options.top_k is not None:
         answers["top_k"] = options.top_k
@@ -242,7 +243,7 @@ def summary(found: Predicted, output: str) -> list[str]:
     lines += [f"  {name:<{width}}  {count:>9,}" for name, count in labels[:_SHOWN]]
     if len(labels) > _SHOWN:
         rest = sum(count for _, count in labels[_SHOWN:])
-        lines.append(f"  {len(labels) - _SHOWN} other labels: {rest:,}")
+        lines.append(f"  {len(labels) - _SHOWN} other label{'s' if len(labels) > _SHOWN + 1 else ''}: {rest:,}")
     if of["unknown"] is not None:
         lines.append(f"Unknown: {of['unknown']:,} of {images - broken:,} ({100 * of['unknown'] / max(images - broken, 1):.1f} %)")
     if broken:

@@ -39,7 +39,7 @@ from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json, with_prompts
 from ..modeling.model_files import has_trained_head, reading, weights_in
-from ..modeling.zero_shot import ZeroShotHead
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from .model_folder import hub_folder, source_folder
 from .new_images import images_in, name_of, prepared
 
@@ -69,8 +69,8 @@ class OpenSetImageClassificationPipeline(Pipeline):
             not, or if the checkpoint has thresholds of several labels, nothing is called unknown: `is_known` and `score` are
             `None`.
         class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): Classify by other classes or prompts than the
-            checkpoint's, for which it needs no `robustft.json`. What was fitted to its own is then not used: detector, temperature
-            and thresholds.
+            checkpoint's, for which it needs no `robustft.json`. What belongs to its own is then not used: a trained head, detector,
+            temperature and thresholds.
         kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`; and those of a
             call, for all calls.
 
@@ -114,12 +114,18 @@ class OpenSetImageClassificationPipeline(Pipeline):
             # `transformers.pipeline` loads what does not fill a model with random weights.
             check_checkpoint(directory)
         self.directory = directory = Path(directory)
+        # Whether it was fitted for other classes or prompts than those given.
+        self.detector_left_out = False
         carry_kept(model, directory)
         self.facts = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
         if class_names is not None or templates is not None:
             if class_names is None and has_trained_head(directory, self.facts):
                 raise ValueError("templates would do nothing: the trained head of the checkpoint classifies without prompts; leave them out.")
-            self.facts = with_prompts(self.facts, class_names, templates)
+            own, self.facts = self.facts, with_prompts(self.facts, class_names, templates)
+            self.detector_left_out = "detector" in own and "detector" not in self.facts
+            head_of_own = own.get("head", ZeroShotHead.label if (directory / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
+            if head_of_own != self.facts.get("head", head_of_own):
+                warnings.warn(f"The trained head of {directory} is of its own classes and left out; prompts of the given ones classify.", stacklevel=2)
         if not self.facts["class_names"]:
             raise ValueError(
                 f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
@@ -249,9 +255,13 @@ class OpenSetImageClassificationPipeline(Pipeline):
             return OpenSetDetector.from_pretrained(directory)
         if not required or "thresholds" in self.facts:
             return None
+        missing, remedy = (
+            ("The detector of this checkpoint was fitted for its own classes and prompts, and not for those given", "leave those out")
+            if self.detector_left_out
+            else (f"{METADATA_FILE} of this checkpoint has no detector", "fit one on validation images (`hf-robustft calibrate FOLDER --dataset ...`)")
+        )
         raise ValueError(
-            f"{METADATA_FILE} of this checkpoint has no detector, so nothing says what is unknown; fit one on validation "
-            "images (`hf-robustft calibrate FOLDER --dataset ...`), give detector=..., or classify without one: by "
+            f"{missing}, so nothing says what is unknown; {remedy}, give detector=..., or classify without one: by "
             "require_detector=False in Python, and in the command by leaving --require_detector out."
         )
 

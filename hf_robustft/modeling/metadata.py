@@ -181,7 +181,8 @@ def with_prompts(facts: Mapping[str, Any], class_names: Sequence[str] | None, te
             the facts, and for prompts `"a photo of a {}."`.
 
     Returns:
-        `dict[str, Any]`: No detector, no temperature and no thresholds: they were fitted to the logits of the model's own prompts.
+        `dict[str, Any]`: No head, no detector, no temperature and no thresholds: they belong to the model's own classes and prompts. Where those
+            are what is given, what it says.
 
     Raises:
         ValueError: If there are no class names, or names or templates are wrong.
@@ -190,9 +191,12 @@ def with_prompts(facts: Mapping[str, Any], class_names: Sequence[str] | None, te
     if not names:
         raise ValueError(f"There is no {METADATA_FILE} with class names; give class_names (--class_names).")
     templates = templates or facts.get("templates") or DEFAULT_TEMPLATES
+    given = {"class_names": list(check_class_names(names)), "templates": list(check_templates(templates))}
+    if all(facts.get(name) == value for name, value in given.items()):
+        return dict(facts)
     return {
         **{"method": facts.get("method", "zero_shot"), "settings": facts.get("settings", {}), "head": ZERO_SHOT_HEAD},
-        **{"class_names": list(check_class_names(names)), "templates": list(check_templates(templates))},
+        **given,
     }
 
 

@@ -141,6 +141,34 @@ def test_other_classes_and_prompts_need_no_metadata(checkpoint, photos, tmp_path
         assert (row["label"], row["probability"]) == (best["label"], pytest.approx(best["score"], rel=1e-4))
 
 
+def test_the_detector_stays_with_the_same_classes_and_is_named_where_others_are_given(checkpoint, photos, tmp_path, capsys):
+    for name, classes in (("same", CLASSES), ("turned", CLASSES[::-1])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(classes))
+    (tmp_path / "prompts.txt").write_text("\n".join(TEMPLATES))
+    own = pipeline(checkpoint)(photos)
+    same = ("--class_names", tmp_path / "same.txt", "--templates", tmp_path / "prompts.txt", "--require_detector")
+    for words in (same, (*same[:2], same[4])):
+        assert run(checkpoint, photos, "--output", tmp_path / "a.jsonl", "--overwrite", *words) == 0
+        assert [(row["label"], row["is_known"], row["score"]) for row in rows(tmp_path / "a.jsonl")] == [
+            (row["label"], row["is_known"], pytest.approx(row["score"], rel=1e-5)) for row in own
+        ]
+    with pytest.warns(UserWarning, match="has a detector for its own classes"):
+        assert run(checkpoint, photos, "--output", tmp_path / "b.csv", "--class_names", tmp_path / "turned.txt") == 0
+    assert run(checkpoint, photos, "--output", tmp_path / "c.csv", "--class_names", tmp_path / "turned.txt", "--require_detector") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "fitted for its own classes" in message and "calibrate" not in message
+
+
+def test_a_trained_head_that_other_classes_take_the_place_of_is_named(checkpoint, photos):
+    trained_head().save_pretrained(checkpoint)
+    update_robustft_json(checkpoint, head="trained head", detector=None)
+    want = pipeline(checkpoint, require_detector=False)(photos)
+    same = pipeline(checkpoint, class_names=CLASSES, require_detector=False)
+    assert same.trained_head and [row["probability"] for row in same(photos)] == pytest.approx([row["probability"] for row in want], rel=1e-5)
+    with pytest.warns(UserWarning, match="trained head"):
+        assert not pipeline(checkpoint, class_names=["bee", "cat"], require_detector=False).trained_head
+
+
 def test_prompts_beside_a_trained_head_are_refused(checkpoint, photos, tmp_path, capsys):
     trained_head().save_pretrained(checkpoint)
     update_robustft_json(checkpoint, head="trained head", detector=None)
