@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..evaluation.findings import is_guessing, listed, percent
+from ..evaluation.findings import is_below_guessing, is_guessing, listed, percent
 from .measures import Measure, measure_of
 from .rules import find_rule
 from .runs import Candidate
@@ -126,15 +126,13 @@ def _guesses(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str
     """On which of the sets that decide the candidate of a `row` is no better than guessing; empty if on none."""
     role = "shift" if decided_on == "shift_mean" else "id"
     sets = [item for item in summary["data"]["sets"] if item["role"] == role and (item.get("n_classes") or 0) > 1 and item["name"] in row["sets"]]
-    found = [
-        item
-        for item in sets
-        if is_guessing(row["sets"][item["name"]]["accuracy"]["mean"], item["groups"] or item["n"], 1 / item["n_classes"])
-    ]
+    counted = {item["name"]: (row["sets"][item["name"]]["accuracy"]["mean"], item["groups"] or item["n"], 1 / item["n_classes"]) for item in sets}
+    found = [item for item in sets if is_guessing(*counted[item["name"]])]
     if not found:
         return ""
+    below = any(is_below_guessing(*counted[item["name"]]) for item in found)
     chance = listed(list(dict.fromkeys(percent(1 / item["n_classes"]) for item in found)))
-    return f"On {listed([item['name'] for item in found])} it cannot be told from guessing, which gets {chance}"
+    return f"On {listed([item['name'] for item in found])} it {'is no better than' if below else 'cannot be told from'} guessing, which gets {chance}"
 
 
 def spoken(row: Mapping[str, Any]) -> str:

@@ -92,15 +92,15 @@ class OpenSetDetector:
         _check_score(self.score)
         object.__setattr__(self, "class_names", check_class_names(self.class_names))
         for name, fits, range_ in (
-            ("threshold", math.isfinite, "is finite"),
-            ("true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
-            ("achieved_true_positive_rate", lambda value: 0 < value <= 1, "lies in (0, 1]"),
-            ("logit_scale", lambda value: 0 < value < math.inf, "is positive and finite"),
-            ("n", lambda value: 1 <= value < math.inf and value == int(value), "is a whole number of images"),
+            ("threshold", math.isfinite, "must be finite"),
+            ("true_positive_rate", lambda value: 0 < value <= 1, "must lie in (0, 1]"),
+            ("achieved_true_positive_rate", lambda value: 0 < value <= 1, "must lie in (0, 1]"),
+            ("logit_scale", lambda value: 0 < value < math.inf, "must be positive and finite"),
+            ("n", lambda value: 1 <= value < math.inf and value == int(value), "must be a whole number of images"),
         ):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not fits(value):
-                raise ValueError(f"{name} of the detector is {value!r}, but it {range_}; fit the detector again.")
+                raise ValueError(f"{name} of the detector is {value!r}, and {range_}; fit the detector again.")
         check_stored_risk(self.risk, self.thresholds, self.class_names)
 
     @classmethod

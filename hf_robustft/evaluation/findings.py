@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import bdtrc
+from scipy.special import bdtr, bdtrc
 
 from .report import DatasetResult, EvaluationReport
 
@@ -86,6 +86,11 @@ def is_guessing(accuracy: float, n: int, chance: float) -> bool:
     """Return whether guessing, right for a share `chance`, reaches an `accuracy` on `n` images more often than one time in 44."""
     # Where few right answers are expected, a normal approximation would take one of a hundred for knowledge.
     return bool(bdtrc(round(accuracy * n) - 1, n, chance) > ALPHA_CHANCE)
+
+
+def is_below_guessing(accuracy: float, n: int, chance: float) -> bool:
+    """Return whether guessing, right for a share `chance`, has an `accuracy` on `n` images, or a lower one, less often than one time in 44."""
+    return bool(bdtr(round(accuracy * n), n, chance) <= ALPHA_CHANCE)
 
 
 def one_class(result: DatasetResult) -> bool:
@@ -177,10 +182,13 @@ def sentences(
     lines = []
     for result in tests:
         if at_chance(result):
-            few = ", which cannot be told from chance with so few images" if result.n_drawn < SMALL else ""
+            # Guessing does as well whatever the shares of the classes.
+            below = is_below_guessing(result.accuracy, result.n_drawn, 1 / result.n_classes)
+            few = ", which cannot be told from chance with so few images" if result.n_drawn < SMALL and not below else ""
+            hint = ": look whether its labels are those of the classes, in their order" if below and not one_class(result) else ""
             lines.append(
-                f"No better than chance on {text(result.name)}: {percent(result.accuracy)} of {result.n:,} images are right"
-                f"{few}, and {_known_nothing(result, text)}."
+                f"{'Worse' if below else 'No better'} than chance on {text(result.name)}: {percent(result.accuracy)} of {result.n:,} images are right"
+                f"{few}, and {_known_nothing(result, text)}{hint}."
             )
         if one_class(result):
             found = result.predictions

@@ -11,7 +11,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.evaluator import KEPT_DRAWS, Evaluator
-from hf_robustft.evaluation.findings import at_chance, error_of_difference, sentences, worse
+from hf_robustft.evaluation.findings import at_chance, error_of_difference, is_below_guessing, sentences, worse
 from hf_robustft.evaluation.image_numbers import most_frequent
 from hf_robustft.evaluation.report import DatasetResult, EvaluationReport, load_reports, save_reports
 from hf_robustft.evaluation.resampling import bootstrap_draws
@@ -159,6 +159,16 @@ def test_one_image_of_a_hundred_and_twenty_is_no_fall_and_one_shift_does_not_hid
     )
     assert "accuracy on shift2 (" in said
     assert "NLL on shift2 (" in said
+
+
+def test_labels_of_another_order_are_worse_than_chance():
+    """With few images too, where a model that knows nothing cannot be told from chance."""
+    (logits, _), labels = models(60, 0)
+    (turned,) = sentences(EvaluationReport("a", {"photo": measured(logits, (labels + 1) % 5)}))[:1]
+    assert "Worse than chance on photo" in turned and "labels" in turned and "cannot be told" not in turned
+    guessed = " ".join(sentences(EvaluationReport("a", {"photo": measured(torch.randn(60, 5, generator=torch.Generator().manual_seed(1)).double(), labels)})))
+    assert "No better than chance on photo" in guessed and "cannot be told" in guessed and "labels" not in guessed
+    assert is_below_guessing(0.0, 60, 1 / 6) and not is_below_guessing(0.1, 60, 1 / 6)
 
 
 def test_a_collapsed_model_is_called_so():
