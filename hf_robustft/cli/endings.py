@@ -34,6 +34,8 @@ _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "
 _WORKER = ("DataLoader worker",)
 #: What gloo and NCCL say of it.
 _PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+#: And of one that lives and does not come, or was never started.
+_LATE = ("Timed out waiting", "waiting for clients", "client socket has timed out", "wait timeout", "failed to pass monitoredBarrier")
 
 
 def run(
@@ -192,6 +194,16 @@ def one_line(error: BaseException) -> str | None:
         )
     if isinstance(error, RuntimeError) and _mentions(text, _PEER):
         return f"Another process of this run has ended, and says why, so that this one cannot go on. ({_first_sentence(text)})"
+    if isinstance(error, RuntimeError) and _mentions(text, _LATE):
+        return (
+            "Another process of this run did not answer in time, so that this one cannot go on; see what that one says, and whether all were "
+            f"started. A training waits as many seconds as --ddp_timeout says. ({_first_sentence(text)})"
+        )
+    if type(error).__name__ == "DistNetworkError":
+        return (
+            "The processes of this run cannot meet where the launcher's MASTER_ADDR and MASTER_PORT say; give each run a port of its own, and "
+            f"an address that all machines reach. ({_first_sentence(text)})"
+        )
     if isinstance(error, RuntimeError) and "to be installed" in text:
         # What Transformers' callbacks raise for a tracker that is missing.
         return text

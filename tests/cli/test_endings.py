@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import pytest
+import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
 
@@ -59,6 +60,10 @@ def test_warnings_say_what_they_say(capsys, monkeypatch):
         (MemoryError(), "--batch_size"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--num_workers"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6024. GLHF!"), "Another process"),
+        (RuntimeError("[gloo/unbound_buffer.cc:78] Timed out waiting 1800000ms for recv operation to complete"), "--ddp_timeout"),
+        (torch.distributed.DistStoreError("Timed out after 1801 seconds waiting for clients. 1/2 clients joined."), "--ddp_timeout"),
+        (torch.distributed.DistNetworkError("The client socket has timed out after 1800000ms while trying to connect to (a, 1)."), "--ddp_timeout"),
+        (torch.distributed.DistNetworkError("The server socket has failed to listen on any local network address. name: EADDRINUSE"), "MASTER_PORT"),
         (RuntimeError("WandbCallback requires wandb to be installed. Run `pip install wandb`."), "wandb"),
         (ModuleNotFoundError("No module named 'wandb'", name="wandb"), "wandb"),
         (ImportError("TensorBoardCallback requires tensorboard to be installed."), "tensorboard"),
