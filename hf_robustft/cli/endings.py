@@ -34,6 +34,8 @@ _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "
 _WORKER = ("DataLoader worker",)
 #: What gloo and NCCL say of it.
 _PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+#: What `failing_together` says where another process has failed.
+_ELSEWHERE = ("whose own error says why",)
 #: And of one that lives and does not come, or was never started.
 _LATE = ("Timed out waiting", "waiting for clients", "client socket has timed out", "wait timeout", "failed to pass monitoredBarrier")
 
@@ -192,6 +194,8 @@ def one_line(error: BaseException) -> str | None:
             "A process that reads images has died, often for want of memory (shared memory in a container); use fewer, "
             f"--dataloader_num_workers or --num_workers. ({_first_sentence(text)})"
         )
+    if isinstance(error, RuntimeError) and _mentions(text, _ELSEWHERE):
+        return text
     if isinstance(error, RuntimeError) and _mentions(text, _PEER):
         return f"Another process of this run has ended, and says why, so that this one cannot go on. ({_first_sentence(text)})"
     if isinstance(error, RuntimeError) and _mentions(text, _LATE):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
@@ -206,11 +207,14 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
     # Before the weights are downloaded.
     known = check_config(folder, source)
     missing: Unreachable | None = None
+    answers = False
     for name in (*_SMALL_FILES, *((WEIGHTS_FILE, INDEX_FILE) if weights else ())):
         if name == INDEX_FILE and (folder / WEIGHTS_FILE).is_file():
             continue
+        cached = try_to_load_from_cache(source, name, revision=folder.name)
         try:
             file_from_hub(source, name, folder.name, token)
+            answers = answers or cached is None
         except Unreachable as error:
             # Most repositories have some of them only.
             missing = error
@@ -219,7 +223,8 @@ def _hub_folder(source: str, revision: str | None, token: str | bool | None, wei
         (*TOKENIZER_FILES, *VOCABULARY_FILES),
         *([(WEIGHTS_FILE, INDEX_FILE)] if weights else []),
     ]
-    if missing is not None and not all(_holds(folder, *names) for names in needed):
+    if missing is not None and (answers or not all(_holds(folder, *names) for names in needed)):
+        # Of a Hub that answers for others it is not known that there is none: tokens and colours could be others without it.
         raise missing
     if weights and (folder / INDEX_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file():
         checkpoint_folder(source, *sorted(set(index_of(folder).values())), revision=folder.name, token=token)

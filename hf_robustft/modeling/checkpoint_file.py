@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -156,8 +157,12 @@ def file_from_hub(source: str, name: str, revision: str | None = None, token: st
         OSError: If there is no such repository or revision, or it may not be read.
     """
     asked, revision = revision, pinned(source, revision)
+    cached = try_to_load_from_cache(source, name, revision=revision)
+    if cached is _CACHED_NO_EXIST and re.fullmatch("[0-9a-f]{40}", revision or ""):
+        # A commit has no new files.
+        return None
     try:
-        if not isinstance(try_to_load_from_cache(source, name, revision=revision), str):
+        if not isinstance(cached, str):
             _knock(source, name, revision, token)
         file = Path(hf_hub_download(source, name, revision=revision, token=token))
         pin(source, asked, file.parent.name)

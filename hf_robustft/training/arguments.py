@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
+from transformers.utils.generic import strtobool
 
 from ..data.shares import ceil_share
 from ..evaluation.metric_names import checked_direction
@@ -153,6 +157,9 @@ class RunArguments(RecordsGiven, TrainingArguments):
         if own:
             # Transformers takes no other optimizer than its own.
             self.optim = OptimizerNames.ADAMW_TORCH
+        if self.use_cpu or strtobool(os.environ.get("ACCELERATE_USE_CPU", "False")):
+            # Transformers gives the processes their time limit on accelerators alone; those that have met keep it.
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         TrainingArguments.__post_init__(self)
         if own:
             self.optim = own
