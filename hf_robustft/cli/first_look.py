@@ -140,6 +140,7 @@ def first_look(
                 f"{beside(folder) or '; `last` finds the newest one in --output_dir'}"
             )
     check_writable(values.get("output_dir"))
+    check_writable(values.get("feature_cache"), "--feature_cache")
     return argparse.Namespace(**values)
 
 

@@ -56,6 +56,8 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: RobustTrai
     inputs |= {f"--eval_datasets {text}": Spec.parse(text).folder for text in data_args.eval_datasets}
     check_apart(args.output_dir, inputs)
     if data_args.feature_cache is not None:
+        if args.should_save:
+            check_output_dir(data_args.feature_cache, "--feature_cache")
         check_apart(data_args.feature_cache, inputs, option="--feature_cache")
     with locked(args.output_dir, "hf-robustft train") if args.should_save else nullcontext():
         # Of a run that goes on it would be said that it did not finish.

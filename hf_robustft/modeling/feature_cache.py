@@ -32,6 +32,7 @@ from ..data.transforms import ImageTransform
 from ..files import whole_file
 from .dual_encoder import DualEncoder, unwrapped
 from .features import evaluation_mode, normalised
+from .output_folders import check_output_dir
 from .processes import failing_together, together
 from .tensor_files import weights_fingerprint
 
@@ -110,8 +111,7 @@ class CachedFeatures(Dataset):
 
     def __getitem__(self, key: ExampleKey | int) -> dict[str, Any]:
         """`image_features` (embed_dim,), and `label` if there are classes (int, or 0 and 1 for each class); IndexError if there is no such row."""
-        epoch, index = key if isinstance(key, (tuple, list)) else (0, key)
-        epoch, index = int(epoch), int(index)
+        epoch, index = map(int, key if isinstance(key, (tuple, list)) else (0, key))
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside the {len(self)} rows")
         example: dict[str, Any] = {"image_features": self.features[epoch % self.views, index]}
@@ -222,9 +222,7 @@ def cache_features(
             allows.
     """
     if views < 0 or batch_size < 1 or num_workers < 0:
-        raise ValueError(
-            f"views {views}, batch_size {batch_size}, num_workers {num_workers}: they must be at least 0, 1 and 0."
-        )
+        raise ValueError(f"views {views}, batch_size {batch_size}, num_workers {num_workers}: they must be at least 0, 1 and 0.")
     if cache_dir is not None and cache_file is not None:
         raise ValueError("Both cache_dir and cache_file are given; give the folder or the one file.")
     if views == 0 and transform_options:
@@ -245,9 +243,11 @@ def cache_features(
         fingerprint = image_fingerprint(model)
         if cache_dir is not None or cache_file is not None:
             facts = _facts_of(model, fingerprint, benchmark, examples.transform, views, seed, skips)
-            path = Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)
-            path = path.expanduser()
+            path = (Path(cache_file) if cache_file is not None else Path(cache_dir) / _file_name(facts)).expanduser()
             features = _read(path, facts, DualEncoder.of(model).embed_dim, skips) if path.exists() else None
+            if features is None and state.is_local_main_process:
+                # Before the images are encoded.
+                check_output_dir(path.parent, "cache_dir" if cache_file is None else "cache_file")
     missing = features is None
     # Machines may not share the folder: all processes compute, or none does.
     if together(state, int(missing))[0]:
@@ -332,7 +332,6 @@ def _encode(
         generator=torch.Generator().manual_seed(0),
     )
     bar = tqdm(loader, desc=f"features of {name}", disable=not (progress and state.is_main_process), leave=False)
-
     encoder = DualEncoder.of(model)
     found = [torch.empty(0, encoder.embed_dim, dtype=_dtype(model))]
     # Not inference_mode: its tensors may not enter a graph, and adapters are trained on these.
@@ -417,6 +416,8 @@ def _read(path: Path, facts: dict[str, Any], width: int, skips: bool) -> Tensor:
     """
     damaged = f"{path} is not an undamaged file of cached features"
     cure = "remove it, or give another cache_file"
+    if not path.is_file():
+        raise ValueError(f"{damaged} (it is a folder, a pipe or a device); {cure}.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
