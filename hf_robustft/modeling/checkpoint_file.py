@@ -204,6 +204,9 @@ def _knock(source: str, name: str, revision: str | None, token: str | bool | Non
 
 
 def _unreachable(source: str, name: str, error: Exception) -> Unreachable:
+    if isinstance(error.__cause__, HfHubHTTPError):
+        # Its client says of every refusal that the connection may be broken.
+        return Unreachable(f"{source} is not a folder here, and the Hub does not give its {name}: {one_line(error.__cause__)}")
     return Unreachable(
         f"{source} is not a folder here, and the Hub cannot be reached for its {name}, which is not in the cache: "
         f"{one_line(error)}"
