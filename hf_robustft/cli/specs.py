@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 import tarfile
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 
 from datasets import get_dataset_split_names
+from datasets.inspect import SplitsNotFoundError
 from huggingface_hub.errors import HTTPError
 
 from ..data.catalog.hub_copies import WDS_IMAGES
@@ -125,7 +127,7 @@ def own_split(spec: Spec, *usual: str) -> str | None:
         require_hub(spec.source)
         try:
             splits = tuple(get_dataset_split_names(spec.source, revision=at_one_commit(spec.source)))
-        except (OSError, RuntimeError, HTTPError):
+        except (OSError, RuntimeError, HTTPError, SplitsNotFoundError, JSONDecodeError):
             # Opening the data says what is wrong.
             return None
     else:

@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetBuilder, load_dataset_builder
+from datasets.inspect import SplitsNotFoundError
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
@@ -229,8 +231,11 @@ def from_hub(function: Callable, path: str, *arguments, **options) -> Any:
     """
     try:
         return function(path, *arguments, **options)
-    except (OSError, RuntimeError, HTTPError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+    except (OSError, RuntimeError, HTTPError, SplitsNotFoundError, JSONDecodeError) as error:
+        # What is wrong says only the error that this one came of.
+        told = error.__cause__ if isinstance(error, SplitsNotFoundError) and error.__cause__ is not None else error
+        reason = " ".join(str(told).split()).rstrip(".")
+        reason = f"it answers with something else than JSON ({reason})" if isinstance(told, JSONDecodeError) else reason
         raise OSError(f"No folder {path!r} here, and it cannot be loaded from the Hub: {reason}{beside(path) or '.'}") from error
     except ValueError as error:
         configs = re.search(r"Config name is missing\..*available configs: \[(.*?)\]", str(error), re.DOTALL)
