@@ -18,7 +18,7 @@ from typing import Any, overload
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from ..data.transforms import ImageTransform
@@ -34,7 +34,6 @@ from ..modeling.checkpoint import load_checkpoint
 from ..modeling.checkpoint_check import check_checkpoint
 from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.dual_encoder import DualEncoder
-from ..modeling.families import FAMILIES
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
 from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json, with_prompts
@@ -429,5 +428,6 @@ def pipeline(
         return OpenSetImageClassificationPipeline(clip, processor, **given)
 
 
-_CLASSES = tuple(family.model_class for family in FAMILIES.values())
-PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=_CLASSES, type="image")
+# Of several classes Transformers would take the first that loads without an error, with random weights for those that it lacks:
+# `AutoModel` goes by the configuration.
+PIPELINE_REGISTRY.register_pipeline(TASK, OpenSetImageClassificationPipeline, pt_model=(AutoModel,), type="image")
