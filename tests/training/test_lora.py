@@ -119,7 +119,8 @@ def test_a_step_is_one_by_hand(tiny_clip, tmp_path):
     ("settings", "dtype", "limit"),
     [
         ({}, torch.float64, 1e-12),
-        ({}, torch.float32, 1e-6),
+        # 42 units of the last place: how far merged weights and factors round apart depends on the processor.
+        ({}, torch.float32, 5e-6),
         ({"lora_rslora": True, "lora_dropout": 0.2, "lora_towers": "text"}, torch.float64, 1e-12),
         ({"lora_dora": True, "train": "image,projections", "train_last_layers": 1}, torch.float64, 1e-12),
     ],
