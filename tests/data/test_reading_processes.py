@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from fork_storm import storm
+from helpers.forked import fork_server
 
 from hf_robustft.data import readers
 from hf_robustft.data.readers import reading_context
@@ -28,7 +29,7 @@ def hang():
         time.sleep(1000)
 
 readers.FORK_CAN_HANG = True
-readers.SECONDS, readers.TRIES = {0: (60.0, 5), 2: (4.0, 5)}.get(hanging, (0.5, 2))
+readers.SECONDS, readers.TRIES = {0: (60.0, 5), 2: (2.0, 5)}.get(hanging, (0.5, 2))
 
 def read():
     loader = DataLoader(range(20), batch_size=3, num_workers=2, multiprocessing_context=readers.reading_context(2))
@@ -49,7 +50,7 @@ print(me.num_fds() <= open_before, len(me.children()))
 
 
 def forked(hanging: int) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", SCRIPT, str(hanging)], capture_output=True, text=True, timeout=120)
+    return fork_server().run(["-c", SCRIPT, hanging], timeout=120)
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked by default")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import TEMPLATES, image_dataset, step_logs
 from helpers.families import family_model, family_processor
-from helpers.runs import Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
+from helpers.runs import UNSAVED, Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
@@ -58,7 +58,7 @@ def whole_run(tmp_path_factory):
         if key not in kept:
             folder = tmp_path_factory.mktemp("whole")
             settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
-            kept[key] = trainer_of(cls, with_dropout(model), folder, **settings)
+            kept[key] = trainer_of(cls, with_dropout(model), folder, **settings, **UNSAVED)
             kept[key].train()
         return kept[key]
 
@@ -78,7 +78,7 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
     assert checkpoint.is_dir() and not (tmp_path / f"checkpoint-{step + 2}").exists()
     torch.manual_seed(12345)
     torch.rand(7)
-    resumed = trainer_of(cls, model, tmp_path, **settings)
+    resumed = trainer_of(cls, model, tmp_path, **settings, **UNSAVED)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same_run(whole, resumed)
 
@@ -90,11 +90,11 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
 def test_of_siglip_too(tmp_path, name, cls):
     model, options = family_model(name), {"processor": family_processor(name), "logging_steps": 4, "num_train_epochs": 2}
     model.logit_bias.data.fill_(-1.5)
-    whole = trainer_of(cls, model, tmp_path / "whole", **options)
+    whole = trainer_of(cls, model, tmp_path / "whole", **options, **UNSAVED)
     whole.train()
     with pytest.raises(Killed):
         trainer_of(cls, model, tmp_path, callbacks=[Kill(6)], **options).train()
-    resumed = trainer_of(cls, model, tmp_path, **options)
+    resumed = trainer_of(cls, model, tmp_path, **options, **UNSAVED)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert_same_run(whole, resumed)
     biases = {model.logit_bias.item(), whole.model.logit_bias.item(), whole.teacher.logit_bias.item()}

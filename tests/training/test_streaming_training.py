@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from helpers import arguments, step_logs, tiny_processor
-from helpers.runs import Kill, Killed, assert_same_run, trainer_of, with_dropout
+from helpers.runs import UNSAVED, Kill, Killed, assert_same_run, trainer_of, with_dropout
 from helpers.streams import benchmark, recorded
 
 from hf_robustft import CaRotTrainer, FLYPTrainer, TRACERTrainer
@@ -91,14 +91,14 @@ def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, d
         trainer.train_dataset = examples
         return trainer
 
-    whole = run(tmp_path / "whole")
+    whole = run(tmp_path / "whole", **UNSAVED)
     whole.train()
     # Five whole steps of four fit into a pass of 22; the two left over open the next pass.
     assert whole.state.max_steps == 15 and len(step_logs(whole)) == 5
     with pytest.raises(Killed):
         run(tmp_path / "killed", callbacks=[Kill(step)]).train()
     torch.manual_seed(12345)
-    resumed = run(tmp_path / "killed")
+    resumed = run(tmp_path / "killed", **UNSAVED)
     resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / f"checkpoint-{step}"))
     assert_same_run(whole, resumed)
 
