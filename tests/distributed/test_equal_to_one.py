@@ -179,6 +179,6 @@ def test_what_is_compared_is_all_there(trained):
     frozen, _ = trained(1, "frozen-end")
     free, _ = trained(1, "carot-end")
     name = "student.text_model.encoder.layers.0.mlp.fc1.weight"
-    assert torch.equal(frozen[name], frozen[name.replace("student", "teacher")]) and not torch.equal(
-        frozen[name], free[name]
-    )
+    # m * x + (1 - m) * x is x but for rounding, which a fused multiply-add may leave out.
+    assert (frozen[name] - frozen[name.replace("student", "teacher")]).abs().max() < 1e-15
+    assert (frozen[name] - free[name]).abs().max() > 1e-6

@@ -15,8 +15,6 @@ BENCHMARK = Benchmark.from_dataset(image_dataset(22), name="tiny", role="train",
 
 
 CLOCK = ("runtime", "per_second")
-#: Of a run from which nobody resumes: to save takes as long as three steps.
-UNSAVED = {"save_strategy": "no"}
 
 
 class Killed(Exception):

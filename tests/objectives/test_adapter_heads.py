@@ -17,7 +17,7 @@ from helpers import (
     tiny_processor,
     tiny_tokenizer,
 )
-from helpers.runs import BENCHMARK, UNSAVED, Kill, Killed, assert_same_run
+from helpers.runs import BENCHMARK, Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as run_of
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import Subset
@@ -134,7 +134,7 @@ def test_a_run_equals_a_loop_by_hand(tiny_clip, tmp_path, cls):
 @pytest.mark.parametrize("cls", TRAINERS)
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, cls):
     settings = {"max_steps": 8, "logging_steps": 3, "save_steps": 4, **({"tip_views": 1} if cls is TipAdapterFTrainer else {})}
-    whole = run_of(cls, tiny_clip, tmp_path / "whole", **settings, **UNSAVED)
+    whole = run_of(cls, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
         run_of(cls, tiny_clip, tmp_path / "killed", callbacks=[Kill(4)], **settings).train()

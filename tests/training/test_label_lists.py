@@ -10,7 +10,7 @@ import torch
 from helpers import CLASSES, TEMPLATES, arguments, image_dataset, step_logs, tiny_processor
 from helpers.families import family_model, family_processor
 from helpers.label_lists import label_lists, listed, listed_images, listed_rows
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run
+from helpers.runs import Kill, Killed, assert_same_run
 from sklearn.linear_model import LogisticRegression
 
 from hf_robustft import Benchmark, ZeroShotHead, cache_features, load_benchmark, load_head
@@ -133,12 +133,12 @@ def test_chunks_and_accumulated_batches_are_whole_batches(tmp_path, method, fami
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 @pytest.mark.parametrize("method, family", [("tracer", "siglip"), ("ft", "clip"), ("lp_ft", "clip"), ("clip_adapter", "clip")])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, method, family):
-    settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 4}
-    whole = trainer_of(method, family, tmp_path / "whole", **{**settings, **UNSAVED})
+    settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 8}
+    whole = trainer_of(method, family, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
         trainer_of(method, family, tmp_path / "killed", callbacks=[Kill(8)], **settings).train()
-    resumed = trainer_of(method, family, tmp_path / "killed", **{**settings, **UNSAVED})
+    resumed = trainer_of(method, family, tmp_path / "killed", **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-8"))
     assert_same_run(whole, resumed)
 

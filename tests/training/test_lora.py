@@ -18,7 +18,7 @@ from helpers import (
     tiny_processor,
 )
 from helpers.families import FAMILY_NAMES, family_images, family_model
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run
+from helpers.runs import Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as resumable
 from torch import nn
 from transformers import CLIPModel, TrainerCallback
@@ -232,7 +232,7 @@ def test_adapters_of_croft_sit_on_effective_weights(tiny_clip, tmp_path):
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
     settings = {"lora_rank": 2, "lora_dropout": 0.3, "max_steps": 4, "contrastive_chunk_size": 3, "log_gradient_shares": 0.0}
-    whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings, **UNSAVED)
+    whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
         resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", callbacks=[Kill(2)], **settings).train()

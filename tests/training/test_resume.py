@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import TEMPLATES, image_dataset, step_logs
 from helpers.families import family_model, family_processor
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
+from helpers.runs import Kill, Killed, assert_same_run, entries, trainer_of, with_dropout
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
@@ -50,15 +50,16 @@ STEPS_PER_EPOCH = {cls: 6 if cls in (FineTuneTrainer, CRoFTTrainer) else 5 for c
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """The uninterrupted run, once for each method, logging interval and number of workers."""
+    """
+    The uninterrupted run, once for each method, logging interval, number of workers and interval of saving: what a teacher remembers of
+    captions is forgotten at each, and encoded again in other batches.
+    """
     kept = {}
 
-    def run(cls, model, logging_steps, workers):
-        key = (cls, logging_steps, workers)
+    def run(cls, model, **settings):
+        key = (cls, *settings.values())
         if key not in kept:
-            folder = tmp_path_factory.mktemp("whole")
-            settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
-            kept[key] = trainer_of(cls, with_dropout(model), folder, **settings, **UNSAVED)
+            kept[key] = trainer_of(cls, with_dropout(model), tmp_path_factory.mktemp("whole"), **settings)
             kept[key].train()
         return kept[key]
 
@@ -69,16 +70,16 @@ def whole_run(tmp_path_factory):
 @pytest.mark.parametrize(("cls", "step", "logging_steps", "workers"), CASES)
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run, cls, step, logging_steps, workers):
     model = with_dropout(tiny_clip)  # masks come from torch's generator, which must be restored too
-    whole = whole_run(cls, model, logging_steps, workers)
+    settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers, "save_steps": step}
+    whole = whole_run(cls, model, **settings)
     assert whole.state.max_steps == 3 * STEPS_PER_EPOCH[cls]
-    settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers}
     with pytest.raises(Killed):
         trainer_of(cls, model, tmp_path, callbacks=[Kill(step)], **settings).train()
     checkpoint = tmp_path / f"checkpoint-{step}"
-    assert checkpoint.is_dir() and not (tmp_path / f"checkpoint-{step + 2}").exists()
+    assert checkpoint.is_dir() and list(tmp_path.glob("checkpoint-*")) == [checkpoint]
     torch.manual_seed(12345)
     torch.rand(7)
-    resumed = trainer_of(cls, model, tmp_path, **settings, **UNSAVED)
+    resumed = trainer_of(cls, model, tmp_path, **settings)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert_same_run(whole, resumed)
 
@@ -88,13 +89,13 @@ def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run,
     "name, cls", [("siglip", TRACERTrainer), ("siglip", CovarianceAnchorTrainer), ("siglip2", TRACERTrainer)]
 )
 def test_of_siglip_too(tmp_path, name, cls):
-    model, options = family_model(name), {"processor": family_processor(name), "logging_steps": 4, "num_train_epochs": 2}
+    model, options = family_model(name), {"processor": family_processor(name), "logging_steps": 4, "num_train_epochs": 2, "save_steps": 6}
     model.logit_bias.data.fill_(-1.5)
-    whole = trainer_of(cls, model, tmp_path / "whole", **options, **UNSAVED)
+    whole = trainer_of(cls, model, tmp_path / "whole", **options)
     whole.train()
     with pytest.raises(Killed):
         trainer_of(cls, model, tmp_path, callbacks=[Kill(6)], **options).train()
-    resumed = trainer_of(cls, model, tmp_path, **options, **UNSAVED)
+    resumed = trainer_of(cls, model, tmp_path, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert_same_run(whole, resumed)
     biases = {model.logit_bias.item(), whole.model.logit_bias.item(), whole.teacher.logit_bias.item()}
@@ -131,7 +132,9 @@ def test_accumulation_evaluation_and_the_last_checkpoint_by_itself(tiny_clip, tm
 
 
 def test_workers_change_nothing(tiny_clip, whole_run):
-    alone, helped = whole_run(CaRotTrainer, tiny_clip, 3, 0), whole_run(CaRotTrainer, tiny_clip, 3, 2)
+    alone, helped = (
+        whole_run(CaRotTrainer, tiny_clip, logging_steps=3, dataloader_num_workers=workers, save_steps=6) for workers in (0, 2)
+    )
     assert entries(alone) == entries(helped)
 
 

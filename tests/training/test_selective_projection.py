@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, tiny_processor
 from helpers.families import family_batch, family_model
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run
+from helpers.runs import Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as resumable
 from transformers import TrainerCallback
 
@@ -187,8 +187,8 @@ def test_of_adapters_the_start_is_zero(tiny_clip, tmp_path):
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 @pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}])
 def test_a_resumed_run_keeps_the_starting_weights(tiny_clip, tmp_path, settings):
-    settings = {"optim": "spd", "learning_rate": 0.01, "num_train_epochs": 2, **settings}
-    whole = resumable(FLYPTrainer, tiny_clip, tmp_path / "whole", **settings, **UNSAVED)
+    settings = {"optim": "spd", "learning_rate": 0.01, "num_train_epochs": 2, "save_steps": 4, **settings}
+    whole = resumable(FLYPTrainer, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
         resumable(FLYPTrainer, tiny_clip, tmp_path / "cut", callbacks=[Kill(4)], **settings).train()
@@ -196,7 +196,7 @@ def test_a_resumed_run_keeps_the_starting_weights(tiny_clip, tmp_path, settings)
     with torch.no_grad():
         # The start comes from the checkpoint, whatever model the Trainer was given.
         other.visual_projection.weight.add_(0.1)
-    resumed = resumable(FLYPTrainer, other, tmp_path / "cut", **settings, **UNSAVED)
+    resumed = resumable(FLYPTrainer, other, tmp_path / "cut", **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert_same_run(whole, resumed)
     starts = [[s["start"] for s in run.optimizer.optimizer.state.values() if "start" in s] for run in (whole, resumed)]

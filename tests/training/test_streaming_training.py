@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from helpers import arguments, step_logs, tiny_processor
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run, trainer_of, with_dropout
+from helpers.runs import Kill, Killed, assert_same_run, trainer_of, with_dropout
 from helpers.streams import benchmark, recorded
 
 from hf_robustft import CaRotTrainer, FLYPTrainer, TRACERTrainer
@@ -83,7 +83,7 @@ def test_a_pass_holds_every_row_once_where_batches_fill_it(tiny_clip, whole_run)
 @pytest.mark.parametrize(("cls", "workers", "step"), [(CaRotTrainer, 0, 8), (CaRotTrainer, 2, 10), (TRACERTrainer, 0, 10)])
 def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, data, tmp_path, cls, workers, step):
     model = with_dropout(tiny_clip)
-    settings = {"logging_steps": 3, "dataloader_num_workers": workers}
+    settings = {"logging_steps": 3, "dataloader_num_workers": workers, "save_steps": step}
 
     def run(folder, **more):
         trainer = trainer_of(cls, model, folder, **settings, **more)
@@ -91,14 +91,14 @@ def test_killed_in_the_second_pass_and_resumed_equals_uninterrupted(tiny_clip, d
         trainer.train_dataset = examples
         return trainer
 
-    whole = run(tmp_path / "whole", **UNSAVED)
+    whole = run(tmp_path / "whole")
     whole.train()
     # Five whole steps of four fit into a pass of 22; the two left over open the next pass.
     assert whole.state.max_steps == 15 and len(step_logs(whole)) == 5
     with pytest.raises(Killed):
         run(tmp_path / "killed", callbacks=[Kill(step)]).train()
     torch.manual_seed(12345)
-    resumed = run(tmp_path / "killed", **UNSAVED)
+    resumed = run(tmp_path / "killed")
     resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / f"checkpoint-{step}"))
     assert_same_run(whole, resumed)
 

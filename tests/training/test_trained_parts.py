@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, tiny_config, tiny_processor
 from helpers.families import FAMILY_NAMES, family_images, family_model
-from helpers.runs import UNSAVED, Kill, Killed, assert_same_run
+from helpers.runs import Kill, Killed, assert_same_run
 from helpers.runs import trainer_of as resumable
 from transformers import CLIPModel, TrainerCallback
 
@@ -117,7 +117,7 @@ def test_a_tower_that_is_frozen_draws_no_noise(tmp_path):
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path):
     settings = {"train": "image,projections", "train_last_layers": 1, "max_steps": 4}
-    whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings, **UNSAVED)
+    whole = resumable(CaRotTrainer, tiny_clip, tmp_path / "whole", **settings)
     whole.train()
     with pytest.raises(Killed):
         resumable(CaRotTrainer, tiny_clip, tmp_path / "killed", callbacks=[Kill(2)], **settings).train()
