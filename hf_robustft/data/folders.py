@@ -182,13 +182,13 @@ def _holds_class_folders(path: Path) -> bool:
 def _no_data(path: Path) -> ValueError:
     files = image_files(path)
     count = len(files.images)
-    unless = " (of unknown classes they need none, with the role open_set)"
-    found = [f"{count} image{'s' if count > 1 else ''} outside of any folder{unless}"] if count else []
+    found = [f"{count} image{'s' if count > 1 else ''} outside of any folder"] if count else []
     found += [files.left_out()] if files.left_out() else []
     return ValueError(
         f"The folder {str(path)!r} holds no data set: expected one folder of images per class, images with "
         "metadata.csv or metadata.jsonl (columns file_name and label), parquet files, or what datasets' save_to_disk wrote; "
-        + (f"it holds {', '.join(found)}." if found else "it is empty.")
+        + (f"it holds {', '.join(found)}" if found else "it is empty")
+        + ("; images of unknown classes need no folders, with the role open_set." if count else ".")
     )
 
 

@@ -417,7 +417,7 @@ def _read(path: Path, facts: dict[str, Any], width: int, skips: bool) -> Tensor:
     damaged = f"{path} is not an undamaged file of cached features"
     cure = "remove it, or give another cache_file"
     if not path.is_file():
-        raise ValueError(f"{damaged} (it is a folder, a pipe or a device); {cure}.")
+        raise OSError(f"{damaged} (it is a folder, a pipe or a device); {cure}.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -10,7 +10,11 @@ from hf_robustft import load_dual_encoder
 from hf_robustft.deployment.pipeline import TASK, pipeline
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+#: In the default suite; the others: `python -m pytest -m slow tests/deployment/test_transformers_call.py`, a quarter of a minute.
+QUICK = ("metaclip_2", "siglip", "vision-text-dual-encoder")
+
+
+@pytest.mark.parametrize("family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILY_NAMES])
 def test_the_call_of_transformers_answers_as_ours_for_every_family(tmp_path, caplog, family):
     save_family(family, tmp_path / "base")
     for part in load_dual_encoder(tmp_path / "base"):

@@ -42,8 +42,7 @@ from hf_robustft.training.checkpoint_files import whole_state
 #: What the commands import beyond what every test does.
 MODULES = (
     *PRELOADED,
-    *(f"hf_robustft.cli.{name}" for name in ("train", "evaluate", "calibrate", "compare", "predict", "export", "demo", "watch", "verify", "publish", "auto")),
-    "matplotlib.pyplot",
+    *(f"hf_robustft.cli.{name}" for name in ("evaluate", "calibrate", "compare", "predict", "export", "demo", "watch", "verify", "publish", "auto")),
 )
 QUIET = "--use_cpu --disable_tqdm".split()
 TRAIN = "train --model base --train_dataset images/train --output_dir out --report_to none --learning_rate 1e-3 --warmup_steps 0"

@@ -313,6 +313,8 @@ def test_a_turn_of_several_steps():
     assert asked == 6 and len(turn.seconds) == 2
 
 
+# `python -m pytest -m slow tests/invariants/test_speed_suite.py`, a quarter of a minute.
+@pytest.mark.slow
 def test_quick_peers_have_a_row_for_each(in_this_process, tmp_path, monkeypatch, capsys):
     absent = ("sentence-transformers", "open_clip")
     monkeypatch.setattr(peer_trainers, "find_spec", lambda module: None)
