@@ -9,7 +9,6 @@ from helpers.families import FAMILY_NAMES, family_model, save_family
 from hf_robustft import load_dual_encoder
 from hf_robustft.deployment.pipeline import TASK, pipeline
 
-
 #: In the default suite; the others: `python -m pytest -m slow tests/deployment/test_transformers_call.py`, a quarter of a minute.
 QUICK = ("metaclip_2", "siglip", "vision-text-dual-encoder")
 
