@@ -182,7 +182,7 @@ def test_folders_that_are_no_data_set(tmp_path):
     with pytest.raises(ValueError, match="holds no data set: expected one folder of images per class"):
         load_benchmark(tmp_path / "empty")
     (tmp_path / "empty" / "0.png").write_bytes(encoded())
-    with pytest.raises(ValueError, match="1 image outside of any folder .*open_set"):
+    with pytest.raises(ValueError, match="1 image outside of any folder; .*open_set"):
         load_benchmark(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="did you mean .*empty/0.png"):
         load_benchmark(tmp_path / "empty" / "0.jpg")
