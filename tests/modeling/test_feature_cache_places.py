@@ -36,7 +36,7 @@ def test_where_nothing_can_be_kept_nothing_is_encoded(tiny_clip, tmp_path, place
 @pytest.mark.parametrize("make", [os.mkdir, pytest.param(getattr(os, "mkfifo", None), marks=pytest.mark.skipif(os.name == "nt", reason="no pipes"))])
 def test_what_is_no_file_is_not_read_as_features(tiny_clip, tmp_path, make):
     make(tmp_path / "features")
-    with pytest.raises(ValueError, match="features is not an undamaged file of cached features"):
+    with pytest.raises(OSError, match="features is not an undamaged file of cached features"):
         cache_features(tiny_clip, benchmark(), tiny_processor(), progress=False, cache_file=tmp_path / "features")
 
 
