@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from ..modeling.checkpoint_file import checkpoint_folder
-from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, load_robustft_json
-from ..modeling.zero_shot import HEAD_FILE
+from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, load_robustft_json, with_prompts
+from ..modeling.model_files import has_trained_head
+from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 
 
 def source_folder(model: PreTrainedModel) -> Path:
@@ -40,3 +43,46 @@ def hub_folder(source: str, revision: str | None, token: str | bool | None, need
     if needed and load_robustft_json(folder).get("head") != ZERO_SHOT_HEAD:
         checkpoint_folder(source, METADATA_FILE, HEAD_FILE, revision=folder.name, token=token)
     return folder
+
+
+def facts_to_use(directory: Path, class_names: Sequence[str] | None, templates: Sequence[str] | None) -> tuple[dict[str, Any], bool, bool]:
+    """
+    What `robustft.json` of a `directory` says of a model that classifies by `class_names` and `templates`, its own by default.
+
+    Returns:
+        `tuple(dict, bool, bool)`: The facts, and whether a detector and a trained head are left out of them, being of other classes or
+            prompts.
+
+    Raises:
+        ValueError: If there are no class names, or a trained head has no use for the templates.
+        OSError: If there is no `robustft.json`, and no class names are given.
+    """
+    own = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
+    facts, head_left_out = own, False
+    if class_names is not None or templates is not None:
+        if class_names is None and has_trained_head(directory, own):
+            raise ValueError("templates would do nothing: the trained head of the checkpoint classifies without prompts; leave them out.")
+        facts = with_prompts(own, class_names, templates)
+        head = own.get("head", ZeroShotHead.label if (directory / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
+        head_left_out = head != facts.get("head", head)
+    if not facts["class_names"]:
+        raise ValueError(
+            f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
+            "into it with `write_robustft_json`, and fit a detector for them."
+        )
+    return facts, "detector" in own and "detector" not in facts, head_left_out
+
+
+def check_has_detector(facts: dict[str, Any], left_out: bool) -> None:
+    """Refuse, with ValueError, what [`facts_to_use`] returned where nothing says what is unknown, if images are told apart by one label."""
+    if "detector" in facts or "thresholds" in facts:
+        return
+    missing, remedy = (
+        ("The detector of this checkpoint was fitted for its own classes and prompts, and not for those given", "leave those out")
+        if left_out
+        else (f"{METADATA_FILE} of this checkpoint has no detector", "fit one on validation images (`hf-robustft calibrate FOLDER --dataset ...`)")
+    )
+    raise ValueError(
+        f"{missing}, so nothing says what is unknown; {remedy}, give detector=..., or classify without one: by "
+        "require_detector=False in Python, and in the command by leaving --require_detector out."
+    )

@@ -31,15 +31,15 @@ from ..evaluation.temperature import TemperatureScaling
 from ..files import changing, settle
 from ..modeling.adapters import ADAPTERS_FILE, carry_kept
 from ..modeling.checkpoint import load_checkpoint
-from ..modeling.checkpoint_check import check_checkpoint
+from ..modeling.checkpoint_check import check_checkpoint, check_config
 from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import encode_images, logit_scale
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json, load_robustft_json, with_prompts
+from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json
 from ..modeling.model_files import has_trained_head, reading, weights_in
-from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
-from .model_folder import hub_folder, source_folder
+from ..modeling.zero_shot import ZeroShotHead
+from .model_folder import check_has_detector, facts_to_use, hub_folder, source_folder
 from .new_images import images_in, name_of, prepared
 
 TASK = "open-set-image-classification"
@@ -113,23 +113,10 @@ class OpenSetImageClassificationPipeline(Pipeline):
             # `transformers.pipeline` loads what does not fill a model with random weights.
             check_checkpoint(directory)
         self.directory = directory = Path(directory)
-        # Whether it was fitted for other classes or prompts than those given.
-        self.detector_left_out = False
         carry_kept(model, directory)
-        self.facts = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
-        if class_names is not None or templates is not None:
-            if class_names is None and has_trained_head(directory, self.facts):
-                raise ValueError("templates would do nothing: the trained head of the checkpoint classifies without prompts; leave them out.")
-            own, self.facts = self.facts, with_prompts(self.facts, class_names, templates)
-            self.detector_left_out = "detector" in own and "detector" not in self.facts
-            head_of_own = own.get("head", ZeroShotHead.label if (directory / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
-            if head_of_own != self.facts.get("head", head_of_own):
-                warnings.warn(f"The trained head of {directory} is of its own classes and left out; prompts of the given ones classify.", stacklevel=2)
-        if not self.facts["class_names"]:
-            raise ValueError(
-                f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "
-                "into it with `write_robustft_json`, and fit a detector for them."
-            )
+        self.facts, self.detector_left_out, head_left_out = facts_to_use(directory, class_names, templates)
+        if head_left_out:
+            warnings.warn(f"The trained head of {directory} is of its own classes and left out; prompts of the given ones classify.", stacklevel=2)
         self.trained_head = head is not None or has_trained_head(directory, self.facts)
         self.head = self._head(directory) if head is None else self._checked_head(head)
         self.detector = self._detector(directory, require_detector) if detector is None else detector
@@ -252,17 +239,9 @@ class OpenSetImageClassificationPipeline(Pipeline):
     def _detector(self, directory: Path, required: bool) -> OpenSetDetector | None:
         if "detector" in self.facts:
             return OpenSetDetector.from_pretrained(directory)
-        if not required or "thresholds" in self.facts:
-            return None
-        missing, remedy = (
-            ("The detector of this checkpoint was fitted for its own classes and prompts, and not for those given", "leave those out")
-            if self.detector_left_out
-            else (f"{METADATA_FILE} of this checkpoint has no detector", "fit one on validation images (`hf-robustft calibrate FOLDER --dataset ...`)")
-        )
-        raise ValueError(
-            f"{missing}, so nothing says what is unknown; {remedy}, give detector=..., or classify without one: by "
-            "require_detector=False in Python, and in the command by leaving --require_detector out."
-        )
+        if required:
+            check_has_detector(self.facts, self.detector_left_out)
+        return None
 
     def _sanitize_parameters(self, **kwargs):
         several = {_SEVERAL: kwargs.pop(_SEVERAL)} if _SEVERAL in kwargs else {}
@@ -423,6 +402,12 @@ def pipeline(
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
     with here:
+        # Before the weights are read, which takes longer; what is no checkpoint is told so first.
+        if local_folder(model) is not None:
+            check_config(directory, source)
+        facts, detector_left_out, _ = facts_to_use(directory, class_names, kwargs.get("templates"))
+        if kwargs.get("require_detector", True) and kwargs.get("detector") is None:
+            check_has_detector(facts, detector_left_out)
         clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
         given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}
         return OpenSetImageClassificationPipeline(clip, processor, **given)

@@ -100,7 +100,10 @@ class EmbeddingCovariance:
     def singular_values(self) -> Tensor:
         """Return the singular values of the covariance, `(embed_dim,)` float64, descending."""
         # For a symmetric positive semi-definite matrix they are the eigenvalues; a rounding below zero is one of zero.
-        return torch.linalg.eigvalsh(self.covariance()).clamp(min=0).flip(0)
+        values = torch.linalg.eigvalsh(self.covariance()).clamp(min=0).flip(0)
+        # n centred embeddings span n - 1 dimensions; what the others would show is rounding, another on each processor.
+        values[self.n - 1 :] = 0
+        return values
 
     def summary(self) -> dict:
         """
@@ -129,7 +132,7 @@ def smallest_singular_value(image_embeds: Tensor) -> float:
 
     Args:
         image_embeds (`torch.Tensor` of shape `(n, embed_dim)`): Of unit norm for CaRot's quantity. With n no larger
-            than embed_dim the result is 0 up to rounding.
+            than embed_dim the result is 0.
 
     Returns:
         `float`: At least 0.

@@ -95,7 +95,7 @@ class TemperatureScaling:
             )
         if gaps.max().item() <= 0:
             raise ValueError(
-                f"All of these {len(labels)} images have their label as the largest logit, so the likelihood grows as "
+                f"{'The only image has its' if len(labels) == 1 else f'All of these {len(labels)} images have their'} label as the largest logit, so the likelihood grows as "
                 "the temperature falls to 0; fit on more or harder validation images, none of them trained on."
             )
         low = high = 1.0

@@ -117,6 +117,18 @@ def test_a_model_in_training_mode_and_other_facts_may_be_given(tiny_clip, checkp
     assert [row["score"] for row in found] != [row["score"] for row in pipeline(checkpoint)(photos)]
 
 
+def test_what_the_small_files_say_is_refused_before_weights_are_read(checkpoint, monkeypatch):
+    monkeypatch.setattr("hf_robustft.deployment.pipeline.load_checkpoint", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ValueError, match="require_detector=False"):
+        pipeline(checkpoint, class_names=["cat", "dog"])
+    update_robustft_json(checkpoint, detector=None)
+    with pytest.raises(ValueError, match="require_detector=False"):
+        pipeline(checkpoint)
+    (checkpoint / "robustft.json").write_text(json.dumps(json.loads((checkpoint / "robustft.json").read_text()) | {"class_names": []}))
+    with pytest.raises(ValueError, match="no class names"):
+        pipeline(checkpoint, require_detector=False)
+
+
 def test_without_a_detector_it_refuses_or_calls_nothing_unknown(checkpoint, photos):
     with_detector = pipeline(checkpoint)(photos)
     update_robustft_json(checkpoint, detector=None)
