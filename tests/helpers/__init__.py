@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 import re
@@ -80,15 +81,20 @@ def tiny_processor() -> CLIPProcessor:
 
 def image_dataset(n: int = 20, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> datasets.Dataset:
     """`n` noisy pictures whose colour depends on their class, labels in turn."""
-    random = np.random.default_rng(seed)
     labels = [i % len(classes) for i in range(n)]
-    images = []
-    for label in labels:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
+    return datasets.Dataset.from_dict({"image": _pictures(n, seed, len(classes)), "label": labels}, features=features)
+
+
+@functools.lru_cache(maxsize=64)
+def _pictures(n: int, seed: int, classes: int) -> list[dict]:
+    """As PNGs: to make them takes longer than most of what is done with them."""
+    random, images = np.random.default_rng(seed), []
+    for label in (i % classes for i in range(n)):
         pixels = random.integers(0, 128, (36, 44, 3), dtype=np.uint8)
         pixels[..., label % 3] += np.uint8(64 + 32 * (label // 3))
-        images.append(Image.fromarray(pixels))
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
-    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        images.append(datasets.Image().encode_example(Image.fromarray(pixels)))
+    return images
 
 
 def sent_to_a_worker(value):

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """A temperature is fitted on validation images alone, folded into a folder, and said in all its files, or nothing is."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -59,33 +60,40 @@ def benchmark(data, name, role, templates=TEMPLATES, **facts):
     return Benchmark.from_dataset(data, name=name, role=role, class_names=CLASSES, templates=templates, **facts)
 
 
-@pytest.fixture
-def sets(tiny_clip):
+@pytest.fixture(scope="module")
+def made(first_tiny_clip, tmp_path_factory):
+    """`(sets, folder)`: data, and a finished checkpoint with a detector, an evaluation and a card, which no test may change."""
+    model, folder = copy.deepcopy(first_tiny_clip), tmp_path_factory.mktemp("made") / "my-clip"
     roles = (("validation", "validation", 60), ("photo", "id", 40), ("sketch", "shift", 40))
-    return {
-        name: benchmark(labelled(tiny_clip, n, seed, 0.2 + 0.1 * seed), name, role)
+    sets = {
+        name: benchmark(labelled(model, n, seed, 0.2 + 0.1 * seed), name, role)
         for seed, (name, role, n) in enumerate(roles)
     }
-
-
-@pytest.fixture
-def folder(tiny_clip, sets, tmp_path):
-    """A finished checkpoint with a detector, an evaluation and a card."""
-    folder = tmp_path / "my-clip"
-    tiny_clip.save_pretrained(folder)
+    model.save_pretrained(folder)
     PROCESSOR.save_pretrained(folder)
     write_robustft_json(folder, method="carot", class_names=CLASSES, templates=TEMPLATES, settings={})
-    logits, _ = collect_logits(tiny_clip, sets["validation"], PROCESSOR, progress=False)
-    scale = tiny_clip.logit_scale.exp()
+    logits, _ = collect_logits(model, sets["validation"], PROCESSOR, progress=False)
+    scale = model.logit_scale.exp()
     OpenSetDetector.fit(logits, class_names=CLASSES, logit_scale=scale, fitted_on="old").save(folder)
     measured = [sets["photo"], sets["sketch"]]
-    report = Evaluator(measured, PROCESSOR, bootstrap_draws=20, progress=False).evaluate(tiny_clip, name="CaRot")
+    report = Evaluator(measured, PROCESSOR, bootstrap_draws=20, progress=False).evaluate(model, name="CaRot")
     before = dataclasses.replace(report, model="zero-shot")
     save_reports(folder / "evaluation.json", [before, report])
     write_model_card(
         folder, report=report, baseline=before, method="carot", data=list(sets.values()), settings={"seed": 3}, seed=3
     )
-    return folder
+    return sets, folder
+
+
+@pytest.fixture
+def sets(made):
+    return dict(made[0])
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """The finished checkpoint."""
+    return shutil.copytree(made[1], tmp_path / "my-clip")
 
 
 def digests(folder) -> dict[str, str]:
