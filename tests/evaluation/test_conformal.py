@@ -158,7 +158,8 @@ def test_the_coverage_of_a_fit_scatters_as_the_theory_says(method):
     assert abs(sum(counts) / 1000 - numbers.mean()) < 4 * numbers.std() / 1000**0.5
 
 
-@pytest.mark.parametrize("method", ["lac", "raps"])
+#: Both: `python -m pytest -m "slow or not slow" tests/evaluation/test_conformal.py -k own_share`.
+@pytest.mark.parametrize("method", ["lac", pytest.param("raps", marks=pytest.mark.slow)])
 def test_class_conditional_sets_hold_each_class_with_its_own_share(method):
     """Class 0 is rare and hard; with a common quantile it is held too seldom, with its own as often as the others."""
 

@@ -88,9 +88,10 @@ def desk(tmp_path_factory, script):
 CHANGES_THE_PACKAGE = "add_an_objective"
 
 
-#: A quarter of a minute or more each; what their commands do is tested beside them, and `test_flags_of_long_guides` reads their
+#: Five seconds to half a minute each; what their commands do is tested beside them, and `test_flags_of_long_guides` reads their
 #: flags: `python -m pytest -m slow tests/invariants/test_guides.py`.
-LONG = ("accuracy_collapsed", "baselines_with_a_head", "export", "heads_on_frozen_encoders", "verifying", "your_own_data")
+LONG = ("accuracy_collapsed", "after_training", "baselines_with_a_head", "calibration", "export", "heads_on_frozen_encoders")
+LONG += ("verifying", "which_threshold", "your_own_data")
 
 
 @pytest.mark.parametrize(
