@@ -405,11 +405,11 @@ def pipeline(
         # Before the weights are read, which takes longer; what is no checkpoint is told so first.
         if local_folder(model) is not None:
             check_config(directory, source)
-        facts, detector_left_out, _ = facts_to_use(directory, class_names, kwargs.get("templates"))
+        given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}
+        facts, detector_left_out, _ = facts_to_use(Path(given["directory"] or directory), class_names, kwargs.get("templates"))
         if kwargs.get("require_detector", True) and kwargs.get("detector") is None:
             check_has_detector(facts, detector_left_out)
         clip, processor = load_checkpoint(model, revision=revision, token=token, dtype=dtype)
-        given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}
         return OpenSetImageClassificationPipeline(clip, processor, **given)
 
 

@@ -117,6 +117,14 @@ def test_a_model_in_training_mode_and_other_facts_may_be_given(tiny_clip, checkp
     assert [row["score"] for row in found] != [row["score"] for row in pipeline(checkpoint)(photos)]
 
 
+def test_facts_of_another_folder_may_be_given_with_weights_that_have_none(checkpoint, photos, tmp_path):
+    plain = shutil.copytree(checkpoint, tmp_path / "plain")
+    (plain / "robustft.json").unlink()
+    with pytest.raises(FileNotFoundError, match="robustft.json"):
+        pipeline(plain)
+    assert pipeline(plain, directory=checkpoint)(photos) == pipeline(checkpoint, directory=None)(photos)
+
+
 def test_what_the_small_files_say_is_refused_before_weights_are_read(checkpoint, monkeypatch):
     monkeypatch.setattr("hf_robustft.deployment.pipeline.load_checkpoint", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match="require_detector=False"):
