@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Where the files lie that belong to a model: the folder that it was loaded from, or the cache of the Hub."""
+"""Where the files lie that belong to a model (the folder that it was loaded from, or the cache of the Hub), and what they say of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ def hub_folder(source: str, revision: str | None, token: str | bool | None, need
 
 def facts_to_use(directory: Path, class_names: Sequence[str] | None, templates: Sequence[str] | None) -> tuple[dict[str, Any], bool, bool]:
     """
-    What `robustft.json` of a `directory` says of a model that classifies by `class_names` and `templates`, its own by default.
+    What `robustft.json` says of a model that classifies by its own classes and prompts, or by given ones.
+
+    Args:
+        directory (`Path`): The folder with `robustft.json`.
+        class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): Instead of its own.
 
     Returns:
         `tuple(dict, bool, bool)`: The facts, and whether a detector and a trained head are left out of them, being of other classes or
@@ -74,7 +78,16 @@ def facts_to_use(directory: Path, class_names: Sequence[str] | None, templates: 
 
 
 def check_has_detector(facts: dict[str, Any], left_out: bool) -> None:
-    """Refuse, with ValueError, what [`facts_to_use`] returned where nothing says what is unknown, if images are told apart by one label."""
+    """
+    Refuse `facts` of a model that gives one label to an image, where nothing says what is unknown.
+
+    Args:
+        facts (`dict[str, Any]`): As [`facts_to_use`] returns them.
+        left_out (`bool`): Whether a detector was left out of them.
+
+    Raises:
+        ValueError: If there is no detector, and there are no thresholds of several labels.
+    """
     if "detector" in facts or "thresholds" in facts:
         return
     missing, remedy = (

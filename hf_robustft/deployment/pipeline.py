@@ -402,7 +402,7 @@ def pipeline(
         # The same commit as the facts: names and threshold of another one may belong to other weights.
         revision = directory.name
     with here:
-        # Before the weights are read, which takes longer; what is no checkpoint is told so first.
+        # Before the weights are read, which takes longer; a folder of something else is told so first.
         if local_folder(model) is not None:
             check_config(directory, source)
         given = {"directory": directory, "batch_size": batch_size, "class_names": class_names, **kwargs}

@@ -47,7 +47,8 @@ def copy(tmp_path_factory):
     return root
 
 
-#: Run where the copy is the package: the guide's test, and what follows from the declaration.
+#: Run where the copy is the package: the guide's test, and what follows from the declaration. Without a folder of its own for temporary files
+#: this pytest would remove those that earlier runs have left, for up to minutes.
 IN_THE_COPY = """
 import contextlib, io, runpy, sys
 
@@ -57,7 +58,7 @@ from hf_robustft import cli
 from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.training.methods import RobustTrainingArguments
 
-failed = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "tests/objectives"])
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "--basetemp", "temporary", "tests/objectives"])
 facts = METHOD_FACTS["confident"]
 assert (facts.label, facts.papers[0].arxiv) == ("FT + confidence penalty", "1701.06548")
 assert "confidence_weight (`float`, *optional*, defaults to 0.1):" in RobustTrainingArguments.__doc__

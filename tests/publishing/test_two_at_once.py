@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 from helpers import image_dataset
-from test_calibrate import digests, folder, sets  # noqa: F401
+from test_calibrate import digests, folder, made, sets  # noqa: F401
 
 from hf_robustft import pipeline
 from hf_robustft.cli import compare, evaluate, main, train

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from helpers import image_dataset
-from test_calibrate import digests, folder, sets  # noqa: F401
+from test_calibrate import digests, folder, made, sets  # noqa: F401
 from transformers import CLIPModel
 
 from hf_robustft import OpenSetDetector, files, load_dual_encoder, pipeline
