@@ -86,7 +86,7 @@ def check_has_detector(facts: dict[str, Any], left_out: bool) -> None:
         left_out (`bool`): Whether a detector was left out of them.
 
     Raises:
-        ValueError: If there is no detector, and there are no thresholds of several labels.
+        ValueError: If there is neither a detector nor, for images with several labels, thresholds.
     """
     if "detector" in facts or "thresholds" in facts:
         return
