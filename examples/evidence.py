@@ -16,6 +16,18 @@ What the papers claim, judged on Emoji Shift: a table of all methods and a verdi
 `--parts` are runs of a method without, or with more of, a term of its loss. Claims on what is not there are not tested. Writes
 `evidence.md`, `evidence.json` and `frontier.png`, and puts the tables into `--pages` that have some with the same columns.
 Nothing is trained or measured.
+
+Then more seeds of each method at the rate that was chosen, `--rates_of` what was written so, for which no rule is asked:
+
+    hf-robustft compare --methods carot flyp tracer carot+croft wise_ft lines l2_sp lp_ft lipsum_ft car_ft --learning_rates 1e-4 \\
+        --seeds 0 1 2 3 4 --rule id_within --output_dir outputs/seeds/encoders
+    hf-robustft compare --methods croft --learning_rates 2e-4 --seeds 0 1 2 3 4 --rule id_within --output_dir outputs/seeds/croft
+    hf-robustft compare --methods lp --learning_rates 3e-2 --seeds 0 1 2 3 4 --rule id_within --output_dir outputs/seeds/lp
+    hf-robustft compare --methods clip_adapter --learning_rates 7e-4 --seeds 0 1 2 3 4 --rule id_within \\
+        --output_dir outputs/seeds/clip_adapter
+    hf-robustft compare --methods tip_adapter tip_adapter_f --learning_rates 3e-4 --seeds 0 1 2 3 4 --rule id_within \\
+        --output_dir outputs/seeds/tip_adapter
+    python examples/evidence.py outputs/seeds --rates_of model_cards/evidence/evidence.json --output model_cards/evidence/seeds
 """
 
 from __future__ import annotations
@@ -214,11 +226,12 @@ def told(judged: Judgement) -> list[str]:
     return [judged.claim.says, judged.claim.source, "<br>".join(parts), f"**{judged.verdict}**" + (f" ({', '.join(clear)})" if clear else "")]
 
 
-def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command: str) -> str:
+def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command: str, picture: bool) -> str:
     """The tables in markdown."""
     own = [row for row in summary["candidates"] if not row["variant"]]
     start, methods = summary["baseline"], {row["method"]: row["method_label"] for row in own}
     seeds = sorted({len(row["seeds"]) for row in own})
+    several = len(own) > len(methods)
     picked = [row for row in own if row["method"] in chosen and row["learning_rate"] == chosen[row["method"]][0]]
     rate = {row["label"]: _DASH if row["learning_rate"] is None else rate_text(row["learning_rate"]) for row in own}
 
@@ -244,15 +257,15 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
     parts = [
         "# Emoji Shift: all methods, and what the papers claim\n",
         f"```bash\n{command}\n```\n",
-        f"{sum(len(row['folders']) for row in own)} runs on {'; '.join(summary['hardware'])}, {' or '.join(map(str, seeds))} seeds of each method at each rate, "
+        f"{sum(len(row['folders']) for row in own)} runs on {'; '.join(summary['hardware'])}, {' or '.join(map(str, seeds))} seeds of each method at {'each' if several else 'one'} rate, "
         f"{summary['seconds'] / 3600:.1f} hours of training in sum. Mean ± standard deviation over seeds. Shifts: plain mean over four "
         f"artists never trained on. Unknown: 150 classes never trained on, told by the {DEFAULT_SCORE}.\n",
         "## In short\n", table(header, short, 2),
         f"Means over seeds. {NOISE_MARK}: cannot be told from noise.\n",
         "## At one rate for each method\n",
         table(["method", "rate", "chosen by", "seeds", *_COLUMNS], [*zero, *([row["method_label"], rate[row["label"]], hows[row["method"]], str(len(row["seeds"])), *values(row)] for row in picked)], 3),
-        "## At each rate\n",
-        table(["method", "rate", "seeds", *_COLUMNS], [[row["method_label"], rate[row["label"]], str(len(row["seeds"])), *values(row)] for row in own], 2),
+        *(["## At each rate\n",
+        table(["method", "rate", "seeds", *_COLUMNS], [[row["method_label"], rate[row["label"]], str(len(row["seeds"])), *values(row)] for row in own], 2)] if several else []),
         "## Paired differences under shift\n",
         table(["method", "rate", *(f"{word}, against {other}" for other in ("zero-shot", "FLYP") for word in _METRICS.values())], [[row["method_label"], rate[row["label"]], *gaps(row)] for row in own], 2),
         f"Points, and nats; 95 % intervals; FLYP is that at the same rate. {NOISE_NOTE}\n",
@@ -264,14 +277,17 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
         "## Claims\n",
         f"Of {len(tested)} claims: {', '.join(f'{verdict} {count}' for verdict, count in counts.items())}.\n",
         "Differences are over the same images, with 95 % intervals: drawings are resampled with all their views and in all sets at once, and the variance "
-        "between seeds is added. **Holds**: at every rate that was tested the whole interval is on the side that is claimed. **Does not hold**: at a rate it is "
-        "on the other side, and at none on the side that is claimed. **Depends on the rate**: both happen. Else nothing can be told. What is said to be kept "
-        "may be a point worse. Intervals are not widened for the number of claims: one or two verdicts may be chance.\n",
-        table(["claim", "who says so", "difference (95 % interval)", "verdict"], list(map(told, tested)), 4),
-        "Accuracies, AUROC and ECE in points, NLL in nats, of singular values the decimal logarithm. \"Spread\": greatest less smallest over the rates. "
+        "between seeds is added. "
+        + ("**Holds**: at every rate that was tested the whole interval is on the side that is claimed. **Does not hold**: at a rate it is "
+           "on the other side, and at none on the side that is claimed. **Depends on the rate**: both happen. " if several else
+           "**Holds**: the whole interval is on the side that is claimed. **Does not hold**: it is on the other side. ")
+        + "Else nothing can be told. What is said to be kept may be a point worse. Intervals are not widened for the number of claims: one or two verdicts may be chance.\n",
+        table(["claim", "who says so", f"difference {'' if several else 'at one rate '}(95 % interval)", "verdict"], list(map(told, tested)), 4),
+        "Accuracies, AUROC and ECE in points, NLL in nats, of singular values the decimal logarithm. "
+        + ('"Spread": greatest less smallest over the rates. ' if several else "") +
         "Correlations: Spearman's, over all runs; candidates are resampled.\n",
         *(f"Not tested, {why}: {'; '.join(one.claim.says for one in untested if one.why == why)}.\n" for why in dict.fromkeys(one.why for one in untested)),
-        "![Accuracy under shift against accuracy in distribution](frontier.png)\n",
+        *(["![Accuracy under shift against accuracy in distribution](frontier.png)\n"] if picture else []),
     ]
     return "\n".join(parts)
 
@@ -307,6 +323,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="Of a comparison, or of single runs.")
     parser.add_argument("--parts", nargs="+", default=[], metavar="PART=FOLDER", help=f"Of {', '.join(PARTS)}.")
     parser.add_argument("--rates", nargs="+", default=[], metavar="METHOD=RATE", help="Of methods whose rate no rule is to choose.")
+    parser.add_argument("--rates_of", type=Path, metavar="EVIDENCE.json", help="Evidence that chose the rates: no rule is to choose again.")
     parser.add_argument("--draw", nargs="+", help="Methods in the picture (default: all that have several rates).")
     parser.add_argument("--pages", type=Path, nargs="+", default=[], help="Markdown files with tables to put in their place.")
     parser.add_argument("--output", type=Path, default=Path("outputs/evidence"), help="Folder of the tables.")
@@ -318,12 +335,21 @@ def main() -> None:
     comparison.runs.sort(key=lambda run: (*ORDER, run.candidate.method).index(run.candidate.method))
     parts = {name: read_runs(finished([Path(folder)])).runs for name, folder in folders.items()}
     check_data([*comparison.runs, *(run for runs in parts.values() for run in runs)])
-    chosen = chosen_rates(comparison, {method: float(rate) for method, rate in given.items()})
+    if asked.rates_of:
+        before = json.loads(asked.rates_of.read_text(encoding="utf-8"))["chosen"]
+        chosen = {method: (of["learning_rate"], of["by"]) for method, of in before.items()}
+        trained = {(run.candidate.method, run.candidate.learning_rate) for run in comparison.runs}
+        if other := sorted(f"{method} at {rate}" for method, rate in trained - {("zero_shot", None)} if chosen.get(method, ("",))[0] != rate):
+            parser.error(f"{asked.rates_of} did not choose {', '.join(other)}; leave these runs out, or --rates_of")
+    else:
+        chosen = chosen_rates(comparison, {method: float(rate) for method, rate in given.items()})
     measurements = Measurements(comparison, {name: rate for name, (rate, _) in chosen.items()}, parts)
     judged = [*(judge(claim, measurements) for claim in CLAIMS), *bound(comparison)]
     command = public_command(f"python examples/evidence.py {shlex.join(sys.argv[1:])}")
     summary = summarise(comparison, command=command)
-    text = page(summary, chosen, judged, command)
+    drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
+    lines = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]
+    text = page(summary, chosen, judged, command, picture=bool(lines))
     content = {
         "command": command,
         "chosen": {name: {"learning_rate": rate, "by": how} for name, (rate, how) in chosen.items()},
@@ -335,9 +361,8 @@ def main() -> None:
     asked.output.mkdir(parents=True, exist_ok=True)
     (asked.output / "evidence.json").write_text(json.dumps(rounded(content), indent=1) + "\n", encoding="utf-8")
     (asked.output / "evidence.md").write_text(text, encoding="utf-8")
-    drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
-    rows = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]
-    plot_frontier({**summary, "candidates": rows}, asked.output / "frontier.png", dpi=130)
+    if lines:
+        plot_frontier({**summary, "candidates": lines}, asked.output / "frontier.png", dpi=130)
     for path in asked.pages:
         path.write_text(with_tables(path.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)

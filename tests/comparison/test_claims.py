@@ -230,3 +230,27 @@ def test_its_tables_hold_the_numbers_and_go_into_pages(evidence):
     assert carot["against_flyp"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.15)
     assert f"```bash\n{found['command']}\n```" in text and "<your folder>/page.md" in found["command"], "places on this machine stay here"
     assert "| old |" not in page and page.endswith("\n\n| other |\n|--|\n| kept |\n") and "| CaRot is more accurate than FLYP under shift |" in page
+
+
+def test_more_seeds_at_the_rates_that_earlier_evidence_chose(repository, tmp_path, monkeypatch, capsys):
+    sets = {**SETS, "held out": "validation"}
+    for method, rate, gain in (("flyp", 1e-4, 0.0), ("carot", 1e-3, 0.15)):
+        for seed in range(3):
+            finished_with_predictions(tmp_path / "all" / f"{method}-{seed}", method, rate, seed, (0.9, 0.5 + gain, 0.5 + gain, 0.9), sets)
+    finished_with_predictions(tmp_path / "all" / "zero_shot", "zero_shot", None, None, (0.6, 0.5, 0.5, 0.6), sets)
+    chosen = {"flyp": {"learning_rate": 1e-4, "by": "concepts"}, "carot": {"learning_rate": 1e-3, "by": "id"}, "ft": {"learning_rate": 1e-4, "by": "id"}}
+    (tmp_path / "before.json").write_text(json.dumps({"chosen": chosen}))
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    main = importlib.import_module("evidence").main
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *map(str, (tmp_path / "all", "--rates_of", tmp_path / "before.json", "--output", tmp_path / "out"))])
+    main()
+    text = (tmp_path / "out" / "evidence.md").read_text()
+    assert "| CaRot | 1e-3 | new views of the training drawings | 3 |" in text and "| FLYP | 1e-4 | classes left out of training | 3 |" in text
+    assert "## At each rate" not in text and "frontier.png" not in text and not (tmp_path / "out" / "frontier.png").exists()
+    assert "| difference at one rate (95 % interval) |" in text, "in a page the claims at all rates stay where they are"
+    found = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert found["chosen"]["carot"] == chosen["carot"]
+    finished_with_predictions(tmp_path / "all" / "flyp-other", "flyp", 1e-3, 0, (0.9, 0.5, 0.5, 0.9), sets)
+    with pytest.raises(SystemExit):
+        main()
+    assert "flyp at 0.001" in capsys.readouterr().err
