@@ -40,6 +40,7 @@ def test_a_simulated_stream_is_judged_as_the_command_judges_it(delays, tmp_path)
     assert report["estimated_accuracy"]["all"] == pytest.approx(found["estimated_accuracy"]["all"], abs=1e-5)
 
 
+@pytest.mark.slow  # Ten seconds for an example: `python -m pytest -m slow tests/deployment/test_watch_delays.py`.
 def test_the_tables_count_what_was_played(delays, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["watch_delays.py", "--limit", "60", "--streams", "4", "--orders", "3", "--output", str(tmp_path)])
     delays.main()

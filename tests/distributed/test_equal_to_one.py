@@ -19,7 +19,7 @@ LIMITS = {"float32": 1e-5, "float64": 1e-12, "end": 1e-9}
 OF_FT = ("lp", "lp_ft", "l2_sp", "car_ft", "lipsum_ft", "clip_adapter", "tip_adapter_f")
 #: Four processes show what two do not, uneven shares of a step; how a method gathers its rows, two show.
 BY_FOUR = ("carot", "flyp", "ft", "croft", "carot+croft")
-#: Of them; the others: `python -m pytest -m slow tests/distributed/test_equal_to_one.py`, half a minute.
+#: Of them; the others: `python -m pytest -m slow tests/distributed/test_equal_to_one.py`, two minutes.
 OFTEN_BY_FOUR = ("carot-end", "carot+croft-end", "accumulated-end")
 JOBS = [
     {
@@ -43,6 +43,10 @@ JOBS.append({"name": "chunked-parts-end", "method": "carot", "settings": {**OF_P
 #: SigLIP, whose bias trains too, by the objectives that have a form for it and by one that has not; CLIP's kin by the plainest.
 OF_SIGLIP = ("flyp", "tracer", "covariance_anchor", "ft")
 KIN = ("altclip", "blip", "vision-text-dual-encoder", "chinese_clip", "aimv2", "metaclip_2")
+#: By two processes, now and then: what differs from CLIP's FLYP in its model alone, from FT in a term alone, or from another of these in
+#: its precision alone.
+SELDOM = {f"{kin}-end" for kin in KIN} | {f"{method}-float32" for method in METHODS if method not in (*OF_FT, "carot")}
+SELDOM |= {f"{method}-end" for method in OF_FT if method not in ("lp", "l2_sp")}
 JOBS += [{"name": f"siglip-{method}-end", "method": method, "family": "siglip"} for method in OF_SIGLIP]
 JOBS += [{"name": f"{kin}-end", "method": "flyp", "family": kin, "settings": {"max_steps": 2}} for kin in KIN]
 #: An image adapter that no weight can take in.
@@ -71,23 +75,35 @@ SHARDED = [job for job in SHARDED if not {"contrastive_chunk_size", "lora_rank"}
 SHARDED.append({"name": "whole-teacher", "method": "carot", "settings": {"shard_teacher": False}})
 SHARDED.append({"name": "checkpointed", "method": "carot", "settings": {"activation_checkpointing": True}})
 SHARDED = [{**job, "settings": {**job.get("settings", {}), "fully_shard": True}} for job in SHARDED]
+#: The others now and then.
+OFTEN_SHARDED = ("carot-float64", "carot-end", "flyp-end", "accumulated-end", "frozen-end", "siglip2-float32", "whole-teacher", "checkpointed")
+
+
+def often(processes: int, name: str, sharded: bool) -> bool:
+    """Whether the default suite has it, and not only the slow tests."""
+    if sharded:
+        return name in OFTEN_SHARDED
+    return name in OFTEN_BY_FOUR if processes == 4 else name not in SELDOM
+
+
+def seldom(processes: int, name: str, sharded: bool = False):
+    """The marks of its test."""
+    return () if often(processes, name, sharded) else pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """`trained(processes, job, sharded=False)` -> `(tensors, logs)`; all jobs run at the first call for their processes."""
+    """`trained(processes, job, sharded=False)` -> `(tensors, logs)`; all jobs of a kind run at the first call for one of them."""
     folders = {}
 
     def result(processes: int, name: str, sharded: bool = False) -> tuple[dict, list[dict]]:
-        often = processes < 4 or name in OFTEN_BY_FOUR
-        if (processes, sharded, often) not in folders:
-            folder = folders[processes, sharded, often] = tmp_path_factory.mktemp(
-                f"processes{processes}{'sharded' * sharded}"
-            )
+        kind = processes, sharded, often(processes, name, sharded)
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp(f"processes{processes}{'sharded' * sharded}")
             jobs = SHARDED if sharded else jobs_of(processes)
-            jobs = [job for job in jobs if processes < 4 or (job["name"] in OFTEN_BY_FOUR) == often]
-            run_in(processes, WORKER, folder, processes, json.dumps(jobs))
-        folder = folders[processes, sharded, often] / name
+            jobs = [job for job in jobs if often(processes, job["name"], sharded) == kind[2]]
+            run_in(processes, WORKER, folders[kind], processes, json.dumps(jobs))
+        folder = folders[kind] / name
         return load_file(folder / "end.safetensors"), json.loads((folder / "logs.json").read_text())
 
     return result
@@ -117,10 +133,10 @@ def assert_same_logs(got: list[dict], want: list[dict], limit: float) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("processes", "name"),
-    [(2, job["name"]) for job in jobs_of(2)]
-    + [
-        pytest.param(4, job["name"], marks=() if job["name"] in OFTEN_BY_FOUR else pytest.mark.slow)
-        for job in jobs_of(4)
+    [
+        pytest.param(processes, job["name"], marks=seldom(processes, job["name"]))
+        for processes in (2, 4)
+        for job in jobs_of(processes)
     ],
 )
 def test_several_processes_equal_one(trained, processes, name):
@@ -131,7 +147,7 @@ def test_several_processes_equal_one(trained, processes, name):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", [job["name"] for job in SHARDED])
+@pytest.mark.parametrize("name", [pytest.param(job["name"], marks=seldom(2, job["name"], True)) for job in SHARDED])
 def test_fsdp2_equals_one_process(trained, name):
     plain = name if any(job["name"] == name for job in JOBS) else "carot-end"
     limit = LIMITS[plain.rsplit("-")[-1]]
@@ -143,8 +159,9 @@ def test_fsdp2_equals_one_process(trained, name):
 
 
 @pytest.mark.timeout(1800)
-def test_what_is_compared_is_all_there(trained):
-    for method in METHODS:
+@pytest.mark.parametrize("now_and_then", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_is_compared_is_all_there(trained, now_and_then):
+    for method in (method for method in METHODS if (f"{method}-end" in SELDOM) == now_and_then):
         end, end_logs = trained(1, f"{method}-end")
         gradients, logs = ({}, end_logs) if method in OF_FT else trained(1, f"{method}-float64")
         terms = set().union(*(entry.keys() for entry in logs))

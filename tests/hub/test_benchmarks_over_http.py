@@ -43,7 +43,8 @@ def command(repository, *more):
     return [str(repository / "examples" / "run_robust_ft.py"), *flags, *more]
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+#: Streams of the Hub have tests of their own: `python -m pytest -m slow tests/hub/test_benchmarks_over_http.py`, ten seconds.
+@pytest.mark.parametrize("streaming", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_imagenet_and_its_shifts(hub, run_with_hub, repository, tmp_path, base, streaming):
     """Train on ImageNet-1k by its name, and measure on it and its five shifts, and on a folder of one's own on the Hub."""
     sizes = seed_imagenet(hub)

@@ -26,7 +26,8 @@ def command(repository, tmp_path, tiny_clip):
     return lambda *more: [*script, "--push_to_hub", "true", "--hub_model_id", "alice/job", *more]
 
 
-@pytest.mark.parametrize("method", ["carot", "ft"])
+#: With a head too: `python -m pytest -m slow tests/hub/test_push_job.py`.
+@pytest.mark.parametrize("method", ["carot", pytest.param("ft", marks=pytest.mark.slow)])
 def test_the_last_push_holds_what_was_measured(hub, run_with_hub, command, tmp_path, method):
     every_save = ["--hub_strategy", "every_save", "--save_strategy", "steps", "--save_steps", "2"]
     done = run_with_hub(command("--method", method, *every_save), hub)

@@ -11,8 +11,7 @@ from helpers import CLASSES, image_dataset, tiny_processor
 
 from hf_robustft.cli.train_arguments import CHOICES
 
-#: Each kind of method once before and once after another (flyp and carot train what carot+croft trains); all pairs of methods:
-#: `python -m pytest tests/job/test_rerun.py -m slow`.
+#: Each kind of method once before and once after another (flyp and carot train what carot+croft trains).
 CYCLE = ("ft", "croft", "wise_ft", "carot+croft", "zero_shot", "ft")
 SETTINGS = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none"]
 TRAINING = ["--max_steps", "1", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--learning_rate", "1e-3"]
@@ -77,6 +76,7 @@ def check_pairs(run, runs: dict, pairs) -> None:
 BY_METHOD = {method: (["--method", method], {}) for method in CHOICES}
 
 
+@pytest.mark.slow  # A quarter of a minute: `python -m pytest -m slow tests/job/test_rerun.py`, as all pairs.
 def test_each_method_before_and_after_another(run):
     check_pairs(run, BY_METHOD, list(itertools.pairwise(CYCLE)))
 
@@ -87,7 +87,15 @@ def test_every_ordered_pair_of_methods(run, second):
     check_pairs(run, BY_METHOD, [(first, second) for first in CHOICES])
 
 
-def test_pairs_of_options(run):
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("everything", "plain", "two steps", "nothing", "everything"),
+        pytest.param(("everything", "one kept", "two steps", "one kept", "plain"), marks=pytest.mark.slow),
+    ],
+    ids=["all kinds", "some kept"],
+)
+def test_pairs_of_options(run, order):
     sets = {"sets": ("images/test", "images/held_out:validation")}
     none = ["--save_strategy", "no"]
     runs = {
@@ -100,5 +108,4 @@ def test_pairs_of_options(run):
         ),
         "one kept": (["--method", "flyp", "--max_steps", "2", "--save_steps", "1", "--save_total_limit", "1"], {}),
     }
-    order = ("everything", "plain", "two steps", "nothing", "everything", "one kept", "two steps", "one kept", "plain")
     check_pairs(run, runs, list(itertools.pairwise(order)))

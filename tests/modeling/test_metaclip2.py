@@ -196,7 +196,10 @@ def train(command: list[str]) -> None:
     assert cli.main(["train", *command]) == 0
 
 
-@pytest.mark.parametrize("method", ["carot", "croft", "carot+croft", "flyp", "ft", "wise_ft"])
+#: A method for each way of reading captions; the others: `python -m pytest -m slow tests/modeling/test_metaclip2.py`.
+@pytest.mark.parametrize(
+    "method", ["carot", "croft", "ft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("carot+croft", "flyp", "wise_ft"))]
+)
 def test_every_method_trains_and_every_command_takes_what_it_left(base, images, tmp_path, method, capsys):
     output = tmp_path / "out"
     train(job(base, images, output, "--method", method))

@@ -47,8 +47,18 @@ def adapters():
     return made
 
 
-@pytest.mark.parametrize("method", ["carot", "tracer", "carot+croft"])
-@pytest.mark.parametrize("best", [False, True])
+#: Each method once, and each way; all of them: `python -m pytest -m slow tests/training/test_exported_teacher.py`.
+OFTEN = (("carot", True), ("tracer", False), ("carot+croft", False))
+
+
+@pytest.mark.parametrize(
+    ("method", "best"),
+    [
+        pytest.param(method, best, marks=() if (method, best) in OFTEN else pytest.mark.slow)
+        for method in ("carot", "tracer", "carot+croft")
+        for best in (False, True)
+    ],
+)
 def test_measured_chosen_and_saved_weights_are_the_same(tiny_clip, tmp_path, method, best):
     each_step = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     settings = {**each_step, "metric_for_best_model": "nll", "load_best_model_at_end": best}

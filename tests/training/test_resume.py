@@ -43,6 +43,9 @@ CASES = [
     (CovarianceAnchorTrainer, 6, 4, 0),
     (CovarianceAnchorTrainer, 10, 4, 0),
 ]
+#: Of what goes on as another does at that place: `python -m pytest -m slow tests/training/test_resume.py`, half a minute.
+SELDOM = [(CaRotTrainer, 6, 3, 0), (CaRotTrainer, 10, 3, 0), (TRACERTrainer, 6, 4, 0), (FineTuneTrainer, 8, 3, 0)]
+SELDOM += [(FineTuneTrainer, 12, 5, 0), (CRoFTTrainer, 8, 3, 0), (CaRotCRoFTTrainer, 8, 3, 0), (CovarianceAnchorTrainer, 10, 4, 0)]
 METHODS = (CaRotTrainer, TRACERTrainer, FineTuneTrainer, CRoFTTrainer, CaRotCRoFTTrainer, CovarianceAnchorTrainer)
 #: An incomplete batch is dropped by contrastive methods.
 STEPS_PER_EPOCH = {cls: 6 if cls in (FineTuneTrainer, CRoFTTrainer) else 5 for cls in METHODS}
@@ -67,7 +70,10 @@ def whole_run(tmp_path_factory):
 
 
 @pytest.mark.same_bits("resumed from what was saved; the same batches in the same order")
-@pytest.mark.parametrize(("cls", "step", "logging_steps", "workers"), CASES)
+@pytest.mark.parametrize(
+    ("cls", "step", "logging_steps", "workers"),
+    [pytest.param(*case, marks=pytest.mark.slow if case in SELDOM else ()) for case in CASES],
+)
 def test_killed_and_resumed_equals_uninterrupted(tiny_clip, tmp_path, whole_run, cls, step, logging_steps, workers):
     model = with_dropout(tiny_clip)  # masks come from torch's generator, which must be restored too
     settings = {"logging_steps": logging_steps, "dataloader_num_workers": workers, "save_steps": step}
@@ -105,6 +111,9 @@ def test_of_siglip_too(tmp_path, name, cls):
 def test_the_cases_cover_what_they_claim():
     ends = {(cls, step % STEPS_PER_EPOCH[cls] == 0) for cls, step, _, _ in CASES}
     assert ends == {(cls, end) for cls in METHODS for end in (True, False)}
+    usual = [case for case in CASES if case not in SELDOM]
+    assert {cls for cls, *_ in usual} == set(METHODS) and len(usual) == len(CASES) - len(SELDOM)
+    assert {step % STEPS_PER_EPOCH[cls] == 0 for cls, step, *_ in usual} == {True, False}
     helped = {(step % STEPS_PER_EPOCH[cls] == 0, STEPS_PER_EPOCH[cls]) for cls, step, _, workers in CASES if workers}
     assert helped == {(False, 5), (True, 5), (False, 6)}
     assert any(step % logging for _, step, logging, _ in CASES)
