@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -32,12 +33,15 @@ OPTIONAL = {
     "thresholds": dict,
     "detector": dict,
     "prediction_sets": dict,
+    "fitted_prompts": str,
     "adapters": dict,
     "card": dict,
     "image_hashes": list,
     "label_names": list,
     "left_out_classes": dict,
 }
+#: What holds for the prompts that it was fitted with, and no others.
+FITTED = ("temperature", "thresholds", "detector", "prediction_sets")
 _NUMBER = (int, float)
 #: The kinds of entries of a part that readers count on, where they are there; of a list, the kind of its items.
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -79,6 +83,8 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     """
     Set parts of an existing `robustft.json`, and keep the others; a part set to `None` is removed.
 
+    With what is fitted on images goes which prompts it was fitted with, so that prompts that are changed later are noticed.
+
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
         parts (`Any`, *optional*): JSON values by name: `problem_type`, `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
@@ -97,8 +103,12 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     if not (Path(directory) / METADATA_FILE).is_file():
         load_robustft_json(directory)
     with locked(directory):
-        content = {**load_robustft_json(directory), **parts}
-        return dump_robustft_json(directory, {name: value for name, value in content.items() if value is not None})
+        content = {name: value for name, value in {**load_robustft_json(directory), **parts}.items() if value is not None}
+        if set(parts) & set(FITTED):
+            content.pop("fitted_prompts", None)
+            if set(content) & set(FITTED) and content.get("head", ZERO_SHOT_HEAD) == ZERO_SHOT_HEAD:
+                content["fitted_prompts"] = _prompts(content)
+        return dump_robustft_json(directory, content)
 
 
 def load_robustft_json(directory: str | Path) -> dict[str, Any]:
@@ -114,7 +124,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `alpha`, `merge` (what a method that merges made the weights of), `selection` (the rule that chose method and rate, from which
         grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
-        `prediction_sets` (see [`ConformalClassifier`]), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
+        `prediction_sets` (see [`ConformalClassifier`]), `fitted_prompts` (a hash of the class names and templates that these four were
+        fitted with, where the model answers by prompts), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
         `kept` there), `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see
@@ -122,7 +133,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the folder has no `robustft.json`.
-        ValueError: If it is not JSON, of another format, or a field is missing or of the wrong kind.
+        ValueError: If it is not JSON, of another format, a field is missing or of the wrong kind, or the class names or templates are not
+            those that what is fitted was fitted with.
     """
     path = Path(directory) / METADATA_FILE
     settle(path.parent)
@@ -168,7 +180,19 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
             check_templates(content["templates"])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+    if content.get("fitted_prompts") not in (None, _prompts(content)):
+        parts = ", ".join(name for name in FITTED if name in content)
+        raise ValueError(
+            f"{path}: 'class_names' or 'templates' are not those that {parts or 'what it says'} was fitted with; put them back, and give other "
+            "prompts to a command by --class_names and --templates, which leave out what was fitted."
+        )
     return content
+
+
+def _prompts(content: Mapping[str, Any]) -> str:
+    """A hash of the class names and templates of `content`."""
+    text = json.dumps([content["class_names"], content["templates"]], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def with_prompts(facts: Mapping[str, Any], class_names: Sequence[str] | None, templates: Sequence[str] | None) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def test_a_class_that_is_called_unknown_is_warned_of(checkpoint, recwarn):
     content = json.loads((checkpoint / "robustft.json").read_text())
     names = ["unknown", *CLASSES[1:]]
     content["class_names"] = content["detector"]["class_names"] = names
+    del content["fitted_prompts"]
     (checkpoint / "robustft.json").write_text(json.dumps(content))
     with pytest.warns(UserWarning, match="'unknown'.*is_known"):
         pipeline(checkpoint)
@@ -132,6 +133,7 @@ def test_what_the_small_files_say_is_refused_before_weights_are_read(checkpoint,
     update_robustft_json(checkpoint, detector=None)
     with pytest.raises(ValueError, match="require_detector=False"):
         pipeline(checkpoint)
+    update_robustft_json(checkpoint, temperature=None, prediction_sets=None)
     (checkpoint / "robustft.json").write_text(json.dumps(json.loads((checkpoint / "robustft.json").read_text()) | {"class_names": []}))
     with pytest.raises(ValueError, match="no class names"):
         pipeline(checkpoint, require_detector=False)
@@ -188,8 +190,22 @@ def test_a_detector_of_other_classes_is_refused(checkpoint):
     facts = load_robustft_json(checkpoint)
     facts["class_names"] = [*CLASSES[:3], "ant"]
     (checkpoint / "robustft.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="'class_names'.*detector was fitted with"):
+        pipeline(checkpoint)
+    # Of a folder that does not say which prompts its detector was fitted with.
+    del facts["fitted_prompts"]
+    (checkpoint / "robustft.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="detector is for other classes"):
         pipeline(checkpoint)
+
+
+def test_other_templates_than_those_of_the_fit_are_refused_unless_they_are_given(checkpoint, photos):
+    facts = load_robustft_json(checkpoint)
+    (checkpoint / "robustft.json").write_text(json.dumps({**facts, "templates": ["a sketch of a {}."]}))
+    with pytest.raises(ValueError, match="'templates'.*detector.*--templates"):
+        pipeline(checkpoint)
+    (checkpoint / "robustft.json").write_text(json.dumps(facts))
+    assert {row["is_known"] for row in pipeline(checkpoint, templates=["a sketch of a {}."], require_detector=False)(photos)} == {None}
 
 
 def test_a_given_detector_of_other_classes_is_refused(checkpoint):

@@ -149,6 +149,11 @@ def test_other_classes_are_refused(folder, names, message):
     detector.save(folder)
     content = json.loads((folder / "robustft.json").read_text())
     (folder / "robustft.json").write_text(json.dumps({**content, "class_names": list(names)}))
+    with pytest.raises(ValueError, match="'class_names'.*detector was fitted with"):
+        OpenSetDetector.from_pretrained(folder)
+    # Of a folder that does not say which prompts its detector was fitted with.
+    del content["fitted_prompts"]
+    (folder / "robustft.json").write_text(json.dumps({**content, "class_names": list(names)}))
     with pytest.raises(ValueError, match="other classes than the model in .*" + message):
         OpenSetDetector.from_pretrained(folder)
     write_robustft_json(folder, method="ft", class_names=names, templates=TEMPLATES, settings={})

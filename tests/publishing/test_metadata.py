@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import hf_robustft
-from hf_robustft.publishing.metadata import load_robustft_json, write_robustft_json
+from hf_robustft.modeling.metadata import update_robustft_json
+from hf_robustft.publishing.metadata import METADATA_FILE, load_robustft_json, write_robustft_json
 
 FACTS = {"method": "carot", "class_names": ("red panda", "cat"), "templates": ("a {}.", "the {}.")}
 
@@ -116,3 +117,44 @@ def test_another_file_is_a_value_error(tmp_path, content, message):
 def test_reading_it_needs_no_torch(repository):
     code = "import sys, hf_robustft.publishing.metadata; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, timeout=60).returncode == 0
+
+
+def rewrite(folder, **parts):
+    path = folder / METADATA_FILE
+    content = {**json.loads(path.read_text(encoding="utf-8")), **parts}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", ["temperature", "thresholds", "detector", "prediction_sets"])
+@pytest.mark.parametrize("change", [{"templates": ["a sketch of a {}."]}, {"templates": ["a {}.", "{}"]}, {"class_names": ["dog", "cat"]}])
+def test_prompts_changed_after_a_fit_are_noticed(tmp_path, part, change):
+    write_robustft_json(tmp_path, method="flyp", class_names=["cat", "dog"], templates=["a {}."], settings={})
+    update_robustft_json(tmp_path, **{part: {"n": 8}})
+    assert load_robustft_json(tmp_path)[part] == {"n": 8}
+    before = (tmp_path / METADATA_FILE).read_bytes()
+    rewrite(tmp_path, **change)
+    with pytest.raises(ValueError, match=rf"'templates'.*\b{part}\b.*--templates") as caught:
+        load_robustft_json(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="'templates'"):
+        update_robustft_json(tmp_path, card={})
+    (tmp_path / METADATA_FILE).write_bytes(before)
+    assert update_robustft_json(tmp_path, **{part: None}) and "fitted_prompts" not in load_robustft_json(tmp_path)
+    rewrite(tmp_path, **change)
+    assert load_robustft_json(tmp_path)["templates"] == change.get("templates", ["a {}."]), "nothing is fitted any more"
+
+
+def test_a_trained_head_and_a_fit_of_before_do_not_say_which_prompts(tmp_path):
+    write_robustft_json(tmp_path, method="ft", class_names=["cat", "dog"], templates=["a {}."], settings={}, head="linear head")
+    update_robustft_json(tmp_path, temperature={"n": 8})
+    rewrite(tmp_path, templates=["a sketch of a {}."])
+    assert "fitted_prompts" not in load_robustft_json(tmp_path), "a head reads no prompts"
+    write_robustft_json(tmp_path, method="flyp", class_names=["cat", "dog"], templates=["a {}."], settings={})
+    update_robustft_json(tmp_path, temperature={"n": 8})
+    rewrite(tmp_path, templates=["a sketch of a {}."], fitted_prompts=None)
+    assert load_robustft_json(tmp_path)["temperature"] == {"n": 8}
+    # The next fit says it.
+    update_robustft_json(tmp_path, thresholds={"n": 8})
+    rewrite(tmp_path, templates=["a {}."])
+    with pytest.raises(ValueError, match="temperature, thresholds"):
+        load_robustft_json(tmp_path)
