@@ -14,8 +14,8 @@ What the papers claim, judged on Emoji Shift: a table of all methods and a verdi
         carot-orthogonality=outputs/carot-orthogonality croft+gradient=outputs/croft-gradient
 
 `--parts` are runs of a method without, or with more of, a term of its loss. Claims on what is not there are not tested. Writes
-`evidence.md`, `evidence.json` and `frontier.png`, and puts the tables into `--pages` that have some with the same columns.
-Nothing is trained or measured.
+`evidence.md`, `evidence.json` and `frontier.png`, and puts the tables into `--pages` that have some with the same columns,
+where rows of what was not judged stay. Nothing is trained or measured.
 
 Then more seeds of each method at the rate that was chosen, `--rates_of` what was written so, for which no rule is asked:
 
@@ -292,10 +292,26 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
     return "\n".join(parts)
 
 
+def by_first_cell(rows: Sequence[str]) -> dict[str, list[str]]:
+    """Lines of a table by the words that they begin with."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.split("|")[1], []).append(row)
+    return found
+
+
 def with_tables(text: str, source: str) -> str:
-    """A page with the tables of `source` in the place of those that have the same columns."""
-    new = {found.group().partition("\n")[0]: found.group() for found in _TABLE.finditer(source)}
-    return _TABLE.sub(lambda found: new.get(found.group().partition("\n")[0], found.group()), text)
+    """A page with the tables of `source` in the place of those that have the same columns; rows of what the source has not stay."""
+    new = {found.group().partition("\n")[0]: found.group().splitlines() for found in _TABLE.finditer(source)}
+
+    def merged(found: re.Match) -> str:
+        header, _, *old = found.group().splitlines()
+        if header not in new:
+            return found.group()
+        rows = by_first_cell(old) | by_first_cell(new[header][2:])
+        return "\n".join([header, new[header][1], *(row for of in rows.values() for row in of)]) + "\n"
+
+    return _TABLE.sub(merged, text)
 
 
 def short(row: Mapping) -> dict:

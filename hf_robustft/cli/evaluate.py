@@ -55,6 +55,7 @@ from .data_sets import (
     train_benchmark,
     validation_benchmark,
 )
+from .label_lists import refuse_idle_groups
 from .option_rules import check_bank
 from .specs import Spec
 
@@ -133,6 +134,8 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
         benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
         if options.knn_bank is not None and all(benchmark.role != "open_set" for benchmark in benchmarks):
             raise ValueError("`--knn_bank` is for the detection of unknown classes; give a set `NAME:open_set` too, or leave it out.")
+        if data.group_column is not None and not options.save_logits:
+            refuse_idle_groups(benchmarks, data.group_column)
         notes = [whose_classes(options.model, data, facts), *notes]
         images = check_images(None, benchmarks, earlier=facts.get("image_hashes", ()), allow_overlap=True)
         evaluator = Evaluator(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.benchmark_checks import refuse_lists
@@ -112,36 +111,54 @@ def check_lists(
 
 
 def measured_lists(
-    evaluation: Sequence[Benchmark], validation: Benchmark | None, data_args: DataArguments
+    evaluation: Sequence[Benchmark], validation: Benchmark | None, data_args: DataArguments, compared: bool = False
 ) -> tuple[list[Benchmark], Benchmark | None, list[str]]:
     """
     The sets that a run on lists of labels measures: those to measure on, if there are any, with the validation images, on which each model has
-    its own thresholds fitted. Where groups say which images are held out together, they are for that alone.
+    its own thresholds fitted. Groups say which images are held out together, and are kept beside the logits, from which a comparison draws.
 
     Args:
         evaluation (`Sequence[Benchmark]`): The sets to measure on.
         validation ([`Benchmark`], *optional*): What is fitted on.
         data_args ([`DataArguments`]): Of the command line.
+        compared (`bool`, *optional*, defaults to `False`): As for [`check_lists`].
 
     Returns:
         `tuple`: The sets to measure on, what is fitted on, and sentences for the user.
+
+    Raises:
+        ValueError: If there are groups that nothing would read.
     """
     notes = []
-    if data_args.group_column is not None and data_args.hold_out is not None:
-        # By identity: benchmarks of rows in memory are equal when their descriptions are.
-        place = next((place for place, item in enumerate(evaluation) if item is validation), None)
-        evaluation = [_without_groups(item) for item in evaluation]
-        validation = evaluation[place] if place is not None else None if validation is None else _without_groups(validation)
+    if data_args.group_column is not None and not (data_args.save_logits or compared):
+        if data_args.hold_out is None:
+            raise ValueError(
+                f"`--group_column {data_args.group_column}` would do nothing: measures of lists of labels have no standard errors; hold images out of "
+                "training with --hold_out, or keep the logits with --save_logits, from which a comparison draws whole groups."
+            )
         notes = [
-            f"Note: no group of `--group_column {data_args.group_column}` is in two of the sets. Measures of lists of labels have no standard errors, and a "
-            "comparison draws single images: intervals are too narrow where the images of a group are alike."
+            f"Note: no group of `--group_column {data_args.group_column}` is in two of the sets. Measures of lists of labels have no standard errors; "
+            "a comparison draws whole groups where the logits are kept (--save_logits)."
         ]
     if not evaluation or validation is None or any(validation is item for item in evaluation):
         return list(evaluation), validation, notes
     return [*evaluation, validation], validation, notes
 
 
-def _without_groups(benchmark: Benchmark) -> Benchmark:
-    if benchmark.group_column is None:
-        return benchmark
-    return replace(benchmark, group_column=None, opened=replace(benchmark.open(), group_column=None))
+def refuse_idle_groups(benchmarks: Sequence[Benchmark], column: str) -> None:
+    """
+    Refuse a column of groups that nothing would read: of lists of labels a comparison reads it, beside the logits.
+
+    Args:
+        benchmarks (`Sequence[Benchmark]`): What is measured, without its logits being kept.
+        column (`str`): The name of the column.
+
+    Raises:
+        ValueError: If all sets have lists of labels.
+    """
+    known = [benchmark for benchmark in benchmarks if benchmark.role != "open_set"]
+    if known and all(benchmark.several for benchmark in known):
+        raise ValueError(
+            f"`--group_column {column}` would do nothing: measures of lists of labels have no standard errors; leave it out, or keep the logits "
+            "with --save_logits, from which a comparison draws whole groups."
+        )

@@ -164,7 +164,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
         say(args, f"{verb} {len(train.class_names)} of {len(unseen.class_names)} classes; measures {unseen.note}.")
         evaluation, validation = [unseen], None
     if multi_label:
-        evaluation, validation, noted = measured_lists(evaluation, validation, data_args)
+        evaluation, validation, noted = measured_lists(evaluation, validation, data_args, compared)
         say(args, *noted)
     reading = {"batch_size": args.eval_batch_size, "num_workers": args.dataloader_num_workers, "progress": not args.disable_tqdm}
     reading |= {"bad_images": data_args.policy()}

@@ -157,7 +157,9 @@ def _count(run: FinishedRun, name: str) -> int | None:
 
 
 def _groups(run: FinishedRun, name: str) -> int | None:
-    return run.report.results[name].n_groups if name in run.report.results else None
+    if name in run.report.results:
+        return run.report.results[name].n_groups
+    return (run.report.multi_label or {}).get(name, {}).get("n_groups")
 
 
 def left_out(runs: Sequence[FinishedRun], shared: Mapping[str, str]) -> list[str]:

@@ -282,9 +282,9 @@ class Bootstrap:
     def _draws(
         self, item: SetPredictions, reference: SetPredictions, number: int, groups: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        if isinstance(item, ListPredictions):
-            return item.sampled(n_bins=self.n_bins, draws=self.draws, seed=[self.seed, number])
-        columns = (torch.from_numpy(values) for values in (item.confidence, item.correct, item.nll, item.brier))
         units = {} if reference.group is None else {"groups": reference.group, "every_group": groups}
+        if isinstance(item, ListPredictions):
+            return item.sampled(**units, n_bins=self.n_bins, draws=self.draws, seed=[self.seed, number])
+        columns = (torch.from_numpy(values) for values in (item.confidence, item.correct, item.nll, item.brier))
         seed = [self.seed, number]
         return bootstrap_draws(*columns, **units, n_bins=self.n_bins, draws=self.draws, seed=seed)

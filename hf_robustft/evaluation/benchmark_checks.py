@@ -143,15 +143,12 @@ def check_several(benchmarks: Mapping[str, Benchmark], validation: Benchmark | N
         validation ([`Benchmark`], *optional*): Images that are measured for their predictions alone.
 
     Raises:
-        ValueError: If such a set has groups for standard errors, is the known set of open sets, or is measured for its
-            predictions.
+        ValueError: If such a set is the known set of open sets, or is measured for its predictions.
     """
     several = [benchmark for benchmark in benchmarks.values() if benchmark.role != "open_set" and benchmark.several]
     known = next((benchmark for benchmark in benchmarks.values() if benchmark.role == "id"), None)
     for benchmark in several:
         what = f"Benchmark {benchmark.name!r} has lists of labels"
-        if benchmark.group_column is not None:
-            raise ValueError(f"{what}, whose measures have no standard errors; leave group_column (--group_column) out, which holds groups together in training with --hold_out.")
         if benchmark is validation:
             raise ValueError(f"{what}, and predictions are of one label per image; leave save_predictions (--save_predictions) out.")
         if benchmark is known and any(other.role == "open_set" for other in benchmarks.values()):

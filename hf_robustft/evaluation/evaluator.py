@@ -85,7 +85,7 @@ class Evaluator:
     class by itself, on probabilities that `evaluation.multi_label` states: the sigmoids of a sigmoid family with its prompts,
     or of a head that was trained on such lists, else the share of each class against the rest. Thresholds for F1 are fitted on the first such set with the role
     `validation` and the same classes; without one they are those given, or 0.5. Its logits are kept in memory, in float64. It has no standard
-    errors, no predictions per image, and is not compared with open sets.
+    errors, no predictions per image, and is not compared with open sets; groups of its images are kept beside the logits, for comparisons.
 
     In several processes (`accelerate launch`, `torchrun`, or inside a Trainer) whole batches are dealt out in turn, so
     that every image is counted once, in the batch in which one process alone would have seen it. Every process returns
@@ -192,7 +192,7 @@ class Evaluator:
             logits_dir (`str` or `Path`, *optional*): Folder into which the main process writes `<benchmark>.safetensors` for
                 each benchmark: `logits` (n, classes), projected where the benchmark is, in float32 (float64 for a float64
                 model), in the order of the data; `labels` int64 except for open sets; metadata with the names of the model
-                and the classes. Of lists of labels also `rows`, and in the metadata what makes `probabilities` of the logits.
+                and the classes. Of lists of labels also `rows`, `groups` if they have any, and what makes `probabilities` of the logits.
             validation ([`Benchmark`], *optional*): Images that are measured too, for `predictions` alone; unless they are one
                 of the benchmarks, the report does not have them.
             thresholds (`Mapping[str, Any]`, *optional*): In place of those that the evaluator was made with, such as
@@ -244,9 +244,7 @@ class Evaluator:
                     several[benchmark.name] = labels_of
                     if covariance is not None:
                         spectrum = {**covariance.summary(), "dataset": benchmark.name}
-                    kept = {"logits": labels_of.logits.to(chosen.weight.dtype), "labels": labels_of.targets, "rows": labels_of.rows}
-                    more = {"probabilities": labels_of.function, "pair_bias": labels_of.bias}
-                    keep(benchmark, kind, benchmark.class_names, kept, more)
+                    keep(benchmark, kind, benchmark.class_names, *labels_of.kept(chosen.weight.dtype))
                     continue
                 numbers = ImageNumbers(
                     benchmark,
@@ -339,12 +337,13 @@ class Evaluator:
     ) -> SeveralLabels:
         """Return logits and labels of all images of a benchmark with lists of labels, merged over processes."""
         numbers = SeveralLabels(benchmark, head, kind, covariance)
-        bad, batches = self._batches(model, benchmark, labelled=True)
+        bad, batches = self._batches(model, benchmark, labelled=True, groups=numbers.groups)
         with failing_together(f"Evaluation on {benchmark.name!r}", state):
             for batch in batches:
                 numbers.update(*batch)
         numbers.finish(pair_bias(model, None if kind == ZERO_SHOT_HEAD else head), state)
-        numbers.read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad)}
+        n_groups = None if numbers.group is None else len(np.unique(numbers.group))
+        numbers.read = {"source": data_source(benchmark), "unreadable": unreadable_images(bad), "n_groups": n_groups}
         return numbers
 
     def _batches(

@@ -44,7 +44,7 @@ class ListPredictions:
             one.
         function (`str`): `"sigmoid"` or `"softmax"`, what makes probabilities of them.
         thresholds (`torch.Tensor` of shape `(classes,)`): Above which a label is given.
-        group (`np.ndarray`, *optional*): As for [`~evaluation.predictions.SetPredictions`]; these sets have none.
+        group (`np.ndarray` of shape `(n,)`, *optional*): As for [`~evaluation.predictions.SetPredictions`].
     """
 
     name: str
@@ -136,8 +136,19 @@ def _of_set(path: Path, name: str, row: Mapping[str, Any]) -> ListPredictions:
         if rows.min() < 0 or len(rows.unique()) != len(rows):
             raise ValueError("rows are negative, or one is there twice")
         thresholds = torch.tensor([float(row["classes"][key]["threshold"]) for key in names], dtype=torch.float64)
-        found = ListPredictions(name, row["role"], rows.numpy(), targets.numpy(), names, logits, function, thresholds)
+        group = _groups(tensors["groups"], json.loads(facts["group_names"]), len(rows)) if "groups" in tensors else None
+        if row.get("n_groups") != (None if group is None else len(np.unique(group))):
+            raise ValueError(f"groups are not the {row.get('n_groups')} of the report")
+        found = ListPredictions(name, row["role"], rows.numpy(), targets.numpy(), names, logits, function, thresholds, group)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not the logits of lists of labels that this version writes ({one_line(error)}); {_AGAIN}.") from None
     return found
 
+
+def _groups(codes: Tensor, names: Any, n: int) -> np.ndarray:
+    """The name of the group of each image. Raises ValueError if codes and names do not fit each other."""
+    if codes.dtype != torch.int64 or codes.shape != (n,) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("groups are not one number per image with names")
+    if codes.min() < 0 or codes.max() >= len(names) or len(set(names)) != len(names):
+        raise ValueError("groups have numbers without a name, or two of one name")
+    return np.array(names)[codes.numpy()]

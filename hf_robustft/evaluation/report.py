@@ -106,7 +106,7 @@ class EvaluationReport:
         multi_label (`dict`, *optional*): By set whose images have lists of labels the numbers of `multi_label_results`, and
             `role`, `head`, `probabilities` (`"sigmoid"` or `"softmax"`, see `evaluation.multi_label`), `thresholds_of` (the
             set on which thresholds were fitted, `None` if all are the default), `default_thresholds` (names of
-            classes that have it), `source` and `unreadable`. `None` if there was no such set.
+            classes that have it), `source`, `unreadable` and `n_groups`. `None` if there was no such set.
         prediction_sets (`dict`, *optional*): What [`ConformalClassifier.summary`] says, `unbounded` if every set holds all classes, and
             by in-distribution and shifted set in `sets` the numbers of `coverage_of`. `None` if the model has no prediction sets.
         error_analysis (`dict`, *optional*): By result what `analyse_errors` says: classes, which is taken for which, and the worst

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
+from ..data.column_checks import check_groups
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import logit_bias
 from .collect import classify, gather_rows
@@ -52,7 +54,9 @@ class SeveralLabels:
         logits, probabilities (`torch.Tensor` of shape `(n, classes)`): After `finish`, in float64, in the order of the data.
         targets (`torch.Tensor` of shape `(n, classes)`): 0 and 1.
         function (`str`): `"sigmoid"` or `"softmax"`, what made the probabilities.
-        read (`dict`): For the report: `source` and `unreadable`.
+        groups (`dict[int, str]`, *optional*): To be filled with the group of each image, by its row; `None` if the benchmark names no column.
+        group (`np.ndarray` of shape `(n,)`, *optional*): After `finish`, the same in the order of the data.
+        read (`dict`): For the report: `source`, `unreadable` and `n_groups`.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class SeveralLabels:
     ):
         self.benchmark, self.head, self.kind, self.covariance = benchmark, head, kind, covariance
         self.read: dict[str, Any] = {}
+        self.groups: dict[int, str] | None = None if benchmark.group_column is None else {}
+        self.group: np.ndarray | None = None
         classes = len(benchmark.class_names)
         self._rows = [torch.empty(0, 1 + classes, dtype=torch.long)]
         self._logits = [torch.empty(0, classes, dtype=torch.float64)]
@@ -94,15 +100,35 @@ class SeveralLabels:
         Args:
             bias (`torch.Tensor`, *optional*): As [`pair_bias`] gives it; without it probabilities are shares.
             state (`PartialState`): The processes.
+
+        Raises:
+            ValueError: If all images are of one group.
         """
         rows, self.logits = gather_rows(torch.cat(self._rows), torch.cat(self._logits), state=state)
         self.rows, self.targets = rows[:, 0].clone(), rows[:, 1:].clone()
+        if self.groups is not None:
+            self.group = np.array([self.groups[row] for row in self.rows.tolist()])
+            check_groups(len(np.unique(self.group)), self.benchmark.group_column, f"data set {self.benchmark.name!r}")
         self.bias = None if bias is None else bias.item()
         self.function = "softmax" if bias is None else "sigmoid"
         with_bias = None if bias is None else self.logits + bias.cpu().double()
         self.probabilities = self.logits.softmax(dim=1) if with_bias is None else with_bias.sigmoid()
         if self.covariance is not None:
             merge_covariance(self.covariance, state)
+
+    def kept(self, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """
+        What the file of logits holds, after `finish`: tensors, and what its metadata say of them.
+
+        Args:
+            dtype (`torch.dtype`): Of the logits.
+        """
+        tensors = {"logits": self.logits.to(dtype), "labels": self.targets, "rows": self.rows}
+        facts: dict[str, Any] = {"probabilities": self.function, "pair_bias": self.bias}
+        if self.group is not None:
+            names, codes = np.unique(self.group, return_inverse=True)
+            tensors["groups"], facts["group_names"] = torch.from_numpy(codes), names.tolist()
+        return tensors, facts
 
 
 def several_results(

@@ -202,7 +202,7 @@ def evidence(repository, tmp_path_factory):
         finished_with_predictions(folder / "without" / f"{seed}", "carot", 1e-3, seed, (0.9, 0.3, 0.3, 0.9), sets, settings={"distillation_weight": 0.0})
     finished_with_predictions(folder / "all" / "zero_shot", "zero_shot", None, None, (0.6, 0.5, 0.5, 0.6), sets)
     page = folder / "page.md"
-    page.write_text("# A page\n\n| claim | who says so | difference (95 % interval) | verdict |\n|:--|\n| old |\n\n| other |\n|--|\n| kept |\n")
+    page.write_text("# A page\n\n| claim | who says so | difference (95 % interval) | verdict |\n|:--|\n| old |\n| CaRot is more accurate than FLYP under shift | of before |\n\n| other |\n|--|\n| kept |\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(repository / "examples"))
         flags = ["--parts", f"carot-distillation={folder / 'without'}", "--rates", "flyp=1e-4", "--output", folder / "out", "--pages", page]
@@ -229,7 +229,8 @@ def test_its_tables_hold_the_numbers_and_go_into_pages(evidence):
     carot = next(item for item in found["candidates"] if item["label"] == "CaRot, 1e-3")
     assert carot["against_flyp"]["shift_mean"]["accuracy"]["mean"] == pytest.approx(0.15)
     assert f"```bash\n{found['command']}\n```" in text and "<your folder>/page.md" in found["command"], "places on this machine stay here"
-    assert "| old |" not in page and page.endswith("\n\n| other |\n|--|\n| kept |\n") and "| CaRot is more accurate than FLYP under shift |" in page
+    assert "| old |\n" in page and "of before" not in page and page.count("| CaRot is more accurate than FLYP under shift |") == 1
+    assert page.endswith("\n\n| other |\n|--|\n| kept |\n") and "| CaRot is more accurate than FLYP under shift |" in page
 
 
 def test_more_seeds_at_the_rates_that_earlier_evidence_chose(repository, tmp_path, monkeypatch, capsys):

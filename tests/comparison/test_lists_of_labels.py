@@ -3,6 +3,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -15,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from hf_robustft.comparison.html import write_html
 from hf_robustft.comparison.output import write_comparison
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
+from hf_robustft.comparison.statistics import Bootstrap
 from hf_robustft.comparison.summary import load_comparison, save_comparison, summarise
 from hf_robustft.comparison.tables import markdown_table, terminal_table
 from hf_robustft.evaluation.list_predictions import ListPredictions
@@ -99,6 +101,28 @@ def test_the_paired_difference_is_that_of_scikit_learn_on_the_same_draws(compari
         assert gain["se"] == pytest.approx(np.sqrt(variance), rel=1e-9)
     shifts = row["against_zero_shot"]["shift_mean"]["map"]
     assert shifts["mean"] == pytest.approx(fmean(row["against_zero_shot"][name]["map"]["mean"] for name in ("sketch", "night")), abs=1e-12)
+
+
+def test_whole_groups_are_drawn():
+    """Each image three times in a group: its draws are those of the image alone; drawn one by one they scatter less."""
+    alone = a_run(Candidate("ft", 1e-4), 0, 1.0).predictions.sets["photo"]
+    names = np.array([f"drawing {number:02d}" for number in range(N)])
+    thrice = {
+        **{"row": np.arange(3 * N), "label": np.tile(alone.label, (3, 1)), "logits": alone.logits.repeat(3, 1)},
+        "group": np.tile(names, 3),
+    }
+    thrice = replace(alone, **thrice)
+    want, got, single = (
+        Bootstrap({"photo": item}, draws=300).sample([Predictions({"photo": item})])["photo"] for item in (alone, thrice, replace(thrice, group=None))
+    )
+    for metric in ("map", "f1", "ece", "nll"):
+        assert got[metric].values == pytest.approx(want[metric].values, abs=1e-12) and got[metric].units == N, metric
+        assert np.allclose(got[metric].draws, want[metric].draws, atol=1e-12), metric
+        assert single[metric].draws.std() < 0.75 * got[metric].draws.std(), metric
+    # Sets of the same drawings share their draws.
+    other = replace(thrice, name="sketch", role="shift")
+    both = Bootstrap({"photo": thrice, "sketch": other}, draws=300).sample([Predictions({"photo": thrice, "sketch": other})])
+    assert np.array_equal(both["photo"]["map"].draws, both["sketch"]["map"].draws)
 
 
 @pytest.mark.numbers

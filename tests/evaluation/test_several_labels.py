@@ -9,6 +9,8 @@ import torch
 from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.families import family_model, family_processor, save_family
 from helpers.forked import run_ranks
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import SiglipModel
 
 from hf_robustft.cli import main
@@ -20,6 +22,7 @@ from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import fit_on_validation
+from hf_robustft.evaluation.list_predictions import load_list_predictions
 from hf_robustft.evaluation.multi_label import fit_thresholds, multi_label_results
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.modeling.heads import TipAdapterHead
@@ -239,12 +242,41 @@ def test_what_needs_one_label_per_image_refuses_lists(tiny_clip):
     evaluator = Evaluator([benchmark()], tiny_processor(), progress=False)
     with pytest.raises(ValueError, match="--save_predictions"):
         evaluator.evaluate(tiny_clip, validation=benchmark("val", "validation"))
-    grouped = table().add_column("group", [row % 3 for row in range(N)])
-    grouped = Benchmark.from_dataset(grouped, name="g", role="id", class_names=CLASSES, group_column="group")
     unseen = Benchmark.from_dataset(image_dataset(6, classes=("ant", "bat")), name="unseen", role="open_set", label_column=None)
-    for sets, words in (([grouped], "--group_column"), ([benchmark(), unseen], "open sets")):
-        with pytest.raises(ValueError, match=words):
-            Evaluator(sets, tiny_processor(), progress=False).evaluate(tiny_clip)
+    with pytest.raises(ValueError, match="open sets"):
+        Evaluator([benchmark(), unseen], tiny_processor(), progress=False).evaluate(tiny_clip)
+
+
+def with_groups(groups, name="g"):
+    rows = table().add_column("patient", groups)
+    return Benchmark.from_dataset(rows, name=name, role="id", class_names=CLASSES, templates=TEMPLATES, group_column="patient")
+
+
+def test_groups_of_images_are_kept_beside_the_logits(tiny_clip, tmp_path):
+    groups = [f"patient {row * 7 % 5}" for row in range(N)]
+    report = Evaluator([with_groups(groups), benchmark()], tiny_processor(), progress=False, batch_size=5).evaluate(tiny_clip, logits_dir=tmp_path)
+    assert report.multi_label["g"]["n_groups"] == 5 and report.multi_label["set"]["n_groups"] is None
+    found = load_list_predictions(tmp_path, report.multi_label)
+    assert found["g"].group.tolist() == groups and found["set"].group is None
+    # Without the report's groups, with other numbers of them, or a number that has no name.
+    with pytest.raises(ValueError, match="groups.*--save_logits"):
+        load_list_predictions(tmp_path, {"g": {**report.multi_label["g"], "n_groups": None}})
+    file = tmp_path / "g.safetensors"
+    with safe_open(file, "pt") as opened:
+        tensors, facts = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()
+    for codes, names in (
+        (tensors["groups"] + 1, facts["group_names"]),
+        (tensors["groups"][:-1], facts["group_names"]),
+        (tensors["groups"].double(), facts["group_names"]),
+        (tensors["groups"], '["a", "a", "b", "c", "d"]'),
+        (tensors["groups"], "[1, 2, 3, 4, 5]"),
+        (tensors["groups"] * 0, facts["group_names"]),
+    ):
+        save_file({**tensors, "groups": codes}, file, {**facts, "group_names": names})
+        with pytest.raises(ValueError, match="groups.*--save_logits"):
+            load_list_predictions(tmp_path, {"g": report.multi_label["g"]})
+    with pytest.raises(ValueError, match="single group"):
+        Evaluator([with_groups(["one"] * N)], tiny_processor(), progress=False).evaluate(tiny_clip)
 
 
 @pytest.fixture

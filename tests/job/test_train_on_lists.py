@@ -18,6 +18,7 @@ from hf_robustft.cli.train import load_data
 from hf_robustft.cli.train_arguments import parse
 from hf_robustft.comparison.runs import read_run, read_runs
 from hf_robustft.comparison.summary import load_comparison
+from hf_robustft.evaluation.list_predictions import load_list_predictions
 from hf_robustft.evaluation.resampling import draw_counts
 from hf_robustft.modeling.metadata import load_robustft_json
 
@@ -226,15 +227,22 @@ def test_groups_say_which_images_with_lists_of_labels_are_held_out_together(tmp_
     given = ["--train_dataset", str(folders["photos"]), "--model", str(place / "clip"), "--group_column", "patient", "--use_cpu", "--hold_out", "0.2"]
     for more in ([], ["--eval_datasets", str(folders["test"])]):
         data = load_data(parse(["--method", "ft", *given, *more]))
-        assert "`--group_column patient`" in capsys.readouterr().out
+        assert "--save_logits" in capsys.readouterr().out
         assert [item.name for item in data.evaluation] == ["test" if more else "held-out", "validation"] and data.evaluation[-1] is data.validation
-        # What is measured has no groups, for which there are no standard errors; no patient is in two of the sets.
-        assert all(item.group_column is None and item.stored_rows().group_column is None for item in data.evaluation)
         sets = [set(item.load()["patient"]) for item in (data.train, *data.evaluation)]
         assert sum(map(len, sets)) == len(set.union(*sets)) == (24 if more else 20) and min(map(len, sets)) > 1
-    # Without images that are held out nothing would read them.
+    # Without images that are held out, or logits that are kept, nothing would read them.
     code, _ = train(place, "clip", "ft", "--eval_datasets", str(folders["test"]), "--group_column", "patient")
-    assert code != 0 and "--hold_out" in capsys.readouterr().err.strip().splitlines()[-1]
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code != 0 and "--hold_out" in said and "--save_logits" in said
+    measured = ["evaluate", str(place / "clip"), "--eval_datasets", str(folders["test"]), "--group_column", "patient", "--use_cpu"]
+    assert main([*measured, "--output_dir", str(tmp_path / "out")]) != 0
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--group_column patient" in said and "--save_logits" in said and not (tmp_path / "out").exists()
+    assert main([*measured, "--output_dir", str(tmp_path / "out"), "--save_logits"]) == 0
+    (report,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["reports"]
+    assert report["multi_label"]["test"]["n_groups"] == 4
+    assert {run.split()[0] for run in load_list_predictions(tmp_path / "out" / "logits", report["multi_label"])["test"].group} == {"test"}
 
 
 def test_heads_of_lists_of_labels_are_not_merged_and_it_is_said_why(place, capsys):
