@@ -162,7 +162,7 @@ def check_flags(command: str) -> None:
 def test_flags_of_long_guides(name):
     """Every flag and value that they print is one that the command takes."""
     text = next(page for page in GUIDES if page.stem == name).read_text(encoding="utf-8")
-    described = Description.load()
+    described = Description.of_what_is_installed()
     read = [described.parser(called, True).parse_args(flags) for called, flags in map(parts, commands(text)) if called != "shell"]
     assert len(read) >= 2
 
