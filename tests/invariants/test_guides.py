@@ -91,7 +91,7 @@ CHANGES_THE_PACKAGE = "add_an_objective"
 #: Five seconds to half a minute each; what their commands do is tested beside them, and `test_flags_of_long_guides` reads their
 #: flags: `python -m pytest -m slow tests/invariants/test_guides.py`.
 LONG = ("accuracy_collapsed", "after_training", "baselines_with_a_head", "calibration", "export", "heads_on_frozen_encoders")
-LONG += ("methods_and_papers", "reading_a_report", "results", "resuming", "several_processes", "streaming")
+LONG += ("methods_and_papers", "reading_a_report", "resuming", "several_processes", "streaming")
 LONG += ("verifying", "which_threshold", "your_own_data")
 
 
