@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..data.benchmarks import Benchmark
 from ..evaluation.benchmark_checks import refuse_lists
@@ -115,7 +116,7 @@ def measured_lists(
 ) -> tuple[list[Benchmark], Benchmark | None, list[str]]:
     """
     The sets that a run on lists of labels measures: those to measure on, if there are any, with the validation images, on which each model has
-    its own thresholds fitted. Groups say which images are held out together, and are kept beside the logits, from which a comparison draws.
+    its own thresholds fitted. Groups say which images are held out together, and where logits are kept they are beside them, for a comparison.
 
     Args:
         evaluation (`Sequence[Benchmark]`): The sets to measure on.
@@ -136,6 +137,10 @@ def measured_lists(
                 f"`--group_column {data_args.group_column}` would do nothing: measures of lists of labels have no standard errors; hold images out of "
                 "training with --hold_out, or keep the logits with --save_logits, from which a comparison draws whole groups."
             )
+        # By identity: benchmarks of rows in memory are equal when their descriptions are.
+        place = next((place for place, item in enumerate(evaluation) if item is validation), None)
+        evaluation = [_without_groups(item) for item in evaluation]
+        validation = evaluation[place] if place is not None else None if validation is None else _without_groups(validation)
         notes = [
             f"Note: no group of `--group_column {data_args.group_column}` is in two of the sets. Measures of lists of labels have no standard errors; "
             "a comparison draws whole groups where the logits are kept (--save_logits)."
@@ -143,6 +148,12 @@ def measured_lists(
     if not evaluation or validation is None or any(validation is item for item in evaluation):
         return list(evaluation), validation, notes
     return [*evaluation, validation], validation, notes
+
+
+def _without_groups(benchmark: Benchmark) -> Benchmark:
+    if benchmark.group_column is None:
+        return benchmark
+    return replace(benchmark, group_column=None, opened=replace(benchmark.open(), group_column=None))
 
 
 def refuse_idle_groups(benchmarks: Sequence[Benchmark], column: str) -> None:

@@ -229,6 +229,10 @@ def test_groups_say_which_images_with_lists_of_labels_are_held_out_together(tmp_
         data = load_data(parse(["--method", "ft", *given, *more]))
         assert "--save_logits" in capsys.readouterr().out
         assert [item.name for item in data.evaluation] == ["test" if more else "held-out", "validation"] and data.evaluation[-1] is data.validation
+        # Groups that nothing would draw from are not measured; those of kept logits are. No patient is in two of the sets.
+        assert all(item.group_column is None and item.stored_rows().group_column is None for item in data.evaluation)
+        kept = load_data(parse(["--method", "ft", *given, *more, "--save_logits"]))
+        assert all(item.group_column == "patient" for item in kept.evaluation) and "Note: no group" not in capsys.readouterr().out
         sets = [set(item.load()["patient"]) for item in (data.train, *data.evaluation)]
         assert sum(map(len, sets)) == len(set.union(*sets)) == (24 if more else 20) and min(map(len, sets)) > 1
     # Without images that are held out, or logits that are kept, nothing would read them.
