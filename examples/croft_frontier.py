@@ -30,7 +30,7 @@ import yaml
 from torch import Tensor
 
 from hf_robustft import CRoFTTrainer, RobustTrainingArguments, cache_features, load_benchmark, load_dual_encoder
-from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.modeling.adapters import FeatureAdapters, near_unit
 from hf_robustft.modeling.zero_shot import prompt_features
 from hf_robustft.objectives.energy_gradient import class_logits, energy

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ablations import SELECTION_SEED
 
-from hf_robustft.evaluation.open_set import FPR_CONVENTION
+from hf_robustft.evaluation.detection import FPR_CONVENTION
 from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.hardware import describe_hardware
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION
+from ..evaluation.detection import FPR_CONVENTION
+from ..evaluation.open_set import DEFAULT_SCORE
 from ..publishing.text import markdown_text
 from .measures import measure_of
 from .runs import rate_text

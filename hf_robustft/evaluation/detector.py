@@ -16,7 +16,8 @@ from ..data.prompts import check_class_names
 from ..modeling.features import logit_scale as model_logit_scale
 from ..modeling.metadata import METADATA_FILE, load_robustft_json, update_robustft_json
 from ..modeling.zero_shot import ZeroShotHead
-from .open_set import DEFAULT_SCORE, RECALL, SCORES, as_floats, score, threshold_at_recall
+from .detection import RECALL, as_floats, threshold_at_recall
+from .open_set import DEFAULT_SCORE, SCORES, score
 from .risk_control import check_stored_risk, choose_thresholds
 from .stored_part import check_classes_of, class_difference, load_part
 from .temperature import TemperatureScaling

@@ -23,9 +23,10 @@ from ..modeling.zero_shot import ZeroShotHead
 from .benchmark_checks import refuse_lists
 from .collect import collect_logits, evaluation_head, image_batches
 from .conformal import check_coverage, least_images
+from .detection import RECALL
 from .detector import DETECTOR_SCORES, OpenSetDetector, fold_temperature
 from .multi_label import DEFAULT_THRESHOLD, fit_thresholds
-from .open_set import DEFAULT_SCORE, RECALL
+from .open_set import DEFAULT_SCORE
 from .prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, METHODS, ConformalClassifier
 from .several_labels import pair_bias
 from .temperature import TemperatureScaling

@@ -26,7 +26,7 @@ import torch
 
 from . import calibration
 from .binning import check_n_bins
-from .open_set import FPR_DEFINITIONS, detection_metrics
+from .detection import FPR_DEFINITIONS, detection_metrics
 
 _INPUTS = """
 Args:
@@ -135,7 +135,7 @@ class NegativeLogLikelihood(_ProbabilityMetric):
 
 class OpenSetDetection(evaluate.Metric):
     """
-    AUROC, average precision and three FPR95 of a score that is higher for known classes (`open_set.detection_metrics`).
+    AUROC, average precision and three FPR95 of a score that is higher for known classes (`detection.detection_metrics`).
 
     Its predictions are numbers and not rows, so it cannot be combined with the others by `evaluate.combine`.
     """

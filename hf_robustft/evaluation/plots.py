@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
+from .detection import as_floats, detection_metrics
 from .figures import add_legend, checked_png, new_figure, plain_axes, save_figure, short_name
-from .open_set import DEFAULT_SCORE, as_floats, detection_metrics, open_set_score
+from .open_set import DEFAULT_SCORE, open_set_score
 from .report import DatasetResult, EvaluationReport
 from .tables import ARROW, check_same_data, label, ordered
 

@@ -26,8 +26,9 @@ from .conformal import (
     least_images,
     raps_scores,
 )
+from .detection import as_floats
 from .detector import COSINE_ROUNDING, SCALE_TOLERANCE
-from .open_set import as_floats, lowest_probability
+from .open_set import lowest_probability
 from .report_schema import COUNT, NOT_NEGATIVE, NUMBER, TEXT, Kind, need, optional
 from .stored_part import check_classes_of, class_difference, load_part
 from .temperature import TemperatureScaling

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from .binning import MOST_BINS
-from .open_set import CORRECT_METRICS, METRICS, SHIFT_METRICS
+from .detection import METRICS
+from .open_set import CORRECT_METRICS, SHIFT_METRICS
 
 ROLES = ("id", "shift", "validation", "train")
 #: Rounding may carry a mean of numbers from [0, 1] this far out of it.

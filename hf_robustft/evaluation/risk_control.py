@@ -20,8 +20,8 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from .detection import as_floats
 from .intervals import share_interval, upper_bound
-from .open_set import as_floats
 from .report_schema import COUNT, MAPPING, MISSING, NUMBER, SHARE, TEXT, Kind, need, number, optional
 
 #: What is held to a stated share.

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .detection import FPR_CONVENTION
 from .findings import sentences
-from .open_set import FPR_CONVENTION, shift_mean
+from .open_set import shift_mean
 from .report import DatasetResult, EvaluationReport
 
 ARROW = " \N{RIGHTWARDS ARROW} "

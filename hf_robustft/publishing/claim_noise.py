@@ -174,15 +174,18 @@ def resampled_errors(
     members = {name: _members(size, groups.get(name)) for name, size in sizes.items()}
     found: dict[tuple, list[float]] = {}
     for _ in range(draws):
-        rows = {name: np.concatenate([of[k] for k in rng.integers(0, len(of), len(of))]) for name, of in members.items()}
+        rows = {}
+        for name, of in members.items():
+            drawn = rng.integers(0, len(of), len(of))
+            rows[name] = drawn if isinstance(of, range) else np.concatenate([of[k] for k in drawn])
         for key, value in statistics(rows).items():
             found.setdefault(key, []).append(value)
     return {key: float(np.std(values, ddof=1)) for key, values in found.items() if len(values) == draws}
 
 
-def _members(size: int, groups: np.ndarray | None) -> list[np.ndarray]:
+def _members(size: int, groups: np.ndarray | None) -> range | list[np.ndarray]:
     if groups is None:
-        return list(np.arange(size)[:, None])
+        return range(size)
     _, codes = np.unique(groups, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.open_set import detection_metrics, threshold_at_recall
+from ..evaluation.detection import ranked_detection_metrics, threshold_at_recall
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import EvaluationReport
 from .claim_noise import (
@@ -344,34 +344,14 @@ def _open_set_errors(name, known, shifts, predictions, correct) -> dict[tuple[st
         for score in sets[name].scores:
             drawn = {item: of.scores[score][rows[item]] for item, of in sets.items()}
             threshold, unseen = threshold_at_recall(drawn[known]), drawn[name]
-            found |= {(score, metric, "", False): value for metric, value in detection_metrics(drawn[known], unseen).items()}
+            found |= {(score, metric, "", False): value for metric, value in ranked_detection_metrics(drawn[known], unseen).items()}
             for shift in shifts:
-                values = detection(drawn[shift], unseen) | {"accepted": (drawn[shift] >= threshold).mean()}
+                values = ranked_detection_metrics(drawn[shift], unseen) | {"accepted": (drawn[shift] >= threshold).mean()}
                 found |= {(score, metric, shift, False): value for metric, value in values.items()}
             if right.any():
-                found |= {(score, metric, "", True): value for metric, value in detection(drawn[known][right], unseen).items()}
+                found |= {(score, metric, "", True): value for metric, value in ranked_detection_metrics(drawn[known][right], unseen).items()}
         return found
 
     sizes, groups = {item: len(of) for item, of in sets.items()}, {item: of.group for item, of in sets.items()}
     errors = resampled_errors(statistics, sizes, groups)
     return {(name, _detected(*key)): error for key, error in errors.items()}
-
-
-def detection(known: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
-    """
-    Those of `detection_metrics` that a card shows, fast enough to be resampled.
-
-    Args:
-        known (`np.ndarray` of shape `(n,)`), unseen (`np.ndarray` of shape `(m,)`): Scores.
-
-    Returns:
-        `dict[str, float]`: `auroc`, `fpr95` and `fpr95_percentile`.
-    """
-    ordered = np.sort(unseen)
-    # Twice the unseen images below each known one, ties counting one half.
-    below = np.searchsorted(ordered, known, "left") + np.searchsorted(ordered, known, "right")
-    return {
-        "auroc": float(below.mean() / (2 * len(unseen))),
-        "fpr95": float((unseen >= threshold_at_recall(known)).mean()),
-        "fpr95_percentile": float((unseen > np.percentile(known, 5)).mean()),
-    }

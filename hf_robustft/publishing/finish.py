@@ -18,10 +18,10 @@ from transformers.utils import CONFIG_NAME
 from ..data.benchmarks import Benchmark
 from ..evaluation.alpha_sweep import AlphaSweep
 from ..evaluation.benchmark_checks import refuse_lists, with_validation
+from ..evaluation.detection import RECALL
 from ..evaluation.detector import OpenSetDetector
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.fitting import by_prompts, fit_on_validation, measured_otherwise, search_cache
-from ..evaluation.open_set import RECALL
 from ..evaluation.prediction_sets import DEFAULT_COVERAGE, DEFAULT_METHOD, ConformalClassifier
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import SWEEP_PICTURE, SWEEP_TABLE, ZERO_SHOT_HEAD, EvaluationReport, save_reports

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.detection import FPR_CONVENTION
 from ..evaluation.detector import OpenSetDetector
-from ..evaluation.open_set import DEFAULT_SCORE, FPR_CONVENTION, SCORES, shift_mean
+from ..evaluation.open_set import DEFAULT_SCORE, SCORES, shift_mean
 from ..evaluation.report import EvaluationReport
 from ..modeling.metadata import METADATA_FILE, load_robustft_json
 from . import snippets, verdict

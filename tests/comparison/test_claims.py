@@ -25,7 +25,7 @@ from hf_robustft.comparison.claims import (
 from hf_robustft.comparison.differences import Differences
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
 from hf_robustft.comparison.statistics import Difference, paired_difference
-from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.resampling import draw_counts
 

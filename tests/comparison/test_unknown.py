@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_robustft.comparison.unknown import choose_score, unseen_halves
-from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 
 CLASSES, UNSEEN = "dcba", "zyxwv"

@@ -12,7 +12,7 @@ from hf_robustft.data.catalog.imagenet import imagenet_seen_unseen
 from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.images import BadImages
 from hf_robustft.data.shares import ceil_share, floor_share
-from hf_robustft.evaluation.open_set import threshold_at_recall
+from hf_robustft.evaluation.detection import threshold_at_recall
 
 HUNDREDTHS = [f"0.{k:02d}" for k in range(1, 100)]
 TOTALS = (1, 3, 7, 40, 100, 130, 1000, 25030)

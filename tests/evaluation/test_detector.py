@@ -10,8 +10,9 @@ import torch
 from helpers import CLASSES, TEMPLATES, tiny_tokenizer
 
 from hf_robustft import ZeroShotHead
+from hf_robustft.evaluation.detection import threshold_at_recall
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector, OpenSetPrediction, fold_temperature
-from hf_robustft.evaluation.open_set import score, threshold_at_recall
+from hf_robustft.evaluation.open_set import score
 from hf_robustft.evaluation.temperature import TemperatureScaling
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.publishing.metadata import load_robustft_json, write_robustft_json

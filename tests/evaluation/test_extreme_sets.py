@@ -31,9 +31,10 @@ from hf_robustft.evaluation.calibration import (
     image_scores,
     reliability_bins,
 )
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.fitting import fit_on_validation
-from hf_robustft.evaluation.open_set import detection_metrics, score
+from hf_robustft.evaluation.open_set import score
 from hf_robustft.evaluation.report import load_reports, save_reports
 from hf_robustft.evaluation.spectrum import EmbeddingCovariance
 from hf_robustft.evaluation.temperature import TemperatureScaling

@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_robustft import Benchmark, CaRotTrainer, Evaluator, FineTuneTrainer, FLYPTrainer, ZeroShotHead
 from hf_robustft.data.class_projection import ClassProjection
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.metric_names import (
     GREATER_IS_BETTER,
     checked_direction,
@@ -18,7 +19,6 @@ from hf_robustft.evaluation.metric_names import (
     metric_names,
     resolve_metric,
 )
-from hf_robustft.evaluation.open_set import detection_metrics
 from hf_robustft.evaluation.report import DATASET_METRICS, SHIFT_METRICS
 
 

@@ -5,7 +5,7 @@ import evaluate
 import pytest
 import torch
 
-from hf_robustft.evaluation import calibration, open_set
+from hf_robustft.evaluation import calibration, detection
 from hf_robustft.evaluation.metrics import (
     AdaptiveCalibrationError,
     BrierScore,
@@ -94,8 +94,8 @@ def test_open_set_detection_is_the_function(cache):
     for start in range(0, 60, 25):
         part = slice(start, start + 25)
         metric.add_batch(predictions=scores[part].numpy(), references=known[part].long().numpy())
-    assert metric.compute() == open_set.detection_metrics(scores[known], scores[~known])
-    assert all(name in metric.description for name in open_set.FPR_DEFINITIONS) and metric.citation
+    assert metric.compute() == detection.detection_metrics(scores[known], scores[~known])
+    assert all(name in metric.description for name in detection.FPR_DEFINITIONS) and metric.citation
 
 
 @pytest.mark.parametrize(

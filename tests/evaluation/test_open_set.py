@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hf_robustft.evaluation.open_set import (
+from hf_robustft.evaluation.detection import (
     FPR_CONVENTION,
     FPR_DEFINITIONS,
-    SCORES,
     detection_metrics,
-    score,
+    ranked_detection_metrics,
     threshold_at_recall,
 )
+from hf_robustft.evaluation.open_set import SCORES, score
 
 pytestmark = pytest.mark.numbers
 
@@ -147,6 +147,16 @@ def test_order_and_container_do_not_matter():
     want = detection_metrics(known, unseen)
     assert detection_metrics(known.flip(0), unseen.flip(0)) == want
     assert detection_metrics(known.numpy(), unseen.tolist()) == want
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_numbers_from_ranks_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    one, two = rng.normal(0.5, 1, rng.integers(1, 60)), rng.normal(0, 1, rng.integers(1, 60))
+    # Whole numbers are ties within and between the sets; drawn again, as in a bootstrap, each image comes several times.
+    for known, unseen in ((one, two), (one.round(), two.round()), (rng.choice(one, len(one)), rng.choice(two, len(two)))):
+        want = detection_metrics(known, unseen)
+        assert ranked_detection_metrics(known, unseen) == pytest.approx(want, abs=1e-12) and set(want) == KEYS
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 19, 20, 21, 40, 60, 100, 180, 997])

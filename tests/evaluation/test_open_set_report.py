@@ -15,18 +15,12 @@ from safetensors.torch import load_file
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.evaluation import open_set, plots
+from hf_robustft.evaluation.detection import FPR_CONVENTION, METRICS, detection_metrics
 from hf_robustft.evaluation.detector import DETECTOR_SCORES, OpenSetDetector
 from hf_robustft.evaluation.evaluator import Evaluator
 from hf_robustft.evaluation.fitting import DETECTORS
 from hf_robustft.evaluation.metric_names import metric_names
-from hf_robustft.evaluation.open_set import (
-    FPR_CONVENTION,
-    METRICS,
-    SCORES,
-    OpenSetScore,
-    available_scores,
-    detection_metrics,
-)
+from hf_robustft.evaluation.open_set import SCORES, OpenSetScore, available_scores
 from hf_robustft.evaluation.report import TRAINED_HEAD, EvaluationReport, load_reports, save_reports
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing.model_card import write_model_card

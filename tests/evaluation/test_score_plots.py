@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from test_plots import figures  # noqa: F401
 
-from hf_robustft.evaluation.open_set import detection_metrics
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.plots import SCORE_BINS, SCORE_PANEL_HEIGHT, SCORE_WIDTH, plot_scores
 
 ROLES = {"photo": "id", "sketch": "shift", "cartoon": "shift", "unseen": "open_set", "held": "validation"}

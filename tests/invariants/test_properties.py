@@ -32,7 +32,7 @@ from hf_robustft.evaluation.calibration import (
     image_scores,
     negative_log_likelihood,
 )
-from hf_robustft.evaluation.open_set import detection_metrics, threshold_at_recall
+from hf_robustft.evaluation.detection import detection_metrics, threshold_at_recall
 from hf_robustft.modeling.interpolation import interpolate_weights, model_stock
 from hf_robustft.objectives.singular_value import cross_frobenius_penalty, orthogonality_penalty
 from hf_robustft.objectives.teacher import beta_kernel

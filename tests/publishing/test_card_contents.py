@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.columns import RowRule
 from hf_robustft.data.streams.rows import RowStream
+from hf_robustft.evaluation.detection import METRICS
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.open_set import METRICS
 from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.modeling.interpolation import interpolate_weights
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json

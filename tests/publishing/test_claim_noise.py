@@ -11,8 +11,8 @@ from helpers.reports import result
 from scipy import stats
 
 from hf_robustft.evaluation.calibration import ece_from_confidence, image_scores
+from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.detector import COSINE_ROUNDING
-from hf_robustft.evaluation.open_set import detection_metrics
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.report import EvaluationReport
 from hf_robustft.evaluation.resampling import bootstrap_draws, ece_noise_floor
@@ -32,7 +32,6 @@ from hf_robustft.publishing.claims import (
     NOT_MEASURED,
     Comparison,
     compare_reports,
-    detection,
     unreported_errors,
 )
 from hf_robustft.publishing.detail_claims import derived_claims, detail_claims
@@ -119,13 +118,6 @@ def test_resampling_whole_groups_has_the_error_of_a_mean_of_groups():
     assert found["mean",] == pytest.approx(of_groups.std() / np.sqrt(60), rel=0.06)
     alone = resampled_errors(lambda rows: {("mean",): values[rows["a"]].mean()}, {"a": 300}, {}, draws=500)
     assert alone["mean",] < 0.6 * found["mean",]
-
-
-def test_the_resampled_numbers_are_those_of_the_report():
-    rng = np.random.default_rng(5)
-    for known, unseen in ((rng.normal(1, 1, 90), rng.normal(size=70)), (rng.integers(0, 5, 90) + 1.0, rng.integers(0, 5, 40) + 0.0)):
-        want = detection_metrics(known, unseen)
-        assert detection(known, unseen) == pytest.approx({name: want[name] for name in ("auroc", "fpr95", "fpr95_percentile")}, abs=1e-12)
 
 
 # ---- Other images ----------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from helpers.cards import NASTY, SETS, TOKEN, benchmark, html, python_blocks, re
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from hf_robustft.evaluation.detection import FPR_CONVENTION
 from hf_robustft.evaluation.detector import OpenSetDetector
-from hf_robustft.evaluation.open_set import FPR_CONVENTION
 from hf_robustft.evaluation.report import TRAINED_HEAD
 from hf_robustft.evaluation.report_schema import check_open_set
 from hf_robustft.evaluation.temperature import TemperatureScaling
