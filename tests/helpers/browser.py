@@ -9,7 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome"))), None)
 _ERRORS = '<script>const errors = []; addEventListener("error", (event) => errors.push(event.message));</script>'
 _SEEN = """
 const result = document.createElement("script");
