@@ -35,8 +35,9 @@ from ..evaluation.report import EvaluationReport
 from ..files import locked
 from ..modeling.checkpoint import load_dual_encoder, load_processor, own_files
 from ..modeling.checkpoint_file import is_packaged
+from ..modeling.fitted_weights import check_fitted_weights
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.metadata import FITTED, METADATA_FILE, load_robustft_json
 from ..modeling.model_files import has_trained_head, reading
 from ..modeling.output_folders import check_apart, check_output_dir
 from ..modeling.processes import commits_of_the_first
@@ -129,6 +130,9 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
             ask_commits([*options.eval_datasets, options.knn_bank])
         folder = own_files(options.model, options.revision)
         facts = load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
+        own = folder is not None and not (options.zero_shot or data.class_names or data.templates)
+        if own:
+            check_fitted_weights(folder, facts, FITTED)
         known = model_classes(data, facts.get("class_names", ()), facts.get("templates", ()), facts.get("label_names"))
         check_columns([*options.eval_datasets, options.knn_bank], data, measured=options.eval_datasets)
         benchmarks, notes = evaluation_benchmarks(options.eval_datasets, data, known)
@@ -169,8 +173,10 @@ def _evaluate(options: EvaluateOptions, data: DataOptions, running: RunOptions, 
                     "leave it out, or measure the prompts instead with --zero_shot."
                 )
         model, _ = load_dual_encoder(options.model, revision=options.revision, option="MODEL")
+        if own:
+            # Of the Hub they were not here before.
+            check_fitted_weights(folder, facts, FITTED)
         # Its threshold is one of the logits of its own head.
-        own = not (options.zero_shot or data.class_names or data.templates)
         detector = _own_detector(folder, facts, benchmarks) if own else None
         sets = ConformalClassifier.from_pretrained(folder) if own and "prediction_sets" in facts else None
     if state.is_main_process:

@@ -24,6 +24,7 @@ from ..evaluation.temperature import TemperatureScaling
 from ..modeling.checkpoint import commit_of, load_dual_encoder, own_files
 from ..modeling.checkpoint_file import checkpoint_folder
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
+from ..modeling.fitted_weights import check_fitted_weights
 from ..modeling.interpolation import (
     check_alpha,
     check_interpolation,
@@ -226,7 +227,13 @@ def merges_head(options: Any) -> bool:
 
 def _facts_of(source: str) -> dict[str, Any]:
     folder = own_files(source)
-    return load_robustft_json(folder) if folder is not None and (folder / METADATA_FILE).is_file() else {}
+    if folder is None or not (folder / METADATA_FILE).is_file():
+        return {}
+    facts = load_robustft_json(folder)
+    if _folded(facts) != 1:
+        # It is taken out of them.
+        check_fitted_weights(folder, facts, ("temperature",))
+    return facts
 
 
 def _has_head(source: str, facts: dict[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..modeling.checkpoint_file import checkpoint_folder
-from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, load_robustft_json, with_prompts
+from ..modeling.fitted_weights import check_fitted_weights
+from ..modeling.metadata import FITTED, METADATA_FILE, ZERO_SHOT_HEAD, load_robustft_json, with_prompts
 from ..modeling.model_files import has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 
@@ -58,7 +59,8 @@ def facts_to_use(directory: Path, class_names: Sequence[str] | None, templates: 
             prompts.
 
     Raises:
-        ValueError: If there are no class names, or a trained head has no use for the templates.
+        ValueError: If there are no class names, a trained head has no use for the templates, or the weights in the folder are not those that
+            what is used was fitted with.
         OSError: If there is no `robustft.json`, and no class names are given.
     """
     own = load_robustft_json(directory) if class_names is None or (directory / METADATA_FILE).is_file() else {}
@@ -69,6 +71,7 @@ def facts_to_use(directory: Path, class_names: Sequence[str] | None, templates: 
         facts = with_prompts(own, class_names, templates)
         head = own.get("head", ZeroShotHead.label if (directory / HEAD_FILE).is_file() else ZERO_SHOT_HEAD)
         head_left_out = head != facts.get("head", head)
+    check_fitted_weights(directory, facts, FITTED)
     if not facts["class_names"]:
         raise ValueError(
             f"{METADATA_FILE} of {directory} has no class names (the model was trained on captions); write them "

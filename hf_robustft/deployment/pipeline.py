@@ -35,8 +35,9 @@ from ..modeling.checkpoint_check import check_checkpoint, check_config
 from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import encode_images, logit_scale
+from ..modeling.fitted_weights import weight_files, weights_sample
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json
+from ..modeling.metadata import FITTED, METADATA_FILE, ZERO_SHOT_HEAD, dump_robustft_json
 from ..modeling.model_files import has_trained_head, reading, weights_in
 from ..modeling.zero_shot import ZeroShotHead
 from .model_folder import check_has_detector, facts_to_use, hub_folder, source_folder
@@ -212,11 +213,13 @@ class OpenSetImageClassificationPipeline(Pipeline):
             self.model.save_pretrained(stage, **kwargs)
             self.processor.save_pretrained(stage)
             # A detector comes with its own temperature.
-            left_out = ("prediction_sets", *(() if self.detector is None else ("detector", "temperature")))
+            left_out = ("prediction_sets", "fitted_weights", *(() if self.detector is None else ("detector", "temperature")))
             facts = {name: value for name, value in self.facts.items() if name not in left_out}
-            dump_robustft_json(stage, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
             if self.trained_head:
                 self.head.save_pretrained(stage)
+            # They may be saved in another precision.
+            facts |= {"fitted_weights": weights_sample(weight_files(stage).values())} if set(facts) & set(FITTED) else {}
+            dump_robustft_json(stage, {**facts, "head": self.head.label if self.trained_head else ZERO_SHOT_HEAD})
             if self.detector is not None:
                 self.detector.save(stage)
             if self.prediction_sets is not None:

@@ -14,6 +14,7 @@ from .. import __version__
 from ..data.overlap import Sketch
 from ..data.prompts import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..files import locked, settle, write_whole
+from .fitted_weights import weight_files, weights_sample
 
 METADATA_FILE = "robustft.json"
 FORMAT = 1
@@ -34,13 +35,14 @@ OPTIONAL = {
     "detector": dict,
     "prediction_sets": dict,
     "fitted_prompts": str,
+    "fitted_weights": str,
     "adapters": dict,
     "card": dict,
     "image_hashes": list,
     "label_names": list,
     "left_out_classes": dict,
 }
-#: What holds for the prompts that it was fitted with, and no others.
+#: What holds for the prompts and weights that it was fitted with, and no others.
 FITTED = ("temperature", "thresholds", "detector", "prediction_sets")
 _NUMBER = (int, float)
 #: The kinds of entries of a part that readers count on, where they are there; of a list, the kind of its items.
@@ -83,19 +85,19 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     """
     Set parts of an existing `robustft.json`, and keep the others; a part set to `None` is removed.
 
-    With what is fitted on images goes which prompts it was fitted with, so that prompts that are changed later are noticed.
+    With what is fitted on images goes which prompts and which weights it was fitted with, so that others are noticed later.
 
     Args:
         directory (`str` or `Path`): Folder of the checkpoint.
         parts (`Any`, *optional*): JSON values by name: `problem_type`, `alpha`, `selection`, `head`, `cache`, `temperature`, `thresholds`, `detector`,
-            `prediction_sets`, `adapters`, `card`, `image_hashes`.
+            `prediction_sets`, `fitted_weights`, `adapters`, `card`, `image_hashes`.
 
     Returns:
         `Path`: The file.
 
     Raises:
         OSError: If the folder has no `robustft.json`.
-        ValueError: If a part is unknown, or a number is not finite.
+        ValueError: If a part is unknown, a number is not finite, or a file of weights is broken.
     """
     unknown = sorted(set(parts) - set(OPTIONAL))
     if unknown:
@@ -105,9 +107,13 @@ def update_robustft_json(directory: str | Path, **parts: Any) -> Path:
     with locked(directory):
         content = {name: value for name, value in {**load_robustft_json(directory), **parts}.items() if value is not None}
         if set(parts) & set(FITTED):
-            content.pop("fitted_prompts", None)
-            if set(content) & set(FITTED) and content.get("head", ZERO_SHOT_HEAD) == ZERO_SHOT_HEAD:
-                content["fitted_prompts"] = _prompts(content)
+            for name in ("fitted_prompts", "fitted_weights"):
+                content.pop(name, None)
+            if set(content) & set(FITTED):
+                if content.get("head", ZERO_SHOT_HEAD) == ZERO_SHOT_HEAD:
+                    content["fitted_prompts"] = _prompts(content)
+                weights = weights_sample(weight_files(directory).values())
+                content |= {} if weights is None else {"fitted_weights": weights}
         return dump_robustft_json(directory, content)
 
 
@@ -125,7 +131,7 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         grid and seeds, and what it looked at), `head`, `cache` (how its
         numbers were chosen), `temperature`, `thresholds` (above which sigmoid each class is given to an image), `detector`,
         `prediction_sets` (see [`ConformalClassifier`]), `fitted_prompts` (a hash of the class names and templates that these four were
-        fitted with, where the model answers by prompts), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
+        fitted with, where the model answers by prompts), `fitted_weights` (of the weights, see [`weights_sample`]), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
         `kept` there), `label_names` (what the training
         data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
         says beyond the results) and `image_hashes` (see

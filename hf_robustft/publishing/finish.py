@@ -29,10 +29,11 @@ from ..evaluation.temperature import TemperatureScaling
 from ..files import locked
 from ..modeling.checkpoint import load_checkpoint
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
+from ..modeling.fitted_weights import weight_files, weights_sample
 from ..modeling.heads import load_head
 from ..modeling.kept_adapter import refuse_carried
-from ..modeling.metadata import METADATA_FILE, MULTI_LABEL, load_robustft_json, update_robustft_json
-from ..modeling.model_files import MODEL_FILES, has_trained_head
+from ..modeling.metadata import FITTED, METADATA_FILE, MULTI_LABEL, load_robustft_json, update_robustft_json
+from ..modeling.model_files import MODEL_FILES, fits, has_trained_head
 from ..modeling.zero_shot import HEAD_FILE, ZeroShotHead
 from ..objectives.papers import METHOD_FACTS
 from .card_file import CARD_FILE, PAGE_FILE, RELIABILITY_FILE
@@ -405,6 +406,11 @@ def complete_folder(
             detector.save(stage)
         if prediction_sets is not None:
             prediction_sets.save(stage)
+        if scalars or any(part is not None for part in (temperature, thresholds, detector, prediction_sets)):
+            # Beside the stage lie the weights that stay.
+            files = {name: path for name, path in weight_files(folder).items() if fits(name, kept)} | weight_files(stage)
+            fitted = set(load_robustft_json(stage)) & set(FITTED)
+            update_robustft_json(stage, fitted_weights=weights_sample(files.values()) if fitted else None)
         if logits_dir is not None and Path(logits_dir).is_dir():
             shutil.move(logits_dir, stage / LOGITS)
         if predictions is not None:

@@ -33,8 +33,9 @@ from ..evaluation.temperature import TemperatureScaling
 from ..files import locked
 from ..modeling.checkpoint import load_checkpoint, load_processor
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
+from ..modeling.fitted_weights import check_fitted_weights
 from ..modeling.heads import load_head
-from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.metadata import FITTED, METADATA_FILE, load_robustft_json
 from ..modeling.model_files import has_trained_head
 from ..modeling.output_folders import check_output_dir
 from ..modeling.processes import check_one_process
@@ -206,6 +207,7 @@ def _recalibrate(
     if evaluation:
         # Refuses sets that do not fit each other, before weights are read.
         evaluator = Evaluator(evaluation, load_processor(directory), bad_images=bad_images, **options)
+    check_fitted_weights(directory, facts, FITTED)
     device = PartialState().device
     model, processor = load_checkpoint(directory, dtype=None)
     model = model.to(device)
