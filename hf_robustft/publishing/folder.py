@@ -22,8 +22,9 @@ from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.report import load_reports
 from ..files import is_of_this_room
 from ..modeling.checkpoint import load_processor
+from ..modeling.fitted_weights import check_fitted_weights
 from ..modeling.kept_adapter import check_adapter_file
-from ..modeling.metadata import METADATA_FILE, load_robustft_json
+from ..modeling.metadata import FITTED, METADATA_FILE, load_robustft_json
 from ..modeling.model_files import CONFIG_FILES, INDEX_FILE, WEIGHT_FILES, has_trained_head
 from ..modeling.tensor_files import opened
 from ..modeling.zero_shot import HEAD_FILE
@@ -132,8 +133,8 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
     Raises:
         OSError: If configuration, weights, tokenizer, image processor, an adapter that belongs to the weights, card or a file that it refers to are missing, or
             weights cannot be read.
-        ValueError: If weights are not finite, metadata or the results in `evaluation.json` are broken, or a file holds an
-            access token.
+        ValueError: If weights are not finite or not those that something was fitted with, metadata or the results in `evaluation.json` are
+            broken, or a file holds an access token.
     """
     _check_presence(folder, files)
     check_secrets(folder, files, token)
@@ -149,6 +150,7 @@ def check_files(folder: str | Path, files: Mapping[str, Path], token: str | None
         elif name.startswith(".eval_results/"):
             _check_results(path)
     facts = load_robustft_json(folder) if METADATA_FILE in files else {}
+    check_fitted_weights(folder, facts, FITTED)
     if "detector" in facts:
         OpenSetDetector.from_pretrained(folder)
     if "prediction_sets" in facts:

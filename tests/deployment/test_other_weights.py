@@ -11,6 +11,7 @@ from transformers import CLIPModel
 from hf_robustft.cli import main
 from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.modeling.metadata import load_robustft_json
+from hf_robustft.publishing.folder import check_files, chosen_files
 
 
 @pytest.fixture
@@ -76,6 +77,12 @@ def test_every_command_that_would_use_it_refuses_them_in_one_line(exchanged, lab
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "detector" in said and "fitted with" in said and "finish_checkpoint" in said
     assert not list(tmp_path.glob("out*")) and (exchanged / "robustft.json").read_bytes() == before
+
+
+def test_they_are_not_published(exchanged):
+    (exchanged / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    with pytest.raises(ValueError, match="temperature, detector.*fitted with"):
+        check_files(exchanged, chosen_files(exchanged))
 
 
 def test_measured_without_what_was_fitted_they_are_taken(exchanged, labelled, tmp_path, capsys):
