@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Files that a model answers by.
-_FILES = ("model.safetensors", "model-*-of-*.safetensors", "head.safetensors", "adapters.safetensors")
+# Not a trained head, whose classes are compared, nor adapters, which have fingerprints of the weights that they belong to.
+_FILES = ("model.safetensors", "model-*-of-*.safetensors")
 #: Bytes of each of the pieces of a tensor that are looked at, and their number.
 _PIECE, _PIECES = 64, 4
-# Longer headers are no header: `safetensors` refuses them too.
+# As `safetensors` has it.
 _LONGEST_HEADER = 100_000_000
 
 
 def weight_files(folder: str | Path) -> dict[str, Path]:
-    """Return by name the files in a `folder` that a model answers by."""
+    """Return by name the files in a `folder` that hold a model's own weights."""
     return {path.name: path for pattern in _FILES for path in Path(folder).glob(pattern)}
 
 
@@ -36,7 +36,7 @@ def weights_sample(files: Iterable[Path]) -> str | None:
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a file is no `.safetensors` file.
+        ValueError: If a file is not in the format of safetensors.
     """
     found = [entry for path in files for entry in _tensors(path)]
     if not found:
@@ -81,7 +81,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, bytes]]:
             entries = [(entry["dtype"], *entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__"]
             entries = [(str(precision), int(start), int(stop)) for precision, start, stop in entries]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise ValueError(f"{path} is no .safetensors file; save the model again.") from None
+            raise ValueError(f"{path} is not in the format of safetensors; save the model again.") from None
         for precision, start, stop in entries:
             # Buffers of positions come and go with the version of Transformers.
             if not precision.startswith(("F", "BF")):

@@ -218,6 +218,12 @@ def test_a_logit_scale_that_moved_is_refused(checkpoint, tiny_clip):
     with torch.no_grad():
         tiny_clip.logit_scale.add_(0.1)
     tiny_clip.save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="detector.*fitted with"):
+        pipeline(checkpoint)
+    # Of a folder that does not say which weights its detector was fitted with.
+    facts = load_robustft_json(checkpoint)
+    del facts["fitted_weights"]
+    (checkpoint / "robustft.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=r"logit scale is .* [Rr]efit"):
         pipeline(checkpoint)
 
