@@ -72,7 +72,7 @@ class AutoOptions:
     seed: int = option("Of all runs.", 0)
 
 
-def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
+def train_chosen(arguments: Sequence[str]) -> tuple[EvaluationReport, int]:
     """
     Compare, choose, and complete the folder of the choice.
 
@@ -80,7 +80,7 @@ def train_chosen(arguments: Sequence[str]) -> EvaluationReport:
         arguments (`Sequence[str]`): The command line behind `hf-robustft train`.
 
     Returns:
-        [`EvaluationReport`]: The results of the choice.
+        `tuple`: The results of the choice, an [`EvaluationReport`]; and the exit status, 1 if a run failed.
 
     Raises:
         ValueError: If something that was given cannot be, or no run could be made.
@@ -128,7 +128,7 @@ def _has_lists(given: Given) -> bool:
     return bool(train_benchmark(data_args.train_dataset, data_args, data_args.caption_column).several)
 
 
-def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: str) -> EvaluationReport:
+def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: str) -> tuple[EvaluationReport, int]:
     methods = methods_for(passed)
     compared = CompareOptions(methods=methods, seeds=[options.seed], output_dir=str(output / COMPARISON))
     words = [word for _, group in passed for word in group]
@@ -147,7 +147,7 @@ def _train_chosen(options: AutoOptions, passed: Passed, output: Path, command: s
     report = complete_chosen(output, name, record, command)
     print(words + (" Some runs failed and were not compared." if status else ""))
     print(f"Saved to {output}: {', '.join(sorted(path.name for path in output.iterdir() if path.is_file() and not is_of_this_room(path.name)))}")
-    return report
+    return report, status
 
 
 def worse_than(run: Path, start: Path) -> tuple[str, float] | None:

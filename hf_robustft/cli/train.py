@@ -435,13 +435,12 @@ def train_each(arguments: Sequence[str], suites: Sequence[str], args: RobustTrai
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out what `arguments` say; returns the exit code."""
+    """Carry out what `arguments` say; returns the exit code: 1 if a run of `--method auto` failed."""
     if word_behind("--method", arguments) == AUTO:
         from .auto import train_chosen  # It starts this command for each run.
 
-        train_chosen(arguments)
-    else:
-        train(arguments)
+        return train_chosen(arguments)[1]
+    train(arguments)
     return 0
 
 
