@@ -14,11 +14,13 @@ needs pip install "hf_robustft[onnx]".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from ..data.messages import quoted
@@ -28,6 +30,7 @@ from ..deployment.export_page import table
 from ..deployment.exported_classifier import INPUTS
 from ..deployment.extras import FORMATS, PRECISIONS, check_export_options
 from ..deployment.pipeline import pipeline
+from ..files import locked
 from ..modeling.checkpoint import own_files
 from ..modeling.checkpoint_check import check_config
 from ..modeling.checkpoint_file import is_packaged
@@ -96,6 +99,11 @@ def run(arguments: Sequence[str]) -> int:
     if state.num_processes > 1:
         raise ValueError("hf-robustft export works in one process; start it without a launcher.")
     quiet_if_asked(running)
+    with locked(options.output_dir, "hf-robustft export"):
+        return _run(options, data, running, state.device, given)
+
+
+def _run(options: ExportOptions, data: DataOptions, running: RunOptions, device: torch.device, given: Mapping[str, Any]) -> int:
     policy = data.policy()
     is_here = Path(options.model).is_dir() and not is_packaged(options.model)
     with reading(options.model) if is_here else nullcontext():
@@ -112,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         # The data before any weights.
         names = known.class_names if data.class_names or not facts.get("class_names") else None
         prompts = {"class_names": names, "templates": None if names is None and data.templates is None else known.templates}
-        classify = pipeline(options.model, revision=options.revision, require_detector=False, device=state.device, **prompts)
+        classify = pipeline(options.model, revision=options.revision, require_detector=False, device=device, **prompts)
     if classify.detector is None and classify.thresholds is None:
         print("Note: there is no open-set detector for these classes, so nothing will be called unknown.")
     found = export_checkpoint(

@@ -98,10 +98,19 @@ def run(arguments: Sequence[str]) -> int:
     options, running = parser().parse(arguments)
     found = verify(options, running)
     print(found.table())
+    # Another command may have written them meanwhile.
+    check_outputs(options)
     written = found.save(options.output, options.markdown)
     if written:
         print(f"Saved to {', '.join(map(str, written))}")
     return found.status
+
+
+def check_outputs(options: VerifyOptions) -> None:
+    """Refuse files that cannot be written, by the `options`. Raises ValueError as [`check_verified_output`]."""
+    for name in ("output", "markdown"):
+        if getattr(options, name) is not None:
+            check_verified_output(name, getattr(options, name), options.overwrite)
 
 
 def verify(options: VerifyOptions, running: RunOptions) -> Verification:
@@ -118,9 +127,9 @@ def verify(options: VerifyOptions, running: RunOptions) -> Verification:
         ValueError, OSError: As [`run`].
     """
     places = named_places(options.data)
+    check_outputs(options)
     for name in ("output", "markdown"):
         if getattr(options, name) is not None:
-            check_verified_output(name, getattr(options, name), options.overwrite)
             check_output_dir(Path(getattr(options, name)).expanduser().parent, f"--{name}")
     check_revision(options.model, options.revision)
     state = PartialState(cpu=running.use_cpu)

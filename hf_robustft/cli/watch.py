@@ -30,6 +30,7 @@ from ..deployment.pipeline import pipeline
 from ..deployment.watch import watch
 from ..deployment.watch_files import PAGE, WATCH
 from ..deployment.watching import FEW, why
+from ..files import locked
 from ..modeling.checkpoint import commit_of
 from ..modeling.checkpoint_file import is_packaged, local_folder
 from ..modeling.model_files import content_hash, reading
@@ -77,6 +78,11 @@ def run(arguments: Sequence[str]) -> int:
     check_output_dir(options.output_dir)
     model = None if is_packaged(options.model) else options.model
     check_apart(options.output_dir, {"MODEL": model, f"--reference {options.reference}": options.reference, f"--stream {options.stream}": options.stream})
+    with locked(Path(options.output_dir).expanduser(), "hf-robustft watch"):
+        return _run(options, running)
+
+
+def _run(options: WatchOptions, running: RunOptions) -> int:
     reference, the_reference = reference_images(options)
     here = None if is_packaged(options.model) else local_folder(options.model)
     with reading(here) if here is not None else nullcontext():

@@ -27,7 +27,7 @@ from ..data.packaged import ASSETS
 from ..data.prompts import class_prompts
 from ..data.transforms import ImageTransform
 from ..evaluation.open_set import open_set_score
-from ..files import changing, write_whole
+from ..files import changing, locked, write_whole
 from ..modeling.checkpoint import commit_of
 from ..modeling.checkpoint_file import is_packaged
 from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE, DualEncoder
@@ -115,13 +115,13 @@ def export_checkpoint(
     Raises:
         ValueError: If a graph decides otherwise on too many images, the model is of a family that cannot be exported, an option is
             out of range or would do nothing, or a package is missing.
+        FolderInUse: If another process is changing the folder.
         OSError: If the folder cannot be written.
     """
     check_export_options(format, precisions, min_agreement, check_images, batch_size, opset, has_images=dataset is not None)
     if input not in INPUTS:
         raise ValueError(f"`--input {input}` is unknown; choose one of {', '.join(INPUTS)}.")
     output, encoder = Path(output_dir), DualEncoder.of(classify.model)
-    check_folder(output)
     if encoder.family.patches:
         raise ValueError(
             f"A {encoder.name} takes patches of images of any shape with a mask, and a graph has a single input; export a model that takes images "
@@ -129,15 +129,23 @@ def export_checkpoint(
         )
     if any(value.dtype != torch.float32 for value in classify.model.parameters()):
         raise ValueError("An export starts from float32 weights; load the model in float32, and ask for precisions=['fp16'].")
-    images = _images(classify, dataset, check_images, batch_size=batch_size, num_workers=num_workers, bad_images=bad_images, progress=progress)
-    calibration = None
-    if "int8-static" in precisions:
-        chosen = torch.arange(0, len(images), _CALIBRATION_SHARE)[:_CALIBRATION_IMAGES]
-        rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False).nonzero()[:, 0]
-        if not len(rest):
-            raise ValueError(f"`--precision int8-static` needs images to calibrate on and others to compare on, and there is {len(images)}.")
-        calibration, images = images.part(chosen), images.part(rest)
-    return _Export(classify, format, input, images, calibration, batch_size, opset, min_agreement).write(output, precisions, text)
+    reading = {"batch_size": batch_size, "num_workers": num_workers, "bad_images": bad_images, "progress": progress}
+    check_folder(output)
+    with locked(output, "hf-robustft export"):
+        # Who held it meanwhile may have put a model there.
+        check_folder(output)
+        images = _images(classify, dataset, check_images, **reading)
+        images, calibration = _parted(images) if "int8-static" in precisions else (images, None)
+        return _Export(classify, format, input, images, calibration, batch_size, opset, min_agreement).write(output, precisions, text)
+
+
+def _parted(images: CheckImages) -> tuple[CheckImages, CheckImages]:
+    """The images to compare on, and those to calibrate on."""
+    chosen = torch.arange(0, len(images), _CALIBRATION_SHARE)[:_CALIBRATION_IMAGES]
+    rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False).nonzero()[:, 0]
+    if not len(rest):
+        raise ValueError(f"`--precision int8-static` needs images to calibrate on and others to compare on, and there is {len(images)}.")
+    return images.part(rest), images.part(chosen)
 
 
 class _Export:

@@ -11,6 +11,7 @@ from helpers.claiming import SETS, made
 from safetensors.torch import load_file, save_file
 
 from hf_robustft.cli import main
+from hf_robustft.cli import verify as verify_command
 from hf_robustft.cli.verify import parser, verify
 from hf_robustft.evaluation.report import load_reports
 from hf_robustft.publishing.claims import FAILS, HOLDS, NOT_MEASURED
@@ -72,6 +73,21 @@ def test_what_was_measured_holds(desk, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert main(["verify", str(desk / "clip"), "--data", *places(desk), *files, *QUIET, "--overwrite"]) == 0
     assert json.loads((tmp_path / "verification.json").read_text()) == content
+
+
+@pytest.mark.parametrize("option", ["output", "markdown"])
+def test_a_file_that_another_command_has_written_meanwhile_stays(option, folder, desk, monkeypatch, capsys):
+    file = folder.parent / f"found{'.json' if option == 'output' else '.md'}"
+
+    def meanwhile(*given):
+        file.write_text("of another model")
+        return Verification("clip", [], {}, [], "energy")
+
+    monkeypatch.setattr(verify_command, "verify", meanwhile)
+    words = ["verify", str(folder), f"--{option}", str(file), *QUIET]
+    assert main(words) == 2 and f"`--{option} {file}`" in capsys.readouterr().err
+    assert file.read_text() == "of another model"
+    assert main([*words, "--overwrite"]) == 0 and file.read_text() != "of another model"
 
 
 def in_report(*path, by):

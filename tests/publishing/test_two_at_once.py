@@ -6,14 +6,17 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+from importlib import import_module
 
 import pytest
 from helpers import image_dataset
 from test_calibrate import digests, folder, made, sets  # noqa: F401
 
 from hf_robustft import pipeline
-from hf_robustft.cli import compare, evaluate, main, train
+from hf_robustft.cli import compare, evaluate, export, main, train
 from hf_robustft.comparison.runs import read_run
+from hf_robustft.files import locked
 from hf_robustft.publishing import recalibrate
 
 QUIET = ["--use_cpu", "--disable_tqdm"]
@@ -126,3 +129,45 @@ def test_a_second_run_into_one_folder_is_refused_before_it_is_taken_for_one_that
     assert "in use by `hf-robustft compare`" in refusal(capsys, words)
     # There is nothing trained in it.
     assert first.goes_on() == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "reads"), [("export {clip} --output_dir {out}", "pipeline"), ("watch {clip} --reference known --stream new --output_dir {out}", "reference_images")]
+)
+def test_a_second_export_or_watch_is_refused_before_it_reads_anything(command, reads, folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    words, out, held, ends = command.format(clip=folder, out=tmp_path / "out").split(), tmp_path / "out", threading.Event(), threading.Event()
+
+    def first():
+        with locked(out, f"hf-robustft {words[0]}"):
+            held.set()
+            ends.wait(60)
+
+    def read(*given, **options):
+        raise AssertionError(reads)
+
+    monkeypatch.setattr(import_module(f"hf_robustft.cli.{words[0]}"), reads, read)
+    monkeypatch.chdir(tmp_path)
+    for name in ("known", "new"):
+        (tmp_path / name).mkdir()
+    other = threading.Thread(target=first)
+    other.start()
+    try:
+        assert held.wait(60)
+        assert f"in use by `hf-robustft {words[0]}` (process {os.getpid()} on " in refusal(capsys, words)
+    finally:
+        ends.set()
+        other.join()
+    assert not out.exists()
+
+
+def test_an_export_is_not_written_into_a_model_that_came_meanwhile(folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """It was trained there after the first look at the folder, and before the lock."""
+    out, first_look = tmp_path / "out", export.check_folder
+
+    def meanwhile(output):
+        first_look(output)
+        shutil.copytree(folder, out)
+
+    monkeypatch.setattr(export, "check_folder", meanwhile)
+    assert str(out) in refusal(capsys, ["export", folder, "--output_dir", out, "--format", "torch_export", *QUIET])
+    assert digests(out) == digests(folder)
