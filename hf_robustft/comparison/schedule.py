@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -296,7 +297,7 @@ class Schedule:
             env={**os.environ, **environment},
             # Ctrl-C reaches the children through this process alone, which also waits for them.
             start_new_session=True,
-            preexec_fn=_end_with_parent if _LIBC is not None else None,
+            preexec_fn=partial(_end_with_parent, os.getpid()) if _LIBC is not None else None,
         )
         # The child has the log open, and so holds the lock for as long as it lives.
         log.close()
@@ -390,9 +391,12 @@ class _Child:
     started: float
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     # In the child, before it becomes another program: it ends at once if the parent is killed, so that nothing goes on unseen.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It was killed before that.
+        os._exit(1)
 
 
 def _write_record(place: Path, record: Mapping[str, Any]) -> None:

@@ -247,6 +247,16 @@ def test_children_end_with_a_killed_parent_and_are_waited_for(tmp_path, monkeypa
     assert set(outcome.seconds) == {"long"} and not is_alive(child)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal when the parent is gone")
+def test_a_child_whose_parent_was_killed_before_it_could_ask_ends(tmp_path):
+    child = os.fork()
+    if not child:
+        schedule._end_with_parent(os.getppid() + 1)
+        (tmp_path / "goes on").touch()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1 and not (tmp_path / "goes on").exists()
+
+
 def test_the_time_left_is_that_of_finished_runs_of_the_method():
     runs = [*(Run(f"ft-{i}", "ft") for i in range(4)), Run("wise", "wise_ft", needs=("ft-0",)), Run("flyp", "flyp")]
     assert time_left(runs, {}, {}, 2) is None
