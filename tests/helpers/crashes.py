@@ -8,7 +8,9 @@ What kill -9 leaves is what the folder holds at that moment: the system keeps wh
 
     python -m helpers.crashes moments FILE -- train ...     write down all moments of a command in the working folder
     python -m helpers.crashes at 17 -- train ...            SIGKILL at the 17th; `torn 17` leaves half of the file
-    python -m helpers.crashes after 0.25 -- train ...       the end after so many seconds of processor time
+    python -m helpers.crashes at_run 2:17 -- compare ...    SIGKILL for the second run that it begins, at its 17th; or torn_run
+    python -m helpers.crashes after 0.25 -- train ...       the end after so many seconds of processor time, 0.25c: of the clock
+    python -m helpers.crashes beside FILE -- train ...      no kill: begins after $DELAY seconds, and says in FILE-$DELAY how it ended
     python -m helpers.crashes copies FOLDER -- train ...    no kill: what each would leave of `out` is copied, torn files too
 """
 
@@ -20,6 +22,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,14 +63,16 @@ class Moments:
     """
     Calls `each(number, what, path)` at each moment of this process that concerns `folder`, until `stop`.
 
-    Audit hooks themselves stay for as long as the process lives.
+    Audit hooks themselves stay for as long as the process lives. With `of_runs` the moments are those of each process that this one
+    forks, from 1 in each.
     """
 
-    def __init__(self, folder: Path, each: Callable[[int, str, Path], None]):
+    def __init__(self, folder: Path, each: Callable[[int, str, Path], None], of_runs: bool = False):
         import safetensors.torch
         import torch
 
         self.folder, self.each, self.number, self.on = str(folder), each, 0, True
+        self.process, self.of_runs = os.getpid(), of_runs
         sys.addaudithook(self._heard)
         self.writers = [(module, name, getattr(module, name)) for module, name in ((torch, "save"), (safetensors.torch, "serialize_file"))]
         for module, name, write in self.writers:
@@ -88,7 +93,8 @@ class Moments:
 
     def _moment(self, what: str, path: Path) -> None:
         # What is removed together with its folder has only a name.
-        if self.on and (str(path).startswith(self.folder) or what in ("os.remove", "os.rmdir")):
+        concerns = str(path).startswith(self.folder) or what in ("os.remove", "os.rmdir")
+        if self.on and concerns and self.of_runs == (os.getpid() != self.process):
             self.on = False
             self.number += 1
             self.each(self.number, what, path)
@@ -113,11 +119,14 @@ def tear(what: str, path: Path) -> bool:
     return what in ("open", "written")
 
 
-def kill_at(moment: int, torn: bool) -> Callable[[int, str, Path], None]:
-    """For [`Moments`]: SIGKILL at one of them, with half of the file that is being written there if it is to be `torn`."""
+def kill_at(moment: int, torn: bool, run: int = 0) -> Callable[[int, str, Path], None]:
+    """
+    For [`Moments`]: SIGKILL at one of them, with half of the file that is being written there if it is to be `torn`; of those of runs, in
+    the one that was begun as number `run`.
+    """
 
     def each(number: int, what: str, path: Path) -> None:
-        if number == moment:
+        if number == moment and run in (0, ForkedRun.begun):
             if torn:
                 tear(what, path)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -142,9 +151,13 @@ def copy_into(folder: Path, source: Path) -> Callable[[int, str, Path], None]:
 class ForkedRun:
     """Stands for `subprocess.Popen` of a run of a comparison: a process that need not import anything again."""
 
+    #: How many there were.
+    begun = 0
+
     def __init__(self, words, stdin=None, stdout=None, stderr=None, env=None, start_new_session=True, preexec_fn=None, **_):
         self.args, self.returncode = words, None
         sys.stdout.flush()
+        ForkedRun.begun += 1
         self.pid = os.fork()
         if self.pid:
             return
@@ -157,12 +170,13 @@ class ForkedRun:
                 os.dup2(stdout.fileno(), descriptor)
             os.environ.clear()
             os.environ.update(env)
-            signal.setitimer(signal.ITIMER_PROF, 0)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             from hf_robustft import cli
 
-            status = cli.main([str(word) for word in words[words.index("hf_robustft.cli") + 1 :]])
+            # As the program: signals are answered by the command itself.
+            sys.argv = ["hf-robustft", *(str(word) for word in words[words.index("hf_robustft.cli") + 1 :])]
+            status = cli.main()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -206,11 +220,22 @@ def main(arguments: list[str]) -> int:
     if kind not in ("SIGINT", "SIGTERM") and os.environ.get("RANK", "0") != os.environ.get("KILLED_RANK", "0"):
         kind = "none"
     if kind == "moments":
-        with open(when, "w") as file:
+        began = time.monotonic()
+        # Line by line: what is not written yet is not written by a forked process too.
+        with open(when, "w", buffering=1) as file:
             Moments(Path.cwd(), lambda number, what, path: print(number, what, path, file=file))
+            Moments(Path.cwd(), lambda number, what, path: print("run", ForkedRun.begun, number, what, path, file=file), of_runs=True)
             status = cli.main(command)
-            print(sum(os.times()[:4]), file=file)
+            print(sum(os.times()[:4]), time.monotonic() - began, file=file)
         return status
+    if kind == "beside":
+        delay = os.environ["DELAY"]
+        time.sleep(float(delay))
+        with open(f"{when}-{delay}", "w", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 2)
+            status = cli.main(command)
+            print(f"exit status {status}", file=sys.stderr, flush=True)
+        return 0
     if kind == "copies":
         # A journal is bound to the number of its folder, which a copy does not keep, and a kill does.
         files._identity = lambda folder: 0
@@ -220,22 +245,32 @@ def main(arguments: list[str]) -> int:
         return status
     if kind in ("at", "torn"):
         Moments(Path.cwd(), kill_at(int(when), kind == "torn"))
+    elif kind in ("at_run", "torn_run"):
+        run, moment = map(int, when.split(":"))
+        Moments(Path.cwd(), kill_at(moment, kind == "torn_run", run), of_runs=True)
     elif kind == "after":
-        # Left to the system, which ends the process at once, as kill -9 does; in time that no other process changes.
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_PROF, float(when))
+        # Left to the system, which ends the process at once, as kill -9 does.
+        _later(when, signal.SIG_DFL)
     elif kind in ("SIGINT", "SIGTERM"):
         # The handler of this one is Python's; it sends the other within a moment.
-        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), getattr(signal, kind)))
-        signal.setitimer(signal.ITIMER_PROF, float(when))
+        _later(when, lambda *_: os.kill(os.getpid(), getattr(signal, kind)))
         # As the program: signals are answered by the command itself.
         sys.argv = ["hf-robustft", *command]
         try:
             return cli.main()
         finally:
             # The interpreter on its way out has no handler.
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            _later("0")
+            _later("0c")
     return cli.main(command)
+
+
+def _later(when: str, handler=None) -> None:
+    """A signal in so many seconds of processor time, which no other process changes; with a "c" of the clock, for what waits for others."""
+    timer, number = (signal.ITIMER_REAL, signal.SIGALRM) if when.endswith("c") else (signal.ITIMER_PROF, signal.SIGPROF)
+    if handler is not None:
+        signal.signal(number, handler)
+    signal.setitimer(timer, float(when.removesuffix("c")))
 
 
 if __name__ == "__main__":
