@@ -111,13 +111,15 @@ class Campaign:
 
     def fresh(self, job: Job, name: str = "try") -> Path:
         """A folder with the inputs of a job, and what it starts from."""
-        folder = self.place / name
+        folder, compared = self.place / name, self.compared() if job.starts_from == "compared" else None
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for path in (self.place / "inputs").iterdir():
             (folder / path.name).symlink_to(path)
         if job.starts_from == "finished":
             shutil.copytree(self.finished("flyp") / "out", folder / "out")
+        elif compared is not None:
+            shutil.copytree(compared / "runs", folder / "out" / "comparison" / "runs")
         elif job.starts_from is not None:
             for run, *of in (("one", "flyp"), ("two", "ft") if job.starts_from == "runs" else ("two", "flyp", "4")):
                 shutil.copytree(self.finished(*of) / "out", folder / "runs" / run)
@@ -134,6 +136,17 @@ class Campaign:
             command = [*TRAIN, *sets, "--method", method, "--max_steps", "1", "--save_strategy", "no", "--save_predictions", "--seed", seed]
             done = self.run(self.fresh(Job(()), folder.name), Job(()), command)
             assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    def compared(self) -> Path:
+        """A folder with the runs that `auto` has compared."""
+        folder = self.place / "compared"
+        if not folder.exists():
+            auto = self.jobs["auto"]
+            made = self.fresh(auto)
+            done = self.run(made, auto, auto.command)
+            assert done.returncode == 0, done.stderr[-3000:]
+            (made / "out" / "comparison").rename(folder)
         return folder
 
     def found(self, folder: Path, job: Job) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ class Job:
     Args:
         command: As it is given the first time, and again unless it trains.
         processes: So many of them.
-        starts_from: A job whose folder it works on.
+        starts_from: A job whose folder it works on: "finished", a run in `out`; "runs" or "seeds", two in `runs`; "compared", the runs of "auto".
         hub: Whether what counts is on the Hub.
         in_parts: Whether it keeps what it has done and goes on from there.
         has_runs: Whether it starts processes of its own and waits for them.
@@ -76,4 +76,6 @@ def jobs() -> dict[str, Job]:
     found["compare, finished runs"] = Job(["compare", "runs/one", "runs/two", "--output_dir", "out"], starts_from="runs")
     chooses = TRAIN.index("--learning_rate")
     found["auto"] = Job([*TRAIN[:chooses], *TRAIN[chooses + 2 :], *sets, "--method", "auto", "--max_steps", "1"], has_runs=True)
+    # Given again it chooses and writes.
+    found["auto, its runs finished"] = Job(found["auto"].command, starts_from="compared", in_parts=True)
     return found
