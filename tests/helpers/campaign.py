@@ -295,6 +295,7 @@ class Campaign:
         """Give a command again from what a kill has left in a folder, `out`."""
         job, (want, _, _) = self.jobs[name], self.whole(name)
         folder = self.fresh(job)
+        shutil.rmtree(folder / "out", ignore_errors=True)
         shutil.copytree(out, folder / "out", symlinks=True)
         result, why = self.after(folder, job, {}, want)
         self.counts[name, "given again", phase, result] += 1
