@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ..data.benchmarks import Benchmark
+from ..data.column_checks import check_groups, groups_of
 from ..evaluation.benchmark_checks import refuse_lists
 from ..evaluation.evaluator import Evaluator
 from ..modeling.dual_encoder import DualEncoder
@@ -128,9 +131,11 @@ def measured_lists(
         `tuple`: The sets to measure on, what is fitted on, and sentences for the user.
 
     Raises:
-        ValueError: If there are groups that nothing would read.
+        ValueError: If there are groups that nothing would read, or a set that was held out is of one group.
     """
     notes = []
+    if data_args.group_column is not None and data_args.hold_out is not None and (data_args.save_logits or compared):
+        _check_held_groups([*evaluation, validation], data_args)
     if data_args.group_column is not None and not (data_args.save_logits or compared):
         if data_args.hold_out is None:
             raise ValueError(
@@ -148,6 +153,15 @@ def measured_lists(
     if not evaluation or validation is None or any(validation is item for item in evaluation):
         return list(evaluation), validation, notes
     return [*evaluation, validation], validation, notes
+
+
+def _check_held_groups(sets: Sequence[Benchmark | None], data_args: DataArguments) -> None:
+    """Refuse sets of one group, which after the training could not be measured: images are drawn by class, and few groups may have them all."""
+    for item in sets:
+        # What is read from elsewhere was looked at when it was opened.
+        if item is not None and item.dataset is not None and item.group_column is not None:
+            where = f"the set {item.name!r} that --hold_out {data_args.hold_out:g} makes"
+            check_groups(len(np.unique(groups_of(item.load(), data_args.group_column, where))), data_args.group_column, where)
 
 
 def _without_groups(benchmark: Benchmark) -> Benchmark:

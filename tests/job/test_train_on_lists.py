@@ -249,6 +249,21 @@ def test_groups_say_which_images_with_lists_of_labels_are_held_out_together(tmp_
     assert {run.split()[0] for run in load_list_predictions(tmp_path / "out" / "logits", report["multi_label"])["test"].group} == {"test"}
 
 
+def test_a_held_out_set_of_one_group_is_refused_before_the_training(tmp_path, place, capsys):
+    folder = listed_folder(tmp_path / "photos", 60)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    # Whole patients are drawn by the rarest label of their first image.
+    rows = [{**row, "patient": number % 6, "label": ["cat"] if number < 6 else row["label"]} for number, row in enumerate(rows)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--method", "ft", "--train_dataset", str(folder), "--model", str(place / "clip"), "--group_column", "patient", "--use_cpu", "--hold_out"]
+    for share, more, compared in (("0.1", ["--save_logits"], False), ("0.1", [], True)):
+        with pytest.raises(ValueError, match=r"'patient' of the set 'held-out' that --hold_out 0\.1 makes.*--group_column"):
+            load_data(parse([*given, share, *more]), compared)
+    # Where nothing is drawn from the groups they only hold images together, and of two there is enough.
+    load_data(parse([*given, "0.1"]))
+    assert all(item.group_column == "patient" for item in load_data(parse([*given, "0.2", "--save_logits"])).evaluation)
+
+
 def test_heads_of_lists_of_labels_are_not_merged_and_it_is_said_why(place, capsys):
     code, out = train(place, "clip", "ft", "--eval_datasets", str(place / "test"), "--max_steps", "1")
     assert code == 0
