@@ -57,11 +57,12 @@ from hf_robustft.comparison.claims import (
     verdict_of,
 )
 from hf_robustft.comparison.pictures import plot_frontier
-from hf_robustft.comparison.runs import Comparison, rate_text, read_runs
+from hf_robustft.comparison.runs import Comparison, rate_text, read_run, read_runs
 from hf_robustft.comparison.same_data import check_data
 from hf_robustft.comparison.statistics import Difference
 from hf_robustft.comparison.summary import summarise
 from hf_robustft.comparison.tables import NOISE_MARK, NOISE_NOTE
+from hf_robustft.comparison.variants import with_variants
 from hf_robustft.evaluation.findings import listed
 from hf_robustft.evaluation.open_set import DEFAULT_SCORE
 from hf_robustft.objectives.papers import METHOD_FACTS
@@ -136,15 +137,27 @@ _HOW = {"concepts": "classes left out of training", "id": "new views of the trai
 _COLUMNS = ("noto accuracy %", "noto ECE %", "shift accuracy %", "shift ECE %", "shift NLL", "AUROC % noto / unknown", "AUROC % shifts / unknown")
 _METRICS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL"}
 _DASH = "\N{EN DASH}"
-_TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+#: First columns of tables whose rows stay on a page where they are of nothing that is judged.
+_NAMED = ("method", "claim")
+_TABLE = re.compile(r"(?:^\|.*(?:\n|\Z))+", re.MULTILINE)
 
 
 def finished(folders: Sequence[Path]) -> list[Path]:
-    """The finished runs below some folders. Two comparisons may have made the same run, which they call the same: the first counts."""
-    found = [path.parent for folder in folders for path in sorted(folder.glob(f"**/{EVALUATION_FILE}"))]
+    """
+    The finished runs below some folders. Two comparisons may have made the same run, which they call the same: the first counts.
+
+    Raises:
+        ValueError: If a folder has none, or two of one name have other settings.
+    """
     once: dict[str | Path, Path] = {}
-    for run in found:
-        once.setdefault(run.name if run.parent.name == "runs" else run, run)
+    for folder in folders:
+        found = [path.parent for path in sorted(folder.glob(f"**/{EVALUATION_FILE}"))]
+        if not found:
+            raise ValueError(f"there is no finished run below {folder}; give folders of comparisons, or of runs")
+        for run in found:
+            other = once.setdefault(run.name if run.parent.name == "runs" else run, run)
+            if other != run and any(item.candidate.variant for item in with_variants([read_run(other), read_run(run)])):
+                raise ValueError(f"{other} and {run} have one name and other settings; leave one of them out, or give it to --parts")
     return list(once.values())
 
 
@@ -294,26 +307,43 @@ def page(summary: Mapping, chosen: Mapping, judged: Sequence[Judgement], command
     return "\n".join(parts)
 
 
-def by_first_cell(rows: Sequence[str]) -> dict[str, list[str]]:
-    """Lines of a table by the words that they begin with."""
-    found: dict[str, list[str]] = {}
+def cells(row: str) -> tuple[str, ...]:
+    """The cells of a line of a table."""
+    return tuple(cell.strip() for cell in row.strip().strip("|").split("|"))
+
+
+def by_first_cells(rows: Sequence[str], number: int) -> dict[tuple[str, ...], list[str]]:
+    """Lines of a table by as many of their first cells."""
+    found: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        found.setdefault(row.split("|")[1], []).append(row)
+        found.setdefault(cells(row)[:number], []).append(row)
     return found
 
 
-def with_tables(text: str, source: str) -> str:
-    """A page with the tables of `source` in the place of those that have the same columns; rows of what the source has not stay."""
-    new = {found.group().partition("\n")[0]: found.group().splitlines() for found in _TABLE.finditer(source)}
+def with_tables(text: str, source: str) -> tuple[str, int]:
+    """
+    A page with the tables of `source` in the place of those that have the same columns, and how many these are; rows of what the source has
+    not stay. Where a table has several rows of a method, they are those of its rates.
+    """
+    new = {cells((lines := found.group().splitlines())[0]): lines for found in _TABLE.finditer(source)}
+    count = 0
 
     def merged(found: re.Match) -> str:
-        header, _, *old = found.group().splitlines()
-        if header not in new:
+        nonlocal count
+        header, *rest = found.group().splitlines()
+        if cells(header) not in new or not rest:
             return found.group()
-        rows = by_first_cell(old) | by_first_cell(new[header][2:])
-        return "\n".join([header, new[header][1], *(row for of in rows.values() for row in of)]) + "\n"
+        count += 1
+        # Places that lines are compared at are others with each run.
+        sides = rest[1:] if cells(header)[0] in _NAMED else [], new[cells(header)][2:]
+        number = 2 if any(len(rows) > 1 for side in sides for rows in by_first_cells(side, 1).values()) else 1
+        rows = by_first_cells(sides[0], number) | by_first_cells(sides[1], number)
+        # Of a method that has other rates here, after those that it had.
+        methods = list(dict.fromkeys(key[0] for key in rows))
+        ordered = sorted(rows, key=lambda key: methods.index(key[0]))
+        return "\n".join([*new[cells(header)][:2], *(row for key in ordered for row in rows[key])]) + "\n"
 
-    return _TABLE.sub(merged, text)
+    return _TABLE.sub(merged, text), count
 
 
 def short(row: Mapping) -> dict:
@@ -346,21 +376,40 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, nargs="+", default=[], help="Markdown files with tables to put in their place.")
     parser.add_argument("--output", type=Path, default=Path("outputs/evidence"), help="Folder of the tables.")
     asked = parser.parse_args()
-    given, folders = (dict(word.split("=", 1) for word in words) for words in (asked.rates, asked.parts))
+    try:
+        given = {method: float(rate) for method, rate in (word.split("=", 1) for word in asked.rates)}
+        folders = dict(word.split("=", 1) for word in asked.parts)
+    except ValueError:
+        parser.error("give --rates METHOD=RATE and --parts PART=FOLDER")
     if unknown := set(folders) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    comparison = read_runs(finished(asked.folders))
-    comparison.runs.sort(key=lambda run: (*ORDER, run.candidate.method).index(run.candidate.method))
-    parts = {name: read_runs(finished([Path(folder)])).runs for name, folder in folders.items()}
-    check_data([*comparison.runs, *(run for runs in parts.values() for run in runs)])
-    if asked.rates_of:
-        before = json.loads(asked.rates_of.read_text(encoding="utf-8"))["chosen"]
+    if given and asked.rates_of:
+        parser.error(f"--rates and --rates_of {asked.rates_of} both choose rates; give one of them")
+    if missing := [str(path) for path in asked.pages if not path.is_file()]:
+        parser.error(f"--pages {missing[0]}: there is no such file")
+    try:
+        before = json.loads(asked.rates_of.read_text(encoding="utf-8"))["chosen"] if asked.rates_of else {}
         chosen = {method: (of["learning_rate"], of["by"]) for method, of in before.items()}
-        trained = {(run.candidate.method, run.candidate.learning_rate) for run in comparison.runs}
-        if other := sorted(f"{method} at {rate}" for method, rate in trained - {("zero_shot", None)} if chosen.get(method, ("",))[0] != rate):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parser.error(f"--rates_of {asked.rates_of} is not the evidence.json of earlier evidence ({type(error).__name__}: {error})")
+    try:
+        comparison = read_runs(finished(asked.folders))
+        comparison.runs.sort(key=lambda run: (*ORDER, run.candidate.method).index(run.candidate.method))
+        parts = {name: read_runs(finished([Path(folder)])).runs for name, folder in folders.items()}
+        check_data([*comparison.runs, *(run for runs in parts.values() for run in runs)])
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    trained = {(run.candidate.method, run.candidate.learning_rate) for run in comparison.runs}
+    if asked.rates_of:
+        # There rates are rounded.
+        near = {(method, rate_text(rate)): rate for method, rate in trained if rate is not None}
+        chosen = {method: (rate if rate is None else near.get((method, rate_text(rate)), rate), how) for method, (rate, how) in chosen.items()}
+        if other := sorted(f"{method} at {rate}" for method, rate in trained if chosen.get(method, ("",))[0] != rate):
             parser.error(f"{asked.rates_of} did not choose {', '.join(other)}; leave these runs out, or --rates_of")
     else:
-        chosen = chosen_rates(comparison, {method: float(rate) for method, rate in given.items()})
+        if other := [f"{method} at {rate:g}" for method, rate in given.items() if (method, rate) not in trained]:
+            parser.error(f"--rates: there is no run of {', '.join(other)}")
+        chosen = chosen_rates(comparison, given)
     measurements = Measurements(comparison, {name: rate for name, (rate, _) in chosen.items()}, parts)
     judged = [*(judge(claim, measurements) for claim in CLAIMS), *bound(comparison)]
     command = public_command(f"python examples/evidence.py {shlex.join(sys.argv[1:])}")
@@ -368,6 +417,8 @@ def main() -> None:
     drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
     lines = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]
     text = page(summary, chosen, judged, command, picture=bool(lines))
+    if variants := [row["label"] for row in summary["candidates"] if row["variant"]]:
+        print(f"Not in the tables, as their settings are not the usual ones: {', '.join(variants)}.", file=sys.stderr)
     content = {
         "command": command,
         "chosen": {name: {"learning_rate": rate, "by": how} for name, (rate, how) in chosen.items()},
@@ -382,7 +433,9 @@ def main() -> None:
     if lines:
         plot_frontier({**summary, "candidates": lines}, asked.output / "frontier.png", dpi=130)
     for path in asked.pages:
-        path.write_text(with_tables(path.read_text(encoding="utf-8"), text), encoding="utf-8")
+        merged, count = with_tables(path.read_text(encoding="utf-8"), text)
+        path.write_text(merged, encoding="utf-8")
+        print(f"{path}: {count} tables" if count else f"{path} has no table with the columns of these, and is as it was.", file=sys.stderr)
     print(text)
 
 

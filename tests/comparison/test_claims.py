@@ -255,3 +255,70 @@ def test_more_seeds_at_the_rates_that_earlier_evidence_chose(repository, tmp_pat
     with pytest.raises(SystemExit):
         main()
     assert "flyp at 0.001" in capsys.readouterr().err
+
+
+TABLE = "| method | rate | accuracy % |\n|:--|:--|--:|\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "source", "expected"),
+    [
+        ("|FT| 1e-4 | 10 |\n| LP | 1e-2 | 20 |", "| FT | 3e-4 | 11 |", "| FT | 3e-4 | 11 |\n| LP | 1e-2 | 20 |\n"),
+        # A last line without an end, and other rates of a method.
+        ("| LP | 1e-2 | 20 |\n| FT | 1e-4 | 10 |", "| FT | 1e-4 | 11 |", "| LP | 1e-2 | 20 |\n| FT | 1e-4 | 11 |\n"),
+        (
+            "| FT | 1e-4 | 10 |\n| FT | 1e-3 | 12 |\n| LP | 1e-2 | 20 |\n",
+            "| FT | 1e-3 | 13 |\n| FT | 3e-4 | 11 |",
+            "| FT | 1e-4 | 10 |\n| FT | 1e-3 | 13 |\n| FT | 3e-4 | 11 |\n| LP | 1e-2 | 20 |\n",
+        ),
+    ],
+)
+def test_rows_of_a_page_are_replaced_or_stay(repository, monkeypatch, page, source, expected):
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    with_tables = importlib.import_module("evidence").with_tables
+    # A line alone is no table.
+    assert with_tables("| a line\n\n" + TABLE + page, TABLE + source + "\n") == ("| a line\n\n" + TABLE + expected, 1)
+    places = "| noto accuracy % | FT |\n|--:|--:|\n"
+    assert with_tables(places + "| 73 | 1 |\n", places + "| 74 | 2 |\n") == (places + "| 74 | 2 |\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--rates", "carot=1e-3", "--rates_of", "before.json"], "--rates and --rates_of"),
+        (["--rates", "carot=5e-4"], "carot at 0.0005"),
+        (["--rates", "carot"], "METHOD=RATE"),
+        (["--pages", "nowhere.md"], "nowhere.md"),
+        (["--rates_of", "nowhere.json"], "nowhere.json"),
+        (["--rates_of", "other.json"], "other.json"),
+        (["nothing"], "no finished run below nothing"),
+        (["again"], "one name and other settings"),
+    ],
+)
+def test_what_the_evidence_cannot_be_made_of_is_said_in_one_line(repository, tmp_path, monkeypatch, capsys, flags, words):
+    sets = {**SETS, "held out": "validation"}
+    for folder, settings in (("all", {}), ("again", {"distillation_weight": 0.0})):
+        finished_with_predictions(tmp_path / folder / "runs" / "carot-0", "carot", 1e-3, 0, (0.9, 0.5, 0.5, 0.9), sets, settings=settings)
+    (tmp_path / "before.json").write_text('{"chosen": {}}')
+    (tmp_path / "other.json").write_text('{"chosen": {"carot": 1}}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "all", *flags])
+    with pytest.raises(SystemExit):
+        importlib.import_module("evidence").main()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in said and not (tmp_path / "outputs").exists()
+
+
+def test_rates_of_evidence_are_known_by_three_digits_and_a_page_without_its_tables_is_named(repository, tmp_path, monkeypatch, capsys):
+    sets = {**SETS, "held out": "validation"}
+    rate = 10**-3.5
+    finished_with_predictions(tmp_path / "all" / "carot", "carot", rate, 0, (0.9, 0.5, 0.5, 0.9), sets)
+    (tmp_path / "before.json").write_text(json.dumps({"chosen": {"carot": {"learning_rate": float(f"{rate:.6g}"), "by": "id"}}}))
+    (tmp_path / "page.md").write_text("words\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "all", "--rates_of", "before.json", "--pages", "page.md"])
+    importlib.import_module("evidence").main()
+    said = capsys.readouterr()
+    assert "| CaRot | 3.16e-4 | new views of the training drawings | 1 |" in said.out and "page.md has no table" in said.err
