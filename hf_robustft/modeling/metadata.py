@@ -42,6 +42,8 @@ OPTIONAL = {
     "label_names": list,
     "left_out_classes": dict,
 }
+#: What holds for the weights, whatever prompts they classify by.
+OF_THE_WEIGHTS = ("alpha", "merge", "adapters", "image_hashes")
 #: What holds for the prompts and weights that it was fitted with, and no others.
 FITTED = ("temperature", "thresholds", "detector", "prediction_sets")
 _NUMBER = (int, float)
@@ -189,8 +191,9 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
     if content.get("fitted_prompts") not in (None, _prompts(content)):
         parts = ", ".join(name for name in FITTED if name in content)
         raise ValueError(
-            f"{path}: 'class_names' or 'templates' are not those that {parts or 'what it says'} was fitted with; put them back, and give other "
-            "prompts to a command by --class_names and --templates, which leave out what was fitted."
+            f"{path}: 'class_names' or 'templates' are not those that {parts or 'what it says'} was fitted with; put them back, give other prompts to a "
+            "command by --class_names and --templates, which leave out what was fitted, or remove 'fitted_prompts' from the file and fit again with "
+            "hf-robustft calibrate."
         )
     return content
 
@@ -225,7 +228,9 @@ def with_prompts(facts: Mapping[str, Any], class_names: Sequence[str] | None, te
     if all(facts.get(name) == value for name, value in given.items()):
         return dict(facts)
     return {
+        **{"format": FORMAT, "hf_robustft": facts.get("hf_robustft", __version__)},
         **{"method": facts.get("method", "zero_shot"), "settings": facts.get("settings", {}), "head": ZERO_SHOT_HEAD},
+        **{name: facts[name] for name in OF_THE_WEIGHTS if name in facts},
         **given,
     }
 

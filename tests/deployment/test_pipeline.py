@@ -349,6 +349,22 @@ def test_a_saved_pipeline_is_the_same_and_asks_to_trust_no_code(
     assert "custom_pipelines" not in (tmp_path / "copy" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_a_pipeline_by_other_prompts_is_the_same_once_saved(checkpoint, photos, tmp_path, described):
+    seen = [{"name": "train", "role": "train", "bound": 0, "read": 0, "blake2b_48": ""}]
+    if described:
+        update_robustft_json(checkpoint, image_hashes=seen)
+    else:
+        (checkpoint / "robustft.json").unlink()
+    classify = pipeline(checkpoint, class_names=["bird", "cat"], templates=["a sketch of a {}."], require_detector=False)
+    classify.save_pretrained(tmp_path / "copy")
+    assert pipeline(tmp_path / "copy", require_detector=False)(photos) == classify(photos)
+    saved = load_robustft_json(tmp_path / "copy")
+    assert saved["class_names"] == ["bird", "cat"] and saved["templates"] == ["a sketch of a {}."]
+    assert not {"detector", "temperature", "fitted_prompts"} & set(saved), "they are of other prompts"
+    assert saved.get("image_hashes") == (seen if described else None), "by which images that the weights have seen are recognised"
+
+
 ON_THE_HUB = """
 import json, sys
 from pathlib import Path
