@@ -8,6 +8,9 @@ with the package), so that train, validation and open set are all that an artist
         --templates rotations/templates.txt --eval_datasets emoji_shift/twemoji:id emoji_shift/noto:shift \\
         emoji_shift/openmoji emoji_shift/fluent-emoji emoji_shift/fluent-emoji-high-contrast \\
         rotations/twemoji/validation.parquet:validation rotations/twemoji/open_set.parquet:open_set
+
+Several methods and rates, with the twins that the rule `concepts` asks for: `hf-robustft compare` with the same data and
+`--methods flyp tracer ft wise_ft --learning_rates 1e-4 3e-4 1e-3 --seeds 0 --num_train_epochs 10 --rule concepts`.
 """
 
 from __future__ import annotations
