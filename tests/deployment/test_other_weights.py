@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
-from helpers import CLASSES
+from helpers import CLASSES, TEMPLATES
 from transformers import CLIPModel
 
+from hf_robustft import finish_checkpoint
 from hf_robustft.cli import main
 from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.modeling.metadata import load_robustft_json
@@ -106,3 +107,12 @@ def test_a_fit_of_these_weights_takes_them(checkpoint, labelled, tmp_path, capsy
         pipeline(checkpoint)
     (checkpoint / "model.safetensors").write_bytes(first[1])
     pipeline(checkpoint)
+
+
+def test_the_folder_is_completed_with_them_as_the_refusal_says(exchanged, photos, data):
+    with pytest.raises(ValueError, match="finish_checkpoint"):
+        pipeline(exchanged)
+    finish_checkpoint(exchanged, method="croft", class_names=CLASSES, templates=TEMPLATES, validation=data, settings={})
+    found = pipeline(exchanged)(photos)
+    assert {row["is_known"] for row in found} <= {True, False}
+    assert load_robustft_json(exchanged)["detector"]["fitted_on"] == data.name
