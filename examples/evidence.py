@@ -334,7 +334,7 @@ def with_tables(text: str, source: str) -> tuple[str, int]:
         if cells(header) not in new or not rest:
             return found.group()
         count += 1
-        # Places that lines are compared at are others with each run.
+        # Where lines are compared at equal accuracy, that accuracy changes with the runs, so no row of those tables stays.
         sides = rest[1:] if cells(header)[0] in _NAMED else [], new[cells(header)][2:]
         number = 2 if any(len(rows) > 1 for side in sides for rows in by_first_cells(side, 1).values()) else 1
         rows = by_first_cells(sides[0], number) | by_first_cells(sides[1], number)
@@ -408,7 +408,7 @@ def main() -> None:
             parser.error(f"{asked.rates_of} did not choose {', '.join(other)}; leave these runs out, or --rates_of")
     else:
         if other := [f"{method} at {rate:g}" for method, rate in given.items() if (method, rate) not in trained]:
-            parser.error(f"--rates: there is no run of {', '.join(other)}")
+            parser.error(f"--rates names {', '.join(other)}, for which there are no runs; name rates that were trained")
         chosen = chosen_rates(comparison, given)
     measurements = Measurements(comparison, {name: rate for name, (rate, _) in chosen.items()}, parts)
     judged = [*(judge(claim, measurements) for claim in CLAIMS), *bound(comparison)]

@@ -80,7 +80,9 @@ def _tensors(path: Path) -> Iterator[tuple[str, bytes]]:
             header = json.loads(file.read(length))
             entries = [(entry["dtype"], *entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__"]
             entries = [(str(precision), int(start), int(stop)) for precision, start, stop in entries]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            if any(not 0 <= start <= stop <= path.stat().st_size - 8 - length for _, start, stop in entries):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not in the format of safetensors; save the model again.") from None
         for precision, start, stop in entries:
             # Buffers of positions come and go with the version of Transformers.

@@ -74,9 +74,16 @@ def test_a_large_file_takes_milliseconds(tmp_path):
     assert time.process_time() - start < 0.1
 
 
+def of_header(text):
+    return len(text).to_bytes(8, "little") + text + b"12345678"
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x05", b"\xff" * 8, (2).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"{", (9).to_bytes(8, "little") + b'{"a": [1]'],
+    [
+        *(b"", b"\x05", b"\xff" * 8, of_header(b"[]"), of_header(b"{"), of_header(b'{"a": [1]}')),
+        *(of_header(b'{"a": {"dtype": "F32", "data_offsets": [%s]}}' % offsets) for offsets in (b"-400, 8", b"8, 4", b"0, 16", b"0, 1e999", b"0", b"0, null")),
+    ],
 )
 def test_a_file_of_something_else_is_refused_by_name(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
