@@ -292,7 +292,8 @@ def _check_paths(command: str, values: dict[str, Any], registered: list[str]) ->
     }
     for name in _FILES:
         if name in values and not Path(values[name]).expanduser().is_file():
-            raise UsageError(f"`--{name} {values[name]}`: there is no such file{beside(values[name])}")
+            advice = beside(values[name]) or "; give a text file with one class name per line"
+            raise UsageError(f"`--{name} {values[name]}`: there is no such file{advice}")
     for name in _CHECKPOINTS[command]:
         if name in values:
             check_model(values[name], f"--{name}" if command == "train" else name.upper() if name == "model" else "DIR",

@@ -126,6 +126,7 @@ ROWS = [
     ("train --train_dataset {tmp}/no/such/folder", "does not exist"),
     ("train --eval_datasets imagenet-1k={tmp}/nowhere", "nowhere does not exist"),
     ("train --class_names {tmp}/name.txt", "did you mean {tmp}/names.txt"),
+    ("train --class_names {tmp}/cat,dog", "one class name per line"),
     ("train --output_dir {tmp}/file.txt", "is a file"),
     ("train --output_dir {tmp}/file.txt/out", "is a file"),
     ("train --resume_from_checkpoint true --output_dir {tmp}", "no checkpoint in {tmp}"),
