@@ -15,7 +15,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
 from ..training.methods import RobustTrainingArguments
 from ..training.trainer import RobustTrainer
+from ..training.unreadable_images import unreadable_note, with_names
 from .commands import CommandParser
 from .data_sets import (
     Known,
@@ -83,6 +84,7 @@ class TrainingData:
         check ([`ImageCheck`]): Which images the sets have in common.
         sweeper ([`Evaluator`], *optional*): Of `evaluation` and `validation`, for `--alpha_sweep`.
         left_out (`dict`, *optional*): The `share` and `fold` of `--leave_out_classes`, and the names of the `classes`.
+        notes (`list[str]`): What a method without training has to say of its images.
     """
 
     train: Benchmark
@@ -92,6 +94,7 @@ class TrainingData:
     check: ImageCheck
     sweeper: Evaluator | None = None
     left_out: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
@@ -238,9 +241,7 @@ def make_trainer(
     return trainer
 
 
-def make_cache(
-    command: TrainCommand, model: PreTrainedModel, processor: ProcessorMixin, data: TrainingData
-) -> dict[str, Any]:
+def make_cache(command: TrainCommand, model: PreTrainedModel, processor: ProcessorMixin, data: TrainingData) -> dict[str, Any]:
     """
     The head of `--method tip_adapter`, which keeps training images instead of training.
 
@@ -262,9 +263,11 @@ def make_cache(
     say(args, *args.described_origins())
     with unless_refused(args.output_dir):
         options = _caching(data_args, args, data.train, args.tip_views)
-        head = TipAdapterHead.from_benchmark(
-            model.to(args.device), data.train, processor, alpha=args.tip_alpha, beta=args.tip_beta, **options
-        )
+        options |= {"alpha": args.tip_alpha, "beta": args.tip_beta}
+        head = TipAdapterHead.from_benchmark(model.to(args.device), data.train, processor, **options)
+    lines = options["bad_images"].unreadable
+    data.notes += unreadable_note(len(lines), options["bad_images"].total, left_out=True)
+    say(args, *with_names(data.notes, lines))
     return {"head": head, "search_head": not {"tip_alpha", "tip_beta"} & args.given}
 
 
@@ -297,7 +300,7 @@ def facts(command: TrainCommand, data: TrainingData, trainer: RobustTrainer | No
         "label_names": data.train.label_names,
         "settings": changed_arguments(args),
         "image_hashes": data.check.hashes,
-        "notes": data.check.notes,
+        "notes": [*data.check.notes, *data.notes],
         "shared_images": data.check.shared,
         "train": data.train,
         "hardware": describe_hardware(args.device, args.world_size),
@@ -331,11 +334,8 @@ def conclude(
     if trainer is None and args.should_save:
         set_aside(former_checkpoints(output))
         drop_former(output)
-    counter = getattr(getattr(trainer, "train_dataset", None), "bad_images", None)
-    if counter is not None and counter.unreadable:  # Each process counts its own.
-        found = counter.summary()
-        images = "image cannot be read and was" if found["count"] == 1 else "images cannot be read and were"
-        print(f"{found['count']} training {images} replaced: {'; '.join(found['first'])}")
+    if trainer is not None:
+        say(args, *trainer.said_of_unreadable_images())
     say(args, "No --eval_datasets: nothing was measured, so there is no evaluation.json and no card." if report is None else report.table(baseline=baseline))
     if args.should_save:
         written = sorted(p.name for p in output.iterdir() if p.is_file() and not is_of_this_room(p.name))

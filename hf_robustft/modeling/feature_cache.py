@@ -68,6 +68,7 @@ class CachedFeatures(Dataset):
         templates (`Sequence[str]`): The prompt templates of the data set.
         model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
         prepared (`Mapping[str, Any]`, *optional*): How the images were prepared, as [`ImageTransform`] has it in `settings`.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What has counted the images without features.
 
     Raises:
         ValueError: If the shapes disagree.
@@ -83,18 +84,15 @@ class CachedFeatures(Dataset):
         templates: Sequence[str],
         model_fingerprint: str,
         prepared: Mapping[str, Any] | None = None,
+        bad_images: BadImages | None = None,
     ):
         if features.ndim != 3 or not features.numel():
-            raise ValueError(
-                f"Features must be (views, images, embed_dim), none of them 0; got {tuple(features.shape)}."
-            )
+            raise ValueError(f"Features must be (views, images, embed_dim), none of them 0; got {tuple(features.shape)}.")
         if labels is not None and labels.shape not in (features.shape[1:2], (features.shape[1], len(class_names))):
-            raise ValueError(
-                f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label per image."
-            )
+            raise ValueError(f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label per image.")
         self.features, self.labels = features, labels
         self.class_names, self.templates = tuple(class_names), tuple(templates)
-        self.model_fingerprint, self.prepared = model_fingerprint, prepared
+        self.model_fingerprint, self.prepared, self.bad_images = model_fingerprint, prepared, bad_images
 
     @property
     def several(self) -> int:
@@ -269,7 +267,8 @@ def cache_features(
     if not readable.all():
         features = features[:, readable]
         labels = None if labels is None else labels[readable]
-    return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint, examples.transform.settings)
+    prepared = examples.transform.settings
+    return CachedFeatures(features, labels, benchmark.class_names, benchmark.templates, fingerprint, prepared, bad_images)
 
 
 class _Marked(Dataset):

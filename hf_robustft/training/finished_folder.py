@@ -185,7 +185,7 @@ class FinishedFolder:
             **self._facts_of_the_model(),
             "validation": next((benchmark for benchmark in benchmarks if benchmark.role == "validation"), None),
             "train": self.train_benchmark,
-            "notes": [] if self.image_check is None else self.image_check.notes,
+            "notes": [*([] if self.image_check is None else self.image_check.notes), *self.unreadable_notes()],
             "shared_images": None if self.image_check is None else self.image_check.shared,
             **self._facts_of_the_run(),
         }

@@ -27,6 +27,7 @@ from .checkpoint_files import load_state
 from .distributed import check_global_batches, rank, world_size
 from .schedules import EpochSampler
 from .streaming import StreamLoader
+from .unreadable_images import UnreadableImages
 
 
 class _NoBatch(dict):
@@ -38,7 +39,7 @@ def _rows(batch: Mapping[str, Any]) -> float:
     return min(rows, default=math.inf)
 
 
-class TrainingPasses:
+class TrainingPasses(UnreadableImages):
     """
     The part of `RobustTrainer` that takes batches from the training data, pass by pass, in an order that a resumed run
     continues.

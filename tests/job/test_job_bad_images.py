@@ -5,8 +5,15 @@ import json
 
 import pytest
 from helpers import CLASSES, image_dataset, tiny_processor
+from helpers.forked import run_ranks
 
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--save_strategy", "no", "--logging_steps", "1"]
+
+SAID = "1 of the 16 training images could not be read; another took its place."
+
+
+def notes_of(folder) -> list[str]:
+    return json.loads((folder / "robustft.json").read_text())["card"].get("notes", [])
 
 
 @pytest.fixture
@@ -32,12 +39,43 @@ def arguments(tmp_path, tiny_clip):
 def test_broken_images_are_replaced_left_out_and_named(script, arguments, tmp_path, capsys, streaming):
     report = script.main([*arguments, *(["--streaming"] if streaming else [])])
     printed = capsys.readouterr().out
-    assert "1 training image cannot be read and was replaced: row" in printed and "owl/2.png" in printed
+    assert f"{SAID} row" in printed and "owl/2.png" in printed
+    assert SAID in (tmp_path / "out" / "README.md").read_text() and notes_of(tmp_path / "out") == [SAID]
     result = report.results["test"]
     assert result.n == 15 and result.unreadable["count"] == 1 and "(owl/2.png)" in result.unreadable["first"][0]
     saved = (tmp_path / "out" / "evaluation.json").read_text()
     assert json.loads(saved)["reports"][-1]["results"]["test"]["unreadable"] == result.unreadable
     assert str(tmp_path) not in saved
+
+
+@pytest.mark.parametrize("method", ["croft", "tip_adapter"])
+def test_images_without_features_are_left_out_and_counted(script, arguments, tmp_path, capsys, method):
+    if method == "croft":
+        arguments += ["--feature_views", "1"]
+    else:
+        arguments = arguments[: arguments.index("--per_device_train_batch_size")] + ["--use_cpu", "--disable_tqdm", "true"]
+    script.main([*arguments, "--method", method])
+    said = "1 of the 16 training images could not be read and was left out."
+    assert said in (tmp_path / "out" / "README.md").read_text() and notes_of(tmp_path / "out") == [said]
+    assert f"{said} row" in capsys.readouterr().out
+
+
+def test_a_run_that_is_resumed_after_its_last_step_still_knows_them(script, arguments, tmp_path):
+    arguments += ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
+    script.main(arguments)
+    (tmp_path / "out" / "robustft.json").unlink()
+    script.main([*arguments, "--resume_from_checkpoint", "last"])
+    assert notes_of(tmp_path / "out") == [SAID]
+
+
+def test_those_of_all_processes_are_counted(arguments, repository, tmp_path):
+    for name in ("cat/0.png", "dog/1.png", "bee/3.png"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    arguments += ["--bad_images_threshold", "0.3", "--num_train_epochs", "1"]
+    done = run_ranks(2, repository / "examples" / "run_robust_ft.py", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = "4 of the 16 training images could not be read; others took their places."
+    assert notes_of(tmp_path / "out") == [said] and done.stdout.count(said) == 1
 
 
 def test_the_first_one_stops_a_strict_run(script, arguments):
