@@ -9,12 +9,13 @@ os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE") or "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import copy
+import functools
 import gc
 import importlib.util
 import json
 import signal
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,25 @@ def no_wait_for_the_disk():
     os.fsync = lambda descriptor: None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_collection_for_each_trainer():
+    """Trainers of Transformers start with a whole garbage collection, longer than a short run; Python's own go on."""
+    from accelerate.utils import memory
+
+    memory.gc = types.SimpleNamespace(collect=lambda: 0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def templates_are_compiled_once():
+    """A card is made of a template that huggingface_hub compiles for each, which takes longer than to fill it."""
+    from jinja2 import Environment
+
+    Environment.compile = functools.cache(Environment.compile)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_collections():
-    """A Trainer starts with a whole garbage collection: what is imported stays out of it, half a million objects."""
+    """What a file of tests has imported, half a million objects, stays out of later collections."""
     gc.collect()
     gc.freeze()
 
@@ -104,5 +121,6 @@ def first_tiny_clip():
 @pytest.fixture
 def tiny_clip(first_tiny_clip):
     """A random `CLIPModel` (2 layers, width 32, 16-dimensional embeddings, 32 px), the same at every call."""
-    # A copy takes half as long as a new model.
-    return copy.deepcopy(first_tiny_clip)
+    from helpers.copies import copied
+
+    return copied(first_tiny_clip)

@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, NamedTuple
 
 from transformers.trainer_utils import SchedulerType
@@ -190,6 +191,15 @@ def train_parser(description: str | None = None) -> CommandParser:
     return parser
 
 
+@cache
+def _parser_of_what_is_given() -> CommandParser:
+    """What was not given stays away, so that what was given is known. Made once: a comparison reads a line for each run."""
+    parser = train_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
+
+
 def parse(arguments: Sequence[str] | None = None, suite: str | None = None) -> TrainCommand:
     """
     Read a command line: flags over a YAML file over a recipe over the defaults.
@@ -204,10 +214,7 @@ def parse(arguments: Sequence[str] | None = None, suite: str | None = None) -> T
     Raises:
         ValueError: For what cannot be read, or no run can have.
     """
-    parser = train_parser()
-    for action in parser._actions:
-        # What was not given stays away, so that what was given is known.
-        action.default = argparse.SUPPRESS
+    parser = _parser_of_what_is_given()
     flags = vars(parser.parse_args(arguments))
     given = {**(read_config(parser, flags["config"]) if "config" in flags else {}), **flags}
     if given.get("method") == AUTO:

@@ -192,6 +192,8 @@ def check_trackers(names: list[str]) -> None:
     Raises:
         ValueError: If Transformers knows no such tracker, or its package is not installed.
     """
+    if not names:
+        return
     available = set(get_available_reporting_integrations())
     available |= {"azure_ml"} if is_azureml_available() else set()
     available |= {"flyte"} if is_flytekit_available() else set()
