@@ -57,6 +57,8 @@ def save_figure(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()
     for text in (*legends, *titles, *names):
         # A dollar sign in a name does not start a formula.
         text.set_parse_math(False)
+    figure.dpi = dpi
     with whole_file(path) as half:
-        figure.savefig(half, dpi=dpi, format="png")
+        # `savefig` would draw it twice.
+        FigureCanvasAgg(figure).print_png(half)
     return path
