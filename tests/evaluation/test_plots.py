@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from hf_robustft.evaluation import plots
@@ -38,9 +38,9 @@ def report(model, names=("photo", "sketch"), n=200, n_bins=15, seed=0):
 def figures(monkeypatch):
     """The figures that are saved during a test."""
     saved = []
-    original = Figure.savefig
+    original = FigureCanvasAgg.print_png
     monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **kw: (saved.append(self), original(self, *args, **kw))[1]
+        FigureCanvasAgg, "print_png", lambda self, *args: (saved.append(self.figure), original(self, *args))[1]
     )
     return saved
 

@@ -71,7 +71,7 @@ def test_a_run_that_is_resumed_after_its_last_step_still_knows_them(script, argu
 def test_those_of_all_processes_are_counted(arguments, repository, tmp_path):
     for name in ("cat/0.png", "dog/1.png", "bee/3.png"):
         (tmp_path / "train" / name).write_bytes(b"")
-    arguments += ["--bad_images_threshold", "0.3", "--num_train_epochs", "1"]
+    arguments += ["--bad_images_threshold", "0.3", "--num_train_epochs", "1", "--save_strategy", "epoch"]
     done = run_ranks(2, repository / "examples" / "run_robust_ft.py", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     said = "4 of the 16 training images could not be read; others took their places."
