@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 _TOKEN = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{16,}|hf_(?:oauth|jwt)_[\w.-]{16,})")
 #: The name and the password within an address.
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@")
+#: "row 7 (/home/me/photos/cat/7 (1).jpg): ..."
+_FILE = re.compile(r"\(((?:[A-Za-z]:)?[\\/](?:(?!\): ).)*)\)(?=: |$)")
+_FOLDERS = re.compile(r"[\\/]")
 _OF_THE_ENVIRONMENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -27,6 +30,11 @@ def without_tokens(text: str, instead: str = "[removed]") -> str:
     for secret in map(os.environ.get, _OF_THE_ENVIRONMENT):
         text = text.replace(secret, instead) if secret and len(secret) >= 8 else text
     return text
+
+
+def without_folders(line: str) -> str:
+    """Return a `line` about an image, in which a file of this machine is named by its folder and name alone."""
+    return _FILE.sub(lambda match: f"({'/'.join(_FOLDERS.split(match[1])[-2:]).lstrip('/')})", line)
 
 
 def one_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.examples import EvaluationImages, collate_images
 from ..data.images import BadImages
-from ..data.messages import without_tokens
+from ..data.messages import without_folders, without_tokens
 from ..data.readers import reading_context
 from ..data.streams.examples import StreamedEvaluationImages, check_count
 from ..data.transforms import ImageTransform
@@ -377,6 +376,4 @@ def unreadable_images(bad_images: BadImages | None) -> dict | None:
     found = None if bad_images is None else bad_images.summary()
     if not found or not found["count"]:
         return None
-    # "row 7 (/home/me/photos/cat/7.jpg): ..." -> "row 7 (cat/7.jpg): ..."
-    file = r"\((?:[A-Za-z]:)?[\\/](?:[^()]*[\\/])?([^()\\/]+[\\/][^()\\/]+)\)"
-    return {**found, "first": [re.sub(file, r"(\1)", line) for line in found["first"]]}
+    return {**found, "first": [without_folders(line) for line in found["first"]]}

@@ -59,6 +59,6 @@ def save_figure(figure: Figure, path: Path, dpi: int, names: Iterable[Text] = ()
         text.set_parse_math(False)
     figure.dpi = dpi
     with whole_file(path) as half:
-        # `savefig` would draw it twice.
+        # `savefig` would draw it twice, and follow a user's `savefig.*` settings, by which a card's pictures could be transparent.
         FigureCanvasAgg(figure).print_png(half)
     return path

@@ -92,7 +92,7 @@ class CachedFeatures(Dataset):
             raise ValueError(f"There are {tuple(labels.shape)} labels for {features.shape[1]} images; give one label per image.")
         self.features, self.labels = features, labels
         self.class_names, self.templates = tuple(class_names), tuple(templates)
-        self.model_fingerprint, self.prepared, self.bad_images = model_fingerprint, prepared, bad_images
+        self.model_fingerprint, self.prepared, self.left_out = model_fingerprint, prepared, bad_images
 
     @property
     def several(self) -> int:

@@ -25,20 +25,17 @@ from .schedules import WITHOUT_WARMUP
 _PACKAGE = __name__.partition(".")[0]
 
 
-@cache
 def declared_settings(trainer: type) -> frozenset[str]:
     """The settings that the objectives of the class `trainer` declare as theirs."""
     return frozenset(f.name for cls in trainer.__mro__ for f in fields(vars(cls).get("settings") or ObjectiveSettings))
 
 
-@cache
 def declarations(arguments: type[RunArguments]) -> dict[str, type[ObjectiveSettings]]:
     """By the name of each setting of an objective that the class `arguments` has: the dataclass that declares it."""
     of_objectives = (cls for cls in arguments.__mro__ if issubclass(cls, ObjectiveSettings))
     return {f.name: cls for cls in of_objectives if not issubclass(cls, RunArguments) for f in fields(cls)}
 
 
-@cache
 def unused_settings(trainer: type, arguments: type[RunArguments]) -> frozenset[str]:
     """Those of `arguments` that the class `trainer` does not read: of other objectives, or idle in this method."""
     idle = frozenset(trainer.idle_settings)
@@ -52,7 +49,12 @@ def methods_with(setting: str, arguments: type[RunArguments]) -> tuple[str, ...]
     # The methods are made of the Trainer that asks here.
     from .methods import METHODS
 
-    return methods_that_read(setting, {name: unused_settings(trainer, arguments) for name, trainer in METHODS.items()})
+    return methods_that_read(setting, _unused_by_method(tuple(METHODS.items()), arguments))
+
+
+@cache
+def _unused_by_method(methods: tuple[tuple[str, type], ...], arguments: type[RunArguments]) -> dict[str, frozenset[str]]:
+    return {name: unused_settings(trainer, arguments) for name, trainer in methods}
 
 
 def settle_settings(trainer: type, args: RunArguments, encoder: DualEncoder) -> None:

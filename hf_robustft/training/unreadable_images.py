@@ -8,7 +8,8 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from ..data.images import NAMED
+from ..data.images import NAMED, BadImages
+from ..data.messages import without_folders
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import world_size
 
@@ -37,7 +38,9 @@ def unreadable_note(count: int, of: int | None, left_out: bool) -> list[str]:
 
 def with_names(notes: Sequence[str], unreadable: Iterable[str]) -> list[str]:
     """For the terminal: `notes` ([`unreadable_note`]), and the first of the lines of `unreadable`."""
-    return [f"{note} {'; '.join([*unreadable][:NAMED])}." for note in notes]
+    lines = [without_folders(line) for line in unreadable]
+    more = f"; and {len(lines) - NAMED:,} more" if len(lines) > NAMED else ""
+    return [f"{note.removesuffix('.')}: {'; '.join(lines[:NAMED])}{more}." for note in notes]
 
 
 class UnreadableImages:
@@ -52,21 +55,26 @@ class UnreadableImages:
     _unreadable_before: Sequence[str] = ()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        self.unreadable_images = self._unreadable_before = ()
         result = super().train(*args, **kwargs)
         self.unreadable_images = self.gather_unreadable_images()
         return result
 
+    @property
+    def _unread(self) -> BadImages | None:
+        data = self.train_dataset
+        return data.left_out if isinstance(data, CachedFeatures) else getattr(data, "bad_images", None)
+
     def gather_unreadable_images(self) -> list[str]:
         """One line for each training image that could not be read in any process; all of them come here."""
-        counter = getattr(self.train_dataset, "bad_images", None)
-        found = [] if counter is None else list(counter.unreadable)
+        found = [] if self._unread is None else list(self._unread.unreadable)
         if world_size() > 1:
             found = gather_object(found)
-        return list(dict.fromkeys([*self._unreadable_before, *found]))
+        return _once([*self._unreadable_before, *found])
 
     def unreadable_notes(self) -> list[str]:
         """For the card."""
-        total = getattr(getattr(self.train_dataset, "bad_images", None), "total", None)
+        total = None if self._unread is None else self._unread.total
         return unreadable_note(len(self.unreadable_images), total, isinstance(self.train_dataset, CachedFeatures))
 
     def said_of_unreadable_images(self) -> list[str]:
@@ -79,4 +87,16 @@ class UnreadableImages:
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         super().load_extra_state(state)
-        self._unreadable_before = state.get(_STATE, ())
+        found = state.get(_STATE, [])
+        if not (isinstance(found, list) and all(isinstance(line, str) for line in found)):
+            raise ValueError(f"The checkpoint's `{_STATE}` is {found!r}, and not a list of lines; resume from another checkpoint.")
+        # The best checkpoint, which is loaded at the end, knows fewer.
+        self._unreadable_before = _once([*self._unreadable_before, *found])
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    """A line for each image: on another machine its folder is another, and with other versions the reason reads otherwise."""
+    images: dict[str, str] = {}
+    for line in map(without_folders, lines):
+        images.setdefault(line.partition(": ")[0], line)
+    return list(images.values())

@@ -10,6 +10,7 @@ from helpers.broken_images import class_folder
 from hf_robustft import Benchmark, Evaluator, FLYPTrainer, cache_features
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.images import BadImages
+from hf_robustft.data.messages import without_folders
 from hf_robustft.evaluation.collect import collect_logits
 
 GOOD, BROKEN = 87, 13
@@ -155,3 +156,35 @@ def test_cached_features_leave_them_out(folder, tiny_clip, tmp_path, views):
         cache(BadImages("error"))
     with pytest.raises(OSError, match="cannot be read"):
         cache(None)
+
+
+@pytest.mark.parametrize(
+    ("line", "public"),
+    [
+        ("row 7 (/home/me/cat/photo (1).jpg): cut (see /tmp)", "row 7 (cat/photo (1).jpg): cut (see /tmp)"),
+        ("row 7 (/home/me/old (2)/a.jpg): cut", "row 7 (old (2)/a.jpg): cut"),
+        (r"row 7 (C:\Users\me\cat\a.jpg): cut", "row 7 (cat/a.jpg): cut"),
+        ("row 7 (/a.jpg): cut", "row 7 (a.jpg): cut"),
+        ("row 7 (cat/a.jpg): cut", "row 7 (cat/a.jpg): cut"),
+        ("row 0 of shard 1 (two.tar: cat/a.jpg): cut", "row 0 of shard 1 (two.tar: cat/a.jpg): cut"),
+    ],
+)
+def test_a_line_names_no_folder_of_this_machine(line, public):
+    assert without_folders(line) == public
+
+
+def test_a_run_knows_each_image_once_and_forgets_none(folder, tiny_clip, tmp_path):
+    """Data elsewhere, another wording of the reason, and a best checkpoint that knows fewer."""
+    run = trainer(folder, tiny_clip, tmp_path, 0.2)
+    run.train()
+    state = run.extra_state()
+    found = state["images.unreadable"]
+    assert len(found) == BROKEN and not any(str(folder[0]) in line for line in found)
+    other = trainer(folder, tiny_clip, tmp_path, 0.2)
+    moved = [line.replace("(", "(/elsewhere/", 1).partition(": ")[0] + ": no picture" for line in found]
+    other.load_extra_state({**state, "images.unreadable": moved})
+    other.load_extra_state({**state, "images.unreadable": found[:1]})
+    assert len(other.gather_unreadable_images()) == BROKEN
+    for wrong in (None, 3, "row 1", [["x"]]):
+        with pytest.raises(ValueError, match="images.unreadable"):
+            other.load_extra_state({**state, "images.unreadable": wrong})

@@ -39,7 +39,7 @@ def arguments(tmp_path, tiny_clip):
 def test_broken_images_are_replaced_left_out_and_named(script, arguments, tmp_path, capsys, streaming):
     report = script.main([*arguments, *(["--streaming"] if streaming else [])])
     printed = capsys.readouterr().out
-    assert f"{SAID} row" in printed and "owl/2.png" in printed
+    assert f"{SAID[:-1]}: row" in printed and "(owl/2.png)" in printed
     assert SAID in (tmp_path / "out" / "README.md").read_text() and notes_of(tmp_path / "out") == [SAID]
     result = report.results["test"]
     assert result.n == 15 and result.unreadable["count"] == 1 and "(owl/2.png)" in result.unreadable["first"][0]
@@ -57,7 +57,7 @@ def test_images_without_features_are_left_out_and_counted(script, arguments, tmp
     script.main([*arguments, "--method", method])
     said = "1 of the 16 training images could not be read and was left out."
     assert said in (tmp_path / "out" / "README.md").read_text() and notes_of(tmp_path / "out") == [said]
-    assert f"{said} row" in capsys.readouterr().out
+    assert f"{said[:-1]}: row" in capsys.readouterr().out
 
 
 def test_a_run_that_is_resumed_after_its_last_step_still_knows_them(script, arguments, tmp_path):
@@ -75,7 +75,10 @@ def test_those_of_all_processes_are_counted(arguments, repository, tmp_path):
     done = run_ranks(2, repository / "examples" / "run_robust_ft.py", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     said = "4 of the 16 training images could not be read; others took their places."
-    assert notes_of(tmp_path / "out") == [said] and done.stdout.count(said) == 1
+    assert notes_of(tmp_path / "out") == [said] and done.stdout.count(said[:-1]) == 1
+    # Checkpoints are pushed.
+    states = list((tmp_path / "out").glob("checkpoint-*/robustft_state.json"))
+    assert len(states) == 1 and str(tmp_path) not in states[0].read_text()
 
 
 def test_the_first_one_stops_a_strict_run(script, arguments):
