@@ -5,7 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from helpers.pictures import printed_figures
 from PIL import Image
 
 from hf_robustft.evaluation import plots
@@ -37,12 +37,7 @@ def report(model, names=("photo", "sketch"), n=200, n_bins=15, seed=0):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved during a test."""
-    saved = []
-    original = FigureCanvasAgg.print_png
-    monkeypatch.setattr(
-        FigureCanvasAgg, "print_png", lambda self, *args: (saved.append(self.figure), original(self, *args))[1]
-    )
-    return saved
+    return printed_figures(monkeypatch)
 
 
 def panels(figure):

@@ -3,8 +3,8 @@
 
 import pytest
 from helpers.cards import report, result
+from helpers.pictures import printed_figures
 from matplotlib import colors
-from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_robustft.evaluation.plots import plot_shift
@@ -14,11 +14,7 @@ from hf_robustft.evaluation.report import EvaluationReport
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved while a test runs."""
-    saved, real = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **kwargs: (saved.append(self), real(self, *args, **kwargs))
-    )
-    return saved
+    return printed_figures(monkeypatch)
 
 
 def two():

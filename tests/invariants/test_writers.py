@@ -11,7 +11,7 @@ PACKAGE = "hf_robustft"
 ROOM = "files.py"
 #: Calls that write, by the name that is called.
 WRITES = {
-    *("write_text", "write_bytes", "savefig", "save_file", "write_table", "to_parquet", "to_csv", "save_to_disk", "dump"),
+    *("write_text", "write_bytes", "savefig", "print_png", "save_file", "write_table", "to_parquet", "to_csv", "save_to_disk", "dump"),
     *("rename", "renames", "replace", "move", "copy", "copy2", "copyfile", "copytree", "link", "symlink", "symlink_to"),
 }
 #: Of them, names that other things have too, with the modules that they write as a part of.
@@ -106,6 +106,7 @@ def test_the_checker_passes_what_is_allowed(tmp_path):
         "shutil.copy(a, b)\n",
         "save_file(tensors, folder / 'model.safetensors')\n",
         "figure.savefig(path)\n",
+        "canvas.print_png(path)\n",
         "json.dump(facts, file)\n",
         "def f():\n    def g():\n        path.write_bytes(b'')\n",
     ],
