@@ -206,7 +206,8 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
         group = grouped(known).group if known else None
         groups = None if group is None else len(np.unique(group))
         images = (first.report.multi_label or {}).get(name, images)
-        n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes"))
+        # An open set of pictures has no classes.
+        n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes")) or None
         rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
     if comparison.twins:
         n = sum(fold.runs[0].measured(LEFT_OUT)["n"] for fold in comparison.twins)

@@ -164,7 +164,10 @@ _CANDIDATE = {
 _CHANGE = _fields(
     {"name": _is(TEXT), "n": _is(COUNT), "units": _is(COUNT), "before": _is(SHARE), "after": _is(SHARE), "difference": _difference}
 )
-_SETS = _each(_fields({"name": _is(NAME), "role": _is(NAME), "n": _is(COUNT), **dict.fromkeys(("n_classes", "groups"), _is(optional(COUNT)))}))
+#: Files of before have 0 classes where a set has none.
+_SETS = _each(
+    _fields({"name": _is(NAME), "role": _is(NAME), "n": _is(COUNT), "n_classes": _is(optional(_COUNT_OR_0)), "groups": _is(optional(COUNT))})
+)
 _RULE = _fields(
     {
         **dict.fromkeys(("name", "says", "chosen"), _is(TEXT)),

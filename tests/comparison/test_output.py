@@ -58,6 +58,23 @@ def test_the_frontier_shows_each_method_as_a_line(folders, tmp_path, monkeypatch
     assert "zero-shot" in [line.get_label() for line in axes.lines]
 
 
+def test_with_an_open_set_of_plain_pictures_the_same_command_can_be_given_again(tmp_path, capsys):
+    energy = {"aupr_in": 0.8, "aupr_out": 0.8, "auroc": 0.8, "fpr95": 0.5, "fpr95_nearest_recall": 0.5, "fpr95_percentile": 0.5}
+    energy |= {"correct_only": {"auroc": 0.9, "fpr95_percentile": 0.4}, "shifts": {"sketch": {"auroc": 0.7, "fpr95": 0.6, "accepted": 0.9}}}
+    run = finished(tmp_path / "carot", "carot", 1e-3, open_set={"new": {"n": 300, "id": "photo", "scores": {"energy": energy}}})
+    facts = json.loads((run / "robustft.json").read_text())
+    facts["card"]["sets"] = [*facts["card"].get("sets", ()), {"name": "new", "role": "open_set", "images": 300, "n_classes": 0}]
+    (run / "robustft.json").write_text(json.dumps(facts))
+    out = tmp_path / "out"
+    assert [main(["compare", str(run), "--output_dir", str(out)]) for _ in range(2)] == [0, 0], capsys.readouterr().err
+    summary = load_comparison(out)
+    assert {row["name"]: row["n_classes"] for row in summary["data"]["sets"]}["new"] is None
+    # As it was written before.
+    summary["data"]["sets"][-1]["n_classes"] = 0
+    (out / "comparison.json").write_text(json.dumps(summary))
+    assert main(["compare", str(run), "--output_dir", str(out)]) == 0, capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_one_line(folders, tmp_path, capsys):
     for arguments, said in (
         ([str(folders[0]), str(tmp_path / "nowhere")], "nowhere"),
