@@ -36,10 +36,9 @@ class Benchmark:
         name (`str`): Key of the set in reports and metrics (`<name>/accuracy`), without "/" or blanks.
         role (`str`): "train", "validation", "id" (test data like the training data), "shift", or "open_set" (other
             classes).
-        class_names (`tuple[str, ...]`, *optional*): The classes in label order, as prompts say them, or a dict from
+        class_names (`tuple[str, ...]`, *optional*, defaults to `()`): The classes in label order, as prompts say them, or a dict from
             what the data call each class to its name; () for image-caption pairs without labels.
-        templates (`tuple[str, ...]`, *optional*, defaults to `DEFAULT_TEMPLATES`): Prompt templates with one "{}" each
-            (default: "a photo of a {}.").
+        templates (`tuple[str, ...]`, *optional*, defaults to `("a photo of a {}.",)`): Prompt templates with one `{}` each.
         path (`str`, *optional*): A folder, a builder of `datasets` such as "parquet" (with `data_files`), or a Hub id
             "owner/name".
         data_files (`str`, *optional*): File or pattern for a builder or Hub id.
@@ -167,10 +166,17 @@ class Benchmark:
         return f"Benchmark({self.name!r}, role={self.role!r}, {len(self.class_names)} classes, {place!r})"
 
     def project_logits(self, logits: Tensor) -> Tensor:
-        """Logits of shape (..., classes) from those of a head for this set's classes or for a larger set of classes.
+        """Turn the logits of a head into those of this set's classes.
+
+        Args:
+            logits (`torch.Tensor` of shape `(..., head classes)`): Of a head for this set's classes or, if there is a
+                projection, for the larger set of classes.
+
+        Returns:
+            `torch.Tensor` of shape `(..., classes)`: The logits; those given where there is nothing to project.
 
         Raises:
-            ValueError: neither number of columns, or another number than its classes where it has no projection.
+            ValueError: If the last dimension has neither of these sizes.
         """
         if self.projection is not None:
             return self.projection(logits)
@@ -313,7 +319,7 @@ class Benchmark:
                 order, a dict from what the data call each class to its name, or the path of a text file of them
                 (default: the ClassLabel's names, or the sorted strings of a string column; none with
                 `caption_column`).
-            templates (`Iterable[str]`, `str` or `Path`, *optional*, defaults to `DEFAULT_TEMPLATES`): Prompt
+            templates (`Iterable[str]`, `str` or `Path`, *optional*, defaults to `("a photo of a {}.",)`): Prompt
                 templates, one template, or the path of a text file of them.
             label_column (`str`, *optional*, defaults to `"label"`), caption_column (`str`, *optional*), options
                 (`Any`, *optional*): Further fields of `Benchmark`.

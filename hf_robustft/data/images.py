@@ -288,20 +288,18 @@ class BadImages:
     processes each process counts what it reads itself.
 
     Args:
-        policy (`str`, *optional*, defaults to `"skip"`): "skip" (the default), or "error": the first unreadable image
-            stops the run.
-        threshold (`float`, *optional*, defaults to `DEFAULT_THRESHOLD`): Largest share of unreadable images that is
-            allowed, above 0, at most 1.
-        name (`str`, *optional*): Words for the data set, used in messages.
-        total (`int`, *optional*): Number of images in the data set; None if it is not known.
+        policy (`str`, *optional*, defaults to `"skip"`): `"skip"`, or `"error"`: the first unreadable image stops the run.
+        threshold (`float`, *optional*, defaults to 0.01): Largest share of unreadable images that is allowed, above 0, at most 1.
+        name (`str`, *optional*, defaults to `"the data"`): What messages call the data set.
+        total (`int`, *optional*): Number of images in the data set; `None` if it is not known.
 
     Attributes:
-        read (`int`): images read so far, the unreadable ones included; in training, over all epochs.
-        unreadable (`dict[str, int]`): one line for each image that could not be read, in the order of their coming, and
-            how often it was met.
+        read (`int`): Images read so far, the unreadable ones included; in training, over all epochs.
+        unreadable (`dict[str, int]`): By a line that describes each unreadable image, in the order in which they were met, how
+            often it was met.
 
     Raises:
-        ValueError: another policy, or a threshold out of range.
+        ValueError: If the policy is another one, or the threshold is out of range.
     """
 
     def __init__(
@@ -327,7 +325,7 @@ class BadImages:
         return self.policy == "skip"
 
     def of(self, name: str, total: int | None = None) -> BadImages:
-        """The same policy for a data set, counted from 0."""
+        """The same policy for a data set called `name`, of `total` images if that is known, counted from 0."""
         return BadImages(self.policy, self.threshold, name, total)
 
     def bound(self, name: str, total: int) -> BadImages:

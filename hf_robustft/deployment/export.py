@@ -95,19 +95,19 @@ def export_checkpoint(
         classify ([`OpenSetImageClassificationPipeline`]): What `hf_robustft.pipeline` returned, in float32.
         output_dir (`str` or `Path`): The folder; an earlier export there is replaced.
         format (`str`, *optional*, defaults to `"onnx"`): `"onnx"`, or `"torch_export"` for a file of `torch.export`.
-        precisions (`Sequence[str]`, *optional*): Of `PRECISIONS`: `"fp32"`; `"fp16"`, an image tower in half precision; `"int8"`, its
+        precisions (`Sequence[str]`, *optional*, defaults to `("fp32",)`): Of `PRECISIONS`: `"fp32"`; `"fp16"`, an image tower in half precision; `"int8"`, its
             weights in int8 and activations as they come; `"int8-static"`, with ranges of activations from a quarter of the
             images of `dataset`, 256 at most, which are left out of all comparisons. A `torch_export` has `"fp32"` alone.
         input (`str`, *optional*, defaults to `"float"`): `"float"`: normalised images `(batch, 3, size, size)`. `"uint8"`: levels
             `(batch, size, size, 3)`, normalised inside. Resizing and cutting stay outside, as `preprocess.json` says.
         text (`bool`, *optional*, defaults to `False`): Whether to write the text tower, with its tokenizer, as well.
         dataset ([`Benchmark`], *optional*): Images to compare on, with the classes of the model.
-        check_images (`int`, *optional*, defaults to 512): So many of them, at most.
+        check_images (`int`, *optional*, defaults to 512): How many images to compare on, at most.
         min_agreement (`float`, *optional*): The share of images on which a graph that is not in float32 must decide as the pipeline;
             0.999 by default, which float32 always needs.
         opset (`int`, *optional*): Version of ONNX's operators; by default torch's.
-        batch_size (`int`, *optional*, defaults to 32), num_workers (`int`, *optional*), bad_images ([`BadImages`], *optional*), progress
-            (`bool`, *optional*): As for [`Evaluator`].
+        batch_size (`int`, *optional*, defaults to 32), num_workers (`int`, *optional*, defaults to 0), bad_images ([`BadImages`],
+            *optional*), progress (`bool`, *optional*, defaults to `True`): As for [`Evaluator`].
 
     Returns:
         `dict[str, Any]`: What `export.json` says: of each file how it compares, on which images, and versions.

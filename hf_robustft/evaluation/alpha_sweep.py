@@ -48,7 +48,15 @@ class AlphaSweep:
         return max(accuracies, key=lambda alpha: accuracies[alpha])
 
     def table(self, saved: float | None = None) -> str:
-        """Lay out the main numbers for the terminal, a line for each alpha; that of the `saved` model has a mark."""
+        """
+        Lay out the main numbers for the terminal, one line for each alpha.
+
+        Args:
+            saved (`float`, *optional*): The alpha of the model that is saved, whose line gets a mark.
+
+        Returns:
+            `str`: The table, without a trailing newline.
+        """
         columns = [(role, _first(report, role)) for report in [next(iter(self.reports.values()))] for role in ("validation", "id")]
         heads = ["alpha", *(f"{result.name} acc %" for _, result in columns if result is not None)]
         shifts = next(iter(self.reports.values())).shifts
@@ -104,11 +112,11 @@ def sweep_alpha(
         zero_shot ([`~transformers.PreTrainedModel`]): The model before fine-tuning, on the device that runs it.
         fine_tuned (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model after fine-tuning, or its state dict.
         evaluator ([`Evaluator`]): Of the sets to measure on.
-        alphas (`Iterable[float]`, *optional*, defaults to 0, 0.1, ..., 1): Shares of the fine-tuned weights.
+        alphas (`Iterable[float]`, *optional*, defaults to `(0.0, 0.1, ..., 1.0)`): Shares of the fine-tuned weights.
         heads (`tuple` of two [`ZeroShotHead`], *optional*): The zero-shot head that fine-tuning started from, and the trained
             one. Without them every model has the head of its own text tower.
-        merge (`Callable`, *optional*, defaults to [`interpolate_weights`]): The state dict of start, end and alpha, of models
-            and of heads; [`lines`] is another.
+        merge (`Callable`, *optional*, defaults to `interpolate_weights`): Makes a state dict of start, end and alpha, for models
+            and for heads; [`lines`] is another.
 
     Returns:
         [`AlphaSweep`]: A report for each alpha. At 0 it is the zero-shot model's, at 1 the fine-tuned one's.

@@ -226,7 +226,15 @@ class OpenSetDetector:
         ]
 
     def threshold_of(self, name: str) -> float:
-        """Return the threshold for images whose most probable class is called `name`."""
+        """
+        Return the threshold for images of one predicted class.
+
+        Args:
+            name (`str`): The most probable class.
+
+        Returns:
+            `float`: That class's own threshold if it has one, else the common one.
+        """
         return (self.thresholds or {}).get(name, self.threshold)
 
     def fit_options(self) -> dict[str, Any]:

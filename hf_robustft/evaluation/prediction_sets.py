@@ -47,8 +47,8 @@ class ConformalClassifier:
     Made by `fit` or `from_pretrained`. The guarantee: of new images, whose labels are drawn with those of the fit, the sets of at least
     `coverage` hold the label, averaged over fits and images. It is one about such images alone (no shift keeps it), and about all
     of them together: single classes and hard images may be held less often. It asks for images on which nothing else was chosen. A
-    temperature, an alpha or the best of several runs chosen on the same images takes a little away: a temperature by less than
-    can be measured (`examples/guides/prediction_sets.md` has a simulation), the best of many runs by more.
+    temperature, an alpha or the best of several runs chosen on the same images takes something away: a temperature very
+    little, the best of many runs more (`examples/guides/prediction_sets.md`).
 
     Attributes:
         method (`str`): `"lac"`, `"aps"` or `"raps"`, see [`~hf_robustft.evaluation.conformal.lac_scores`] and the functions beside it.

@@ -178,7 +178,18 @@ class EvaluationReport:
         return terminal_table(self, baseline, width)
 
     def markdown(self, baseline: EvaluationReport | None = None) -> str:
-        """Lay out the same tables in markdown; `baseline` and errors as for `table`."""
+        """
+        Lay out the same tables in markdown.
+
+        Args:
+            baseline ([`EvaluationReport`], *optional*): As for `table`.
+
+        Returns:
+            `str`: The tables.
+
+        Raises:
+            ValueError: As `table`.
+        """
         from .tables import markdown_table
 
         return markdown_table(self, baseline)
@@ -235,7 +246,15 @@ class EvaluationReport:
         return cls(**{**given, "results": {name: DatasetResult(**row) for name, row in results.items()}})
 
     def save_json(self, path: str | Path) -> Path:
-        """Write this report alone to `path` and return it as a `Path`; `save_reports` keeps several in one file."""
+        """
+        Write this report alone into a file; `save_reports` keeps several in one.
+
+        Args:
+            path (`str` or `Path`): The file.
+
+        Returns:
+            `Path`: The file.
+        """
         return save_reports(path, [self])
 
     @classmethod

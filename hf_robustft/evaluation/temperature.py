@@ -110,11 +110,27 @@ class TemperatureScaling:
         return self
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Return `logits / T`, in the dtype and on the device of `logits`."""
+        """
+        Divide logits by the temperature.
+
+        Args:
+            logits (`torch.Tensor` of shape `(..., classes)`): At the model's own scale.
+
+        Returns:
+            `torch.Tensor` of the same shape, dtype and device: `logits / T`.
+        """
         return logits / self.temperature
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return `softmax(logits / T)` over the last dimension, in float64 on the CPU."""
+        """
+        Turn logits into calibrated probabilities.
+
+        Args:
+            logits (`torch.Tensor` of shape `(..., classes)`): At the model's own scale.
+
+        Returns:
+            `torch.Tensor` of the same shape: `softmax(logits / T)` over the last dimension, in float64 on the CPU.
+        """
         return (logits.detach().cpu().double() / self.temperature).softmax(dim=-1)
 
     @torch.no_grad()

@@ -70,8 +70,9 @@ def load_dual_encoder(
     Args:
         source (`str` or `Path`): A folder, an id on the Hub, or a checkpoint of the package: `"emoji_clip"`,
             `"emoji_clip_carot"`.
-        revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights. Half-precision ones become
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        token (`str` or `bool`, *optional*): Access token for a private repository.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Precision of the weights. Half-precision ones become
             float32 with a warning: they are too coarse to be trained. `None` leaves them as they are.
         option (`str`, *optional*): The option of a command line that named `source`, for messages.
 

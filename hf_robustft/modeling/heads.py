@@ -105,7 +105,7 @@ class ClipAdapterHead(ZeroShotHead):
         return cls(head.weight, head.class_names, head.bias, down=down, up=up, ratio=ratio)
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
+        """As [`ZeroShotHead.forward`]: logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
         adapted = F.relu(F.linear(F.relu(F.linear(image_embeds, self.down)), self.up))
         return super().forward(F.normalize(self.ratio * adapted + (1 - self.ratio) * image_embeds, dim=-1))
 
@@ -135,7 +135,19 @@ class MultiLabelHead(ZeroShotHead):
     @classmethod
     @torch.no_grad()
     def from_model(cls, model: nn.Module, *arguments: Any, **options: Any) -> MultiLabelHead:
-        """Build the head from a model's text tower; arguments and errors as for [`ZeroShotHead`]."""
+        """
+        Build the head from a model's text tower.
+
+        Args:
+            model (`torch.nn.Module`): A dual encoder, possibly wrapped.
+            arguments (`Any`, *optional*), options (`Any`, *optional*): As for [`ZeroShotHead.from_model`].
+
+        Returns:
+            [`MultiLabelHead`] on the model's device.
+
+        Raises:
+            ValueError: As [`ZeroShotHead.from_model`].
+        """
         head = super().from_model(model, *arguments, **options)
         bias = logit_bias(model)
         if bias is not None:
@@ -177,8 +189,8 @@ class TipAdapterHead(ZeroShotHead):
             As for [`ZeroShotHead`].
         keys (`torch.Tensor` of shape `(images, embed_dim)`): Embeddings of the cached images.
         classes (`torch.Tensor` of shape `(images,)`): Their class indices.
-        alpha (`float`): Weight of the votes, not negative; 0 is the zero-shot classifier.
-        beta (`float`): Sharpness of the votes, not negative.
+        alpha (`float`, *optional*, defaults to 1.17): Weight of the votes, not negative; 0 is the zero-shot classifier.
+        beta (`float`, *optional*, defaults to 1.0): Sharpness of the votes, not negative.
 
     Raises:
         ValueError: If a shape does not fit, an index is not that of a class, or a number is out of range.
@@ -275,14 +287,23 @@ class TipAdapterHead(ZeroShotHead):
         return cls.around(head, found.features, found.labels, alpha=alpha, beta=beta)
 
     def votes(self, image_embeds: Tensor, beta: float | Tensor) -> Tensor:
-        """The votes for each class, of shape `(batch, classes)`, for `image_embeds` at a sharpness `beta`."""
+        """
+        Count the votes of the cache, not yet weighted by alpha.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Of unit norm.
+            beta (`float` or scalar `torch.Tensor`): Sharpness of the votes.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, classes)`: The sum of the votes for each class.
+        """
         nearness = torch.exp(-beta * (1 - F.linear(self.keys, image_embeds)))
         # By its shape, which torch.export may leave open; `len` is a number.
         votes = nearness.new_zeros(len(self.weight), image_embeds.shape[0])
         return votes.index_add(0, self.classes, nearness).t()
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
+        """As [`ZeroShotHead.forward`]: logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
         return super().forward(image_embeds) + self.alpha * self.votes(image_embeds, self.beta)
 
     def fold(self, temperature: float) -> None:
@@ -322,7 +343,7 @@ class ReorderedHead(nn.Module):
         self.register_buffer("order", order)
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
+        """As [`ZeroShotHead.forward`]: logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
         return self.head(image_embeds).index_select(-1, self.order)
 
 
@@ -337,7 +358,8 @@ def load_head(directory: str | Path, *, revision: str | None = None, token: str 
 
     Args:
         directory (`str` or `Path`): A folder, or an id on the Hub.
-        revision (`str`, *optional*), token (`str` or `bool`, *optional*): On the Hub.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        token (`str` or `bool`, *optional*): Access token for a private repository.
 
     Returns:
         [`ZeroShotHead`], or its kind: [`MultiLabelHead`], [`ClipAdapterHead`], [`MultiLabelClipAdapterHead`], [`TipAdapterHead`].

@@ -53,7 +53,8 @@ def model_stock(
 
     Args:
         start (`torch.nn.Module` or `Mapping[str, torch.Tensor]`): The model before fine-tuning, or its state dict.
-        fine_tuned (`Sequence` of the same): Two models or more, of other seeds or settings.
+        fine_tuned (`Sequence[torch.nn.Module | Mapping[str, torch.Tensor]]`): Two models or more, or their state dicts, that
+            differ in seed or settings.
 
     Returns:
         `dict[str, torch.Tensor]`: A state dict. Sums are taken in float64 and rounded once, to the first fine-tuned model's

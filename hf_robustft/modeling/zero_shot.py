@@ -124,8 +124,8 @@ class ZeroShotHead(nn.Module):
 
     Args:
         weight (`torch.Tensor` of shape `(classes, embed_dim)`): Logit scale times class embedding.
-        bias (`torch.Tensor` of shape `(classes,)`, *optional*, defaults to zeros).
         class_names (`Sequence[str]`): The name of each row; duplicates are refused.
+        bias (`torch.Tensor` of shape `(classes,)`, *optional*): What is added to the logits; zeros by default.
 
     Raises:
         ValueError: If the shapes and the number of class names disagree, or a class name appears twice.
@@ -151,7 +151,15 @@ class ZeroShotHead(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        """Logits of shape `(batch, classes)` for unit-norm `image_embeds` of shape `(batch, embed_dim)`."""
+        """
+        Classify embeddings.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(batch, embed_dim)`): Of unit norm.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, classes)`: The logits.
+        """
         return nn.functional.linear(image_embeds, self.weight, self.bias)
 
     @classmethod
@@ -192,10 +200,13 @@ class ZeroShotHead(nn.Module):
 
     def check_model(self, model: nn.Module) -> None:
         """
-        Refuse a `model`, possibly wrapped, whose embeddings are not of the head's dimension.
+        Refuse a model that the head does not fit.
+
+        Args:
+            model (`torch.nn.Module`): A dual encoder, possibly wrapped.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If its embeddings have another dimension than those of the head.
         """
         wanted, given = self.weight.shape[1], DualEncoder.of(model).embed_dim
         if wanted != given:
@@ -206,12 +217,25 @@ class ZeroShotHead(nn.Module):
 
     @torch.no_grad()
     def fold(self, temperature: float) -> None:
-        """Divide all logits by a `temperature`, in place."""
+        """
+        Divide all logits by a temperature, in place.
+
+        Args:
+            temperature (`float`): What to divide by, above 0.
+        """
         self.weight.div_(temperature)
         self.bias.div_(temperature)
 
     def save_pretrained(self, directory: str | Path) -> Path:
-        """Write `head.safetensors` (tensors; kind and class names in its metadata) into `directory`; returns its path."""
+        """
+        Write `head.safetensors`: the tensors, with kind and class names in its metadata.
+
+        Args:
+            directory (`str` or `Path`): The folder.
+
+        Returns:
+            `Path`: The file.
+        """
         path = Path(directory) / HEAD_FILE
         metadata = {"format": "pt", "class_names": json.dumps(list(self.class_names))}
         if self.kind != ZeroShotHead.kind:
@@ -224,10 +248,19 @@ class ZeroShotHead(nn.Module):
         cls, directory: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> ZeroShotHead:
         """
-        Load a head that `save_pretrained` wrote; arguments and errors as for [`load_head`].
+        Load a head that `save_pretrained` wrote.
+
+        Args:
+            directory (`str` or `Path`): A folder, or an id on the Hub.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            token (`str` or `bool`, *optional*): Access token for a private repository.
+
+        Returns:
+            [`ZeroShotHead`]: The head, of the class that this is called on.
 
         Raises:
-            ValueError: Also if it is a head of another class.
+            OSError: As [`load_head`].
+            ValueError: As [`load_head`], and if it is a head of another class.
         """
         # The kinds are made of this class.
         from .heads import load_head

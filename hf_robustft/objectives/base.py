@@ -246,12 +246,20 @@ class ObjectiveMixin:
         """
         Take back what `extra_state` gave. Called when a run is resumed, and when its best checkpoint is loaded.
 
+        Args:
+            state (`Mapping[str, Any]`): What `extra_state` of all objectives gave, by name.
+
         Raises:
             ValueError: If a name is missing (see [`take`]); a silent restart would be another run.
         """
 
     def save_extras(self, directory: str) -> None:
-        """Write files that belong beside the weights. Called with the folder of each checkpoint and each export."""
+        """
+        Write files that belong beside the weights. Called with the folder of each checkpoint and each export.
+
+        Args:
+            directory (`str`): The folder.
+        """
 
     # ---- Not to be overridden ----------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ class CRoFTObjective(ObjectiveMixin):
     Args:
         adapters ([`FeatureAdapters`], *optional*): Adapters to start from, such as those of `load_adapters`; by default
             new ones, the identity.
-        class_names, templates (sequences of `str`, *optional*): Where the training set has none.
+        class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): Where the training set has none.
+        args (`Any`), kwargs (`Any`, *optional*): As for [`RobustTrainer`].
 
     Raises:
         ValueError: If there are no classes, the adapters do not fit the model, or a setting is impossible.
@@ -333,9 +334,10 @@ class FrozenEnergyGradientMixin(CRoFTObjective):
     (`cache_features`).
 
     Args:
-        adapters ([`FeatureAdapters`], *optional*), class_names, templates: As for [`CRoFTObjective`].
         class_features (`torch.Tensor` of shape `(classes, templates, embed_dim)`, *optional*): Projected text features
             before normalisation, instead of class names.
+        args (`Any`), kwargs (`Any`, *optional*): As for [`RobustTrainer`]; `adapters`, `class_names` and `templates` as for
+            [`CRoFTObjective`].
 
     Raises:
         ValueError: As [`CRoFTObjective`].

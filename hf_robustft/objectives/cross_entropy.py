@@ -69,6 +69,7 @@ class CrossEntropyMixin(ObjectiveMixin):
         head ([`ZeroShotHead`], *optional*): A head to start from, which is taken as it is; by default it is built from the
             model's text tower, with the class names and templates of the training set.
         class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): For the head, where the training set has none.
+        args (`Any`), kwargs (`Any`, *optional*): As for [`RobustTrainer`].
 
     Raises:
         ValueError: If there is neither a head nor class names and a tokenizer to build one from, a head and a `head_start`, or
@@ -119,7 +120,15 @@ class CrossEntropyMixin(ObjectiveMixin):
             scalar.requires_grad_(False)
 
     def make_head(self, head: ZeroShotHead) -> ZeroShotHead:
-        """The head that trains, made of the linear one that the run starts from. Called once, on the device of the run."""
+        """
+        Make the head that trains. Called once, on the device of the run.
+
+        Args:
+            head ([`ZeroShotHead`]): The linear head that the run starts from.
+
+        Returns:
+            [`ZeroShotHead`]: The head, which may be the one given.
+        """
         return head
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import textwrap
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
@@ -123,10 +124,12 @@ def document(arguments: type) -> str:
     """The docstring of arguments with what their bases declare, in Hugging Face's dialect."""
     lines = []
     for cls in arguments.__bases__:
-        lines += ["", f"> {(cls.__doc__ or '').strip().partition('.')[0]}", ""]
+        # A full stop within the sentence, as in "et al.,", has no blank behind it.
+        heading = re.split(r"\.(?:\s|$)", inspect.cleandoc(cls.__doc__ or ""), maxsplit=1)[0]
+        lines += ["", f"> {' '.join(heading.split())}", ""]
         for f in fields(cls):
             if f.name in cls.__annotations__:
-                default = f'`"{f.default}"`' if isinstance(f.default, str) else f.default
+                default = {str: f'`"{f.default}"`', bool: f"`{f.default}`"}.get(type(f.default), f.default)
                 lines.append(f"    {f.name} (`{f.type}`, *optional*, defaults to {default}):")
                 lines += textwrap.wrap(f.metadata["help"], 119, initial_indent=" " * 8, subsequent_indent=" " * 8)
     text, raises, errors = inspect.cleandoc(arguments.__doc__ or "").partition("\n\nRaises:")

@@ -92,9 +92,9 @@ def publish(
         token (`str`, *optional*): Access token with write permission; by default that of `hf auth login` or `HF_TOKEN`.
         dry_run (`bool`, *optional*, defaults to `False`): Only check, without the network, and report what would be
             uploaded.
-        revision (`str`, *optional*, defaults to `main`): Branch, created if it does not exist.
+        revision (`str`, *optional*): Branch, created if it does not exist; `main` by default.
         commit_message (`str`, *optional*): First line of the commit.
-        include (`Sequence[str]`, *optional*): Patterns of further files, such as `"runs/*"`.
+        include (`Sequence[str]`, *optional*, defaults to `()`): Patterns of further files, such as `"runs/*"`.
         edited_card (`str`, *optional*, defaults to `"refuse"`): If the repository has a card that a person wrote or
             edited: `"refuse"` to publish, `"keep"` that card, or `"overwrite"` it.
         retries (`int`, *optional*, defaults to 5): Repetitions after errors that may pass (busy or broken server,

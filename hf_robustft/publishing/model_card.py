@@ -111,8 +111,8 @@ def write_model_card(
         merge (`Mapping[str, Any]`, *optional*): What a method that merges made the weights of, as in `robustft.json`.
         licence (`str`, *optional*, defaults to `"apache-2.0"`): Licence of the weights, as the Hub spells it.
         command (`str`, *optional*): The command that trained the model.
-        notes (`Sequence[str]`, *optional*): Sentences for the section on limits.
-        log_history (`Iterable[Mapping[str, Any]]`, *optional*): The Trainer's `state.log_history`, or that of a
+        notes (`Sequence[str]`, *optional*, defaults to `()`): Sentences for the section on limits.
+        log_history (`Iterable[Mapping[str, Any]]`, *optional*, defaults to `()`): The Trainer's `state.log_history`, or that of a
             `trainer_state.json`; a few rows of it are shown.
         run (`Mapping[str, str]`, *optional*): What ran, in words, defaults included: learning rate, batch, length,
             precision, optimizer.
@@ -120,7 +120,7 @@ def write_model_card(
             them}`, only if they were measured.
         eval_tasks (`Mapping[str, str]`, *optional*): By name of a test set on the Hub the id of the task that its repository
             defines; by default the repositories' `eval.yaml` are asked (see `defined_tasks`).
-        tags (`Sequence[str]`, *optional*): Tags for the metadata, such as the `model_tags` that a tracker gave the model.
+        tags (`Sequence[str]`, *optional*, defaults to `()`): Tags for the metadata, such as the `model_tags` that a tracker gave the model.
         title (`str`, *optional*): Title of the card; the folder's name by default.
 
     Returns:

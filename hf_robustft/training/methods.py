@@ -58,6 +58,8 @@ class FLYPTrainer(ContrastiveMixin, RobustTrainer):
     Fine-tune like you pretrain: the contrastive loss on captions made of class names (Goyal et al., CVPR 2023).
 
     Both towers, both projections and the logit scale train.
+
+    Arguments and errors as for [`RobustTrainer`].
     """
 
     method = "flyp"
@@ -73,6 +75,8 @@ class CaRotTrainer(SelfDistillationMixin, SingularValueMixin, ContrastiveMixin, 
     The defaults of [`RobustTrainingArguments`] are the published settings; `preset="reference"` adds those of the
     authors' code (schedule, decay on every parameter, unbounded logit scale, no clipping). `paper_settings` are both,
     with the paper's epochs and batch.
+
+    Arguments and errors as for [`RobustTrainer`].
     """
 
     method = "carot"
@@ -92,6 +96,8 @@ class TRACERTrainer(TrajectoryDistillationMixin, SingularValueMixin, Contrastive
     `paper_settings` are those of the authors' scripts, which print weights before the common factor of 0.9; their code is
     CaRot's otherwise, hence `preset="reference"`. Of the paper's four terms of distillation there are the two to which its
     ablation traces the gain. The teacher moves 50 times in a run by default, and at every step in the paper.
+
+    Arguments and errors as for [`RobustTrainer`].
     """
 
     method = "tracer"
@@ -109,6 +115,8 @@ class FineTuneTrainer(CrossEntropyMixin, RobustTrainer):
     """
     Ordinary fine-tuning: cross-entropy of image tower and linear head, started from the zero-shot classifier
     (the FT baseline of WiSE-FT, Wortsman et al., CVPR 2022).
+
+    Arguments and errors as for [`RobustTrainer`] and [`CrossEntropyMixin`].
     """
 
     method = "ft"
@@ -124,6 +132,8 @@ class LinearProbeTrainer(FrozenHeadMixin, RobustTrainer):
     `cache_features` computed once.
 
     `paper_settings` are those of the linear probe on ImageNet in the code of LP-FT (Kumar et al., ICLR 2022).
+
+    Arguments and errors as for [`RobustTrainer`] and [`CrossEntropyMixin`].
     """
 
     method = "lp"
@@ -139,6 +149,8 @@ class LPFTTrainer(LinearProbeMixin, FineTuneTrainer):
 
     `paper_settings` are those of the authors' code for ImageNet, with the middle rate of its three (1e-5, 3e-5, 1e-4). For
     that set alone the authors train the head by SGD (`--method lp --paper_settings`).
+
+    Arguments and errors as for [`RobustTrainer`] and [`CrossEntropyMixin`].
     """
 
     method = "lp_ft"
@@ -153,6 +165,8 @@ class L2SPTrainer(StartingWeightsMixin, FineTuneTrainer):
 
     Its weight, and `paper_settings`, are those of LP-FT's code (Kumar et al., ICLR 2022) for ImageNet, with the middle rate of
     its three (1e-4, 3e-4, 1e-3).
+
+    Arguments and errors as for [`RobustTrainer`] and [`CrossEntropyMixin`].
     """
 
     method = "l2_sp"
@@ -164,6 +178,8 @@ class CARFTTrainer(ContextDistillationMixin, FineTuneTrainer):
     CAR-FT: ordinary fine-tuning that keeps the distribution of each image over contexts (Mao et al., IJCV 2024).
 
     The weight of 1 and the direction of the divergence are recalled; the text of the paper was not at hand.
+
+    Arguments and errors as for [`RobustTrainer`], [`CrossEntropyMixin`] and [`ContextDistillationMixin`].
     """
 
     method = "car_ft"
@@ -176,6 +192,8 @@ class LipsumFTTrainer(RandomTextMixin, FineTuneTrainer):
 
     `paper_settings` are those of the authors' code on ImageNet. There the rows of the head have unit norm at the start and are
     multiplied by the logit scale, which the head has taken in here: the same function, and another step of the optimizer.
+
+    Arguments and errors as for [`RobustTrainer`], [`CrossEntropyMixin`] and [`RandomTextMixin`].
     """
 
     method = "lipsum_ft"
@@ -199,6 +217,8 @@ class CRoFTTrainer(FrozenEnergyGradientMixin, RobustTrainer):
     image adapter (`adapter_image_ratio` above 0) is kept beside the weights, and plain Transformers does not apply it. Train on images, or on features
     that `cache_features` computed once. The settings of the authors' code are `paper_settings`:
     `RobustTrainingArguments(output_dir=..., **CRoFTTrainer.paper_settings)`.
+
+    Arguments and errors as for [`RobustTrainer`] and [`FrozenEnergyGradientMixin`].
     """
 
     method = "croft"
@@ -226,7 +246,9 @@ class ClipAdapterTrainer(ClipAdapterMixin, RobustTrainer):
     CLIP-Adapter: two layers on the image embeddings of a frozen CLIP, trained with cross-entropy (Gao et al., IJCV 2024).
 
     The adapter is saved beside the unchanged model, in `head.safetensors`. Train on images, or on features that
-    `cache_features` computed once. `paper_settings` are those of CoOp's code, in which the authors' runs.
+    `cache_features` computed once. `paper_settings` are those of CoOp's code, on which the authors' code rests.
+
+    Arguments and errors as for [`RobustTrainer`] and [`CrossEntropyMixin`].
     """
 
     method = "clip_adapter"
@@ -256,6 +278,8 @@ class TipAdapterFTrainer(TipAdapterMixin, RobustTrainer):
     The cache is saved beside the unchanged model, in `head.safetensors`. Train on images, or on features that
     `cache_features` computed once. Alpha and beta, where neither is given, are chosen on validation images when the run is
     finished.
+
+    Arguments and errors as for [`RobustTrainer`] and [`TipAdapterMixin`].
     """
 
     method = "tip_adapter_f"
@@ -282,6 +306,8 @@ class CaRotCRoFTTrainer(
     Encoders and adapters train together: the contrastive loss and self-distillation see adapted embeddings, the
     orthogonality term acts on adapter times projection, the teacher follows the merged weights, and the generator of
     shifted features steps alone.
+
+    Arguments and errors as for [`RobustTrainer`] and [`EnergyGradientMixin`].
     """
 
     method = "carot+croft"
@@ -297,6 +323,8 @@ class CovarianceAnchorTrainer(CovarianceAnchorMixin, SelfDistillationMixin, Cont
 
     It is defined for every model, also where image features do not end in a linear map (SigLIP), and stands beside CaRot where
     they do.
+
+    Arguments and errors as for [`RobustTrainer`].
     """
 
     method = "covariance_anchor"

@@ -69,17 +69,18 @@ class RobustTrainer(
     checkpoint, so that a resumed run equals an uninterrupted one.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): The model to fine-tune, as `load_dual_encoder` gives it.
-        args ([`RobustTrainingArguments`]): Settings.
-        train_dataset ([`Benchmark`], `datasets.Dataset` or `torch.utils.data.Dataset`, *optional*):
-            A benchmark (also streamed), a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column,
-            or any data set whose examples `data_collator` understands.
-        eval_dataset ([`Benchmark`], list or dict of them, *optional*):
-            What `evaluate` measures; metrics are `eval_<name>/accuracy` and so on. The keys of a dict are the names.
-        processing_class ([`~transformers.CLIPProcessor`], *optional*):
-            Tokenizer and image processor; needed for benchmarks, saved beside the weights.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*):
-            What is done about images of benchmarks that cannot be read. By default the first one is an error.
+        model ([`~transformers.PreTrainedModel`]): The model to fine-tune, as `load_dual_encoder` gives it; required.
+        args ([`RobustTrainingArguments`]): Settings; required.
+        train_dataset ([`Benchmark`], `datasets.Dataset` or `torch.utils.data.Dataset`, *optional*): A benchmark (also streamed),
+            a `datasets.Dataset` with an `image` column and a `label` (`ClassLabel`) column, or any data set whose examples
+            `data_collator` understands.
+        eval_dataset ([`Benchmark`], list or dict of them, *optional*): What `evaluate` measures; metrics are
+            `eval_<name>/accuracy` and so on. The keys of a dict are the names.
+        processing_class ([`~transformers.CLIPProcessor`], *optional*): Tokenizer and image processor; needed for benchmarks,
+            saved beside the weights.
+        data_collator (`Callable`, *optional*): Makes a batch of examples. By default ours, which reads what a benchmark gives.
+        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of benchmarks that cannot be
+            read. By default the first one is an error.
         kwargs (`Any`, *optional*): As for [`~transformers.Trainer`] and the mixins.
 
     Raises:
@@ -386,7 +387,7 @@ class RobustTrainer(
             warnings.warn(note, stacklevel=2)
 
     def floating_point_ops(self, inputs: Mapping[str, Tensor]) -> int:
-        """6 a weight and token of one step on `inputs` (both towers, no embeddings), repeated captions counted each time."""
+        """Count 6 per weight and token for a step on `inputs`: both towers, no embeddings, repeated captions each time."""
         if not hasattr(self, "_tower_sizes"):
             self._tower_sizes = [
                 sum(p.numel() for layer in layers for p in layer.parameters()) for layers in self.encoder.layers()

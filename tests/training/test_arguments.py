@@ -35,6 +35,13 @@ def test_own_field_is_documented_with_its_default(field):
     assert len(field.metadata.get("help", "")) > 20
 
 
+def test_headings_and_words_of_the_docstring_are_whole():
+    headings = re.findall(r"^> (.*)$", RobustTrainingArguments.__doc__, flags=re.MULTILINE)
+    assert {"CLIP-Adapter (Gao et al., IJCV 2024)", "Tip-Adapter (Zhang et al., ECCV 2022)", "Settings of every run"} <= set(headings)
+    assert not [heading for heading in headings if heading.count("(") != heading.count(")")]
+    assert not re.search(r"defaults to (True|False)", RobustTrainingArguments.__doc__), "in backticks, as Transformers has it"
+
+
 @pytest.mark.parametrize("field", CHANGED, ids=lambda f: f.name)
 def test_changed_default_is_listed_and_has_help(field):
     document = " ".join(RobustTrainingArguments.__doc__.split("Defaults that differ")[1].split())
