@@ -69,7 +69,7 @@ class CalibrateOptions:
     )
     remove_detector: bool = option("Remove the open-set detector instead of refitting it.", False)
     prediction_sets: str | None = option(
-        "Fit prediction sets of this method, or remove them with 'none'. By default those of the folder are refitted.",
+        "Fit prediction sets by this method ('raps', 'aps' or 'lac'), or remove them with 'none'. By default those of the folder are refitted.",
         None,
         choices=list(PREDICTION_SETS),
     )

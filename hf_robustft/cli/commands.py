@@ -25,7 +25,7 @@ class CommandParser(Manners, HfArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, add_help=False, **kwargs)
-        self.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and leave.")
+        self.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and exit.")
 
     def add_argument(self, *names, positional: bool = False, **kwargs):
         """As `argparse` has it; `positional` drops the dashes."""

@@ -50,14 +50,14 @@ class DemoOptions:
         f"Folder or Hub id of a dual encoder, or one of the package: {quoted(tuple(CHECKPOINTS))}.", positional=True, metavar="MODEL"
     )
     dataset: str | None = option("Validation images, of which the nearest are shown, named as for calibrate.", None, metavar="SET")
-    nearest_images: int | None = option(f"So many of them are kept, at most, evenly spread; {IMAGES:,} by default.", None)
+    nearest_images: int | None = option(f"How many of them to keep, at most, evenly spread; {IMAGES:,} by default.", None)
     top_k: int = option("Classes that are shown.", TOP_K)
     space: str | None = option(
         "Write a Hugging Face Space into this folder, instead of showing the page. One that was written there before is replaced.",
         None,
         metavar="FOLDER",
     )
-    host: str | None = option("Address to listen at; by default 127.0.0.1, this machine alone. 0.0.0.0: all of its addresses.", None)
+    host: str | None = option("Address to listen on; by default 127.0.0.1, this machine alone. 0.0.0.0: all of its addresses.", None)
     port: int | None = option("By default the first free one from 7860 on.", None)
     share: bool = option("Let gradio make an address that is open to everybody, for a week.", False)
     revision: str | None = option("Commit, branch or tag of MODEL on the Hub.", None)

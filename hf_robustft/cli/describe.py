@@ -47,7 +47,7 @@ BRIEF = {
     "optim": "The optimizer",
     "max_grad_norm": "Clip gradients at this norm; 0: off",
     "hold_out": "Share of each class to validate on, and again to test on",
-    "seed": "Of order, crops, prompts and few shots",
+    "seed": "Seed of order, crops, prompts and few shots",
     "bf16": "Mixed precision",
     "activation_checkpointing": "Less memory for one more forward pass",
     "dataloader_num_workers": "Processes that read images",

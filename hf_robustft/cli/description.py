@@ -106,7 +106,7 @@ class Description:
                 groups[group] = parser.add_argument_group(f"method {method}" if group == "method" else group)
             groups[group].add_argument(*flags, **item)
         help_ = parser.add_argument_group("help")
-        help_.add_argument("-h", "--help", action="help", help="Show this and leave.")
+        help_.add_argument("-h", "--help", action="help", help="Show this and exit.")
         if methods:
             more = "Show all settings, those of Transformers too, and the whole of each."
             help_.add_argument("--help_all", action="help", help=more)

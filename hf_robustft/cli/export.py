@@ -53,7 +53,7 @@ class ExportOptions:
     output_dir: str = option("Folder for the files. An earlier export there is replaced.", "outputs/export")
     format: str = option("'onnx', or 'torch_export' for a .pt2 file.", "onnx", choices=list(FORMATS))
     precision: list[str] = option(
-        "One file each: float32, float16, int8 weights with activations as they come, int8 with ranges from --dataset.",
+        "One file each: 'fp32', 'fp16', 'int8' (ranges of activations found at run time) or 'int8-static' (ranges from --dataset).",
         ["fp32"],
         choices=list(PRECISIONS),
     )
@@ -66,7 +66,7 @@ class ExportOptions:
     dataset: str | None = option(
         "Validation images to compare on, named as for calibrate.", None, metavar="SET"
     )
-    check_images: int = option("So many images of them, at most.", 512)
+    check_images: int = option("How many of these images to compare on, at most.", 512)
     min_agreement: float | None = option(
         "Share of images on which fp16 and int8 must decide the same; 0.999 by default. It is recorded.", None
     )

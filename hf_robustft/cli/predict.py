@@ -68,7 +68,7 @@ class PredictOptions:
     image_list: str | None = option(
         "Text file with one path of an image per line, or with paths that zero bytes end; - reads standard input.", None, metavar="FILE"
     )
-    top_k: int | None = option("Also give so many of the most probable classes.", None)
+    top_k: int | None = option("Also give this many of the most probable classes.", None)
     function_to_apply: str | None = option(
         "'softmax' (probabilities of the classes against each other) or 'sigmoid' (of each by itself); by default what the checkpoint "
         "is made for.",

@@ -7,7 +7,7 @@
 Give it again as often as you like, every day from cron: it reads the files with new names and goes on. Looking often raises no false
 alarms: that there ever is one has probability at most --level. An alarm says whether the style has shifted, classes are unknown, or a
 camera is broken, and stands until --overwrite; one of files that cannot be read, until the latest can. watch.html shows the evidence and
-the most foreign images; watch.json has the numbers. The exit status is 0 without an alarm, 3 with one, and 2 after an error.
+the most unusual images; watch.json has the numbers. The exit status is 0 without an alarm, 3 with one, and 2 after an error.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class WatchOptions:
         f"Folder or Hub id of a checkpoint, or one of the package: {quoted(tuple(CHECKPOINTS))}.", positional=True, metavar="MODEL"
     )
     reference: str = option(
-        "Images such as the model was fitted for, which it has not learned from, some hundred or more: a folder, or one data set, such as "
+        "Images such as the model was fitted for, which it has not learned from, a few hundred or more: a folder, or one data set, such as "
         "emoji_shift/validation. Labels are not read.",
         metavar="SET",
     )
     stream: str = option("Folder that images come into, searched at any depth.", metavar="FOLDER")
     output_dir: str = option("Folder of what is found, from which the next command goes on.", "outputs/watch", metavar="FOLDER")
     level: float = option("Probability of a false alarm, ever, however often one looks.", 0.01)
-    seed: int = option("Of halves, orders and ties.", 0)
+    seed: int = option("Seed of halves, orders and ties.", 0)
     image_column: str | None = option("Column of the images of a data set.", None)
     revision: str | None = option("Commit, branch or tag of MODEL on the Hub.", None)
     overwrite: bool = option("Begin again, with all that lies in the folder then, and forget an alarm.", False)

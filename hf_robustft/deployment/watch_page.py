@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""What was found of a stream on one page: the verdict, the evidence as it grew, and pictures of the most foreign images."""
+"""What was found of a stream on one page: the verdict, the evidence as it grew, and pictures of the most unusual images."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def as_html(judgement: Judgement, watched: Watched, stream: Path) -> str:
         _said(report),
         '<p class="note">Estimated accuracy is the mean confidence, with its standard error. It is right where confidence is calibrated, as on the '
         "reference; after an alarm it is often far too high. Only labels tell.</p>",
-        "<h2>The most foreign images</h2>",
+        "<h2>The most unusual images</h2>",
         _pictures(judgement, watched, stream),
     ]
     if watched.broken:

@@ -103,7 +103,7 @@ class Reference:
             ValueError: If there are too few.
         """
         if len(names) < LEAST_REFERENCE:
-            raise ValueError(f"`--reference` has {len(names)} images that can be read; give at least {LEAST_REFERENCE}, better some hundred.")
+            raise ValueError(f"`--reference` has {len(names)} images that can be read; give at least {LEAST_REFERENCE}, better a few hundred.")
         order = uniform_numbers(names, f"{seed}/reference").argsort(stable=True)
         embeds = embeds.cpu()[order]
         half = len(names) // 2
