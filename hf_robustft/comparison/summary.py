@@ -2,7 +2,7 @@
 """
 What a comparison found, as one mapping of JSON types: `comparison.json`, the one source of every table, picture and page.
 
-Keys, of which those are missing that nothing is known of:
+Keys; one about which nothing is known is missing:
 
 - `format` (1), `hf_robustft` (the version), `command`, `hardware` (a list), `seconds` (of all runs), `notes` (sentences).
 - `places`: where the command line found the runs, see [`output.places`], by which it tells another comparison from this one.

@@ -2,8 +2,8 @@
 """
 From a checkpoint to files that run without this package: ONNX, or a program of `torch.export`.
 
->>> from hf_robustft import export_checkpoint
->>> export_checkpoint("emoji_clip_carot", "outputs/export")
+>>> from hf_robustft import export_checkpoint, pipeline
+>>> facts = export_checkpoint(pipeline("emoji_clip_carot"), "outputs/export")
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def export_checkpoint(
         classify ([`OpenSetImageClassificationPipeline`]): What `hf_robustft.pipeline` returned, in float32.
         output_dir (`str` or `Path`): The folder; an earlier export there is replaced.
         format (`str`, *optional*, defaults to `"onnx"`): `"onnx"`, or `"torch_export"` for a file of `torch.export`.
-        precisions (`Sequence[str]`, *optional*, defaults to `("fp32",)`): Of `PRECISIONS`: `"fp32"`; `"fp16"`, an image tower in half precision; `"int8"`, its
-            weights in int8 and activations as they come; `"int8-static"`, with ranges of activations from a quarter of the
-            images of `dataset`, 256 at most, which are left out of all comparisons. A `torch_export` has `"fp32"` alone.
+        precisions (`Sequence[str]`, *optional*, defaults to `("fp32",)`): One file each: `"fp32"`; `"fp16"`, the image tower in half
+            precision; `"int8"`, its weights in int8, with ranges of activations found at run time; `"int8-static"`, with ranges from
+            a quarter of the images of `dataset`, 256 at most, which are left out of all comparisons. A `torch_export` has `"fp32"` alone.
         input (`str`, *optional*, defaults to `"float"`): `"float"`: normalised images `(batch, 3, size, size)`. `"uint8"`: levels
-            `(batch, size, size, 3)`, normalised inside. Resizing and cutting stay outside, as `preprocess.json` says.
+            `(batch, size, size, 3)`, normalised inside. Resizing and cropping stay outside, as `preprocess.json` says.
         text (`bool`, *optional*, defaults to `False`): Whether to write the text tower, with its tokenizer, as well.
         dataset ([`Benchmark`], *optional*): Images to compare on, with the classes of the model.
         check_images (`int`, *optional*, defaults to 512): How many images to compare on, at most.
@@ -114,10 +114,12 @@ def export_checkpoint(
 
     Raises:
         ValueError: If a graph decides otherwise on too many images, the model is of a family that cannot be exported, an option is
-            out of range or would do nothing, or a package is missing.
+            out of range or would do nothing, `classify` is a name or path, or a package is missing.
         FolderInUse: If another process is changing the folder.
         OSError: If the folder cannot be written.
     """
+    if isinstance(classify, (str, Path)):
+        raise ValueError(f"`classify={str(classify)!r}` is a name or path, not a loaded checkpoint; give pipeline({str(classify)!r}).")
     check_export_options(format, precisions, min_agreement, check_images, batch_size, opset, has_images=dataset is not None)
     if input not in INPUTS:
         raise ValueError(f"`--input {input}` is unknown; choose one of {', '.join(INPUTS)}.")

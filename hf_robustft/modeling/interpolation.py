@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
-"""Models that are functions of weights: of where fine-tuning started, and of one or more models that came of it."""
+"""Models made from the weights of others: those at which fine-tuning started, and those of one or more fine-tuned models."""
 
 from __future__ import annotations
 

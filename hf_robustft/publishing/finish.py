@@ -109,8 +109,8 @@ def finish_checkpoint(
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
             `write_model_card`. `shared_images` is what `ImageCheck.shared` says. `sweep` is the [`AlphaSweep`] in which
-            alpha was varied. `selection` says by which rule method and rate were chosen. `report`, `scores`, `predictions`, `temperature`, `head` and `logits_dir` are what was measured
-            or fitted elsewhere with this model.
+            alpha was varied. `selection` says by which rule method and rate were chosen. `report`, `scores`,
+            `predictions`, `temperature`, `head` and `logits_dir` are what was measured or fitted elsewhere with this model.
 
     Returns:
         [`EvaluationReport`]: The results; `None` if nothing was measured, and then there is no card.

@@ -4,6 +4,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -397,6 +398,13 @@ def test_wrong_options_are_refused(options, named, tmp_path):
     classify, _ = classifier("clip", tmp_path / "facts")
     with pytest.raises(ValueError, match=named):
         export_checkpoint(classify, tmp_path / "out", progress=False, **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", ["emoji_clip_carot", Path("outputs", "mine")], ids=["name", "path"])
+def test_a_name_in_place_of_a_pipeline_is_refused_with_the_call_that_loads_it(given, tmp_path):
+    with pytest.raises(ValueError, match=rf"`classify={re.escape(repr(str(given)))}`.* give pipeline\({re.escape(repr(str(given)))}\)"):
+        export_checkpoint(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
