@@ -71,6 +71,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
         class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*): Classify by other classes or prompts than the
             checkpoint's, for which it needs no `robustft.json`. What belongs to its own is then not used: a trained head, detector,
             temperature and thresholds.
+        task (`str`, *optional*, defaults to `"open-set-image-classification"`): What Transformers calls the task.
         kwargs (`Any`, *optional*): Arguments of `transformers.Pipeline`: `device`, `batch_size`, `num_workers`; and those of a
             call, for all calls.
 
