@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from .comparison.runs import read_runs as read_runs
     from .comparison.summary import load_comparison as load_comparison
     from .comparison.summary import summarise as summarise
+    from .data.bad_images import BadImages as BadImages
     from .data.benchmarks import Benchmark as Benchmark
     from .data.benchmarks import load_benchmark as load_benchmark
     from .data.catalog.sets import register_benchmark as register_benchmark
     from .data.few_shot import few_shot as few_shot
-    from .data.images import BadImages as BadImages
     from .deployment.export import export_checkpoint as export_checkpoint
     from .deployment.pipeline import pipeline as pipeline
     from .evaluation.alpha_sweep import AlphaSweep as AlphaSweep
@@ -85,10 +85,10 @@ if TYPE_CHECKING:
 _ROOMS = {
     "comparison.runs": ["Comparison", "read_runs"],
     "comparison.summary": ["load_comparison", "summarise"],
+    "data.bad_images": ["BadImages"],
     "data.benchmarks": ["Benchmark", "load_benchmark"],
     "data.catalog.sets": ["register_benchmark"],
     "data.few_shot": ["few_shot"],
-    "data.images": ["BadImages"],
     "modeling.adapters": ["FeatureAdapters", "load_adapters", "merge_adapters"],
     "modeling.checkpoint": ["load_checkpoint", "load_dual_encoder"],
     "modeling.feature_cache": ["CachedFeatures", "cache_features"],

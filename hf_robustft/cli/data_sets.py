@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.bad_images import DEFAULT_THRESHOLD, POLICIES, BadImages
 from ..data.benchmarks import Benchmark, load_benchmark
 from ..data.beside import split_purpose
 from ..data.catalog.registered import check_one_path, own_copy
@@ -17,7 +18,6 @@ from ..data.class_matching import load_matched, shared_classes
 from ..data.class_projection import head_classes
 from ..data.hold_out import NAMES, hold_out
 from ..data.hub import ask_commit, is_hub_id
-from ..data.images import DEFAULT_THRESHOLD, POLICIES, BadImages
 from ..data.messages import quoted
 from ..data.prompts import read_names_and_templates
 from .commands import option

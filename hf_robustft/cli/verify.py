@@ -21,7 +21,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.images import DEFAULT_THRESHOLD, BadImages
+from ..data.bad_images import DEFAULT_THRESHOLD, BadImages
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.collect import collect_logits

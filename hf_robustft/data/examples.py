@@ -14,11 +14,12 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from .bad_images import UNREADABLE, BadImages
 from .benchmarks import Benchmark
 from .column_checks import require_column, require_dataset
 from .columns import StoredRows, check_dataset
 from .decoded_images import DecodedImages
-from .images import UNREADABLE, BadImages, UnreadableImage, decode_image
+from .images import UnreadableImage, decode_image
 from .labels import holds_integers, holds_several, one_label
 from .prompts import check_class_names, check_templates, fill_template
 from .randomness import choose, example_rng

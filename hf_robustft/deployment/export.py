@@ -21,8 +21,8 @@ import transformers
 from torch import Tensor
 
 from .. import __version__
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark, load_benchmark
-from ..data.images import BadImages
 from ..data.packaged import ASSETS
 from ..data.prompts import class_prompts
 from ..data.transforms import ImageTransform

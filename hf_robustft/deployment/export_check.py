@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, collate_images
-from ..data.images import BadImages
 from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
 from ..evaluation.calibration import expected_calibration_error, negative_log_likelihood

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.bad_images import BadImages
 from ..data.benchmark import Benchmark
-from ..data.images import BadImages, UnreadableImage
+from ..data.images import UnreadableImage
 from ..data.thumbnails import file_names, thumbnail
 from ..modeling.tensor_files import opened, write_tensors
 from .pipeline import OpenSetImageClassificationPipeline

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.examples import EvaluationImages, collate_images
-from ..data.images import BadImages
 from ..data.messages import without_folders, without_tokens
 from ..data.readers import reading_context
 from ..data.streams.examples import StreamedEvaluationImages, check_count
@@ -181,7 +181,7 @@ def image_batches(
             `True`): As for [`Evaluator`].
         seed (`int`, *optional*, defaults to 0): Seed of the loader's own generator; no result depends on it.
         labelled (`bool`, *optional*, defaults to `True`): Whether to read the labels.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What happens to images that cannot be read;
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): What happens to images that cannot be read;
             afterwards it holds what all processes counted. By default the first one is an error.
         groups (`dict[int, str]`, *optional*): Filled with the group of each image, by the number that is yielded for it;
             afterwards it holds those of all processes. By default groups are not read.
@@ -367,7 +367,7 @@ def unreadable_images(bad_images: BadImages | None) -> dict | None:
     Return what a report says about images that could not be read.
 
     Args:
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy, with what it counted.
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): The policy, with what it counted.
 
     Returns:
         `dict` or `None`: `count`, `of` how many, and the `first` lines, in which a file of this machine is named by its

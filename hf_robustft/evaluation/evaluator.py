@@ -15,9 +15,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from .. import __version__
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.column_checks import check_groups
-from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..modeling.dual_encoder import DualEncoder, unwrapped
 from ..modeling.features import logit_scale
@@ -107,7 +107,7 @@ class Evaluator:
         knn_bank ([`Benchmark`], *optional*): Known images, such as the training set, for the score `knn`. Its embeddings
             are held in memory, in float64, by every process.
         knn_k (`int`, *optional*, defaults to 10): The neighbour in the bank whose distance counts.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): The policy for images that cannot be read, counted
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): The policy for images that cannot be read, counted
             separately for each data set. By default the first one is an error. The report says how many are skipped, and
             which.
         thresholds (`Mapping[str, Any]`, *optional*): The part `thresholds` of a model's `robustft.json`, for lists of labels.

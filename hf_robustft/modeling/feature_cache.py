@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.examples import EvaluationImages, ExampleKey, TrainingExamples, collate_images, zeros_and_ones
-from ..data.images import BadImages, UnreadableImage, images_fingerprint
+from ..data.images import UnreadableImage, images_fingerprint
 from ..data.messages import one_line
 from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
@@ -68,7 +69,7 @@ class CachedFeatures(Dataset):
         templates (`Sequence[str]`): The prompt templates of the data set.
         model_fingerprint (`str`): [`image_fingerprint`] of the model that made the features.
         prepared (`Mapping[str, Any]`, *optional*): How the images were prepared, as [`ImageTransform`] has it in `settings`.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What has counted the images without features.
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): What has counted the images without features.
 
     Raises:
         ValueError: If the shapes disagree.
@@ -203,7 +204,7 @@ def cache_features(
             that is there is read.
         cache_file (`str` or `Path`, *optional*): One file instead, read if it exists and written if not.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar in the main process.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images that cannot be read.
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): What is done about images that cannot be read.
             By default the first one is an error; skipped ones are left out of the result and counted (in a file their
             features are NaN).
         transform_options (`Any`, *optional*): Options of `ImageTransform.from_processor` in training, such as `crop`, `scale`

@@ -13,8 +13,8 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
-from ..data.images import BadImages
 from ..data.overlap import TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
 from ..data.packaged import check_not_packaged
 from ..evaluation.benchmark_checks import refuse_lists
@@ -129,7 +129,7 @@ def recalibrate(
         unknown ([`Benchmark`], *optional*): Images of none of the classes, with the role `open_set`, to choose the threshold for "unknown" on.
         risk (`Mapping[str, Any]`, *optional*): By what it is chosen: options `max_false_acceptance`, `max_false_refusal`, `confidence` and
             `per_class_thresholds`, or `true_positive_rate`, of [`OpenSetDetector.fit`]. By default the detector is refitted as it was.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): As for [`Evaluator`].
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): As for [`Evaluator`].
         batch_size (`int`, *optional*, defaults to 256), num_workers (`int`, *optional*, defaults to 0), progress (`bool`,
             *optional*, defaults to `True`): As for [`Evaluator`].
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
-from ..data.images import BadImages
 from ..data.messages import quoted
 from ..data.overlap import Sketch, compare, hash_images
 from ..data.prompts import class_key
@@ -145,7 +145,7 @@ def logits_of_unknown(
         validation ([`Benchmark`]): Whose classes and templates the head has.
         processor (`ProcessorMixin`): The model's.
         head ([`ZeroShotHead`], *optional*): A trained head.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*), options (`Mapping[str, Any]`): How images are read.
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*), options (`Mapping[str, Any]`): How images are read.
 
     Returns:
         `torch.Tensor` of shape `(m, classes)`: The logits.

@@ -13,9 +13,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
-from ..data.images import BadImages
 from ..data.transforms import ImageTransform
 from ..evaluation.collect import gather_rows, image_batches
 from ..modeling.captions import check_class_prompts
@@ -39,7 +39,7 @@ def training_examples(
         dataset (`Any`): What the Trainer was given.
         args ([`RobustTrainingArguments`]): Settings of the run.
         processor ([`~transformers.CLIPProcessor`], *optional*): Needed for a benchmark.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of a benchmark that
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): What is done about images of a benchmark that
             cannot be read. By default the first one is an error.
         levels (`bool`, *optional*, defaults to `True`): Whether `ClipCollator` makes the batches. It takes pixels as uint8
             levels where an accelerator trains, which normalises them; and examples with `pixel_values` and `caption`.

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
+from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.examples import ClipCollator
-from ..data.images import BadImages
 from ..files import locked
 from ..modeling.checkpoint import train_in_float32
 from ..modeling.dual_encoder import LOGIT_BIAS, DualEncoder
@@ -79,7 +79,7 @@ class RobustTrainer(
         processing_class ([`~transformers.CLIPProcessor`], *optional*): Tokenizer and image processor; needed for benchmarks,
             saved beside the weights.
         data_collator (`Callable`, *optional*): Makes a batch of examples. By default ours, which reads what a benchmark gives.
-        bad_images ([`~hf_robustft.data.images.BadImages`], *optional*): What is done about images of benchmarks that cannot be
+        bad_images ([`~hf_robustft.data.bad_images.BadImages`], *optional*): What is done about images of benchmarks that cannot be
             read. By default the first one is an error.
         kwargs (`Any`, *optional*): As for [`~transformers.Trainer`] and the mixins.
 

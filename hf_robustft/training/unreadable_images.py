@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from ..data.images import NAMED, BadImages
+from ..data.bad_images import NAMED, BadImages
 from ..data.messages import without_folders
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import world_size

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 import hf_robustft.data.decoded_images as room
 import hf_robustft.data.examples as data_examples
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.decoded_images import DecodedImages, decoded_bytes
 from hf_robustft.data.examples import UNREADABLE, TrainingExamples
-from hf_robustft.data.images import BadImages, decode_image
+from hf_robustft.data.images import decode_image
 from hf_robustft.data.randomness import example_rng
 from hf_robustft.data.transforms import ImageTransform
 

@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 
+from hf_robustft.data.bad_images import UNREADABLE, BadImages
 from hf_robustft.data.benchmarks import EMOJI_CLIP_DIR, Benchmark, load_benchmark
 from hf_robustft.data.examples import ClipCollator, EvaluationImages, TrainingExamples, collate_images
-from hf_robustft.data.images import UNREADABLE, BadImages
 from hf_robustft.data.transforms import PAPER_CROPS, ImageTransform, random_crop_box
 from hf_robustft.modeling import features
 from hf_robustft.modeling.features import encode_images, normalised

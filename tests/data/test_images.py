@@ -14,9 +14,10 @@ from helpers.broken_images import broken, class_folder, encoded, picture, unusua
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
+from hf_robustft.data.bad_images import UNREADABLE, BadImages
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.examples import EvaluationImages, TrainingExamples, collate_images
-from hf_robustft.data.images import UNREADABLE, BadImages, EncodedImage, UnreadableImage, decode_image, to_rgb
+from hf_robustft.data.images import EncodedImage, UnreadableImage, decode_image, to_rgb
 from hf_robustft.data.transforms import ImageTransform
 
 CLASSES = ("cat", "dog", "owl")

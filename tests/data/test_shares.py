@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers import arguments
 
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.catalog.imagenet import imagenet_seen_unseen
 from hf_robustft.data.catalog.schema import facts
-from hf_robustft.data.images import BadImages
 from hf_robustft.data.shares import ceil_share, floor_share
 from hf_robustft.evaluation.detection import threshold_at_recall
 

@@ -12,8 +12,8 @@ from helpers import arguments, step_logs, tiny_processor
 from helpers.streams import benchmark, write_folders
 
 from hf_robustft import FLYPTrainer
+from hf_robustft.data.bad_images import UNREADABLE, BadImages
 from hf_robustft.data.examples import TrainingExamples
-from hf_robustft.data.images import UNREADABLE, BadImages
 from hf_robustft.data.streams.examples import StreamingExamples
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import collect

@@ -14,8 +14,8 @@ from helpers.forked import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.images import BadImages
 from hf_robustft.data.transforms import ImageTransform
 from hf_robustft.evaluation import calibration
 from hf_robustft.evaluation.binning import MOST_BINS

@@ -11,7 +11,7 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator, unreadable
 
 from hf_robustft import Benchmark, finish_checkpoint
-from hf_robustft.data.images import BadImages
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.evaluation.open_set import SCORES, open_set_results
 from hf_robustft.evaluation.predictions import PREDICTIONS_FILE, load_predictions
 from hf_robustft.publishing.folder import chosen_files

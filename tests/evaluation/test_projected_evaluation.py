@@ -8,12 +8,12 @@ from helpers import CLASSES, TEMPLATES, image_dataset, tiny_processor
 from helpers.evaluations import benchmark, evaluator, whole_arrays
 from safetensors.torch import load_file
 
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.catalog.schema import facts
 from hf_robustft.data.class_projection import ClassProjection
 from hf_robustft.data.columns import StoredRows
 from hf_robustft.data.few_shot import few_shot
-from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation import calibration, image_numbers
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator

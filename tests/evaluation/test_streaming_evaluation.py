@@ -16,7 +16,7 @@ from helpers.streams import benchmark, write_parquet, write_tars
 from safetensors.torch import load_file
 
 from hf_robustft import Evaluator
-from hf_robustft.data.images import BadImages
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.streams import rows as stream_rows
 from hf_robustft.data.streams.examples import StreamedEvaluationImages, check_count
 from hf_robustft.data.transforms import ImageTransform

@@ -8,8 +8,8 @@ from helpers import CLASSES, arguments, image_dataset, step_logs, tiny_processor
 from helpers.broken_images import class_folder
 
 from hf_robustft import Benchmark, Evaluator, FLYPTrainer, cache_features
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.benchmarks import load_benchmark
-from hf_robustft.data.images import BadImages
 from hf_robustft.data.messages import without_folders
 from hf_robustft.evaluation.collect import collect_logits
 

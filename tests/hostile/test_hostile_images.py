@@ -12,11 +12,11 @@ from helpers.broken_images import encoded, picture, png_header, unusual
 from PIL import EpsImagePlugin, Image
 
 from hf_robustft.data import images
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.examples import EvaluationImages
 from hf_robustft.data.images import (
     MAX_PIXELS,
     MAX_PIXELS_VARIABLE,
-    BadImages,
     EncodedImage,
     UnreadableImage,
     decode_image,

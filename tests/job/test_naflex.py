@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoProcessor
 from transformers import pipeline as plain_pipeline
 
 from hf_robustft import cache_features, load_dual_encoder, pipeline
+from hf_robustft.data.bad_images import BadImages
 from hf_robustft.data.benchmarks import Benchmark
-from hf_robustft.data.images import BadImages
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.publishing.metadata import write_robustft_json
 

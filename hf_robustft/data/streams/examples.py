@@ -15,8 +15,9 @@ import fsspec.asyn
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..bad_images import UNREADABLE, BadImages
 from ..examples import CaptionedImages, check_transform, counter, zeros_and_ones
-from ..images import UNREADABLE, BadImages, UnreadableImage
+from ..images import UnreadableImage
 from ..transforms import ImageTransform
 from .order import DEFAULT_BUFFER, Position, Reader, parts_of_a_shard
 from .rows import RowStream
@@ -43,7 +44,7 @@ class StreamingExamples(CaptionedImages, IterableDataset):
         size (`int`, *optional*): Examples of one pass, where you know it better than the data.
         bad_images ([`BadImages`], *optional*): What is done about images that cannot be read (default: the first one
             is an error). By "skip" the next image takes its place, and a line about it travels with that one (see
-            `data.images`).
+            `data.bad_images`).
         border (`int`, *optional*, defaults to 0): Pixels to cut off on each side of an image first.
 
     Attributes:
