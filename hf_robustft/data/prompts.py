@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
+#: What a table calls its column of names, and that of what the data call the classes.
+_NAMES_COLUMN = frozenset(("class", "classes", "classname", "classnames", "label", "labels", "labelname", "labelnames", "name", "names"))
+_LABELS_COLUMN = _NAMES_COLUMN | {"classid", "code", "folder", "folders", "id", "idx", "index", "labelid", "number", "synset", "wnid"}
 
 
 def clean_class_name(name: str) -> str:
@@ -215,16 +218,35 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
     first = rows[0][0]
     if first[0] in "{[":
         raise ValueError(f"{str(path)!r} looks like JSON, {first[:40]!r}; write one name a line, or `label<TAB>name`.")
-    numbered = [re.fullmatch(r"(-?\d+)\s*([,;:=|]|\s)\s*\S.*", row[0]) for row in rows if len(row) == 1]
-    if len(numbered) == len(rows) > 1 and all(numbered):
+    single = [row[0] for row in rows if len(row) == 1]
+    numbered = [re.fullmatch(r"(-?\d+)\s*([,;:=|]|\s)\s*\S.*", text) for text in single]
+    if len(numbered) == len(rows) > 2 and numbered[0] is None and all(match and not match[2].isspace() for match in numbered[1:]):
+        # Below the names of the columns.
+        single, numbered = single[1:], numbered[1:]
+    elif len(numbered) < len(rows):
+        numbered = []
+    if len(numbered) > 1 and all(numbered):
         numbers = [int(match[1]) for match in numbered]
         # "2 euros" may be a name; that all names are counted through from 0 or 1 is not an accident.
-        counted = numbers in (list(range(len(rows))), list(range(1, len(rows) + 1)))
-        if counted or len({*numbers}) == len(rows) and not any(match[2].isspace() for match in numbered):
+        counted = numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
+        if counted or len({*numbers}) == len(numbers) and not any(match[2].isspace() for match in numbered):
             raise ValueError(
-                f"The lines of {str(path)!r} begin with numbers, {first!r}, but only a tab parts a label from a name: write "
-                f"{numbered[0][1]}<TAB>{first[numbered[0].end(2) :].strip()} and so on, or the names alone."
+                f"The lines of {str(path)!r} begin with numbers, {single[0]!r}, but only a tab parts a label from a name: write "
+                f"{numbered[0][1]}<TAB>{single[0][numbered[0].end(2) :].strip()} and so on, or the names alone."
             )
+    counts = [re.fullmatch(r"(.*\S)\s*[,;:=|]\s*(\d+)", text) for text in single]
+    # "grade: 1" and "grade: 2" are names.
+    if len(counts) == len(rows) > 1 and all(counts) and len({class_key(match[1]) for match in counts}) == len(counts):
+        if [int(match[2]) for match in counts] in (list(range(len(rows))), list(range(1, len(rows) + 1))):
+            raise ValueError(
+                f"The lines of {str(path)!r} end with numbers, {first!r}, which would be read as a part of the names: write "
+                f"{counts[0][2]}<TAB>{counts[0][1]} and so on, or the names alone."
+            )
+    if len(rows) > 2 and label_key(rows[0][-1]) in _NAMES_COLUMN and (len(rows[0]) == 1 or label_key(first) in _LABELS_COLUMN):
+        raise ValueError(
+            f"line 1 of {str(path)!r}, {chr(9).join(rows[0])!r}, looks like a header; remove it, or, if it is a class, write lines "
+            "`label<TAB>name` with another one first."
+        )
     if len(rows) > 2 and all(len(row) == 2 for row in rows):
         labels = [row[0].removeprefix("-").isdecimal() for row in rows]
         if not labels[0] and all(labels[1:]):

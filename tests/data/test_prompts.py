@@ -163,6 +163,10 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
         (b"1: cat\n2: dog\n", r"begin with numbers, '1: cat'.*write 1<TAB>cat"),
         (b"7,cat\n3,dog\n", r"begin with numbers, '7,cat'.*write 7<TAB>cat"),
         (b"label\tname\n0\tcat\n1\tdog\n", r"line 1 of .*looks like a header"),
+        (b"class_name\ncat\ndog\n", r"line 1 of .*'class_name', looks like a header"),
+        (b"wnid\tname\nn01\tcat\nn02\tdog\n", r"line 1 of .*looks like a header"),
+        (b",name\n0,cat\n1,dog\n", r"begin with numbers, '0,cat'.*write 0<TAB>cat"),
+        (b"cat,0\ndog,1\n", r"end with numbers, 'cat,0'.*write 0<TAB>cat"),
         (b'{"0": "cat", "1": "dog"}', r"looks like JSON"),
         (b'["cat",\n"dog"]', r"looks like JSON"),
         ("caf\u00e9\ncafe\u0301\n".encode(), r"class name 'caf\u00e9' appears twice"),
@@ -178,7 +182,8 @@ def test_files_of_class_names_that_cannot_be(tmp_path, content, message):
 
 def test_names_may_begin_with_numbers(tmp_path):
     file = tmp_path / "classes.txt"
-    for names in (("2 euros", "1 euro"), ("5 o'clock", "6 o'clock"), ("7-Eleven", "24-hour shop"), ("10", "11")):
+    several = (("2 euros", "1 euro"), ("5 o'clock", "6 o'clock"), ("7-Eleven", "24-hour shop"), ("10", "11"))
+    for names in (*several, ("coin", "1 euro", "2 euros"), ("grade: 0", "grade: 1"), ("cat", "name", "label")):
         file.write_text("\n".join(names))
         assert load_class_names(file) == (names, None)
     file.write_text("a1\tcat\n7\tdog\nx\tbee\n")
