@@ -5,6 +5,7 @@ Images are known by their ending, never read from hidden and helper folders. Fol
 where there is no doubt. There is, where
 - folders are called like splits (`train`, `test_set`, `val`) and hold folders of images, or are at least half of all, or
   stand for both training and test data (one class called "test" among others is a class);
+- folders called like splits, for training and for tests, lie inside the folders of the classes;
 - there is only one folder with images: a wrapper around the classes, or a single class;
 - a folder holds no image;
 - a folder called like pictures in general (`images`) lies beside a table;
@@ -38,6 +39,7 @@ _HELPER_FOLDERS = frozenset(
     ("@eadir", "@__thumb", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information")
     + ("thumbs", "thumbnails")
 )
+_NEVER_SAID = frozenset(("__macosx", "__pycache__"))
 _HELPER_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _SPECIAL = "pipe or device"
 SPLIT_NAMES = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
@@ -157,7 +159,7 @@ def image_files(folder: str | Path, first: bool = False, deep: bool = True) -> F
                     (images if ending in readable_suffixes() else others.setdefault(ending, [])).append(path)
                 elif is_helper(entry.name):
                     # Those whose names do not say that they are hidden are told.
-                    helpers += [] if entry.name.startswith((".", "__")) else [path]
+                    helpers += [] if entry.name.startswith(".") or entry.name.lower() in _NEVER_SAID else [path]
                 elif ending in readable_suffixes() and not os.listdir(path):
                     # An empty folder in the place of an image is an image that cannot be read.
                     images.append(path)
@@ -320,6 +322,13 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles], single: bool = 
         return (
             f"{str(root)!r} holds images in one folder only, {name!r}, and a single class cannot be told from others; give "
             "the folder that holds one folder of images per class, or metadata.csv with a column file_name and labels"
+        )
+    parted = [name for name in filled if {split_role(part) for part in inner[name]} >= {"train", "test"}]
+    if parted:
+        return (
+            f"the folders {quoted(parted)} of {str(root)!r} hold folders that are called like splits, {quoted(inner[parted[0]])}, so images to train "
+            f"and to test on would be one set; put the splits outside, such as {inner[parted[0]][0]}/{parted[0]}, or give {str(root / parted[0])!r} if "
+            f"it is no class; {settle}"
         )
     roles = {name: split_role(name) for name in filled if split_role(name)}
     whole = [name for name in roles if inner[name]]

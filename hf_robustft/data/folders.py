@@ -152,7 +152,8 @@ def load_folder(
             check_class_lists(first_and(builder, split), dataset.features, str(path))
             return dataset
     root = roots.get(split, path)
-    if kind == "metadata":
+    # Of several splits some may lie in class folders.
+    if kind == "metadata" and (root == path or _has_metadata(root)):
         return _load_metadata(root, split)
     if flat and not _holds_class_folders(root):
         dataset = load_flat_folder(root)
@@ -214,6 +215,8 @@ def tar_splits(folder: Path) -> dict[str, list[str]]:
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and entry.name.lower() in SPLIT_NAMES:
             splits[entry.name] = [glob.escape(str(file)) for file in tars(entry)]
+        elif entry.is_dir() and (left := tars(entry)):
+            say_once(f"{folder}: not read: {quoted([str(file.relative_to(folder)) for file in left])}; only folders called like splits are looked into.")
     top = tars(folder)
     named = {file: [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word in SPLIT_NAMES] for file in top}
     for file, words in named.items():

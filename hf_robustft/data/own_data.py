@@ -17,12 +17,12 @@ from datasets.inspect import SplitsNotFoundError
 from huggingface_hub.errors import HTTPError
 
 from .catalog.hub_copies import Repository, declared_rows
-from .class_folders import IMAGE_SUFFIXES
+from .class_folders import IMAGE_SUFFIXES, split_role
 from .class_lists import check_class_lists, first_and
-from .columns import StoredRows, check_dataset, row_rule, say_unused
+from .columns import StoredRows, arrow_column, check_dataset, row_rule, say_unused
 from .folders import folder_layout, folder_splits, holds_tars, load_folder, named_errors, tar_splits
 from .hub import at_one_commit, require_hub, unread_files
-from .labels import LabelRule
+from .labels import LabelRule, is_text
 from .messages import beside, quoted, say_once
 from .prompts import read_names_and_templates
 from .streams.rows import OpenSplit, RowStream, listed, open_split, stream_of
@@ -39,6 +39,8 @@ _INSTEAD = {
     "put it into the folder of the images as metadata.csv or metadata.jsonl, and give the folder": (".csv", ".tsv", ".json", ".jsonl", ".xlsx"),
     "give the folder of the class folders": IMAGE_SUFFIXES,
 }
+#: What tables call a column that says of each row whether it is to train or to test on.
+_SPLIT_COLUMNS = ("split", "splits", "subset", "partition", "set", "phase", "fold", "usage", "mode")
 _BUILDERS = ("parquet", "imagefolder", "json", "csv", "arrow", "webdataset")
 
 
@@ -193,6 +195,8 @@ def checked_rows(
         "group_column": benchmark.group_column,
         "rule": rule,
     }
+    if isinstance(rows, Dataset):
+        _say_splits(rows, benchmark, where)
     if not benchmark.streaming:
         return check_dataset(rows, say=rule is None, **described)
     meaning = row_rule(rows.features, **described)
@@ -202,6 +206,21 @@ def checked_rows(
         if rule is None:
             say_unused(set(chain(*classes) if meaning.several else classes.tolist()), benchmark.class_names, where)
     return stream_of(rows, meaning, training=benchmark.role == "train")
+
+
+def _say_splits(rows: Dataset, benchmark: Benchmark, where: str) -> None:
+    """Log a column of `rows` by which some are to train and others to test on: all are taken, whatever it says."""
+    used = (benchmark.label_column if benchmark.class_names else None, benchmark.caption_column, benchmark.group_column)
+    for column, feature in rows.features.items():
+        if column.lower() not in _SPLIT_COLUMNS or column in used or not is_text(feature):
+            continue
+        counts = {item["values"]: item["counts"] for item in arrow_column(rows, column).value_counts().to_pylist()}
+        if {split_role(value) for value in counts if value is not None} >= {"train", "test"}:
+            told = ", ".join(f"{value!r} {count:,}" for value, count in counts.items())
+            say_once(
+                f"{where}: the column {column!r} is not read, and the rows of all its splits are taken ({told}); to train on some and test on "
+                "others, give each split a folder or file of its own."
+            )
 
 
 def _may_be_flat(role: str | None, label_column: str | None) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import datasets
 import pytest
-from helpers.streams import picture
+from helpers.streams import picture, write_tars
 
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.class_folders import image_files, split_role
@@ -98,6 +98,11 @@ DOUBTFUL = {
         ("train/cat/0.png", "val/cat/2.png", "masks/a.png"),
         ("'train', 'val'",),
         ("train", "val", "masks"),
+    ),
+    "splits in classes": (
+        ("cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png"),
+        ("'cat', 'dog'", "'test', 'train'", "such as test/cat", "class_names"),
+        ("cat", "dog"),
     ),
     "half are splits": (("cat/0.png", "test/1.png"), ("'test'",), ("cat", "test")),
     "a wrapper": (("photos/cat/0.png", "photos/dog/1.png"), ("photos", "'cat', 'dog'", "give "), ("photos",)),
@@ -283,3 +288,38 @@ def test_a_folder_without_a_data_set_says_what_it_holds(tmp_path):
         put(tmp_path / "a", "0.png", "1.png", "b.heic")
     )
     assert "2 files ending in .heic" in refused(put(tmp_path / "b", "cat/a.heic", "dog/b.heic"))
+
+
+def test_folders_that_no_rule_of_systems_hides_are_said(tmp_path, caplog):
+    root = put(tmp_path / "own", "cat/0.png", "dog/1.png", "__background__/2.png", "dog/__MACOSX/3.png", "dog/.git/4.png")
+    assert load_benchmark(root).class_names == ("cat", "dog")
+    assert [record.getMessage() for record in caplog.records] == [f"{root}: not read: 1 helper folder ('__background__')."]
+
+
+def test_a_column_of_splits_is_said_not_to_be_read(tmp_path, caplog):
+    root = put(tmp_path / "own", *(f"{number}.png" for number in range(5)))
+    for words in (("train", "test", "train", "Train", "val"), ("a", "b", "a", "b", "train")):
+        lines = [f"{number}.png,{'cat' if number % 2 else 'dog'},{word}" for number, word in enumerate(words)]
+        (root / "metadata.csv").write_text("\n".join(["file_name,label,split", *lines]))
+        for streaming in (False, True):
+            given = {"class_names": ("cat", "dog")} if streaming else {}
+            load_benchmark(root, name=f"set-{words[0]}", streaming=streaming, **given)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "column 'split' is not read" in said[0] and "'train' 2, 'test' 1, 'Train' 1, 'val' 1" in said[0]
+
+
+def test_one_split_by_a_table_and_another_by_class_folders(tmp_path):
+    root = put(tmp_path / "own", "train/0.png", "train/1.png", "test/cat/2.png", "test/dog/3.png")
+    (root / "train" / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n")
+    for split, labels in (("train", [1, 0]), ("test", [0, 1])):
+        own = load_benchmark(root, split)
+        assert (own.class_names, own.load()["label"][:]) == (("cat", "dog"), labels)
+
+
+def test_tars_in_folders_that_are_no_splits_are_said(tmp_path, caplog):
+    root = write_tars(tmp_path / "own", [2, 1], "train")
+    (root / "train" / "00001.tar").rename(root / "more.tar")
+    write_tars(root, [3], "extra")
+    own = load_benchmark(root, image_column="png", label_column="cls")
+    assert len(own.load()) == 3
+    assert [record.getMessage() for record in caplog.records if "'extra/00000.tar'" in record.getMessage()]
