@@ -183,7 +183,7 @@ def unknown_set(text: str, data: ReadingOptions, known: Known | None) -> Benchma
         raise ValueError(f"`--unknown {text}` has {len(sets)} sets; {advice}.")
     if known is not None and not spec.registered and not data.streaming:
         column = own_columns(spec, {"label_column": data.label_column or "label"}).get("label_column", "label")
-        if shared := shared_classes(sets[0], known.class_names, column):
+        if shared := shared_classes(sets[0], known.class_names, column, known.label_names):
             raise ValueError(
                 f"`--unknown {text}` is for images of none of the classes, and has some of {quoted(shared)}, which the model knows; leave these out."
             )

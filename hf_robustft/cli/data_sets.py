@@ -389,9 +389,7 @@ def _own(spec: Spec, name: str, options: ReadingOptions, known: Known | None) ->
         label_column = columns.pop("label_column", "label")
         given = {"name": name, "role": role, "label_column": None, **columns, **_streamed(options)}
         benchmark: Benchmark = load_benchmark(spec.source, split, **given)
-        shared = (
-            [] if known is None or options.streaming else shared_classes(benchmark, known.class_names, label_column)
-        )
+        shared = [] if known is None or options.streaming else shared_classes(benchmark, known.class_names, label_column, known.label_names)
         if shared:
             raise ValueError(
                 f"{spec.text!r} is an open set, but it has images of {quoted(shared)}, which the model knows; leave these "

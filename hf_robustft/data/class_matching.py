@@ -17,7 +17,16 @@ from .benchmarks import Benchmark, load_benchmark
 from .column_checks import check_two_columns, require_column
 from .columns import arrow_column
 from .folders import class_doubt
-from .labels import LabelFault, LabelRule, holds_several, matching_rule, names_classes, one_label
+from .labels import (
+    LabelFault,
+    LabelRule,
+    as_numbers,
+    class_positions,
+    holds_several,
+    matching_rule,
+    names_classes,
+    one_label,
+)
 from .messages import quoted
 from .own_data import checked_rows, open_rows
 from .prompts import class_key
@@ -80,6 +89,11 @@ def load_matched(
             f"{probe.name}: its labels are numbers without names, taken for the model's classes in their order; if they are "
             "others, give class_names with lines `label<TAB>name`"
         )
+    elif called and not own[0] and not names_classes(one_label(feature)) and called.keys() != {*range(len(class_names))} >= {*labels}:
+        notes.append(
+            f"{probe.name}: its labels are numbers, taken for the names of the model's classes; if they are positions, counted from 0, give "
+            "class_names with lines `label<TAB>name`"
+        )
     elif not labels:
         notes.append(f"{probe.name}: its labels are matched with the model's classes by name, as they come")
     missing = [name for index, name in enumerate(class_names) if index not in found]
@@ -109,19 +123,26 @@ def _sorted_out(labels: Iterable, rule: LabelRule, called: Mapping[int, str] | N
     return found, unknown
 
 
-def shared_classes(benchmark: Benchmark, class_names: Sequence[str], label_column: str = "label") -> list[str]:
+def shared_classes(
+    benchmark: Benchmark, class_names: Sequence[str], label_column: str = "label", label_names: Sequence[str] | None = None
+) -> list[str]:
     """Classes that data loaded without labels name themselves, have images of, and share with `class_names`.
 
     Args:
         benchmark ([`Benchmark`]): Own data that are stored, not streamed; an open set.
         class_names (`Sequence[str]`): The model's classes.
         label_column (`str`, *optional*, defaults to `"label"`): The column, which need not be there.
+        label_names (`Sequence[str]`, *optional*): What data may call these classes too, in the same order. Numbers are not
+            looked at: other data count their classes by the same ones.
+
+    Returns:
+        `list[str]`: Each with the name that the data have for it.
     """
     dataset = benchmark.load()
     feature = one_label(dataset.features.get(label_column))
     if feature is None or not names_classes(feature):
         return []
-    known = {class_key(name) for name in class_names}
+    known = class_positions(class_names, label_names if as_numbers(label_names) is None else None)
     used = _stored_labels(dataset, label_column)
     if isinstance(feature, ClassLabel):
         used = [name for label, name in enumerate(feature.names) if label in used]

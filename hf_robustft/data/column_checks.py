@@ -81,6 +81,27 @@ def check_two_columns(image_column: str, label_column: str | None) -> None:
         )
 
 
+def check_one_meaning(named: Mapping[int, int], classes: Iterable[int], column: str, where: str) -> None:
+    """
+    Refuse numbers that are taken for positions of classes and may as well be their names.
+
+    Args:
+        named (`Mapping[int, int]`): What numbers mean as names of classes; empty where the names are no numbers.
+        classes (`Iterable[int]`): Those that the column holds, taken for positions.
+        column (`str`), where (`str`): The column, and words for the data set, used in messages.
+
+    Raises:
+        ValueError: If each of them is the name of a class, and one is the name of another than the one at its position.
+    """
+    found = set(classes) if named else set()
+    other = sorted(number for number in found if named.get(number, number) != number)
+    if other and found <= named.keys():
+        raise ValueError(
+            f"column {column!r} of {where} holds numbers, and all of them are names of classes too: whether a label {other[0]} is the class called "
+            f"{other[0]} or that at position {other[0]}, counted from 0, is not known; give class_names with lines `label<TAB>name`."
+        )
+
+
 def check_kind(feature: Any, is_kind: bool, column: str, where: str, kind: str, what: str) -> None:
     """Refuse a `column` of the data `where`, of type `feature`, unless `is_kind`: it should hold `kind`, and be the column of `what`. Raises ValueError."""
     if not is_kind:

@@ -24,6 +24,7 @@ from .column_checks import (
     check_group_column,
     check_groups,
     check_kind,
+    check_one_meaning,
     check_two_columns,
     is_missing,
     require_column,
@@ -143,6 +144,8 @@ class RowRule:
         if self.label_column is not None:
             labels = stored[self.label_column], self.class_of, self.label_column, self.where
             classes = lists_of_classes(*labels, self.several) if self.several else classes_of(*labels)
+            present = chain(*classes) if self.several else np.unique(classes).tolist()
+            check_one_meaning(getattr(self.label, "named", {}), present, self.label_column, self.where)
             kept &= True if self.several else classes >= 0
         if self.caption_column is not None:
             # Chunk by chunk: all captions of a large data set in one array could pass arrow's limit of 2 GiB.

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, LargeList, List, Value
 
-from .messages import quoted
+from .messages import quoted, say_once
 from .prompts import class_key
 
 #: A class of one of these names is better called otherwise.
@@ -106,6 +106,7 @@ class LabelRule:
         key (`Callable`, *optional*): What two spellings of one name have in common; None for numbers.
         called (`Mapping[int, str]`, *optional*): What the data call their numbers, used in messages.
         count (`int`, *optional*): Number of classes where numbers are positions.
+        named (`Mapping[int, int]`, *optional*): Where numbers are positions, what they would mean as names of classes.
     """
 
     classes: Mapping[int | str, int] = field(repr=False)
@@ -113,6 +114,7 @@ class LabelRule:
     key: Callable[[str], str] | None = None
     called: Mapping[int, str] = field(default_factory=dict, repr=False)
     count: int | None = None
+    named: Mapping[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def keeps_numbers(self) -> bool:
@@ -242,7 +244,7 @@ def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, c
             f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names, or give class_names with "
             "lines `label<TAB>name`, which say what the data call them"
         )
-        return LabelRule({number: number for number in range(count)}, rule, count=count)
+        return LabelRule({number: number for number in range(count)}, rule, count=count, named=named or {})
     numbers = as_numbers(label_names)
     if numbers is None:
         raise ValueError(
@@ -282,6 +284,9 @@ def label_rule(
     if label_names is None and getattr(feature, "dtype", None) == "bool" and {*map(class_key, class_names)} == {"true", "false"}:
         return _of_numbers(class_names, class_names, column, where)
     if not names_classes(feature):
+        if label_names is None and getattr(feature, "dtype", None) == "bool" and len(class_names) > 1:
+            told = f"False in column {column!r} is {class_names[0]!r} and True {class_names[1]!r}, by the order of the class names"
+            say_once(f"{where}: {told}; to say it otherwise, give class_names with lines `label<TAB>name`.")
         return _of_numbers(class_names, label_names, column, where)
     if label_names is None:
         _check_class_label(feature.names, class_names, column, where)

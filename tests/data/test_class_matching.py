@@ -139,3 +139,19 @@ def test_known_classes_in_an_open_set(tmp_path):
     save(rows, tmp_path / "ants.parquet")
     benchmark = load_benchmark(tmp_path / "ants.parquet", role="open_set", label_column=None)
     assert shared_classes(benchmark, CLASSES) == []
+
+
+def test_known_classes_in_an_open_set_by_what_the_training_data_call_them(tmp_path):
+    own = load_benchmark(folders(tmp_path / "own", ("n01", "n02", "n09")), role="open_set", label_column=None)
+    assert shared_classes(own, ("cat", "dog")) == []
+    assert shared_classes(own, ("cat", "dog"), label_names=("n02", "n03")) == ["n02"]
+    counted = load_benchmark(folders(tmp_path / "counted", ("0", "1")), role="open_set", label_column=None)
+    assert shared_classes(counted, ("cat", "dog"), label_names=("0", "1")) == []
+
+
+def test_numbers_that_may_be_positions_or_names_of_a_model_are_said(tmp_path):
+    given = {"class_names": ("1", "2", "3"), "templates": TEMPLATES, "name": "set", "role": "shift"}
+    for labels, doubtful in (([1, 2], True), ([1, 3], False)):
+        rows = image_dataset(2).remove_columns("label").add_column("label", labels)
+        _, notes = load_matched(save(rows, tmp_path / f"{labels[1]}.parquet"), **given)
+        assert any("taken for the names of the model's classes" in note for note in notes) == doubtful

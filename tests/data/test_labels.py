@@ -295,3 +295,25 @@ def test_a_benchmark_takes_a_dict_of_names_too():
     described = Benchmark(name="a", role="id", class_names={7: "cat", 3: "dog"}, dataset=table([3, 7], Value("int64")))
     assert (described.class_names, described.label_names) == (("cat", "dog"), ("7", "3"))
     assert meaning(described) == {0: "dog", 1: "cat"}
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64"])
+def test_numbers_that_are_positions_and_names_alike(kind, tmp_path):
+    names = ("1", "2", "3")
+    with pytest.raises(ValueError, match="all of them are names of classes too.*label 1 .*lines `label<TAB>name`"):
+        Benchmark.from_dataset(table([1, 2, 1], Value(kind)), class_names=names, name="a", role="id")
+    with pytest.raises(ValueError, match="all of them are names of classes too"):
+        Benchmark.from_dataset(table([[1, 2], [2], []], datasets.List(Value(kind))), class_names=names, name="a", role="id")
+    by_label = dict(zip((1, 2, 3), names, strict=True))
+    assert meaning(Benchmark.from_dataset(table([1, 2, 1], Value(kind)), class_names=by_label, name="a", role="id")) == {0: "1", 1: "2", 2: "1"}
+    # Nothing is in doubt where names and positions agree.
+    assert meaning(Benchmark.from_dataset(table([1, 0], Value(kind)), class_names=("0", "1", "5"), name="a", role="id")) == {0: "1", 1: "0"}
+
+
+def test_what_true_and_false_stand_for_is_said(caplog):
+    rows = table([True, False], Value("bool"))
+    assert meaning(Benchmark.from_dataset(rows, class_names=("yes", "no"), name="a", role="id")) == {0: "no", 1: "yes"}
+    assert "False in column 'label' is 'yes' and True 'no'" in caplog.text
+    caplog.clear()
+    Benchmark.from_dataset(rows, class_names={"true": "yes", "false": "no"}, name="b", role="id")
+    assert not caplog.records
