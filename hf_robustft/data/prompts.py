@@ -162,6 +162,16 @@ def _lines(path: str | Path, what: str, else_: str = "") -> list[tuple[int, str]
     lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise ValueError(f"The file of {what} {str(path)!r} is empty; write one per line.")
+    if all(re.fullmatch(r"""\s*(["']).*\1\s*,?\s*""", line) for _, line in lines):
+        raise ValueError(
+            f"All lines of the file of {what} {str(path)!r} are in quotation marks, {lines[0][1].strip()[:60]!r}, which would be read as a part of "
+            "them; write them without, and without commas at their ends."
+        )
+    if len(lines) > 1 and re.match(r"\s*(#\s|//)", lines[0][1]):
+        raise ValueError(
+            f"line {lines[0][0]} of the file of {what} {str(path)!r}, {lines[0][1].strip()[:60]!r}, looks like a comment, and would be read as one of "
+            "them; remove it."
+        )
     return lines
 
 
@@ -249,6 +259,12 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
         )
     if len(rows) > 2 and all(len(row) == 2 for row in rows):
         labels = [row[0].removeprefix("-").isdecimal() for row in rows]
+        names = [row[1] for row in rows]
+        if not any(labels) and names in ([*map(str, range(len(rows)))], [*map(str, range(1, len(rows) + 1))]):
+            raise ValueError(
+                f"The names in {str(path)!r} are numbers, {chr(9).join(rows[0])!r}, and would stand in the prompts; what the data call a class comes "
+                f"before the tab: write {names[0]}<TAB>{first} and so on, or the names alone."
+            )
         if not labels[0] and all(labels[1:]):
             raise ValueError(
                 f"line 1 of {str(path)!r}, {chr(9).join(rows[0])!r}, looks like a header: the labels of all other lines are "

@@ -166,6 +166,9 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
         (b"class_name\ncat\ndog\n", r"line 1 of .*'class_name', looks like a header"),
         (b"wnid\tname\nn01\tcat\nn02\tdog\n", r"line 1 of .*looks like a header"),
         (b",name\n0,cat\n1,dog\n", r"begin with numbers, '0,cat'.*write 0<TAB>cat"),
+        (b"cat\t0\ndog\t1\nowl\t2\n", r"names in .* are numbers.*write 0<TAB>cat"),
+        (b"'cat',\n'dog',\n", r"in quotation marks, \"'cat',\""),
+        (b"# classes\ncat\n", r"line 1 of .*looks like a comment"),
         (b"cat,0\ndog,1\n", r"end with numbers, 'cat,0'.*write 0<TAB>cat"),
         (b'{"0": "cat", "1": "dog"}', r"looks like JSON"),
         (b'["cat",\n"dog"]', r"looks like JSON"),
@@ -202,3 +205,13 @@ def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_letter(tmp_pa
         read_names_and_templates({7: "cat"}, None, ["7"])
     with pytest.raises(ValueError, match="is a folder"):
         load_class_names(tmp_path)
+
+
+def test_templates_as_they_stand_in_a_script_are_refused(tmp_path):
+    file = tmp_path / "prompts.txt"
+    for content in ("    'a bad photo of a {}.',\n    'a photo of many {}.',\n", "# of CLIP\na photo of a {}.\n"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="quotation marks|looks like a comment"):
+            load_templates(file)
+    file.write_text("'tis a {}.\n\"a {}\" in a book\n#1 {}\n")
+    assert load_templates(file) == ("'tis a {}.", '"a {}" in a book', "#1 {}")
