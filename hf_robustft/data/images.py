@@ -21,11 +21,15 @@ from datasets import DownloadConfig
 from datasets.utils.file_utils import xopen
 from PIL import Image, UnidentifiedImageError
 
+from .messages import say_once
+
 MAX_PIXELS, MAX_PIXELS_VARIABLE = 2**26, "HF_ROBUSTFT_MAX_PIXELS"
 """Pixels of an image that are decoded at most, and the environment variable that allows another number."""
 #: Pixels that are made RGB at once: what conversions need besides the image and the result stays small.
 _BAND = 2**22
 _PIPE, _ABOUT_FILE = "it is a pipe or device, not a file", (FileNotFoundError, IsADirectoryError, PermissionError)
+#: Twelve bits: a sixteenth of the whole range of greys of 16 bits.
+_DIM = 4096
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -95,6 +99,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if image.mode == "I" and levels.size and 0 < levels.max() < 256:
             # Taken for 16 bits they would be black.
             raise ValueError(f"its pixels are 32-bit integers up to {levels.max()}, and nothing says whether 255 or 65535 is white")
+        if 0 < levels.max(initial=0) < _DIM:
+            say_once(
+                f"A 16-bit grey image has no pixel above {_DIM - 1} of 65535 and is read as almost black; if white is less in your images, as of "
+                "cameras of 12 bits, scale them to 65535 first."
+            )
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
     if image.mode == "RGB" and image.info.get("transparency") is None:

@@ -18,6 +18,7 @@ from hf_robustft.data.bad_images import UNREADABLE, BadImages
 from hf_robustft.data.benchmarks import load_benchmark
 from hf_robustft.data.examples import EvaluationImages, TrainingExamples, collate_images
 from hf_robustft.data.images import EncodedImage, UnreadableImage, decode_image, to_rgb
+from hf_robustft.data.messages import say_once
 from hf_robustft.data.transforms import ImageTransform
 
 CLASSES = ("cat", "dog", "owl")
@@ -65,6 +66,13 @@ def test_sixteen_bits_are_scaled_not_clipped():
         assert levels(to_rgb(Image.fromarray(black))).max() <= 1
     with pytest.raises(ValueError, match="floating-point numbers"):
         to_rgb(Image.fromarray(np.ones((2, 2), dtype=np.float32)))
+
+
+def test_greys_of_twelve_bits_are_said_to_be_dark(caplog):
+    say_once.cache_clear()
+    for greys in ([[0, 0]], [[0, 4096]], [[0, 4095]], [[9, 900]]):
+        to_rgb(Image.fromarray(np.array(greys, np.uint16)))
+    assert ["no pixel above 4095 of 65535" in record.getMessage() for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
