@@ -264,8 +264,10 @@ def _load_metadata(root: Path, split: str) -> Dataset:
         if file.suffix != ".parquet":
             _check_text(file)
     try:
-        data_files = {split: [glob.escape(str(file)) for file in tables]}
-        dataset = load_dataset("imagefolder", data_files=data_files, split=split, drop_labels=True)
+        # `datasets` takes no name such as "train-set" for a split.
+        name = re.sub(r"\W", "_", split)
+        data_files = {name: [glob.escape(str(file)) for file in tables]}
+        dataset = load_dataset("imagefolder", data_files=data_files, split=name, drop_labels=True)
     except DatasetNotFoundError:
         raise
     except (ValueError, OverflowError, RecursionError, DatasetsError) as error:

@@ -346,7 +346,8 @@ def matching_rule(
             return _of_names(class_names, label_names), None
         renamed = {class_key(label): name for label, name in zip(own_labels, own_names, strict=True)}
         found = {key: positions[class_key(name)] for key, name in renamed.items() if class_key(name) in positions}
-        return LabelRule({**positions, **found}, _of_names(class_names, label_names).rule, class_key), None
+        others = {key: position for key, position in positions.items() if key not in renamed}
+        return LabelRule({**others, **found}, _of_names(class_names, label_names).rule, class_key), None
     if names_classes(feature):
         called = dict(enumerate(feature.names))
     elif own_names and _holds_numbers(feature):

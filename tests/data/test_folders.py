@@ -309,9 +309,9 @@ def test_a_column_of_splits_is_said_not_to_be_read(tmp_path, caplog):
 
 
 def test_one_split_by_a_table_and_another_by_class_folders(tmp_path):
-    root = put(tmp_path / "own", "train/0.png", "train/1.png", "test/cat/2.png", "test/dog/3.png")
-    (root / "train" / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n")
-    for split, labels in (("train", [1, 0]), ("test", [0, 1])):
+    root = put(tmp_path / "own", "train-set/0.png", "train-set/1.png", "test/cat/2.png", "test/dog/3.png")
+    (root / "train-set" / "metadata.csv").write_text("file_name,label\n0.png,dog\n1.png,cat\n")
+    for split, labels in (("train-set", [1, 0]), ("test", [0, 1])):
         own = load_benchmark(root, split)
         assert (own.class_names, own.load()["label"][:]) == (("cat", "dog"), labels)
 
