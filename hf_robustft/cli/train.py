@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..data.benchmarks import Benchmark
 from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
+from ..data.hold_out import groups_in_common
 from ..data.left_out import leave_out_classes
 from ..data.messages import quoted
 from ..data.packaged import CHECKPOINTS
@@ -144,7 +145,7 @@ def load_data(command: TrainCommand, compared: bool = False) -> TrainingData:
             f"{error} The classes are those of the default of --train_dataset, {data_args.train_dataset}: give your training images."
         ) from error
     dropped = data_args.origins.get("eval_datasets") if not data_args.eval_datasets else None
-    notes = [*notes_on_models(model_args), *([] if dropped is None else [dropped]), *notes, *notes_on_validation(texts, data_args)]
+    notes = [*notes_on_models(model_args), *([] if dropped is None else [dropped]), *notes, *notes_on_validation(texts, data_args), *groups_in_common(train, evaluation)]
     say(args, *(f"Note: {note}." for note in notes))
     validation = validation_benchmark(data_args.train_dataset, data_args, evaluation)
     if leaves_out:

@@ -57,8 +57,10 @@ def sets_beside(folder: str | Path, classes: Sequence[str]) -> Beside:
         called like a split has its role, any other is a shift.
     """
     folder, known = Path(folder).expanduser(), {class_key(name) for name in classes}
+    # The one around "." has no name in it.
+    around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
     sets, notes = {}, []
-    for other in visible_folders(folder.absolute().parent):
+    for other in visible_folders(around):
         if other.resolve() == folder.resolve() or split_purpose(other.name) == "train":
             continue
         found = classes_in(other)
@@ -66,7 +68,7 @@ def sets_beside(folder: str | Path, classes: Sequence[str]) -> Beside:
         if len(known & found.keys()) < 2:
             continue
         # As it was typed: `my/photo` has `my/sketch` beside it.
-        path = str(folder.parent / other.name)
+        path = str(around / other.name)
         if strange:
             missing = [name for name in classes if class_key(name) not in found]
             near = list(dict.fromkeys(word for name in strange for word in closest(name, missing, 1)))

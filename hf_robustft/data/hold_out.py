@@ -8,10 +8,13 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+import pyarrow.compute as pc
 
 from .benchmarks import Benchmark
-from .column_checks import groups_of
+from .column_checks import groups_of, is_missing
+from .columns import arrow_column
 from .few_shot import class_labels, in_memory
+from .labels import holds_integers, is_text
 from .messages import quoted
 from .randomness import example_rng
 from .shares import floor_share
@@ -72,6 +75,41 @@ def held_out_rows(
                 taken += len(fitting)
         drawn[0] += [row for rows in units for row in rows]
     return tuple(np.sort(np.array(rows, dtype=np.int64)) for rows in drawn)
+
+
+def groups_in_common(train: Benchmark, others: Sequence[Benchmark]) -> list[str]:
+    """
+    Say which sets have groups that the training set has too: what is measured on these says nothing about new ones.
+
+    Args:
+        train ([`Benchmark`]): The training set.
+        others (`Sequence[Benchmark]`): Other sets. Looked at are those with a column of groups, of your own data that are not streamed;
+            and the training set, if it has that column too.
+
+    Returns:
+        `list[str]`: A sentence for each such set.
+    """
+    notes = []
+    for other in others:
+        if other.group_column is None or other.registered is not None or other.streaming or train.streaming:
+            continue
+        seen = _groups(train, other.group_column)
+        found = _groups(other, other.group_column)
+        if shared := found & seen:
+            notes.append(
+                f"{len(shared):,} of the {len(found):,} groups ({other.group_column}) of {other.name!r} are in the training set too, such as "
+                f"{min(shared)!r}: what is measured on them is not of new groups, unless the sets name theirs independently"
+            )
+    return notes
+
+
+def _groups(benchmark: Benchmark, column: str) -> set[str]:
+    """The groups of a set by a `column`, as text; none where it has no such column."""
+    dataset = benchmark.load()
+    feature = dataset.features.get(column)
+    if not (is_text(feature) or holds_integers(feature)):
+        return set()
+    return {str(group) for group in pc.unique(arrow_column(dataset, column)).to_pylist() if not is_missing(group)}
 
 
 def rarest_classes(lists: Sequence[Sequence[int]], n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.beside import sets_beside, sets_within, split_purpose
-from hf_robustft.data.hold_out import held_out_rows, hold_out
+from hf_robustft.data.hold_out import groups_in_common, held_out_rows, hold_out
 
 LABELS = np.array([0, 2, 1, 1, 0, 2, 0, 1, 2, 2, 0, 1, 1, 0, 0, 2, 1, 0, 2, 2])
 
@@ -101,7 +101,7 @@ def pictures(root, *classes, n=1):
             Image.new("RGB", (4, 4), (index, 0, 0)).save(root / name / f"{index}.png")
 
 
-def test_folders_of_the_same_classes_beside_one_are_its_sets(tmp_path):
+def test_folders_of_the_same_classes_beside_one_are_its_sets(tmp_path, monkeypatch):
     pictures(tmp_path / "photo", "cat", "dog", "owl")
     pictures(tmp_path / "sketch", "Cat", "dog")
     pictures(tmp_path / "test", "cat", "dog", "owl")
@@ -115,6 +115,9 @@ def test_folders_of_the_same_classes_beside_one_are_its_sets(tmp_path):
     (note,) = found.notes
     assert "zoo" in note and "lion" in note
     assert not sets_beside(tmp_path / "cars", ["bmw", "vw"]).sets
+    for inside, text in (("photo", "."), ("photo/cat", "..")):
+        monkeypatch.chdir(tmp_path / inside)
+        assert sets_beside(text, ["cat", "dog", "owl"]).sets == found.sets
     assert [split_purpose(name) for name in ("train_images", "Test", "dev", "photo")] == ["train", "id", "validation", None]
 
 
@@ -127,3 +130,15 @@ def test_folders_of_the_same_classes_within_one_are_told_from_classes(tmp_path):
     pictures(tmp_path / "by_year" / "cat", "2023", "2024")
     pictures(tmp_path / "by_year" / "dog", "2024", "2025")
     assert sets_within(tmp_path / "by_year") == []
+
+
+def test_groups_that_a_set_shares_with_the_training_set_are_said(tmp_path):
+    def own(name, groups, role="shift", **options):
+        rows = image_dataset(len(groups)).add_column("patient", groups)
+        return Benchmark.from_dataset(rows, name=name, role=role, templates=TEMPLATES, **options)
+
+    train = own("own", [7, 8, 9, None], "train")
+    others = [own("a", ["1", "8", "9", "8"], group_column="patient"), own("b", [1, 2, 3, 4], group_column="patient"), own("c", [7, 8, 9, 7])]
+    (note,) = groups_in_common(train, others)
+    assert note.startswith("2 of the 3 groups (patient) of 'a' are in the training set too, such as '8'")
+    assert groups_in_common(numbered(), others) == []
