@@ -8,6 +8,7 @@ it. Anything else is your own data: a folder of class folders, of parquet files 
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Spec:
         """What reports call your own data."""
         # Folders may have dots in their names; only of a file the ending is cut.
         path = Path(self.source).expanduser()
-        stem = self.part or (path.stem if path.is_file() else path.name or path.absolute().name)
+        stem = self.part or (path.stem if path.is_file() else os.path.basename(os.path.abspath(path)))
         return re.sub(r"\s+", "-", stem) or "data"
 
     @property
@@ -162,10 +163,10 @@ def own_columns(spec: Spec, given: dict[str, str]) -> dict[str, str]:
         return {}
     if not folder.is_dir() or not holds_tars(folder) or {"image_column", "label_column"} <= set(given):
         return given
-    return {**_tar_columns(folder, spec.source), **given}
+    return {**_tar_columns(folder, spec.source, given.get("image_column")), **given}
 
 
-def _tar_columns(folder: Path, source: str) -> dict[str, str]:
+def _tar_columns(folder: Path, source: str, image_column: str | None) -> dict[str, str]:
     first = next(iter(tars(folder)), None) or next(file for place in sorted(folder.glob("*/")) for file in tars(place))
     endings = set()
     try:
@@ -177,7 +178,7 @@ def _tar_columns(folder: Path, source: str) -> dict[str, str]:
                 endings.add(member.name.rpartition("/")[2].partition(".")[2])
     except tarfile.TarError as error:
         raise OSError(f"The tar {str(first)!r} is damaged: {' '.join(str(error).split())}; fetch it again.") from error
-    images = [name for name in WDS_IMAGES if name in endings]
+    images = sorted(name for name in endings if name.lower() in WDS_IMAGES) if image_column is None else [image_column]
     if len(images) != 1:
         raise ValueError(
             f"{source!r}: {first.name} holds files ending in {quoted(sorted(endings), 20)}, of which {len(images)} are "

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """What a command line says of data: names of the registry, their sets and roles, one's own copies and one's own data."""
 
+import io
+import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +23,7 @@ from hf_robustft.cli.data_sets import (
     train_benchmark,
     validation_benchmark,
 )
-from hf_robustft.cli.specs import Spec
+from hf_robustft.cli.specs import Spec, own_columns
 from hf_robustft.cli.train_arguments import parse
 from hf_robustft.data import hub as hub_ids
 from hf_robustft.data.benchmarks import load_benchmark
@@ -304,6 +306,20 @@ def test_tars_need_no_columns(tmp_path):
     assert train_benchmark(f"{tmp_path}/own/test", DataOptions()).class_names == ("bee", "owl", "dog", "cat")
 
 
+def test_one_of_two_images_in_a_tar_is_named_alone(tmp_path):
+    write_tars(tmp_path / "own", [4], "test", image="JPG")
+    (found,), _ = measured(f"{tmp_path}/own", known=KNOWN)
+    assert (found.image_column, found.label_column, len(found.load())) == ("JPG", "cls", 4)
+    with tarfile.open(tmp_path / "own" / "test" / "00000.tar", "a") as tar:
+        for row in range(4):
+            member = tarfile.TarInfo(f"000{row:05d}.png")
+            tar.addfile(member, io.BytesIO())
+    with pytest.raises(ValueError, match="of which 2 are images; name the one to read with --image_column"):
+        measured(f"{tmp_path}/own", known=KNOWN)
+    spec = Spec.parse(f"{tmp_path}/own")
+    assert own_columns(spec, {"image_column": "png"}) == {"image_column": "png", "label_column": "cls"}
+
+
 def test_columns_are_those_of_the_sets_that_have_columns(tmp_path):
     folders = str(write_folders(tmp_path / "photos", (8,)))
     image_dataset(8).rename_columns({"image": "photo", "label": "kind"}).to_parquet(str(tmp_path / "more.parquet"))
@@ -335,3 +351,9 @@ def test_flags_of_the_job():
     _, data, _ = parse(["--use_cpu", "--train_dataset", "pacs-sketch"])
     found, _ = evaluation_benchmarks(default_evaluation(data.train_dataset), data, Known.of(train))
     assert [item.name for item in found] == ["pacs-id", "pacs-sketch"]
+
+
+def test_folders_around_the_working_folder_are_called_by_their_names(tmp_path, monkeypatch):
+    write_folders(tmp_path / "photos", (8,))
+    monkeypatch.chdir(tmp_path / "photos" / CLASSES[0])
+    assert [Spec.parse(text).name for text in (".", "..", "../..")] == [CLASSES[0], "photos", tmp_path.name]
