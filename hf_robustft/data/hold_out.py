@@ -91,7 +91,8 @@ def groups_in_common(train: Benchmark, others: Sequence[Benchmark]) -> list[str]
     """
     notes = []
     for other in others:
-        if other.group_column is None or other.registered is not None or other.streaming or train.streaming:
+        # What the sets of a suite have in common, its description says.
+        if other.group_column is None or other.suite is not None or other.streaming or train.streaming:
             continue
         seen = _groups(train, other.group_column)
         found = _groups(other, other.group_column)

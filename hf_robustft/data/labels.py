@@ -232,6 +232,14 @@ def _of_names(class_names: Sequence[str], label_names: Sequence[str] | None) -> 
     return LabelRule(class_positions(class_names, label_names), rule, class_key)
 
 
+def _of_positions(count: int, named: Mapping[int, int]) -> LabelRule:
+    rule = (
+        f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names, or give class_names with "
+        "lines `label<TAB>name`, which say what the data call them"
+    )
+    return LabelRule({number: number for number in range(count)}, rule, count=count, named=named)
+
+
 def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, column: str, where: str) -> LabelRule:
     if label_names is None:
         count, named = len(class_names), _other_numbers(class_names)
@@ -240,11 +248,7 @@ def _of_numbers(class_names: Sequence[str], label_names: Sequence[str] | None, c
                 f"column {column!r} of {where} holds numbers, and the class names are numbers in another order, {quoted(class_names)}: whether "
                 "a label is the name of its class or its position is not known; give class_names with lines `label<TAB>name`."
             )
-        rule = (
-            f"is outside the {count} classes, 0 to {count - 1}: correct the column or class_names, or give class_names with "
-            "lines `label<TAB>name`, which say what the data call them"
-        )
-        return LabelRule({number: number for number in range(count)}, rule, count=count, named=named or {})
+        return _of_positions(count, named or {})
     numbers = as_numbers(label_names)
     if numbers is None:
         raise ValueError(
@@ -290,7 +294,8 @@ def label_rule(
         return _of_numbers(class_names, label_names, column, where)
     if label_names is None:
         _check_class_label(feature.names, class_names, column, where)
-        return _of_numbers(class_names, None, column, where)
+        # The column says itself which class is at a position, whatever that is called.
+        return _of_positions(len(class_names), {})
     named = _of_names(class_names, label_names)
     numbers = as_numbers(label_names)
     found = {number: named.classes[class_key(name)] for number, name in enumerate(feature.names) if class_key(name) in named.classes}  # fmt: skip

@@ -216,7 +216,7 @@ def _say_splits(rows: Dataset, benchmark: Benchmark, where: str) -> None:
             continue
         counts = {item["values"]: item["counts"] for item in arrow_column(rows, column).value_counts().to_pylist()}
         if {split_role(value) for value in counts if value is not None} >= {"train", "test"}:
-            told = ", ".join(f"{value!r} {count:,}" for value, count in counts.items())
+            told = ", ".join(f"{value!r} {count:,}" for value, count in list(counts.items())[:5]) + (", ..." if len(counts) > 5 else "")
             say_once(
                 f"{where}: the column {column!r} is not read, and the rows of all its splits are taken ({told}); to train on some and test on "
                 "others, give each split a folder or file of its own."

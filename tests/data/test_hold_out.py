@@ -6,7 +6,7 @@ import pytest
 from helpers import CLASSES, TEMPLATES, image_dataset
 from PIL import Image
 
-from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.beside import sets_beside, sets_within, split_purpose
 from hf_robustft.data.hold_out import groups_in_common, held_out_rows, hold_out
 
@@ -142,3 +142,5 @@ def test_groups_that_a_set_shares_with_the_training_set_are_said(tmp_path):
     (note,) = groups_in_common(train, others)
     assert note.startswith("2 of the 3 groups (patient) of 'a' are in the training set too, such as '8'")
     assert groups_in_common(numbered(), others) == []
+    suite = load_benchmark("emoji_shift")
+    assert groups_in_common(next(item for item in suite.values() if item.role == "train"), suite.values()) == []

@@ -15,7 +15,7 @@ from PIL import Image
 from hf_robustft.data.benchmarks import Benchmark, load_benchmark
 from hf_robustft.data.class_matching import load_matched
 from hf_robustft.data.images import decode_image
-from hf_robustft.data.labels import as_numbers, classes_of, label_rule
+from hf_robustft.data.labels import LabelFault, as_numbers, classes_of, label_rule, matching_rule
 from hf_robustft.data.messages import say_once
 
 MODEL = ("cat", "dog", "owl")
@@ -317,3 +317,24 @@ def test_what_true_and_false_stand_for_is_said(caplog):
     caplog.clear()
     Benchmark.from_dataset(rows, class_names={"true": "yes", "false": "no"}, name="b", role="id")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("names", [[str(number) for number in range(12)], ["1", "2", "3"]])
+def test_class_folders_may_be_numbered_beyond_ten(names, tmp_path):
+    # As texts 10 comes before 2.
+    for number, name in enumerate(names):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "own" / name / "a.png").write_bytes(encoded(number))
+    benchmark = load_benchmark(tmp_path / "own")
+    assert benchmark.class_names == tuple(sorted(names))
+    assert meaning(benchmark) == dict(enumerate(names))
+    # No image of the class at position 0.
+    rows = benchmark.load().filter(lambda row: row["label"] > 0)
+    assert len(Benchmark.from_dataset(rows, class_names=benchmark.class_names, name="a", role="id").load()) == len(names) - 1
+
+
+def test_a_label_that_is_renamed_is_no_class_by_its_old_name():
+    rule, _ = matching_rule(Value("string"), ("cat", "dog"), None, ("hot dog", "cat"), ("dog", "n01"), "txt", "a")
+    assert rule("n01") == rule("Cat") == 0
+    with pytest.raises(LabelFault):
+        rule("dog")
