@@ -328,7 +328,7 @@ def layout_fault(root: Path, folders: Mapping[str, FolderFiles], single: bool = 
         return (
             f"the folders {quoted(parted)} of {str(root)!r} hold folders that are called like splits, {quoted(inner[parted[0]])}, so images to train "
             f"and to test on would be one set; put the splits outside, such as {inner[parted[0]][0]}/{parted[0]}, or give {str(root / parted[0])!r} if "
-            f"it is no class; {settle}"
+            f"it is not a class; {settle}"
         )
     roles = {name: split_role(name) for name in filled if split_role(name)}
     whole = [name for name in roles if inner[name]]

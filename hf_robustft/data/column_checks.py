@@ -86,7 +86,7 @@ def check_one_meaning(named: Mapping[int, int], classes: Iterable[int], column: 
     Refuse numbers that are taken for positions of classes and may as well be their names.
 
     Args:
-        named (`Mapping[int, int]`): What numbers mean as names of classes; empty where the names are no numbers.
+        named (`Mapping[int, int]`): What numbers mean as names of classes; empty where the names are not numbers.
         classes (`Iterable[int]`): Those that the column holds, taken for positions.
         column (`str`), where (`str`): The column, and words for the data set, used in messages.
 
