@@ -28,7 +28,6 @@ from .transforms import ImageTransform
 ExampleKey = tuple[int, int]
 """(epoch, index): all that an example's random choices depend on, beside the seed."""
 
-
 _REPLACEMENTS = 100
 
 
