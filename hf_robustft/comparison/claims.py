@@ -20,7 +20,7 @@ from ..evaluation.predictions import SetPredictions
 from ..evaluation.resampling import draw_counts, group_codes
 from .differences import kept
 from .runs import Comparison, FinishedRun, rate_text
-from .statistics import DRAWS, Bootstrap, Difference, Sampled, difference, grouped, mean_over
+from .statistics import DRAWS, Bootstrap, Difference, Sampled, difference, grouped, mean_over, shared_draws
 
 HOLDS, FAILS, CANNOT_TELL, NOT_TESTED = "holds", "does not hold", "cannot tell", "not tested"
 DEPENDS = "depends on the rate"
@@ -174,11 +174,13 @@ class Measurements:
             self._bootstrap = Bootstrap(self._sets, draws=draws, n_bins=every[0].report.settings.get("n_bins", 15))
             unseen = [name for name in self._names["open_set"] if all(kept(run, [name]) for run in every)]
             self._sets |= {name: grouped(run.predictions.sets[name] for run in every) for name in unseen}
+            self._shared = shared_draws(self._sets)
 
     def line(self, name: str) -> dict[float | None, list[FinishedRun]]:
-        """The runs of a method or part, by ascending rate."""
+        """The runs of a method or part, by ascending rate, and of a rate by seed."""
         found: dict[float | None, list[FinishedRun]] = {}
-        for run in self._runs.get(name, ()):
+        # What is computed for each seed along a line takes the same place at each rate for the same seed.
+        for run in sorted(self._runs.get(name, ()), key=lambda run: -1 if run.seed is None else run.seed):
             found.setdefault(run.candidate.learning_rate, []).append(run)
         return dict(sorted(found.items(), key=lambda item: item[0] or 0.0))
 
@@ -215,37 +217,49 @@ class Measurements:
             pair = [sets[name] for name in (known, other)]
             if not all(DEFAULT_SCORE in item.scores for item in pair):
                 return []
-            value, sampled = auroc_draws(*pair, self._draws)
+            value, sampled = auroc_draws(*pair, self._draws, shared=[self._shared[name] for name in (known, other)])
             units = min(len(item) if item.group is None else len(np.unique(item.group)) for item in pair)
             found.append(Sampled(np.array([value]), sampled, units))
         return found
 
 
-def auroc_draws(known: SetPredictions, unseen: SetPredictions, draws: int = DRAWS, seed: int = 0, score: str = DEFAULT_SCORE) -> tuple[float, np.ndarray]:
+def auroc_draws(
+    known: SetPredictions,
+    unseen: SetPredictions,
+    draws: int = DRAWS,
+    seed: int = 0,
+    score: str = DEFAULT_SCORE,
+    shared: Sequence[tuple[int, Sequence[str]]] = ((0, ()), (1, ())),
+) -> tuple[float, np.ndarray]:
     """
     Resample how well a score tells known images from unseen ones, in whole groups of either where they have any.
 
     Args:
-        known, unseen ([`SetPredictions`]): With the `score`. Sets with the same groups are resampled by the same draws.
+        known, unseen ([`SetPredictions`]): With the `score`.
         draws (`int`, *optional*, defaults to 1000), seed (`int`, *optional*, defaults to 0): Of the bootstrap.
         score (`str`, *optional*, defaults to `"energy"`): Which.
+        shared (`Sequence[tuple[int, Sequence[str]]]`, *optional*): Of both what [`~comparison.statistics.shared_draws`] says of them among other
+            sets, so that those with groups in common are resampled by the same draws; by default each has its own.
 
     Returns:
-        `tuple[float, np.ndarray]`: The AUROC, and that of each sample.
+        `tuple[float, np.ndarray]`: The AUROC, and that of each sample; NaN of one without any image of a set.
     """
     values, weights, sizes, starts = [], [], [], []
-    for place, item in enumerate((known, unseen)):
-        codes = np.arange(len(item)) if item.group is None else group_codes(item.group)[0]
+    for item, (number, groups) in zip((known, unseen), shared, strict=True):
+        codes, units = (np.arange(len(item)), len(item)) if item.group is None else group_codes(item.group, groups or None)
         order = np.argsort(codes, kind="stable")
         values.append(item.scores[score][order])
         starts.append(np.flatnonzero(np.diff(codes[order], prepend=-1)))
-        sizes.append(np.bincount(codes))
-        weights.append(np.concatenate(list(draw_counts(len(sizes[-1]), draws, [seed, place]))).astype(np.float64))
+        # Of the groups that are drawn from, those that this set has.
+        own = codes[order][starts[-1]]
+        sizes.append(np.bincount(codes)[own])
+        weights.append(np.concatenate([times[:, own] for times in draw_counts(units, draws, [seed, number])]).astype(np.float64))
     # Of each pair of groups: how many pairs of their images are in the right order, ties counted half.
     pairs = (values[0][:, None] > values[1]).astype(np.float32) + 0.5 * (values[0][:, None] == values[1]).astype(np.float32)
     right = np.add.reduceat(np.add.reduceat(pairs, starts[0], axis=0, dtype=np.float64), starts[1], axis=1)
     every = [weight @ size for weight, size in zip(weights, sizes, strict=True)]
-    sampled = np.einsum("dg,dg->d", weights[0] @ right, weights[1]) / (every[0] * every[1])
+    with np.errstate(invalid="ignore"):
+        sampled = np.einsum("dg,dg->d", weights[0] @ right, weights[1]) / (every[0] * every[1])
     return float(right.sum() / pairs.size), sampled
 
 
@@ -254,18 +268,15 @@ def _over_seeds(each: Sequence[Sampled]) -> Sampled:
 
 
 def _of_lines(measurements: Measurements, line: Mapping, of: Callable[..., np.ndarray]) -> dict[str, Sampled]:
-    """By metric, `of` the ID accuracies and the values of a line by rate, for each seed that all rates have and for each draw."""
+    """By metric, `of` a line (its numbers by rate, what is asked for of a rate, `values` or `draws`, and which of both) for each seed that all rates have and for each draw."""
     seeds = set.intersection(*({run.seed for run in runs} for runs in line.values()))
     if not seeds:
         return {}
     each = [measurements.of([run for run in runs if run.seed in seeds]) for runs in line.values()]
-    places = [one["ID accuracy"] for one in each]
     found = {}
     for metric in set.intersection(*map(set, each)):
         items = [one[metric] for one in each]
-        values, draws = (
-            of(*(np.array([getattr(one, name) for one in side]) for side in (places, items))) for name in ("values", "draws")
-        )
+        values, draws = (of(each, np.array([getattr(one, name) for one in items]), name) for name in ("values", "draws"))
         found[metric] = Sampled(values, draws, items[0].units)
     return found
 
@@ -286,19 +297,24 @@ def _at_chosen(measurements: Measurements, names: Sequence[str], lines: Sequence
 
 
 def _at_equal_id(measurements: Measurements, names: Sequence[str], lines: Sequence[Mapping]) -> dict[str, tuple]:
-    means = [[measurements.of(runs)["ID accuracy"].values.mean() for runs in line.values()] for line in lines]
+    numbers = [[measurements.of(runs) for runs in line.values()] for line in lines]
+    if any("ID accuracy" not in one for of in numbers for one in of):
+        return {}
+    means = [[one["ID accuracy"].values.mean() for one in of] for of in numbers]
     low, high = max(map(min, means)), min(map(max, means))
     if min(map(len, means)) < 2 or low > high:
         return {}
     place = (low + high) / 2
 
-    def interpolated(at: np.ndarray, values: np.ndarray) -> np.ndarray:
-        # Between the same two rates in each seed and draw, never beyond them.
-        order = np.argsort(at.mean(axis=1), kind="stable")
-        right = order[np.clip(np.searchsorted(at.mean(axis=1)[order], place), 1, len(order) - 1)]
+    def interpolated(each: Sequence[Mapping[str, Sampled]], values: np.ndarray, name: str) -> np.ndarray:
+        # Between the same two rates in each seed and draw, never beyond them. Draws have others in between where two rates are as accurate.
+        usual = np.array([one["ID accuracy"].values.mean() for one in each])
+        order = np.argsort(usual, kind="stable")
+        right = order[np.clip(np.searchsorted(usual[order], place), 1, len(order) - 1)]
         left = order[list(order).index(right) - 1]
-        width = at[right] - at[left]
-        share = np.where(width == 0, 0.5, (place - at[left]) / np.where(width == 0, 1.0, width)).clip(0, 1)
+        at = [getattr(each[rate]["ID accuracy"], name) for rate in (left, right)]
+        width = at[1] - at[0]
+        share = np.where(width == 0, 0.5, (place - at[0]) / np.where(width == 0, 1.0, width)).clip(0, 1)
         return values[left] + share * (values[right] - values[left])
 
     sides = tuple(_of_lines(measurements, line, interpolated) for line in lines)
@@ -309,7 +325,7 @@ def _spread(measurements: Measurements, names: Sequence[str], lines: Sequence[Ma
     rates = [rate for rate in lines[0] if rate in lines[1]]
     if len(rates) < 2:
         return {}
-    sides = (_of_lines(measurements, {rate: line[rate] for rate in rates}, lambda _, values: np.ptp(values, axis=0)) for line in lines)
+    sides = (_of_lines(measurements, {rate: line[rate] for rate in rates}, lambda _, values, name: np.ptp(values, axis=0)) for line in lines)
     return {f"over {', '.join(map(rate_text, rates))}": tuple(sides)}
 
 

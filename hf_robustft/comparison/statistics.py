@@ -213,6 +213,23 @@ def of_the_same_images(runs: Sequence[Predictions], reference: SetPredictions) -
     return [item for item in found if item is not None]
 
 
+def shared_draws(sets: Mapping[str, SetPredictions]) -> dict[str, tuple[int, list[str]]]:
+    """
+    Decide which `sets`, by name, are resampled by the same draws: those that have groups in common, and those that have some in common with these.
+
+    Returns:
+        `dict`: By name the number of the draws, from 0 on, and all groups that they draw from; none for a set without groups, which has
+        draws of its own.
+    """
+    parts: list[tuple[list[str], set[str]]] = []
+    for name, item in sets.items():
+        groups = set() if item.group is None else set(item.group.tolist())
+        met = [part for part in parts if part[1] & groups]
+        parts = [part for part in parts if part not in met]
+        parts.append(([*(of for names, _ in met for of in names), name], groups.union(*(more for _, more in met))))
+    return {name: (number, sorted(groups)) for number, (names, groups) in enumerate(parts) for name in names}
+
+
 class Bootstrap:
     """
     The draws by which all candidates of a comparison are resampled.
@@ -239,16 +256,8 @@ class Bootstrap:
 
     def __init__(self, sets: Mapping[str, SetPredictions], *, draws: int = DRAWS, seed: int = 0, n_bins: int = 15):
         self.sets, self.draws, self.seed, self.n_bins = dict(sets), draws, seed, n_bins
-        parts: list[tuple[list[str], set[str]]] = []
-        for name, item in self.sets.items():
-            groups = set() if item.group is None else set(item.group.tolist())
-            met = [part for part in parts if part[1] & groups]
-            parts = [part for part in parts if part not in met]
-            parts.append(([*(of for names, _ in met for of in names), name], groups.union(*(more for _, more in met))))
         #: By set the number of the draws that it shares, and all groups that they draw from.
-        self._shared = {
-            name: (number, sorted(groups)) for number, (names, groups) in enumerate(parts) for name in names
-        }
+        self._shared = shared_draws(self.sets)
 
     def sample(self, runs: Sequence[Predictions]) -> dict[str, dict[str, Sampled]]:
         """

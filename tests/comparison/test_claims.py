@@ -24,7 +24,7 @@ from hf_robustft.comparison.claims import (
 )
 from hf_robustft.comparison.differences import Differences
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, Comparison, FinishedRun
-from hf_robustft.comparison.statistics import Difference, paired_difference
+from hf_robustft.comparison.statistics import Difference, paired_difference, shared_draws
 from hf_robustft.evaluation.detection import detection_metrics
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
 from hf_robustft.evaluation.resampling import draw_counts
@@ -177,6 +177,84 @@ def test_unseen_classes_are_told_apart():
     of = Measurements(Comparison([seen(name, shift, seed) for name, shift in (("a", 2.0), ("b", 1.0)) for seed in (0, 1)]), draws=50)
     judged = judge(Claim("so it is", "a", "b", {"shift AUROC": 0.0, "ID AUROC": 0.0}), of)
     assert judged.verdict == HOLDS and all(0.1 < item.difference.mean < 0.3 for item in judged.outcomes)
+
+
+def wavering(method, shifts):
+    """Three seeds at two rates, which say the same order of seeds; `shifts` are the accuracies under shift by rate and seed."""
+    ids = {1e-4: (0.80, 0.82, 0.84), 1e-3: (0.90, 0.92, 0.94)}
+    return [run(method, rate, seed, (ids[rate][seed], shifts[rate][seed], shifts[rate][seed])) for rate in RATES for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize("at", ["equal_id", "spread"])
+def test_the_order_in_which_seeds_are_given_changes_no_claim_on_lines(at):
+    a = wavering("a", {1e-4: (0.5, 0.6, 0.7), 1e-3: (0.5, 0.6, 0.7)})
+    b = wavering("b", {1e-4: (0.3, 0.4, 0.5), 1e-3: (0.25, 0.35, 0.45)})
+
+    def outcome(runs):
+        return judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, at), Measurements(Comparison(runs), draws=50)).outcomes[0].difference
+
+    # The folders of one rate are given from the last seed on.
+    found, expected = outcome([*a[:3], *a[:2:-1], *b[:3], *b[:2:-1]]), outcome([*a, *b])
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high), abs=1e-12)
+
+
+def test_draws_lie_between_the_rates_of_the_line_where_two_are_as_accurate_in_distribution():
+    """Of three rates two have the same accuracy, and the draws put either of them first."""
+    line = {1e-4: (0.7, 0.5, 0.5), 5e-4: (0.8, 0.55, 0.55), 1e-3: (0.8, 0.1, 0.1)}
+    for seed in range(4):
+        runs = [run("a", rate, seed + step, accuracies) for step, (rate, accuracies) in enumerate(line.items())]
+        runs = [FinishedRun(one.folder, one.candidate, 0, one.report, one.predictions) for one in runs]
+        other = [FinishedRun(one.folder, Candidate("b", one.candidate.learning_rate), 0, one.report, one.predictions) for one in runs[:2]]
+        judged = judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, "equal_id"), Measurements(Comparison([*runs, *other]), draws=50))
+        (outcome,) = judged.outcomes
+        assert outcome.difference.mean == 0 and outcome.difference.se == pytest.approx(0, abs=1e-12), "it is the same line up to there"
+
+
+def test_claims_on_lines_without_a_set_in_distribution_are_told_apart():
+    def of_shifts(one):
+        sets = {name: item for name, item in one.predictions.sets.items() if name != "photo"}
+        results = {name: item for name, item in one.report.results.items() if name != "photo"}
+        return FinishedRun(one.folder, one.candidate, one.seed, type(one.report)(one.report.model, results), Predictions(sets))
+
+    runs = [of_shifts(run(method, rate, 0, TRUTH[method, rate])) for method in "ab" for rate in RATES]
+    measured = Measurements(Comparison(runs), draws=20)
+    judged = {at: judge(Claim("so it is", "a", "b", {"shift accuracy": 0.0}, at), measured) for at in ("equal_id", "spread")}
+    assert judged["equal_id"].verdict == NOT_TESTED and judged["spread"].outcomes[0].difference.mean == pytest.approx(0.02 - 0.2)
+
+
+def test_aurocs_of_sets_that_share_some_groups_are_drawn_together():
+    """An image that cannot be read takes a group out of one set: what the others have in common stays drawn together."""
+    rng, easy = np.random.default_rng(2), np.random.default_rng(3).normal(1, 3, 40)
+
+    def seen(method, gain):
+        made = run(method, 1e-3, 0, TRUTH["a", 1e-3])
+        for name, item in made.predictions.sets.items():
+            groups = np.array([f"g{i // 10:02}" for i in range(400)])
+            kept = slice(0, 390) if name == "cartoon" else slice(0, 400)
+            columns = {key: value[kept] if isinstance(value, np.ndarray) else value for key, value in vars(item).items()}
+            scores = (gain * easy.repeat(10) + rng.normal(0, 0.1, 400))[kept]
+            made.predictions.sets[name] = SetPredictions(**{**columns, "scores": {"energy": scores}, "group": groups[kept]})
+        made.predictions.sets["unseen"] = unlabelled(rng, "unseen", [f"u{i // 2}" for i in range(400)])
+        made.report.open_set = {"unseen": {"n": 400}}
+        return made
+
+    measured = Measurements(Comparison([seen("a", 1.0), seen("b", 0.1)]), draws=400)
+    both = [measured.of(measured.line("a")[1e-3])[f"{role} AUROC"].draws for role in ("ID", "shift")]
+    # The sets have all but one of their 40 groups in common, and so nearly the same AUROC in each sample.
+    assert np.corrcoef(*both)[0, 1] > 0.95 and 0.95 < both[1].std() / both[0].std() < 1.05
+
+
+def test_known_and_unseen_images_of_one_group_are_drawn_together():
+    rng = np.random.default_rng(4)
+    known, unseen = (unlabelled(rng, name, [f"patient {i // 5}" for i in range(first, last)], gain) for name, gain, first, last in (("known", 0.5, 0, 40), ("unseen", 0.0, 10, 60)))
+    shared = shared_draws({"known": known, "unseen": unseen})
+    groups = [f"patient {i}" for i in range(12)]
+    assert shared == dict.fromkeys(("known", "unseen"), (0, sorted(groups)))
+    _, sampled = auroc_draws(known, unseen, 30, shared=[shared["known"], shared["unseen"]])
+    times = next(draw_counts(12, 30, [0, 0])).astype(int)
+    for draw in range(30):
+        drawn = [item.scores["energy"].repeat(times[draw][np.searchsorted(sorted(groups), item.group)]) for item in (known, unseen)]
+        assert sampled[draw] == pytest.approx(detection_metrics(*drawn)["auroc"], abs=1e-12)
 
 
 def test_runs_without_predictions_are_not_judged(comparison):
