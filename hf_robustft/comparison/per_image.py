@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from ..data.prompts import class_key
 from ..evaluation.error_analysis import ranked
 from ..evaluation.predictions import Predictions, SetPredictions
 from .statistics import DRAWS, LEVEL, Difference, grouped, mean_and_sd, of_the_same_images, paired_difference
@@ -57,7 +58,8 @@ def per_class(
     Args:
         runs (`Sequence[Predictions]`): The candidate, by seed.
         baseline ([`Predictions`]): The other model, such as zero-shot.
-        sets (`Sequence[str]`): Names of sets with labels. A group is drawn together in all of them. Of a class that has fewer than
+        sets (`Sequence[str]`): Names of sets with labels. A class may be spelled otherwise in another set ("Owl" and "owl"), and has the first
+            spelling here. A group is drawn together in all of them. Of a class that has fewer than
             three so, such as one that is one concept, what each set has of a group is drawn by itself: then nothing is known but
             how its drawings differ from artist to artist.
         draws (`int`, *optional*, defaults to 1000), seed (`int`, *optional*, defaults to 0): Of the bootstrap.
@@ -69,7 +71,7 @@ def per_class(
         ValueError: If two runs are not for the same images.
     """
     parts = [grouped(run.sets[name] for run in (baseline, *runs)) for name in sets]
-    labels = np.concatenate([part.label for part in parts])
+    labels = in_one_spelling(np.concatenate([part.label for part in parts]))
     within, across = (np.concatenate([_units(part, alone) for part in parts]) for alone in (True, False))
     one, other = (np.concatenate([_correct(side, part) for part in parts], axis=1) for side in (runs, [baseline]))
     changes = []
@@ -188,6 +190,15 @@ def worst_mistakes(runs: Sequence[SetPredictions], n: int = WORST) -> list[dict[
             }
         )
     return shown
+
+
+def in_one_spelling(labels: np.ndarray) -> np.ndarray:
+    """Return the names of classes, `labels` of shape `(n,)`, each as it is spelled where it comes first: sets may differ in case and blanks."""
+    names, first, places = np.unique(labels, return_index=True, return_inverse=True)
+    spelled: dict[str, str] = {}
+    for place in np.argsort(first):
+        spelled.setdefault(class_key(str(names[place])), str(names[place]))
+    return np.array([spelled[class_key(str(name))] for name in names])[places]
 
 
 def _correct(runs: Sequence[Predictions], reference: SetPredictions) -> np.ndarray:

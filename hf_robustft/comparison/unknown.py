@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.prompts import class_key
 from ..evaluation.open_set import DEFAULT_SCORE
 from ..evaluation.predictions import Predictions, SetPredictions
 from .statistics import mean_and_sd
@@ -54,7 +55,7 @@ def choose_score(runs: Sequence[Predictions], open_set: str, known: str, shifts:
     names = [name for name in sets[0][open_set].scores if all(name in of[item].scores for of in sets for item in (open_set, known, *shifts))]
     unseen = sets[0][open_set]
     first = unseen_halves(unseen.row if unseen.group is None else unseen.group)
-    classes = set(sets[0][known].label[unseen_halves(sets[0][known].label)])
+    classes = {class_key(name) for name in set(sets[0][known].label[unseen_halves(sets[0][known].label)].tolist())}
     # An empty half has no AUROC.
     shifts = [name for name in shifts if _of_half(sets[0][name], classes, False).any()]
     if not names or first.all() or not _of_half(sets[0][known], classes, False).any():
@@ -77,7 +78,9 @@ def choose_score(runs: Sequence[Predictions], open_set: str, known: str, shifts:
 
 
 def _of_half(item: SetPredictions, classes: set[str], validation: bool) -> np.ndarray:
-    return np.array([(label in classes) == validation for label in item.label], dtype=bool)
+    # By what decides whether two names are one class: a set may spell it otherwise than the known one.
+    names, places = np.unique(item.label, return_inverse=True)
+    return np.array([(class_key(str(name)) in classes) == validation for name in names], dtype=bool)[places]
 
 
 def _auroc(known: SetPredictions, unseen: SetPredictions, score: str, of_known: np.ndarray, of_unseen: np.ndarray) -> float:

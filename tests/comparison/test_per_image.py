@@ -40,6 +40,18 @@ def test_classes_are_those_of_a_loop():
     assert gains == sorted(gains, reverse=True)
 
 
+def test_a_class_that_another_set_spells_otherwise_is_one_class():
+    """A trained head labels both sets, whose folders are called "owl" and "Owl"."""
+    runs, (before,) = runs_of(1, 2), runs_of(3)
+
+    def capital(run):
+        words = {key: np.char.capitalize(getattr(run.sets["b"], key)) for key in ("label", "predicted")}
+        return predictions(run.sets["a"], replace(run.sets["b"], **words))
+
+    found = per_class([capital(run) for run in runs], capital(before), ["a", "b"], draws=20)
+    assert found == per_class(runs, before, ["a", "b"], draws=20) and {change.name for change in found} == set(NAMES)
+
+
 def test_what_was_forgotten_fell_beyond_noise():
     (before,) = runs_of(3, right=0.9)
 

@@ -102,3 +102,12 @@ def test_a_half_without_images_has_no_auroc():
     assert found["scores"] == choose_score([run], "new", "photo", ["sketch"])["scores"]
     alone = choose_score([Predictions({**run.sets, "night": night})], "new", "photo", ["night"])
     assert all(numbers["shifts_auroc"] is None and 0 <= numbers["auroc"]["mean"] <= 1 for numbers in alone["scores"].values())
+
+
+def test_a_set_that_spells_its_classes_otherwise_is_halved_as_the_known_one():
+    runs, (capital, usual) = [made(0), made(1)], (str.upper, str)
+
+    def spelled(how):
+        return [Predictions({name: replace(item, label=np.array([how(label) for label in item.label])) if name == "sketch" else item for name, item in run.sets.items()}) for run in runs]
+
+    assert chosen(spelled(capital)) == chosen(spelled(usual)) == chosen(runs)
