@@ -121,7 +121,7 @@ def numbers(report: EvaluationReport) -> dict[tuple[str, str], _Number]:
             # The most frequent answer of fewer images has a larger share of them.
             found.append(_Number(name, "images of the most frequent answer", row.predictions["share"], "same sizes", others=row.n, **common))
     for name, row in (report.multi_label or {}).items():
-        common = {"sets": (name,), "n": row["n"], "n_classes": row["n_classes"], "units": row["n"]}
+        common = {"sets": (name,), "n": row["n"], "n_classes": row["n_classes"], "units": row.get("n_groups") or row["n"]}
         found += [_Number(name, words, row[key], kind, **common) for key, words, kind in _LISTS if row[key] is not None]
     for name, facts in (report.open_set or {}).items():
         found += _open_set(name, facts, report)
@@ -318,11 +318,16 @@ def unreported_errors(
         affected (`Sequence[str]`): The sets for which they are needed.
 
     Returns:
-        `dict`: By set and name, as in [`numbers`].
+        `dict`: By set and name, as in [`numbers`]; each of a sample of as many images, or groups, as were measured.
     """
     found: dict[tuple[str, str], float] = {}
     for name, row in ((claimed.prediction_sets or {}).get("sets") or {}).items():
-        units = claimed.results[name].n_drawn if name in claimed.results else row["n"]
+        measured = predictions.sets.get(name)
+        if measured is not None:
+            # As of all other errors, of as many images as were measured.
+            units = len(measured) if measured.group is None else len(np.unique(measured.group))
+        else:
+            units = claimed.results[name].n_drawn if name in claimed.results else row["n"]
         for key, words, kind in _SETS:
             if kind == "share":
                 found[name, words] = math.sqrt(row[key] * (1 - row[key]) / units)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..data.messages import quoted
+from ..data.prompts import class_key
 from ..evaluation.intervals import share_interval
 from ..evaluation.report import DatasetResult, EvaluationReport
 from ..modeling.metadata import METADATA_FILE
@@ -117,9 +118,10 @@ def derived_claims(claimed: EvaluationReport, shift_mean: Any, thresholds: Mappi
                 claims += [_follows(name, f"{key} by the detector, {end} end of its interval", row[end], two) for end, two in pairs]
     # Those of a report before a calibration are others.
     given = (thresholds or {}).get("classes") or {} if FOLDED_SINCE not in claimed.settings else {}
+    given = {class_key(name): value for name, value in given.items()}
     for name, row in (claimed.multi_label or {}).items() if given else ():
         if row["thresholds_of"] is not None and row["thresholds_of"] == thresholds.get("fitted_on"):
-            off = [of for of, item in row["classes"].items() if not math.isclose(item["threshold"], given.get(of, math.nan), abs_tol=1e-9)]
+            off = [of for of, item in row["classes"].items() if not math.isclose(item["threshold"], given.get(class_key(of), math.nan), abs_tol=1e-9)]
             why = "" if not off else f"{METADATA_FILE} has others for {quoted(off, 3)}"
             total = len(row["classes"])
             claims.append(Claim(name, "thresholds of labels", total, total - len(off), FAILS if off else HOLDS, reason=why))

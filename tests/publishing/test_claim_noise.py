@@ -189,7 +189,7 @@ def test_the_numbers_of_each_class_of_lists_of_labels_are_compared(path, value):
 def test_thresholds_of_labels_are_those_that_answers_are_given_by():
     row = {"role": "id", "n": 200, "thresholds_of": "val", "classes": {"cat": {"threshold": 0.4}, "dog": {"threshold": 0.2}}}
     report = EvaluationReport("m", {}, multi_label={"tags": row})
-    for classes, verdict in (({"cat": 0.4, "dog": 0.2}, "holds"), ({"cat": 0.4, "dog": 0.9}, FAILS), ({"cat": 0.4}, FAILS)):
+    for classes, verdict in (({"cat": 0.4, "dog": 0.2}, "holds"), ({"Dog": 0.2, "cat": 0.4}, "holds"), ({"cat": 0.4, "dog": 0.9}, FAILS), ({"cat": 0.4}, FAILS)):
         (found,) = derived_claims(report, {}, {"fitted_on": "val", "classes": classes})
         assert found.verdict == verdict and (verdict == "holds" or "'dog'" in found.reason)
     # Another fit, one after the report, and none.
@@ -243,3 +243,23 @@ def test_every_number_of_an_open_set_has_an_error_of_its_own():
     words = {"auroc": "AUROC", "aupr_in": "AUPR, known", "aupr_out": "AUPR, unknown", "fpr95": "FPR95", "fpr95_nearest_recall": "FPR95, nearest recall"}
     for name, word in words.items():
         assert found["unseen", f"{word} of msp"] == pytest.approx(want[name,], rel=0.5), name
+
+
+@pytest.mark.parametrize(("n_claimed", "n_measured", "groups"), [(100, 10_000, None), (10_000, 100, None), (1000, 1000, None), (100, 9000, 900)])
+def test_coverage_of_more_images_than_were_claimed_of_is_refused_where_it_is_another(n_claimed, n_measured, groups):
+    """Its error is that of both samples, whichever is the larger."""
+    ends = {"interval": [0.8, 1.0], "mean_size": 2.0, "empty": 0.02, "single": 0.4}
+
+    def report(n, coverage, n_groups=None):
+        sets = {"photo": {"n": n, "coverage": coverage, **ends}}
+        return EvaluationReport("m", {"photo": result("photo", "id", 0.8, n, n_groups=n_groups)}, prediction_sets={"sets": sets})
+
+    group = None if groups is None else np.arange(n_measured) % groups
+    seen = SetPredictions("photo", "id", np.arange(n_measured), *[None] * 5, group=group)
+    claimed, units = report(n_claimed, 0.95), groups or n_measured
+    errors = unreported_errors(claimed, Predictions({"photo": seen}), {}, ["photo"])
+    error = np.sqrt(0.95 * 0.05 * (1 / n_claimed + 1 / units))
+    for moved, verdict in ((2 * error, "holds"), (12 * error, FAILS)):
+        by = Comparison({"photo": False}, {}, [], 1e-3, errors)
+        found = {claim.name: claim for claim in compare_reports(claimed, report(n_measured, 0.95 - moved, groups), by)}
+        assert found["coverage"].verdict == verdict, (moved, found["coverage"].p)
