@@ -239,7 +239,7 @@ class Evaluator:
                 covariance = (
                     EmbeddingCovariance(DualEncoder.of(model).embed_dim) if benchmark is self._spectrum_of else None
                 )
-                if benchmark.several:
+                if benchmark.role != "open_set" and benchmark.several:
                     labels_of = self._several_labels(model, benchmark, chosen, kind, covariance, state)
                     several[benchmark.name] = labels_of
                     if covariance is not None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from ..data.benchmarks import Benchmark
 from ..data.column_checks import check_groups
+from ..data.prompts import class_key
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.features import logit_bias
+from ..modeling.heads import own_head
+from ..modeling.metadata import ZERO_SHOT_HEAD
 from .collect import classify, gather_rows
 from .image_numbers import merge_covariance
 from .multi_label import DEFAULT_THRESHOLD, fit_thresholds, multi_label_results
@@ -141,7 +144,8 @@ def several_results(
         sets (`Mapping[str, SeveralLabels]`): By name, after `finish`.
         n_bins (`int`, *optional*, defaults to 15): Bins of the calibration errors.
         stored (`Mapping[str, Any]`, *optional*): Thresholds that were fitted before, as `robustft.json` has them, for the same
-            classes where no validation set is measured. They are of sigmoids, unless they say (`probabilities`) of what else.
+            classes where no validation set is measured. They are of sigmoids, unless they say (`probabilities`) of what else. A threshold
+            belongs to the name of its class, in whatever order a set has them.
 
     Returns:
         `dict`: By name what [`EvaluationReport`] says of it.
@@ -149,20 +153,20 @@ def several_results(
     found = {}
     for key, images in sets.items():
         names = images.benchmark.class_names
-        fits = (
-            item
-            for item in sets.values()
-            if item.benchmark.role == "validation" and item.benchmark.class_names == names and item.head is images.head
-        )
+        fits = (item for item in sets.values() if item.benchmark.role == "validation" and _classified_alike(item, images))
         validation = next(fits, None)
         thresholds, default = torch.full((len(names),), DEFAULT_THRESHOLD).double(), list(names)
         of = None
         if validation is not None:
-            thresholds, fitted = fit_thresholds(validation.probabilities, validation.targets)
-            of, default = validation.benchmark.name, [name for name, own in zip(names, fitted.tolist(), strict=True) if not own]
-        elif stored is not None and images.function == stored.get("probabilities", "sigmoid") and list(stored["classes"]) == list(names):
-            thresholds = torch.tensor([float(stored["classes"][name]) for name in names], dtype=torch.float64)
-            of, default = stored.get("fitted_on"), list(stored["default"])
+            fitted, own = fit_thresholds(validation.probabilities, validation.targets)
+            order = _columns(validation.benchmark.class_names, names)
+            thresholds, of = fitted[order], validation.benchmark.name
+            default = [name for name, is_own in zip(names, own[order].tolist(), strict=True) if not is_own]
+        elif stored is not None and images.function == stored.get("probabilities", "sigmoid") and _keys(stored["classes"]) == _keys(names):
+            order, values = _columns(tuple(stored["classes"]), names), [float(value) for value in stored["classes"].values()]
+            thresholds, of = torch.tensor(values, dtype=torch.float64)[order], stored.get("fitted_on")
+            without = _keys(stored["default"])
+            default = [name for name in names if class_key(name) in without]
         found[key] = {
             "role": images.benchmark.role,
             "head": images.kind,
@@ -173,3 +177,23 @@ def several_results(
             **images.read,
         }
     return found
+
+
+def _classified_alike(one: SeveralLabels, other: SeveralLabels) -> bool:
+    """Whether two sets have the same classes, in whatever order, and logits by the same head, or by the same prompts."""
+    if _keys(one.benchmark.class_names) != _keys(other.benchmark.class_names):
+        return False
+    if one.kind == other.kind == ZERO_SHOT_HEAD:
+        # Prompts of each order of the classes make a head of their own.
+        return one.benchmark.templates == other.benchmark.templates and _keys(one.head.class_names) == _keys(other.head.class_names)
+    return own_head(one.head) is own_head(other.head)
+
+
+def _keys(names: Iterable[str]) -> set[str]:
+    return set(map(class_key, names))
+
+
+def _columns(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each of the `wanted` classes is among `names`."""
+    places = {class_key(name): place for place, name in enumerate(names)}
+    return [places[class_key(name)] for name in wanted]

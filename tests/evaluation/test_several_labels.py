@@ -21,11 +21,11 @@ from hf_robustft.data.left_out import leave_out_classes
 from hf_robustft.deployment.pipeline import pipeline
 from hf_robustft.evaluation.collect import collect_logits
 from hf_robustft.evaluation.evaluator import Evaluator
-from hf_robustft.evaluation.fitting import fit_on_validation
+from hf_robustft.evaluation.fitting import fit_label_thresholds, fit_on_validation
 from hf_robustft.evaluation.list_predictions import load_list_predictions
 from hf_robustft.evaluation.multi_label import fit_thresholds, multi_label_results
 from hf_robustft.evaluation.report import EvaluationReport
-from hf_robustft.modeling.heads import TipAdapterHead
+from hf_robustft.modeling.heads import MultiLabelHead, TipAdapterHead
 from hf_robustft.modeling.metadata import load_robustft_json, update_robustft_json
 from hf_robustft.publishing.finish import finish_checkpoint
 from hf_robustft.publishing.metadata import write_robustft_json
@@ -167,6 +167,31 @@ def test_the_numbers_are_those_of_the_pure_functions(family, function):
     assert report.spectrum["dataset"] == "test"
 
 
+@pytest.mark.numbers
+@pytest.mark.parametrize("kind", ["prompts", "head", "stored"])
+def test_thresholds_belong_to_names_in_whatever_order_a_set_has_its_classes(kind):
+    """The same images with their classes in another order, and one in capitals, have the same numbers."""
+    model, processor = family_model("siglip"), family_processor("siglip")
+    turned = ("owl", "bee", "Cat", "dog")
+    places = [[name.casefold() for name in turned].index(name) for name in CLASSES]
+    labels = [[places[label] for label in row] for row in lists(seed=9)]
+    kinds = datasets.List(datasets.ClassLabel(names=list(turned)))
+    rows = table(seed=9, labels=labels, kind=kinds)
+    other = Benchmark.from_dataset(rows, name="turned", role="shift", class_names=turned, templates=TEMPLATES)
+    validation = benchmark("val", "validation", seed=5)
+    head = MultiLabelHead.from_model(model, processor, CLASSES, TEMPLATES) if kind == "head" else None
+    thresholds = None if kind != "stored" else fit_label_thresholds(model, validation, processor, progress=False)
+    sets = [benchmark("usual", seed=9), other, *([] if kind == "stored" else [validation])]
+    report = Evaluator(sets, processor, progress=False, thresholds=thresholds).evaluate(model, head=head)
+    usual, found = report.multi_label["usual"], report.multi_label["turned"]
+    assert usual["thresholds_of"] == found["thresholds_of"] == "val" and usual["default_thresholds"] == found["default_thresholds"] == ["bee"]
+    for key in ("map", "f1", "f1_micro", "ece"):
+        assert found[key] == pytest.approx(usual[key], abs=1e-6), key
+    assert list(found["classes"]) == list(turned) and len({row["threshold"] for row in usual["classes"].values()}) > 2
+    for name, row in found["classes"].items():
+        assert row["threshold"] == pytest.approx(usual["classes"][name.casefold()]["threshold"], abs=1e-6), name
+
+
 def test_without_validation_images_the_thresholds_are_the_default_and_the_report_says_so(tiny_clip, tmp_path):
     single = Benchmark.from_dataset(image_dataset(8), name="one", role="shift", templates=TEMPLATES)
     report = Evaluator([benchmark(), single], tiny_processor(), bootstrap_draws=20, progress=False).evaluate(tiny_clip)
@@ -245,6 +270,18 @@ def test_what_needs_one_label_per_image_refuses_lists(tiny_clip):
     unseen = Benchmark.from_dataset(image_dataset(6, classes=("ant", "bat")), name="unseen", role="open_set", label_column=None)
     with pytest.raises(ValueError, match="open sets"):
         Evaluator([benchmark(), unseen], tiny_processor(), progress=False).evaluate(tiny_clip)
+
+
+def test_lists_of_labels_of_unseen_classes_are_not_read(tiny_clip):
+    """There are as many unseen classes as known ones, for which their lists could be taken."""
+    known = Benchmark.from_dataset(image_dataset(8), name="one", role="id", class_names=CLASSES, templates=TEMPLATES)
+    kinds = datasets.List(datasets.ClassLabel(names=["ant", "bat", "eel", "fox"]))
+    given = {"name": "unseen", "role": "open_set", "templates": TEMPLATES}
+    unseen = (Benchmark.from_dataset(table(seed=3, kind=kinds), **given), Benchmark.from_dataset(table(seed=3), **given, label_column=None))
+    assert unseen[0].several == 4
+    reports = [Evaluator([known, item], tiny_processor(), bootstrap_draws=20, progress=False).evaluate(tiny_clip) for item in unseen]
+    assert reports[0].multi_label is None and reports[0].open_set["unseen"]["n"] == N
+    assert reports[0].open_set["unseen"]["scores"] == reports[1].open_set["unseen"]["scores"]
 
 
 def with_groups(groups, name="g"):
