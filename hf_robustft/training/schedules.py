@@ -44,7 +44,8 @@ def _schedule(optimizer: torch.optim.Optimizer, rate: Callable[[int, float], flo
     def factor(base: float) -> Callable[[int], float]:
         return lambda step: rate(step, base) / base if base else 0.0
 
-    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+    # A second run has the optimizer of the first, whose rate has come down by then; the peak is what torch multiplies.
+    return LambdaLR(optimizer, [factor(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups])
 
 
 def reference_schedule(

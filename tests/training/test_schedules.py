@@ -83,6 +83,27 @@ def test_a_peak_of_zero_stays_zero():
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: reference_schedule(optimizer, 6, 2, 1e-3),
+        lambda optimizer: epoch_cosine_schedule(optimizer, 6, 3),
+    ],
+    ids=["reference", "epoch_cosine"],
+)
+def test_a_second_run_with_the_same_optimizer_has_the_rates_of_the_first(make):
+    # The first leaves the rate near 0, of which a schedule would take the second's peak: 0 in every step, or many times too high.
+    optimizer, runs = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5), []
+    for _ in range(2):
+        scheduler, rates = make(optimizer), []
+        for _ in range(6):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        runs.append(rates)
+    assert runs[0] == runs[1] and max(runs[0]) >= 0.5
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"max_steps": 1, "warmup_steps": 0.1}, True),
