@@ -17,6 +17,7 @@ from transformers.integrations.integration_utils import (
     is_flytekit_available,
 )
 
+from .optimizer_options import check_optimizer_options
 from .selective_projection import SPD
 
 _LOOP = "belongs to Transformers' evaluation loop, and benchmarks are measured by `Evaluator`; leave it out"
@@ -28,6 +29,8 @@ REFUSED = {
     "average_tokens_across_devices": "has nothing to average: losses count images, not tokens; leave it out",
     "batch_eval_metrics": _LOOP,
     "bf16_full_eval": _HALF,
+    "dataloader_in_order": "would give batches in an order that nobody can repeat, so that a resumed run skipped others than those that it has "
+    "seen; leave it out",
     "do_predict": "has nothing to predict with; classify images with `hf_robustft.pipeline` on the finished folder",
     "eval_accumulation_steps": _LOOP,
     "eval_do_concat_batches": _LOOP,
@@ -111,6 +114,7 @@ def check_usual_arguments(args: Any) -> None:
             f"`spd_weight={args.spd_weight:g}` is the strength of `optim='spd'` and would do nothing with `optim={optim!r}`; "
             "set --optim spd, or leave it out."
         )
+    check_optimizer_options(args)
     if args.lr_schedule != "transformers":
         for name in ("lr_scheduler_type", "lr_scheduler_kwargs"):
             if name in args.given and getattr(args, name) != defaults[name]:

@@ -24,7 +24,7 @@ WORK = """
     load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
     restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu dataloader_num_workers
     dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
-    dataloader_in_order ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
     ddp_timeout debug skip_memory_metrics
 """.split()
 #: Flags for scripts, which Trainer itself never reads, and what a launcher sets.
@@ -45,6 +45,7 @@ PARTLY = {
 #: A value of each refused field that is not its default.
 OTHER = {
     "average_tokens_across_devices": False,
+    "dataloader_in_order": False,
     "eval_accumulation_steps": 2,
     "eval_do_concat_batches": False,
     "include_for_metrics": ["loss"],
