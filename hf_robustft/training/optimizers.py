@@ -17,6 +17,7 @@ from ..modeling.dual_encoder import LOGIT_BIAS, LOGIT_SCALE
 from ..modeling.spread_weights import is_sharded
 from .distributed import mean_gradient_over_processes
 from .finite import check_gradient
+from .optimizer_options import beside_class
 from .schedules import epoch_cosine_schedule, reference_schedule
 from .selective_projection import SPD, AdamSPD
 from .sharding import separate_plain_parameters
@@ -48,9 +49,13 @@ def check_given_optimizers(args: Any, optimizers: tuple, optimizer_cls_and_kwarg
     optimizer, scheduler = optimizers
     idle = [] if optimizer is None else [name for name in _OF_OPTIMIZER if not _has(optimizer, name, getattr(args, name))]
     idle += [] if scheduler is None else [name for name in _OF_SCHEDULE if getattr(args, name)]
+    if optimizer_cls_and_kwargs is not None:
+        # Its rate too, which is the class's own where the options have none.
+        idle += beside_class(args, optimizer_cls_and_kwargs[1])
+    kind = "optimizers" if optimizer_cls_and_kwargs is None else "optimizer_cls_and_kwargs"
     if given := [f"`{name}={getattr(getattr(args, name), 'value', getattr(args, name))}`" for name in idle if name in args.given]:
         warnings.warn(
-            f"{', '.join(given)} {'does' if len(given) == 1 else 'do'} nothing: what is given as `optimizers` has its own; set it there, or leave "
+            f"{', '.join(given)} {'does' if len(given) == 1 else 'do'} nothing: what is given as `{kind}` has its own; set it there, or leave "
             f"{'it' if len(given) == 1 else 'them'} out.",
             stacklevel=3,
         )
@@ -181,7 +186,14 @@ class CompleteOptimizer:
         Names under weight decay: all but norms, biases and the logit scale, or all with `decay_all_parameters`. Where a bias
         stands beside the scale, neither ever is.
         """
-        names = super().get_decay_parameter_names(model)
+        # Transformers knows norms by one class, and by how most are called: AIMv2's `rms_norm1` would decay.
+        norms = {
+            f"{name}.{key}"
+            for name, module in model.named_modules()
+            if "norm" in type(module).__name__.lower()
+            for key in module._parameters
+        }
+        names = [name for name in super().get_decay_parameter_names(model) if name not in norms]
         if self.args.decay_all_parameters:
             names = [name for name, _ in model.named_parameters()]
             if self.encoder.logit_bias is None:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from helpers import CLASSES, TEMPLATES, arguments, random_batch, rows, stack, tiny_processor
+from helpers.families import FAMILY_NAMES, family_model
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
@@ -215,6 +216,20 @@ def test_what_cannot_be_right_is_refused_at_construction(model, tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_settings_beside_a_class_of_optimizers_that_do_nothing_are_named(model, tmp_path):
+    def said(options, **settings):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cls_and_kwargs = {"optimizer_cls_and_kwargs": (torch.optim.AdamW, options)}
+            trainer_of("flyp", copy.deepcopy(model), tmp_path, options=cls_and_kwargs, weight_decay=0.0, **settings)
+        return [str(warning.message) for warning in caught if "nothing: what is given" in str(warning.message)]
+
+    # Without a rate among its options AdamW trains with its own, a hundred times that of the run.
+    [text] = said({}, learning_rate=1e-5, adam_beta2=0.95)
+    assert "`learning_rate=1e-05`, `adam_beta2=0.95` do nothing" in text
+    assert not said({"lr": 1e-5, "betas": (0.9, 0.95)}, learning_rate=1e-5, adam_beta2=0.95)
+
+
 def test_a_weight_decay_that_trainer_replaces_is_refused(model, tmp_path):
     def made(decay, **settings):
         options = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.05, "weight_decay": decay})}
@@ -226,6 +241,17 @@ def test_a_weight_decay_that_trainer_replaces_is_refused(model, tmp_path):
     trainer = made(0.3, weight_decay=0.3)
     trainer.train()
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.3, 0.0}
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_no_norm_of_any_family_decays(tiny_clip, tmp_path, family):
+    # AIMv2's are of a class of their own and called `rms_norm1`, which Transformers takes for weights.
+    model = family_model(family)
+    trainer = trainer_of("flyp", tiny_clip, tmp_path)
+    decayed = trainer.get_decay_parameter_names(model)
+    own = {name for name, value in model.named_parameters() if value.ndim < 2 and "embedding" not in name}
+    assert own and not own & set(decayed) and "logit_scale" not in decayed
+    assert len(decayed) >= sum(value.ndim == 2 and "embedding" not in name for name, value in model.named_parameters())
 
 
 def test_an_optimizer_with_modes_that_a_subclass_makes_is_refused(model, tmp_path):
