@@ -56,6 +56,7 @@ class StopSignals(TrainerCallback):
         self._received_at = 0.0
         #: Whether the checkpoint that is written now is that of an interruption.
         self.stopping = False
+        self._saved_at: int | None = None
 
     # ---- Signals -----------------------------------------------------------------------------------------------
 
@@ -116,11 +117,17 @@ class StopSignals(TrainerCallback):
         control.should_save = self._saves
         control.should_training_stop = True
 
+    def on_save(self, args, state, control, **kwargs):
+        self._saved_at = state.global_step
+
     def on_epoch_end(self, args, state, control, **kwargs):
         if not self.stopping:
             return
         checkpoint = None
         if self._saves:
+            if self._saved_at != state.global_step:
+                # With `save_strategy="best"`, Trainer keeps no step whose evaluation is not the best.
+                self.trainer._save_checkpoint(self.trainer.model_wrapped, None)
             checkpoint = os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         # Here, before Trainer takes the run for finished, evaluates it and deletes checkpoints.
         raise Interrupted(

@@ -86,6 +86,19 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tiny_clip, tmp_path, n
         assert torch.equal(value, expected[name]), name
 
 
+def test_an_evaluation_that_is_not_the_best_does_not_keep_the_checkpoint_from_being_written(tiny_clip, tmp_path, monkeypatch):
+    # Trainer takes back what was asked to be saved at a step that is measured and is not the best.
+    accuracies = iter([0.5, 0.25, 0.25, 0.25])
+    monkeypatch.setattr(CaRotTrainer, "evaluate", lambda self, **options: {"eval_validation/accuracy": next(accuracies)})
+    settings = {"save_strategy": "best", "metric_for_best_model": "accuracy", "eval_strategy": "steps", "eval_steps": 1}
+    run = trainer(tiny_clip, tmp_path, Signals(3, signal.SIGTERM), **settings)
+    with pytest.raises(Interrupted, match="after step 3") as found:
+        run.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+    assert found.value.checkpoint == str(tmp_path / "checkpoint-3")
+    run.check_checkpoint(found.value.checkpoint)
+
+
 @pytest.mark.parametrize("settings", [{"save_strategy": "no"}, {"save_on_interrupt": False}])
 def test_nothing_is_written_where_nothing_is_asked_for(tiny_clip, tmp_path, settings):
     run = trainer(tiny_clip, tmp_path, Signals(2, signal.SIGINT), **settings)
