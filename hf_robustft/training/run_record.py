@@ -61,6 +61,7 @@ _OF_STREAMS = {"world_size", "per_device_train_batch_size", "seed", "train_sampl
 #: How an entry is called where no argument has its name.
 _WORDS = {
     "world_size": "the number of processes",
+    "seed_of_draws": "beside `data_seed` a `seed` of",
     "precision": "the precision",
     "total_steps": "the number of steps",
     "class_names": "the classes",
@@ -86,6 +87,8 @@ def run_record(trainer: Any, total_steps: int) -> dict[str, Any]:
     names = {*_ARGUMENTS, *declared_settings(type(trainer))} - unused_settings(type(trainer), type(args)) - _OF_OUTPUT
     record = {name: _plain(getattr(args, name)) for name in sorted(names)}
     record["seed"] = args.seed if args.data_seed is None else args.data_seed
+    # Of what is drawn besides, such as random texts.
+    record["seed_of_draws"] = args.seed
     record["world_size"] = args.world_size
     record["precision"] = effective_precision(args)
     record["total_steps"] = total_steps
@@ -213,6 +216,9 @@ def check_same_run(saved: Mapping[str, Any] | None, trainer: Any, total_steps: i
     saved = {**saved, **{part: before for part, (before, _) in other.items()}}
     now |= {part: after for part, (_, after) in other.items()}
     skipped = (set() if trainer.fixed_length else {"total_steps"}) | (_OF_STREAMS if streams else set())
+    if saved.get("seed") != now["seed"]:
+        # It is told once.
+        skipped.add("seed_of_draws")
     differing = [name for name in now if name in saved and saved[name] != now[name] and name not in skipped]
     # The whole batch says more than its share in one process.
     differing.sort(key=lambda name: (name != "world_size", name in _WORDS))

@@ -88,6 +88,18 @@ def test_a_setting_that_makes_another_run_is_refused_with_both_values(tiny_clip,
     assert trainer.state.global_step == 0
 
 
+def test_the_seed_is_compared_beside_that_of_the_order(tiny_clip, tmp_path):
+    # With a `data_seed` it says which random texts, and which class prompts, are drawn.
+    trainer_of(tiny_clip, tmp_path, seed=1, data_seed=2).train()
+    folder = tmp_path / "checkpoint-2"
+    trainer_of(tiny_clip, tmp_path, seed=1, data_seed=2).check_checkpoint(folder)
+    for other in ({"seed": 3, "data_seed": 2}, {"seed": 2}):
+        with pytest.raises(ValueError, match="`data_seed` a `seed` of 1, this run has.*a `seed` of"):
+            trainer_of(tiny_clip, tmp_path, **other).check_checkpoint(folder)
+    with pytest.raises(ValueError, match="`seed=2`, this run has `seed=3`;"):
+        trainer_of(tiny_clip, tmp_path, seed=3).check_checkpoint(folder)
+
+
 def test_the_record_of_a_tokenizer_with_few_positions_warns_of_nothing(monkeypatch):
     said, processor = [], tiny_processor()
     monkeypatch.setattr(tokenization_utils_base.logger, "warning", said.append)
