@@ -35,6 +35,7 @@ from ..publishing.run_folder import (
     settle_checkpoints,
     step_folders,
 )
+from .agreement import Agreement, check_agreement
 from .checkpoint_files import (
     is_unwritten,
     load_state,
@@ -127,6 +128,10 @@ class ExactCheckpoints:
     _began: float | None = None
     _seconds_before: float = 0.0
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(Agreement(self))
+
     def seconds_trained(self) -> float:
         """How long training has taken, with what was trained before the checkpoint that it went on from."""
         return self._seconds_before + (0.0 if self._began is None else time.perf_counter() - self._began)
@@ -182,6 +187,26 @@ class ExactCheckpoints:
         check_weights_of(resume_from_checkpoint, self.model)
         if not load_converted(resume_from_checkpoint, self.model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def find_best(self, checkpoint: str | os.PathLike) -> None:
+        """
+        Look for the best checkpoint of a resumed run beside the `checkpoint` that it goes on from: its folder may have been moved since.
+        Where it is gone, the best of those to come is chosen, and not one that none of them may beat.
+        """
+        state = self.state
+        if state.best_global_step is None or state.best_model_checkpoint is not None:
+            return
+        best = Path(checkpoint).resolve().parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
+            return
+        if self.args.should_log:
+            warnings.warn(
+                f"The best checkpoint of the run, of step {state.best_global_step}, is gone: from here on the best of those to come is chosen. "
+                f"Put {best} back before you resume to choose among all.",
+                stacklevel=2,
+            )
+        state.best_metric = state.best_global_step = None
 
     def _load_best_model(self) -> None:
         whole_state(self.state.best_model_checkpoint)
@@ -268,6 +293,7 @@ class ExactCheckpoints:
         return self._building or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model, trial):
+        check_agreement(self)
         step, run_dir = self.state.global_step, self._get_output_dir(trial)
         folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
         best = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")

@@ -63,6 +63,30 @@ def test_ctrl_c_in_one_of_two_processes_stops_both_after_the_same_step(tmp_path)
 
 
 @pytest.mark.timeout(1000)
+def test_weights_that_are_wrong_in_one_of_two_processes_are_refused_in_both(tmp_path):
+    # What is saved is the first process's, in which nothing is wrong: the run went on, taught by two teachers.
+    saves = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    jobs = [
+        {"name": "teacher", "method": "carot", "settings": saves, "spoiled": {"module": "teacher", "step": 2, "by": 0.01}},
+        {"name": "model", "method": "flyp", "spoiled": {"module": "model", "step": 2, "by": 0.01}},
+        {"name": "head", "method": "lp", "settings": saves, "spoiled": {"module": "head", "step": 2, "by": 0.01}},
+        {"name": "rounding", "method": "carot", "spoiled": {"module": "teacher", "step": 2, "by": 1e-9}},
+    ]
+    run = run_ranks(2, WORKER, tmp_path, 2, json.dumps(jobs))
+    assert run.returncode == 0, run.stderr[-8000:]
+    # At the next checkpoint, or when training ends.
+    for name, step in (("teacher", 2), ("model", 5), ("head", 2)):
+        told = {(tmp_path / name / f"refused-{rank}").read_text() for rank in (0, 1)}
+        assert len(told) == 1, "the processes say the same"
+        text = told.pop()
+        assert f"different weights at step {step}:" in text and f"of `{name}`, such as" in text and "\n" not in text
+        assert not (tmp_path / name / "end.safetensors").exists()
+    assert [path.name for path in (tmp_path / "teacher").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert (tmp_path / "rounding" / "end.safetensors").exists()
+    assert run.stderr.count("`teacher` that are") == 1 and "which is rounding" in run.stderr
+
+
+@pytest.mark.timeout(1000)
 def test_a_shorter_batch_in_one_process_is_refused_before_any_gather(tmp_path):
     # Without the refusal the processes would gather parts of different sizes: a hang, or rows of garbage.
     run = run_ranks(2, WORKER, tmp_path, 2, json.dumps([{"name": "run", "method": "carot", "uneven": True}]))

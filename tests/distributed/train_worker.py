@@ -5,7 +5,8 @@ Trains the tiny CLIP by a list of jobs, in this process or in all processes that
 A job is a dict of JSON values: `name` (its folder), `method`, `family` (by default CLIP), `dtype`, `settings` of the run,
 `frozen` (a part of the model), `optimizer` (given instead of made by the Trainer), `uneven` (the last process loses a row of each batch),
 `interrupt` (Ctrl-C in a process of that rank within that step), `iterated` (so many examples in a data set that is iterated, of
-another number in a process if it is a list), `lists` for images with lists of labels, and `gradients` to save the terms and gradients of one step instead of the end of a training.
+another number in a process if it is a list), `spoiled` (a module, by its name in the run, whose weights change in the last process before a
+step), `lists` for images with lists of labels, and `gradients` to save the terms and gradients of one step instead of the end of a training.
 """
 
 import json
@@ -86,6 +87,22 @@ class ToldToStop(TrainerCallback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class Spoiled(TrainerCallback):
+    """The weights of a module change in the last process alone, before a step."""
+
+    trainer = None
+
+    def __init__(self, module: str, step: int, by: float):
+        self.module, self.step, self.by = module, step, by
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if rank() == world_size() - 1 and state.global_step == self.step - 1:
+            known = {"model": self.trainer.model, **self.trainer.frozen_models(), **self.trainer.trainable_modules()}
+            with torch.no_grad():
+                for parameter in known[self.module].parameters():
+                    parameter.mul_(1 + self.by)
+
+
 def work(job: dict, output: Path, processes: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, job.get("dtype", "float64"))
@@ -145,13 +162,23 @@ def work(job: dict, output: Path, processes: int) -> None:
         extra["callbacks"] = [step]
     if "interrupt" in job:
         extra["callbacks"] = [ToldToStop(**job["interrupt"])]
+    spoiled = Spoiled(**job["spoiled"]) if "spoiled" in job else None
+    if spoiled is not None:
+        extra["callbacks"] = [spoiled]
     collator = None if job.get("lists") else uneven if job.get("uneven") else stack
     trainer = METHODS[method](model, args, train_dataset=dataset, data_collator=collator, **extra)
     step.trainer = trainer
+    if spoiled is not None:
+        spoiled.trainer = trainer
     if world_size() != processes:
         raise RuntimeError(f"{world_size()} processes run, {processes} were meant to")
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except ValueError as refusal:
+        if spoiled is None:
+            raise
+        (output / f"refused-{trainer.args.process_index}").write_text(str(refusal))
+        return
     except Interrupted as stop:
         (output / f"stopped-{trainer.args.process_index}").write_text(str(stop))
         trainer.accelerator.wait_for_everyone()
