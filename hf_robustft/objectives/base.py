@@ -175,7 +175,8 @@ class ObjectiveMixin:
 
     def extra_texts(self) -> Tensor | None:
         """
-        Texts to encode with the batch. Called before each forward pass of the student.
+        Texts to encode with the batch. Called before each forward pass of the student. There is one table of them: an objective that has
+        texts refuses those of another ([`refuse_other_texts`]).
 
         Returns:
             `torch.Tensor` of shape `(texts, length)`, *optional*: Token ids; their features are
@@ -315,6 +316,21 @@ def refuse_idle(args: Any, names: Iterable[str], reason: str) -> None:
             raise ValueError(
                 f"`{name}={getattr(value, 'value', value)}` was given and would do nothing: {reason}, or leave `{name}` out."
             )
+
+
+def refuse_other_texts(objective: ObjectiveMixin, texts: Tensor | None) -> None:
+    """
+    Refuse the `texts` of another objective beside those of an `objective`, which would take them for its own.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if texts is not None:
+        owners = [cls.__name__ for cls in type(objective).__mro__ if "extra_texts" in vars(cls) and cls is not ObjectiveMixin]
+        raise ValueError(
+            f"{' and '.join(owners)} each have texts of their own encoded with the batch, and there is one table of them; leave one of the "
+            "objectives out, or set its weight to 0."
+        )
 
 
 def take(state: Mapping[str, Any], name: str) -> Any:

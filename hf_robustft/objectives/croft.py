@@ -22,7 +22,7 @@ from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import class_lists
 from ..modeling.features import ClipFeatures
 from ..modeling.zero_shot import prompt_features
-from .base import ObjectiveMixin, refuse_idle, take
+from .base import ObjectiveMixin, refuse_idle, refuse_other_texts, take
 from .energy_gradient import (
     CRoFTSettings,
     FeatureShiftGenerator,
@@ -419,6 +419,7 @@ class EnergyGradientMixin(CRoFTObjective):
     def extra_texts(self) -> Tensor | None:
         if not self.args.croft_weight:
             return super().extra_texts()
+        refuse_other_texts(self, super().extra_texts())
         n_classes, n_templates, _ = self._prompt_ids.shape
         if not self.args.class_templates_per_step:
             return self._prompt_ids.flatten(0, 1)

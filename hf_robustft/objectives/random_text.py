@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.randomness import example_rng, pick
 from ..modeling.dual_encoder import at_least_float32
 from ..modeling.features import ClipFeatures, logit_scale
-from .base import refuse_idle
+from .base import refuse_idle, refuse_other_texts
 from .settings import WEIGHT, ObjectiveSettings, Range, setting
 from .starting_model import StartingModelMixin
 
@@ -113,6 +113,7 @@ class RandomTextMixin(StartingModelMixin):
     def extra_texts(self) -> Tensor | None:
         if not self.args.random_text_weight:
             return super().extra_texts()
+        refuse_other_texts(self, super().extra_texts())
         shape = self.args.random_texts, self.args.random_text_length
         texts = random_texts(self._tokens, self._frame, *shape, self.args.seed, self.optimizer_steps)
         return texts.to(self.args.device)

@@ -21,13 +21,15 @@ from helpers import (
 )
 from torch.utils.data import IterableDataset
 
-from hf_robustft import Benchmark, ZeroShotHead, cache_features, load_benchmark
+from hf_robustft import Benchmark, RobustTrainer, ZeroShotHead, cache_features, load_benchmark
 from hf_robustft.modeling.features import encode_images
 from hf_robustft.modeling.zero_shot import prompt_features
 from hf_robustft.objectives.context_distillation import context_distillation_loss, context_embeddings
+from hf_robustft.objectives.contrastive import ContrastiveMixin
+from hf_robustft.objectives.croft import EnergyGradientMixin
 from hf_robustft.objectives.cross_entropy import classification_loss
 from hf_robustft.objectives.linear_probe import fit_linear_probe
-from hf_robustft.objectives.random_text import random_text_loss, random_texts
+from hf_robustft.objectives.random_text import RandomTextMixin, random_text_loss, random_texts
 from hf_robustft.objectives.starting_weights import starting_weights_penalty
 from hf_robustft.training.methods import METHODS
 
@@ -138,6 +140,24 @@ def test_random_texts_are_a_function_of_seed_and_step(tiny_clip, tmp_path):
 
 
 @pytest.mark.numbers
+def test_two_objectives_with_texts_of_their_own_are_refused(tiny_clip, tmp_path):
+    # CRoFT's took the random texts for its class prompts.
+    class Both(RandomTextMixin, EnergyGradientMixin, ContrastiveMixin, RobustTrainer):
+        method = "both"
+
+    def trainer(**settings):
+        names = {"class_names": CLASSES, "templates": TEMPLATES, "processing_class": tiny_processor()}
+        args = arguments(tmp_path, max_steps=1, **settings)
+        return Both(copy.deepcopy(tiny_clip), args, train_dataset=rows(random_batch(8)), data_collator=stack, **names)
+
+    with pytest.raises(ValueError, match="RandomTextMixin and EnergyGradientMixin each have texts") as caught:
+        trainer(random_texts=4).train()
+    assert "\n" not in str(caught.value)
+    alone = trainer(random_text_weight=0.0)
+    alone.train()
+    assert "loss/energy_gradient" in step_logs(alone)[0]
+
+
 def test_the_linear_probe_is_where_its_objective_is_flat():
     embeds, labels = unit(60, 5), torch.arange(60) % 3
     # A class without images, and one that moves the mean.
