@@ -56,6 +56,29 @@ def last_layers(model: nn.Module, tower: str, count: int) -> list[nn.Module]:
     return layers[-count:]
 
 
+def parameters_to_train(model: nn.Module, parts: Collection[str], count: int = 0) -> set[int]:
+    """
+    The ids of the parameters in some parts of a model.
+
+    Args:
+        model (`torch.nn.Module`): A dual encoder, possibly wrapped.
+        parts (collection of `str`): Names of `PARTS`.
+        count (`int`, *optional*, defaults to 0): Of a tower, take these last transformer layers, and the norms and maps
+            behind them, alone; 0 takes all of it.
+
+    Raises:
+        ValueError: If a tower among the parts has fewer layers.
+    """
+    found = set()
+    for name, parameters in parameters_by_part(model).items():
+        order = [id(parameter) for parameter in parameters]
+        if count and name in TOWERS and name in parts:
+            # A tower holds its modules in the order in which it runs them.
+            order = order[order.index(id(next(last_layers(model, name, count)[0].parameters()))) :]
+        found |= set(order) if name in parts else set()
+    return found
+
+
 def train_only(model: nn.Module, parts: Collection[str], count: int = 0) -> None:
     """
     Freeze all but some parts of a model, in place; what is frozen already stays so.
@@ -63,19 +86,12 @@ def train_only(model: nn.Module, parts: Collection[str], count: int = 0) -> None
     Args:
         model (`torch.nn.Module`): A dual encoder, possibly wrapped.
         parts (collection of `str`): Names of `PARTS`.
-        count (`int`, *optional*, defaults to 0): Of a tower, train these last transformer layers, and the norms and maps
-            behind them, alone; 0 trains all of it.
+        count (`int`, *optional*, defaults to 0): As for [`parameters_to_train`].
 
     Raises:
         ValueError: If a tower that trains has fewer layers.
     """
-    kept = set()
-    for name, parameters in parameters_by_part(model).items():
-        order = [id(parameter) for parameter in parameters]
-        if count and name in TOWERS and name in parts:
-            # A tower holds its modules in the order in which it runs them.
-            order = order[order.index(id(next(last_layers(model, name, count)[0].parameters()))) :]
-        kept |= set(order) if name in parts else set()
+    kept = parameters_to_train(model, parts, count)
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.requires_grad_(False)

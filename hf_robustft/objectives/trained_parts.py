@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +14,15 @@ from torch import Tensor
 from ..data.messages import did_you_mean
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.lora import ADAPTER_FOLDER, LowRankAdapters, adapted_maps, check_peft, check_rank
-from ..modeling.trained_parts import PARTS, TOWERS, frozen_modules, last_layers, parameters_by_part, train_only
+from ..modeling.trained_parts import (
+    PARTS,
+    TOWERS,
+    frozen_modules,
+    last_layers,
+    parameters_by_part,
+    parameters_to_train,
+    train_only,
+)
 from .base import ObjectiveMixin, refuse_idle
 from .settings import ObjectiveSettings, Range, setting
 
@@ -193,6 +202,8 @@ class TrainedPartsMixin(ObjectiveMixin):
 
     settings: type[ObjectiveSettings] = TrainedPartsSettings
     lora: LowRankAdapters | None = None
+    #: Names of parameters that no feature depends on, which the Trainer has frozen.
+    idle_parameters: Collection[str] = ()
 
     @classmethod
     def check_settings(cls, args) -> None:
@@ -242,6 +253,7 @@ class TrainedPartsMixin(ObjectiveMixin):
             ValueError: If nothing is left.
         """
         chosen = parts_to_train(type(self), args)
+        self._say_frozen(args, tuple(part for part in chosen if not args.lora_rank or part not in TOWERS))
         if args.lora_rank:
             chosen = tuple(part for part in chosen if part not in TOWERS)
         if set(chosen) != set(PARTS) or args.train_last_layers:
@@ -261,6 +273,22 @@ class TrainedPartsMixin(ObjectiveMixin):
             ("train", "train_last_layers")
         ):
             raise ValueError(f"`train={args.train}` leaves nothing to train: the model comes with these parts frozen.")
+
+    def _say_frozen(self, args: Any, parts: tuple[str, ...]) -> None:
+        """Warn of parameters that the method trains and the model has frozen, such as one that another Trainer has used before."""
+        wanted = parameters_to_train(self.model, parts, args.train_last_layers)
+        if "text" not in self.trained_parts:
+            # The projection behind the text tower stays with it.
+            wanted -= {id(parameter) for parameter in self.encoder.text_side().parameters()}
+        named = {n: p for n, p in self.model.named_parameters() if id(p) in wanted and n not in self.idle_parameters}
+        frozen = [name for name, parameter in named.items() if not parameter.requires_grad]
+        if frozen and args.should_log:
+            warnings.warn(
+                f"The model comes with {len(frozen)} of the {len(named)} tensors frozen that the method {self.method!r} trains, such as "
+                f"{frozen[0]}: they stay as they are. If it was not you who froze them, it was an earlier Trainer of this model: call "
+                "`model.requires_grad_(True)` before.",
+                stacklevel=4,
+            )
 
     def still_frozen_towers(self) -> None:
         """Put towers that do not train into evaluation mode."""

@@ -125,7 +125,7 @@ class RobustTrainer(
                 f"got `{type(args).__name__}`."
             )
         settle_settings(type(self), args, encoder)
-        encoder.freeze_idle()
+        self.idle_parameters = encoder.freeze_idle()
         train_in_float32(model)
         check_world_size(args.world_size)
         check_launcher(args)

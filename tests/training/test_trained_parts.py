@@ -2,6 +2,7 @@
 """`--train` and `--train_last_layers`: what they leave out is frozen in every respect, and the rest trains as it always did."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -200,6 +201,30 @@ def test_a_model_that_comes_frozen_is_refused(tiny_clip, tmp_path):
     tiny_clip.vision_model.requires_grad_(False)
     with pytest.raises(ValueError, match="`train=image` leaves nothing to train"):
         trainer_of("flyp", tiny_clip, tmp_path, train="image")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        # The head would train alone.
+        ("lp", "ft", "40 of the 40 .*such as vision_model"),
+        # And the text tower stays.
+        ("ft", "flyp", ".*such as logit_scale"),
+        ("croft", "carot", "78 of the 78 .*such as logit_scale"),
+    ],
+)
+def test_what_an_earlier_trainer_has_frozen_is_said(tiny_clip, tmp_path, first, second, named):
+    settings = {"orthogonality_weight": 0, "cross_frobenius_weight": 0} if second == "carot" else {}
+    used = trainer_of(first, tiny_clip, tmp_path).model
+    with pytest.warns(UserWarning, match=f"The model comes with {named}.*earlier Trainer.*requires_grad_"):
+        trainer_of(second, used, tmp_path, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The model comes with")
+        # The same method again has all that it trains, and a model of which idle parameters are frozen too.
+        trainer_of(first, used, tmp_path)
+        trainer_of("flyp", family_model("blip"), tmp_path)
+        used.requires_grad_(True)
+        trainer_of(second, used, tmp_path, **settings)
 
 
 def test_it_is_recorded(tiny_clip, tmp_path):
