@@ -41,6 +41,22 @@ def check_peft() -> None:
         raise ValueError('`lora_rank` needs PEFT, which is not installed: pip install "hf_robustft[lora]"')
 
 
+def refuse_adapters(model: nn.Module) -> None:
+    """
+    Refuse a dual encoder (`model`, possibly wrapped) that holds adapters of PEFT: under the names that its weights have then, no folder of
+    it could be loaded.
+
+    Raises:
+        ValueError: If it does, such as the model of a Trainer that has trained by adapters.
+    """
+    held = next((name for name, _ in DualEncoder.of(model).core.named_parameters() if _BASE in name), None)
+    if held is not None:
+        raise ValueError(
+            f"The model holds adapters of PEFT already ({held.partition(_BASE)[0]}), and could not be saved as a plain one; load the folder that "
+            "the run with them has saved, or merge them (`merge_and_unload`)."
+        )
+
+
 def adapted_maps(model: nn.Module, towers: Collection[str], count: int = 0) -> list[str]:
     """
     The names of the linear maps that adapters are put on: those of attention and MLP in the layers of some towers.

@@ -13,6 +13,7 @@ from ..data.streams.examples import StreamingExamples
 from ..modeling.dual_encoder import DualEncoder
 from ..modeling.feature_cache import CachedFeatures
 from ..modeling.kept_adapter import refuse_carried
+from ..modeling.lora import refuse_adapters
 from ..objectives.base import refuse_idle
 from ..objectives.settings import ObjectiveSettings
 from ..objectives.trained_parts import TrainedPartsSettings
@@ -68,9 +69,10 @@ def settle_settings(trainer: type, args: RunArguments, encoder: DualEncoder) -> 
 
     Raises:
         ValueError: As `check_settings` of the class, and if the model lacks what an objective needs, or has an image adapter that
-            is not in its weights.
+            is not in its weights, or adapters of PEFT.
     """
     refuse_carried(encoder.core, "training moves weights alone; go on with `load_adapters` in Python, or start from the model before it")
+    refuse_adapters(encoder.core)
     own = trainer.model_defaults(encoder)
     origin = f"default of {trainer.method}{f' for a {encoder.name}' if own else ''}"
     args.take_defaults({**trainer.defaults, **own}, origin)

@@ -293,6 +293,17 @@ def test_adapters_are_in_every_layer_of_every_family(family):
         adapted_maps(model, ("image",))
 
 
+@pytest.mark.parametrize("method", ["flyp", "lp"])
+def test_the_model_of_a_run_with_adapters_is_refused_by_the_next_trainer(tiny_clip, tmp_path, method):
+    # It trained the adapters on, and saved a folder that nothing could load.
+    used = trainer_of("flyp", tiny_clip, tmp_path).model
+    names = {"class_names": CLASSES, "templates": ("a {}.",), "processing_class": tiny_processor()} if method == "lp" else {}
+    data = {"train_dataset": rows(random_batch(8)), "data_collator": stack}
+    with pytest.raises(ValueError, match="holds adapters of PEFT already.*load the folder") as caught:
+        METHODS[method](used, arguments(tmp_path), **data, **names)
+    assert "\n" not in str(caught.value)
+
+
 REFUSED = [
     ("flyp", {"lora_rank": -1}, "`lora_rank=-1` must be"),
     ("flyp", {"lora_alpha": 4.0}, "`lora_alpha=4.0` was given and would do nothing: `lora_rank=0`"),
