@@ -23,6 +23,7 @@ from ..files import put_in_place
 from ..modeling.checkpoint_check import check_weights_of, load_converted
 from ..modeling.metadata import METADATA_FILE
 from ..modeling.spread_weights import full_values, is_sharded
+from ..modeling.tensor_files import read_json_object
 from ..objectives.base import take, take_module
 from ..publishing.run_folder import (
     BUILDING,
@@ -191,14 +192,17 @@ class ExactCheckpoints:
     def find_best(self, checkpoint: str | os.PathLike) -> None:
         """
         Look for the best checkpoint of a resumed run beside the `checkpoint` that it goes on from: its folder may have been moved since.
-        Where it is gone, the best of those to come is chosen, and not one that none of them may beat.
+        Where it is gone and is to be loaded at the end, the best of those to come is chosen, and not one that none of them may beat.
         """
         state = self.state
-        if state.best_global_step is None or state.best_model_checkpoint is not None:
+        # The best step need not have been saved.
+        if read_json_object(Path(checkpoint) / TRAINER_STATE_NAME).get("best_model_checkpoint") is None:
             return
         best = Path(checkpoint).resolve().parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-        if best.is_dir():
-            state.best_model_checkpoint = str(best)
+        # All processes choose alike, whatever each of them sees.
+        found = [state.best_model_checkpoint or (str(best) if best.is_dir() else None)]
+        state.best_model_checkpoint = broadcast_object_list(found)[0]
+        if state.best_model_checkpoint is not None or not self.args.load_best_model_at_end:
             return
         if self.args.should_log:
             warnings.warn(

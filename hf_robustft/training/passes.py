@@ -34,6 +34,16 @@ class _NoBatch(dict):
     """Stands for a micro-batch that an incomplete window lacks: nothing is computed of it."""
 
 
+class _FullBatches:
+    """Stands for a loader where its batches are counted: of the full ones alone there are fewer than it says."""
+
+    def __init__(self, loader: Any, count: int):
+        self.dataset, self._count = loader.dataset, count
+
+    def __len__(self) -> int:
+        return self._count
+
+
 def _rows(batch: Mapping[str, Any]) -> float:
     rows = [len(batch[name]) for name in ("pixel_values", "image_features", "labels") if name in batch]
     return min(rows, default=math.inf)
@@ -52,6 +62,7 @@ class TrainingPasses(UnreadableImages):
     _pass = 0
     _pass_batches = 0
     _pass_is_over = False
+    _passes_planned = 0
     _window_batches = 0
     _window_rows: Sequence[float] = ()
 
@@ -83,7 +94,7 @@ class TrainingPasses(UnreadableImages):
         return self._epoch_sampler
 
     def get_train_dataloader(self):
-        self._stream = None
+        self._stream = self._epoch_sampler = None
         if not isinstance(self.train_dataset, StreamingExamples):
             loader = super().get_train_dataloader()
             # Of Accelerate's loaders this one starts the workers.
@@ -122,6 +133,17 @@ class TrainingPasses(UnreadableImages):
     @property
     def _is_uncounted(self) -> bool:
         return self._stream is None and self.train_dataset is not None and not has_length(self.train_dataset)
+
+    def set_initial_training_values(self, args, dataloader):
+        # The loader of an iterable data set counts the incomplete batch that is left out below: its steps would be missing
+        # at the end of the run, and a resumed run would take its place in a pass for another.
+        iterated = self._stream is None and isinstance(self.train_dataset, IterableDataset) and has_length(self.train_dataset)
+        if iterated and args.dataloader_drop_last:
+            full = len(self.train_dataset) // (args.per_device_train_batch_size * world_size())
+            dataloader = _FullBatches(dataloader, min(full, len(dataloader))) if full else dataloader
+        values = super().set_initial_training_values(args, dataloader)
+        self._passes_planned = values[0]
+        return values
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         batches, items = [], None
@@ -186,6 +208,13 @@ class TrainingPasses(UnreadableImages):
         # Accelerate forwards the epoch through some of its wrappers, not through all (a resumed, sharded loader).
         if self._epoch_sampler is not None:
             self._epoch_sampler.set_epoch(epoch)
+            if len(self.train_dataset) != self._epoch_sampler.size:
+                warnings.warn(
+                    f"The training set had {self._epoch_sampler.size} examples when training began and has {len(self.train_dataset)} in pass "
+                    f"{epoch + 1}: the order, the steps and the schedule are still of the former. Keep its length, or give an `IterableDataset` "
+                    "without one and --max_steps.",
+                    stacklevel=2,
+                )
         if kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]:
             skipped = 0 if self.args.ignore_data_skip else kwargs["steps_trained_in_current_epoch"]
             if self._stream is not None:
@@ -195,8 +224,15 @@ class TrainingPasses(UnreadableImages):
                 kwargs |= {"steps_trained_in_current_epoch": 0, "num_update_steps_per_epoch": left}
         self._pass, self._pass_batches, self._pass_is_over = epoch, skipped, False
         super()._run_epoch(**kwargs)
+        done, wanted = self.state.global_step, self.state.max_steps
+        stopped = self.control.should_training_stop or not self._pass_batches
+        if self._pass_is_over and epoch + 1 == self._passes_planned and done < wanted and not stopped:
+            warnings.warn(
+                f"Training ends after {done} of {wanted} steps, before its schedule does: a pass gives fewer batches than the length of "
+                "the training data promises. Let its `__len__` say how many examples come, or leave it out and give --max_steps.",
+                stacklevel=2,
+            )
         if self._pass_is_over and not self._pass_batches:
-            done, wanted = self.state.global_step, self.state.max_steps
             if not done:
                 raise ValueError(
                     "The training data give not a single batch; look at the data set's `__iter__`, and at the batch size "
@@ -214,6 +250,8 @@ class TrainingPasses(UnreadableImages):
         epochs, batches = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
+        if resume_from_checkpoint is not None:
+            self.find_best(resume_from_checkpoint)
         if resume_from_checkpoint is None or not self._is_uncounted:
             return epochs, batches
         state = load_state(resume_from_checkpoint)

@@ -2,6 +2,7 @@
 """A pass over data that do not know their length is one over data that do: no gradient goes over its end."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -128,6 +129,43 @@ def test_a_length_that_is_not_true_leaks_nothing(tiny_clip, tmp_path):
     got = trained("flyp", tiny_clip, tmp_path, dataset, max_steps=6)
     want = trained("flyp", tiny_clip, tmp_path, examples, max_steps=6)
     assert_same(got, want)
+
+
+@pytest.mark.parametrize(("n", "accumulated"), [(22, 1), (10, 2)])
+def test_the_incomplete_batch_that_is_left_out_is_no_step_of_an_iterated_pass(tiny_clip, tmp_path, n, accumulated):
+    # Its loader counts it: the schedule was longer than the run, whose last steps were missing without a word.
+    examples = rows(random_batch(n))
+    settings = {"num_train_epochs": 3, "max_steps": -1, "gradient_accumulation_steps": accumulated}
+    settings |= {"save_strategy": "steps", "save_steps": 1}
+    want = trained("flyp", tiny_clip, tmp_path / "stored", examples, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Training ends")
+        got = trained("flyp", tiny_clip, tmp_path, Counted(examples), **settings)
+    assert_same(got, want)
+    assert got.state.global_step == got.state.max_steps == 3 * (n // 4 // accumulated)
+    # In its second pass a resumed run took its place for another.
+    step = got.state.global_step - 1
+    again = trained("flyp", tiny_clip, tmp_path / "again", Counted(examples), resume=str(tmp_path / f"checkpoint-{step}"), **settings)
+    assert_same(again, want)
+
+
+def test_a_run_that_a_wrong_length_ends_early_says_so(tiny_clip, tmp_path):
+    dataset = Counted(rows(random_batch(20)))
+    dataset.length = 32
+    settings = {"num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 1}
+    with pytest.warns(UserWarning, match="ends after 5 of 8 steps.*__len__"):
+        trained("flyp", tiny_clip, tmp_path, dataset, **settings)
+
+
+def test_stored_data_that_grow_are_said(tiny_clip, tmp_path):
+    class Growing(list):
+        def __getitem__(self, index):
+            if len(self) < 17:
+                self.append(super().__getitem__(0))
+            return super().__getitem__(index)
+
+    with pytest.warns(UserWarning, match="had 16 examples when training began and has 17 in pass 2"):
+        trained("flyp", tiny_clip, tmp_path, Growing(rows(random_batch(16))), max_steps=-1, num_train_epochs=2)
 
 
 def test_data_that_end_for_good_are_said(tiny_clip, tmp_path):

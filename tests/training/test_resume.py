@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -230,3 +231,38 @@ def test_a_checkpoint_can_be_moved_and_holds_both_models(tiny_clip, tmp_path, ch
     resumed = trainer_of(CaRotTrainer, tiny_clip, tmp_path / "new", max_steps=4)
     resumed.train(resume_from_checkpoint=str(moved))
     assert resumed.state.global_step == 4 and len(step_logs(resumed)) == 4
+
+
+def test_the_best_checkpoint_is_found_where_the_folder_was_moved_and_another_is_chosen_where_it_is_gone(tiny_clip, tmp_path, monkeypatch):
+    accuracy = {1: 0.5, 2: 0.25, 3: 0.2, 4: 0.1}
+    monkeypatch.setattr(
+        FLYPTrainer, "evaluate", lambda self, **options: {"eval_validation/accuracy": accuracy[self.state.global_step]}
+    )
+    validation = Benchmark.from_dataset(image_dataset(8, seed=1), name="validation", role="validation", templates=TEMPLATES)
+    settings = {"max_steps": 4, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "accuracy", "evaluation": validation}
+
+    def run(folder, resume=None):
+        trainer = trainer_of(FLYPTrainer, tiny_clip, folder, **settings)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(folder / resume))
+        return trainer
+
+    # A best step that was measured and never saved is not gone.
+    seldom = settings | {"save_steps": 2, "load_best_model_at_end": False}
+    trainer_of(FLYPTrainer, tiny_clip, tmp_path / "seldom", **seldom).train()
+    resumed = trainer_of(FLYPTrainer, tiny_clip, tmp_path / "seldom", **seldom)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The best checkpoint")
+        resumed.train(resume_from_checkpoint=str(tmp_path / "seldom" / "checkpoint-2"))
+    assert (resumed.state.best_metric, resumed.state.best_global_step) == (0.5, 1)
+
+    best = run(tmp_path / "first").model.state_dict()
+    (tmp_path / "first").rename(tmp_path / "moved")
+    # After the last step nothing is saved, so that nothing set the path right: the last weights were taken for the best.
+    moved = run(tmp_path / "moved", "checkpoint-4")
+    assert moved.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-1")
+    assert all(torch.equal(value, best[name]) for name, value in moved.model.state_dict().items())
+    shutil.rmtree(tmp_path / "moved" / "checkpoint-1")
+    with pytest.warns(UserWarning, match="best checkpoint of the run, of step 1, is gone"):
+        gone = run(tmp_path / "moved", "checkpoint-2")
+    assert gone.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-3")
