@@ -20,6 +20,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,36 @@ TERMS = ("smallest singular value", "ID ECE")
 ERRORS = ("shift error", "shift ECE", "shift NLL")
 
 
-def numbers(run: FinishedRun) -> dict[str, float]:
-    """The terms and the errors of a run."""
-    known = next(result for result in run.report.results.values() if result.role == "id")
-    shift = run.report.shift_mean
-    values = (run.report.spectrum["smallest_singular_value"], known.ece, 1 - shift["accuracy"], shift["ece"], shift["nll"])
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """
+    Folders of suites by a name, which is as much of the end of each path as tells them apart: runs of all lie in folders called `runs`.
+
+    Raises:
+        ValueError: If a folder is given twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    if twice := next((str(folder) for number, folder in enumerate(folders) if parts[number] in parts[:number]), None):
+        raise ValueError(f"{twice} is given twice, and would count twice; leave it out once")
+    length = next(length for length in range(1, max(map(len, parts)) + 1) if len({part[-length:] for part in parts}) == len(parts))
+    return {"/".join(part[-length:]): folder for part, folder in zip(parts, folders, strict=True)}
+
+
+def numbers(run: FinishedRun, sets: Mapping[str, str]) -> dict[str, float]:
+    """
+    The terms and the errors of a run.
+
+    Args:
+        run ([`FinishedRun`]): The run.
+        sets (`Mapping[str, str]`): The role of each set that all runs were measured on: a run may have more, and its mean is of others then.
+
+    Raises:
+        ValueError: If one of them was not measured.
+    """
+    known, shifts = ([run.report.results[name] for name, of in sets.items() if of == role] for role in ("id", "shift"))
+    if not known or not shifts or not run.report.spectrum:
+        raise ValueError(f"{run.folder} has no singular values, or was not measured in distribution or under shift as the others were; leave it out")
+    accuracy, ece, nll = (float(np.mean([getattr(result, metric) for result in shifts])) for metric in ("accuracy", "ece", "nll"))
+    values = (run.report.spectrum["smallest_singular_value"], known[0].ece, 1 - accuracy, ece, nll)
     return dict(zip((*TERMS, *ERRORS), values, strict=True))
 
 
@@ -76,10 +102,13 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000, help="Of the bootstrap.")
     asked = parser.parse_args()
     suites: dict[str, dict] = {}
-    for folder in asked.suites:
-        runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{EVALUATION_FILE}"))]
-        comparison = read_runs([run.folder for run in runs if not is_twin(run)])
-        suites[folder.name] = {item.label: [numbers(run) for run in of] for item, of in comparison.candidates.items()}
+    try:
+        for name, folder in named(asked.suites).items():
+            runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{EVALUATION_FILE}"))]
+            comparison = read_runs([run.folder for run in runs if not is_twin(run)])
+            suites[name] = {item.label: [numbers(run, comparison.sets) for run in of] for item, of in comparison.candidates.items()}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     few = [name for name, groups in suites.items() if len(groups) < 3]
     if few:
         raise SystemExit(f"{', '.join(few)}: fewer than three candidates have no correlation; leave the suite out.")

@@ -179,7 +179,9 @@ def chosen_rates(comparison: Comparison, given: Mapping[str, float]) -> dict[str
 
 def bound(comparison: Comparison, draws: int = 2000) -> list[Judgement]:
     """Whether the terms of CaRot's bound go with the errors under shift, by Spearman's correlation over all runs."""
-    rows = {item.label: [numbers(run) for run in runs] for item, runs in comparison.candidates.items() if all(run.report.spectrum for run in runs)}
+    if not {"id", "shift"} <= set(comparison.sets.values()):
+        return []
+    rows = {item.label: [numbers(run, comparison.sets) for run in runs] for item, runs in comparison.candidates.items() if all(run.report.spectrum for run in runs)}
     found = []
     for (term, error), sign in BOUND.items() if len(rows) > 2 else ():
         value = correlation({"": rows}, term, error, draws)

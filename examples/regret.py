@@ -23,11 +23,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bound_terms import named
 from scipy.stats import binomtest
 
 from hf_robustft.comparison.concepts import is_twin, with_concepts
 from hf_robustft.comparison.runs import ZERO_SHOT, Candidate, rate_text, read_run, read_runs
 from hf_robustft.comparison.selection import (
+    PLACES,
     RULES,
     Loss,
     by_method,
@@ -37,6 +39,7 @@ from hf_robustft.comparison.selection import (
     spread_over_rates,
     summarise_regret,
 )
+from hf_robustft.evaluation.findings import listed
 from hf_robustft.objectives.papers import METHOD_FACTS
 from hf_robustft.publishing.run_folder import EVALUATION_FILE
 
@@ -56,15 +59,29 @@ class Suite:
     notes: list[str] = field(default_factory=list)
 
 
-def read_suite(folder: Path, rates: list[float] | None) -> Suite:
-    """The suite of a folder of finished runs, with the methods that have all `rates` (all that there are, by default)."""
+def read_suite(name: str, folder: Path, rates: list[float] | None) -> Suite:
+    """
+    The suite of a `name` in a folder of finished runs, with the methods that have all `rates` (all that there are, by default). One that has
+    no rate, as it trains nothing, counts too.
+
+    Raises:
+        OSError, ValueError: If runs cannot be read or compared, or nothing says how they fare under shift.
+    """
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{EVALUATION_FILE}"))]
+    if not runs:
+        raise ValueError(f"there is no finished run in {folder}; give folders of runs")
     comparison = read_runs([run.folder for run in runs if not is_twin(run)])
+    if comparison.measure.of_lists or "shift" not in comparison.sets.values():
+        why = "are of lists of labels" if comparison.measure.of_lists else "have no shifted set that all were measured on"
+        raise ValueError(f"the runs in {folder} {why}, and regret is of accuracy under shift; leave them out")
     found, notes = comparison.candidates, list(comparison.notes)
-    grid = set(rates or (candidate.learning_rate for candidate in found))
+    grid = set(rates or (candidate.learning_rate for candidate in found)) - {None}
     kept = []
     for method, items in by_method(found).items():
         missing = grid - {candidate.learning_rate for candidate in items}
+        if [item.learning_rate for item in items] == [None]:
+            kept += items
+            continue
         if missing:
             notes.append(f"{method} is left out: there is no run at {', '.join(map(rate_text, sorted(missing)))}.")
         else:
@@ -79,10 +96,16 @@ def read_suite(folder: Path, rates: list[float] | None) -> Suite:
     try:
         if twins:
             folds = [read_runs(folders) for folders in twins.values()]
-            candidates, roles, baseline = with_concepts(candidates, roles, baseline, *folds)
+            # A method whose rates do not all have twins would be chosen among by fewer than the other rules have.
+            whole = [items for items in by_method(candidates).values() if all(item in fold.candidates for item in items for fold in folds)]
+            twinned = {item: candidates[item] for items in whole for item in items} or candidates
+            of_twins, roles, baseline = with_concepts(twinned, roles, baseline, *folds)
+            if without := dict.fromkeys(item.method_label for item in candidates if item not in twinned):
+                notes.append(f"concepts does not choose among {listed(list(without))}, which has no twin of each rate.")
+            candidates |= of_twins
     except ValueError as error:
         notes.append(f"concepts: {error}")
-    return Suite(folder.name, candidates, roles, baseline, {item: len(found[item]) for item in kept}, notes)
+    return Suite(name, candidates, roles, baseline, {item: len(found[item]) for item in kept}, notes)
 
 
 def losses_of(rule: str, suite: Suite) -> list[Loss]:
@@ -100,7 +123,11 @@ def losses_of(rule: str, suite: Suite) -> list[Loss]:
         if rule == DO_NOTHING:
             chosen, reached = ZERO_SHOT, shift_means(suite.baseline, shifts)
         else:
-            chosen = next(item for item in items if ANY_RATE.format(rate_text(item.learning_rate)) == rule)
+            of_rate = [item for item in items if item.learning_rate is not None and ANY_RATE.format(rate_text(item.learning_rate)) == rule]
+            if not of_rate:
+                # Another suite has it.
+                continue
+            chosen = of_rate[0]
             reached = means[chosen]
         accuracy = max(mean["accuracy"] for mean in means.values()) - reached["accuracy"]
         found.append(Loss(rule, method, chosen, shifts, accuracy, reached["nll"] - min(mean["nll"] for mean in means.values())))
@@ -109,7 +136,7 @@ def losses_of(rule: str, suite: Suite) -> list[Loss]:
 
 def compared(losses: dict[str, list[tuple[str, Loss]]], rule: str, other: str) -> dict[str, float]:
     """How often `rule` loses less, as much, or more shift accuracy than `other`, over suites and methods; and a sign test."""
-    by_place = [{(suite, loss.method): loss.accuracy for suite, loss in losses[name] if loss.method} for name in (rule, other)]
+    by_place = [{(suite, loss.method): round(loss.accuracy, PLACES) for suite, loss in losses[name] if loss.method} for name in (rule, other)]
     pairs = [(by_place[0][place], by_place[1][place]) for place in by_place[0] if place in by_place[1]]
     less, more = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
     p = binomtest(less, less + more).pvalue if less + more else 1.0
@@ -154,11 +181,12 @@ def verdict(losses: dict[str, list[tuple[str, Loss]]]) -> dict:
     common = set.intersection(*(set(of) for of in places.values()))
     if not common:
         return {"places": 0}
-    worst = {rule: max(of[place].accuracy for place in common) for rule, of in places.items()}
+    worst = {rule: round(max(of[place].accuracy for place in common), PLACES) for rule, of in places.items()}
     best = min(worst, key=worst.get)
+    tied = [rule for rule in worst if worst[rule] == worst[best]]
     within = {rule: [(suite, loss) for suite, loss in found if (suite, loss.method) in common] for rule, found in losses.items()}
     others = {rule: compared(within, best, rule) for rule in places if rule != best}
-    return {"places": len(common), "rule": best, "worst": worst, "against": others}
+    return {"places": len(common), "rule": best, "tied": tied, "worst": worst, "against": others}
 
 
 def at_an_end(losses: list[tuple[str, Loss]], suites: list[Suite]) -> str | None:
@@ -167,11 +195,11 @@ def at_an_end(losses: list[tuple[str, Loss]], suites: list[Suite]) -> str | None
     ends = [
         f"{suite}: {loss.chosen.label}"
         for suite, loss in losses
-        if loss.method and loss.chosen in (rates[suite, loss.method][0], rates[suite, loss.method][-1])
+        if loss.method and loss.chosen.learning_rate is not None and loss.chosen in (rates[suite, loss.method][0], rates[suite, loss.method][-1])
     ]
     if not ends:
         return None
-    of = sum(1 for _, loss in losses if loss.method)
+    of = sum(1 for _, loss in losses if loss.method and loss.chosen.learning_rate is not None)
     return f"The best rate is at an end of the grid in {len(ends)} of {of} cases, so a better one may lie beyond ({'; '.join(ends)})."
 
 
@@ -182,9 +210,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/regret"), help="Folder of the tables.")
     parser.add_argument("--rates", type=float, nargs="+", help="The grid (default: all rates of a suite).")
     asked = parser.parse_args()
-    suites = [read_suite(folder, asked.rates) for folder in asked.suites]
-    suites = [suite for suite in suites if suite.candidates]
-    grid = sorted({item.learning_rate for suite in suites for item in suite.candidates})
+    try:
+        suites = [read_suite(name, folder, asked.rates) for name, folder in named(asked.suites).items()]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if empty := next((suite for suite in suites if not suite.candidates), None):
+        parser.error(f"{empty.name}: no method has all rates; {' '.join(empty.notes)} Give --rates, or leave the suite out")
+    grid = sorted({item.learning_rate for suite in suites for item in suite.candidates} - {None})
     names = [*RULES, *(ANY_RATE.format(rate_text(rate)) for rate in grid)]
     if all(suite.baseline is not None for suite in suites):
         names.append(DO_NOTHING)
@@ -231,10 +263,11 @@ def main() -> None:
         )
         lines += [
             "",
-            f"Of the rules that look at no test set, `{chosen['rule']}` has the least worst loss of accuracy within a method, over the "
+            f"Of the rules that look at no test set, {listed([f'`{rule}`' for rule in chosen['tied']])} {'has' if len(chosen['tied']) == 1 else 'have'} the "
+            "least worst loss of accuracy within a method, over the "
             f"{chosen['places']} pairs of suite and method in which all of them choose: "
             + ", ".join(f"{rule} {100 * value:.1f}" for rule, value in chosen["worst"].items())
-            + f". It loses less {against}.",
+            + (f". {'It' if len(chosen['tied']) == 1 else '`' + chosen['rule'] + '`'} loses less {against}." if against else "."),
         ]
     elif chosen:
         lines += ["", "There is no suite in which all rules that look at no test set could choose, so they are not compared."]

@@ -111,6 +111,78 @@ def test_the_regret_table_is_that_of_brute_force(suites, script):
     assert content["rules"]["id"]["over methods"]["n"] == 2
 
 
+def test_suites_whose_folders_have_one_name_are_two(suites, script):
+    folder, _ = suites
+    usual = script("regret", "--suites", folder / "a", folder / "b")
+    for name in ("a", "b"):
+        (folder / f"of {name}").mkdir()
+        (folder / name).rename(folder / f"of {name}" / "runs")
+    places = [folder / f"of {name}" / "runs" for name in ("a", "b")]
+    content = script("regret", "--suites", *places)
+    assert list(content["suites"]) == ["of a/runs", "of b/runs"]
+    assert content["verdict"]["places"] == usual["verdict"]["places"] == 4 and content["rules"] == usual["rules"]
+    assert set(content["spread_over_rates"]["carot"]) == {"of a/runs", "of b/runs"}
+    correlations = script("bound_terms", "--suites", *places, "--draws", "20")["correlations"]
+    assert set(correlations["ID ECE"]["shift error"]["suites"]) == {"of a/runs", "of b/runs"}
+    for name in ("regret", "bound_terms"):
+        with pytest.raises(SystemExit):
+            script(name, "--suites", places[0], places[0])
+
+
+def test_a_method_without_rates_and_a_suite_of_other_rates_count(suites, script):
+    folder, found = suites
+    rng = random.Random(1)
+    write_run(folder / "a" / "tip", rng, "tip_adapter")
+    other = {rate: write_run(folder / "c" / f"carot-{rate:g}", rng, "carot", rate) for rate in (1e-3, 1e-2)}
+    other["zero_shot"] = write_run(folder / "c" / "zero_shot", rng, "zero_shot")
+    content = script("regret", "--suites", *(folder / name for name in "abc"))
+    # It has one candidate, which loses nothing to its best, and takes nothing from the rules that twins choose by.
+    assert content["rules"]["oracle"]["tip_adapter"] == content["rules"]["id"]["tip_adapter"]
+    assert content["rules"]["oracle"]["tip_adapter"]["accuracy_worst"] == 0
+    assert content["rules"]["concepts"]["carot"]["n"] == 2 and "tip_adapter" not in content["rules"]["concepts"]
+    assert {name: content["rules"][f"always {name}"]["carot"]["n"] for name in ("1e-4", "1e-3", "1e-2")} == {"1e-4": 2, "1e-3": 3, "1e-2": 1}
+    means = {rate: fmean(other[rate][name].accuracy for name in ("sketch", "cartoon")) for rate in (1e-3, 1e-2)}
+    row = next(loss for loss in content["losses"] if (loss["suite"], loss["rule"]) == ("c", "always 1e-2"))
+    assert row["accuracy"] == pytest.approx(max(means.values()) - means[1e-2])
+
+
+def test_rules_that_lose_as_much_are_all_named(suites, script):
+    folder, _ = suites
+    for name in ("a", "b"):
+        for path in (folder / name).glob("*-0.001-*"):
+            path.rename(folder / f"{name} {path.name}")
+        for path in (folder / name).glob("twin-*-0.001"):
+            path.rename(folder / f"{name} {path.name}")
+    content = script("regret", "--suites", folder / "a", folder / "b")
+    # With one rate there is nothing to choose.
+    assert content["verdict"]["tied"] == ["id", "id_within", "id_nearest", "concepts"] == list(content["verdict"]["worst"])
+    assert "`id`, `id_within`, `id_nearest` and `concepts` have the least" in (folder / "out" / "regret.md").read_text(encoding="utf-8")
+
+
+def test_what_regret_cannot_be_of_is_one_line(suites, script, capsys):
+    folder, _ = suites
+    rng = random.Random(2)
+    for name in ("zero_shot", "carot"):
+        numbers = {"photo": result("photo", "id", accuracy=rng.random())}
+        write_robustft_json(folder / "d" / name, method=name, class_names=CLASSES, templates=TEMPLATES, settings={})
+        save_reports(folder / "d" / name / "evaluation.json", [EvaluationReport("model", numbers)])
+    for arguments, said in (((folder / "d",), "shifted set"), ((folder / "nowhere",), "no finished run"), ((folder / "a", "--rates", "5e-4"), "5e-4")):
+        with pytest.raises(SystemExit):
+            script("regret", "--suites", *arguments)
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_correlations_are_over_the_sets_that_all_have(suites, script):
+    folder, found = suites
+    usual = script("bound_terms", "--suites", folder / "a", "--draws", "20")["correlations"]
+    # One run was measured on a shift more.
+    path = folder / "a" / "carot-0.0001-0" / "evaluation.json"
+    more = {**found["a"]["carot-0.0001-0"], "night": result("night", "shift", accuracy=0.01, nll=9.0, ece=0.9)}
+    report = read_run(path.parent).report
+    save_reports(path, [EvaluationReport("model", more, spectrum=report.spectrum)])
+    assert script("bound_terms", "--suites", folder / "a", "--draws", "20")["correlations"] == usual
+
+
 def test_correlations_with_the_terms_of_the_bound(suites, script):
     folder, found = suites
     content = script("bound_terms", "--suites", folder / "a", folder / "b", "--draws", "50")
