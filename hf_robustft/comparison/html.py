@@ -86,6 +86,7 @@ def _view(s: Node, pictures: Mapping[tuple[str, int], str]) -> dict[str, Any]:
         "compared": compared,
         "frontiers": _frontiers(s, rows, winner, measure),
         "unknown_frontiers": {name: _unknown_frontiers(rows, winner, measure, name) for name in names["open_set"]},
+        "score_choices": {name: [(label, each[name]) for label, each in s.score_choice.pairs() if each[name]] for name in names["open_set"]},
         "reliability_chart": charts.reliability_chart,
         "risk_charts": {name: _risk_chart(s, compared, name) for name in (*names["id"], *names["shift"])},
         "sections": {name: (measure.in_words(heading), short) for name, (heading, short) in sections.items()},
@@ -226,12 +227,12 @@ def _frontier(
 
 def _risk_chart(s: Node, compared: list[Node], name: str) -> charts.Chart | None:
     """Of one set, the share of wrong predictions by the share of images that are kept, where predictions were kept."""
-    lines = []
-    for number, row in enumerate(compared):
+    lines, trained = [], [row.label.raw for row in compared if row.method]
+    for row in compared:
         curve = s.risk_coverage[row.label.raw][name]
         if curve:
             points = [charts.Point(x, y, "") for x, y in zip(curve.coverage, curve.risk, strict=True)]
-            colour = charts.START if not row.method else max(0, number - 1)
+            colour = trained.index(row.label.raw) if row.method else charts.START
             line = charts.Line(row.label.raw, points, colour, marker=None)
             lines.append(line)
     if not lines:

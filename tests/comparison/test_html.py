@@ -81,6 +81,46 @@ def test_the_heading_names_zero_shot_where_that_is_better(tmp_path):
     assert said.startswith("FLYP, 1e-3") and not warned
 
 
+SMALL = {"methods": ("flyp", "carot"), "rates": (1e-3,), "seeds": (0,), "draws": 20, "shifts": {"sketch": 0.5}} | {
+    "classes": tuple(f"class {number}" for number in range(8))
+}
+
+
+def test_lines_of_one_picture_have_their_own_colours_without_zero_shot(tmp_path):
+    summary, page = made(tmp_path, **SMALL, predictions=True, zero_shot=False)
+    labels = {row["label"] for row in summary["candidates"]}
+    drawn = {attributes["data-series"]: attributes["class"] for tag, attributes, _ in page.elements if tag == "g" and attributes.get("data-series") in labels}
+    assert set(drawn) == labels and len(set(drawn.values())) == 2
+
+
+def test_of_unseen_classes_that_cannot_be_halved_no_score_is_said_to_be_chosen(tmp_path):
+    def first_alone(summary):
+        for of in summary["score_choice"].values():
+            del of["strange"]
+
+    _, page = made(tmp_path, first_alone, **SMALL, predictions=True, open_sets=("unseen", "strange"))
+    (section,) = page.all("section", id="unknown")
+    assert section[2].count("Which score to use") == 1 and section[2].count("on the test half") == 1
+
+
+def test_what_was_forgotten_is_not_said_to_be_nothing_where_no_class_can_be_judged(tmp_path):
+    def section(changes, rule=True):
+        def change(summary):
+            summary["forgotten"][summary["winner"]["candidate"]].update(changes)
+            if not rule:
+                summary["rule"] = None
+
+        _, page = made(tmp_path, change, **SMALL, predictions=True)
+        return " ".join(page.all("section", id="forgotten")[0][2].split())
+
+    said = section({"judged": 0, "by_chance": 0.0, "classes": []})
+    assert "Nothing is known of single classes" in said and "No class fell" not in said and "by chance" not in said.partition("What each method")[0]
+    said = section({"judged": 1, "by_chance": 0.025, "classes": []}, rule=False)
+    assert "No class fell" in said and "Of 1 class that can be judged 0 fell" in said
+    # Without a rule nothing chose the rates.
+    assert "which no rule chose" in said and "that was chosen for it" not in said
+
+
 def test_labels_of_lines_do_not_cover_each_other():
     lines = [
         Line(

@@ -24,6 +24,11 @@ seen.again = click("Accuracy % under shift");
 seen.nll = click("NLL under shift");
 seen.difference = click("Difference");
 seen.candidate = click("Candidate");
+seen.seeds = click("Seeds");
+const [changes, forgot] = ["Difference", "Classes that fell"].map((text) => [...document.querySelectorAll("#classes table, #forgotten table")].find((item) => item.innerText.includes(text)));
+seen.pictures = [...changes.tHead.rows[0].cells].map((head) => Boolean(head.querySelector("button")));
+[...forgot.tHead.rows[0].cells].find((head) => head.innerText.startsWith("Classes that fell")).querySelector("button").click();
+seen.forgot = [...forgot.tBodies[0].rows].map((row) => Number(row.cells[2].innerText));
 const count = () => [...table.tBodies[0].rows].filter((row) => getComputedStyle(row).display !== "none").length;
 document.querySelector("#few").click();
 seen.few = count();
@@ -48,7 +53,12 @@ seen.errors = errors;
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_what_a_reader_can_do_with_the_page(tmp_path):
-    summary = summarise(made_up_comparison(methods=("flyp", "carot", "tracer"), seeds=(0,), draws=20))
+    comparison = made_up_comparison(methods=("flyp", "carot", "tracer"), seeds=(0, 1), draws=20, predictions=True)
+    # One seed of a candidate is missing, and one of another.
+    comparison.runs = [run for run in comparison.runs if (run.candidate.label, run.seed) not in {("FLYP, 3e-4", 1), ("TRACER, 1e-4", 0)}]
+    summary = summarise(comparison)
+    for number, of in zip((3, 1, 2), summary["forgotten"].values(), strict=True):
+        of["classes"] = [summary["per_class"][summary["winner"]["candidate"]][0]] * number
     page = write_html(summary, tmp_path / "comparison.html")
     text = page.read_text(encoding="utf-8")
     seen = seen_in_browser(page, text, SCRIPT)
@@ -69,6 +79,9 @@ def test_what_a_reader_can_do_with_the_page(tmp_path):
     # What is better when it is lower begins with the lowest; the zero-shot model, which does not differ from itself, comes last.
     assert seen["nll"] == [by(lambda row: row["shift_mean"]["nll"]["mean"]), "ascending", 1]
     assert seen["difference"] == [by(gain, True), "descending", 1] and seen["difference"][0][-1] == "zero-shot"
+    # Counts are numbers too, and what is drawn has no order.
+    assert set(seen["seeds"][0][-3:-1]) == {"FLYP, 3e-4", "TRACER, 1e-4"} and seen["seeds"][0][-1] == "zero-shot" and seen["seeds"][1:] == ["descending", 1]
+    assert seen["forgot"] == [1, 2, 3] and seen["pictures"] == [True, True, False, True, True, True]
     # Rates are in order of their size.
     assert seen["candidate"][0] == [f"{name}, {rate}" for name in ("CaRot", "FLYP", "TRACER") for rate in ("1e-4", "3e-4", "1e-3")] + ["zero-shot"]
     assert seen["few"] == 1 + sum(row["chosen_by_rule"] for row in summary["candidates"]) < seen["all"] == len(rows)

@@ -3,13 +3,16 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const value = (row, column) => {
     const cell = row.cells[column], data = cell.querySelector("data[value]:not([data-form=text])");
-    return data ? Number(data.value) : cell.classList.contains("words") || column === 0 ? cell.textContent.trim().toLowerCase() : null;
+    const text = cell.textContent.trim().toLowerCase();
+    return data ? Number(data.value) : cell.classList.contains("words") || column === 0 ? text : /^\d+$/.test(text) ? Number(text) : null;
   };
   // "FLYP, 3e-4" before "FLYP, 1e-3", as 3e-4 is the smaller rate.
   const rate = (text) => /, \d[.\d]*e-?\d+$/.test(text) ? Number(text.slice(text.lastIndexOf(",") + 1)) : 0;
   const name = (text) => (rate(text) ? text.slice(0, text.lastIndexOf(",")) : text);
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : name(String(a)).localeCompare(name(String(b))) || rate(String(a)) - rate(String(b));
   [...table.tHead.rows[table.tHead.rows.length - 1].cells].forEach((head, column) => {
+    // A column of pictures has no order.
+    if (![...table.tBodies[0].rows].some((row) => value(row, column) !== null)) return;
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
