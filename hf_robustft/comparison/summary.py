@@ -4,10 +4,10 @@ What a comparison found, as one mapping of JSON types: `comparison.json`, the on
 
 Keys; one about which nothing is known is missing:
 
-- `format` (1), `hf_robustft` (the version), `command`, `hardware` (a list), `seconds` (of all runs), `notes` (sentences).
+- `format` (1), `hf_robustft` (the version), `command`, `hardware` (a list), `seconds` (of the trainings of all runs, twins too), `notes` (sentences).
 - `places`: where the command line found the runs, see [`output.places`], by which it tells another comparison from this one.
 - `data`: `train` (the entry of the card, or `None`), `classes`, `sets`: a list of `{"name", "role", "n", "n_classes", "groups"}`;
-  `groups` is how many units are drawn in a bootstrap, `None` where each image is its own.
+  `groups` is how many units are drawn in a bootstrap, of `left_out_classes` over all folds, `None` where each image is its own.
 - `decided_on`: `"shift_mean"`, or `"id_mean"` where no shift was measured.
 - `measure`: `"map"` where images have lists of labels. Then `map` stands wherever `accuracy` is named below, and `f1` in place of `brier`, and
   nothing is said of open sets, bins of confidence and single images. Missing where candidates are compared by accuracy.
@@ -100,7 +100,7 @@ def summarise(comparison: Comparison, rule: str | None = None, command: str | No
     sets = comparison.sets if chosen is None else reported(find_rule(rule, measure), comparison.sets, chosen["looked_at"])
     roles = {mean: [name for name, role in sets.items() if role == of] for mean, of in MEANS.items()}
     decided_on = "shift_mean" if roles["shift_mean"] else "id_mean"
-    cards = [run.facts.get("card") or {} for run in comparison.runs]
+    cards = [run.facts.get("card") or {} for run in (*comparison.runs, *(twin for fold in comparison.twins for twin in fold.runs))]
     summary = {
         "format": FORMAT,
         "hf_robustft": __version__,
@@ -202,9 +202,7 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
     rows = []
     for name, role in sets.items():
         images = first.report.open_set[name] if role == "open_set" else next(run for run in comparison.runs if name in run.sets).measured(name)
-        known = [run.predictions.sets[name] for run in comparison.runs if kept(run, [name])]
-        group = grouped(known).group if known else None
-        groups = None if group is None else len(np.unique(group))
+        groups = _groups(comparison.runs, name)
         images = (first.report.multi_label or {}).get(name, images)
         # An open set of pictures has no classes.
         n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes")) or None
@@ -212,9 +210,20 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
     if comparison.twins:
         n = sum(fold.runs[0].measured(LEFT_OUT)["n"] for fold in comparison.twins)
         n_classes = len({name for fold in comparison.twins for name in fold.runs[0].facts[LEFT_OUT]["classes"]})
-        rows.append({"name": LEFT_OUT, "role": CONCEPTS, "n": n, "n_classes": n_classes, "groups": None})
+        groups = [_groups(fold.runs, LEFT_OUT) for fold in comparison.twins]
+        rows.append({"name": LEFT_OUT, "role": CONCEPTS, "n": n, "n_classes": n_classes, "groups": None if None in groups else sum(groups)})
     train = next((entry for entry in entries.values() if entry.get("role") == "train"), None)
     return {"train": train, "classes": len(first.facts.get("class_names", ())), "sets": rows}
+
+
+def _groups(runs: Sequence[FinishedRun], name: str) -> int | None:
+    """Into how many groups the images of a set fall, by predictions or, where none were kept, by reports; `None` where each is its own."""
+    known = [run.predictions.sets[name] for run in runs if kept(run, [name])]
+    if known and (group := grouped(known).group) is not None:
+        return len(np.unique(group))
+    reported = [run.report.results.get(name) for run in runs]
+    others = [(of or {}).get(name, {}).get("n_groups") for run in runs for of in (run.report.multi_label, run.report.open_set)]
+    return next(filter(None, [*(item.n_groups for item in reported if item is not None), *others]), None)
 
 
 def _named(candidate: Candidate, runs: Sequence[FinishedRun]) -> dict[str, Any]:

@@ -26,6 +26,9 @@ NOISE_NOTE = (
     f"{NOISE_MARK}: cannot be told from noise. The {100 * LEVEL:g} % interval of the paired difference, over the choice of images "
     "(whole groups where a set has any) and over seeds, includes 0."
 )
+#: Before a difference of which nothing is known but itself.
+UNKNOWN_MARK = "?"
+UNKNOWN_NOTE = f"{UNKNOWN_MARK}: nothing says how far chance moves it."
 _DASH = "\N{EN DASH}"
 
 
@@ -230,7 +233,7 @@ def _scores(summary: Mapping[str, Any]) -> list[_Table]:
             header = ["AUROC %", "chosen", "ID", f"ID, {DEFAULT_SCORE}", "shifts", f"shifts, {DEFAULT_SCORE}"]
             note = (
                 f"Chosen for each candidate by its AUROC on one half ({first['validation']:,} images of unseen classes), and measured on the "
-                f"other ({first['test']:,}), beside {DEFAULT_SCORE}, which was not chosen."
+                f"other ({first['test']:,}), beside {DEFAULT_SCORE}, whatever was chosen."
             )
             tables.append(_Table(f"Which score for {name}", header, rows, notes=[note]))
     return tables
@@ -291,7 +294,10 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     if any(len(row["seeds"]) > 1 for row in summary["candidates"]):
         lines.append("±: standard deviation over seeds.")
     if any(row.get("against_zero_shot") or row.get("against_flyp") for row in summary["candidates"]):
-        lines += ["Differences are paired, with their 95 % interval; FLYP is that at the same rate.", NOISE_NOTE]
+        same = "; FLYP is that at the same rate" if any(row.get("against_flyp") for row in summary["candidates"]) else ""
+        lines += [f"Differences are paired, with their 95 % interval{same}.", NOISE_NOTE]
+        if any(item["beyond_noise"] is None for row in summary["candidates"] for key in ("against_zero_shot", "against_flyp") for of in row.get(key, {}).values() for item in of.values()):
+            lines.append(UNKNOWN_NOTE)
     shifts = len(_names(summary, "shift"))
     if shifts > 1:
         lines.append(f"Shifts: plain mean over {shifts} sets.")
@@ -320,7 +326,7 @@ def _difference(against: Mapping[str, Any] | None, group: str, metric: str, scal
     found = ((against or {}).get(group) or {}).get(metric)
     if found is None:
         return _DASH
-    mark = "" if found["beyond_noise"] else NOISE_MARK if found["beyond_noise"] is False else "?"
+    mark = "" if found["beyond_noise"] else NOISE_MARK if found["beyond_noise"] is False else UNKNOWN_MARK
     text = f"{mark}{scale * found['mean']:+.{digits}f}"
     if found["se"] is None:
         return text

@@ -483,6 +483,39 @@ def test_a_winner_that_guesses_is_said_to(tmp_path, right, is_said):
     assert (said in summary["winner"]["words"]) == is_said
 
 
+def test_groups_are_those_of_the_reports_where_no_predictions_were_kept(tmp_path):
+    """Of 600 images in 15 groups few were drawn by themselves: a share that 600 would tell from guessing may be chance."""
+    known = {"accuracies": (0.9, 0.32, 0.7), "baseline": (0.9, 0.1, 0.1), "n": 600}
+    finished(tmp_path / "a", "carot", **known)
+    finished(tmp_path / "b", "carot", **known, n_groups=15)
+    for name, groups in (("a", None), ("b", 15)):
+        summary = summarise(read_runs([tmp_path / name]))
+        assert [item["groups"] for item in summary["data"]["sets"]] == [groups] * 3
+        assert ("On sketch it cannot be told from guessing" in summary["winner"]["words"]) == (groups is not None)
+
+
+def test_what_twins_took_and_how_their_images_are_drawn_is_counted(tmp_path):
+    for method in ("carot", "flyp"):
+        finished(tmp_path / method, method, 1e-3, card={"wall_seconds": 100.0})
+        finished_twin(tmp_path / f"{method}-0", method, 1e-3, 0, 0.5, card={"wall_seconds": 70.0}, n_groups=50)
+        finished_twin(tmp_path / f"{method}-1", method, 1e-3, 0, 0.6, 1, card={"wall_seconds": 5.0}, n_groups=20)
+    summary = summarise(read_runs(sorted(tmp_path.iterdir())), "concepts")
+    assert summary["seconds"] == 350.0
+    assert summary["data"]["sets"][-1] == {"name": "left_out_classes", "role": "concepts", "n": 600, "n_classes": 2, "groups": 70}
+
+
+def test_a_difference_of_which_nothing_is_known_is_explained_below_the_tables(tmp_path):
+    finished(tmp_path / "a", "carot", baseline=(0.6, 0.4, 0.4))
+    without = summarise(read_runs([tmp_path / "a"]))
+    finished(tmp_path / "b", "carot", baseline=(0.6, 0.4, 0.4), draws={metric: draws(0.0)["accuracy"] for metric in ("accuracy", "nll", "ece", "brier")})
+    known = summarise(read_runs([tmp_path / "b"]))
+    for text in (terminal_table, markdown_table):
+        assert "?+" in text(without) and "?: nothing says how far chance moves it." in text(without)
+        assert "?" not in text(known)
+        # What was not run is not named.
+        assert "FLYP" not in text(known)
+
+
 #: Differences from zero-shot and from the highest candidate, as (mean, beyond noise): of each of the others the same; what is said and what is not.
 SENTENCES = [
     ([(0.1, None)], [(-0.1, None)], "A at 1e-3 is the highest in", "ahead"),
