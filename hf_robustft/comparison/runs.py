@@ -29,7 +29,15 @@ from ..modeling.model_files import reading
 from ..objectives.papers import METHOD_FACTS
 from ..publishing.run_folder import EVALUATION_FILE, LOGITS
 from .measures import ACCURACY, MEAN_PRECISION, Measure
-from .same_data import check_data, check_predictions, check_twins, left_out, unreadable, without_predictions
+from .same_data import (
+    check_data,
+    check_predictions,
+    check_twins,
+    left_out,
+    of_versions,
+    unreadable,
+    without_predictions,
+)
 from .variants import with_variants
 
 #: Where runs are compared at all.
@@ -280,12 +288,12 @@ def read_runs(folders: Iterable[str | Path]) -> Comparison:
     (runs, twins), (zero_shots, zero_twins) = (
         ([run for run in of if run.fold is None], [run for run in of if run.fold is not None]) for of in (trained, start)
     )
-    if not runs and not zero_shots:
-        return _compared(twins, zero_twins)
-    comparison = _compared(runs, zero_shots)
-    if twins:
+    alone = not runs and not zero_shots
+    comparison = _compared(twins, zero_twins) if alone else _compared(runs, zero_shots)
+    if twins and not alone:
         check_twins(runs[0], [*twins, *zero_twins])
         _pair(comparison, twins, zero_twins)
+    comparison.notes += of_versions(read)
     return comparison
 
 

@@ -208,6 +208,20 @@ def without_predictions(comparison: Comparison) -> list[str]:
     return notes
 
 
+def of_versions(runs: Sequence[FinishedRun]) -> list[str]:
+    """A sentence on the versions of this package that made some `runs`, where they are several: what differs may be these."""
+    found: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault(run.facts.get("hf_robustft") or "unknown", []).append(run)
+    told = [f"{version} ({_some_folders(of)})" for version, of in found.items()]
+    return [f"Made by several versions of hf_robustft, by which they may differ too: {listed(told)}."] if len(found) > 1 else []
+
+
+def _some_folders(runs: Sequence[FinishedRun]) -> str:
+    names = list(dict.fromkeys(run.folder.name for run in runs))
+    return listed([*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else names)
+
+
 def _is_baseline(run: FinishedRun) -> bool:
     """Whether a `run` is what another one measured before its training, of which no predictions are kept."""
     return run.candidate.method == "zero_shot" != run.facts["method"]

@@ -419,3 +419,14 @@ def test_twins_on_other_data_or_without_any_run_are_said_in_one_line(tmp_path):
         finished_twin(tmp_path / name, "carot", 1e-3)
     with pytest.raises(ValueError, match="a and .*b are both CaRot, 1e-3 with seed 0"):
         read_runs([tmp_path / name for name in ("one", "a", "b")])
+
+
+def test_runs_of_several_versions_are_said_to_be(tmp_path):
+    for name, rate in (("a", 1e-4), ("b", 3e-4), ("c", 1e-3)):
+        finished(tmp_path / name, rate=rate)
+    folders = [tmp_path / name for name in "abc"]
+    assert not [note for note in read_runs(folders).notes if "version" in note]
+    path = tmp_path / "b" / "robustft.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "hf_robustft": "0.1.0"}), encoding="utf-8")
+    (said,) = [note for note in read_runs(folders).notes if "version" in note]
+    assert "(a and c)" in said and "0.1.0 (b)" in said
