@@ -147,7 +147,7 @@ def finished(folders: Sequence[Path]) -> list[Path]:
     The finished runs below some folders. Two comparisons may have made the same run, which they call the same: the first counts.
 
     Raises:
-        ValueError: If a folder has none, or two of one name have other settings.
+        ValueError: If a folder has none, or two of one name have other settings or data.
     """
     once: dict[str | Path, Path] = {}
     for folder in folders:
@@ -156,8 +156,10 @@ def finished(folders: Sequence[Path]) -> list[Path]:
             raise ValueError(f"there is no finished run below {folder}; give folders of comparisons, or of runs")
         for run in found:
             other = once.setdefault(run.name if run.parent.name == "runs" else run, run)
-            if other != run and any(item.candidate.variant for item in with_variants([read_run(other), read_run(run)])):
-                raise ValueError(f"{other} and {run} have one name and other settings; leave one of them out, or give it to --parts")
+            if other != run:
+                check_data(both := [read_run(other), read_run(run)])
+                if any(item.candidate.variant for item in with_variants(both)):
+                    raise ValueError(f"{other} and {run} have one name and other settings; leave one of them out, or give it to --parts")
     return list(once.values())
 
 
@@ -416,6 +418,8 @@ def main() -> None:
     judged = [*(judge(claim, measurements) for claim in CLAIMS), *bound(comparison)]
     command = public_command(f"python examples/evidence.py {shlex.join(sys.argv[1:])}")
     summary = summarise(comparison, command=command)
+    # Of the runs that the page counts.
+    summary["seconds"] = sum((run.facts.get("card") or {}).get("wall_seconds") or 0.0 for run in comparison.runs if not run.candidate.variant)
     drawn = asked.draw or [row["method"] for row in summary["candidates"] if summary["spread_over_rates"][row["method_label"]]["rates"] > 1]
     lines = [row for row in summary["candidates"] if row["method"] in drawn and not row["variant"]]
     text = page(summary, chosen, judged, command, picture=bool(lines))

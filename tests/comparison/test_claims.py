@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.finished import finished_with_predictions, predictions, report
+from helpers.finished import finished_with_predictions, hashes, predictions, report
 
 from hf_robustft.comparison.claims import (
     CANNOT_TELL,
@@ -371,12 +371,15 @@ def test_rows_of_a_page_are_replaced_or_stay(repository, monkeypatch, page, sour
         (["--rates_of", "other.json"], "other.json"),
         (["nothing"], "no finished run below nothing"),
         (["again"], "one name and other settings"),
+        (["elsewhere"], "differ in the training images"),
     ],
 )
 def test_what_the_evidence_cannot_be_made_of_is_said_in_one_line(repository, tmp_path, monkeypatch, capsys, flags, words):
     sets = {**SETS, "held out": "validation"}
     for folder, settings in (("all", {}), ("again", {"distillation_weight": 0.0})):
         finished_with_predictions(tmp_path / folder / "runs" / "carot-0", "carot", 1e-3, 0, (0.9, 0.5, 0.5, 0.9), sets, settings=settings)
+    others = {"train": hashes("train", "train", first=900)}
+    finished_with_predictions(tmp_path / "elsewhere" / "runs" / "carot-0", "carot", 1e-3, 0, (0.9, 0.5, 0.5, 0.9), sets, hashed=others)
     (tmp_path / "before.json").write_text('{"chosen": {}}')
     (tmp_path / "other.json").write_text('{"chosen": {"carot": 1}}')
     monkeypatch.chdir(tmp_path)
