@@ -119,7 +119,7 @@ def announce(plan: Plan, schedule: Schedule, at_once: int) -> list[str]:
     disk = disk_bytes(schedule.folder, plan, schedule.outcome.seconds)
     room = "disk: known after the first run" if disk is None else f"about {size_in_words(disk)} of disk"
     kept = f", of which {finished} {'is' if finished == 1 else 'are'} finished" if finished else ""
-    lines.append(f"{all_} runs{kept}, {at_once} at once; {seeds}; {time}; {room}")
+    lines.append(f"{all_} run{'s' * (all_ > 1)}{kept}, {min(at_once, all_ - finished)} at once; {seeds}; {time}; {room}")
     folder = next(path for path in (schedule.folder, *schedule.folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if disk is not None and disk > free:

@@ -190,8 +190,9 @@ def test_failed_runs_are_named_at_the_end_with_exit_status_1(own, tmp_path, caps
     program.chmod(0o755)
     monkeypatch.setattr(compare_runs.sys, "executable", str(program))
     words = ["--train_dataset", str(own / "photo"), "--methods", "flyp", "--seeds", "3", "--learning_rates", "1e-3"]
-    assert cli.main(["compare", *words, "--jobs", "2", "--output_dir", str(tmp_path / "out")]) == 1
+    assert cli.main(["compare", *words, "--jobs", "5", "--output_dir", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
+    # No more than there are.
     assert "2 runs, 2 at once; seed 3; time: known after the first runs; about 12 MB of disk" in out
     assert "flyp-1e-3-3: FAILED: out of luck" in out
     assert [line.partition(": out of luck")[0] for line in err.splitlines()] == ["error: zero_shot", "error: flyp-1e-3-3"]
