@@ -103,6 +103,16 @@ def test_of_unseen_classes_that_cannot_be_halved_no_score_is_said_to_be_chosen(t
     assert section[2].count("Which score to use") == 1 and section[2].count("on the test half") == 1
 
 
+def test_the_table_has_the_differences_of_what_decides_and_a_table_at_equal_accuracy_its_unseen_classes(tmp_path):
+    arguments = {"methods": ("flyp", "carot"), "seeds": (0,), "draws": 20}
+    for shifts, mean in (({}, "id_mean"), ({"sketch": 0.5}, "shift_mean")):
+        _, page = made(tmp_path, **arguments, shifts=shifts, open_sets=("strange", "odd"))
+        places = [attributes["data-path"] for _, attributes, _ in page.all("data") if attributes["data-path"].startswith("/candidates/0/against_zero_shot")]
+        assert f"/candidates/0/against_zero_shot/{mean}/accuracy/mean" in places
+        captions = [text for _, _, text in page.all("caption") if "energy score" in text]
+        assert captions == ["AUROC in percent, energy score, shifted images against strange, at accuracies in distribution in percent."] * bool(shifts)
+
+
 def test_what_was_forgotten_is_not_said_to_be_nothing_where_no_class_can_be_judged(tmp_path):
     def section(changes, rule=True):
         def change(summary):
