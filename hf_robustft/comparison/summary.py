@@ -7,6 +7,7 @@ Keys; one about which nothing is known is missing:
 - `format` (1), `hf_robustft` (the version), `command`, `hardware` (a list), `seconds` (of the trainings of all runs, twins too), `notes` (sentences).
 - `places`: where the command line found the runs, see [`output.places`], by which it tells another comparison from this one.
 - `data`: `train` (the entry of the card, or `None`), `classes`, `sets`: a list of `{"name", "role", "n", "n_classes", "groups"}`;
+  of a labelled set whose classes are not equally frequent `majority_share`, that of the most frequent one, too;
   `groups` is how many units are drawn in a bootstrap, of `left_out_classes` over all folds, `None` where each image is its own.
 - `decided_on`: `"shift_mean"`, or `"id_mean"` where no shift was measured.
 - `measure`: `"map"` where images have lists of labels. Then `map` stands wherever `accuracy` is named below, and `f1` in place of `brier`, and
@@ -206,7 +207,9 @@ def _data(comparison: Comparison, sets: Mapping[str, str]) -> dict[str, Any]:
         images = (first.report.multi_label or {}).get(name, images)
         # An open set of pictures has no classes.
         n_classes = images.get("n_classes", entries.get(name, {}).get("n_classes")) or None
-        rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups})
+        frequent = (images.get("predictions") or {}).get("majority_share", 0.0) if role in MEANS.values() else 0.0
+        more = {"majority_share": frequent} if n_classes and frequent > 1 / n_classes else {}
+        rows.append({"name": name, "role": role, "n": images["n"], "n_classes": n_classes, "groups": groups, **more})
     if comparison.twins:
         n = sum(fold.runs[0].measured(LEFT_OUT)["n"] for fold in comparison.twins)
         n_classes = len({name for fold in comparison.twins for name in fold.runs[0].facts[LEFT_OUT]["classes"]})

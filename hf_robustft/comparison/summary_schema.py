@@ -166,7 +166,10 @@ _CHANGE = _fields(
 )
 #: Files of before have 0 classes where a set has none.
 _SETS = _each(
-    _fields({"name": _is(NAME), "role": _is(NAME), "n": _is(COUNT), "n_classes": _is(optional(_COUNT_OR_0)), "groups": _is(optional(COUNT))})
+    _fields(
+        {"name": _is(NAME), "role": _is(NAME), "n": _is(COUNT), "n_classes": _is(optional(_COUNT_OR_0)), "groups": _is(optional(COUNT))},
+        {"majority_share": _is(SHARE)},
+    )
 )
 _RULE = _fields(
     {

@@ -126,13 +126,17 @@ def _guesses(summary: Mapping[str, Any], row: Mapping[str, Any], decided_on: str
     """On which of the sets that decide the candidate of a `row` is no better than guessing; empty if on none."""
     role = "shift" if decided_on == "shift_mean" else "id"
     sets = [item for item in summary["data"]["sets"] if item["role"] == role and (item.get("n_classes") or 0) > 1 and item["name"] in row["sets"]]
-    counted = {item["name"]: (row["sets"][item["name"]]["accuracy"]["mean"], item["groups"] or item["n"], 1 / item["n_classes"]) for item in sets}
+    # Where classes are not equally frequent, always giving one of them is the better guess, as reports have it.
+    reached = {item["name"]: max(1 / item["n_classes"], item.get("majority_share", 0.0)) for item in sets}
+    sets = [item for item in sets if reached[item["name"]] < 1]
+    counted = {item["name"]: (row["sets"][item["name"]]["accuracy"]["mean"], item["groups"] or item["n"], reached[item["name"]]) for item in sets}
     found = [item for item in sets if is_guessing(*counted[item["name"]])]
     if not found:
         return ""
     below = any(is_below_guessing(*counted[item["name"]]) for item in found)
-    chance = listed(list(dict.fromkeys(percent(1 / item["n_classes"]) for item in found)))
-    return f"On {listed([item['name'] for item in found])} it {'is no better than' if below else 'cannot be told from'} guessing, which gets {chance}"
+    chance = listed(list(dict.fromkeys(percent(reached[item["name"]]) for item in found)))
+    ways = dict.fromkeys("always giving the most frequent class" if "majority_share" in item else "guessing" for item in found)
+    return f"On {listed([item['name'] for item in found])} it {'is no better than' if below else 'cannot be told from'} {' or '.join(ways)}, which gets {chance}"
 
 
 def spoken(row: Mapping[str, Any]) -> str:

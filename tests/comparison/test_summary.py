@@ -483,6 +483,19 @@ def test_a_winner_that_guesses_is_said_to(tmp_path, right, is_said):
     assert (said in summary["winner"]["words"]) == is_said
 
 
+@pytest.mark.parametrize(("right", "frequent", "said"), [(0.6, 0.65, "cannot be told from"), (0.5, 0.65, "is no better than"), (0.6, 0.25, None), (0.6, None, None)])
+def test_a_winner_that_may_always_give_the_most_frequent_class_is_said_to(tmp_path, right, frequent, said):
+    answers = {"class": "cat", "majority": "cat", "share": 0.5, "label_share": 0.4, "majority_share": frequent}
+    finished(tmp_path / "a", "carot", accuracies=(0.9, right, 0.9), baseline=(0.9, 0.1, 0.1), n=200, predictions=None if frequent is None else answers)
+    summary = summarise(read_runs([tmp_path / "a"]))
+    words = summary["winner"]["words"]
+    assert ("On " in words) == (said is not None) and ("majority_share" in summary["data"]["sets"][1]) == (said is not None)
+    if said:
+        assert f"On sketch it {said} always giving the most frequent class, which gets 65.0 %." in words
+    save_comparison(summary, tmp_path / "comparison.json")
+    assert load_comparison(tmp_path)["data"] == summary["data"]
+
+
 def test_groups_are_those_of_the_reports_where_no_predictions_were_kept(tmp_path):
     """Of 600 images in 15 groups few were drawn by themselves: a share that 600 would tell from guessing may be chance."""
     known = {"accuracies": (0.9, 0.32, 0.7), "baseline": (0.9, 0.1, 0.1), "n": 600}
