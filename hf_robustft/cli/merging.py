@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..data.benchmarks import Benchmark
+from ..data.messages import unreadable_note
 from ..data.overlap import Sketch
 from ..evaluation.alpha_sweep import sweep_alpha
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD
@@ -191,7 +192,7 @@ def check_left_out(options: Any, trained: Sequence[str], left_out: Mapping[str, 
 def notes_on_models(options: Any) -> list[str]:
     """
     Notes on the models of a command: a `--finetuned_model` that says it was fine-tuned from another model than `--model`, or
-    whose temperature leaves its weights before they are merged, and what of `--model` no run starts from.
+    whose temperature leaves its weights before they are merged, those of whose training images could not be read, and what of `--model` no run starts from.
 
     Args:
         options ([`ModelArguments`]): Of the command line.
@@ -203,6 +204,8 @@ def notes_on_models(options: Any) -> list[str]:
         # Of a folder the card keeps the name alone.
         if base is not None and Path(base).name != Path(options.model).resolve().name:
             notes.append(f"{source} was fine-tuned from {base}, as its {METADATA_FILE} says, and is merged with `--model {options.model}`")
+        for row in _unreadable(facts, source):
+            notes += [f"in the training of {row.get('model')}, {note.removesuffix('.')}" for note in unreadable_note(row)]
         if folded != 1:
             notes.append(f"{source} is merged as it was trained: the temperature {folded:.4g}, folded in since, is taken out of its weights")
     with suppress(OSError):  # of the Hub, which cannot be asked what it has beside weights that are in the cache
@@ -234,6 +237,12 @@ def _facts_of(source: str) -> dict[str, Any]:
         # It is taken out of them.
         check_fitted_weights(folder, facts, ("temperature",))
     return facts
+
+
+def _unreadable(facts: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Of the training images of a model, or of those that it is merged from, those that could not be read."""
+    own = facts.get("unreadable_images")
+    return [{"model": name, **own}] if own else [dict(row) for row in facts.get("merge", {}).get("unreadable_images") or ()]
 
 
 def _has_head(source: str, facts: dict[str, Any]) -> bool:
@@ -268,12 +277,14 @@ class FineTuned:
         weights (`dict[str, torch.Tensor]`): Its state dict.
         head ([`ZeroShotHead`], *optional*): Its trained head, if that is merged too.
         commit (`str`, *optional*): Of the Hub, where it is from there.
+        unreadable (`Sequence[Mapping[str, Any]]`): Of its training images those that could not be read, as its `robustft.json` says.
     """
 
     source: str | None
     weights: dict[str, Tensor]
     head: ZeroShotHead | None = None
     commit: str | None = None
+    unreadable: Sequence[Mapping[str, Any]] = ()
 
 
 def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> list[FineTuned]:
@@ -312,7 +323,7 @@ def load_fine_tuned(options: Any, start: PreTrainedModel, train: Benchmark) -> l
                 f"not those of the training set {train.name!r}; give --train_dataset as it was trained, or --merged_head rebuilt."
             )
         name = Path(source).resolve().name if Path(source).exists() else source
-        found.append(FineTuned(name, model.state_dict(), head, commit_of(model)))
+        found.append(FineTuned(name, model.state_dict(), head, commit_of(model), _unreadable(facts, name)))
     return found
 
 
@@ -372,6 +383,8 @@ def merge(
     told = {"trained_with": trainer.method} if trainer is not None else {"fine_tuned": [item.source for item in tuned]}
     if commits := {item.source: item.commit for item in tuned if item.commit is not None}:
         told["fine_tuned_revisions"] = commits
+    if unreadable := [row for item in tuned for row in item.unreadable]:
+        told["unreadable_images"] = unreadable
     told["head"] = "rebuilt" if heads is None else "interpolated"
     if alpha is not None:
         told |= {"alpha": alpha, "alpha_rule": rule}

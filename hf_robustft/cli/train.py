@@ -28,7 +28,7 @@ from ..data.class_projection import head_classes
 from ..data.few_shot import few_shot
 from ..data.hold_out import groups_in_common
 from ..data.left_out import leave_out_classes
-from ..data.messages import quoted
+from ..data.messages import quoted, unreadable_note
 from ..data.packaged import CHECKPOINTS
 from ..data.pinned import pinned
 from ..evaluation.benchmark_checks import checked_benchmarks
@@ -50,7 +50,7 @@ from ..training.hub_push import push_finished
 from ..training.image_check import ImageCheck, check_images, image_hashes_of
 from ..training.methods import RobustTrainingArguments
 from ..training.trainer import RobustTrainer
-from ..training.unreadable_images import unreadable_note, with_names
+from ..training.unreadable_images import with_names
 from .commands import CommandParser
 from .data_sets import (
     Known,
@@ -267,9 +267,10 @@ def make_cache(command: TrainCommand, model: PreTrainedModel, processor: Process
         options |= {"alpha": args.tip_alpha, "beta": args.tip_beta}
         head = TipAdapterHead.from_benchmark(model.to(args.device), data.train, processor, **options)
     lines = options["bad_images"].unreadable
-    data.notes += unreadable_note(len(lines), options["bad_images"].total, left_out=True)
+    unread = {"count": len(lines), "of": options["bad_images"].total, "left_out": True} if lines else None
+    data.notes += unreadable_note(unread)
     say(args, *with_names(data.notes, lines))
-    return {"head": head, "search_head": not {"tip_alpha", "tip_beta"} & args.given}
+    return {"head": head, "search_head": not {"tip_alpha", "tip_beta"} & args.given, "unreadable_images": unread}
 
 
 def _caching(data_args: DataArguments, args: RobustTrainingArguments, train: Benchmark, views: int) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 _TOKEN = re.compile(r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{16,}|hf_(?:oauth|jwt)_[\w.-]{16,})")
@@ -114,3 +115,22 @@ def beside(text: str) -> str:
 
 def _key(name: str) -> str:
     return name.casefold().lstrip("-\u2010\u2011\u2012\u2013\u2014\u2212").replace("-", "_")
+
+
+def unreadable_note(record: Mapping[str, Any] | None) -> list[str]:
+    """
+    What a card says of training images that could not be read.
+
+    Args:
+        record (`Mapping[str, Any]`, *optional*): `unreadable_images` of a `robustft.json`: `count`, `of` how many if that is known, and
+            whether they were `left_out` of training; or others took their places. `None` if all could be read.
+
+    Returns:
+        `list[str]`: A sentence, or none if all could be read.
+    """
+    count, of = (record or {}).get("count"), (record or {}).get("of")
+    if not count:
+        return []
+    images = f"{count:,} of the {of:,} training images" if of else f"{count:,} training {'image' if count == 1 else 'images'}"
+    was, place = ("was", "another took its place") if count == 1 else ("were", "others took their places")
+    return [f"{images} could not be read and {was} left out." if record.get("left_out") else f"{images} could not be read; {place}."]

@@ -41,17 +41,20 @@ OPTIONAL = {
     "image_hashes": list,
     "label_names": list,
     "left_out_classes": dict,
+    "unreadable_images": dict,
 }
 #: What holds for the weights, whatever prompts they classify by.
-OF_THE_WEIGHTS = ("alpha", "merge", "adapters", "image_hashes")
+OF_THE_WEIGHTS = ("alpha", "merge", "adapters", "image_hashes", "unreadable_images")
 #: What holds for the prompts and weights that it was fitted with, and no others.
 FITTED = ("temperature", "thresholds", "detector", "prediction_sets")
 _NUMBER = (int, float)
+_UNREADABLE = {"model": str, "count": int, "of": int, "left_out": bool}
 #: The kinds of entries of a part that readers count on, where they are there; of a list, the kind of its items.
 ENTRIES: dict[str, dict[str, Any]] = {
     "settings": {"learning_rate": _NUMBER, "seed": int},
-    "merge": {"fine_tuned": [str], "fine_tuned_revisions": dict, "trained_with": str, "alpha_rule": str},
+    "merge": {"fine_tuned": [str], "fine_tuned_revisions": dict, "trained_with": str, "alpha_rule": str, "unreadable_images": [dict]},
     "left_out_classes": {"share": _NUMBER, "fold": int, "classes": [str]},
+    "unreadable_images": _UNREADABLE,
     "temperature": {
         **dict.fromkeys(("temperature", "folded", "folded_bias", "nll_before", "nll_after", "ece_before", "ece_after"), _NUMBER),
         **dict.fromkeys(("sigmoid_ece_before", "sigmoid_ece_after"), _NUMBER),
@@ -135,7 +138,8 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         `prediction_sets` (see [`ConformalClassifier`]), `fitted_prompts` (a hash of the class names and templates that these four were
         fitted with, where the model answers by prompts), `fitted_weights` (of the weights, see [`weights_sample`]), `adapters` (of an image adapter that no weight can take in: its `file`, and what is
         `kept` there), `label_names` (what the training
-        data call the classes), `left_out_classes` (which classes were left out of the training), `card` (what the model card
+        data call the classes), `left_out_classes` (which classes were left out of the training), `unreadable_images` (of the training images those that could not be
+        read), `card` (what the model card
         says beyond the results) and `image_hashes` (see
         [`data.overlap.Sketch`]: of the images that the model was trained, tuned and measured on).
 
@@ -171,6 +175,10 @@ def load_robustft_json(directory: str | Path) -> dict[str, Any]:
         wrong = next((name for name, kind in kinds.items() if not _is_of(values.get(name), kind)), None)
         if wrong is not None:
             raise ValueError(f"{path}: {wrong!r}{part and f' of {part!r}'} is of the wrong type; restore the file or write it again.")
+    for merge in (content.get("merge"), content.get("card", {}).get("merge")):
+        rows = (merge or {}).get("unreadable_images") or ()
+        if not isinstance(rows, (list, tuple)) or not all(isinstance(row, dict) and all(_is_of(row.get(name), kind) for name, kind in _UNREADABLE.items()) for row in rows):
+            raise ValueError(f"{path}: 'unreadable_images' of 'merge' is of the wrong type; restore the file or write it again.")
     left_out = content.get("left_out_classes")
     if left_out is not None and (None in map(left_out.get, ENTRIES["left_out_classes"]) or not 0 < left_out["share"] <= 1):
         raise ValueError(f"{path}: 'left_out_classes' does not say which share, fold and classes; restore the file or write it again.")

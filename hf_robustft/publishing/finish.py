@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 #: What `robustft.json` says of a model, whether or not it was measured.
-_OF_THE_MODEL = ("method", "problem_type", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names", "left_out_classes")
+_OF_THE_MODEL = ("method", "problem_type", "class_names", "templates", "settings", "alpha", "merge", "image_hashes", "label_names", "left_out_classes", "unreadable_images")
 
 
 def finish_checkpoint(
@@ -105,7 +105,7 @@ def finish_checkpoint(
         search_head (`bool`, *optional*): Choose alpha and beta of a [`TipAdapterHead`] on the validation images. By default
             as the trainer's method has it: where neither was given.
         facts (`Any`, *optional*): What else `robustft.json` and the card say. `method`, `problem_type`, `class_names`, `templates`, `settings`, `alpha`,
-            `merge`, `label_names`, `left_out_classes` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
+            `merge`, `label_names`, `left_out_classes`, `unreadable_images` and `image_hashes` are those of `write_robustft_json`. `baseline` is the [`EvaluationReport`] of
             the model it started from, `train` the training set, `data` the sets of the card where there is no evaluator.
             `base_model`, `hardware`, `wall_seconds`, `seed`, `command`, `licence` and others are those of
             `write_model_card`. `shared_images` is what `ImageCheck.shared` says. `sweep` is the [`AlphaSweep`] in which
@@ -297,6 +297,7 @@ def complete_folder(
     image_hashes: Sequence[Mapping[str, Any]] = (),
     label_names: Sequence[str] | None = None,
     left_out_classes: Mapping[str, Any] | None = None,
+    unreadable_images: Mapping[str, Any] | None = None,
     head: ZeroShotHead | None = None,
     cache: Mapping[str, Any] | None = None,
     selection: Mapping[str, Any] | None = None,
@@ -329,7 +330,8 @@ def complete_folder(
             every other byte stays.
         method (`str`, *optional*), class_names (`Sequence[str]`, *optional*), templates (`Sequence[str]`, *optional*), settings
             (`Mapping[str, Any]`, *optional*), alpha (`float`, *optional*), merge (`Mapping[str, Any]`, *optional*), image_hashes (`Sequence[Mapping[str, Any]]`,
-            *optional*), label_names (`Sequence[str]`, *optional*), left_out_classes (`Mapping[str, Any]`, *optional*): See `write_robustft_json`. Without a method
+            *optional*), label_names (`Sequence[str]`, *optional*), left_out_classes (`Mapping[str, Any]`, *optional*), unreadable_images
+            (`Mapping[str, Any]`, *optional*): See `write_robustft_json`. Without a method
             `robustft.json` stays, but for what is given, and the head too.
         head ([`ZeroShotHead`], *optional*), temperature ([`TemperatureScaling`], *optional*), detector
             ([`OpenSetDetector`], *optional*), prediction_sets ([`ConformalClassifier`], *optional*): What belongs to the model. A temperature
@@ -395,6 +397,7 @@ def complete_folder(
                 label_names=label_names,
                 merge=merge,
                 left_out_classes=left_out_classes,
+                unreadable_images=unreadable_images,
                 problem_type=problem_type,
                 adapters=said.get("adapters"),
             )

@@ -30,6 +30,7 @@ def write_robustft_json(
     left_out_classes: Mapping[str, Any] | None = None,
     problem_type: str | None = None,
     adapters: Mapping[str, Any] | None = None,
+    unreadable_images: Mapping[str, Any] | None = None,
 ) -> Path:
     """
     Write `robustft.json` beside the weights.
@@ -51,6 +52,8 @@ def write_robustft_json(
         left_out_classes (`Mapping[str, Any]`, *optional*): The `share` and `fold` of the classes that were left out of the
             training, and their names as `classes`.
         adapters (`Mapping[str, Any]`, *optional*): The `file` of adapters that are not in the weights, and what is `kept` in it.
+        unreadable_images (`Mapping[str, Any]`, *optional*): Of the training images those that could not be read: `count`, `of` how many
+            if that is known, and whether they were `left_out`; or others took their places.
         problem_type (`str`, *optional*): `"multi_label_classification"` of a model that was trained on lists of labels.
 
     Returns:
@@ -90,4 +93,6 @@ def write_robustft_json(
         content["adapters"] = dict(adapters)
     if left_out_classes:
         content["left_out_classes"] = dict(left_out_classes)
+    if unreadable_images:
+        content["unreadable_images"] = dict(unreadable_images)
     return dump_robustft_json(output_dir, content)

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 from .. import __version__
 from ..data.benchmarks import Benchmark
+from ..data.messages import unreadable_note
 from ..evaluation.report import TRAINED_HEAD, ZERO_SHOT_HEAD, EvaluationReport
 from ..evaluation.tables import check_same_data
 from ..files import locked
@@ -363,6 +364,8 @@ def _merged(facts: CardFacts, report: EvaluationReport) -> str | None:
         commits = merge.get("fine_tuned_revisions", {})
         models = [code_span(name) + (f" (revision {code_span(commits[name])})" if name in commits else "") for name in merge["fine_tuned"]]
         said.append(f"Fine-tuned: {', '.join(models)}.")
+    for row in merge.get("unreadable_images", ()):
+        said += [f"In the training of {code_span(row.get('model') or 'one of them')}, {note}" for note in unreadable_note(row)]
     if merge.get("alpha_rule", "given") != "given":
         said.append(f"This alpha has the {merge['alpha_rule']}.")
     words = {

@@ -122,6 +122,7 @@ class FinishedFolder:
             "templates": templates,
             "settings": changed_arguments(self.args),
             "image_hashes": () if self.image_check is None else self.image_check.hashes,
+            "unreadable_images": self.unreadable_record(),
             "label_names": getattr(self.train_benchmark, "label_names", None) if names else None,
             "problem_type": MULTI_LABEL if self.multi_label else None,
         }

@@ -9,31 +9,12 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from ..data.bad_images import NAMED, BadImages
-from ..data.messages import without_folders
+from ..data.messages import unreadable_note, without_folders
 from ..modeling.feature_cache import CachedFeatures
 from .distributed import world_size
 
 #: In the state of a checkpoint.
 _STATE = "images.unreadable"
-
-
-def unreadable_note(count: int, of: int | None, left_out: bool) -> list[str]:
-    """
-    What a card says of training images that could not be read.
-
-    Args:
-        count (`int`): How many.
-        of (`int`, *optional*): Of how many; `None` if that is not known.
-        left_out (`bool`): Whether they were left out of training; or others took their places.
-
-    Returns:
-        `list[str]`: A sentence, or none if all could be read.
-    """
-    if not count:
-        return []
-    images = f"{count:,} of the {of:,} training images" if of else f"{count:,} training {'image' if count == 1 else 'images'}"
-    was, place = ("was", "another took its place") if count == 1 else ("were", "others took their places")
-    return [f"{images} could not be read and {was} left out." if left_out else f"{images} could not be read; {place}."]
 
 
 def with_names(notes: Sequence[str], unreadable: Iterable[str]) -> list[str]:
@@ -72,10 +53,17 @@ class UnreadableImages:
             found = gather_object(found)
         return _once([*self._unreadable_before, *found])
 
+    def unreadable_record(self) -> dict[str, Any] | None:
+        """For `robustft.json`; `None` if all could be read."""
+        if not self.unreadable_images:
+            return None
+        total = None if self._unread is None else self._unread.total
+        record = {"count": len(self.unreadable_images), "of": total, "left_out": isinstance(self.train_dataset, CachedFeatures)}
+        return {name: value for name, value in record.items() if value is not None}
+
     def unreadable_notes(self) -> list[str]:
         """For the card."""
-        total = None if self._unread is None else self._unread.total
-        return unreadable_note(len(self.unreadable_images), total, isinstance(self.train_dataset, CachedFeatures))
+        return unreadable_note(self.unreadable_record())
 
     def said_of_unreadable_images(self) -> list[str]:
         """For the terminal, with the first of them by name."""

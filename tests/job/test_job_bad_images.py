@@ -55,6 +55,7 @@ def test_images_without_features_are_left_out_and_counted(script, arguments, tmp
     else:
         arguments = arguments[: arguments.index("--per_device_train_batch_size")] + ["--use_cpu", "--disable_tqdm", "true"]
     script.main([*arguments, "--method", method])
+    assert json.loads((tmp_path / "out" / "robustft.json").read_text())["unreadable_images"] == {"count": 1, "of": 16, "left_out": True}
     said = "1 of the 16 training images could not be read and was left out."
     assert said in (tmp_path / "out" / "README.md").read_text() and notes_of(tmp_path / "out") == [said]
     assert f"{said[:-1]}: row" in capsys.readouterr().out
@@ -66,6 +67,24 @@ def test_a_run_that_is_resumed_after_its_last_step_still_knows_them(script, argu
     (tmp_path / "out" / "robustft.json").unlink()
     script.main([*arguments, "--resume_from_checkpoint", "last"])
     assert notes_of(tmp_path / "out") == [SAID]
+
+
+def test_a_merge_says_of_which_model_training_images_could_not_be_read(script, arguments, tmp_path, capsys):
+    script.main(arguments)
+    record = {"count": 1, "of": 16, "left_out": False}
+    assert json.loads((tmp_path / "out" / "robustft.json").read_text())["unreadable_images"] == record
+    merging = ["--use_cpu", "--disable_tqdm", "true"]
+    for name in ("--train_dataset", "--eval_datasets", "--model", "--skip_baseline"):
+        merging += arguments[arguments.index(name) :][:2]
+    capsys.readouterr()
+    script.main([*merging, "--method", "wise_ft", "--finetuned_model", str(tmp_path / "out"), "--output_dir", str(tmp_path / "merged")])
+    assert SAID[:-1] in capsys.readouterr().out
+    # A merge of what is merged knows it still.
+    script.main([*merging, "--method", "model_stock", "--finetuned_model", str(tmp_path / "merged"), str(tmp_path / "out"), "--output_dir", str(tmp_path / "twice")])
+    for name, of in (("merged", 1), ("twice", 2)):
+        said = json.loads((tmp_path / name / "robustft.json").read_text())
+        assert said["merge"]["unreadable_images"] == [{"model": "out", **record}] * of and "unreadable_images" not in said
+        assert (tmp_path / name / "README.md").read_text().count(f"In the training of `out`, {SAID}") == of
 
 
 def test_those_of_all_processes_are_counted(arguments, repository, tmp_path):
