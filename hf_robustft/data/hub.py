@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotF
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
 
-from .messages import beside
+from .messages import beside, say_once
 from .pinned import keep_silent, pin, pinned, pinning, silent
 
 #: Seconds after which the Hub counts as out of reach. Its own client would try for half a minute, once per question.
@@ -102,6 +102,9 @@ def ask_commit(path: str, revision: str | None = None) -> str | None:
 
     Returns:
         `str`, *optional*: `None` where the Hub does not say, and outside of a command.
+
+    Raises:
+        OSError: If the Hub gives the data set without its README.
     """
     if not pinning():
         return None
@@ -121,10 +124,13 @@ def at_one_commit(path: str, revision: str | None = None) -> str | None:
 
     Returns:
         `str`, *optional*: `revision` as long as it stands for the commit that this command has begun with, later that commit.
+
+    Raises:
+        OSError: If the Hub gives the data set without its README.
     """
+    name, now = f"datasets/{path}", _commit_now(path, revision)
     if not pinning():
         return revision
-    name, now = f"datasets/{path}", _commit_now(path, revision)
     if now is not None:
         pin(name, revision, now)
     known = pinned(name, revision)
@@ -163,7 +169,7 @@ def unread_files(files: Sequence[str]) -> list[str]:
         files (`Sequence[str]`): The addresses of those in a split, as `datasets` gives them.
 
     Returns:
-        `list[str]`: Of the same endings. None where the README says which files the data set has, and where the Hub does not answer.
+        `list[str]`: Of the same endings. None where the README says which files the data set has, and where the Hub does not answer, which is said.
     """
     found = [match for file in files if (match := _ON_HUB.fullmatch(file))]
     if not found or len(found) > _MANY_FILES:
@@ -173,7 +179,9 @@ def unread_files(files: Sequence[str]) -> list[str]:
     endings = {Path(name).suffix.lower() for name in read}
     try:
         held = _all_files(repository, commit)
-    except (OSError, RuntimeError, ValueError, HTTPError):
+    except (OSError, RuntimeError, ValueError, HTTPError) as error:
+        if not constants.HF_HUB_OFFLINE and not out_of_reach():
+            say_once(f"{repository}: whether files of it are in none of its splits could not be found out: {_why(error)}.")
         return []
     left = (name for name in held if name not in read and not any(part.startswith(".") for part in Path(name).parts))
     return [name for name in left if Path(name).suffix.lower() in endings]
@@ -210,15 +218,27 @@ def check_commit(path: str | None, revision: str | None, commit: str | None) -> 
 
 
 def _commit_now(path: str, revision: str | None) -> str | None:
-    """Ask as `datasets` does, by the README where there is one."""
+    """Ask as `datasets` does, by the README where there is one. Raises OSError if that cannot be had, and the data set can."""
     if constants.HF_HUB_OFFLINE or out_of_reach():
         return None
     try:
         return Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision)).parent.name
-    except LocalEntryNotFoundError:
-        return None
+    except LocalEntryNotFoundError as error:
+        try:
+            HfApi().dataset_info(path, revision=revision)
+        except (OSError, RuntimeError, ValueError, HTTPError):
+            return None
+        # `datasets` would go on as if there were none, with other splits and class names than it says.
+        raise OSError(
+            f"README.md of the data set {path!r}, which may say what its splits and classes are, cannot be fetched: {_why(error)}; try again later."
+        ) from error
     except EntryNotFoundError:
         return HfApi().dataset_info(path, revision=revision).sha
     except (OSError, RuntimeError, ValueError, HTTPError):
         # Opening the data says what is wrong.
         return None
+
+
+def _why(error: Exception) -> str:
+    """What the Hub answered, in one line without a full stop."""
+    return " ".join(str(error.__cause__ or error).split()).rstrip(".")

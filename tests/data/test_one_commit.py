@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_robustft authors. Licensed under the Apache License, Version 2.0.
 """A command reads one commit of a data set, whatever is written to it meanwhile. Over HTTP: tests/hub."""
 
+from types import SimpleNamespace
+
 import pytest
 from helpers import CLASSES, image_dataset
+from huggingface_hub.errors import LocalEntryNotFoundError
 
-from hf_robustft.data import benchmark, hub
+from hf_robustft.data import benchmark, hub, messages
 from hf_robustft.data.benchmarks import Benchmark
 from hf_robustft.data.hub import ask_commit, at_one_commit, check_commit
 from hf_robustft.data.pinned import one_commit
@@ -47,3 +50,46 @@ def test_what_changes_while_it_is_opened_is_refused(now, monkeypatch):
         check_commit("owner/pets", None, None)
         check_commit("owner/pets", NEW, NEW)
         check_commit("a/folder", None, NEW)
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """A Hub that has data sets of five files and gives no README."""
+    error = LocalEntryNotFoundError("It is not in the cache.")
+    error.__cause__ = OSError("429 Too Many Requests")
+
+    def refused(*args, **options):
+        raise error
+
+    class Api:
+        def dataset_info(self, path, revision=None):
+            if path == "owner/gone":
+                raise OSError("429 too")
+            return SimpleNamespace(sha=OLD)
+
+        def list_repo_files(self, path, **options):
+            return ["README.md", "train.parquet", "test.parquet"]
+
+    monkeypatch.setattr(hub, "hf_hub_download", refused)
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "out_of_reach", str)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    hub._all_files.cache_clear()
+
+
+@pytest.mark.parametrize("ask", [at_one_commit, ask_commit])
+def test_a_data_set_without_the_readme_that_it_has_is_not_read(ask, refusing):
+    """`datasets` would take it for one that has none."""
+    with one_commit():
+        with pytest.raises(OSError, match="README.md of the data set 'owner/pets'.*429 Too Many Requests; try again later"):
+            ask("owner/pets", "main")
+        # What gives nothing at all is refused where it is opened.
+        assert ask("owner/gone", "main") == (None if ask is ask_commit else "main")
+    with pytest.raises(OSError, match="README.md of the data set 'owner/pets'"):
+        at_one_commit("owner/pets")
+
+
+def test_files_that_could_not_be_compared_with_the_splits_are_said(refusing, caplog):
+    messages.say_once.cache_clear()
+    assert hub.unread_files([f"hf://datasets/owner/few@{OLD}/train.parquet"]) == []
+    assert "owner/few: whether files of it are in none of its splits could not be found out: 429 Too Many Requests." in caplog.text
