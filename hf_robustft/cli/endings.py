@@ -87,10 +87,14 @@ def run(
         # A second Ctrl-C on the way out would print what the first did not.
         if leaving:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if os.environ.get("RANK", "0") == "0":
+        status = TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
+        rank = os.environ.get("RANK", "0")
+        # Ctrl-C reaches all processes, and the main one says it; SIGTERM may be meant for one of them, which the others then wait for.
+        if rank == "0" or status == TERMINATED and getattr(interruption, "alone", False):
             more = "" if go_on is None else without_tokens(go_on(interruption), "$HF_TOKEN")
-            print(f"\n{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
-        return TERMINATED if getattr(interruption, "signal", None) == signal.SIGTERM else INTERRUPTED
+            which = "" if rank == "0" else f"Process {rank}: "
+            print(f"\n{which}{str(interruption) or 'Interrupted.'} {more}".rstrip(), file=sys.stderr)
+        return status
     finally:
         warnings.formatwarning, threading.excepthook = usual, in_thread
         for number in listens:
@@ -108,7 +112,7 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 class Terminated(KeyboardInterrupt):
     """SIGTERM, outside of training, which has its own way to stop."""
 
-    signal = signal.SIGTERM
+    signal, alone = signal.SIGTERM, True
 
 
 class _Stop:

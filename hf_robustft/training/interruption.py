@@ -29,11 +29,12 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         checkpoint (`str`, *optional*): The checkpoint that was written for it.
         signal (`int`): Which signal.
+        alone (`bool`): Whether the other processes of the run need not have been told.
     """
 
-    def __init__(self, message: str, checkpoint: str | None = None, signal: int = signal.SIGINT):
+    def __init__(self, message: str, checkpoint: str | None = None, signal: int = signal.SIGINT, alone: bool = False):
         super().__init__(message)
-        self.checkpoint, self.signal = checkpoint, signal
+        self.checkpoint, self.signal, self.alone = checkpoint, signal, alone
 
 
 class StopSignals(TrainerCallback):
@@ -85,7 +86,7 @@ class StopSignals(TrainerCallback):
             raise Interrupted(ended, signal=signal.SIGINT if self.received is None else self.received)
         if self.received is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             # The signal reached the processes that read images too, so the step has no data to end with.
-            raise Interrupted("Interrupted within a step.", signal=self.received) from None
+            raise Interrupted("Interrupted within a step.", signal=self.received, alone=True) from None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
@@ -102,7 +103,7 @@ class StopSignals(TrainerCallback):
                 # `print` may not be entered a second time from a handler.
                 os.write(2, f"\nStopping {when}; once more stops at once.\n".encode())
         elif time.monotonic() - self._received_at > SAME_SIGNAL_SECONDS:
-            raise Interrupted("Interrupted within a step.", signal=number)
+            raise Interrupted("Interrupted within a step.", signal=number, alone=True)
 
     @property
     def _saves(self) -> bool:

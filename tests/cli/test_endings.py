@@ -19,6 +19,7 @@ from hf_robustft.cli.endings import (
     INTERRUPTED,
     TERMINATED,
     WRONG,
+    Terminated,
     how_to_go_on,
     launcher,
     one_line,
@@ -192,6 +193,27 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
     reader.stdout.close()
     assert reader.wait(60) in (0, BROKEN_PIPE) and reader.stderr.read() == b""
     reader.stderr.close()
+
+
+def test_another_process_than_the_main_one_says_that_sigterm_ended_it(monkeypatch, capsys):
+    """On another machine the main one waits for it, and would say that it says why."""
+    from hf_robustft.training.interruption import Interrupted
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for error, says in (
+        (Terminated(), "Process 1: Interrupted. Go on with it"),
+        (Interrupted("Interrupted within a step.", None, Terminated.signal, alone=True), "Process 1: Interrupted within a step. Go on with it"),
+        # What stops all processes after the same step, and what a terminal sends to all, the main one says.
+        (Interrupted("Interrupted after step 3 of 9.", "out/checkpoint-3", Terminated.signal), ""),
+        (KeyboardInterrupt(), ""),
+    ):
+
+        def command(error=error):
+            raise error
+
+        run(command, lambda error: "Go on with it", leaving=False)
+        assert capsys.readouterr().err.strip() == says
 
 
 @pytest.mark.parametrize("command", COMMANDS)
