@@ -27,9 +27,12 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from ..data.packaged import check_not_packaged
+from ..evaluation.report import load_reports
 from ..files import is_of_this_room, locked
 from .card_file import CARD_FILE, is_untouched
+from .eval_results import FOLDER, is_ours
 from .folder import MODEL_FILES, check_files, chosen_files, matches
+from .run_folder import EVALUATION_FILE
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -49,7 +52,7 @@ class Publication:
         repo_id (`str`): The repository.
         files (`dict[str, int]`): Sizes in bytes by name.
         left_out (`tuple[str, ...]`): Files at the top of the folder that were not uploaded.
-        removed (`tuple[str, ...]`): Files of an earlier model that were removed from the repository.
+        removed (`tuple[str, ...]`): Files and results of an earlier model that were removed from the repository.
         card_kept (`bool`): Whether the repository's own, hand-edited card was left as it is.
         url, commit (`str`, *optional*): Address of the repository and id of the commit; `None` in a dry run.
         unchanged (`bool`): Whether the repository already held everything, so that there was nothing to commit.
@@ -234,6 +237,7 @@ class _Upload:
         if self.card_kept:
             self.sent.pop(CARD_FILE)
         stale = [name for name in there if matches(name, MODEL_FILES) and name not in self.files]
+        stale += self._former_results(there, parent)
         self.removed = tuple(stale) or self.removed
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in self.sent.items()]
         operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
@@ -254,6 +258,13 @@ class _Upload:
         entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
+    def _former_results(self, there: Mapping[str, RepoFile], revision: str) -> list[str]:
+        """What we have written of the results of a model that was there before; leaderboards would take them for those of this one."""
+        names = [name for name in there if matches(name, (EVALUATION_FILE, f"{FOLDER}/*.yaml")) and name not in self.files]
+        with tempfile.TemporaryDirectory() as fresh:
+            paths = {name: Path(self.api.hf_hub_download(self.repo_id, name, revision=revision, local_dir=fresh)) for name in names}
+            return [name for name, path in paths.items() if (_holds_reports if name == EVALUATION_FILE else is_ours)(path)]
+
     def _card_is_foreign(self, there: Mapping[str, RepoFile], revision: str) -> bool:
         if CARD_FILE not in there or _is_equal(self.files[CARD_FILE], there[CARD_FILE]):
             return False
@@ -261,6 +272,13 @@ class _Upload:
             # Not from the cache, where a card of the same commit may have been changed by hand.
             path = self.api.hf_hub_download(self.repo_id, CARD_FILE, revision=revision, local_dir=fresh)
             return not is_untouched(Path(path))
+
+
+def _holds_reports(path: Path) -> bool:
+    try:
+        return bool(load_reports(path))
+    except ValueError:
+        return False
 
 
 def _is_equal(path: Path, entry: RepoFile) -> bool:

@@ -2,7 +2,11 @@
 """`hf-robustft publish` and `publish` against a Hub over HTTP."""
 
 import pytest
+from helpers.cards import report
 
+from hf_robustft.evaluation.report import save_reports
+from hf_robustft.publishing.card_facts import SetFacts
+from hf_robustft.publishing.eval_results import write_eval_results
 from hub.loopback import LoopbackHub
 
 OWN_CARD = b"---\nlicense: mit\n---\n\n# Written on the Hub\n"
@@ -62,9 +66,11 @@ def done(tmp_path_factory, run_with_hub_in):
     folder = tmp_path_factory.mktemp("publish")
     with LoopbackHub() as hub:
         earlier = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "head.safetensors", "notes.md")
-        hub.seed(
-            "model", "alice/stale", {name: b"of another model" for name in (*earlier, "checkpoint-1/config.json")}
-        )
+        before = {name: b"of another model" for name in (*earlier, "checkpoint-1/config.json", ".eval_results/mine.yaml")}
+        # What leaderboards read, and `hf-robustft verify`.
+        (of_a_set,) = write_eval_results(folder, report(), [SetFacts("photo", "id", 4, path="owner/pictures", split="test")], {"photo": "photos"})
+        before |= {".eval_results/owner--pictures.yaml": of_a_set.read_bytes(), "evaluation.json": save_reports(folder / "evaluation.json", [report()]).read_bytes()}
+        hub.seed("model", "alice/stale", before)
         hub.seed("model", "alice/edited", {"README.md": OWN_CARD})
         hub.seed("model", "alice/edited2", {"README.md": OWN_CARD})
         run = run_with_hub_in(folder, SCRIPT, hub)
@@ -104,9 +110,10 @@ def test_nothing_changed_makes_no_commit(done):
 def test_parts_of_an_earlier_model_are_removed_and_the_rest_is_not(done):
     hub, said, _ = done
     files = hub.files("model", "alice/stale")
-    assert set(files) == MODEL | {"notes.md", "checkpoint-1/config.json"}
+    assert set(files) == MODEL | {"notes.md", "checkpoint-1/config.json", ".eval_results/mine.yaml"}
     removed = next(line for line in said["stale"][1].splitlines() if line.startswith("Removed"))
-    assert removed.endswith("head.safetensors, model-00001-of-00002.safetensors, model.safetensors.index.json")
+    model = "head.safetensors, model-00001-of-00002.safetensors, model.safetensors.index.json"
+    assert removed.partition(": ")[2] == f"{model}, .eval_results/owner--pictures.yaml, evaluation.json"
     assert len(hub.repositories["model", "alice/stale"].history()) == 3
 
 
