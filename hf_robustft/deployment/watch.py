@@ -125,21 +125,29 @@ def watch(
             save(folder, watched, judgement.report, as_html(judgement, watched, place))
             return judgement.report
 
-        pairs = ((name, os.path.join(place, name)) for name in new)
+        states: dict[str, tuple[int | None, int | None]] = {}
+
+        def pairs() -> Iterator[tuple[str, str]]:
+            for name in new:
+                # Before it is read: one that is written to its end meanwhile is read again.
+                states[name] = _state(place / name)
+                yield name, os.path.join(place, name)
+
         due = time.monotonic() + _SECONDS
-        for batch in measured(model, pairs, len(new), "watch", settings):
-            _take(watched, batch, place)
+        for batch in measured(model, pairs(), len(new), "watch", settings):
+            _take(watched, batch, place, states)
             if (begun := time.monotonic()) > due:
                 write()
                 due = (ended := time.monotonic()) + max(_SECONDS, _SHARE * (ended - begun))
         return write(), len(watched.stream.names) - before
 
 
-def _take(watched: Watched, batch: Batch, place: Path) -> None:
+def _take(watched: Watched, batch: Batch, place: Path, states: dict[str, tuple[int | None, int | None]]) -> None:
     for name in batch.names:
         watched.broken.pop(name, None)
+        states.pop(name)
     for name, (error, before) in batch.errors.items():
-        size, changed = _state(place / name)
+        size, changed = states.pop(name)
         after = len(watched.stream.names) + before
         watched.broken[name] = {"error": error.replace(str(place / name), name), "size": size, "time": changed, "after": after}
     watched.stream.add(watched.reference, batch.names, batch.labels, batch.known, batch.embeds, batch.score, batch.probability)

@@ -83,6 +83,20 @@ def test_each_call_reads_what_is_new(desk, monkeypatch, capsys):
     assert len(set(names)) == 31 and names[:10] != sorted(names[:10]) and {name[:2] for name in names[:10]} == {"a/"}
 
 
+def test_a_file_that_is_written_to_its_end_while_it_is_read_is_read_again(desk, monkeypatch):
+    late, whole = desk / "incoming" / "late.png", images(desk / "outside", [5]) / "5.png"
+    late.write_bytes(whole.read_bytes()[:200])
+    take = module._take
+
+    def written(*given):
+        late.write_bytes(whole.read_bytes())
+        return take(*given)
+
+    monkeypatch.setattr(module, "_take", written)
+    assert run(desk) == 0 and [item["image"] for item in found(desk)["broken"]] == ["late.png"]
+    assert run(desk) == 0 and found(desk)["broken"] == [] and found(desk)["images"] == 11
+
+
 def test_killed_and_continued_is_uninterrupted_to_the_bit(desk, monkeypatch):
     images(desk / "incoming", range(110, 125))
     assert run(desk, out="whole") == 0
