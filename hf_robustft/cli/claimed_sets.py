@@ -14,7 +14,7 @@ from ..data.catalog.sets import registered_sets
 from ..data.class_matching import load_matched
 from ..data.class_projection import head_classes
 from ..data.messages import one_line, quoted
-from ..data.overlap import HASH_SPACE, Sketch, compare, hash_images
+from ..data.overlap import CHOSEN_ON, HASH_SPACE, Sketch, compare, hash_images
 from ..publishing.card_facts import SetFacts
 from ..publishing.folder_claims import ClaimingFolder
 from .data_sets import Known, ReadingOptions, evaluation_benchmarks, model_classes
@@ -170,11 +170,16 @@ def _renamed(benchmark: Benchmark, name: str, role: str, known: Known | None) ->
 def _is_same(benchmark: Benchmark, facts: Mapping[str, Any], row: Mapping[str, Any] | None, notes: list[str]) -> bool:
     """Whether the images are those of the claims, by the fingerprint in `robustft.json`, else by their number."""
     name = benchmark.name
-    entry = next((item for item in facts.get("image_hashes", ()) if (item["name"], item["role"]) == (name, benchmark.role)), None)
+    # Images of none of the classes are measured on, or something was chosen on them.
+    role = CHOSEN_ON if row is None and benchmark.role == "open_set" else benchmark.role
+    entry = next((item for item in facts.get("image_hashes", ()) if (item["name"], item["role"]) == (name, role)), None)
     if entry is None:
         # Of images that nothing was measured on, it is known how many something was fitted on.
         fits = [facts.get(part) or {} for part in ("temperature", "detector", "prediction_sets")] if row is None else []
         counts = [fit["n"] for fit in fits if fit.get("n") is not None and fit.get("fitted_on", benchmark.name) == benchmark.name]
+        risk = (facts.get("detector") or {}).get("risk") or {}
+        if role == CHOSEN_ON and isinstance(risk.get("false_acceptance"), dict):
+            counts.append(risk["false_acceptance"].get("n"))
         unreadable = (row or {}).get("unreadable") or {}
         counts += [] if row is None else [row["n"], row["n"] + unreadable.get("count", 0)]
         same = not counts or benchmark.n_images in counts

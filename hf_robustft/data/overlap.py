@@ -56,7 +56,10 @@ _NAMED = 3
 _WORDS = {
     **{"train": "training images", "validation": "validation images", "id": "test images", "shift": "test images"},
     "open_set": "open-set images",
+    "unknown": "images that the threshold for unknown was chosen on, those",
 }
+#: The role of images of none of the classes on which something was chosen: like validation images, they are not to be measured on.
+CHOSEN_ON = "unknown"
 _CUT = "not all images are looked at"
 
 

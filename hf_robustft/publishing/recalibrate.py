@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
-from ..data.overlap import TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
+from ..data.overlap import CHOSEN_ON, TEST_SKETCH_SIZE, Overlap, Sketch, compare, hash_images
 from ..data.packaged import check_not_packaged
 from ..evaluation.benchmark_checks import refuse_lists
 from ..evaluation.calibration import expected_calibration_error
@@ -195,8 +195,8 @@ def _recalibrate(
         reason = next((f"not unseen, since {found}" for found in shared if not found.tolerable), None)
         _refuse(validation, reason, allow_test_set)
     _check_classes(facts, validation, directory)
-    noted, n_unknown = ([], None) if risk[0] is None else check_unknown(risk[0], validation.class_names, reports, hashes, allow_test_set)
-    check_images_of_choice(risk[1], n_validation, n_unknown)
+    noted, chosen_on = ([], None) if risk[0] is None else check_unknown(risk[0], validation.class_names, reports, hashes, allow_test_set)
+    check_images_of_choice(risk[1], n_validation, None if chosen_on is None else chosen_on.images)
     refuse_lists(evaluation)
     if probabilities != "sigmoid":
         refuse_lists([validation], LISTS_CALIBRATE)
@@ -239,6 +239,8 @@ def _recalibrate(
         unknown_logits = logits_of_unknown(model, risk[0], validation, processor, head, bad_images, options)
     whose = (validation.name, None if risk[0] is None else risk[0].name)
     detector = refitted_detector(model, temperature, detector, logits, head, unknown_logits, risk[1], validation.class_names, whose)
+    if chosen_on is not None and detector is not None and (detector.risk or {}).get("controls") == "false_acceptance":
+        hashes.append(replace(chosen_on, role=CHOSEN_ON).sketch(TEST_SKETCH_SIZE).to_dict())
     if "detector" in facts and not keep_detector:
         warnings.warn(
             "The temperature moves the scores of the open-set detector, which should not be refitted: it is removed.",
@@ -354,7 +356,8 @@ def _compared(
     measured = [hash_images(item) for item in evaluation if item.role not in ("validation", "train")]
     stored = [Sketch.from_dict(entry) for entry in facts.get("image_hashes", ())]
     now = {(item.name, item.role) for item in (images, *measured)}
-    stored = [item for item in stored if (item.name, item.role) not in now]
+    # The threshold is chosen again, on the same images or none.
+    stored = [item for item in stored if (item.name, item.role) not in now and item.role != CHOSEN_ON]
     others = [item for item in stored if item.role != "validation"] + [item.sketch() for item in measured]
     shared = [overlap for overlap in (compare(images, other) for other in others) if overlap.found]
     kept = [*stored, *(item.sketch(TEST_SKETCH_SIZE) for item in (images, *measured))]

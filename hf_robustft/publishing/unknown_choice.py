@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.bad_images import BadImages
 from ..data.benchmarks import Benchmark
 from ..data.messages import quoted
-from ..data.overlap import Sketch, compare, hash_images
+from ..data.overlap import ImageHashes, Sketch, compare, hash_images
 from ..data.prompts import class_key
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector, fold_temperature
@@ -67,7 +67,7 @@ def wanted_risk(
 
 def check_unknown(
     unknown: Benchmark, class_names: Sequence[str], reports: Sequence[EvaluationReport], hashes: Sequence[Mapping[str, Any]], allowed: bool
-) -> tuple[list[str], int | None]:
+) -> tuple[list[str], ImageHashes]:
     """
     Refuse unknown images that are of known classes, or measured too unless that is `allowed`.
 
@@ -80,7 +80,7 @@ def check_unknown(
         allowed (`bool`): Whether measured images may be chosen on.
 
     Returns:
-        `tuple[list[str], int | None]`: Notes on images that are the same as others, and how many images there are, where that is known.
+        `tuple[list[str], ImageHashes]`: Notes on images that are the same as others, and by what these are recognised later.
 
     Raises:
         ValueError: If the set is measured, has known classes, or shares more than a few images with another set.
@@ -108,7 +108,7 @@ def check_unknown(
         why = "which are measured" if role == "open_set" else "which are of known classes"
         more = ", or confirm that you mean it with --allow_test_set" if role == "open_set" else ""
         raise ValueError(f"`--unknown {unknown.name}`: {overlap}, {why}; give other images of unknown classes{more}.")
-    return [f"{overlap}." for overlap, _ in found], images.images
+    return [f"{overlap}." for overlap, _ in found], images
 
 
 def check_images_of_choice(risk: Mapping[str, Any], validation: int | None, unknown: int | None) -> None:

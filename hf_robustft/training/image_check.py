@@ -16,6 +16,7 @@ from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
 from ..data.messages import printable
 from ..data.overlap import (
+    CHOSEN_ON,
     SKETCH_SIZE,
     TEST_SKETCH_SIZE,
     TOLERATED,
@@ -115,13 +116,14 @@ def check_images(
 def image_hashes_of(source: str | Path, revision: str | None = None) -> list[dict[str, Any]]:
     """
     Return what the `robustft.json` of a checkpoint says about its images; the `source` is a folder, or a Hub id with a `revision`;
-    [] without one.
+    [] without one. Nothing that is made of its weights keeps its threshold, and the images which that was chosen on.
     """
     try:
         folder = checkpoint_folder(source, METADATA_FILE, revision=revision)
     except OSError:
         return []
-    return load_robustft_json(folder).get("image_hashes", []) if (folder / METADATA_FILE).is_file() else []
+    entries = load_robustft_json(folder).get("image_hashes", []) if (folder / METADATA_FILE).is_file() else []
+    return [entry for entry in entries if entry["role"] != CHOSEN_ON]
 
 
 def training_hashes(benchmark: Benchmark | None, examples: Any) -> ImageHashes | None:
@@ -150,7 +152,7 @@ def _checked(train: Any, others: Sequence[Benchmark], earlier: Sequence[Mapping[
         if tuned.role == "validation":
             check.overlaps += [compare(images, tuned.sketch()) for images in hashed if images.role != "validation"]
     # Where nothing is trained, what the model was tuned on before.
-    tuned_before = [] if train is not None else [Sketch.from_dict(entry) for entry in earlier if entry.get("role") == "validation"]
+    tuned_before = [] if train is not None else [Sketch.from_dict(entry) for entry in earlier if entry.get("role") in ("validation", CHOSEN_ON)]
     check.overlaps += [compare(images, known) for known in tuned_before for images in hashed if images.role != "validation"]
     check.overlaps = [overlap for overlap in check.overlaps if overlap.found]
     check.repeats = _repeats(hashed)

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from helpers import image_dataset
 from helpers.claiming import SETS, made
 from safetensors.torch import load_file, save_file
 
@@ -360,6 +361,10 @@ def test_thresholds_and_quantiles_of_a_calibration_are_found_again(desk, folder)
     # Without these images it cannot be chosen again, and what it accepts is counted all the same.
     found = run(folder, desk, sketch=None)
     assert found.status == 3 and "held_out: threshold for unknown" in of(found, NOT_MEASURED) and "held_out: known images accepted" in of(found, HOLDS)
+    # As many others are not those images, which their fingerprint says.
+    image_dataset(60, seed=6, classes=("ant", "fox")).to_parquet(desk / "as_many.parquet")
+    found = run(folder, desk, strangers="as_many.parquet", sketch=None)
+    assert found.status == 3 and "held_out: threshold for unknown" in of(found, NOT_MEASURED) and not any("by their number" in note for note in found.notes)
     content = json.loads((folder / "robustft.json").read_text())
     name = next(iter(content["detector"]["thresholds"]))
     content["detector"]["thresholds"][name] += 1.0

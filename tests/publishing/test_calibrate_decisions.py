@@ -24,6 +24,7 @@ from hf_robustft.evaluation.report import load_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.modeling.zero_shot import ZeroShotHead
 from hf_robustft.publishing import recalibrate as recalibrating
+from hf_robustft.training.image_check import check_images, image_hashes_of
 
 # ---- Prediction sets -------------------------------------------------------------------------------------------------
 
@@ -102,6 +103,23 @@ def test_the_threshold_is_chosen_on_unknown_images_for_a_stated_error(folder, se
     again = fold(folder, sets["validation"], unknown=others(name="strangers")).detector
     assert again.threshold == pytest.approx(detector.threshold, rel=1e-5) and again.risk["max_error"] == 0.2
     assert again.risk["unknown"] == "strangers"
+
+
+def test_images_that_the_threshold_was_chosen_on_are_recognised_when_they_are_measured(folder, sets):
+    fold(folder, sets["validation"], unknown=others(), risk={"max_false_acceptance": 0.2, "confidence": 0.9})
+    known = load_robustft_json(folder)["image_hashes"]
+    assert [(item["name"], item["images"]) for item in known if item["role"] == "unknown"] == [("others", 120)]
+    # By whatever name, as `hf-robustft evaluate` compares them.
+    measured = [sets["photo"], others(name="copies"), others(name="new", seed=31)]
+    (note,) = check_images(None, measured, earlier=known, allow_overlap=True).notes
+    # A run that starts from its weights, or merges them, has a threshold of another choice.
+    assert check_images(None, measured, earlier=image_hashes_of(folder)).notes == []
+    assert "'copies'" in note and "threshold" in note and "'others'" in note
+    fold(folder, sets["validation"], unknown=others(name="strangers"))
+    assert [item["name"] for item in load_robustft_json(folder)["image_hashes"] if item["role"] == "unknown"] == ["strangers"]
+    # A rate of known images has nothing to do with them.
+    fold(folder, sets["validation"], risk={"true_positive_rate": 0.9})
+    assert "unknown" not in [item["role"] for item in load_robustft_json(folder)["image_hashes"]]
 
 
 def replace_temperature(detector, other):
