@@ -61,7 +61,7 @@ def card_data(title: str, report: EvaluationReport, facts: CardFacts, family: st
     """
     method, data, base_model = facts.method, facts.sets, facts.base_model
     base = {}
-    if base_model is not None and is_hub_id(base_model):
+    if base_model is not None and has_hub_form(base_model):
         base = {"base_model": base_model}
         if method not in METHOD_FACTS or METHOD_FACTS[method].trains:
             base["base_model_relation"] = "finetune"
@@ -195,7 +195,12 @@ def _score_values(score: str, values: Mapping[str, Any]) -> list[tuple[str, str,
 
 def is_hub_id(base_model: str) -> bool:
     """Return whether `base_model` has the form of a Hub id (`owner/name`) and does not exist on this machine."""
-    if base_model.count("/") != 1 or Path(base_model).expanduser().exists():
+    return has_hub_form(base_model) and not Path(base_model).expanduser().exists()
+
+
+def has_hub_form(base_model: str) -> bool:
+    """Return whether `base_model`, as [`CardFacts`] keep it, is a Hub id: of folders they have the last part, wherever they are read."""
+    if base_model.count("/") != 1:
         return False
     try:
         validate_repo_id(base_model)
@@ -206,7 +211,7 @@ def is_hub_id(base_model: str) -> bool:
 
 def on_hub(benchmark: SetFacts) -> bool:
     """Return whether a `benchmark` is a data set on the Hub."""
-    return benchmark.path is not None and is_hub_id(benchmark.path)
+    return benchmark.path is not None and has_hub_form(benchmark.path)
 
 
 def n_bins(result: DatasetResult) -> int:

@@ -21,6 +21,7 @@ from ..evaluation.calibration import expected_calibration_error
 from ..evaluation.detector import COSINE_ROUNDING, SCALE_TOLERANCE, SCORES, OpenSetDetector
 from ..evaluation.prediction_sets import ConformalClassifier
 from ..evaluation.report import EvaluationReport, load_reports
+from ..evaluation.tables import ordered
 from ..evaluation.temperature import TemperatureScaling
 from ..files import settle
 from ..modeling.features import logit_scale
@@ -157,7 +158,7 @@ def card_claims(of: ClaimingFolder) -> tuple[list[Claim], list[str]]:
 
 def leaderboard_claims(of: ClaimingFolder) -> list[Claim]:
     """
-    Compare the accuracies in `.eval_results`, which leaderboards read, with those of the same repositories in `evaluation.json`.
+    Compare the accuracies in `.eval_results`, which leaderboards read, with those in `evaluation.json` of the sets whose tasks they name.
 
     Args:
         of ([`ClaimingFolder`]): The folder. On the Hub these files are not downloaded.
@@ -165,11 +166,13 @@ def leaderboard_claims(of: ClaimingFolder) -> list[Claim]:
     Raises:
         ValueError: If such a file cannot be read.
     """
-    claims = []
-    measured: dict[str, list[float]] = {}
-    for item in () if of.card is None else of.card.sets:
-        if item.path is not None and item.name in of.report.results:
-            measured.setdefault(item.path, []).append(of.report.results[item.name].accuracy)
+    claims, card = [], of.card
+    measured: dict[tuple[str, str], list[float]] = {}
+    places = {} if card is None else {item.name: item.path for item in card.sets if item.path is not None and item.name in card.eval_tasks}
+    # Of one repository several sets may be measured, each with its own task.
+    for result in ordered(of.report):
+        if result.name in places:
+            measured.setdefault((places[result.name], card.eval_tasks[result.name]), []).append(result.accuracy)
     for path in sorted((of.folder / FOLDER).glob("*.yaml")):
         if not is_ours(path):
             continue
@@ -178,14 +181,14 @@ def leaderboard_claims(of: ClaimingFolder) -> list[Claim]:
         except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a list of evaluation results ({error!r}); evaluate again.") from None
         for entry in entries:
-            name, values = f"accuracy on {entry.dataset_id}", measured.get(entry.dataset_id, [])
-            numeric = isinstance(entry.value, (int, float))
-            near = min(values, key=lambda value, entry=entry, numeric=numeric: abs(value - entry.value) if numeric else 0.0, default=None)
+            name, values = f"accuracy on {entry.dataset_id}, task {entry.task_id}", measured.get((entry.dataset_id, entry.task_id), [])
             where = f"{FOLDER}/{path.name}"
-            if near is None:
-                claims.append(Claim(where, name, _plain(entry.value), verdict=FAILS, reason=f"{EVALUATION_FILE} has no set of it"))
+            if values:
+                claims.append(_equal(where, name, entry.value, values.pop(0), EVALUATION_FILE))
+            elif card is None:
+                claims.append(Claim(where, name, _plain(entry.value), verdict=NOT_MEASURED, reason=f"{METADATA_FILE} does not say of which sets"))
             else:
-                claims.append(_equal(where, name, entry.value, near, EVALUATION_FILE))
+                claims.append(Claim(where, name, _plain(entry.value), verdict=FAILS, reason=f"{EVALUATION_FILE} has no set of it"))
     return claims
 
 

@@ -34,7 +34,7 @@ from .card_sections import (
     training_log,
 )
 from .error_section import error_section
-from .eval_results import PARTS, card_data, defined_tasks, is_hub_id, write_eval_results
+from .eval_results import PARTS, card_data, defined_tasks, has_hub_form, write_eval_results
 from .metadata import METADATA_FILE, load_robustft_json
 from .multi_label_section import is_multi_label, multi_label_section, multi_label_summary, plain_pipeline_sentence
 from .open_set_section import open_set_facts
@@ -317,7 +317,7 @@ def _a(kind: str) -> str:
 
 
 def _base_name(base_model: str) -> str:
-    if is_hub_id(base_model):
+    if has_hub_form(base_model):
         return f"[{markdown_text(base_model)}](https://huggingface.co/{base_model})"
     return code_span(base_model)
 

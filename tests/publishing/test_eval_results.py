@@ -12,10 +12,13 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_robustft.data import hub
 from hf_robustft.data.benchmarks import Benchmark
+from hf_robustft.evaluation.report import save_reports
 from hf_robustft.modeling.metadata import load_robustft_json
 from hf_robustft.publishing import eval_results
 from hf_robustft.publishing.card_facts import SetFacts
+from hf_robustft.publishing.claims import FAILS, HOLDS, NOT_MEASURED
 from hf_robustft.publishing.eval_results import defined_task, defined_tasks, task_in, write_eval_results
+from hf_robustft.publishing.folder_claims import ClaimingFolder, card_claims, leaderboard_claims
 from hf_robustft.publishing.metadata import write_robustft_json
 from hf_robustft.publishing.model_card import refresh_model_card, write_model_card
 
@@ -149,3 +152,43 @@ def test_the_card_writes_renews_and_removes_its_own_files_alone(tmp_path):
     assert parsed(path)[0].task_id == "mine"
     with pytest.raises(ValueError, match="eval_tasks names the set 'sketch'"):
         write_model_card(folder, report=report(), eval_tasks={"sketch": "x"}, **given)
+
+
+def test_a_card_says_the_same_where_a_folder_has_the_name_of_a_repository(tmp_path, monkeypatch):
+    folder = tmp_path / "my-clip"
+    write_robustft_json(folder, method="carot", class_names=CLASSES, templates=("a {}.",), settings={})
+    data = [Benchmark(name="photo", role=role, class_names=CLASSES, path="owner/pictures", split=role, revision=SHA) for role in ("id", "train")]
+    measured = report(names=(("photo", "id"),))
+    write_model_card(folder, report=measured, eval_tasks={}, method="carot", settings={}, data=data, base_model="owner/clip")
+    save_reports(folder / "evaluation.json", [measured])
+    text = (folder / "README.md").read_text()
+    assert "base_model: owner/clip" in text and text.count("owner/pictures") >= 3
+    for name in ("clip", "pictures"):
+        (tmp_path / "owner" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert {claim.verdict for claim in card_claims(ClaimingFolder.read(folder, "it"))[0]} == {HOLDS}
+    refresh_model_card(folder, measured)
+    assert (folder / "README.md").read_text() == text
+
+
+def test_accuracies_of_two_sets_of_one_repository_that_were_exchanged_are_found(tmp_path):
+    folder = tmp_path / "my-clip"
+    write_robustft_json(folder, method="carot", class_names=CLASSES, templates=("a {}.",), settings={})
+    places = {"path": "owner/pictures", "split": "test", "revision": SHA, "class_names": CLASSES}
+    data = [Benchmark(name="photo", role="id", **places), Benchmark(name="sketch", role="shift", config="drawn", **places)]
+    measured = report(accuracy=0.5)
+    measured.results["sketch"].accuracy = 0.25
+    write_model_card(folder, report=measured, eval_tasks={"photo": "photos", "sketch": "sketches"}, method="carot", settings={}, data=data)
+    save_reports(folder / "evaluation.json", [measured])
+    first, second = leaderboard_claims(ClaimingFolder.read(folder, "it"))
+    assert (first.verdict, second.verdict) == (HOLDS, HOLDS) and "photos" in first.name and "sketches" in second.name
+    path = folder / ".eval_results" / "owner--pictures.yaml"
+    text = path.read_text()
+    values = [str(claim.claimed) for claim in (first, second)]
+    assert all(text.count(f"value: {value}\n") == 1 for value in values)
+    path.write_text(text.replace(f"value: {values[0]}\n", "value: x\n").replace(f"value: {values[1]}\n", f"value: {values[0]}\n").replace("value: x\n", f"value: {values[1]}\n"))
+    assert [claim.verdict for claim in leaderboard_claims(ClaimingFolder.read(folder, "it"))] == [FAILS, FAILS]
+    path.write_text(text + text.split("\n", 1)[1])
+    assert [claim.verdict for claim in leaderboard_claims(ClaimingFolder.read(folder, "it"))] == [HOLDS, HOLDS, FAILS, FAILS]
+    (folder / "robustft.json").unlink()
+    assert {claim.verdict for claim in leaderboard_claims(ClaimingFolder.read(folder, "it"))} == {NOT_MEASURED}
