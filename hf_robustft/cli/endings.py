@@ -32,6 +32,8 @@ _MAIN_FIRST = 10.0
 _DISK_FULL = ("No space left on device", "StorageFull", "PytorchStreamWriter failed writing", "inline_container")
 _MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "std::bad_alloc")
 _WORKER = ("DataLoader worker",)
+#: What `Path.expanduser` says.
+_HOME = ("Could not determine home directory",)
 #: What gloo and NCCL say of it.
 _PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 #: What `failing_together` says where another process has failed.
@@ -193,6 +195,8 @@ def one_line(error: BaseException) -> str | None:
             "Memory is used up; make the batch smaller (--per_device_train_batch_size with --contrastive_chunk_size, or "
             f"--batch_size), or use --gradient_checkpointing. ({_first_sentence(text)})"
         )
+    if isinstance(error, RuntimeError) and _mentions(text, _HOME):
+        return "A path begins with ~ and a user whom this machine does not know; write it out, or put ./ before a name that begins so."
     if isinstance(error, RuntimeError) and _mentions(text, _WORKER):
         return (
             "A process that reads images has died, often for want of memory (shared memory in a container); use fewer, "

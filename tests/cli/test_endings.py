@@ -195,6 +195,18 @@ def test_interruptions_and_broken_pipes_have_their_own_status(capsys, repository
     reader.stderr.close()
 
 
+@pytest.mark.parametrize(
+    "words", [["predict", "emoji_clip_carot", "~nobody-here/photos", "--output", "answers.csv"], ["train", "--train_dataset", "~nobody-here/photos"],
+              ["evaluate", "~nobody-here/clip", "--eval_datasets", "emoji_shift/validation"], ["calibrate", "~nobody-here/clip", "--dataset", "a"],
+              ["verify", "emoji_clip_carot", "--data", "noto=~nobody-here/photos"], ["publish", "~nobody-here/clip", "--repo_id", "a/b"]]
+)  # fmt: skip
+def test_the_home_of_nobody_is_no_traceback(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == WRONG
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "~" in error.strip().splitlines()[-1]
+
+
 def test_another_process_than_the_main_one_says_that_sigterm_ended_it(monkeypatch, capsys):
     """On another machine the main one waits for it, and would say that it says why."""
     from hf_robustft.training.interruption import Interrupted
