@@ -13,7 +13,11 @@ from PIL import Image
 
 from ..data.class_folders import image_files
 from ..data.images import UnreadableImage, decode_image
+from ..data.messages import quoted
 from ..data.transforms import ImageTransform
+
+#: Of Linux; elsewhere paths are shorter.
+_LONGEST_PATH = 4096
 
 
 def prepared(transform: ImageTransform, source: Any, name: str | None, among_several: bool = True) -> dict[str, Any]:
@@ -57,14 +61,20 @@ def images_in(folder: Path) -> list[str]:
 
 
 def name_of(source: Any) -> str | None:
-    """Return the name of the file of an image (`source`), `None` for a PIL image that was not read from one."""
-    return (getattr(source, "filename", None) or None) if isinstance(source, Image.Image) else str(source)
+    """Return the name of the file of an image (`source`), `None` for one that was not read from a file."""
+    if isinstance(source, dict):
+        return source.get("path")
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", None) or None
+    return str(source)
 
 
 def _opened(source: Any, called: str | None) -> Image.Image:
     """Return an image as the evaluation reads it."""
     if isinstance(source, dict):
-        return decode_image(source, str(called))
+        if not {"bytes", "path"} & set(source):
+            raise ValueError(f"An image is given as a dict of {quoted(list(source))}; give paths of files or PIL images, such as one column of a data set.")
+        return decode_image(source, called or "the image")
     if isinstance(source, Image.Image):
         return decode_image(source, "the PIL image")
     if not isinstance(source, (str, Path)):
@@ -72,6 +82,12 @@ def _opened(source: Any, called: str | None) -> Image.Image:
     name = str(source)
     if re.match(r"\w{2,}://", name):
         raise ValueError(f"{name} is a web address, which is not fetched; download the image and give its path.")
-    if not os.path.exists(name):
+    if name.startswith("data:") or len(name) > _LONGEST_PATH:
+        raise ValueError(
+            f"An image is given as a text of {len(name):,} characters ({name[:20]}...), which is no path; decode it (base64), and give the PIL image."
+        )
+    # As that of a folder.
+    path = name if os.path.exists(name) else os.path.expanduser(name)
+    if not os.path.exists(path):
         raise FileNotFoundError(f"There is no image file {name}; correct the path.")
-    return decode_image(name, name)
+    return decode_image(path, name)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterable, Sequence
@@ -15,9 +16,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import AutoModel, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
@@ -45,6 +48,8 @@ from .new_images import images_in, name_of, prepared
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
+#: What can be iterated over, and is one thing, or is no image; what torch loads is left to Transformers.
+_SINGLE = (str, bytes, bytearray, dict, Image.Image, Tensor, np.ndarray, Dataset)
 #: The parameter of `preprocess` by which an image that cannot be read does not stop the others.
 _SEVERAL = "among_several"
 
@@ -186,12 +191,16 @@ class OpenSetImageClassificationPipeline(Pipeline):
             ValueError: If a folder has no images, a list holds something else, or an option is unknown or means nothing for
                 the model.
         """
-        if isinstance(images, (str, Path)) and Path(images).expanduser().is_dir():
-            images = images_in(Path(images).expanduser())
+        # Of texts that are no paths nothing is said here, as pathlib would.
+        if isinstance(images, (str, Path)) and os.path.isdir(folder := os.path.expanduser(images)):
+            images = images_in(Path(folder))
         elif isinstance(images, (list, tuple)):
             images = list(images)
             if not images:
                 return []
+        elif isinstance(images, Iterable) and not isinstance(images, _SINGLE):
+            # Transformers takes a generator for several images, and a column of a data set, a set or an iterator for one.
+            images = (image for image in images)
         alone = isinstance(images, (str, Path, Image.Image))
         return super().__call__(images, **kwargs, **({} if alone else {_SEVERAL: True}))
 

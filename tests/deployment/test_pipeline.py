@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 import transformers
+from datasets import Dataset
+from datasets import Image as Image_
 from helpers import CLASSES, tiny_processor
 from helpers.broken_images import unusual
 from helpers.detectors import detector
@@ -89,6 +91,31 @@ def test_files_pictures_and_lists_of_them_are_taken(checkpoint, photos):
     assert [row["image"] for row in several] == [str(path), None, str(path)]
     assert [row["score"] for row in several] == pytest.approx([one["score"]] * 3, rel=1e-5, abs=1e-6)
     assert classify([]) == []
+
+
+def test_columns_iterators_encoded_images_and_home_are_taken(checkpoint, photos, monkeypatch):
+    classify, files = pipeline(checkpoint), sorted(photos.rglob("*.png"))[:3]
+    want = [found["score"] for found in classify(list(files))]
+    column = Dataset.from_dict({"image": list(map(str, files))}).cast_column("image", Image_())["image"]
+    encoded = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    for images in (column, iter(files), map(str, files), dict.fromkeys(files).keys(), encoded):
+        assert [found["score"] for found in classify(images)] == pytest.approx(want, rel=1e-5)
+    assert [found["image"] for found in classify(encoded)] == [file.name for file in files] and classify({**encoded[0], "path": None})["image"] is None
+    monkeypatch.setenv("HOME", str(files[0].parent))
+    assert classify(f"~/{files[0].name}")["score"] == pytest.approx(want[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgo" * 1000])
+def test_an_image_that_is_written_as_text_is_refused_without_all_of_it(text, checkpoint):
+    for images in (text, [text]):
+        with pytest.raises(ValueError, match=f"text of {len(text):,} characters.*base64") as found:
+            pipeline(checkpoint)(images)
+        assert len(str(found.value)) < 200
+
+
+def test_rows_of_several_columns_are_no_images(checkpoint):
+    with pytest.raises(ValueError, match="dict of 'image', 'label'.*one column"):
+        list(pipeline(checkpoint)(Dataset.from_dict({"image": ["a.png"], "label": [0]})))
 
 
 def test_pictures_are_turned_as_the_camera_says_and_transparency_is_white(checkpoint, photos, tmp_path):
