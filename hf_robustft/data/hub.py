@@ -218,7 +218,7 @@ def check_commit(path: str | None, revision: str | None, commit: str | None) -> 
 
 
 def _commit_now(path: str, revision: str | None) -> str | None:
-    """Ask as `datasets` does, by the README where there is one. Raises OSError if that cannot be had, and the data set can."""
+    """Ask as `datasets` does, by the README where there is one. Raises OSError if the Hub gives the data set without it."""
     if constants.HF_HUB_OFFLINE or out_of_reach():
         return None
     try:

@@ -84,7 +84,7 @@ def _opened(source: Any, called: str | None) -> Image.Image:
         raise ValueError(f"{name} is a web address, which is not fetched; download the image and give its path.")
     if name.startswith("data:") or len(name) > _LONGEST_PATH:
         raise ValueError(
-            f"An image is given as a text of {len(name):,} characters ({name[:20]}...), which is no path; decode it (base64), and give the PIL image."
+            f"An image is given as a text of {len(name):,} characters ({name[:20]}...), which is not a path; decode it (base64), and give the PIL image."
         )
     # As that of a folder.
     path = name if os.path.exists(name) else os.path.expanduser(name)

@@ -48,7 +48,7 @@ from .new_images import images_in, name_of, prepared
 
 TASK = "open-set-image-classification"
 UNKNOWN = "unknown"
-#: What can be iterated over, and is one thing, or is no image; what torch loads is left to Transformers.
+#: What can be iterated over and stands for one thing, be it an image or not; what torch loads is left to Transformers.
 _SINGLE = (str, bytes, bytearray, dict, Image.Image, Tensor, np.ndarray, Dataset)
 #: The parameter of `preprocess` by which an image that cannot be read does not stop the others.
 _SEVERAL = "among_several"
@@ -191,7 +191,7 @@ class OpenSetImageClassificationPipeline(Pipeline):
             ValueError: If a folder has no images, a list holds something else, or an option is unknown or means nothing for
                 the model.
         """
-        # Of texts that are no paths nothing is said here, as pathlib would.
+        # Unlike pathlib, which fails on texts that are not paths.
         if isinstance(images, (str, Path)) and os.path.isdir(folder := os.path.expanduser(images)):
             images = images_in(Path(folder))
         elif isinstance(images, (list, tuple)):
