@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from .output_names import working_folder
 
 _FORMAT = 1
 _RECORD, _NAMES, _FINISHED = "run.json", "images", "finished.json"
+#: By what a part knows the file of an answer again; no column of the one file.
+STATE = "state"
 _PART = re.compile(r"(\d{12})-(\d{12})-(\d+)-(\d+)-([0-9a-f]{16})\.jsonl")
 
 
@@ -94,6 +97,19 @@ class AnswerFiles:
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """All answers in the order of the images. Raises ValueError if a part is missing or damaged."""
+        for answer in self._rows():
+            answer.pop(STATE, None)
+            yield answer
+
+    def changed(self) -> list[str]:
+        """
+        The files that were answered and are others now, by their sizes and times: neither those that are gone, nor those that could not be
+        read. Raises ValueError as [`~AnswerFiles.answers`].
+        """
+        pairs = zip(names_in(self.names), self._rows(), strict=False)
+        return [name for name, row in pairs if row.get(STATE) is not None and row["error"] is None and state_of(name) not in (None, row[STATE])]
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
         for path, _ in self._parts():
             content = path.read_bytes()
             if _hash(content) != path.stem.rpartition("-")[2]:
@@ -162,6 +178,15 @@ class AnswerFiles:
         return ValueError(
             f"{path} is damaged ({reason}); start again with --overwrite, or remove the folder {self.folder.name} beside {self.output.name}."
         )
+
+
+def state_of(path: str) -> list[int] | None:
+    """Size and time of the file at a `path`; `None` if it cannot be seen."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _hash(content: bytes) -> str:

@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..data.messages import quoted
 from ..data.readers import reading_context
 from ..data.transforms import ImageTransform
 from ..files import locked
 from ..locks import FolderInUse
 from ..modeling.features import normalised
-from .answer_files import AnswerFiles
+from .answer_files import STATE, AnswerFiles, state_of
 from .answer_tables import Columns
 from .image_sources import DataRows, FileList, Place, names_in, news
 from .new_images import prepared
@@ -68,9 +69,10 @@ class PreparedImages(Dataset):
         self.transform = transform
 
     def __getitem__(self, item: tuple[str, Any]) -> dict[str, Any]:
-        """As [`prepared`] has it."""
+        """As [`prepared`] has it, with the `state` of a file before it is read."""
         name, image = item
-        return prepared(self.transform, image, name)
+        state = state_of(image) if isinstance(image, str) else None
+        return {**prepared(self.transform, image, name), "state": state}
 
 
 def predict(
@@ -98,14 +100,14 @@ def predict(
         num_workers (`int`, *optional*, defaults to 0): Processes that read images.
         progress (`bool`, *optional*, defaults to `True`): Whether to show how far it is.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace a file that is there, and an unfinished run of another
-            record.
+            record, or of images that have changed since they were answered.
         options (`Any`, *optional*): Of the answers: `top_k`, `function_to_apply`.
 
     Returns:
         [`Predicted`]: What was answered.
 
     Raises:
-        ValueError: If the output is there, or belongs to an unfinished run of another record.
+        ValueError: If the output is there, or belongs to an unfinished run of another record, or of images that have changed since.
         FolderInUse: If another process writes it.
         OSError: If something cannot be written, or this machine cannot open files.
     """
@@ -155,9 +157,17 @@ def _place(files: AnswerFiles, record: dict[str, Any], images: Sequence[str] | D
                 return None
             check_output(files.output, overwrite)
             place = files.reached()
-            if not isinstance(images, DataRows) and (said := news(images, files.names)):
-                warnings.warn(f"{said}.", stacklevel=4)
-            return place
+            changed = [] if isinstance(images, DataRows) else files.changed()
+            if changed and not overwrite:
+                which = f"{len(changed):,} image{'s' * (len(changed) > 1)} that {'were' if len(changed) > 1 else 'was'}"
+                raise ValueError(
+                    f"`--output {files.output}`: {which} answered before the interruption changed since: {quoted(changed, 3)}. Give another name, or "
+                    "--overwrite to begin again."
+                )
+            if not changed:
+                if not isinstance(images, DataRows) and (said := news(images, files.names)):
+                    warnings.warn(f"{said}.", stacklevel=4)
+                return place
     except ValueError as error:
         if not overwrite or "is damaged" not in str(error):
             raise
@@ -246,7 +256,7 @@ def _answered(
         logits = classify.forward({"pixel_values": normalised(pixel_values, transform, classify.model.dtype)})["logits"]
         rows = zip(logits.split(1), batch["images"], batch["errors"], strict=True)
         answers = [classify.postprocess({"logits": row, "image": name, "error": error}, **options) for row, name, error in rows]
-        yield [_writable(answer) for answer in answers], waiting.popleft()
+        yield [{**_writable(answer), STATE: state} for answer, state in zip(answers, batch["states"], strict=True)], waiting.popleft()
 
 
 def collated(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -255,6 +265,7 @@ def collated(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "pixel_values": torch.stack([item["pixel_values"] for item in items]),
         "images": [item["image"] for item in items],
         "errors": [item["error"] for item in items],
+        "states": [item["state"] for item in items],
     }
 
 

@@ -522,6 +522,39 @@ def test_the_model_is_known_by_its_content(checkpoint, photos, tmp_path, capsys,
     assert [(row["image"], row["label"]) for row in rows(tmp_path / "a.csv")] == [(row["image"], row["label"]) for row in want]
 
 
+def test_images_that_changed_after_they_were_answered_are_not_gone_on_with(checkpoint, photos, tmp_path, capsys, monkeypatch):
+    """A camera writes files of the same names every day, and a command that was killed had given half of yesterday's answers."""
+    words, files = (checkpoint, photos, "--output", tmp_path / "a.csv", "--batch_size", 1), sorted(photos.rglob("*.png"))
+    files[0].write_bytes(b"no image")
+    monkeypatch.setattr(module, "_ANSWERS", 1)
+    add = module.AnswerFiles.add
+
+    def interrupted(self, answers, before, after):
+        add(self, answers, before, after)
+        if after.count == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.AnswerFiles, "add", interrupted)
+        assert run(*words) == 130
+    # What could not be read says so, what is gone has its answer, and what was not answered is read as it is.
+    shutil.copy(files[1], files[0])
+    files[2].unlink()
+    shutil.copy(files[1], files[5])
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(module.AnswerFiles, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*words) == 130 and "changed since" not in capsys.readouterr().err
+    shutil.copy(files[1], files[3])
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert "1 image that was answered before the interruption changed since" in error and files[3].name in error and "--overwrite" in error
+    assert run(*words, "--overwrite") == 0
+    found = rows(tmp_path / "a.csv")
+    assert [row["image"] for row in found] == [str(path) for path in files if path != files[2]] and "state" not in found[0]
+    assert found[0]["score"] == found[2]["score"] == found[1]["score"]
+
+
 def test_several_processes_are_refused(checkpoint, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(checkpoint, photos, "--output", tmp_path / "a.csv") == 2
