@@ -225,9 +225,12 @@ def _commit_now(path: str, revision: str | None) -> str | None:
         return Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision)).parent.name
     except LocalEntryNotFoundError as error:
         try:
-            HfApi().dataset_info(path, revision=revision)
+            commit = HfApi().dataset_info(path, revision=revision).sha
         except (OSError, RuntimeError, ValueError, HTTPError):
             return None
+        if getattr(getattr(error.__cause__, "response", None), "status_code", None) == 404:
+            # Of a mirror, which does not say what is missing.
+            return commit
         # `datasets` would go on as if there were none, with other splits and class names than it says.
         raise OSError(
             f"README.md of the data set {path!r}, which may say what its splits and classes are, cannot be fetched: {_why(error)}; try again later."

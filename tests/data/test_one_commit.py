@@ -75,6 +75,7 @@ def refusing(monkeypatch):
     monkeypatch.setattr(hub, "out_of_reach", str)
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     hub._all_files.cache_clear()
+    return error
 
 
 @pytest.mark.parametrize("ask", [at_one_commit, ask_commit])
@@ -87,6 +88,9 @@ def test_a_data_set_without_the_readme_that_it_has_is_not_read(ask, refusing):
         assert ask("owner/gone", "main") == (None if ask is ask_commit else "main")
     with pytest.raises(OSError, match="README.md of the data set 'owner/pets'"):
         at_one_commit("owner/pets")
+    refusing.__cause__.response = SimpleNamespace(status_code=404)
+    with one_commit():
+        assert ask("owner/pets", "main") == (OLD if ask is ask_commit else "main")
 
 
 def test_files_that_could_not_be_compared_with_the_splits_are_said(refusing, caplog):
