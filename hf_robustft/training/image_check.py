@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.benchmarks import Benchmark
 from ..data.examples import TrainingExamples
-from ..data.messages import printable
+from ..data.messages import one_line, printable, say_once
 from ..data.overlap import (
     CHOSEN_ON,
     SKETCH_SIZE,
@@ -120,7 +120,11 @@ def image_hashes_of(source: str | Path, revision: str | None = None) -> list[dic
     """
     try:
         folder = checkpoint_folder(source, METADATA_FILE, revision=revision)
-    except OSError:
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        # Where the weights are in the cache, nothing else says it.
+        say_once(f"{source}: its {METADATA_FILE} cannot be read, so that images which it has seen are not looked for in the data: {one_line(error)}")
         return []
     entries = load_robustft_json(folder).get("image_hashes", []) if (folder / METADATA_FILE).is_file() else []
     return [entry for entry in entries if entry["role"] != CHOSEN_ON]
