@@ -22,7 +22,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.bad_images import DEFAULT_THRESHOLD, BadImages
-from ..data.messages import quoted
+from ..data.messages import one_line, quoted
 from ..data.packaged import CHECKPOINTS
 from ..evaluation.collect import collect_logits
 from ..evaluation.detector import OpenSetDetector
@@ -43,6 +43,7 @@ from ..publishing.card_sections import FOLDED_SINCE
 from ..publishing.claim_noise import largest_row, logit_rounding
 from ..publishing.claims import Comparison, compare_reports, other_code, unreported_errors
 from ..publishing.detail_claims import derived_claims, detail_claims
+from ..publishing.eval_results import fetch_eval_results
 from ..publishing.folder_claims import (
     ClaimingFolder,
     card_claims,
@@ -146,6 +147,11 @@ def verify(options: VerifyOptions, running: RunOptions) -> Verification:
         processor = load_processor(options.model, revision=revision, option="MODEL")
         sets = claimed_sets(of, places, options)
         claims, notes = card_claims(of)
+        if here is None:
+            try:
+                fetch_eval_results(options.model, folder)
+            except OSError as error:
+                notes.append(f"What the model says to leaderboards on the Hub cannot be read, and was not compared: {one_line(error).rstrip('.')}.")
         claims += [*leaderboard_claims(of), *derived_claims(of.report, of.shift_mean, of.facts.get("thresholds"))]
         model, _ = load_dual_encoder(options.model, revision=revision, option="MODEL")
         head = load_head(folder) if has_trained_head(folder, of.facts) else None

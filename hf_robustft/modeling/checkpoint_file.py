@@ -165,7 +165,7 @@ def file_from_hub(source: str, name: str, revision: str | None = None, token: st
         if not isinstance(cached, str):
             _knock(source, name, revision, token)
         file = Path(hf_hub_download(source, name, revision=revision, token=token))
-        pin(source, asked, file.parent.name)
+        pin(source, asked, file.parents[name.count("/")].name)
         return file
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         # Offline: what is not in the cache is missing in the repository only if that was seen before.

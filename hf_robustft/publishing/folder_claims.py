@@ -161,7 +161,7 @@ def leaderboard_claims(of: ClaimingFolder) -> list[Claim]:
     Compare the accuracies in `.eval_results`, which leaderboards read, with those in `evaluation.json` of the sets whose tasks they name.
 
     Args:
-        of ([`ClaimingFolder`]): The folder. On the Hub these files are not downloaded.
+        of ([`ClaimingFolder`]): The folder; of the Hub with what [`fetch_eval_results`] has fetched.
 
     Raises:
         ValueError: If such a file cannot be read.
