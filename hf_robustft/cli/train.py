@@ -263,13 +263,12 @@ def make_cache(command: TrainCommand, model: PreTrainedModel, processor: Process
         return {}
     say(args, *args.described_origins())
     with unless_refused(args.output_dir):
-        options = _caching(data_args, args, data.train, args.tip_views)
-        options |= {"alpha": args.tip_alpha, "beta": args.tip_beta}
+        options = _caching(data_args, args, data.train, args.tip_views) | {"alpha": args.tip_alpha, "beta": args.tip_beta}
         head = TipAdapterHead.from_benchmark(model.to(args.device), data.train, processor, **options)
-    lines = options["bad_images"].unreadable
-    unread = {"count": len(lines), "of": options["bad_images"].total, "left_out": True} if lines else None
+    bad = options["bad_images"]
+    unread = {"count": len(bad.unreadable), "of": bad.total, "left_out": True} if bad.unreadable else None
     data.notes += unreadable_note(unread)
-    say(args, *with_names(data.notes, lines))
+    say(args, *with_names(data.notes, bad.unreadable))
     return {"head": head, "search_head": not {"tip_alpha", "tip_beta"} & args.given, "unreadable_images": unread}
 
 
