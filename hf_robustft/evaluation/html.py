@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ FORMS: dict[str, Callable[[Any], str]] = {
 }
 #: Forms in which a dash stays a dash.
 _AS_THEY_ARE = ("text", "rate")
+#: Browsers end a line after the dash of `3e-4`.
+_RATE = re.compile(r"\b(\d+(?:\.\d+)?e-\d+)\b")
 
 
 def written(value: Any, form: str, forms: Mapping[str, Callable[[Any], str]] = FORMS) -> str:
@@ -97,9 +100,9 @@ def shown(node: Node, form: str, forms: Mapping[str, Callable[[Any], str]] = FOR
     """Return what a `node` holds for a page, in a `form` of `forms` and with its address; the filter `as` of the templates."""
     if node.raw is None:
         return Markup('<span class="none">{}</span>').format(MISSING)
-    return Markup('<data value="{}" data-path="{}" data-form="{}">{}</data>').format(
-        node.raw, node.pointer, form, written(node.raw, form, forms)
-    )
+    parts = _RATE.split(written(node.raw, form, forms))
+    text = Markup("").join(Markup('<span class="whole">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts))
+    return Markup('<data value="{}" data-path="{}" data-form="{}">{}</data>').format(node.raw, node.pointer, form, text)
 
 
 def tick(value: float, scale: charts.Scale, form: str) -> str:

@@ -32,6 +32,13 @@ def test_every_number_is_that_of_the_summary(tmp_path):
         check_numbers(page, summary)
 
 
+def test_no_line_ends_within_a_rate(tmp_path):
+    _, page = made(tmp_path, methods=("flyp", "carot"), rates=(1e-4, 3e-4), seeds=(0,), draws=20)
+    rates = sum(len(re.findall(r"\de-\d", text)) for _, attributes, text in page.all("data") if attributes["data-form"] != "rate")
+    whole = [text for _, _, text in page.all("span", **{"class": "whole"})]
+    assert len([text for text in whole if text in ("1e-4", "3e-4")]) >= rates > 10
+
+
 HOSTILE = (
     '"><script>alert(1)</script>',
     "'; DROP--",
