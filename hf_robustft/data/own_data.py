@@ -195,8 +195,11 @@ def checked_rows(
         "group_column": benchmark.group_column,
         "rule": rule,
     }
-    if isinstance(rows, Dataset):
-        _say_splits(rows, benchmark, where)
+    used = (benchmark.label_column if benchmark.class_names else None, benchmark.caption_column, benchmark.group_column)
+    for column, feature in rows.features.items() if isinstance(rows, Dataset) else ():
+        if column.lower() in _SPLIT_COLUMNS and column not in used and is_text(feature):
+            counts = arrow_column(rows, column).value_counts().to_pylist()
+            _say_splits(column, {item["values"]: item["counts"] for item in counts}, where)
     if not benchmark.streaming:
         return check_dataset(rows, say=rule is None, **described)
     meaning = row_rule(rows.features, **described)
@@ -208,19 +211,14 @@ def checked_rows(
     return stream_of(rows, meaning, training=benchmark.role == "train")
 
 
-def _say_splits(rows: Dataset, benchmark: Benchmark, where: str) -> None:
-    """Log a column of `rows` by which some are to train and others to test on: all are taken, whatever it says."""
-    used = (benchmark.label_column if benchmark.class_names else None, benchmark.caption_column, benchmark.group_column)
-    for column, feature in rows.features.items():
-        if column.lower() not in _SPLIT_COLUMNS or column in used or not is_text(feature):
-            continue
-        counts = {item["values"]: item["counts"] for item in arrow_column(rows, column).value_counts().to_pylist()}
-        if {split_role(value) for value in counts if value is not None} >= {"train", "test"}:
-            told = ", ".join(f"{value!r} {count:,}" for value, count in list(counts.items())[:5]) + (", ..." if len(counts) > 5 else "")
-            say_once(
-                f"{where}: the column {column!r} is not read, and the rows of all its splits are taken ({told}); to train on some and test on "
-                "others, give each split a folder or file of its own."
-            )
+def _say_splits(column: str, rows: Mapping[Any, int], where: str) -> None:
+    """Log a `column` by which some `rows`, counted by their text, are to train and others to test on: all are taken, whatever it says."""
+    if {split_role(value) for value in rows if value is not None} >= {"train", "test"}:
+        told = ", ".join(f"{value!r} {count:,}" for value, count in list(rows.items())[:5]) + (", ..." if len(rows) > 5 else "")
+        say_once(
+            f"{where}: the column {column!r} is not read, and the rows of all its splits are taken ({told}); to train on some and test on "
+            "others, give each split a folder or file of its own."
+        )
 
 
 def _may_be_flat(role: str | None, label_column: str | None) -> bool:

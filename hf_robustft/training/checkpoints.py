@@ -36,7 +36,7 @@ from ..publishing.run_folder import (
     settle_checkpoints,
     step_folders,
 )
-from .agreement import Agreement, check_agreement
+from .agreement import check_agreement
 from .checkpoint_files import (
     is_unwritten,
     load_state,
@@ -128,10 +128,6 @@ class ExactCheckpoints:
     #: it goes on from was saved.
     _began: float | None = None
     _seconds_before: float = 0.0
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.add_callback(Agreement(self))
 
     def seconds_trained(self) -> float:
         """How long training has taken, with what was trained before the checkpoint that it went on from."""

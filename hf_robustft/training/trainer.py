@@ -28,6 +28,7 @@ from ..objectives.base import ObjectiveMixin
 from ..objectives.papers import METHOD_FACTS, MethodFacts, Paper
 from ..objectives.trained_parts import TrainedPartsMixin
 from ..publishing.hub import Publication
+from .agreement import Agreement
 from .arguments import DEFAULT_LOGGING_STEPS, RunArguments
 from .benchmark_evaluation import BenchmarkEvaluation, as_benchmarks
 from .checkpoints import ExactCheckpoints, LossWindow
@@ -200,10 +201,10 @@ class RobustTrainer(
         self._logit_scale_bound = math.log(max(100.0, self.encoder.check_logit_scale()))
         self._check_attention()
         self.gradient_shares = GradientShares(self)
-        self.add_callback(_StepHooks(self))
         self.settle_choice()
         self.stop_signals = StopSignals(self)
-        self.add_callback(self.stop_signals)
+        for callback in (_StepHooks(self), Agreement(self), self.stop_signals):
+            self.add_callback(callback)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -440,9 +441,8 @@ class RobustTrainer(
 
 
 class _StepHooks(TrainerCallback):
-    # `on_step_end` comes after the optimizer step and before logging, evaluation and saving, which must see the
-    # updated teacher; Trainer has no method to override there. No `ExportableState`: a resumed Trainer would rebuild
-    # the callback without its trainer.
+    # `on_step_end` comes after the optimizer step and before logging, evaluation and saving, which must see the updated teacher;
+    # Trainer has no method to override there. No `ExportableState`: a resumed Trainer would rebuild the callback without its trainer.
     def __init__(self, trainer: RobustTrainer):
         self.trainer = trainer
 

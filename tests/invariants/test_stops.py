@@ -60,7 +60,8 @@ class Stops:
             return value == self.encoded
         if isinstance(value, PIL.Image.Image):
             return self.holds(np.asarray(value.convert("RGB")).transpose(2, 0, 1))
-        if isinstance(value, (np.ndarray, torch.Tensor)):
+        # A convolution's weights have three channels too.
+        if isinstance(value, (np.ndarray, torch.Tensor)) and not isinstance(value, torch.nn.Parameter):
             if value.ndim in (3, 4) and value.shape[-3] == 3:
                 return bool((value[..., 0, :, :] > value[..., 2, :, :]).any())
             # The classes of the two rows.
