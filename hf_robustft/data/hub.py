@@ -219,16 +219,14 @@ def check_commit(path: str | None, revision: str | None, commit: str | None) -> 
 
 def _commit_now(path: str, revision: str | None) -> str | None:
     """Ask as `datasets` does, by the README where there is one. Raises OSError if the Hub gives the data set without it."""
-    if constants.HF_HUB_OFFLINE or out_of_reach():
+    # What `datasets` reads from its cache on purpose is of whatever commit it has.
+    if constants.HF_HUB_OFFLINE or datasets.config.HF_DATASETS_OFFLINE or out_of_reach():
         return None
     try:
         return Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision)).parent.name
     except LocalEntryNotFoundError as error:
-        try:
-            commit = HfApi().dataset_info(path, revision=revision).sha
-        except (OSError, RuntimeError, ValueError, HTTPError):
-            return None
-        if getattr(getattr(error.__cause__, "response", None), "status_code", None) == 404:
+        commit = _commit_without_readme(path, revision)
+        if commit is None or getattr(getattr(error.__cause__, "response", None), "status_code", None) == 404:
             # Of a mirror, which does not say what is missing.
             return commit
         # `datasets` would go on as if there were none, with other splits and class names than it says.
@@ -236,9 +234,17 @@ def _commit_now(path: str, revision: str | None) -> str | None:
             f"README.md of the data set {path!r}, which may say what its splits and classes are, cannot be fetched: {_why(error)}; try again later."
         ) from error
     except EntryNotFoundError:
-        return HfApi().dataset_info(path, revision=revision).sha
+        return _commit_without_readme(path, revision)
     except (OSError, RuntimeError, ValueError, HTTPError):
         # Opening the data says what is wrong.
+        return None
+
+
+def _commit_without_readme(path: str, revision: str | None) -> str | None:
+    try:
+        return HfApi().dataset_info(path, revision=revision).sha
+    except (OSError, RuntimeError, ValueError, HTTPError):
+        # As above; `datasets` may have the data in its cache.
         return None
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import CLASSES, image_dataset
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_robustft.data import benchmark, hub, messages
 from hf_robustft.data.benchmarks import Benchmark
@@ -74,6 +74,7 @@ def refusing(monkeypatch):
     monkeypatch.setattr(hub, "HfApi", Api)
     monkeypatch.setattr(hub, "out_of_reach", str)
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.datasets.config, "HF_DATASETS_OFFLINE", False)
     hub._all_files.cache_clear()
     return error
 
@@ -91,6 +92,23 @@ def test_a_data_set_without_the_readme_that_it_has_is_not_read(ask, refusing):
     refusing.__cause__.response = SimpleNamespace(status_code=404)
     with one_commit():
         assert ask("owner/pets", "main") == (OLD if ask is ask_commit else "main")
+
+
+@pytest.mark.parametrize("ask", [at_one_commit, ask_commit])
+def test_a_busy_hub_does_not_keep_a_data_set_without_a_readme_from_its_cache(ask, refusing, monkeypatch):
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *args, **options: (_ for _ in ()).throw(EntryNotFoundError("It has none.")))
+    with one_commit():
+        assert ask("owner/gone", "main") == (None if ask is ask_commit else "main")
+        assert ask("owner/pets", "main") == (OLD if ask is ask_commit else "main")
+    assert at_one_commit("owner/gone") is None
+
+
+@pytest.mark.parametrize("ask", [at_one_commit, ask_commit])
+def test_the_hub_is_not_asked_of_which_commit_data_are_that_are_read_from_the_cache_on_purpose(ask, refusing, monkeypatch):
+    """HF_DATASETS_OFFLINE, without HF_HUB_OFFLINE: the cache may be of another commit than the Hub."""
+    monkeypatch.setattr(hub.datasets.config, "HF_DATASETS_OFFLINE", True)
+    with one_commit():
+        assert ask("owner/pets", "main") == (None if ask is ask_commit else "main")
 
 
 def test_files_that_could_not_be_compared_with_the_splits_are_said(refusing, caplog):
