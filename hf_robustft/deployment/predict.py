@@ -29,7 +29,7 @@ from ..data.transforms import ImageTransform
 from ..files import locked
 from ..locks import FolderInUse
 from ..modeling.features import normalised
-from .answer_files import STATE, AnswerFiles, state_of
+from .answer_files import STATE, AnswerFiles, digest_of, state_of
 from .answer_tables import Columns
 from .image_sources import DataRows, FileList, Place, names_in, news
 from .new_images import prepared
@@ -63,16 +63,22 @@ class PreparedImages(Dataset):
 
     Args:
         transform ([`ImageTransform`]): For evaluation.
+        digests (`bool`, *optional*, defaults to `False`): Whether to hash files too.
     """
 
-    def __init__(self, transform: ImageTransform):
-        self.transform = transform
+    def __init__(self, transform: ImageTransform, digests: bool = False):
+        self.transform, self.digests = transform, digests
 
     def __getitem__(self, item: tuple[str, Any]) -> dict[str, Any]:
-        """As [`prepared`] has it, with the `state` of a file before it is read."""
+        """As [`prepared`] has it, with the `state` of a file before it is read: size, time and, if it stayed so, the hash of its content."""
         name, image = item
         state = state_of(image) if isinstance(image, str) else None
-        return {**prepared(self.transform, image, name), "state": state}
+        found = prepared(self.transform, image, name)
+        if self.digests and state is not None and found["error"] is None:
+            digest = digest_of(image)
+            # Of one that is written to meanwhile the hash may be that of what was not read.
+            state = [*state, digest] if digest is not None and state_of(image) == state else state
+        return {**found, "state": state}
 
 
 def predict(
@@ -241,7 +247,7 @@ def _answered(
             yield batch
 
     loader = DataLoader(
-        PreparedImages(transform),
+        PreparedImages(transform, digests=True),
         # Names and encoded images go to the workers as others hand them numbers, no more than they have asked for.
         batch_sampler=batches(),
         collate_fn=collated,

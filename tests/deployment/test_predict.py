@@ -545,10 +545,21 @@ def test_images_that_changed_after_they_were_answered_are_not_gone_on_with(check
     with monkeypatch.context() as patch:
         patch.setattr(module.AnswerFiles, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(*words) == 130 and "changed since" not in capsys.readouterr().err
-    shutil.copy(files[1], files[3])
+    # Of another machine, where the images were fetched once more.
+    copies = {path: path.read_bytes() for path in files[:2] + files[3:]}
+    for path, content in copies.items():
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(module.AnswerFiles, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*words) == 130 and "changed since" not in capsys.readouterr().err
+    # As many bytes.
+    files[3].write_bytes(copies[files[3]][:-1] + bytes([copies[files[3]][-1] ^ 1]))
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert "1 image that was answered before the interruption changed since" in error and files[3].name in error and "--overwrite" in error
+    shutil.copy(files[1], files[3])
     assert run(*words, "--overwrite") == 0
     found = rows(tmp_path / "a.csv")
     assert [row["image"] for row in found] == [str(path) for path in files if path != files[2]] and "state" not in found[0]
