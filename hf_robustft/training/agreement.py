@@ -23,12 +23,15 @@ from .distributed import is_distributed, world_size
 
 #: Distance between processes, as a share of the norm of the weights, that machines of other kinds may come to by rounding.
 ROUNDING = 1e-4
+#: Numbers that are summed at once: torch makes whole numbers of 64 bits of them first.
+_AT_ONCE = 2**22
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _checksum(value: Tensor) -> Tensor:
-    # A sum of the bits as whole numbers has no rounding, and makes no copy.
-    return value.detach().contiguous().view(_WHOLE_NUMBERS[value.element_size()]).sum(dtype=torch.int64)
+    # A sum of the bits as whole numbers has no rounding.
+    bits = value.detach().contiguous().view(_WHOLE_NUMBERS[value.element_size()]).flatten()
+    return torch.stack([part.sum(dtype=torch.int64) for part in bits.split(_AT_ONCE)]).sum()
 
 
 def differing(tensors: Mapping[str, Tensor]) -> list[str]:
