@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from .selective_projection import SPD
@@ -30,7 +31,9 @@ def check_optimizer_options(args: Any) -> None:
     optim = str(getattr(args.optim, "value", args.optim))
     if optim == SPD:
         return
-    given = [name for name in ("optim_args", *_OF_ADAM) if name in args.given and getattr(args, name)]
+    # At its default an option asks for nothing.
+    defaults = {f.name: f.default for f in fields(args)}
+    given = [name for name in ("optim_args", *_OF_ADAM) if name in args.given and getattr(args, name) not in (None, 0, "", defaults[name])]
     made = _made(args) if given else None
     if made is None:
         return

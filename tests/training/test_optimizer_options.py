@@ -30,6 +30,8 @@ def test_an_option_that_does_nothing_is_refused_by_name(tmp_path, settings, name
     [
         {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-6},
         {"optim": "spd", "adam_beta1": 0.5},
+        # A script that writes the defaults out, for whatever optimizer.
+        {"optim": "sgd", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8},
         {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=True"},
         # At the values that it has without them.
         {"optim": "sgd", "optim_args": "momentum=0.0,nesterov=false"},
