@@ -235,7 +235,8 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
         single, numbered = single[1:], numbered[1:]
     elif len(numbered) < len(rows):
         numbered = []
-    if len(numbered) > 1 and all(numbered):
+    # "9:00" and "16:9" are names.
+    if len(numbered) > 1 and all(numbered) and not all(text[match.end(2) :].strip().isdecimal() for text, match in zip(single, numbered, strict=True)):
         numbers = [int(match[1]) for match in numbered]
         # "2 euros" may be a name; that all names are counted through from 0 or 1 is not an accident.
         counted = numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
@@ -263,7 +264,7 @@ def _refuse_other_formats(rows: list[list[str]], path: str | Path) -> None:
         if not any(labels) and names in ([*map(str, range(len(rows)))], [*map(str, range(1, len(rows) + 1))]):
             raise ValueError(
                 f"The names in {str(path)!r} are numbers, {chr(9).join(rows[0])!r}, and would stand in the prompts; what the data call a class comes "
-                f"before the tab: write {names[0]}<TAB>{first} and so on, or the names alone."
+                f"before the tab: write {names[0]}<TAB>{first} and so on, or the names alone; if the classes are these numbers, call them so, such as 'digit {names[0]}'."
             )
         if not labels[0] and all(labels[1:]):
             raise ValueError(

@@ -167,6 +167,8 @@ def test_one_template_by_name_or_file_is_drawn_for_each_image_and_epoch(name, co
         (b"wnid\tname\nn01\tcat\nn02\tdog\n", r"line 1 of .*looks like a header"),
         (b",name\n0,cat\n1,dog\n", r"begin with numbers, '0,cat'.*write 0<TAB>cat"),
         (b"cat\t0\ndog\t1\nowl\t2\n", r"names in .* are numbers.*write 0<TAB>cat"),
+        # Whose numbers are meant: the names of digits.
+        (b"Sample001\t0\nSample002\t1\nSample003\t2\n", r"if the classes are these numbers.*such as 'digit 0'"),
         (b"'cat',\n'dog',\n", r"in quotation marks, \"'cat',\""),
         (b"# classes\ncat\n", r"line 1 of .*looks like a comment"),
         (b"cat,0\ndog,1\n", r"end with numbers, 'cat,0'.*write 0<TAB>cat"),
@@ -186,7 +188,7 @@ def test_files_of_class_names_that_cannot_be(tmp_path, content, message):
 def test_names_may_begin_with_numbers(tmp_path):
     file = tmp_path / "classes.txt"
     several = (("2 euros", "1 euro"), ("5 o'clock", "6 o'clock"), ("7-Eleven", "24-hour shop"), ("10", "11"))
-    for names in (*several, ("coin", "1 euro", "2 euros"), ("grade: 0", "grade: 1"), ("cat", "name", "label")):
+    for names in (*several, ("coin", "1 euro", "2 euros"), ("grade: 0", "grade: 1"), ("cat", "name", "label"), ("9:00", "12:00"), ("square", "4:3", "16:9")):
         file.write_text("\n".join(names))
         assert load_class_names(file) == (names, None)
     file.write_text("a1\tcat\n7\tdog\nx\tbee\n")
