@@ -324,7 +324,9 @@ class ExactCheckpoints:
     def _rotate(self, run_dir: str) -> None:
         """Remove the oldest checkpoints, as Trainer does, but each as a whole: what a kill leaves of them is not called one."""
         found, limit = sort_checkpoints(run_dir), self.args.save_total_limit or 0
-        kept = {*found[-1:], *([] if self.state.best_model_checkpoint is None else [str(Path(self.state.best_model_checkpoint))])}
+        # A resumed run may know the best one by another path to the same folder.
+        best = os.path.realpath(self.state.best_model_checkpoint or os.devnull)
+        kept = {*found[-1:], *(path for path in found if os.path.realpath(path) == best)}
         more = len(found) - max(limit, len(kept)) if limit > 0 else 0
         set_aside([Path(path) for path in found if path not in kept][: max(more, 0)])
         drop_former(run_dir)

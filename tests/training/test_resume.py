@@ -233,6 +233,17 @@ def test_a_checkpoint_can_be_moved_and_holds_both_models(tiny_clip, tmp_path, ch
     assert resumed.state.global_step == 4 and len(step_logs(resumed)) == 4
 
 
+def test_the_best_checkpoint_stays_whatever_its_folder_is_called(tiny_clip, tmp_path, monkeypatch):
+    # A resumed run finds it by its whole path, and `output_dir` is as it was given.
+    monkeypatch.chdir(tmp_path)
+    run = trainer_of(FLYPTrainer, tiny_clip, "run", save_total_limit=2)
+    for step in (2, 4, 6):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
+    run.state.best_model_checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    run._rotate("run")
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-6"]
+
+
 def test_the_best_checkpoint_is_found_where_the_folder_was_moved_and_another_is_chosen_where_it_is_gone(tiny_clip, tmp_path, monkeypatch):
     accuracy = {1: 0.5, 2: 0.25, 3: 0.2, 4: 0.1}
     monkeypatch.setattr(
