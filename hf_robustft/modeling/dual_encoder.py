@@ -271,20 +271,28 @@ class DualEncoder:
         Freeze the parameters that no feature depends on: they would never get a gradient, and DDP would wait for it.
 
         Returns:
-            List of `str`: Their names; empty for families without such parameters.
+            List of `str`: Their names, also of those that were frozen before; empty for families without such parameters, and for a
+            model that is frozen as a whole.
         """
         if not self.family.may_idle:
             return []
         size = self.core.config.vision_config.image_size
         image = torch.zeros(1, 3, size, size, dtype=self.core.dtype, device=self.core.device)
         caption = torch.tensor([self.caption_rules.blank], device=self.core.device)
-        own = {name: value for name, value in self.image_side().named_parameters() if value.requires_grad}
-        own |= {name: value for name, value in self.text_side().named_parameters() if value.requires_grad}
-        if not own:
+        own = {name: value for side in (self.image_side(), self.text_side()) for name, value in side.named_parameters() if value.is_floating_point()}
+        frozen = [value for value in own.values() if not value.requires_grad]
+        if len(frozen) == len(own):
             return []
-        with torch.enable_grad():
-            total = sum(side.sum() for side in (self.image_features(image), self.text_features(caption)))
-            gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        try:
+            # What an earlier call has frozen is idle too.
+            for value in frozen:
+                value.requires_grad_(True)
+            with torch.enable_grad():
+                total = sum(side.sum() for side in (self.image_features(image), self.text_features(caption)))
+                gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        finally:
+            for value in frozen:
+                value.requires_grad_(False)
         idle = [name for name, gradient in zip(own, gradients, strict=True) if gradient is None]
         for name in idle:
             own[name].requires_grad_(False)

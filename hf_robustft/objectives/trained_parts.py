@@ -285,8 +285,8 @@ class TrainedPartsMixin(ObjectiveMixin):
         if frozen and args.should_log:
             warnings.warn(
                 f"The model comes with {len(frozen)} of the {len(named)} tensors frozen that the method {self.method!r} trains, such as "
-                f"{frozen[0]}: they stay as they are. If it was not you who froze them, it was an earlier Trainer of this model: call "
-                "`model.requires_grad_(True)` before.",
+                f"{frozen[0]}: they stay as they are. If it was neither you nor the model's own class that froze them, it was an earlier "
+                "Trainer of this model: call `model.requires_grad_(True)` before.",
                 stacklevel=4,
             )
 
