@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.reports import result
+from hf_robustft import read_runs
 from hf_robustft.data.left_out import LEFT_OUT
 from hf_robustft.data.overlap import HASH_SPACE, Sketch
 from hf_robustft.evaluation.predictions import Predictions, SetPredictions
@@ -115,3 +116,20 @@ def finished_with_predictions(folder, method, rate, seed, accuracies, sets, **ch
     finished(folder, method, rate, seed, [0.0] * len(reported), sets=reported, numbers=numbers, n=120, **changes)
     made.save(folder)
     return Path(folder)
+
+
+#: The sets of a suite with held-out images for validation.
+VALIDATED = {"photo": "id", "sketch": "shift", "cartoon": "shift", "held out": "validation"}
+
+
+def draws(around, offset=0.0, spread=0.01, seed=0):
+    """Bootstrap samples of the accuracy: the same images for all, so that an `offset` moves each alike."""
+    noise = np.random.default_rng(seed).normal(0, spread, 50)
+    return {"accuracy": (around + offset + noise).tolist()}
+
+
+def of_shift(folders, rows, **changes):
+    """Runs whose two shifted sets have these accuracies; `rows`: name, method, rate, seed, accuracies."""
+    for name, method, rate, seed, accuracies in rows:
+        finished(folders / name, method, rate, seed, accuracies, draws=draws(0.0), **changes)
+    return read_runs([folders / name for name, *_ in rows])
